@@ -1,0 +1,53 @@
+"""Harden pretrained image-quality models against adversarial perturbations."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from iqa_armor.artifact import save_artifact as save_model
+    from iqa_armor.data import open_dataset
+    from iqa_armor.evaluation import EvaluationSettings, evaluate
+    from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+    from iqa_armor.pipeline import harden, load_model, train
+    from iqa_armor.recipe import Recipe, Training
+
+__version__ = "0.1.0"
+__all__ = [
+    "EvaluationSettings",
+    "Preprocessing",
+    "QualityModel",
+    "Recipe",
+    "ScoreScale",
+    "Training",
+    "evaluate",
+    "harden",
+    "load_model",
+    "open_dataset",
+    "save_model",
+    "train",
+]
+
+# Where each public name lives; looked up on first use, since `iqa-armor --help` must not import torch.
+_HOMES = {
+    "EvaluationSettings": ("iqa_armor.evaluation", "EvaluationSettings"),
+    "Preprocessing": ("iqa_armor.models.base", "Preprocessing"),
+    "QualityModel": ("iqa_armor.models.base", "QualityModel"),
+    "Recipe": ("iqa_armor.recipe", "Recipe"),
+    "ScoreScale": ("iqa_armor.models.base", "ScoreScale"),
+    "Training": ("iqa_armor.recipe", "Training"),
+    "evaluate": ("iqa_armor.evaluation", "evaluate"),
+    "harden": ("iqa_armor.pipeline", "harden"),
+    "load_model": ("iqa_armor.pipeline", "load_model"),
+    "open_dataset": ("iqa_armor.data", "open_dataset"),
+    "save_model": ("iqa_armor.artifact", "save_artifact"),
+    "train": ("iqa_armor.pipeline", "train"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'iqa_armor' has no attribute {name!r}")
+    module, attribute = _HOMES[name]
+    return getattr(import_module(module), attribute)

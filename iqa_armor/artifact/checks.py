@@ -1,0 +1,97 @@
+"""Checks of the constructor arguments that a file asks for; each returns the argument or refuses it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from iqa_armor.artifact.refusal import Refusal, shown
+
+Check = Callable[[object], object]
+
+MAX_CHANNELS = 2**17
+MAX_KERNEL = 2**10
+MAX_PADDING = 2**10
+
+
+def flag(value: object) -> bool:
+    """Return a truth value."""
+    if not isinstance(value, bool):
+        raise Refusal(f"must be true or false, got {shown(value)}")
+    return value
+
+
+def integer(low: int, high: int) -> Check:
+    """Return a check for a whole number in [low, high]."""
+
+    def check(value: object) -> object:
+        if type(value) is not int or not low <= value <= high:
+            raise Refusal(f"must be a whole number from {low} to {high}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def number(low: float = -math.inf, high: float = math.inf) -> Check:
+    """Return a check for a finite number in [low, high]."""
+
+    def check(value: object) -> object:
+        if type(value) not in (int, float) or not (math.isfinite(value) and low <= value <= high):  # type: ignore[arg-type,operator]
+            raise Refusal(f"must be a finite number from {low} to {high}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def choice(*texts: str) -> Check:
+    """Return a check for one of the given strings."""
+
+    def check(value: object) -> object:
+        if value not in texts or not isinstance(value, str):
+            raise Refusal(f"must be one of {', '.join(texts)}, got {shown(value)}")
+        return value
+
+    return check
+
+
+def sequence(part: Check, shortest: int, longest: int | None = None) -> Check:
+    """Return a check for an array of `shortest` to `longest` parts, which becomes a tuple."""
+    most = longest or shortest
+
+    def check(value: object) -> object:
+        if not isinstance(value, list) or not shortest <= len(value) <= most:
+            raise Refusal(f"must be an array of {shortest} to {most} values, got {shown(value)}")
+        return tuple(part(item) for item in value)
+
+    return check
+
+
+def either(first: Check, second: Check) -> Check:
+    """Return a check that passes what one of two checks passes."""
+
+    def check(value: object) -> object:
+        try:
+            return first(value)
+        except Refusal as refusal:
+            try:
+                return second(value)
+            except Refusal as other:
+                raise Refusal(f"{refusal}; or it {other}") from None
+
+    return check
+
+
+def optional(check: Check) -> Check:
+    """Return a check that also passes null."""
+    return lambda value: None if value is None else check(value)
+
+
+def per_axis(axes: int, low: int, high: int) -> Check:
+    """Return a check for one whole number in [low, high], or one for each spatial axis."""
+    return either(integer(low, high), sequence(integer(low, high), axes))
+
+
+channels = integer(1, MAX_CHANNELS)
+dimension = integer(-8, 8)
+share = number(0, 1)
+epsilon = number(0, 1e6)

@@ -1,0 +1,234 @@
+"""From checked JSON values to a traced network on the meta device."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import fx, nn
+
+from iqa_armor.artifact.calls import Call
+from iqa_armor.artifact.encode import INPUT
+from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
+from iqa_armor.artifact.layers import LAYERS
+from iqa_armor.artifact.leaf import Leaf
+from iqa_armor.artifact.methods import METHODS
+from iqa_armor.artifact.names import check_disjoint, check_path
+from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_NODES, Refusal, expect_fields, shown
+from iqa_armor.artifact.values import decode_value
+
+NODE_FIELDS = frozenset({"op", "target", "args", "kwargs"})
+LEAF_FIELDS = frozenset({"class", "arguments"})
+
+
+@dataclass
+class _Build:
+    """A network while it is being rebuilt."""
+
+    root: nn.Module
+    leaves: dict[str, Leaf]
+    tensors: frozenset[str]
+    graph: fx.Graph = field(default_factory=fx.Graph)
+    nodes: list[fx.Node] = field(default_factory=list)
+    called: set[str] = field(default_factory=set)
+
+
+def decode_network(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> fx.GraphModule:
+    """Return the described network, its tensors without values.
+
+    Args:
+        description: Parsed JSON with nodes, leaves, attributes and tensors; from a stranger.
+        header: The tensors that are really in the file.
+
+    Returns:
+        Graph module on the meta device whose state dict has exactly the names and sizes of `header`.
+
+    Raises:
+        Refusal: If anything in it is not in the tables, or does not fit the header.
+    """
+    _check_table(description["tensors"], header)
+    build = _skeleton(description, header)
+    _check_state(build.root, header)
+    nodes = description["nodes"]
+    if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
+        count = len(nodes) if isinstance(nodes, list) else 0
+        raise Refusal(f"its graph must have 2 to {MAX_NODES} nodes, got {count}")
+    for index, stored in enumerate(nodes):
+        try:
+            build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
+        except Refusal as refusal:
+            raise Refusal(f"node {index}: {refusal}") from refusal
+    if unused := build.leaves.keys() - build.called:
+        raise Refusal(f"its graph never calls the declared layer {shown(min(unused))}")
+    network = fx.GraphModule(build.root, build.graph, "HardenedNetwork")
+    try:
+        network.graph.lint()
+    except RuntimeError as error:
+        raise Refusal(f"its graph is inconsistent: {error}") from error
+    _check_state(network, header)
+    return network
+
+
+def _check_table(table: object, header: Mapping[str, TensorInfo]) -> None:
+    if not isinstance(table, dict):
+        raise Refusal("its tensor table must be a JSON object")
+    if differing := sorted(table.keys() ^ header.keys()):
+        raise Refusal(f"its tensor table and the file disagree on {', '.join(map(shown, differing[:10]))}")
+    for name, entry in table.items():
+        if not isinstance(entry, list) or len(entry) != 2:
+            raise Refusal(f"the table entry of tensor {shown(name)} must be [dtype, size]")
+        declared = tensor_info(name, *entry)
+        if declared != header[name]:
+            raise Refusal(f"tensor {shown(name)} is declared as {declared} but stored as {header[name]}")
+
+
+def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> _Build:
+    """Return the module tree of the described layers and attributes, on the meta device."""
+    stored_leaves, stored_attributes = description["leaves"], description["attributes"]
+    if not isinstance(stored_leaves, dict) or not isinstance(stored_attributes, dict):
+        raise Refusal("leaves and attributes must be JSON objects")
+    if len(stored_leaves) > MAX_NODES:
+        raise Refusal(f"it declares {len(stored_leaves)} layers; at most {MAX_NODES} are allowed")
+    paths = [check_path(path) for path in (*stored_leaves, *stored_attributes)]
+    if len(set(paths)) < len(paths):
+        raise Refusal("a path is declared both as layer and as tensor")
+    check_disjoint(paths)
+    root, leaves = nn.Module(), {}
+    for path, stored in stored_leaves.items():
+        try:
+            leaves[path], module = _leaf(path, stored, header)
+        except Refusal as refusal:
+            raise Refusal(f"layer {shown(path)}: {refusal}") from refusal
+        container, name = _container(root, path)
+        container.add_module(name, module)
+    for path, kind in stored_attributes.items():
+        _add_attribute(root, path, kind, header=header)
+    return _Build(root, leaves, frozenset(header))
+
+
+def _leaf(path: str, stored: object, header: Mapping[str, TensorInfo]) -> tuple[Leaf, nn.Module]:
+    fields = expect_fields(stored, LEAF_FIELDS, "its description")
+    name = fields["class"]
+    if not isinstance(name, str) or name not in LAYERS:
+        raise Refusal(f"class {shown(name)} is not allowed")
+    leaf = LAYERS[name]
+    arguments = leaf.arguments(fields["arguments"])
+    for tensor, shape in (leaf.tensors(arguments) if leaf.tensors else {}).items():
+        info = header.get(f"{path}.{tensor}")
+        if info is None or info.shape != shape:
+            found = "is missing" if info is None else f"has size {list(info.shape)}"
+            raise Refusal(f"its tensor {tensor!r} must have size {list(shape)} but {found}")
+    return leaf, leaf.build(arguments)
+
+
+def _add_attribute(root: nn.Module, path: str, kind: object, *, header: Mapping[str, TensorInfo]) -> None:
+    if path not in header:
+        raise Refusal(f"the declared tensor {shown(path)} is not in the file")
+    info = header[path]
+    value = torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
+    container, name = _container(root, path)
+    if kind == "parameter":
+        container.register_parameter(name, nn.Parameter(value, requires_grad=value.is_floating_point()))
+    elif kind == "buffer":
+        container.register_buffer(name, value)
+    else:
+        raise Refusal(f"tensor {shown(path)} must be a parameter or a buffer, not {shown(kind)}")
+
+
+def _container(root: nn.Module, path: str) -> tuple[nn.Module, str]:
+    """Return the module that holds the last name of a checked path, making those on the way."""
+    *parents, name = path.split(".")
+    module = root
+    for parent in parents:
+        if parent not in module._modules:
+            module.add_module(parent, nn.Module())
+        module = module.get_submodule(parent)
+    return module, name
+
+
+def _check_state(network: nn.Module, header: Mapping[str, TensorInfo]) -> None:
+    """Check that a network has exactly the tensors of the file, in kind and size."""
+    state = network.state_dict()
+    if missing := sorted(state.keys() - header.keys()):
+        raise Refusal(f"the file lacks tensors of its layers: {', '.join(map(shown, missing[:10]))}")
+    if extra := sorted(header.keys() - state.keys()):
+        raise Refusal(f"the file has tensors that no layer owns: {', '.join(map(shown, extra[:10]))}")
+    for name, value in state.items():
+        info = header[name]
+        dtype = DTYPES[info.dtype]
+        if tuple(value.shape) != info.shape:
+            raise Refusal(f"tensor {name!r} has size {list(info.shape)}, its layer needs {list(value.shape)}")
+        if dtype != value.dtype and not (dtype.is_floating_point and value.is_floating_point()):
+            raise Refusal(f"tensor {name!r} has type {info.dtype}, its layer needs {value.dtype}")
+
+
+def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
+    unit = stored.get("unit") if isinstance(stored, dict) else None
+    fields = expect_fields(stored, NODE_FIELDS | {"unit"} if unit is not None else NODE_FIELDS, "its description")
+    op, target, args, kwargs = (fields[name] for name in ("op", "target", "args", "kwargs"))
+    if not isinstance(target, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
+        raise Refusal("target must be text, args an array and kwargs an object")
+    if len(args) > MAX_LENGTH:
+        raise Refusal(f"it has {len(args)} arguments; at most {MAX_LENGTH} are allowed")
+    if (op == "placeholder") != (not build.nodes) or (op == "output") != is_last:
+        raise Refusal("a graph has one placeholder, its first node, and one output, its last")
+    if op in ("placeholder", "output"):
+        node = _add_border(build, op, target, args=args, kwargs=kwargs)
+    elif op == "get_attr":
+        node = _add_attribute_node(build, target, args=args, kwargs=kwargs)
+    else:
+        node = _add_call(build, op, target, args=args, kwargs=kwargs)
+    if unit is not None:
+        node.meta["unit"] = check_path(unit)
+    return node
+
+
+def _add_border(build: _Build, op: str, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
+    if target != (INPUT if op == "placeholder" else "output") or kwargs or len(args) != (op == "output"):
+        raise Refusal(f"{op} {shown(target)} does not have the form of an {op}")
+    if op == "placeholder":
+        return build.graph.placeholder(INPUT)
+    value = decode_value(args[0], build.nodes, lambda _: False)
+    if not isinstance(value, fx.Node):
+        raise Refusal(f"the output must be the value of one node, got {shown(args[0])}")
+    return build.graph.create_node("output", "output", (value,))
+
+
+def _add_attribute_node(build: _Build, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
+    path = check_path(target)
+    if path not in build.tensors or args or kwargs:
+        raise Refusal(f"it reads {shown(path)}, which is no declared tensor")
+    return build.graph.create_node("get_attr", path)
+
+
+def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
+    call = _callee(build, op, target)
+    try:
+        values = tuple(decode_value(arg, build.nodes, call.accepts_text) for arg in args)
+        named = {name: decode_value(arg, build.nodes, call.accepts_text) for name, arg in kwargs.items()}
+        if op == "call_method" and not (values and isinstance(values[0], fx.Node)):
+            raise Refusal("a method needs the node whose value it belongs to")
+        call.check(values[1:] if op == "call_method" else values, named)
+    except Refusal as refusal:
+        raise Refusal(f"{op} {shown(target)}: {refusal}") from refusal
+    node_target: Any = call.target
+    return build.graph.create_node(str(op), node_target, values, named)  # type: ignore[arg-type]
+
+
+def _callee(build: _Build, op: object, target: str) -> Call:
+    """Return the table entry of what a node calls."""
+    if op == "call_module":
+        path = check_path(target)
+        if path not in build.leaves:
+            raise Refusal(f"it calls {shown(path)}, which is no declared layer")
+        build.called.add(path)
+        return Call(path, " ".join(build.leaves[path].keywords))
+    if op not in ("call_function", "call_method"):
+        raise Refusal(f"{shown(op)} is no kind of node")
+    table = FUNCTIONS if op == "call_function" else METHODS
+    if target not in table:
+        raise Refusal(f"{op} {shown(target)} is not allowed")
+    return table[target]

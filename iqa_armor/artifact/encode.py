@@ -1,0 +1,163 @@
+"""From a traced network to JSON values and tensors."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.artifact.functions import NAME_OF_FUNCTION
+from iqa_armor.artifact.header import NAME_OF_DTYPE
+from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
+from iqa_armor.artifact.refusal import Refusal, shown
+from iqa_armor.artifact.values import encode_value
+
+INPUT = "images"
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """A network as it is stored.
+
+    Args:
+        description: Nodes, leaves, attributes and tensor table as JSON values.
+        tensors: Every stored tensor by name; contiguous, on the CPU, none sharing storage.
+    """
+
+    description: dict[str, object]
+    tensors: dict[str, Tensor]
+
+
+def encode_network(network: fx.GraphModule) -> Encoded:
+    """Return what has to be stored to rebuild a traced network, without modules that its graph never calls.
+
+    Args:
+        network: Graph module with one input and one output tensor.
+
+    Raises:
+        Refusal: If a node, layer or argument has no stored form, or a weight is not finite.
+    """
+    kept = [node for node in network.graph.nodes if not _is_check(node)]
+    leaves = {str(node.target): _leaf(network, str(node.target)) for node in kept if node.op == "call_module"}
+    state = {f"{path}.{name}": value for path, leaf in leaves.items() for name, value in leaf.state_dict().items()}
+    attributes = {}
+    for node in kept:
+        if node.op == "get_attr" and node.target not in state:
+            state[str(node.target)] = tensor = _attribute(network, str(node.target))
+            attributes[str(node.target)] = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+    tensors = _storable(state)
+    description: dict[str, object] = {
+        "nodes": _nodes(kept),
+        "leaves": {path: _describe_leaf(path, leaf) for path, leaf in leaves.items()},
+        "attributes": attributes,
+        "tensors": {name: [NAME_OF_DTYPE[value.dtype], list(value.shape)] for name, value in tensors.items()},
+    }
+    return Encoded(description, tensors)
+
+
+def _is_check(node: fx.Node) -> bool:
+    """Return whether a node only asserts something, as torchvision's networks do."""
+    return node.target is torch._assert and not node.users
+
+
+def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
+    leaf = network.get_submodule(path)
+    if type(leaf) not in NAME_OF_LAYER:
+        raise Refusal(
+            f"layer {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which cannot be stored; "
+            "build the network from torch.nn layers without parametrizations"
+        )
+    if leaf._forward_hooks or leaf._forward_pre_hooks:
+        raise Refusal(f"layer {path!r} has forward hooks, which cannot be stored; remove them first")
+    for module in leaf.modules():
+        if module._non_persistent_buffers_set:
+            raise Refusal(f"layer {path!r} has buffers outside its state dict, which cannot be stored")
+    return leaf
+
+
+def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
+    name = NAME_OF_LAYER[type(leaf)]
+    try:
+        return {"class": name, "arguments": LAYERS[name].describe(leaf)}
+    except (AttributeError, KeyError) as error:
+        raise Refusal(f"layer {path!r} ({name}) lacks the attribute {error}") from error
+
+
+def _attribute(network: fx.GraphModule, path: str) -> Tensor:
+    value = operator.attrgetter(path)(network)
+    if not isinstance(value, Tensor):
+        raise Refusal(f"the graph reads {path!r}, a {type(value).__name__}; only tensors can be stored")
+    return value
+
+
+def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:
+    inputs = [node for node in kept if node.op == "placeholder"]
+    stored = [node for node in kept if node.op != "placeholder" or node is inputs[0]]
+    numbers: dict[fx.Node, object] = {node: {"node": index} for index, node in enumerate(stored)}
+    for extra in inputs[1:]:
+        if extra.users and not extra.args:
+            raise Refusal(f"the network needs a second input {extra.target!r}; only one, the images, can be stored")
+        numbers[extra] = encode_value(extra.args[0], numbers.__getitem__) if extra.args else None
+    return [_node(node, numbers) for node in stored]
+
+
+def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]:
+    try:
+        described: dict[str, object] = {
+            "op": node.op,
+            "target": INPUT if node.op == "placeholder" else _target(node),
+            "args": [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args],
+            "kwargs": {
+                name: encode_value(arg, numbers.__getitem__)
+                for name, arg in node.kwargs.items()
+                if (name, arg) != ("out", None)  # torch.nn.functional passes its defaults on to the tracer
+            },
+        }
+    except Refusal as refusal:
+        raise Refusal(f"node {node.name!r}: {refusal}") from refusal
+    unit = node.meta.get("unit")
+    return {**described, "unit": unit} if isinstance(unit, str) else described
+
+
+def _target(node: fx.Node) -> str:
+    if isinstance(node.target, str):
+        return node.target
+    name = NAME_OF_FUNCTION.get(node.target)
+    if name is None:
+        raise Refusal(
+            f"it calls {node._pretty_print_target(node.target)}, "
+            "which cannot be stored; use a torch.nn layer or a common torch function instead"
+        )
+    return name
+
+
+def _storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return contiguous CPU tensors, each alone in its storage."""
+    found: dict[str, Tensor] = {}
+    storages: set[int] = set()
+    for name, value in state.items():
+        if value.is_meta or value.dtype not in NAME_OF_DTYPE or value.layout != torch.strided:
+            raise Refusal(f"tensor {name!r} ({value.dtype}, {value.device}) cannot be stored")
+        tensor = value.detach().cpu().contiguous()
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes:
+            tensor = tensor.clone()
+        storages.add(tensor.untyped_storage().data_ptr())
+        found[name] = tensor
+    check_finite(found)
+    return found
+
+
+def check_finite(tensors: Mapping[str, Tensor]) -> None:
+    """Check that every floating-point tensor is free of NaN and infinities.
+
+    Raises:
+        Refusal: Naming the first ten that are not.
+    """
+    broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
+    if broken:
+        more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
+        raise Refusal(f"weights are NaN or infinite in {', '.join(map(shown, broken[:10]))}{more}")

@@ -1,0 +1,50 @@
+"""The refusal of a file or model, and the bounds on what a file may hold."""
+
+from __future__ import annotations
+
+MAX_HEADER_BYTES = 2**24  # graph, settings and tensor table of DenseNet-201 together take 0.4 MB
+MAX_JSON_DEPTH = 32
+MAX_NODES = 20_000
+MAX_TENSORS = 50_000
+MAX_ELEMENTS = 2**30  # of all tensors together; 4 GB in float32
+MAX_VALUE_ELEMENTS = 2**30  # of one value that the graph computes
+MAX_INTEGER = 2**31 - 1
+MAX_ARGUMENT_DEPTH = 6
+MAX_LENGTH = 4096  # of one list of arguments
+MAX_NAME = 256
+
+
+class Refusal(Exception):
+    """Why a file cannot be opened or a model cannot be stored; the callers add which one."""
+
+
+def shown(value: object) -> str:
+    """Return a short printable form of something that a stranger wrote."""
+    text = ascii(value)
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str, object]:
+    """Return a JSON object that has exactly the named fields.
+
+    Raises:
+        Refusal: If it is no object, or fields are missing or unknown.
+    """
+    if not isinstance(value, dict):
+        raise Refusal(f"{where} must be a JSON object, got {shown(value)}")
+    if unknown := sorted(value.keys() - names):
+        raise Refusal(f"{where} has unknown fields: {', '.join(map(shown, unknown[:10]))}")
+    if missing := sorted(names - value.keys()):
+        raise Refusal(f"{where} lacks {', '.join(missing)}")
+    return value
+
+
+def expect_text(value: object, where: str) -> str:
+    """Return a printable string of bounded length.
+
+    Raises:
+        Refusal: If it is anything else, e.g. holds terminal control characters.
+    """
+    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
+        raise Refusal(f"{where} must be printable text of at most {MAX_NAME} characters, got {shown(value)}")
+    return value

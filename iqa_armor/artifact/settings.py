@@ -1,0 +1,119 @@
+"""Everything of an artifact beside its network: preprocessing, score scale, names, recipe and provenance."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import PurePath
+
+from iqa_armor.artifact.checks import Check, choice, flag, integer, number, optional, sequence
+from iqa_armor.artifact.refusal import Refusal, expect_fields, expect_text, shown
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+
+PREPROCESSING: dict[str, Check] = {
+    "size": optional(sequence(integer(1, 2**14), 2)),
+    "interpolation": choice("nearest", "nearest-exact", "bilinear", "bicubic"),
+    "antialias": flag,
+    "mean": sequence(number(), 3),
+    "std": sequence(number(1e-12), 3),
+}
+SCORE_SCALE: dict[str, Check] = {"low": number(), "high": number(), "higher_is_better": flag}
+
+
+def describe(model: QualityModel) -> dict[str, object]:
+    """Return a model's names, preprocessing and score scale as JSON values."""
+    return {
+        "name": model.name,
+        "arch": model.arch,
+        "preprocessing": plain(asdict(model.preprocessing)),
+        "score_scale": None if model.scale is None else plain(asdict(model.scale)),
+    }
+
+
+def read_preprocessing(stored: object) -> Preprocessing:
+    """Return checked preprocessing.
+
+    Raises:
+        Refusal: If a field is missing, unknown or out of range.
+    """
+    return Preprocessing(**_checked(stored, PREPROCESSING, "preprocessing"))  # type: ignore[arg-type]
+
+
+def read_scale(stored: object) -> ScoreScale | None:
+    """Return a checked score scale, or None where the model has none.
+
+    Raises:
+        Refusal: If a field is missing, unknown or out of range.
+    """
+    if stored is None:
+        return None
+    try:
+        return ScoreScale(**_checked(stored, SCORE_SCALE, "score_scale"))  # type: ignore[arg-type]
+    except ValueError as error:
+        raise Refusal(str(error)) from error
+
+
+def read_names(document: Mapping[str, object]) -> dict[str, str]:
+    """Return the checked `name` and `arch` of a model.
+
+    Raises:
+        Refusal: If one is no printable text.
+    """
+    return {field: expect_text(document[field], field) for field in ("name", "arch")}
+
+
+def _checked(stored: object, checks: Mapping[str, Check], where: str) -> dict[str, object]:
+    fields = expect_fields(stored, frozenset(checks), where)
+    checked = {}
+    for name, check in checks.items():
+        try:
+            checked[name] = check(fields[name])
+        except Refusal as refusal:
+            raise Refusal(f"{where}: {name} {refusal}") from refusal
+    return checked
+
+
+def plain(value: object, where: str = "value") -> object:
+    """Return a copy made of JSON values only; NaN and infinities become null, paths become text.
+
+    Raises:
+        ValueError: Naming the entry that is none.
+    """
+    if value is None or isinstance(value, bool | int | str):
+        return value
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, PurePath):
+        return str(value)
+    if isinstance(value, list | tuple):
+        return [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
+    if isinstance(value, Mapping):
+        return {_key(key, where): plain(part, f"{where}.{key}") for key, part in value.items()}
+    raise ValueError(f"{where} must hold JSON values only, got {type(value).__name__}: {shown(value)}")
+
+
+def _key(key: object, where: str) -> str:
+    if not isinstance(key, str):
+        raise ValueError(f"{where} must have text keys, got {shown(key)}")
+    return key
+
+
+def check_record(value: object, where: str) -> dict[str, object]:
+    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters.
+
+    Raises:
+        Refusal: If it is no object, or a text could steer a terminal.
+    """
+    if not isinstance(value, dict):
+        raise Refusal(f"{where} must be a JSON object, got {shown(value)}")
+    pending: list[object] = [value]
+    while pending:
+        part = pending.pop()
+        if isinstance(part, dict):
+            pending += [*part.keys(), *part.values()]
+        elif isinstance(part, list):
+            pending += part
+        elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
+            raise Refusal(f"{where} holds control characters: {shown(part)}")
+    return value

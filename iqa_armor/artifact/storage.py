@@ -1,0 +1,234 @@
+"""Write and read artifacts: one self-contained safetensors file per model, no pickle, no source code."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save
+from torch import Tensor, fx
+
+from iqa_armor.artifact.decode import decode_network
+from iqa_armor.artifact.encode import check_finite, encode_network
+from iqa_armor.artifact.header import (
+    METADATA_KEY,
+    NAME_OF_DTYPE,
+    Header,
+    TensorInfo,
+    parse_json,
+    read_header,
+    read_metadata_text,
+)
+from iqa_armor.artifact.refusal import MAX_HEADER_BYTES, Refusal, expect_fields, shown
+from iqa_armor.artifact.rehearsal import rehearse
+from iqa_armor.artifact.settings import (
+    check_record,
+    describe,
+    plain,
+    read_names,
+    read_preprocessing,
+    read_scale,
+)
+from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.models.base import QualityModel
+from iqa_armor.surgery import trace
+
+T = TypeVar("T")
+
+FORMAT = 1
+PUBLIC_FIELDS = (
+    "format",
+    "needs_source",
+    "name",
+    "arch",
+    "preprocessing",
+    "score_scale",
+    "recipe",
+    "provenance",
+)
+FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
+
+
+def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object], provenance: dict[str, object]) -> None:
+    """Write a model into one safetensors file that loads without the user's source code.
+
+    The file appears under its name whole or not at all. A network that is no graph yet is traced first;
+    modules that its graph never calls are left out. What is written is checked as `load_artifact` checks it.
+
+    Args:
+        model: What to store.
+        path: The file, replaced if it exists; its folder must exist.
+        recipe: Settings of the hardening, JSON values; recorded, never acted on.
+        provenance: Where the model comes from, JSON values; recorded, never acted on. NaN becomes null.
+
+    Raises:
+        ModelLoadError: If a layer, function or argument has no stored form, or a weight is not finite.
+        SurgeryError: If the network must be traced and cannot be.
+        ArmorError: If the file cannot be written.
+        ValueError: If recipe or provenance hold more than JSON values.
+    """
+    records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
+    network = model.network if isinstance(model.network, fx.GraphModule) else _traced(model)
+    try:
+        encoded = encode_network(network)
+        document = {
+            "format": FORMAT,
+            "needs_source": False,
+            **describe(model),
+            **records,
+            **encoded.description,
+        }
+        text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+        _rebuild(_parse_document(text), {name: _info(value) for name, value in encoded.tensors.items()})
+    except Refusal as refusal:
+        raise ModelLoadError(f"{model.name} cannot be stored in {path}: {refusal}") from refusal
+    _write(path, save(encoded.tensors, {METADATA_KEY: text}))
+
+
+def load_artifact(path: Path) -> QualityModel:
+    """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
+
+    Nothing in the file is executed. The memory that its graph takes is bounded at the recorded image size;
+    images of other sizes may take more, and the time that scoring takes is not bounded.
+
+    Raises:
+        ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
+    """
+    try:
+        header = _opened(path, read_header)
+        model = _rebuild(_parse_document(_document_text(header.metadata)), header.tensors)
+        tensors = _read_tensors(path, header)
+        model.network.load_state_dict(tensors, strict=True, assign=True)
+    except Refusal as refusal:
+        raise ModelLoadError(f"{path} is refused: {refusal}") from refusal
+    return model.eval()
+
+
+def read_metadata(path: Path) -> dict[str, object]:
+    """Return what an artifact records beside its network, as plain JSON values.
+
+    Returns:
+        The fields format, needs_source, name, arch, preprocessing, score_scale, recipe and provenance.
+
+    Raises:
+        ModelLoadError: If the file is missing, damaged or no artifact.
+    """
+    try:
+        document = _parse_document(_document_text(_opened(path, read_metadata_text)))
+    except Refusal as refusal:
+        raise ModelLoadError(f"{path} is refused: {refusal}") from refusal
+    return {name: document[name] for name in PUBLIC_FIELDS}
+
+
+def is_artifact(path: Path) -> bool:
+    """Return whether a file says that it is an artifact; only its header is read."""
+    try:
+        return path.is_file() and METADATA_KEY in read_metadata_text(path)
+    except (Refusal, OSError):
+        return False
+
+
+def _traced(model: QualityModel) -> fx.GraphModule:
+    size = model.preprocessing.size or (224, 224)
+    return trace(model.network, torch.zeros(1, 3, *size, device=model.mean.device))
+
+
+def _opened(path: Path, read: Callable[[Path], T]) -> T:
+    if not path.is_file():
+        kind = "is a folder" if path.is_dir() else "does not exist"
+        raise ModelLoadError(f"{path} {kind}; name an iqa-armor model file")
+    try:
+        return read(path)
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _document_text(metadata: Mapping[str, str]) -> str:
+    if METADATA_KEY not in metadata:
+        raise Refusal(f"it has no {METADATA_KEY!r} metadata, so it is no iqa-armor model; a state dict needs --arch")
+    return metadata[METADATA_KEY]
+
+
+def _parse_document(text: str) -> dict[str, object]:
+    if len(text) > MAX_HEADER_BYTES:
+        raise Refusal(f"its description has {len(text)} characters; at most {MAX_HEADER_BYTES} are allowed")
+    parsed = parse_json(text)
+    version = parsed.get("format") if isinstance(parsed, dict) else None
+    if type(version) is not int or version != FORMAT:
+        raise Refusal(f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it")
+    document = expect_fields(parsed, FIELDS, "its description")
+    for record in ("recipe", "provenance"):
+        check_record(document[record], record)
+    read_names(document)
+    return document
+
+
+def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> QualityModel:
+    """Return the described model on the meta device."""
+    if document["needs_source"] is not False:
+        raise Refusal("parts of its network are user code that is not in the file; name their source with --arch")
+    names = read_names(document)
+    preprocessing, scale = read_preprocessing(document["preprocessing"]), read_scale(document["score_scale"])
+    network = decode_network(document, tensors)
+    rehearse(network, preprocessing.size)
+    return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
+
+
+def _info(value: Tensor) -> TensorInfo:
+    return TensorInfo(NAME_OF_DTYPE[value.dtype], tuple(value.shape))
+
+
+def _read_tensors(path: Path, header: Header) -> dict[str, Tensor]:
+    """Return the tensors of a file whose header has been checked, in memory of their own."""
+    try:
+        with safe_open(path, framework="pt", device="cpu") as file:
+            # A clone does not depend on the file, which may change or vanish while it is mapped.
+            tensors = {name: file.get_tensor(name).clone() for name in header.tensors}
+    except (SafetensorError, OSError, RuntimeError) as error:
+        raise Refusal(f"its tensors cannot be read: {error}") from error
+    for name, value in tensors.items():
+        if _info(value) != header.tensors[name]:
+            raise Refusal(f"it changed while it was read: tensor {shown(name)}")
+    check_finite(tensors)
+    return tensors
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Write a file so that it appears whole or not at all."""
+    try:
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=".partial")
+        unfinished = Path(name)
+        try:
+            with os.fdopen(handle, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            unfinished.chmod(0o666 & ~_umask())
+            unfinished.replace(path)
+        finally:
+            unfinished.unlink(missing_ok=True)
+        _sync_folder(path.parent)
+    except OSError as error:
+        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _umask() -> int:
+    current = os.umask(0o022)
+    os.umask(current)
+    return current
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last, where the platform lets folders be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

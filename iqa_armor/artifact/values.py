@@ -1,0 +1,124 @@
+"""Arguments of graph nodes as JSON: numbers, checked strings, containers and references to earlier nodes."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import fx
+
+from iqa_armor.artifact.refusal import MAX_ARGUMENT_DEPTH, MAX_LENGTH, Refusal, shown
+
+# The only objects of torch that may be arguments.
+CONSTANTS: dict[str, object] = {
+    "float16": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "float32": torch.float32,
+    "float64": torch.float64,
+    "complex64": torch.complex64,
+    "int8": torch.int8,
+    "int16": torch.int16,
+    "int32": torch.int32,
+    "int64": torch.int64,
+    "uint8": torch.uint8,
+    "bool": torch.bool,
+    "contiguous_format": torch.contiguous_format,
+    "channels_last": torch.channels_last,
+    "preserve_format": torch.preserve_format,
+}
+SPECIAL_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+
+Refer = Callable[[fx.Node], object]
+AcceptText = Callable[[str], bool]
+
+
+def encode_value(value: object, refer: Refer) -> object:
+    """Return one argument as a JSON value.
+
+    Args:
+        value: What an fx node holds as argument.
+        refer: Gives the JSON value that stands for another node.
+
+    Raises:
+        Refusal: If there is no JSON form for such a value.
+    """
+    if isinstance(value, fx.Node):
+        return refer(value)
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if value is Ellipsis:
+        return {"constant": "ellipsis"}
+    if isinstance(value, slice):
+        return {"slice": [encode_value(part, refer) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, list):
+        return {"list": [encode_value(part, refer) for part in value]}
+    if isinstance(value, tuple) and not hasattr(value, "_fields"):
+        return {"tuple": [encode_value(part, refer) for part in value]}
+    return {"torch": _constant_name(value)}
+
+
+def _constant_name(value: object) -> str:
+    for name, constant in CONSTANTS.items():
+        if value is constant:
+            return name
+    raise Refusal(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
+
+
+def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int = 0) -> object:
+    """Return the argument that a JSON value stands for.
+
+    Args:
+        value: Parsed JSON.
+        nodes: The nodes before this one, to which it may refer.
+        accepts: Whether a string is allowed here.
+        depth: How many containers surround the value.
+
+    Raises:
+        Refusal: If it is none of the known forms.
+    """
+    if depth > MAX_ARGUMENT_DEPTH:
+        raise Refusal(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
+    if value is None or type(value) in (bool, int, float):
+        return value
+    if isinstance(value, str):
+        if not accepts(value):
+            raise Refusal(f"it does not accept the string {shown(value)}")
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        raise Refusal(f"{shown(value)} is no argument")
+    ((kind, content),) = value.items()
+    if kind in ("list", "tuple", "slice"):
+        return _decode_container(kind, content, nodes, accepts, depth=depth)
+    return _decode_atom(kind, content, nodes)
+
+
+def _decode_container(
+    kind: str, content: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int
+) -> list[object] | tuple[object, ...] | slice:
+    if not isinstance(content, list) or len(content) > MAX_LENGTH:
+        raise Refusal(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
+    parts = [decode_value(part, nodes, accepts, depth=depth + 1) for part in content]
+    if kind == "list":
+        return parts
+    if kind == "tuple":
+        return tuple(parts)
+    if len(parts) != 3 or not all(part is None or type(part) is int or isinstance(part, fx.Node) for part in parts):
+        raise Refusal(f"a slice needs three numbers, got {shown(content)}")
+    return slice(*parts)
+
+
+def _decode_atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
+    if kind == "node" and type(content) is int and 0 <= content < len(nodes):
+        return nodes[content]
+    if kind == "float" and isinstance(content, str) and content in SPECIAL_FLOATS:
+        return SPECIAL_FLOATS[content]
+    if kind == "torch" and isinstance(content, str) and content in CONSTANTS:
+        return CONSTANTS[content]
+    if kind == "constant" and content == "ellipsis":
+        return Ellipsis
+    if kind == "node":
+        raise Refusal(f"{shown(content)} is no earlier node; a node may read only nodes before it")
+    raise Refusal(f"{shown({kind: content})} is no argument")

@@ -1,0 +1,20 @@
+"""The commands, by name."""
+
+from collections.abc import Callable
+from typing import Any
+
+from iqa_armor.cli.commands.demo import demo
+from iqa_armor.cli.commands.evaluate import evaluate
+from iqa_armor.cli.commands.harden import harden
+from iqa_armor.cli.commands.inspect import inspect
+from iqa_armor.cli.commands.score import score
+from iqa_armor.cli.commands.train import train
+
+COMMANDS: dict[str, Callable[..., Any]] = {
+    "inspect": inspect,
+    "harden": harden,
+    "evaluate": evaluate,
+    "score": score,
+    "train": train,
+    "demo": demo,
+}

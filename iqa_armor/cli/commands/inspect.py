@@ -1,0 +1,70 @@
+"""`iqa-armor inspect`: where a block can stand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import typer
+from rich.table import Table
+
+from iqa_armor.cli.console import show_json, stdout
+from iqa_armor.cli.options import (
+    ArchOpt,
+    InputSizeOpt,
+    InterpolationOpt,
+    JsonOpt,
+    MeanOpt,
+    ModelArg,
+    StdOpt,
+    TrustOpt,
+    opening_of,
+)
+
+if TYPE_CHECKING:
+    from iqa_armor.pipeline.inspection import Inspection
+
+
+def inspect(
+    context: typer.Context,
+    model: ModelArg,
+    arch: ArchOpt = None,
+    input_size: InputSizeOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    interpolation: InterpolationOpt = None,
+    trust_pickle: TrustOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """Show the tensors of MODEL on which a RobustBlock can stand, and the recommended one."""
+    from iqa_armor.pipeline.inspection import inspect_model
+    from iqa_armor.pipeline.loading import load_model
+
+    found = inspect_model(load_model(model, opening=opening_of(context.params)))
+    if json:
+        show_json(found.as_plain())
+        return
+    stdout.print(_table(found))
+    for line in found.remarks:
+        stdout.print(line, markup=False)
+
+
+def _table(found: Inspection) -> Table:
+    height, width = found.input_size
+    table = Table(title=f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}")
+    for heading in ("position", "node", "channels", "map", "out ÷ in"):
+        table.add_column(heading, justify="left" if heading == "node" else "right")
+    if found.several_branches:
+        table.add_column("branch", justify="right")
+    table.add_column("")
+    for cut in found.cuts:
+        branch: list[Any] = [str(cut.branch + 1)] if found.several_branches else []
+        table.add_row(
+            str(cut.position),
+            cut.node,
+            str(cut.channels),
+            "{}x{}".format(*cut.size),
+            f"{cut.ratio:.3f}",
+            *branch,
+            "recommended (last)" if cut.node in found.recommended else "",
+        )
+    return table

@@ -1,0 +1,95 @@
+"""`iqa-armor train`: plain supervised training of an architecture."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import typer
+from rich.table import Table
+
+from iqa_armor.cli.commands.harden import check_target
+from iqa_armor.cli.console import progress, show_json, stdout
+from iqa_armor.cli.options import (
+    DataOpt,
+    DeviceOpt,
+    InputSizeOpt,
+    InterpolationOpt,
+    JsonOpt,
+    MeanOpt,
+    StdOpt,
+    TrustOpt,
+    open_data,
+    opening_of,
+)
+
+
+def train(
+    context: typer.Context,
+    arch: Annotated[
+        str,
+        typer.Argument(
+            metavar="ARCH",
+            help="A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to "
+            "train further.",
+        ),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.")] = Path(
+        "trained.safetensors"
+    ),
+    data: DataOpt = None,
+    weights: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
+        ),
+    ] = None,
+    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 6,
+    learning_rate: Annotated[float, typer.Option(help="Peak step size of AdamW.")] = 3e-4,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 16,
+    loss: Annotated[
+        Literal["norm-in-norm", "plcc", "mse", "plcc+mse"], typer.Option(help="What is minimised.")
+    ] = "plcc+mse",
+    precision: Annotated[Literal["no", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "no",
+    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
+    input_size: InputSizeOpt = None,
+    mean: MeanOpt = None,
+    std: StdOpt = None,
+    interpolation: InterpolationOpt = None,
+    trust_pickle: TrustOpt = False,
+    device: DeviceOpt = "auto",
+    json: JsonOpt = False,
+) -> None:
+    """Train ARCH on scored images and write it as one self-contained file."""
+    from iqa_armor import pipeline
+    from iqa_armor.pipeline.loading import new_model
+    from iqa_armor.recipe import Training, make_training
+
+    check_target(output, Path(arch))
+    given = {name: context.params[name] for name in Training.model_fields if name in context.params}
+    settings = make_training(given)
+    checkpoint = output.with_name(f".{output.stem}.resume.pt")
+    with progress() as bars:
+        model = new_model(arch, opening=opening_of(context.params), weights=weights)
+        dataset = open_data(data, seed=seed, progress=bars)
+        options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = pipeline.train(model, dataset, settings, options=options)
+        result.model.name = output.stem
+        result.save(output)
+    checkpoint.unlink(missing_ok=True)
+    if json:
+        scale = result.model.scale
+        span = None if scale is None else [scale.low, scale.high]
+        show_json({"output": str(output), "score_range": span, **result.provenance})
+        return
+    table = Table(title=f"{arch} on {dataset.spec}")
+    for heading in ("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"):
+        table.add_column(heading, justify="right")
+    for epoch in result.fit.epochs:
+        mark = " *" if epoch.number == result.fit.best else ""
+        numbers = (f"{epoch.loss:.4f}", f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}")
+        table.add_row(f"{epoch.number}{mark}", *numbers)
+    stdout.print(table)
+    stdout.print(f"wrote {output} (epoch {result.fit.best})", markup=False, soft_wrap=True)

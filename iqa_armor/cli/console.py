@@ -1,0 +1,83 @@
+"""What the command line shows: results on stdout, everything else on stderr."""
+
+from __future__ import annotations
+
+import json
+import logging
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+stdout = Console(highlight=False)
+stderr = Console(stderr=True, highlight=False)
+
+
+class _ToConsole(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        stderr.print(self.format(record), markup=False, soft_wrap=True)
+
+
+def show_messages() -> None:
+    """Send the package's messages to stderr."""
+    handler = _ToConsole()
+    logger = logging.getLogger("iqa_armor")
+    logger.handlers = [handler]
+    logger.setLevel(logging.INFO)
+    logger.propagate = False
+
+
+def show_json(value: dict[str, Any]) -> None:
+    """Write one JSON object to stdout; NaN and infinity become null, as JSON has neither."""
+    stdout.file.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, dict):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+class Bars:
+    """Progress of several tasks: bars in a terminal, a line per finished task or new detail elsewhere."""
+
+    def __init__(self, bars: Progress | None) -> None:
+        self.bars = bars
+        self.tasks: dict[str, Any] = {}
+        self.details: dict[str, str] = {}
+
+    def __call__(self, task: str, done: int, total: int, detail: str = "") -> None:
+        """Note that `done` of `total` steps of `task` are finished."""
+        if detail and self.details.get(task) != detail:
+            self.details[task] = detail
+            stderr.print(f"{task}: {detail}", markup=False)
+        if self.bars is None:
+            if done == total and not detail:
+                stderr.print(f"{task}: {total} done", markup=False)
+            return
+        if task not in self.tasks or (done <= 1 and self.bars.tasks[self.tasks[task]].finished):
+            self.tasks[task] = self.bars.add_task(task, total=total)
+        self.bars.update(self.tasks[task], completed=done, total=total)
+
+
+@contextmanager
+def progress() -> Iterator[Bars]:
+    """Show progress on stderr while the block runs."""
+    if not stderr.is_terminal:
+        yield Bars(None)
+        return
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=stderr) as bars:
+        yield Bars(bars)

@@ -1,0 +1,144 @@
+"""What a dataset is: named images, perhaps with opinion scores, in fixed splits."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from iqa_armor.errors import DataError
+
+Split = Literal["training", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("training", "validation", "test")
+
+
+class ReadImage(Protocol):
+    """Reader of one image by its position in the set it was opened for."""
+
+    def __call__(self, index: int) -> Tensor:
+        """Return image `index` as uint8 (3, H, W); may be called from worker processes."""
+        ...
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """The images of one split.
+
+    Args:
+        names: Unique names, in a fixed order.
+        read: Returns image i as uint8 (3, H, W); `positions` maps i of this set to what it takes.
+        mos: Opinion scores (N,), higher is better, or None where there are none.
+        positions: Indices given to `read`; all of them in order by default.
+    """
+
+    names: tuple[str, ...]
+    read: ReadImage
+    mos: Tensor | None = None
+    positions: tuple[int, ...] = field(default=())
+
+    def __post_init__(self) -> None:
+        if not self.positions:
+            object.__setattr__(self, "positions", tuple(range(len(self.names))))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Tensor:
+        """Return image `index` as uint8 (3, H, W)."""
+        return self.read(self.positions[index])
+
+    def select(self, indices: Sequence[int]) -> ImageSet:
+        """Return the set of the images at `indices`, in that order."""
+        return replace(
+            self,
+            names=tuple(self.names[i] for i in indices),
+            mos=None if self.mos is None else self.mos[torch.as_tensor(list(indices), dtype=torch.long)],
+            positions=tuple(self.positions[i] for i in indices),
+        )
+
+    def limit(self, count: int | None) -> ImageSet:
+        """Return `count` images spread evenly over the set, or the set itself if it has no more."""
+        if count is None or count >= len(self):
+            return self
+        return self.select([i * len(self) // count for i in range(count)])
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Image sets by split.
+
+    Args:
+        spec: The text the user named it by, e.g. `csv:labels.csv`.
+        splits: Sets that exist, disjoint; unlabelled data has only "test".
+        keeps_size: Whether images go to the network at their own size (NIPS 2017), not through `prepare`.
+        is_synthetic: Whether images and scores are generated; verdicts must then say so.
+        fingerprint: Hexadecimal digest of names, scores and splits.
+    """
+
+    spec: str
+    splits: Mapping[Split, ImageSet]
+    keeps_size: bool = False
+    is_synthetic: bool = False
+    fingerprint: str = ""
+
+    def __post_init__(self) -> None:
+        if not self.fingerprint:
+            object.__setattr__(self, "fingerprint", fingerprint(self.splits))
+
+    @property
+    def is_labelled(self) -> bool:
+        """Whether every image has an opinion score."""
+        return all(images.mos is not None for images in self.splits.values())
+
+    def training(self) -> ImageSet:
+        """Return the labelled training split.
+
+        Raises:
+            DataError: If the dataset has none.
+        """
+        images = self.splits.get("training")
+        if images is None or images.mos is None or not len(images):
+            raise DataError(f"{self.spec} has no scored training images; name a dataset that has, e.g. --data csv:FILE")
+        return images
+
+    def reported(self) -> tuple[Split, ImageSet]:
+        """Return the split results are reported on: test, else validation.
+
+        Raises:
+            DataError: If the dataset has only training images.
+        """
+        for split in ("test", "validation"):
+            if len(self.splits.get(split, ())):
+                return split, self.splits[split]
+        raise DataError(f"{self.spec} has neither test nor validation images to report on")
+
+
+def fingerprint(splits: Mapping[Split, ImageSet]) -> str:
+    """Return a digest (sha256, 16 hexadecimal digits) of the names and scores of every split."""
+    digest = hashlib.sha256()
+    for split in SPLITS:
+        images = splits.get(split)
+        if images is None:
+            continue
+        scores = [""] * len(images) if images.mos is None else [repr(v) for v in images.mos.tolist()]
+        for name, score in zip(images.names, scores, strict=True):
+            digest.update(f"{split}\t{name}\t{score}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
+    """Split training images into (fitting, held-out tenth) by a hash of each name.
+
+    The same image is held out whatever else is in the set, so that runs on more data stay comparable.
+    The held-out tenth chooses the best epoch; the reported splits never do.
+    """
+    ranks = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in images.names]
+    out = [i for i, rank in enumerate(ranks) if rank % 10 == 0]
+    if len(out) < min(2, len(ranks) // 2):  # a correlation needs two images; tiny sets may have none
+        out = sorted(range(len(ranks)), key=ranks.__getitem__)[: min(2, len(ranks) // 2)]
+    kept = set(out)
+    return images.select([i for i in range(len(ranks)) if i not in kept]), images.select(out)

@@ -1,0 +1,104 @@
+"""Image files as tensors: every pixel format Pillow reads, turned into upright 8-bit RGB."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
+
+from iqa_armor.errors import DataError
+
+EXTENSIONS = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+# What Pillow's decoders raise on broken files, found over the years by its fuzzers.
+_BROKEN = (
+    OSError,
+    SyntaxError,
+    ValueError,
+    EOFError,
+    IndexError,
+    KeyError,
+    TypeError,
+    struct.error,
+    zlib.error,
+    Image.DecompressionBombError,
+)
+_CHECK_SCALE = 8  # the coarsest scale at which libjpeg decodes; it still reads every byte
+
+
+@dataclass(frozen=True)
+class FileImages:
+    """Reader of image files by position.
+
+    Args:
+        paths: One file per position.
+    """
+
+    paths: tuple[Path, ...]
+
+    def __call__(self, index: int) -> Tensor:
+        """Return image `index` as uint8 (3, H, W)."""
+        return read_image(self.paths[index])
+
+    def check(self, index: int) -> None:
+        """Decode image `index` as cheaply as its format allows.
+
+        Raises:
+            DataError: If the file cannot be decoded to its end.
+        """
+        try:
+            with Image.open(self.paths[index]) as image:
+                small = (max(image.width // _CHECK_SCALE, 1), max(image.height // _CHECK_SCALE, 1))
+                image.draft("RGB", small)
+                image.load()
+                _refuse_unscaled(image)
+        except _BROKEN as error:
+            raise _unreadable(self.paths[index], error) from error
+
+
+def read_image(path: Path) -> Tensor:
+    """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
+
+    Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a
+    color profile, and transparency is laid on white, the color of an empty page (ours). Of several
+    frames the first is taken.
+
+    Raises:
+        DataError: If the file cannot be decoded.
+    """
+    try:
+        with Image.open(path) as image:
+            image.load()
+            upright = ImageOps.exif_transpose(image)
+            pixels = np.array(_rgb(upright), dtype=np.uint8)
+    except _BROKEN as error:
+        raise _unreadable(path, error) from error
+    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+def _rgb(image: Image.Image) -> Image.Image:
+    if image.mode.startswith("I"):
+        _refuse_unscaled(image)
+        deep = np.asarray(image).astype(np.float64)
+        return Image.fromarray(np.rint(deep.clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
+    _refuse_unscaled(image)
+    if image.has_transparency_data:
+        layer = image.convert("RGBA")
+        return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")
+    return image.convert("RGB")
+
+
+def _refuse_unscaled(image: Image.Image) -> None:
+    """Refuse pixel formats whose white is not known; 16-bit PNG is "I" in older Pillow versions."""
+    if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
+        raise ValueError(f"pixels are 32-bit (mode {image.mode}); save the image with 8 or 16 bits")
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+    return DataError(f"{path.name}: {reason or type(error).__name__}")

@@ -1,0 +1,43 @@
+"""NIPS 2017 adversarial-learning development set: photographs without scores, for robustness only."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.data.images import FileImages
+from iqa_armor.data.problems import Problems
+from iqa_armor.data.tables import read_table
+from iqa_armor.errors import DataError
+
+
+def open_nips2017(spec: str, location: str) -> Dataset:
+    """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size.
+
+    Args:
+        spec: The user's text, for messages and records.
+        location: The folder.
+
+    Raises:
+        DataError: If the list is missing or names images that are missing or repeated.
+    """
+    folder = Path(location).expanduser()
+    if not (folder / "images.csv").is_file():
+        raise DataError(
+            f"{folder} holds no images.csv; name the folder of the NIPS 2017 adversarial-learning "
+            "development set (images.csv and images/*.png)"
+        )
+    names = [f"{row.values['imageid']}.png" for row in read_table(folder / "images.csv", ("imageid",))]
+    problems = Problems(spec)
+    seen: set[str] = set()
+    for name in names:
+        if Path(name).name != name:
+            problems.add("image names that are paths", name)
+        elif name in seen:
+            problems.add("duplicate images", name)
+        elif not (folder / "images" / name).is_file():
+            problems.add("missing images", f"images/{name}")
+        seen.add(name)
+    problems.raise_if_any()
+    files = FileImages(tuple(folder / "images" / name for name in names))
+    return Dataset(spec, {"test": ImageSet(tuple(names), files)}, keeps_size=True)

@@ -1,0 +1,52 @@
+"""What is wrong with a dataset, collected so that one error can say it all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from iqa_armor.errors import DataError
+
+SHOWN = 10
+
+
+class Problems:
+    """Faults of one dataset by kind, in the order they were met.
+
+    Args:
+        spec: The text the user named the dataset by.
+    """
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self._entries: dict[str, list[str]] = {}
+
+    def add(self, kind: str, entry: str) -> None:
+        """Note one fault, e.g. `add("missing images", "a.jpg")`."""
+        self._entries.setdefault(kind, []).append(entry)
+
+    def extend(self, kind: str, entries: Iterable[str]) -> None:
+        """Note several faults of one kind."""
+        for entry in entries:
+            self.add(kind, entry)
+
+    def count(self, kind: str) -> int:
+        """Return how many faults of a kind were noted."""
+        return len(self._entries.get(kind, ()))
+
+    def raise_if_any(self, advice: str = "mend or remove these rows or files, then run again") -> None:
+        """Raise one error that lists every kind of fault, the first ten of each.
+
+        Raises:
+            DataError: If a fault was noted.
+        """
+        if not self._entries:
+            return
+        kinds = "\n".join(_listing(kind, entries) for kind, entries in self._entries.items())
+        raise DataError(f"{self.spec} cannot be used:\n{kinds}\n{advice}")
+
+
+def _listing(kind: str, entries: list[str]) -> str:
+    lines = [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
+    if len(entries) > SHOWN:
+        lines.append(f"    … and {len(entries) - SHOWN} more")
+    return "\n".join(lines)

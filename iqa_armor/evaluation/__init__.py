@@ -1,0 +1,17 @@
+"""Evaluation: models scored clean and attacked on datasets, beside a baseline."""
+
+from iqa_armor.evaluation.protocol import Evaluation, evaluate
+from iqa_armor.evaluation.run import Progress
+from iqa_armor.evaluation.scale import measure_scale
+from iqa_armor.evaluation.scoring import ImageScores
+from iqa_armor.evaluation.settings import PAPER_EPSILONS, EvaluationSettings
+
+__all__ = [
+    "PAPER_EPSILONS",
+    "Evaluation",
+    "EvaluationSettings",
+    "ImageScores",
+    "Progress",
+    "evaluate",
+    "measure_scale",
+]

@@ -1,0 +1,167 @@
+"""From per-image scores to figures, for the images themselves and for resamples of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iqa_armor.evaluation.scoring import ImageScores
+from iqa_armor.metrics import (
+    abs_gain,
+    abs_gain_std,
+    abs_gain_unsigned,
+    auc,
+    draw_resamples,
+    order_codes,
+    percentile_interval,
+    plcc,
+    plcc_logistic,
+    r_score,
+    srocc,
+)
+from iqa_armor.models.base import ScoreScale
+from iqa_armor.results import AttackDifferences, Differences, epsilon_key, weighted_mean
+
+Nested = dict[str, Any]  # tensors (R,) or floats by the names of results.Figures
+
+
+def measure(scores: ImageScores, scale: ScoreScale) -> Nested:
+    """Return the figures of one dataset as floats, by the names of `results.DatasetFigures`.
+
+    Args:
+        scores: Per-image scores in model units.
+        scale: Range and orientation of the model's scores.
+    """
+    figures: Nested = _floats(resampled_figures(scores, scale, torch.arange(len(scores.clean))[None]))
+    for name, attack in figures["attacks"].items():
+        distances, decibels = scores.linf[name], scores.psnr[name]
+        attack["max_linf"] = {epsilon_key(e): float(d.max()) * 255 for e, d in distances.items()}
+        attack["psnr"] = {epsilon_key(e): float(d.mean()) for e, d in decibels.items()}
+    if scores.mos is not None:
+        figures["plcc_logistic"] = float(plcc_logistic(_sign(scale) * scores.clean, scores.mos))
+    figures["images"] = len(scores.clean)
+    figures["clean_mean"] = float(scores.clean.mean())
+    figures["clean_std"] = float(scores.clean.std()) if len(scores.clean) > 1 else torch.nan
+    return figures
+
+
+def resampled_figures(scores: ImageScores, scale: ScoreScale, rows: Tensor) -> Nested:
+    """Return the figures of every resample, (R,) each, by the names of `results.Figures`.
+
+    Args:
+        scores: Per-image scores in model units.
+        scale: Range and orientation of the model's scores.
+        rows: Image indices of the resamples, (R, N).
+    """
+    figures = _agreement(scores.clean, scores.mos, scale, rows)
+    attacks = {}
+    for name, by_epsilon in scores.attacked.items():
+        columns: dict[str, dict[str, Tensor]] = {}
+        for epsilon, attacked in by_epsilon.items():
+            for figure, value in _under_attack(scores, attacked, scale, rows).items():
+                columns.setdefault(figure, {})[epsilon_key(epsilon)] = value
+        attacks[name] = columns | _areas(columns, list(by_epsilon))
+    return {**figures, "attacks": attacks}
+
+
+def bootstrap_figures(
+    scores: Sequence[ImageScores], scale: ScoreScale, *, weights: Sequence[float], resamples: int, seed: int
+) -> Nested:
+    """Return the combined figures of every resample, (resamples,) each.
+
+    Each dataset is resampled by itself; equal seeds give equal draws, so models are paired.
+
+    Args:
+        scores: Per-image scores of one model, by dataset.
+        scale: Range and orientation of the model's scores.
+        weights: One weight per dataset.
+        resamples: Number of resamples.
+        seed: Seed of the draws.
+    """
+    drawn = []
+    for position, part in enumerate(scores):
+        draws = draw_resamples(len(part.clean), resamples=resamples, seed=seed + position)
+        drawn.append(_concatenate([resampled_figures(part, scale, rows) for rows in draws]))
+    return weighted_mean(drawn, weights)
+
+
+def differences(
+    figures: Nested, baseline: Nested, *, samples: Nested, baseline_samples: Nested, confidence: float
+) -> Differences:
+    """Return model minus baseline with confidence limits.
+
+    Args:
+        figures: Combined figures of the model, floats.
+        baseline: The same of the baseline.
+        samples: Combined figures of the model's resamples, (R,) each.
+        baseline_samples: The same of the baseline.
+        confidence: Coverage asked for.
+    """
+
+    def limits(keys: Sequence[str]) -> dict[str, Any]:
+        parts = (_at(nested, keys) for nested in (figures, baseline, samples, baseline_samples))
+        value, reference, drawn, reference_drawn = parts
+        if isinstance(value, Mapping):
+            return {key: limits([*keys, key]) for key in value}
+        if value is None or reference is None:
+            return {}
+        interval = percentile_interval(value - reference, drawn - reference_drawn, confidence=confidence)
+        return {"value": interval.value, "low": interval.low, "high": interval.high}
+
+    attacks = {
+        attack: {name: limits(["attacks", attack, name]) for name in AttackDifferences.model_fields}
+        for attack in figures["attacks"]
+    }
+    return Differences.model_validate({"srocc": limits(["srocc"]), "plcc": limits(["plcc"]), "attacks": attacks})
+
+
+def _under_attack(scores: ImageScores, attacked: Tensor, scale: ScoreScale, rows: Tensor) -> dict[str, Tensor]:
+    before, after = scores.clean[rows], attacked[rows]
+    return {
+        "abs_gain": abs_gain(before, after, scale.width),
+        "abs_gain_unsigned": abs_gain_unsigned(before, after, scale.width),
+        "abs_gain_std": abs_gain_std(before, after),
+        "r_score": r_score(before, after, low=scale.low, high=scale.high),
+        **_agreement(attacked, scores.mos, scale, rows),
+    }
+
+
+def _agreement(scores: Tensor, mos: Tensor | None, scale: ScoreScale, rows: Tensor) -> dict[str, Tensor]:
+    if mos is None:
+        return {}
+    sign = _sign(scale)
+    ranked = srocc(order_codes(scores)[rows], order_codes(mos)[rows])
+    return {"srocc": sign * ranked, "plcc": sign * plcc(scores[rows], mos[rows])}
+
+
+def _areas(columns: Mapping[str, Mapping[str, Tensor]], epsilons: Sequence[float]) -> dict[str, Tensor]:
+    names = ("abs_gain", "abs_gain_unsigned", "abs_gain_std", "r_score")
+    return {f"{name}_auc": auc(torch.stack(list(columns[name].values()), -1), epsilons) for name in names}
+
+
+def _sign(scale: ScoreScale) -> int:
+    return 1 if scale.higher_is_better else -1
+
+
+def _at(nested: Any, keys: Sequence[str]) -> Any:
+    for key in keys:
+        nested = nested.get(key) if isinstance(nested, Mapping) else None
+    return nested
+
+
+def _floats(nested: Any) -> Any:
+    if isinstance(nested, Mapping):
+        return {key: _floats(value) for key, value in nested.items()}
+    return float(nested)
+
+
+def _concatenate(chunks: Sequence[Nested]) -> Nested:
+    return {
+        key: _concatenate([chunk[key] for chunk in chunks])
+        if isinstance(value, Mapping)
+        else torch.cat([chunk[key] for chunk in chunks])
+        for key, value in chunks[0].items()
+    }

@@ -1,0 +1,58 @@
+"""The range of a model's own predictions."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from iqa_armor.attacks import frozen
+from iqa_armor.data.base import ImageSet
+from iqa_armor.data.transforms import PreparedImages, batches
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.base import QualityModel, ScoreScale
+
+
+def measure_scale(
+    model: QualityModel,
+    images: ImageSet,
+    *,
+    prepare: Callable[[Tensor], Tensor] | None = None,
+    batch_size: int = 8,
+    higher_is_better: bool = True,
+    on_batch: Callable[[int], None] | None = None,
+) -> ScoreScale:
+    """Return the smallest and largest prediction on clean training images; the model is left as it was.
+
+    Args:
+        model: On the device it should run on.
+        images: Clean training images.
+        prepare: Turns a uint8 image (3, H, W) into the network's; the model's own by default.
+        batch_size: Images per forward pass.
+        higher_is_better: What a larger score of this model means.
+        on_batch: Called with the number of images done after each batch.
+
+    Raises:
+        ModelLoadError: If predictions are not finite, or all the same.
+
+    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
+    """
+    device = model.mean.device
+    prepared = PreparedImages(images, prepare or model.prepare)
+    parts: list[Tensor] = []
+    with frozen(model), torch.no_grad():
+        for pixels, _, indices in batches(prepared, batch_size):
+            parts.append(model(pixels.to(device)).double().cpu())
+            if on_batch is not None:
+                on_batch(int(indices[-1]) + 1)
+    scores = torch.cat(parts)
+    if not bool(scores.isfinite().all()):
+        bad = images.names[int((~scores.isfinite()).nonzero()[0])]
+        raise ModelLoadError(f"{model.name} gives a score that is not finite for training image {bad!r}")
+    low, high = float(scores.min()), float(scores.max())
+    if not low < high:
+        raise ModelLoadError(
+            f"{model.name} gives {low:.6g} for all {len(images)} training images, so its scores have no range"
+        )
+    return ScoreScale(low, high, higher_is_better)

@@ -1,0 +1,91 @@
+"""How an evaluation is run."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from iqa_armor.attacks import Attack, Direction, parse_attack
+from iqa_armor.errors import UsageError
+from iqa_armor.results import Settings
+
+PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
+
+
+@dataclass(frozen=True)
+class EvaluationSettings:
+    """Attacks, budgets and bookkeeping of an evaluation.
+
+    Args:
+        attacks: Words that `parse_attack` reads, all different.
+        epsilons: Budgets every attack is run at, ascending, pixels being in [0, 1].
+        direction: +1 raises the model's score, -1 lowers it, whatever either means for quality.
+        batch_size: Images per forward pass.
+        limit: Most images per dataset, spread evenly over it; None for all.
+        device: Torch device the models are moved to while they are evaluated.
+        seed: Seed of attacks that draw and of the bootstrap.
+        resamples: Bootstrap resamples of the intervals.
+        confidence: Coverage of the intervals, in (0, 1).
+        weights: Weight of each dataset in combined figures; None for 2 with opinion scores and 1
+            without (ours), which is the 2 : 1 of [RA] for KonIQ-10k and NIPS 2017.
+
+    Raises:
+        UsageError: If a value is out of its range or an attack is unknown.
+    """
+
+    attacks: tuple[str, ...] = ("pgd1", "pgd8")
+    epsilons: tuple[float, ...] = PAPER_EPSILONS
+    direction: Direction = 1
+    batch_size: int = 8
+    limit: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    resamples: int = 1000
+    confidence: float = 0.95
+    weights: tuple[float, ...] | None = None
+
+    def __post_init__(self) -> None:
+        ascending = all(a < b for a, b in zip(self.epsilons, self.epsilons[1:], strict=False))
+        problems = {
+            f"budgets must ascend within (0, 1], got {self.epsilons}": self.epsilons
+            and ascending
+            and 0 < self.epsilons[0] <= self.epsilons[-1] <= 1,
+            f"attacks must all differ, got {self.attacks}": len(set(self.attacks)) == len(self.attacks),
+            f"direction must be 1 or -1, got {self.direction}": self.direction in (1, -1),
+            f"batch size must be positive, got {self.batch_size}": self.batch_size > 0,
+            f"limit must be positive, got {self.limit}": self.limit is None or self.limit > 0,
+            f"resamples must be positive, got {self.resamples}": self.resamples > 0,
+            f"confidence must lie in (0, 1), got {self.confidence}": 0 < self.confidence < 1,
+        }
+        for problem, is_fine in problems.items():
+            if not is_fine:
+                raise UsageError(problem)
+        self.build_attacks()
+
+    def build_attacks(self) -> dict[str, Attack]:
+        """Return the attacks by the words that name them, in this evaluation's direction."""
+        built: dict[str, Any] = {word: parse_attack(word) for word in self.attacks}
+        return {word: replace(attack, direction=self.direction) for word, attack in built.items()}
+
+    def report(self) -> Settings:
+        """Return what the outcome says about these settings; lengths in pixels become 1/255."""
+        built: dict[str, Any] = self.build_attacks()
+        return Settings(
+            attacks={word: _describe(attack) for word, attack in built.items()},
+            epsilons=tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
+            direction=self.direction,
+            batch_size=self.batch_size,
+            limit=self.limit,
+            device=self.device,
+            seed=self.seed,
+            resamples=self.resamples,
+            confidence=self.confidence,
+        )
+
+
+def _describe(attack: Any) -> dict[str, float | int | str]:
+    described: dict[str, float | int | str] = {"type": type(attack).__name__} | asdict(attack)
+    del described["epsilon"], described["direction"]
+    if "step_size" in described:
+        described["step_size"] = float(f"{float(described['step_size']) * 255:g}")
+    return described

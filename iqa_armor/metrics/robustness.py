@@ -1,0 +1,136 @@
+"""How far an attack moves scores: AbsGain, R-Score, their area over the budget."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOOR = 1e-6
+
+
+def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
+    """Mean signed score gain of an attack, as a fraction of the score range.
+
+    Positive when the attack raises scores. Benchmarks that report the unsigned form use
+    `abs_gain_unsigned`; the two differ under mixed signs.
+
+    Args:
+        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
+        attacked: Scores of the same images attacked, same shape and units.
+        score_range: Width of the model's own score range on clean training images.
+
+    Returns:
+        Mean over the last dimension, (...); 0 means the attack had no average effect.
+
+    Raises:
+        ValueError: If the two score tensors differ in shape or the range is not positive.
+
+    Source: [RA] Meleshin et al., arXiv:2506.04951, eq. 8.
+    """
+    _check(clean, attacked, score_range)
+    return torch.mean(attacked - clean, dim=-1) / score_range
+
+
+def abs_gain_unsigned(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
+    """Mean absolute score change of an attack, as a fraction of the score range.
+
+    Args:
+        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
+        attacked: Scores of the same images attacked, same shape and units.
+        score_range: Width of the model's own score range on clean training images.
+
+    Returns:
+        Mean over the last dimension, (...), at least 0.
+
+    Raises:
+        ValueError: If the two score tensors differ in shape or the range is not positive.
+
+    Source: the unsigned variant of [RA] eq. 8 used by benchmarks of the same laboratory.
+    """
+    _check(clean, attacked, score_range)
+    return torch.mean((attacked - clean).abs(), dim=-1) / score_range
+
+
+def abs_gain_std(clean: Tensor, attacked: Tensor) -> Tensor:
+    """Mean signed score gain in units of the standard deviation of the clean scores.
+
+    Unlike the score range, the deviation is not stretched by one outlier.
+
+    Args:
+        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
+        attacked: Scores of the same images attacked, same shape and units.
+
+    Returns:
+        Mean over the last dimension, (...); nan where the clean scores are constant or fewer than two.
+
+    Raises:
+        ValueError: If the two score tensors differ in shape.
+
+    Source: (ours), beside [RA] eq. 8; sample deviation with N − 1.
+    """
+    _check(clean, attacked, 1.0)
+    if clean.shape[-1] < 2:
+        return clean.new_full(clean.shape[:-1], torch.nan)
+    spread = clean.std(dim=-1)
+    return torch.where(spread > 0, torch.mean(attacked - clean, dim=-1) / spread, torch.nan)
+
+
+def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tensor:
+    """Mean logarithmic ratio of the largest possible to the achieved score change.
+
+    Per image log10( max{β1 − f(x̃), f(x) − β0} / |f(x̃) − f(x)| ) on scores normalised by the range;
+    higher is more robust, a negative value means that scores left the range.
+
+    Args:
+        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
+        attacked: Scores of the same images attacked, same shape and units.
+        low: β0, the smallest score of the model on clean training images.
+        high: β1, the largest.
+
+    Returns:
+        Mean over the last dimension, (...); at most 6 while the scores stay in the range.
+
+    Raises:
+        ValueError: If the two score tensors differ in shape or low is not below high.
+
+    Source: [RA] eq. 9. Numerator and denominator are floored at 1e-6 of the range (ours).
+    """
+    _check(clean, attacked, high - low)
+    before, after = (clean - low) / (high - low), (attacked - low) / (high - low)
+    possible = torch.maximum(1 - after, before).clamp(min=FLOOR)
+    achieved = (after - before).abs().clamp(min=FLOOR)
+    return torch.log10(possible / achieved).mean(-1)
+
+
+def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
+    """Area under a metric over the attack budget, divided by the budget's range.
+
+    It reads as a mean of the metric, so values of different budget grids stay comparable.
+
+    Args:
+        values: The metric at each budget, (E,) or (..., E).
+        epsilons: The E budgets, ascending, any one unit.
+
+    Returns:
+        Trapezoid area ÷ (last − first budget), (...); with one budget, the value there.
+
+    Raises:
+        ValueError: If the budgets do not ascend or do not pair up with the values.
+
+    Source: [RA] Section 4; the division by the range is (ours).
+    """
+    budgets = torch.tensor(epsilons, dtype=values.dtype, device=values.device)
+    if values.shape[-1:] != budgets.shape or not len(budgets) or bool((budgets.diff() <= 0).any()):
+        raise ValueError(f"need one value per ascending budget, got {tuple(values.shape)} at {list(epsilons)}")
+    if len(budgets) == 1:
+        return values[..., 0]
+    return torch.trapezoid(values, budgets, dim=-1) / (budgets[-1] - budgets[0])
+
+
+def _check(clean: Tensor, attacked: Tensor, score_range: float) -> None:
+    if clean.shape != attacked.shape:
+        raise ValueError(f"scores must pair up, got {tuple(clean.shape)} and {tuple(attacked.shape)}")
+    if score_range <= 0:
+        raise ValueError(f"score_range must be positive, got {score_range}")

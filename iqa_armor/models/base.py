@@ -1,0 +1,152 @@
+"""The quality model: one network with its preprocessing and the range of its scores."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from iqa_armor.errors import ModelLoadError
+
+Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+KONIQ_SIZE = (498, 664)  # height, width: what [RA] resizes every KonIQ-10k image to
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How an image becomes the input of a network.
+
+    Args:
+        size: (height, width) every image is resized to, or None to leave its size alone.
+        interpolation: Resampling of that resize; "nearest-exact" is Pillow's nearest neighbour.
+        antialias: Whether bilinear and bicubic resampling low-pass the image when shrinking it.
+        mean: Per-channel mean subtracted from pixels in [0, 1].
+        std: Per-channel divisor after that, positive.
+
+    Raises:
+        ValueError: If a size or a divisor is not positive, or the interpolation is unknown.
+    """
+
+    size: tuple[int, int] | None = KONIQ_SIZE
+    interpolation: Interpolation = "bilinear"
+    antialias: bool = True
+    mean: tuple[float, float, float] = IMAGENET_MEAN
+    std: tuple[float, float, float] = IMAGENET_STD
+
+    def __post_init__(self) -> None:
+        if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
+            raise ValueError(f"input size must be two positive numbers, height and width, got {self.size}")
+        if self.interpolation not in get_args(Interpolation):
+            allowed = ", ".join(get_args(Interpolation))
+            raise ValueError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
+        if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
+            raise ValueError(f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}")
+
+    def resize(self, images: Tensor) -> Tensor:
+        """Return float images (N, 3, H, W) in [0, 1] at the recorded size; differentiable."""
+        if self.size is None or tuple(images.shape[-2:]) == tuple(self.size):
+            return images
+        smooth = self.interpolation in ("bilinear", "bicubic")
+        options = {"align_corners": False, "antialias": self.antialias} if smooth else {}
+        resized = functional.interpolate(images, size=self.size, mode=self.interpolation, **options)
+        return resized.clamp(0, 1)  # bicubic overshoots
+
+
+@dataclass(frozen=True)
+class ScoreScale:
+    """The range of a model's own predictions on clean training images.
+
+    Args:
+        low: Smallest prediction, in model units.
+        high: Largest prediction, above `low`.
+        higher_is_better: Whether a larger score means better quality.
+
+    Raises:
+        ValueError: If the range is empty or not finite.
+    """
+
+    low: float
+    high: float
+    higher_is_better: bool = True
+
+    def __post_init__(self) -> None:
+        if not (self.low < self.high and abs(self.low) < float("inf") and abs(self.high) < float("inf")):
+            raise ValueError(f"a score range needs finite low < high, got {self.low} and {self.high}")
+
+    @property
+    def width(self) -> float:
+        """Length of the range, in model units."""
+        return self.high - self.low
+
+
+class QualityModel(nn.Module):
+    """Score float images (N, 3, H, W) in [0, 1], giving (N,) in the model's own units.
+
+    Args:
+        network: Module on normalised input (N, 3, H, W) giving (N,) or (N, 1).
+        preprocessing: What `prepare` and the normalisation do.
+        scale: Range of the scores, or None while it is unknown.
+        name: What reports call the model.
+        arch: Name of the built-in architecture or factory it was made by; text only.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing | None = None,
+        *,
+        scale: ScoreScale | None = None,
+        name: str = "model",
+        arch: str = "",
+    ) -> None:
+        super().__init__()
+        self.network = network
+        self.preprocessing = preprocessing or Preprocessing()
+        self.scale = scale
+        self.name = name
+        self.arch = arch
+        self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
+        floats = images.float() / 255 if images.dtype == torch.uint8 else images
+        if floats.ndim == 3:
+            return self.preprocessing.resize(floats.unsqueeze(0)).squeeze(0)
+        return self.preprocessing.resize(floats)
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1] as the network's normalised input."""
+        return (images - self.mean) / self.std
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
+
+        Raises:
+            ModelLoadError: If the network gives anything but one score per image.
+        """
+        scores = self.network(self.normalize(images))
+        if not isinstance(scores, Tensor) or scores.numel() != len(images):
+            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
+            raise ModelLoadError(
+                f"{self.name} must give one score per image, but {len(images)} images gave {shape}; "
+                "wrap it so that its forward returns a tensor (N,) or (N, 1)"
+            )
+        return scores.reshape(len(images))
+
+    def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
+        """Return a new model around `network` with this one's preprocessing and names."""
+        return QualityModel(network, self.preprocessing, scale=scale, name=self.name, arch=self.arch)
+
+    def with_preprocessing(self, **changes: object) -> QualityModel:
+        """Return a new model sharing this one's network, with fields of its preprocessing replaced."""
+        changed = replace(self.preprocessing, **changes)  # type: ignore[arg-type]
+        return QualityModel(self.network, changed, scale=self.scale, name=self.name, arch=self.arch)

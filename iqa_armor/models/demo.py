@@ -1,0 +1,57 @@
+"""The small network that the package ships weights for."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from itertools import pairwise
+
+from torch import Tensor, nn
+
+from iqa_armor.models.base import Preprocessing
+
+DEMO_PREPROCESSING = Preprocessing(size=(192, 256))
+STEM_CHANNELS = 16
+STAGE_CHANNELS = (32, 64, 128, 192)
+_HIDDEN = 64
+
+
+class DemoNetwork(nn.Module):
+    """Plain convolutional network: stem, four stages that halve the map, average pooling, two linear layers.
+
+    Images (N, 3, H, W), normalized with ImageNet's mean and standard deviation, sides of 64 pixels or more,
+    give (N, 1).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(*_convolution(3, STEM_CHANNELS, stride=2))
+        widths = pairwise((STEM_CHANNELS, *STAGE_CHANNELS))
+        stages = {f"stage{index}": _stage(*pair) for index, pair in enumerate(widths, start=1)}
+        self.stages = nn.Sequential(OrderedDict(stages))
+        self.pool = nn.AdaptiveAvgPool2d(1)
+        self.head = nn.Sequential(
+            nn.Flatten(), nn.Linear(STAGE_CHANNELS[-1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1)
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1) of normalized images (N, 3, H, W)."""
+        scores: Tensor = self.head(self.pool(self.stages(self.stem(images))))
+        return scores
+
+
+def _stage(channels: int, outputs: int) -> nn.Sequential:
+    halving, keeping = _convolution(channels, outputs, stride=2), _convolution(outputs, outputs, stride=1)
+    return nn.Sequential(*halving, *keeping)
+
+
+def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False),
+        nn.BatchNorm2d(outputs),
+        nn.ReLU(),
+    )
+
+
+def demo_network() -> DemoNetwork:
+    """Return the network with random weights."""
+    return DemoNetwork()

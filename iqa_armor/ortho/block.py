@@ -1,0 +1,84 @@
+"""The RobustBlock: square pooling, a reduction to half the channels and an orthogonal convolution back."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal, get_args
+
+from torch import Tensor, nn
+from torch.nn import functional
+
+from iqa_armor.ortho.aoc import AocConv2d
+from iqa_armor.ortho.aol import AolConv2d
+from iqa_armor.ortho.cayley import CayleyConv2d
+from iqa_armor.ortho.layer import OrthogonalConv2d
+
+Backend = Literal["cayley", "aoc", "aol"]
+Pool = Literal["square", "none"]
+BACKENDS: dict[Backend, type[OrthogonalConv2d]] = {"cayley": CayleyConv2d, "aoc": AocConv2d, "aol": AolConv2d}
+
+
+class RobustBlock(nn.Module):
+    """Replace maps (N, C, H, W) by maps of C channels that an orthogonal convolution made of ⌊C/2⌋.
+
+    The block as a whole is *not* norm preserving: its reduction is an ordinary convolution. Only the part
+    after it is, from ⌊C/2⌋ to C channels (with `aol`: it never increases norms).
+
+    Args:
+        channels: C, at least 2.
+        backend: How the orthogonal convolution is made.
+        pool: "square" averages H × W to n × n, n = min(H, W), as the paper does; "none" keeps H × W.
+
+    Attributes:
+        reduction: 1×1 convolution C → ⌊C/2⌋ with bias.
+        orthogonal: Circular 3×3 convolution ⌊C/2⌋ → C with bias.
+
+    Raises:
+        ValueError: If the channels are fewer than 2, or the backend or pool is unknown.
+
+    Source: Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, Section 3. (ours) 1×1 reduction,
+    started with orthogonal rows of such length that the mean energy of its input is kept; 3×3 kernel.
+    """
+
+    def __init__(self, channels: int, *, backend: Backend = "cayley", pool: Pool = "square") -> None:
+        super().__init__()
+        if channels < 2:
+            raise ValueError(f"a RobustBlock halves its channels and needs at least 2, got {channels}")
+        if backend not in BACKENDS:
+            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        if pool not in get_args(Pool):
+            raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
+        self.channels = channels
+        self.backend = backend
+        self.pool = pool
+        self.reduction = nn.Conv2d(channels, channels // 2, 1)
+        self.orthogonal = BACKENDS[backend](channels // 2, channels)
+        nn.init.orthogonal_(self.reduction.weight, gain=math.sqrt(channels / (channels // 2)))
+        nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
+
+    def config(self) -> dict[str, int | str]:
+        """Return the constructor's arguments as plain JSON values: `RobustBlock(**block.config())` rebuilds it."""
+        return {"channels": self.channels, "backend": self.backend, "pool": self.pool}
+
+    def forward(self, features: Tensor) -> Tensor:
+        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
+
+        Raises:
+            ValueError: If there are no images or no pixels, or the number of channels is another.
+        """
+        self._check(features)
+        height, width = features.shape[-2:]
+        if self.pool == "square" and height != width:
+            features = functional.adaptive_avg_pool2d(features, min(height, width))
+        return self.orthogonal(self.reduction(features))  # type: ignore[no-any-return]
+
+    def extra_repr(self) -> str:
+        """Return the constructor's arguments."""
+        return f"{self.channels}, backend={self.backend!r}, pool={self.pool!r}"
+
+    def _check(self, features: Tensor) -> None:
+        shape = tuple(features.shape)
+        if len(shape) != 4 or shape[1] != self.channels:
+            raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")
+        if 0 in shape:
+            raise ValueError(f"a RobustBlock needs at least one image and one pixel, got features {shape}")

@@ -1,0 +1,158 @@
+"""The resolvent (I + A)⁻¹ of a circular convolution A, one complex system per frequency."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+# Complex numbers worked on at once, so that the spectrum itself is the only large tensor.
+CHUNK = 2**23
+
+
+@dataclass(frozen=True)
+class Grid:
+    """Frequencies of real maps (H, W) that determine all others.
+
+    The half spectrum still holds its first and (for even W) last column twice, as conjugates; those
+    rows are left out too.
+
+    Args:
+        height: Rows of the map.
+        width: Columns of the map.
+        device: Where the index tensors live.
+    """
+
+    height: int
+    width: int
+    device: torch.device
+
+    @cached_property
+    def _position(self) -> tuple[Tensor, Tensor]:
+        """Row and column of every entry of the half spectrum, each (H · (W // 2 + 1),)."""
+        rows = torch.arange(self.height, device=self.device)
+        columns = torch.arange(self.width // 2 + 1, device=self.device)
+        row, column = torch.meshgrid(rows, columns, indexing="ij")
+        return row.flatten(), column.flatten()
+
+    @cached_property
+    def is_mirrored(self) -> Tensor:
+        """Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)."""
+        row, column = self._position
+        return (2 * column % self.width == 0) & (2 * row > self.height)
+
+    @cached_property
+    def kept(self) -> Tensor:
+        """Indices of the kept entries in the half spectrum, (F,)."""
+        return (~self.is_mirrored).nonzero().flatten()
+
+    @cached_property
+    def source(self) -> Tensor:
+        """For every entry of the half spectrum, which kept frequency it equals or mirrors."""
+        row, column = self._position
+        row = torch.where(self.is_mirrored, self.height - row, row)
+        number = torch.empty_like(row)
+        number[self.kept] = torch.arange(len(self.kept), device=self.device)
+        return number[row * (self.width // 2 + 1) + column]
+
+    def angles(self, reach: int) -> Tensor:
+        """Return ω·τ (F, T) in float64 for the T offsets τ in (−reach..reach)², row by row."""
+        row, column = self._position
+        offsets = torch.arange(-reach, reach + 1, device=self.device)
+        down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
+        turns_down = torch.outer(row[self.kept], down) % self.height / self.height
+        turns_right = torch.outer(column[self.kept], right) % self.width / self.width
+        return 2 * math.pi * (turns_down.double() + turns_right.double())
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return real maps (N, C, H, W) as columns (F, C, N) of the kept frequencies."""
+        spectrum: Tensor = torch.fft.rfft2(maps).flatten(2)
+        return spectrum.index_select(2, self.kept).permute(2, 1, 0)
+
+    def inverse(self, columns: Tensor) -> Tensor:
+        """Return the real maps (N, C, H, W) of columns (F, C, N)."""
+        spectrum = columns.permute(2, 1, 0).index_select(2, self.source)
+        spectrum = torch.where(self.is_mirrored, spectrum.conj(), spectrum)
+        half = spectrum.reshape(*spectrum.shape[:2], self.height, self.width // 2 + 1)
+        maps: Tensor = torch.fft.irfft2(half, s=(self.height, self.width))
+        return maps
+
+
+@dataclass(frozen=True)
+class Factor:
+    """LU factors of I + A, or its explicit inverse, at the kept frequencies of a map size.
+
+    Args:
+        grid: The frequencies.
+        matrices: Complex (F, C, C): packed LU factors, or the inverse where `pivots` is None.
+        pivots: Row exchanges (F, C) of the LU factors.
+    """
+
+    grid: Grid
+    matrices: Tensor
+    pivots: Tensor | None
+
+    @property
+    def size_bytes(self) -> int:
+        """Memory it takes."""
+        return self.matrices.nbytes + (0 if self.pivots is None else self.pivots.nbytes)
+
+    def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
+        """Return (I + A)⁻¹ (or its transpose) applied to maps (N, C, H, W)."""
+        columns = self.grid.forward(maps)
+        if self.pivots is not None:
+            solved = torch.linalg.lu_solve(self.matrices, self.pivots, columns, adjoint=is_adjoint)
+        elif is_adjoint:  # Mᴴ x as the conjugate of Mᵀ x̄: no conjugated copy of M
+            solved = (self.matrices.mT @ columns.conj().resolve_conj()).conj()
+        else:
+            solved = self.matrices @ columns
+        return self.grid.inverse(solved)
+
+
+def factorize(kernel: Tensor, height: int, width: int, *, is_inverted: bool = False) -> Factor:
+    """Return I + A at the frequencies of maps (height, width), ready to be solved against.
+
+    Args:
+        kernel: Kernel (C, C, s, s) of A, s odd; where it is larger than the map, it wraps.
+        height: Rows of the map.
+        width: Columns of the map.
+        is_inverted: Whether to hold the inverse, dearer to make and cheaper to use, instead of LU factors.
+    """
+    grid = Grid(height, width, kernel.device)
+    channels, count = len(kernel), len(grid.kept)
+    matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
+    if is_inverted:
+        identity = torch.eye(channels, dtype=matrices.dtype, device=kernel.device)
+        for part, lu, pivots in _factors(kernel, grid):
+            matrices[part] = torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
+        return Factor(grid, matrices, None)
+    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
+    matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
+    for part, lu, pivots in _factors(kernel, grid):
+        matrices[part], exchanges[part] = lu, pivots
+    return Factor(grid, matrices, exchanges)
+
+
+def _factors(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield LU factors and pivots of I + A for consecutive slices of the kept frequencies.
+
+    The transform is a product with the DFT matrix: kernels have few taps, and real ones fold onto half of
+    them, since Σ_τ a(τ) e^{iωτ} = Σ_τ≥0 cos(ωτ)(a(τ) + a(−τ)) + i sin(ωτ)(a(τ) − a(−τ)).
+    """
+    channels, step = len(kernel), max(1, CHUNK // len(kernel) ** 2)
+    taps = kernel.flatten(2).permute(2, 1, 0).reshape(-1, channels**2)  # transposed, for LAPACK
+    half = len(taps) // 2 + 1
+    even, odd = (taps + taps.flip(0))[:half], (taps - taps.flip(0))[:half]
+    even[-1] /= 2
+    even[-1].view(channels, channels).diagonal().add_(1)
+    angles = grid.angles(kernel.shape[-1] // 2)[:, :half]
+    cosines, sines = angles.cos().to(kernel.dtype), angles.sin().to(kernel.dtype)
+    for start in range(0, len(angles), step):
+        part = slice(start, start + step)
+        matrices = torch.complex(cosines[part] @ even, sines[part] @ odd).view(-1, channels, channels).mT
+        lu, pivots, _ = torch.linalg.lu_factor_ex(matrices)
+        yield part, lu, pivots

@@ -1,0 +1,23 @@
+"""The whole jobs: open a model, harden it, train one, evaluate several."""
+
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.hardening import Hardened, harden, plan
+from iqa_armor.pipeline.inspection import Inspection, inspect_model
+from iqa_armor.pipeline.loading import Opening, load_model, new_model
+from iqa_armor.pipeline.scoring import score_files
+from iqa_armor.pipeline.supervised import Trained, train
+
+__all__ = [
+    "Hardened",
+    "Inspection",
+    "Opening",
+    "Options",
+    "Trained",
+    "harden",
+    "inspect_model",
+    "load_model",
+    "new_model",
+    "plan",
+    "score_files",
+    "train",
+]

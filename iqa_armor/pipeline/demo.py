@@ -1,0 +1,58 @@
+"""The main job on embedded material: the shipped network, generated images."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+from iqa_armor.data import open_dataset
+from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.devices import choose_device
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.hardening import Hardened, harden
+from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.progress import Progress
+from iqa_armor.recipe import Recipe
+
+DEMO_MODEL = Path(__file__).parents[1] / "assets" / "demo.safetensors"
+# Scenes that the shipped network has not seen: it was trained with another seed.
+DEMO_DATA = "synthetic:scenes=60,seed=2026"
+
+
+def demo_model() -> QualityModel:
+    """Return the shipped network: a small quality model trained on synthetic images."""
+    return load_model(DEMO_MODEL)
+
+
+def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Hardened, Evaluation]:
+    """Harden the shipped network and evaluate it beside the original and a control.
+
+    The control is fine-tuned as long as the hardened model but has no block and all its channels, so that what
+    surgery bought is told apart from what fine-tuning bought.
+
+    Args:
+        recipe: Settings of the hardening.
+        device: "auto", "cpu" or "cuda".
+        progress: Receiver of progress.
+
+    Returns:
+        The hardened model, and the evaluation of all three on images of scenes kept aside.
+    """
+    chosen = choose_device(device)
+    base = demo_model()
+    base.name = "demo"
+    dataset = open_dataset(DEMO_DATA, on_progress=lambda done, total: progress("generating scenes", done, total))
+    options = Options(device=device, progress=progress)
+    control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
+    control = harden(base, dataset, control_recipe, options=options)
+    hardened = harden(base, dataset, recipe, options=options)
+    control.model.name, hardened.model.name = "control", "hardened"
+    evaluation = evaluate(
+        [base, control.model, hardened.model],
+        [dataset],
+        baseline=0,
+        settings=replace(EvaluationSettings(), device=chosen),
+        on_progress=lambda p: progress(f"attacking {p.model}", p.done, p.total),
+    )
+    return hardened, evaluation

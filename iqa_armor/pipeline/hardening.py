@@ -1,0 +1,240 @@
+"""Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.artifact import save_artifact
+from iqa_armor.data.base import Dataset
+from iqa_armor.errors import SurgeryError
+from iqa_armor.metrics import srocc
+from iqa_armor.models.base import QualityModel
+from iqa_armor.ortho import RobustBlock, initialize_identity
+from iqa_armor.pipeline.fitting import (
+    Options,
+    Unit,
+    calibration_batch,
+    fit_to_opinion,
+    load_material,
+    predict_all,
+    scale_of,
+    score_all,
+)
+from iqa_armor.pipeline.provenance import provenance_of, state_digest
+from iqa_armor.pruning import Pruned, prune
+from iqa_armor.recipe import Recipe
+from iqa_armor.surgery import choose, propagate_sizes, size_of, splice, trace
+from iqa_armor.training import Fit
+from iqa_armor.training.checkpoint import fingerprint_of
+
+# Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
+INFORMED_SROCC = 0.1
+
+
+@dataclass(frozen=True)
+class Block:
+    """One installed block: the node it stands on, its channels and the map size (height, width) there."""
+
+    node: str
+    channels: int
+    size: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A hardened model and what was done to it.
+
+    Args:
+        model: The result, in eval mode on the CPU.
+        recipe: Settings it was made by.
+        blocks: Where the blocks stand.
+        pruned: What pruning removed, or None.
+        fit: The fine-tuning.
+        srocc: On the held-out tenth of the training images after each step, in [-1, 1].
+        provenance: Source, data, versions and the above, as stored in the file.
+    """
+
+    model: QualityModel
+    recipe: Recipe
+    blocks: tuple[Block, ...]
+    pruned: Pruned | None
+    fit: Fit
+    srocc: dict[str, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path) -> None:
+        """Write the model as one self-contained safetensors file, atomically."""
+        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
+
+
+def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
+    """Return a hardened copy of a model; the model itself is left untouched.
+
+    Args:
+        model: Pretrained model.
+        dataset: Scored images; only its training split is used.
+        recipe: What to do.
+        options: How this machine does it.
+
+    Raises:
+        DataError: If images are missing or unreadable, before anything else starts.
+        SurgeryError: If the model cannot be traced, cut or pruned as asked.
+
+    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
+    the result is brought back to the mean and spread of the original's scores.
+    """
+    return _Job(model, dataset, recipe, options or Options()).run()
+
+
+def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
+    """Return the model after surgery, pruning and block installation but before fine-tuning.
+
+    Only as many training images are read as calibration takes, so that a dry run is quick.
+    """
+    training = dataset.training().limit(2 * recipe.calibration)
+    small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
+    return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
+
+
+class _Job:
+    """One hardening under way."""
+
+    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: Options) -> None:
+        self.original = model.eval()
+        self.dataset = dataset
+        self.recipe = recipe
+        self.options = options
+        self.lower_is_better = model.scale is not None and not model.scale.higher_is_better
+        self.material = load_material(dataset.training(), model, options.progress)
+        self.calibration = calibration_batch(self.material, model, recipe.calibration)
+        self.srocc: dict[str, float] = {}
+
+    def run(self) -> Hardened:
+        traced = trace(self.original.network, self.calibration[:1])
+        names = self._splice(traced)
+        base_scores = self._note("original", self.original.network)
+        traced, pruned = self._prune(traced)
+        blocks = self._install(traced, names)
+        if blocks:
+            self._note("block installed", traced)
+        model = self.original.with_network(traced, scale=None)
+        fitted, scores = self._fit(model, base_scores)
+        held_out = self.material.held_out
+        self.srocc["result"] = self._agreement(scores[-len(held_out) :])
+        model.scale = scale_of(scores, name="the hardened model", lower_is_better=self.lower_is_better)
+        provenance = self._provenance(blocks, pruned, fitted)
+        return Hardened(model.eval(), self.recipe, blocks, pruned, fitted, self.srocc, provenance)
+
+    def _note(self, step: str, network: nn.Module) -> Tensor:
+        """Return the scores of the held-out images and note their agreement with opinion."""
+        model = self.original.with_network(network, scale=None)
+        scores = predict_all(model, self.material.held_out, f"scoring: {step}", self.options.progress)
+        self.srocc[step] = self._agreement(scores)
+        return scores
+
+    def _agreement(self, scores: Tensor) -> float:
+        """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
+        return float(srocc(-scores if self.lower_is_better else scores, self.material.held_out.mos))
+
+    def _splice(self, traced: fx.GraphModule) -> dict[str, str]:
+        """Put placeholders on the cuts; return their module names with the cuts' names."""
+        if self.recipe.position == "none":
+            return {}
+        cuts = choose(traced, self.recipe.position)
+        return {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
+
+    def _prune(self, traced: fx.GraphModule) -> tuple[fx.GraphModule, Pruned | None]:
+        if self.recipe.prune == 0:
+            return traced, None
+        self.options.progress("pruning", 0, 1)
+        pruned = prune(
+            traced,
+            self.calibration,
+            ratio=self.recipe.prune,
+            criterion=self.recipe.criterion,
+            across_layers=self.recipe.prune_global,
+        )
+        self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
+        self._note("pruned", pruned.network)
+        return pruned.network, pruned
+
+    def _install(self, traced: fx.GraphModule, names: dict[str, str]) -> tuple[Block, ...]:
+        """Replace the placeholders by blocks of the pruned width, in place."""
+        propagate_sizes(traced, self.calibration[:1])
+        nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
+        blocks: list[Block] = []
+        for name, cut in names.items():
+            _, channels, height, width = size_of(nodes[name]) or (0, 0, 0, 0)
+            block = self._new_block(channels, seed=self.recipe.seed + len(blocks))
+            if self.recipe.init == "identity":
+                initialize_identity(block, _value_at(traced, name, self.calibration))
+            traced.set_submodule(name, block.eval())
+            blocks.append(Block(cut, channels, (height, width)))
+        propagate_sizes(traced, self.calibration[:1])
+        return tuple(blocks)
+
+    def _new_block(self, channels: int, *, seed: int) -> RobustBlock:
+        try:
+            with torch.random.fork_rng(devices=[]):
+                torch.manual_seed(seed)
+                return RobustBlock(channels, backend=self.recipe.backend, pool=self.recipe.pool)
+        except ValueError as error:
+            raise SurgeryError(f"no block fits there: {error}") from error
+
+    def _fit(self, model: QualityModel, base_scores: Tensor) -> tuple[Fit, Tensor]:
+        if self.recipe.epochs == 0:
+            return Fit((), 0), score_all(model, self.material, self.options.progress)
+        now = Unit(float(base_scores.mean()), float(base_scores.std()))
+        then = now
+        if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
+            # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
+            mos, sign = self.material.mos, -1.0 if self.lower_is_better else 1.0
+            now, then = Unit(0.0, 1.0), Unit(float(mos.mean()), sign * float(mos.std()))
+        elif self.lower_is_better:
+            then = Unit(now.center, -now.spread)
+        return fit_to_opinion(
+            model,
+            self.material,
+            self.recipe,
+            now=now,
+            then=then,
+            options=self.options,
+            fingerprint=self._fingerprint(),
+        )
+
+    def _fingerprint(self) -> str:
+        return fingerprint_of(
+            {
+                "recipe": self.recipe.model_dump(),
+                "data": self.dataset.fingerprint,
+                "preprocessing": asdict(self.original.preprocessing),
+                "weights": state_digest(self.original),
+            }
+        )
+
+    def _provenance(self, blocks: tuple[Block, ...], pruned: Pruned | None, fitted: Fit) -> dict[str, Any]:
+        facts = {
+            "blocks": [asdict(block) for block in blocks],
+            "pruned": pruned.facts() if pruned else None,
+            "held_out_srocc": self.srocc,
+            "epochs": [asdict(epoch) for epoch in fitted.epochs],
+            "best_epoch": fitted.best,
+        }
+        return provenance_of(self.original, self.dataset, seed=self.recipe.seed, facts=facts)
+
+
+def _value_at(traced: fx.GraphModule, name: str, inputs: Tensor) -> Tensor:
+    """Return what the module called `name` gets for `inputs`."""
+    caught: list[Tensor] = []
+    handle = traced.get_submodule(name).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
+    try:
+        with torch.no_grad():
+            traced(inputs)
+    finally:
+        handle.remove()
+    return caught[0]

@@ -1,0 +1,156 @@
+"""Open any model a user may have: our own file, a foreign state dict, a pickled module."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from iqa_armor.artifact import is_artifact, load_artifact
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.backbone import ARCHITECTURES
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
+from iqa_armor.models.factories import build
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Opening:
+    """How to open a foreign model file.
+
+    Args:
+        arch: Built-in name, `package.module:factory`, `path/file.py:factory`, or None to match the weights
+            against the built-in architectures.
+        preprocessing: Fields of `Preprocessing` that the user gave.
+        score_range: (low, high) of the model's scores, or None.
+        lower_is_better: Whether small scores mean good quality.
+        trust_pickle: Whether a file may run its author's code while it is opened.
+    """
+
+    arch: str | None = None
+    preprocessing: Mapping[str, Any] = field(default_factory=dict)
+    score_range: tuple[float, float] | None = None
+    lower_is_better: bool = False
+    trust_pickle: bool = False
+
+
+def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
+    """Return the model stored in a file, in eval mode on the CPU.
+
+    Args:
+        path: An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or a pickled module.
+        arch: Architecture of a state dict; matched against the built-in ones by default.
+        opening: The rest of what may be said about a foreign file.
+
+    Raises:
+        ModelLoadError: If the file cannot be opened as asked; says what would work.
+    """
+    path, opening = Path(path), opening or Opening()
+    arch = arch or opening.arch
+    if not path.is_file():
+        raise ModelLoadError(f"there is no model file {path}")
+    model = load_artifact(path) if is_artifact(path) else _open_foreign(path, arch, opening)
+    model.name = path.stem
+    if opening.preprocessing:
+        model = _changed(model, opening.preprocessing)
+    model.scale = _scale(model.scale, opening)
+    return model.eval()
+
+
+def new_model(arch: str, *, opening: Opening, weights: Path | None = None) -> QualityModel:
+    """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
+
+    Args:
+        arch: Architecture as in `Opening`, or a model file to train further.
+        opening: Preprocessing and score direction.
+        weights: Checkpoint whose tensors are taken where name and shape agree.
+
+    Raises:
+        ModelLoadError: If there is no such architecture, or too few of the weights fit.
+    """
+    if Path(arch).is_file() and ":" not in arch:
+        return load_model(arch, opening=opening)
+    model = _built(arch, opening)
+    model.name = arch.rpartition(":")[2]
+    if weights is not None:
+        state = _as_state(read_state(weights, trust_pickle=opening.trust_pickle))
+        fresh = load_matching(model.network, state, source=str(weights))
+        shown = ", ".join(fresh[:10]) + (f" and {len(fresh) - 10} more" if len(fresh) > 10 else "")
+        logger.info("weights from %s; new: %s", weights, shown or "none")
+    model.scale = _scale(model.scale, opening)
+    return model
+
+
+def sha256_of(path: Path) -> str:
+    """Return the sha256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _open_foreign(path: Path, arch: str | None, opening: Opening) -> QualityModel:
+    stored = read_state(path, trust_pickle=opening.trust_pickle)
+    if isinstance(stored, QualityModel):
+        return stored
+    if isinstance(stored, nn.Module):
+        logger.info("%s is a pickled %s", path, type(stored).__name__)
+        return _announced(QualityModel(stored, _made(Preprocessing(), opening.preprocessing)))
+    if arch is None:
+        arch = match_architecture(stored, ARCHITECTURES)
+        logger.info("%s holds the weights of a %s", path, arch)
+    model = _built(arch, opening)
+    load_strict(model.network, stored, source=str(path))
+    return model
+
+
+def _built(arch: str, opening: Opening) -> QualityModel:
+    """Return a new model of an architecture; what the user said of the preprocessing wins."""
+    made = build(arch, ARCHITECTURES)
+    if isinstance(made, QualityModel):
+        return _changed(made, opening.preprocessing) if opening.preprocessing else made
+    return _announced(QualityModel(made, _made(Preprocessing(), opening.preprocessing), arch=arch))
+
+
+def _announced(model: QualityModel) -> QualityModel:
+    """Say the preprocessing that a bare network was given, since it decides its scores."""
+    used = model.preprocessing
+    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
+    return model
+
+
+def _made(base: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
+    try:
+        return Preprocessing(**{**base.__dict__, **changes})
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def _changed(model: QualityModel, changes: Mapping[str, Any]) -> QualityModel:
+    return QualityModel(
+        model.network,
+        _made(model.preprocessing, changes),
+        scale=model.scale,
+        name=model.name,
+        arch=model.arch,
+    )
+
+
+def _scale(known: ScoreScale | None, opening: Opening) -> ScoreScale | None:
+    if opening.score_range is None:
+        return known
+    try:
+        return ScoreScale(*opening.score_range, higher_is_better=not opening.lower_is_better)
+    except ValueError as error:
+        raise ModelLoadError(f"--score-range: {error}") from error
+
+
+def _as_state(stored: Any) -> dict[str, Any]:
+    state: dict[str, Any] = stored.state_dict() if isinstance(stored, nn.Module) else stored
+    return state

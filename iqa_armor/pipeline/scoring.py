@@ -1,0 +1,49 @@
+"""Score image files."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from iqa_armor.data.images import EXTENSIONS, read_image
+from iqa_armor.errors import DataError
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.devices import choose_device
+from iqa_armor.pipeline.progress import Progress, silent
+
+
+def score_files(
+    model: QualityModel, paths: Sequence[Path], *, device: str = "auto", progress: Progress = silent
+) -> list[tuple[Path, float]]:
+    """Return (path, score) of image files, one at a time, in the given order; folders are searched.
+
+    Args:
+        model: Moved to the device.
+        paths: Image files, or folders whose images are taken in the order of their names.
+        device: "auto", "cpu" or "cuda".
+        progress: Receiver of progress.
+
+    Raises:
+        DataError: If a file is missing or no image; lists every such file.
+    """
+    files = [file for path in paths for file in _files(path)]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise DataError(f"no such image: {', '.join(missing)}" if missing else "the folder holds no images")
+    chosen = choose_device(device)
+    model.eval().to(chosen)
+    scored = []
+    with torch.inference_mode():
+        for done, file in enumerate(files, start=1):
+            image = model.prepare(read_image(file)).unsqueeze(0)
+            scored.append((file, float(model(image.to(chosen)))))
+            progress("scoring", done, len(files))
+    return scored
+
+
+def _files(path: Path) -> list[Path]:
+    if not path.is_dir():
+        return [path]
+    return sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)

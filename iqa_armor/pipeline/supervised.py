@@ -1,0 +1,83 @@
+"""Train a model on opinion scores, without surgery."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from iqa_armor.artifact import save_artifact
+from iqa_armor.data.base import Dataset
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.fitting import (
+    Options,
+    Unit,
+    calibration_batch,
+    fit_to_opinion,
+    load_material,
+    scale_of,
+)
+from iqa_armor.pipeline.provenance import provenance_of, state_digest
+from iqa_armor.recipe import Training
+from iqa_armor.surgery import trace
+from iqa_armor.training import Fit
+from iqa_armor.training.checkpoint import fingerprint_of
+
+
+@dataclass(frozen=True)
+class Trained:
+    """A trained model, answering in the unit of the opinion scores.
+
+    Args:
+        model: The result, in eval mode on the CPU.
+        settings: How it was fitted.
+        fit: What each epoch gave.
+        provenance: Source, data and versions, as stored in the file.
+    """
+
+    model: QualityModel
+    settings: Training
+    fit: Fit
+    provenance: dict[str, Any]
+
+    def save(self, path: Path) -> None:
+        """Write the model as one self-contained safetensors file, atomically."""
+        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=self.provenance)
+
+
+def train(model: QualityModel, dataset: Dataset, settings: Training, *, options: Options | None = None) -> Trained:
+    """Return a traced copy of a model, fitted to the training split; the model itself is left untouched.
+
+    Args:
+        model: Architecture with initial or pretrained weights.
+        dataset: Scored images; only its training split is used.
+        settings: Epochs, step size, loss and the rest.
+        options: How this machine does it.
+
+    Raises:
+        DataError: If images are missing or unreadable, before anything else starts.
+        SurgeryError: If the model cannot be traced (its file could then not be opened without its source).
+    """
+    options = options or Options()
+    material = load_material(dataset.training(), model, options.progress)
+    traced = trace(model.network, calibration_batch(material, model, 2)[:1])
+    copied = model.with_network(traced, scale=None)
+    facts = {
+        "training": settings.model_dump(),
+        "data": dataset.fingerprint,
+        "preprocessing": asdict(model.preprocessing),
+        "weights": state_digest(model),
+    }
+    fitted, scores = fit_to_opinion(
+        copied,
+        material,
+        settings,
+        now=Unit(0.0, 1.0),
+        then=Unit(float(material.mos.mean()), float(material.mos.std())),
+        options=options,
+        fingerprint=fingerprint_of(facts),
+    )
+    copied.scale = scale_of(scores, name=model.name, lower_is_better=False)
+    history = {"epochs": [asdict(epoch) for epoch in fitted.epochs], "best_epoch": fitted.best}
+    provenance = provenance_of(model, dataset, seed=settings.seed, facts=history)
+    return Trained(copied.eval(), settings, fitted, provenance)

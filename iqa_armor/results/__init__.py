@@ -1,0 +1,46 @@
+"""Outcome of an evaluation as plain values, its JSON, and requirements on it."""
+
+from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.outcome import (
+    SCHEMA,
+    AttackDifferences,
+    AttackFigures,
+    DataEntry,
+    DatasetFigures,
+    Differences,
+    Figures,
+    Interval,
+    ModelEntry,
+    Outcome,
+    Ratios,
+    Scale,
+    Settings,
+    Timing,
+    epsilon_key,
+)
+from iqa_armor.results.requirements import Failure, Requirement, check, parse_requirement, require_path
+
+__all__ = [
+    "SCHEMA",
+    "AttackDifferences",
+    "AttackFigures",
+    "DataEntry",
+    "DatasetFigures",
+    "Differences",
+    "Failure",
+    "Figures",
+    "Interval",
+    "ModelEntry",
+    "Outcome",
+    "Ratios",
+    "Requirement",
+    "Scale",
+    "Settings",
+    "Timing",
+    "check",
+    "divide",
+    "epsilon_key",
+    "parse_requirement",
+    "require_path",
+    "weighted_mean",
+]

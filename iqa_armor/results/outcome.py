@@ -1,0 +1,226 @@
+"""What an evaluation found, with stable names, and its JSON."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SerializerFunctionWrapHandler,
+    ValidationError,
+    model_serializer,
+)
+
+from iqa_armor.errors import DataError
+
+SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
+
+
+def epsilon_key(epsilon: float) -> str:
+    """Return the JSON key of a budget in [0, 1]: its size in 1/255, such as "4"."""
+    return f"{epsilon * 255:g}"
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no NaN: a figure that is not defined is null from the start, so that a round trip keeps it.
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+ByEpsilon = dict[str, Number]
+
+
+class _Value(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class AttackFigures(_Value):
+    """One attack on one model; dictionaries go by budget in 1/255, gains are in score ranges or deviations.
+
+    `max_linf` is the largest true change of a pixel value in 1/255, `psnr` the mean in decibels.
+    """
+
+    abs_gain: ByEpsilon = {}
+    abs_gain_unsigned: ByEpsilon = {}
+    abs_gain_std: ByEpsilon = {}
+    r_score: ByEpsilon = {}
+    srocc: ByEpsilon = {}
+    plcc: ByEpsilon = {}
+    max_linf: ByEpsilon = {}
+    psnr: ByEpsilon = {}
+    abs_gain_auc: Number = None
+    abs_gain_unsigned_auc: Number = None
+    abs_gain_std_auc: Number = None
+    r_score_auc: Number = None
+
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> AttackFigures:
+        """Return figures with every budget of `keys` (1/255 as text) and no value."""
+        budgets = dict.fromkeys(keys)
+        return cls.model_validate(
+            {name: budgets for name, field in cls.model_fields.items() if field.annotation == ByEpsilon}
+        )
+
+
+class Figures(_Value):
+    """Agreement with opinion and robustness to each attack; null where images have no scores."""
+
+    srocc: Number = None
+    plcc: Number = None
+    plcc_logistic: Number = None
+    attacks: dict[str, AttackFigures] = {}
+
+
+class DatasetFigures(Figures):
+    """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
+
+    images: int
+    clean_mean: Number = None
+    clean_std: Number = None
+
+
+class Timing(_Value):
+    """Median seconds of a clean forward pass per image."""
+
+    seconds_per_image: Number = None
+
+
+class Scale(_Value):
+    """Range of the model's clean predictions on training images, and where it comes from."""
+
+    low: float
+    high: float
+    higher_is_better: bool = True
+    source: str = "stored with the model"
+
+
+class Interval(_Value):
+    """A difference to the baseline with its confidence limits."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+
+
+class AttackDifferences(_Value):
+    """Model minus baseline under one attack, by budget or over all."""
+
+    abs_gain: dict[str, Interval] = {}
+    srocc: dict[str, Interval] = {}
+    abs_gain_auc: Interval = Interval()
+    abs_gain_std_auc: Interval = Interval()
+    r_score_auc: Interval = Interval()
+
+
+class Differences(_Value):
+    """Model minus baseline, from the same images."""
+
+    srocc: Interval = Interval()
+    plcc: Interval = Interval()
+    attacks: dict[str, AttackDifferences] = {}
+
+
+class Ratios(Figures):
+    """Model ÷ baseline for every figure of an entry; null where the baseline is not positive."""
+
+    parameters: Number = None
+    flops: Number = None
+    timing: Timing = Timing()
+
+
+class _Named(_Value):
+    name: str
+    arch: str = ""
+
+
+class ModelEntry(Figures, _Named):
+    """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
+
+    `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
+    """
+
+    srocc_drop: Number = None
+    parameters: int
+    flops: int | None = None
+    timing: Timing = Timing()
+    scale: Scale
+    datasets: dict[str, DatasetFigures] = {}
+    ratio_to_baseline: Ratios | None = None
+    difference_to_baseline: Differences | None = None
+
+
+class DataEntry(_Value):
+    """One dataset: what was evaluated and how much it counts in combined figures."""
+
+    spec: str
+    split: str
+    images: int
+    has_scores: bool
+    is_synthetic: bool = False
+    keeps_size: bool = False
+    weight: float
+    fingerprint: str
+
+
+class Settings(_Value):
+    """How the evaluation was run; budgets in 1/255."""
+
+    attacks: dict[str, dict[str, float | int | str]]
+    epsilons: tuple[float, ...]
+    direction: Literal[1, -1] = 1
+    batch_size: int
+    limit: int | None = None
+    device: str = "cpu"
+    seed: int = 0
+    resamples: int
+    confidence: float
+
+
+class Outcome(_Value):
+    """Everything an evaluation reports."""
+
+    schema_: Literal["iqa-armor/evaluation/1"] = Field(default=SCHEMA, alias="schema")
+    models: tuple[ModelEntry, ...]
+    baseline: str | None = None
+    data: tuple[DataEntry, ...]
+    settings: Settings
+    versions: dict[str, str]
+
+    @model_serializer(mode="wrap")
+    def _call_schema_by_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `schema` itself is a method of pydantic's models, so the field carries an underscore.
+        dumped = handler(self)
+        return {"schema": dumped.pop("schema_", SCHEMA)} | {k: v for k, v in dumped.items() if k != "schema"}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the JSON text; figures that are not defined are null."""
+        return self.model_dump_json(indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Outcome:
+        """Return the outcome that `to_json` wrote.
+
+        Raises:
+            DataError: If the text is no outcome of this schema.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            raise DataError(f"not an evaluation of schema {SCHEMA}: {place}: {first['msg']}") from error
+
+    @property
+    def compared(self) -> tuple[ModelEntry, ...]:
+        """Models that stand beside the baseline; all of them where there is none."""
+        return tuple(model for model in self.models if model.name != self.baseline) or self.models
+
+    @property
+    def baseline_entry(self) -> ModelEntry | None:
+        """The baseline's own entry, if there is one."""
+        return next((model for model in self.models if model.name == self.baseline), None)

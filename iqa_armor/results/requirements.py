@@ -1,0 +1,153 @@
+"""Requirements on an outcome: `srocc_drop <= 0.01`."""
+
+from __future__ import annotations
+
+import difflib
+import operator
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from iqa_armor.errors import UsageError
+from iqa_armor.results.outcome import (
+    AttackDifferences,
+    AttackFigures,
+    DatasetFigures,
+    Differences,
+    Interval,
+    ModelEntry,
+    Outcome,
+    Ratios,
+    Scale,
+)
+
+OPERATORS: dict[str, Callable[[float, float], bool]] = {
+    "<=": operator.le,
+    ">=": operator.ge,
+    "==": operator.eq,
+    "!=": operator.ne,
+    "<": operator.lt,
+    ">": operator.gt,
+}
+_EXPRESSION = re.compile(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*")
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A path inside a model's entry, an operator and a number."""
+
+    path: str
+    operator: str
+    bound: float
+
+    def __str__(self) -> str:
+        return f"{self.path} {self.operator} {self.bound:g}"
+
+
+@dataclass(frozen=True)
+class Failure:
+    """A requirement that one model does not meet; `value` is None where it is not defined."""
+
+    requirement: Requirement
+    model: str
+    value: float | None
+
+    @property
+    def excess(self) -> float | None:
+        """Distance between the value and the bound."""
+        return None if self.value is None else abs(self.value - self.requirement.bound)
+
+    def __str__(self) -> str:
+        if self.value is None:
+            return f"{self.model}: {self.requirement} fails, the value is not defined"
+        return f"{self.model}: {self.requirement} fails by {self.excess:.4g}, the value is {self.value:.4g}"
+
+
+def parse_requirement(text: str) -> Requirement:
+    """Return the requirement written as `PATH OPERATOR NUMBER`.
+
+    Raises:
+        UsageError: If the text is no such expression.
+    """
+    match = _EXPRESSION.fullmatch(text)
+    try:
+        bound = float(match[3]) if match else float("nan")
+    except ValueError:
+        bound = float("nan")
+    if match is None or bound != bound:  # NaN is the one number that differs from itself
+        raise UsageError(
+            f"cannot read the requirement {text!r}; write PATH OPERATOR NUMBER with one of "
+            f"{' '.join(OPERATORS)}, such as 'srocc_drop <= 0.01'"
+        )
+    return Requirement(match[1], match[2], bound)
+
+
+def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
+    """Return the failures of a requirement: one for every model but the baseline that does not meet it.
+
+    A lone model is checked itself. A value that is not defined (null) fails.
+
+    Raises:
+        UsageError: If the path names no number of a model's entry.
+    """
+    settings = outcome.settings
+    keys = [f"{epsilon:g}" for epsilon in settings.epsilons]
+    require_path(requirement, attacks=list(settings.attacks), epsilons=keys, datasets=[d.spec for d in outcome.data])
+    holds = OPERATORS[requirement.operator]
+    values = {m.name: flatten(m.model_dump()).get(requirement.path) for m in outcome.compared}
+    return [
+        Failure(requirement, name, value)
+        for name, value in values.items()
+        if value is None or not holds(value, requirement.bound)
+    ]
+
+
+def require_path(
+    requirement: Requirement, *, attacks: Sequence[str], epsilons: Sequence[str], datasets: Sequence[str]
+) -> None:
+    """Refuse a path that no evaluation of these attacks can fill; it needs no outcome yet.
+
+    Args:
+        requirement: Its path is looked at, not its bound.
+        attacks: Names of the attacks that are run.
+        epsilons: Keys of their budgets, as `epsilon_key` gives.
+        datasets: Specs of the datasets.
+
+    Raises:
+        UsageError: Naming the nearest path there is.
+    """
+    paths = known_paths(attacks, epsilons, datasets)
+    if requirement.path not in paths:
+        nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
+        raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")
+
+
+def known_paths(attacks: Sequence[str], epsilons: Sequence[str], datasets: Sequence[str]) -> list[str]:
+    """Return the dotted path of every number that a model's entry can hold."""
+    attacked = dict.fromkeys(attacks, AttackFigures.blank(epsilons))
+    limits = dict.fromkeys(epsilons, Interval())
+    differences = dict.fromkeys(attacks, AttackDifferences(abs_gain=limits, srocc=limits))
+    entry = ModelEntry(
+        name="",
+        parameters=0,
+        scale=Scale(low=0, high=1),
+        attacks=attacked,
+        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, attacks=attacked)),
+        ratio_to_baseline=Ratios(attacks=attacked),
+        difference_to_baseline=Differences(attacks=differences),
+    )
+    return list(flatten(entry.model_dump()))
+
+
+def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+    """Return the numbers and nulls of nested figures by dotted path."""
+    return dict(_walk(entry, prefix))
+
+
+def _walk(entry: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | None]]:
+    for key, value in entry.items():
+        if isinstance(value, Mapping):
+            yield from _walk(value, f"{prefix}{key}.")
+        elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
+            yield f"{prefix}{key}", value

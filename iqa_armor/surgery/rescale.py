@@ -1,0 +1,59 @@
+"""Change the unit of a traced network's scores."""
+
+from __future__ import annotations
+
+import operator
+
+import torch
+from torch import fx, nn
+
+RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")
+
+
+def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> None:
+    """Make a network give gain · score + offset, in place.
+
+    The last linear layer takes the change up where nothing but reshaping follows it; elsewhere two operations
+    are added to the graph.
+
+    Args:
+        traced: Traced network whose output is one tensor of scores.
+        gain: Factor, not zero.
+        offset: Term added after it.
+
+    Raises:
+        ValueError: If the gain is zero.
+    """
+    if gain == 0:
+        raise ValueError("a gain of 0 would make every score the same")
+    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    (scores,) = output.all_input_nodes
+    layer = _last_linear(traced, scores)
+    if layer is not None:
+        with torch.no_grad():
+            layer.weight *= gain
+            layer.bias.mul_(gain).add_(offset)
+        return
+    with traced.graph.inserting_before(output):
+        scaled = traced.graph.call_function(operator.mul, (scores, gain))
+        shifted = traced.graph.call_function(operator.add, (scaled, offset))
+    output.replace_input_with(scores, shifted)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _last_linear(traced: fx.GraphModule, node: fx.Node) -> nn.Linear | None:
+    """Return the linear layer with a bias that `node` is a mere reshaping of."""
+    while len(node.users) == 1:
+        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        if isinstance(module, nn.Linear):
+            return module if module.bias is not None and _calls(traced, node) == 1 else None
+        named = getattr(node.target, "__name__", node.target)
+        if not (isinstance(module, nn.Flatten | nn.Identity) or (module is None and named in RESHAPES)):
+            return None
+        node = node.all_input_nodes[0]
+    return None
+
+
+def _calls(traced: fx.GraphModule, node: fx.Node) -> int:
+    return sum(other.op == "call_module" and other.target == node.target for other in traced.graph.nodes)

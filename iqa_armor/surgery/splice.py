@@ -1,0 +1,44 @@
+"""Put a module on a tensor of a traced network."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import fx, nn
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.surgery.stages import leads_to_last_stage
+
+Taps = Literal["all", "trunk"]
+
+
+def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps = "all") -> str:
+    """Route the tensor of `cut` through `block`, in place.
+
+    Args:
+        traced: Model graph, edited in place.
+        cut: Node whose value is a tensor (N, C, H, W); its readers get the block's output instead.
+        block: Channel-preserving module, (N, C, H, W) to (N, C, H', W').
+        taps: "all" protects every reader; "trunk" only those that lead to convolutions, which leaves side
+            readers a way around the block.
+
+    Returns:
+        Name under which `block` is registered in `traced`.
+
+    Raises:
+        SurgeryError: If nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
+    """
+    readers = [user for user in cut.users if taps == "all" or leads_to_last_stage(traced, user)]
+    if not readers:
+        raise SurgeryError(f"nothing reads {cut.name!r}; a block there would change no score")
+    name = f"robust_{cut.name}"
+    if hasattr(traced, name):
+        raise SurgeryError(f"a block already stands on {cut.name!r}; choose another --position")
+    traced.add_submodule(name, block)
+    with traced.graph.inserting_after(cut):
+        inserted = traced.graph.call_module(name, (cut,))
+    # The block itself must keep reading `cut`, or it would feed on its own output.
+    cut.replace_all_uses_with(inserted, delete_user_cb=lambda user: user in readers)
+    traced.graph.lint()
+    traced.recompile()
+    return name

@@ -1,0 +1,67 @@
+"""Losses between predicted scores and opinion scores of one batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+Loss = Callable[[Tensor, Tensor], Tensor]
+TINY = 1e-6
+
+
+def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
+    """Distance of normalised predictions and labels, in [0, 1]; blind to the scores' offset and unit.
+
+    Args:
+        scores: Predictions, (N,), N ≥ 2.
+        mos: Opinion scores, (N,).
+
+    Returns:
+        Scalar ‖ŷ′ − y′‖₁ / (2√N), both centred over the batch and divided by their L2 norm.
+
+    Source: Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
+    Assessment", ACM MM 2020, Section 3 with p = 1, q = 2.
+    """
+    difference = _unit(scores) - _unit(mos)
+    size: float = len(scores) ** 0.5
+    return difference.abs().sum() / (2 * size)
+
+
+def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
+    """(1 − PLCC) / 2 over the batch, in [0, 1].
+
+    Args:
+        scores: Predictions, (N,), N ≥ 2.
+        mos: Opinion scores, (N,).
+
+    Returns:
+        Scalar; 0 where predictions and labels are perfectly correlated.
+    """
+    return (1 - (_unit(scores) * _unit(mos)).sum()) / 2
+
+
+def mse(scores: Tensor, mos: Tensor) -> Tensor:
+    """Mean squared error; `mos` (N,) must be in the unit of `scores` (N,)."""
+    return functional.mse_loss(scores, mos)
+
+
+def plcc_and_mse(scores: Tensor, mos: Tensor) -> Tensor:
+    """Sum of `plcc_loss` and `mse`: correlation within the batch, and one scale across batches."""
+    return plcc_loss(scores, mos) + mse(scores, mos)
+
+
+LOSSES: dict[str, Loss] = {
+    "norm-in-norm": norm_in_norm,
+    "plcc": plcc_loss,
+    "mse": mse,
+    "plcc+mse": plcc_and_mse,
+}
+
+
+def _unit(values: Tensor) -> Tensor:
+    centred = values - values.mean()
+    length: Tensor = torch.linalg.vector_norm(centred)
+    return centred / length.clamp_min(TINY)

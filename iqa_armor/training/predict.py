@@ -1,0 +1,33 @@
+"""Scores of prepared images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+from iqa_armor.data.transforms import PreparedImages, worker_count
+
+
+def predict(
+    model: nn.Module,
+    images: PreparedImages,
+    *,
+    batch_size: int = 32,
+    on_progress: Callable[[int, int], None] | None = None,
+) -> Tensor:
+    """Return the scores (N,) of prepared images on the CPU, in eval mode without gradients; restores the mode."""
+    training, device = model.training, next(model.parameters()).device
+    loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=worker_count(images))
+    scores: list[Tensor] = []
+    model.eval()
+    with torch.inference_mode():
+        for batch, _, _ in loader:
+            scores.append(model(batch.to(device)).float().cpu())
+            if on_progress is not None:
+                on_progress(sum(map(len, scores)), len(images))
+    model.train(training)
+    return torch.cat(scores)

@@ -1,0 +1,78 @@
+"""Imports go down the floors only, and nothing at the top imports torch."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "iqa_armor"
+FLOORS = {
+    "cli": 6,
+    "pipeline": 5,
+    "report": 5,
+    "training": 4,
+    "evaluation": 4,
+    "artifact": 4,
+    "export": 4,
+    "surgery": 3,
+    "pruning": 3,
+    "attacks": 3,
+    "defenses": 3,
+    "models": 2,
+    "data": 2,
+    "ortho": 1,
+    "metrics": 1,
+    "recipe": 1,
+    "results": 1,
+    "errors": 0,
+}
+FILES = sorted(PACKAGE.rglob("*.py"))
+
+
+def unit_of(path: Path) -> str:
+    relative = path.relative_to(PACKAGE)
+    return relative.parts[0].removesuffix(".py")
+
+
+def imported_units(path: Path) -> set[str]:
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom):
+            assert node.level == 0, f"{path}: imports are absolute"
+            names = [f"{node.module}.{alias.name}" for alias in node.names]
+        elif isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            continue
+        parts = [name.split(".") for name in names]
+        found |= {p[1] for p in parts if p[0] == "iqa_armor" and len(p) > 1 and p[1] in FLOORS}
+    return found
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_go_down(path: Path) -> None:
+    unit = unit_of(path)
+    if unit == "__init__":  # the package's front door names what lives on every floor, lazily
+        return
+    assert unit in FLOORS, f"{path} stands on no floor"
+    for imported in imported_units(path) - {unit}:
+        assert FLOORS[imported] < FLOORS[unit], f"{path} (floor {FLOORS[unit]}) imports {imported}"
+
+
+def test_the_graph_sees_real_imports() -> None:
+    assert {"surgery", "pruning", "artifact"} <= imported_units(PACKAGE / "pipeline" / "hardening.py")
+
+
+def test_help_imports_no_torch() -> None:
+    code = (
+        "import sys; sys.argv = ['iqa-armor', '--help']\n"
+        "from iqa_armor.cli import app\n"
+        "try:\n    app()\nexcept SystemExit:\n    pass\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'PIL', 'pydantic'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "harden" in done.stdout

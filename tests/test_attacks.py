@@ -1,0 +1,233 @@
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import pytest
+import torch
+from torch import Generator, Tensor, nn
+
+from iqa_armor.attacks import (
+    ATTACKS,
+    PGD,
+    Direction,
+    ScoreFn,
+    frozen,
+    parse_attack,
+    project_linf,
+    run_sweep,
+)
+from iqa_armor.errors import ArmorError, UsageError
+
+EPSILONS = tuple(e / 255 for e in (2, 4, 6, 8, 10))
+BOTH: tuple[Direction, ...] = (1, -1)
+
+
+class MeanScore(nn.Module):
+    """Features averaged to one score per image."""
+
+    def __init__(self, features: nn.Module) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.features(images).mean((1, 2, 3))
+
+
+def tiny(name: str) -> nn.Module:
+    torch.manual_seed(3)
+    layers: dict[str, list[nn.Module]] = {
+        "smooth": [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Tanh()],
+        "relu": [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 4, 3)],
+        "normed": [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(8, 1, 3)],
+    }
+    return MeanScore(nn.Sequential(*layers[name])).eval()
+
+
+@pytest.fixture
+def images() -> Tensor:
+    drawn = torch.rand(3, 3, 16, 16, generator=torch.Generator().manual_seed(0))
+    drawn[0, :, :4], drawn[0, :, 4:8] = 0, 1  # pixels at both ends of the range
+    return drawn
+
+
+class Counted:
+    """A score function that counts its evaluations with a gradient."""
+
+    def __init__(self, score: ScoreFn) -> None:
+        self.score, self.gradients = score, 0
+
+    def __call__(self, images: Tensor) -> Tensor:
+        self.gradients += int(images.requires_grad)
+        return self.score(images)
+
+
+@pytest.mark.parametrize("direction", BOTH)
+@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("name", ["smooth", "relu", "normed"])
+def test_attack_stays_in_budget_and_beats_noise(name: str, attack: PGD, direction: Direction, images: Tensor) -> None:
+    model, generator, before = tiny(name), Generator().manual_seed(1), images.clone()
+    attacked = replace(attack, epsilon=4 / 255, direction=direction)(model, images, generator)
+    assert (attacked - images).abs().max() <= 4 / 255 + 1e-7
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    size = (attacked - images).abs().amax()
+    noise = torch.randint(0, 2, images.shape, generator=generator).mul(2).sub(1) * size
+    noisy = (images + noise).clamp(0, 1)
+    with torch.no_grad():
+        moved = direction * (model(attacked) - model(images))
+        by_noise = direction * (model(noisy) - model(images))
+    assert (moved > 0).all()
+    assert (moved > by_noise).all()
+    assert not attacked.requires_grad
+    assert torch.equal(images, before)
+
+
+def test_more_steps_and_larger_budgets_raise_more(images: Tensor) -> None:
+    model, generator = tiny("smooth"), Generator()
+
+    def gain(steps: int, epsilon: float) -> float:
+        attacked = PGD(epsilon=epsilon, steps=steps)(model, images, generator)
+        with torch.no_grad():
+            return float((model(attacked) - model(images)).mean())
+
+    assert gain(1, 8 / 255) < gain(4, 8 / 255) < gain(8, 8 / 255)
+    assert gain(8, 2 / 255) < gain(8, 4 / 255) < gain(8, 8 / 255)
+
+
+@pytest.mark.parametrize("name", ["smooth", "relu", "normed"])
+@pytest.mark.parametrize("direction", BOTH)
+def test_sweep_equals_each_attack_alone_to_the_bit(name: str, direction: Direction, images: Tensor) -> None:
+    model, generator = tiny(name), Generator()
+    attacks = {"pgd1": PGD(steps=1, direction=direction), "pgd8": PGD(steps=8, direction=direction)}
+    shared, alone = Counted(model), Counted(model)
+    seen = set()
+    for run in run_sweep(attacks, shared, images, epsilons=EPSILONS, generator=generator):
+        for epsilon in run.epsilons:
+            seen.add((run.attack, epsilon))
+            expected = replace(attacks[run.attack], epsilon=epsilon)(alone, images, generator)
+            assert torch.equal(run.images, expected)
+    assert seen == {(attack, epsilon) for attack in attacks for epsilon in EPSILONS}
+    assert alone.gradients == 45
+    assert shared.gradients <= 20  # fewer where projecting changes no bit yet
+
+
+def test_sweep_needs_twenty_gradients_where_budgets_part_as_soon_as_they_can(images: Tensor) -> None:
+    attacks = {"pgd1": PGD(steps=1, step_size=1.0001 / 255), "pgd8": PGD(steps=8, step_size=1.0001 / 255)}
+    shared = Counted(tiny("smooth"))
+    list(run_sweep(attacks, shared, images, epsilons=EPSILONS, generator=Generator()))
+    assert shared.gradients == 8 + 6 + 4 + 2
+
+
+def test_sweep_takes_any_budgets_steps_and_step_sizes(images: Tensor) -> None:
+    model, generator = tiny("smooth"), Generator()
+    attacks = {
+        "a": PGD(steps=3),
+        "b": PGD(steps=5),
+        "same": PGD(steps=5),
+        "large": PGD(steps=2, step_size=3 / 255),
+        "down": PGD(steps=2, direction=-1),
+    }
+    epsilons = (0.5 / 255, 3 / 255)
+    runs = list(run_sweep(attacks, model, images, epsilons=epsilons, generator=generator))
+    got = {(run.attack, epsilon): run.images for run in runs for epsilon in run.epsilons}
+    assert len(got) == len(attacks) * len(epsilons)
+    for (name, epsilon), attacked in got.items():
+        assert torch.equal(attacked, replace(attacks[name], epsilon=epsilon)(model, images, generator))
+
+
+@dataclass(frozen=True)
+class Noise:
+    """An attack that is no PGD and draws."""
+
+    epsilon: float = 4 / 255
+    direction: Direction = 1
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        noise = torch.rand(images.shape, generator=generator) * 2 - 1
+        return project_linf(images + self.epsilon * noise, images, self.epsilon).clamp(0, 1)
+
+
+def test_sweep_runs_attacks_that_share_nothing(images: Tensor) -> None:
+    def run() -> list[tuple[tuple[float, ...], Tensor]]:
+        runs = run_sweep(
+            {"noise": Noise()},
+            tiny("smooth"),
+            images,
+            epsilons=EPSILONS,
+            generator=Generator().manual_seed(7),
+        )
+        return [(item.epsilons, item.images) for item in runs]
+
+    first, second = run(), run()
+    assert [epsilons for epsilons, _ in first] == [(epsilon,) for epsilon in EPSILONS]
+    assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, second, strict=True))
+
+
+def test_frozen_restores_every_flag_even_after_an_error() -> None:
+    model = tiny("normed")
+    model.train()
+    batch_norm = next(m for m in model.modules() if isinstance(m, nn.BatchNorm2d))
+    batch_norm.eval()
+    first = next(model.parameters())
+    first.requires_grad_(False)
+
+    def state() -> list[bool]:
+        return [m.training for m in model.modules()] + [p.requires_grad for p in model.parameters()]
+
+    before = state()
+    inside: list[bool] = []
+    with contextlib.suppress(KeyError), frozen(model):
+        inside = state()
+        raise KeyError
+    assert inside
+    assert not any(inside)
+    assert state() == before
+
+
+def test_frozen_leaves_no_parameter_gradients(images: Tensor) -> None:
+    model = tiny("relu")
+    with frozen(model):
+        PGD(steps=2)(model, images, Generator())
+    assert all(parameter.grad is None for parameter in model.parameters())
+
+
+def test_attack_works_where_gradients_are_switched_off(images: Tensor) -> None:
+    model = tiny("relu")
+    with torch.no_grad():
+        attacked = PGD(steps=2)(model, images, Generator())
+        assert (model(attacked) > model(images)).all()
+
+
+@pytest.mark.parametrize("score", [lambda x: x.detach().mean((1, 2, 3)), lambda x: torch.ones(len(x))])
+def test_score_without_gradient_is_refused(score: ScoreFn, images: Tensor) -> None:
+    with pytest.raises(ArmorError, match="no gradient by the pixels"):
+        PGD()(score, images, Generator())
+
+
+def words() -> Iterator[tuple[str, PGD]]:
+    yield "pgd1", PGD(steps=1)
+    yield "pgd50", PGD(steps=50)
+    yield "pgd:steps=20", PGD(steps=20)
+    yield "pgd8:step_size=0.5,epsilon=2", PGD(steps=8, step_size=0.5 / 255, epsilon=2 / 255)
+
+
+@pytest.mark.parametrize(("text", "attack"), list(words()))
+def test_words_name_attacks(text: str, attack: PGD) -> None:
+    assert parse_attack(text) == attack
+
+
+@pytest.mark.parametrize(
+    ("text", "match"),
+    [
+        ("pdg8", "unknown attack 'pdg8'; known are pgd1"),
+        ("pgd0", "unknown attack"),
+        ("pgd:step=3", "unknown attack setting 'step'; known are epsilon"),
+        ("pgd:steps=many", "steps must be int"),
+        ("pgd:steps=0", "steps >= 1"),
+        ("pgd:epsilon=-1", "epsilon >= 0"),
+        ("pgd:epsilon=nan", "finite"),
+    ],
+)
+def test_words_that_name_nothing_are_refused(text: str, match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        parse_attack(text)

@@ -1,0 +1,58 @@
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.errors import UsageError
+from iqa_armor.evaluation import EvaluationSettings, evaluate
+from iqa_armor.models.base import QualityModel
+
+TWO_IMAGES = Dataset("toy", {"test": ImageSet(("a", "b"), lambda _: torch.zeros(3, 8, 8, dtype=torch.uint8))})
+
+
+@pytest.mark.parametrize(
+    ("models", "options", "match"),
+    [
+        ([], {}, "at least one model"),
+        (["a", "a"], {}, "repeated: a"),
+        (["a"], {"baseline": "z"}, "'z' is not among the models: a"),
+        (["a"], {"baseline": 1}, "1 is not among the models"),
+        (["a"], {"settings": EvaluationSettings(weights=(1.0, 1.0))}, "as many weights"),
+    ],
+)
+def test_contradictory_requests_are_refused(models: list[str], options: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        evaluate([QualityModel(nn.Identity(), name=name) for name in models], [TWO_IMAGES], **options)
+
+
+@pytest.mark.parametrize(
+    ("settings", "match"),
+    [
+        ({"epsilons": (4 / 255, 2 / 255)}, "ascend"),
+        ({"epsilons": ()}, "ascend"),
+        ({"epsilons": (2.0,)}, "ascend"),
+        ({"attacks": ("pgd9x",)}, "unknown attack"),
+        ({"attacks": ("pgd1", "pgd1")}, "differ"),
+        ({"direction": 2}, "direction"),
+        ({"batch_size": 0}, "batch size"),
+        ({"limit": 0}, "limit"),
+        ({"resamples": 0}, "resamples"),
+        ({"confidence": 1.0}, "confidence"),
+    ],
+)
+def test_settings_out_of_range_are_refused(settings: dict[str, Any], match: str) -> None:
+    with pytest.raises(UsageError, match=match):
+        EvaluationSettings(**settings)
+
+
+def test_outcome_states_settings_in_255ths() -> None:
+    stated = EvaluationSettings(attacks=("pgd1", "pgd:steps=3,step_size=0.5")).report()
+    assert stated.epsilons == (2, 4, 6, 8, 10)
+    assert stated.attacks["pgd1"] == {"type": "PGD", "steps": 1, "step_size": 1.0}
+    assert stated.attacks["pgd:steps=3,step_size=0.5"]["step_size"] == 0.5
+
+
+def test_direction_is_handed_to_every_attack() -> None:
+    assert [attack.direction for attack in EvaluationSettings(direction=-1).build_attacks().values()] == [-1, -1]

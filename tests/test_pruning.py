@@ -1,0 +1,142 @@
+"""Pruning and what it gives back."""
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.ortho import RobustBlock
+from iqa_armor.pruning import prune
+from iqa_armor.surgery import choose, splice, trace
+
+
+def images(count: int = 8, size: int = 64) -> Tensor:
+    return torch.rand(count, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+def small_network(seed: int = 0) -> nn.Sequential:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Conv2d(3, 40, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(40, 20, 3, stride=2, padding=1),
+        nn.ReLU(),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(20, 1),
+    )
+
+
+@pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1"])
+def test_a_tenth_of_the_channels_goes(name: str) -> None:
+    network = torchvision.models.get_model(name, weights=None, num_classes=1)
+    pruned = prune(trace(network, images(1)), images(2))
+    assert pruned.share == pytest.approx(0.10, abs=0.015)
+    assert pruned.share == 1 - pruned.channels[1] / pruned.channels[0]
+    assert pruned.network(images(2)).reshape(2).isfinite().all()
+
+
+def test_rounding_is_the_coarsest_that_keeps_the_share() -> None:
+    pruned = prune(trace(small_network(), images(1)), images(4))
+    # 40 → 32 or 36 and 20 → 16 or 18: multiples of 16, 8 and 4 remove 20 % of one layer, only 1 comes near.
+    assert pruned.round_to in (1, 4)
+    assert pruned.share == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_planted_useless_channel_goes_first(criterion: str) -> None:
+    network = small_network()
+    with torch.no_grad():
+        network[0].weight[7] *= 1e-4
+        network[2].weight[:, 7] *= 1e-4
+    traced = trace(network, images(1))
+    pruned = prune(traced, images(4), ratio=1 / 40, criterion=criterion)
+    kept = pruned.network.get_submodule("0").weight
+    rest = torch.cat([network[0].weight[:7], network[0].weight[8:]])
+    torch.testing.assert_close(kept, rest)
+
+
+def test_mean_of_removed_channels_moves_into_biases() -> None:
+    network = small_network()
+    with torch.no_grad():
+        network[0].weight[7] = 0  # a channel that is constantly 2: useless weights, useful mean
+        network[0].bias[7] = 2.0
+        network[2].weight[:, 7] *= 0.5
+    traced = trace(network, images(1))
+    pruned = prune(traced, images(8), ratio=1 / 40)
+    before, after = traced(images(8)), pruned.network(images(8))
+    assert abs(float(before.mean() - after.mean())) < 1e-4
+    assert float((before - after).abs().max()) < 0.3 * float(before.std()) + 0.02
+
+
+def test_batch_norm_statistics_follow_the_pruned_channels() -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.resnet18(weights=None, num_classes=1)
+    network.train()
+    with torch.no_grad():
+        for _ in range(5):
+            network(images(8) * 2 - 1)
+    traced = trace(network, images(1))
+    pruned = prune(traced, images(8) * 2 - 1)
+    with torch.no_grad():
+        before, after = traced(images(8) * 2 - 1), pruned.network(images(8) * 2 - 1)
+    spread = float(before.std())
+    assert abs(float(before.mean() - after.mean())) < 2 * spread
+
+
+def test_pruning_leaves_the_traced_network_alone() -> None:
+    traced = trace(small_network(), images(1))
+    before = traced(images())
+    prune(traced, images(4))
+    torch.testing.assert_close(traced(images()), before, rtol=0, atol=0)
+
+
+def test_two_prunings_in_a_row_do_not_share_state() -> None:
+    first = prune(trace(small_network(), images(1)), images(4))
+    prune(trace(torchvision.models.shufflenet_v2_x0_5(weights=None).conv1, images(1)), images(2), ratio=0.2)
+    again = prune(trace(small_network(), images(1)), images(4))
+    assert first.channels == again.channels
+    torch.testing.assert_close(first.network(images()), again.network(images()))
+
+
+def test_score_head_made_of_a_convolution_keeps_its_output() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 20, 3), nn.ReLU(), nn.Conv2d(20, 10, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    pruned = prune(trace(network, images(1)), images(2))
+    assert pruned.network(images(2)).shape == (2, 10)
+
+
+def test_placeholder_survives_with_the_pruned_width() -> None:
+    traced = trace(small_network(), images(1))
+    name = splice(traced, choose(traced, "last")[0], nn.Identity())
+    pruned = prune(traced, images(4), ratio=0.2)
+    seen = []
+    pruned.network.get_submodule(name).register_forward_hook(lambda m, i, o: seen.append(o.shape[1]))
+    pruned.network(images(1))
+    assert seen == [32]
+
+
+def test_network_that_holds_a_block_is_refused() -> None:
+    traced = trace(nn.Sequential(nn.Conv2d(3, 8, 3), RobustBlock(8), nn.AdaptiveAvgPool2d(1)), images(1))
+    with pytest.raises(SurgeryError, match="RobustBlock"):
+        prune(traced, images(2))
+
+
+def test_hard_coded_head_is_refused_with_the_way_out() -> None:
+    class Hard(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body = nn.Conv2d(3, 20, 3, 8)
+            self.head = nn.Linear(20, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head(self.body(x).view(-1, 20, 64).mean(2))
+
+    with pytest.raises(SurgeryError, match="--prune 0"):
+        prune(trace(Hard(), images(1)), images(2))
+
+
+@pytest.mark.parametrize(("ratio", "criterion"), [(1.0, "l2"), (-0.1, "l2"), (0.1, "best")])
+def test_settings_out_of_range_are_refused(ratio: float, criterion: str) -> None:
+    with pytest.raises(ValueError, match="must be"):
+        prune(trace(small_network(), images(1)), images(2), ratio=ratio, criterion=criterion)

@@ -1,0 +1,205 @@
+"""Tracing, cuts and splicing."""
+
+import copy
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, nn
+from torch.nn import functional
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.surgery import branches, choose, rescale_output, size_of, splice, trace
+
+
+def example(size: int = 96) -> Tensor:
+    return torch.rand(2, 3, size, size, generator=torch.Generator().manual_seed(0))
+
+
+class Residual(nn.Module):
+    """A small residual network: stem, a unit at full size, a strided unit."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 3, padding=1)
+        self.same = nn.Conv2d(8, 8, 3, padding=1)
+        self.down = nn.Conv2d(8, 16, 3, stride=2, padding=1)
+        self.head = nn.Linear(16, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        x = functional.relu(self.stem(images))
+        x = functional.relu(x + self.same(x))
+        x = functional.dropout(x, 0.3, training=self.training)
+        return self.head(self.down(x).mean((2, 3)))
+
+
+@pytest.mark.parametrize(
+    ("name", "node", "channels"),
+    [
+        ("resnet18", "layer3_1_relu_1", 256),
+        ("resnet50", "layer3_5_relu_2", 1024),
+        ("mobilenet_v2", "add_7", 96),
+        ("vgg16", "features_23", 512),
+        ("densenet121", "features_transition3_pool", 512),
+    ],
+)
+def test_last_cut_is_where_the_final_stage_begins(name: str, node: str, channels: int) -> None:
+    network = torchvision.models.get_model(name, weights=None, num_classes=1)
+    traced = trace(network, example()[:1])
+    (found,) = branches(traced)
+    assert (found.cuts[-1].node, found.cuts[-1].channels) == (node, channels)
+    assert [cut.name for cut in choose(traced, "last")] == [node]
+
+
+def test_mobilenet_cut_is_the_input_of_features_14() -> None:
+    traced = trace(torchvision.models.mobilenet_v2(weights=None), example()[:1])
+    (cut,) = choose(traced, "last")
+    assert [str(user.target) for user in cut.users] == ["features.14.conv.0.0"]
+
+
+def test_cuts_are_numbered_from_the_input_by_map_size() -> None:
+    traced = trace(torchvision.models.resnet50(weights=None), torch.rand(1, 3, 498, 664))
+    (found,) = branches(traced)
+    # Table 1 of the paper names 3 x 498 x 664, 64 x 125 x 166 and 1024 x 32 x 42 among its positions.
+    sizes = [(cut.position, cut.channels, *cut.size) for cut in found.cuts]
+    assert sizes == [(1, 3, 498, 664), (2, 64, 125, 166), (3, 256, 125, 166), (4, 512, 63, 83), (5, 1024, 32, 42)]
+
+
+def test_dilated_network_asks_for_a_node() -> None:
+    network = torchvision.models.resnet50(weights=None, replace_stride_with_dilation=[False, False, True])
+    traced = trace(network, example()[:1])
+    with pytest.raises(SurgeryError, match="--position NODE"):
+        choose(traced, "last")
+    assert [node.name for node in choose(traced, "layer3")] == ["layer3_5_relu_2"]
+
+
+def test_two_branches_get_a_cut_each() -> None:
+    class TwoBranches(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.left = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 6, 3, 2, 1))
+            self.right = nn.Sequential(nn.Conv2d(3, 5, 3, 2, 1), nn.ReLU(), nn.Conv2d(5, 7, 3, 2, 1))
+            self.head = nn.Linear(13, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            pooled = [branch(images).mean((2, 3)) for branch in (self.left, self.right)]
+            return self.head(torch.cat(pooled, 1))
+
+    traced = trace(TwoBranches(), example())
+    assert [node.name for node in choose(traced, "last")] == ["left_1", "right_1"]
+
+
+@pytest.mark.parametrize(
+    ("position", "message"), [("layer9", "no node or module"), ("9", "numbered 1 to 2"), ("head", "no map")]
+)
+def test_unknown_position_is_refused_by_name(position: str, message: str) -> None:
+    with pytest.raises(SurgeryError, match=message):
+        choose(trace(Residual(), example()), position)
+
+
+def test_tracing_keeps_outputs_and_leaves_the_network_alone() -> None:
+    network = Residual().train()
+    before = copy.deepcopy(network.state_dict())
+    traced = trace(network, example())
+    network.eval()
+    torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
+    assert all(torch.equal(before[key], value) for key, value in network.state_dict().items())
+    assert set(traced.state_dict()) == set(before)
+
+
+def test_functional_dropout_drops_again_in_training() -> None:
+    traced = trace(Residual(), example())
+    assert torch.equal(traced(example()), traced(example()))
+    traced.train()
+    torch.manual_seed(0)
+    assert not torch.equal(traced(example()), traced(example()))
+
+
+def test_untraceable_network_names_the_line() -> None:
+    class Branching(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            if images.mean() > 0:
+                return super().forward(images)
+            return images.mean((1, 2, 3))
+
+    with pytest.raises(SurgeryError, match=r"if images\.mean\(\) > 0"):
+        trace(Branching(), example())
+
+
+def test_network_without_convolutions_is_refused() -> None:
+    traced = trace(nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 1)), example())
+    with pytest.raises(SurgeryError, match="no convolution"):
+        branches(traced)
+
+
+def test_wrong_input_size_is_named() -> None:
+    with pytest.raises(SurgeryError, match="--input-size"):
+        trace(nn.Sequential(nn.Flatten(), nn.Linear(12, 1)), example())
+
+
+def test_splice_keeps_output_for_identity_block() -> None:
+    traced = trace(Residual(), example())
+    before = traced(example())
+    name = splice(traced, choose(traced, "last")[0], nn.Identity())
+    torch.testing.assert_close(traced(example()), before, rtol=0, atol=0)
+    assert isinstance(traced.get_submodule(name), nn.Identity)
+
+
+def test_splice_reroutes_every_reader_but_the_block_itself() -> None:
+    traced = trace(Residual(), example())
+    (cut,) = choose(traced, "last")
+    splice(traced, cut, nn.Identity())
+    (block,) = cut.users
+    assert block.op == "call_module"
+    assert block.args == (cut,)
+
+
+def test_trunk_taps_leave_side_readers_unprotected() -> None:
+    class Tapped(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = nn.Conv2d(3, 4, 3, 2, 1), nn.Conv2d(4, 4, 3, 2, 1)
+            self.head = nn.Linear(8, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            x = self.first(images)
+            return self.head(torch.cat([x.mean((2, 3)), self.last(x).mean((2, 3))], 1))
+
+    class Zero(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return x * 0
+
+    network = Tapped()
+    outputs = {}
+    for taps in ("all", "trunk"):
+        traced = trace(network, example())
+        traced.add_submodule("zero", Zero())
+        splice(traced, choose(traced, "last")[0], Zero(), taps=taps)  # type: ignore[arg-type]
+        outputs[taps] = traced(example())
+    last = network.last(torch.zeros(2, 4, 48, 48)).mean((2, 3))
+    tapped = network.head(torch.cat([network.first(example()).mean((2, 3)), last], 1))
+    torch.testing.assert_close(outputs["trunk"], tapped)
+    torch.testing.assert_close(outputs["all"], network.head(torch.cat([torch.zeros(2, 4), last], 1)))
+
+
+def test_second_block_on_one_cut_is_refused() -> None:
+    traced = trace(Residual(), example())
+    (cut,) = choose(traced, "last")
+    splice(traced, cut, nn.Identity())
+    with pytest.raises(SurgeryError, match="already stands"):
+        splice(traced, cut, nn.Identity())
+
+
+def test_sizes_follow_the_example() -> None:
+    traced = trace(Residual(), example(40))
+    assert size_of(next(node for node in traced.graph.nodes if node.target == "down")) == (2, 16, 20, 20)
+
+
+@pytest.mark.parametrize("folds", [True, False])
+def test_rescaling_changes_scores_by_gain_and_offset(folds: bool) -> None:
+    network = Residual() if folds else nn.Sequential(Residual(), nn.Sigmoid())
+    traced = trace(network, example())
+    before, nodes = traced(example()), len(traced.graph.nodes)
+    rescale_output(traced, gain=3.0, offset=-1.0)
+    torch.testing.assert_close(traced(example()), 3 * before - 1)
+    assert (len(traced.graph.nodes) == nodes) == folds
