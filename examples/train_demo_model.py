@@ -13,7 +13,7 @@ import json
 import statistics
 import sys
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from iqa_armor.artifact import load_artifact
-from iqa_armor.data import SPLITS, Dataset, ImageSet, Split, open_dataset
+from iqa_armor.data import SPLITS, Dataset, ImageSet, open_dataset
 from iqa_armor.data.distortions import distort
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.data.transforms import load_prepared
@@ -40,9 +40,16 @@ Pixels = NDArray[np.uint8]
 
 HERE = Path(__file__).resolve().parent
 ASSET = HERE.parent / "iqa_armor" / "assets" / "demo.safetensors"
-# Half the model's work is at its own size; larger scenes are shrunk to it, as users' photographs are.
-DATA = ("synthetic:scenes=260,size=192x256,seed=20250", "synthetic:scenes=160,size=272x320,seed=20251")
-SETTINGS = Training(epochs=16, learning_rate=1e-3, batch_size=16, weight_decay=1e-3, loss="plcc+mse", flip=True, seed=0)
+# Small images give many scenes for the same work, and the network averages over the map: it fits any size.
+# The larger ones are shrunk to the training size, as a user's photographs are shrunk to the model's.
+TRAINING_SIZE = (96, 128)
+DATA = (
+    "synthetic:scenes=600,size=96x128,seed=20250",
+    "synthetic:scenes=350,size=128x176,seed=20251",
+    "synthetic:scenes=250,size=176x224,seed=20252",
+)
+TEST_DATA = "synthetic:scenes=15,size=192x256,seed=20253"
+SETTINGS = Training(epochs=12, learning_rate=2e-3, batch_size=32, weight_decay=5e-2, loss="plcc+mse", flip=True, seed=0)
 UNSEEN_SEED = 99
 SEVERITIES = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 GRADED = ("gaussian_blur", "white_noise", "jpeg")
@@ -106,28 +113,28 @@ class JoinedImages:
 
 
 def joined(datasets: Sequence[Dataset]) -> Dataset:
-    """Return one synthetic dataset with the splits of several."""
-    splits: dict[Split, ImageSet] = {}
-    for split in SPLITS:
-        parts = tuple(dataset.splits[split] for dataset in datasets)
-        names = tuple(f"{index}/{name}" for index, part in enumerate(parts) for name in part.names)
-        mos = torch.cat([part.mos for part in parts if part.mos is not None])
-        splits[split] = ImageSet(names, JoinedImages(parts), mos)
-    return Dataset(" + ".join(dataset.spec for dataset in datasets), splits, is_synthetic=True)
+    """Return a dataset whose training split is everything in several synthetic datasets."""
+    parts = tuple(dataset.splits[split] for dataset in datasets for split in SPLITS)
+    names = tuple(f"{index}/{name}" for index, part in enumerate(parts) for name in part.names)
+    mos = torch.cat([part.mos for part in parts if part.mos is not None])
+    images = ImageSet(names, JoinedImages(parts), mos)
+    return Dataset(" + ".join(dataset.spec for dataset in datasets), {"training": images}, is_synthetic=True)
 
 
-def trained_model() -> tuple[Trained, Dataset]:
+def trained_model() -> Trained:
     """Generate the data and train on it; one thread, so that sums are taken in a fixed order."""
     torch.set_num_threads(1)
     torch.manual_seed(SETTINGS.seed)
     dataset = joined([open_dataset(spec, on_progress=partial(tell, "scenes")) for spec in DATA])
-    model = QualityModel(demo_network(), DEMO_PREPROCESSING, name="demo", arch="iqa_armor.models.demo:demo_network")
-    return train(model, dataset, SETTINGS, options=Options(device="cpu", progress=tell)), dataset
+    small = replace(DEMO_PREPROCESSING, size=TRAINING_SIZE)
+    model = QualityModel(demo_network(), small, name="demo", arch="iqa_armor.models.demo:demo_network")
+    trained = train(model, dataset, SETTINGS, options=Options(device="cpu", progress=tell))
+    return replace(trained, model=trained.model.with_preprocessing(size=DEMO_PREPROCESSING.size))
 
 
-def measure(model: QualityModel, dataset: Dataset, folder: Path | None) -> dict[str, Any]:
+def measure(model: QualityModel, folder: Path | None) -> dict[str, Any]:
     """Return how well a model does on unseen scenes, and on the photographs of a folder."""
-    test = load_prepared(dataset.splits["test"], model.prepare)
+    test = load_prepared(joined([open_dataset(TEST_DATA)]).training(), model.prepare)
     scores = predict(model, test)
     correlation = {"unseen scenes": summary(severity_correlation(model, unseen_scenes()))}
     if folder is not None:
@@ -135,7 +142,12 @@ def measure(model: QualityModel, dataset: Dataset, folder: Path | None) -> dict[
         correlation[f"{len(images)} photographs"] = summary(severity_correlation(model, images))
     return {
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "test": {"images": len(test), "srocc": float(srocc(scores, test.mos)), "plcc": float(plcc(scores, test.mos))},
+        "test": {
+            "spec": TEST_DATA,
+            "images": len(test),
+            "srocc": float(srocc(scores, test.mos)),
+            "plcc": float(plcc(scores, test.mos)),
+        },
         "severity_correlation": correlation,
     }
 
@@ -146,15 +158,15 @@ def main() -> None:
     parser.add_argument("-o", "--output", type=Path, default=ASSET)
     parser.add_argument("--photographs", type=Path, help="folder of photographs to measure on")
     arguments = parser.parse_args()
-    trained, dataset = trained_model()
+    trained = trained_model()
     trained.save(arguments.output)
     record = {
-        "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint},
+        "data": trained.provenance["data"],
         "settings": SETTINGS.model_dump(),
         "preprocessing": asdict(DEMO_PREPROCESSING),
         "epochs": [asdict(epoch) for epoch in trained.fit.epochs[1:]],
         "best_epoch": trained.fit.best,
-        **measure(load_artifact(arguments.output).eval(), dataset, arguments.photographs),
+        **measure(load_artifact(arguments.output).eval(), arguments.photographs),
     }
     text = json.dumps(record, indent=2) + "\n"
     (HERE / "demo_model.json").write_text(text, encoding="utf-8")

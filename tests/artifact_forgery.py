@@ -6,15 +6,21 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact import load_artifact, save_artifact
+from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock
 
 Document = dict[str, Any]
 Edit = Callable[[Document], object]
+
+# Python that leaves a trace in the working folder.
+CODE = '__import__("pathlib").Path("executed").touch()'
+FN, METHOD = "call_function", "call_method"
 
 
 class Network(nn.Module):
@@ -59,3 +65,52 @@ def forged(honest: Path, path: Path, edit: Edit) -> Path:
     edit(document)
     header["__metadata__"]["iqa_armor"] = json.dumps(document)
     return write(path, header, data)
+
+
+def node(document: Document, op: str, target: str = "") -> dict[str, Any]:
+    return next(n for n in document["nodes"] if n["op"] == op and target in n["target"])
+
+
+def change(op: str, target: str = "", /, **fields: object) -> Edit:
+    return lambda document: node(document, op, target).update(fields)
+
+
+def insert(**stored: object) -> Edit:
+    """Return an edit that puts one more node before the output."""
+    complete = {
+        "op": "call_function",
+        "target": "operator.add",
+        "args": [{"node": 0}, 1],
+        "kwargs": {},
+        **stored,
+    }
+    return lambda document: document["nodes"].insert(-1, complete)
+
+
+def setting(*path: str, to: object) -> Edit:
+    def edit(document: Document) -> None:
+        for name in path[:-1]:
+            document = document[name]
+        document[path[-1]] = to
+
+    return edit
+
+
+def rename_leaf(name: str) -> Edit:
+    def edit(document: Document) -> None:
+        document["leaves"][name] = document["leaves"].pop("body.2")
+        node(document, "call_module", "body.2")["target"] = name
+
+    return edit
+
+
+def assert_refused(honest: Path, folder: Path, edit: Edit, message: str) -> None:
+    """Check that an edited copy is refused with a message that names cause and file, and that nothing ran."""
+    path = forged(honest, folder / "hostile.safetensors", edit)
+    with pytest.raises(ModelLoadError, match=message) as caught:
+        load_artifact(path)
+    assert str(path) in str(caught.value)
+    assert str(caught.value).isprintable()
+    assert caught.value.exit_code == 3
+    assert not Path("executed").exists()
+    assert not (folder / "executed").exists()

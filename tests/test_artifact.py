@@ -1,6 +1,5 @@
-"""Round trips of the artifact: what is saved loads with the same scores, whole or not at all."""
+"""Round trips of the artifact: what is saved loads with the same scores."""
 
-import json
 import os
 import subprocess
 import sys
@@ -8,12 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.artifact import is_artifact, load_artifact, read_metadata, save_artifact
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.artifact import load_artifact, save_artifact
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock
@@ -213,151 +210,30 @@ def test_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
     assert all(parameter.grad is not None for parameter in loaded.network.parameters())
 
 
-def test_a_fresh_process_loads_it_without_the_source(tmp_path: Path) -> None:
+PROGRAM = """
+import os, signal, sys, torch
+from pathlib import Path
+from iqa_armor.artifact import load_artifact, save_artifact
+model = load_artifact(Path(sys.argv[1]))
+images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+print([value.hex() for value in model(images).tolist()], flush=True)
+os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)
+save_artifact(model, Path(sys.argv[2]), recipe={}, provenance={})
+"""
+
+
+def test_a_fresh_process_loads_it_and_killed_while_saving_leaves_no_final_file(tmp_path: Path) -> None:
+    torch.manual_seed(4)
     model, path = saved(Unusual(), tmp_path)
-    program = (
-        "import sys, torch\nfrom pathlib import Path\nfrom iqa_armor.artifact import load_artifact\n"
-        "images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))\n"
-        "print([value.hex() for value in load_artifact(Path(sys.argv[1]))(images).tolist()])"
-    )
+    target = tmp_path / "target" / "model.safetensors"
+    target.parent.mkdir()
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1]), "OMP_NUM_THREADS": "1"}
-    run = subprocess.run(
-        [sys.executable, "-c", program, str(path)],
-        capture_output=True,
-        text=True,
-        env=environment,
-        cwd=tmp_path,
-    )
-    assert run.returncode == 0, run.stderr
+    command = [sys.executable, "-c", PROGRAM, str(path), str(target)]
+    run = subprocess.run(command, capture_output=True, text=True, env=environment, cwd=tmp_path)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     expected = [value.hex() for value in scores(model).tolist()]
     torch.set_num_threads(threads)
-    assert run.stdout.strip() == str(expected)
-
-
-def test_metadata_is_recorded_as_given(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    provenance = {
-        "sha256": "ab",
-        "seed": 7,
-        "metrics": {"srocc": float("nan")},
-        "source": Path("a/b.pt"),
-        "list": (1, 2),
-    }
-    save_artifact(model_of(NETWORKS["squeezenet1_1"]()), path, recipe={"prune": 0.1}, provenance=provenance)
-    metadata = read_metadata(path)
-    assert metadata["recipe"] == {"prune": 0.1}
-    assert metadata["provenance"] == {
-        "sha256": "ab",
-        "seed": 7,
-        "metrics": {"srocc": None},
-        "source": "a/b.pt",
-        "list": [1, 2],
-    }
-    assert metadata["format"] == 1
-    assert "nodes" not in metadata
-
-
-def test_the_file_is_plain_safetensors_without_source(tmp_path: Path) -> None:
-    _, path = saved(NETWORKS["unusual"](), tmp_path)
-    with safe_open(path, framework="pt") as file:
-        description = json.loads(file.metadata()["iqa_armor"])
-        assert set(file.keys()) == set(description["tensors"])
-    assert {node["op"] for node in description["nodes"]} <= {
-        *("placeholder", "get_attr", "call_module", "call_function", "call_method", "output"),
-    }
-
-
-def test_is_artifact_knows_its_own_files(tmp_path: Path) -> None:
-    _, path = saved(NETWORKS["squeezenet1_1"](), tmp_path)
-    foreign = tmp_path / "foreign.pt"
-    torch.save({}, foreign)
-    assert is_artifact(path)
-    assert not is_artifact(foreign)
-    assert not is_artifact(tmp_path / "missing")
-    assert not is_artifact(tmp_path)
-
-
-@pytest.mark.parametrize("broken", ["replace", "fsync"])
-def test_an_interrupted_save_leaves_the_old_file(broken: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, path = saved(NETWORKS["squeezenet1_1"](), tmp_path)
-    before = path.read_bytes()
-
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.setattr(*((Path, "replace") if broken == "replace" else (os, "fsync")), interrupt)
-    with pytest.raises(KeyboardInterrupt):
-        save_artifact(model_of(Unusual()), path, recipe={}, provenance={})
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def test_a_process_killed_while_saving_leaves_no_final_file(tmp_path: Path) -> None:
-    path = tmp_path / "model.safetensors"
-    program = (
-        "import os, signal, sys, torch\nfrom pathlib import Path\nfrom torch import nn\n"
-        "from iqa_armor.artifact import save_artifact\nfrom iqa_armor.models.base import QualityModel, Preprocessing\n"
-        "os.fsync = lambda _: os.kill(os.getpid(), signal.SIGKILL)\n"
-        "model = QualityModel(nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1)), Preprocessing(size=(8, 8)))\n"
-        "save_artifact(model, Path(sys.argv[1]), recipe={}, provenance={})"
-    )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[1])}
-    run = subprocess.run([sys.executable, "-c", program, str(path)], env=environment, capture_output=True)
+    assert run.stdout.strip() == str(expected), run.stderr
     assert run.returncode < 0
-    assert not path.exists()
-    assert [left.suffix for left in tmp_path.iterdir()] == [".partial"]
-
-
-def test_a_folder_that_does_not_exist_is_named(tmp_path: Path) -> None:
-    with pytest.raises(ArmorError, match=r"cannot write .*nowhere"):
-        save_artifact(model_of(Unusual()), tmp_path / "nowhere" / "m.safetensors", recipe={}, provenance={})
-
-
-class Custom(nn.ReLU):
-    """A layer of the user's own that looks like a torch.nn one to the tracer."""
-
-
-Custom.__module__ = "torch.nn.custom"
-
-
-def weights_with_nan() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1))
-    network[0].weight.data[0, 0] = float("nan")
-    return network
-
-
-def with_hook() -> nn.Module:
-    network = nn.Sequential(nn.Conv2d(3, 1, 1), nn.AdaptiveAvgPool2d(1))
-    network[0].register_forward_hook(lambda *_: None)
-    return network
-
-
-class Sorting(nn.Module):
-    def forward(self, images: Tensor) -> Tensor:
-        return torch.sort(images.flatten(1))[0][:, 0]
-
-
-@pytest.mark.parametrize(
-    ("network", "message"),
-    [
-        (nn.Sequential(nn.Conv2d(3, 1, 1), Custom(), nn.AdaptiveAvgPool2d(1)), "torch.nn.custom.Custom"),
-        (
-            nn.Sequential(nn.utils.parametrizations.weight_norm(nn.Conv2d(3, 1, 1)), nn.AdaptiveAvgPool2d(1)),
-            "Conv2d",
-        ),
-        (weights_with_nan(), "NaN or infinite in '0.weight'"),
-        (with_hook(), "forward hooks"),
-        (Sorting(), "torch.sort"),
-    ],
-)
-def test_what_has_no_stored_form_is_refused_before_writing(network: nn.Module, message: str, tmp_path: Path) -> None:
-    with pytest.raises(ModelLoadError, match=message):
-        saved(fx.symbolic_trace(network), tmp_path)
-    assert list(tmp_path.iterdir()) == []
-
-
-def test_records_must_be_json_values(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"recipe\.model must hold JSON values only"):
-        save_artifact(model_of(Unusual()), tmp_path / "m", recipe={"model": Unusual()}, provenance={})
+    assert [left.suffix for left in target.parent.iterdir()] == [".partial"]

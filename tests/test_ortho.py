@@ -10,12 +10,9 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import nn
 
-from iqa_armor.ortho import BACKENDS, AocConv2d, AolConv2d, FoldedConv2d, OrthogonalConv2d, singular_values
-from iqa_armor.ortho.aoc import orthogonal_kernel, orthonormal_columns
-from iqa_armor.ortho.aol import rescale
-from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve
+from iqa_armor.ortho import BACKENDS, AolConv2d, OrthogonalConv2d, singular_values
 
 SIZES = [(6, 6), (5, 7), (2, 3), (1, 1), (1, 8)]
 NORM_TOLERANCE = 1e-4
@@ -101,98 +98,6 @@ def test_batches_and_sizes_may_change_between_calls(backend: str) -> None:
         torch.testing.assert_close(layer(maps[:1]), whole[:1], atol=1e-6, rtol=1e-5)
 
 
-def in_place(layer: OrthogonalConv2d) -> None:
-    with torch.no_grad():
-        for parameter in layer.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-
-
-def reload(layer: OrthogonalConv2d) -> None:
-    torch.manual_seed(5)
-    layer.load_state_dict(type(layer)(6, 12).state_dict())
-
-
-def reassign(layer: OrthogonalConv2d) -> None:
-    torch.manual_seed(6)
-    layer.load_state_dict(type(layer)(6, 12).state_dict(), assign=True)
-
-
-def train_a_step(layer: OrthogonalConv2d) -> None:
-    layer.train()
-    with torch.enable_grad():
-        train(layer, channels=6, outputs=12, steps=1)
-    layer.eval()
-
-
-@pytest.mark.parametrize("change", [in_place, reload, reassign, train_a_step])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_cache_is_never_stale(backend: str, change: object) -> None:
-    layer = make(backend).eval()
-    maps = torch.randn(2, 6, 5, 5)
-    with torch.no_grad():
-        before = layer(maps)
-        change(layer)  # type: ignore[operator]
-        after = layer(maps)
-        fresh = type(layer)(6, 12).eval()
-        fresh.load_state_dict(layer.state_dict())
-        assert not torch.allclose(before, after, atol=1e-3)
-        assert torch.equal(after, fresh(maps))
-
-
-@pytest.mark.parametrize(
-    "drop", [lambda layer: layer.train(), lambda layer: layer.double(), lambda layer: reload(layer)]
-)
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_cache_is_dropped(backend: str, drop: object) -> None:
-    layer = make(backend).eval()
-    with torch.no_grad():
-        layer(torch.randn(1, 6, 4, 4))
-    assert layer.cache.held_bytes > 0
-    drop(layer)  # type: ignore[operator]
-    assert layer.cache.held_bytes == 0
-
-
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_a_value_over_the_limit_is_not_kept(backend: str) -> None:
-    layer = make(backend).eval()
-    maps = torch.randn(1, 6, 4, 4)
-    with torch.no_grad():
-        expected = layer(maps)
-        layer.cache.clear()
-        layer.cache.limit = 8
-        assert torch.equal(layer(maps), expected)
-    assert layer.cache.held_bytes == 0
-
-
-def test_cayley_cache_stays_within_its_limit_over_many_sizes() -> None:
-    layer = make("cayley").eval()
-    layer.cache.limit = 20_000
-    with torch.no_grad():
-        for size in range(1, 9):
-            layer(torch.randn(1, 6, size, size))
-    assert 0 < layer.cache.held_bytes <= 20_000
-
-
-@pytest.mark.parametrize("frozen", [True, False])
-@pytest.mark.parametrize("backend", BACKENDS)
-def test_input_gradients_in_eval_equal_those_in_training(backend: str, frozen: bool) -> None:
-    layer = make(backend).requires_grad_(not frozen)
-    maps, weights = torch.randn(2, 6, 5, 6), torch.randn(2, 12, 5, 6)
-
-    def gradients() -> list[Tensor]:
-        point = maps.clone().requires_grad_()
-        wanted = [point, *(parameter for parameter in layer.parameters() if not frozen)]
-        return list(torch.autograd.grad((layer(point) * weights).sum(), wanted))
-
-    expected = gradients()
-    layer.eval()
-    with torch.inference_mode():
-        layer(maps)  # a cache filled here must still serve an attack
-    for found in (gradients(), gradients()):
-        for one, other in zip(found, expected, strict=True):
-            torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_autocast_keeps_the_solve_in_float32(backend: str) -> None:
     layer = make(backend)
@@ -251,16 +156,6 @@ def test_layers_build_on_the_meta_device(backend: str) -> None:
     assert all(parameter.is_meta for parameter in layer.parameters())
 
 
-@pytest.mark.parametrize("backend", ["aoc", "aol"])
-def test_folding_gives_a_plain_convolution(backend: str) -> None:
-    layer = make(backend)
-    assert isinstance(layer, FoldedConv2d)
-    maps = torch.randn(2, 6, 5, 7)
-    plain = layer.folded()
-    assert type(plain) is nn.Conv2d
-    torch.testing.assert_close(plain(maps), layer(maps), atol=1e-6, rtol=1e-5)
-
-
 @pytest.mark.parametrize("backend", BACKENDS)
 @pytest.mark.parametrize(
     ("sizes", "message"), [((4, 3), "in_channels ≤ out_channels"), ((0, 3), "in_channels"), ((2, 4, 2), "odd")]
@@ -268,70 +163,3 @@ def test_folding_gives_a_plain_convolution(backend: str) -> None:
 def test_impossible_sizes_are_refused(backend: str, sizes: tuple[int, ...], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         BACKENDS[backend](*sizes)  # type: ignore[index]
-
-
-def test_autocorrelation_is_the_kernel_of_the_gram_operator() -> None:
-    kernel, maps = torch.randn(4, 3, 3, 3), torch.randn(2, 3, 2, 7)
-    twice = convolve(convolve(maps, kernel), adjoint_kernel(kernel))
-    torch.testing.assert_close(convolve(maps, autocorrelation(kernel)), twice, atol=1e-4, rtol=1e-4)
-
-
-def test_orthonormal_columns_stand_ill_conditioned_matrices() -> None:
-    matrices = torch.randn(2, 40, 20) * torch.logspace(0, -2, 20)
-    columns = orthonormal_columns(matrices)
-    torch.testing.assert_close(columns.mT @ columns, torch.eye(20).expand(2, 20, 20), atol=3e-6, rtol=0)
-
-
-def test_aoc_composes_as_orthogonium_does() -> None:
-    """On the same projectors, our block convolutions are theirs."""
-    block = pytest.importorskip("orthogonium.layers.conv.AOC.fast_block_ortho_conv")
-    torch.manual_seed(0)
-    mixing, subspaces = torch.randn(6, 3), torch.randn(4, 6, 3)
-    bases = orthonormal_columns(subspaces)
-    inside = bases @ bases.mT
-    outside = torch.eye(6) - inside
-    factors = [  # 2×1, 1×2, and with exchanged taps 1×2, 2×1
-        torch.stack([inside[0], outside[0]], dim=-1)[..., None],
-        torch.stack([inside[1], outside[1]], dim=-1)[..., None, :],
-        torch.stack([outside[2], inside[2]], dim=-1)[..., None, :],
-        torch.stack([outside[3], inside[3]], dim=-1)[..., None],
-    ]
-    expected = orthonormal_columns(mixing)[..., None, None]
-    for factor in factors:
-        full = torch.zeros(6, 6, 2, 2)  # theirs takes square kernels only
-        full[..., : factor.shape[2], : factor.shape[3]] = factor
-        expected = block.fast_matrix_conv(expected, full)
-    assert expected[..., 3:, :].abs().max() == expected[..., 3:].abs().max() == 0
-    found = orthogonal_kernel(mixing, subspaces)
-    torch.testing.assert_close(found, expected[..., :3, :3], atol=1e-5, rtol=1e-5)
-
-
-def test_aoc_and_orthogonium_are_both_orthogonal() -> None:
-    theirs = pytest.importorskip("orthogonium.layers").AdaptiveOrthoConv2d(6, 12, 3)
-    for layer, tolerance in ((theirs, 1e-3), (AocConv2d(6, 12), NORM_TOLERANCE)):
-        values = singular_values(layer, channels=6, size=(5, 6))
-        assert abs(values - 1).max() < tolerance
-
-
-def test_aol_rescales_as_orthogonium_does() -> None:
-    module = pytest.importorskip("orthogonium.layers.conv.AOL.aol")
-    kernel = torch.randn(12, 6, 3, 3)
-    theirs = module.MultiStepAOLReparametrizer(6, groups=1, niter=1)(kernel)
-    torch.testing.assert_close(rescale(kernel), theirs, atol=1e-6, rtol=1e-4)
-
-
-def test_aol_leaves_an_orthogonal_kernel_alone_and_bounds_any_other() -> None:
-    torch.manual_seed(0)
-    layer = AolConv2d(6, 12)
-    torch.testing.assert_close(layer.kernel(), layer.weight.detach(), atol=1e-5, rtol=1e-4)
-    for scale in (1e-3, 1.0, 1e3):
-        nn.init.normal_(layer.weight, std=scale)
-        assert singular_values(layer, channels=6, size=(5, 7))[0] <= 1 + NORM_TOLERANCE
-
-
-def test_aol_keeps_a_dead_input_channel_finite() -> None:
-    layer = AolConv2d(3, 6)
-    with torch.no_grad():
-        layer.weight[:, 1] = 0
-    layer(torch.randn(1, 3, 4, 4)).sum().backward()
-    assert torch.isfinite(layer.weight.grad).all()  # type: ignore[arg-type]

@@ -56,17 +56,17 @@ def test_gradients_agree_with_the_published_formula(size: tuple[int, int]) -> No
         torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
 
 
-@pytest.mark.parametrize(("channels", "size"), [((2, 5), (3, 4)), ((2, 2), (2, 1)), ((1, 3), (1, 1))])
+@pytest.mark.parametrize(("channels", "size"), [((2, 5), (2, 3)), ((2, 2), (2, 1)), ((1, 3), (1, 1))])
 def test_first_and_second_derivatives_in_float64(channels: tuple[int, int], size: tuple[int, int]) -> None:
     layer = make(*channels).double()
-    maps = torch.randn(2, channels[0], *size, dtype=torch.float64, requires_grad=True)
+    maps = torch.randn(1, channels[0], *size, dtype=torch.float64, requires_grad=True)
     weight = layer.weight.detach().clone().requires_grad_()
 
     def function(maps: Tensor, weight: Tensor) -> Tensor:
         return torch.func.functional_call(layer, {"weight": weight}, (maps,))
 
     assert torch.autograd.gradcheck(function, (maps, weight))
-    assert torch.autograd.gradgradcheck(function, (maps, weight))
+    assert torch.autograd.gradgradcheck(function, (maps, weight), fast_mode=True)
 
 
 def test_many_frequencies_are_worked_on_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx
 
+from iqa_armor.artifact.calls import EXPONENT
 from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_VALUE_ELEMENTS, Refusal, shown
 from iqa_armor.ortho import RobustBlock
 
 BATCH = 2
+MAX_PARTS = 2**18
 ANY_SIZE = (224, 224)
 # What torch raises when the layers, sizes or arguments of a graph do not go together.
 RUN_ERRORS = (RuntimeError, TypeError, ValueError, LookupError, AttributeError, ArithmeticError, AssertionError)
@@ -24,6 +27,22 @@ class _Rehearsal(fx.Interpreter):
         value = super().run_node(n)
         _check_value(value, n.name)
         return value
+
+    def call_function(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the value of a function, unless making it alone could take all memory."""
+        if target in (operator.mul, operator.imul) and any(isinstance(arg, list | tuple) for arg in args):
+            raise Refusal("its graph repeats a list")
+        if target is operator.pow and isinstance(args[1], int) and abs(args[1]) > EXPONENT:
+            raise Refusal(f"its graph raises to a power above {EXPONENT}")
+        if target in (torch.split, torch.unbind):
+            _check_parts((*args, *kwargs.values()))
+        return super().call_function(target, args, kwargs)
+
+    def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Return the value of a method, unless making it alone could take all memory."""
+        if target in ("split", "unbind"):
+            _check_parts(args)
+        return super().call_method(target, args, kwargs)
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of a layer; of a block only its size, since parts of it do not run on the meta device."""
@@ -67,6 +86,13 @@ def rehearse(network: fx.GraphModule, size: tuple[int, int] | None) -> None:
     if size is not None and (not isinstance(scores, Tensor) or scores.numel() != BATCH):
         found = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
         raise Refusal(f"its graph must give one score per image, but {BATCH} images give {found}")
+
+
+def _check_parts(args: tuple[object, ...]) -> None:
+    """Check that cutting a tensor into single slices gives no endless list."""
+    for arg in args:
+        if isinstance(arg, Tensor) and max(arg.shape, default=0) > MAX_PARTS:
+            raise Refusal(f"its graph splits a tensor of {max(arg.shape)} along one dimension")
 
 
 def _check_value(value: object, name: str) -> None:

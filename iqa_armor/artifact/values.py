@@ -91,12 +91,12 @@ def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *
         raise Refusal(f"{shown(value)} is no argument")
     ((kind, content),) = value.items()
     if kind in ("list", "tuple", "slice"):
-        return _decode_container(kind, content, nodes, accepts, depth=depth)
+        return _decode_container(kind, content, nodes, accepts=accepts, depth=depth)
     return _decode_atom(kind, content, nodes)
 
 
 def _decode_container(
-    kind: str, content: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int
+    kind: str, content: object, nodes: Sequence[fx.Node], *, accepts: AcceptText, depth: int
 ) -> list[object] | tuple[object, ...] | slice:
     if not isinstance(content, list) or len(content) > MAX_LENGTH:
         raise Refusal(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")

@@ -41,12 +41,33 @@ class Leaf:
     softness: float
 
 
+@dataclass(frozen=True)
+class Style:
+    """What the leaves of one scene have in common.
+
+    Args:
+        count: Number of leaves.
+        smallest: Least radius, in pixels.
+        softness: Width of edges, in pixels.
+        roughness: Factor on the contrast of textures.
+        focus_after: Index of the last leaf that is out of focus, -1 if none is.
+        defocus: Blur of the leaves up to that one, in pixels.
+    """
+
+    count: int
+    smallest: float
+    softness: float
+    roughness: float
+    focus_after: int
+    defocus: float
+
+
 def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Return a pristine scene (height, width, 3), 8 bits, the same for the same state of `rng`.
 
-    Leaves with power-law radii cover each other from back to front; each has a color near one of a small
-    palette, a patch of a noise field with a 1/f^a spectrum and a shading; larger ones cast soft shadows. In
-    two of five scenes the back layer is out of focus.
+    Leaves with power-law radii cover each other from back to front; each has a color near one of a small palette, a
+    patch of a noise field with a 1/f^a spectrum and a shading; larger ones cast soft shadows. In half of the scenes
+    the back layer is out of focus. Scenes range from a few plain shapes to dense clutter.
 
     Source: Lee, Mumford & Huang, "Occlusion Models for Natural Images", IJCV 2001 (radii and occlusion);
     Ruderman & Bialek, "Statistics of Natural Images", PRL 1994 (1/f spectra). Shading, shadows, focus (ours).
@@ -54,15 +75,29 @@ def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     textures = [_texture(rng, height, width) for _ in range(_TEXTURES)]
     palette = _palette(rng)
     canvas = _background(rng, palette, textures[0])
-    count = int(height * width / 49152 * np.exp(rng.uniform(np.log(120), np.log(1500))))
-    softness, roughness = rng.uniform(0.6, 1.3), np.exp(rng.uniform(-0.7, 1.0))
-    focus_after = int(count * rng.uniform(0.3, 0.8)) if rng.random() < 0.4 else -1
-    for index in range(count):
-        leaf = _leaf(rng, (height, width), palette, softness=softness, roughness=roughness)
-        _paint(canvas, leaf, textures[rng.integers(_TEXTURES)], rng)
-        if index == focus_after:
-            canvas = _blurred(canvas, rng.uniform(1.0, 4.0))
+    style = _style(rng, height * width)
+    for index in range(style.count):
+        _paint(canvas, _leaf(rng, (height, width), palette, style), textures[rng.integers(_TEXTURES)], rng)
+        if index == style.focus_after:
+            canvas = _blurred(canvas, style.defocus)
     return _developed(canvas, rng)
+
+
+def _log_uniform(rng: Generator, low: float, high: float) -> float:
+    return float(np.exp(rng.uniform(np.log(low), np.log(high))))
+
+
+def _style(rng: Generator, area: int) -> Style:
+    smallest = _log_uniform(rng, _MIN_RADIUS, 6)
+    count = 4 + int(area / 49152 * _log_uniform(rng, 30, 2500) * (_MIN_RADIUS / smallest) ** 0.7)
+    return Style(
+        count=count,
+        smallest=smallest,
+        softness=rng.uniform(0.6, 1.3),
+        roughness=_log_uniform(rng, 0.2, 2.7),
+        focus_after=int(count * rng.uniform(0.3, 0.95)) if rng.random() < 0.5 else -1,
+        defocus=_log_uniform(rng, 1.0, 6.0),
+    )
 
 
 def _texture(rng: Generator, height: int, width: int) -> Floats:
@@ -75,7 +110,7 @@ def _texture(rng: Generator, height: int, width: int) -> Floats:
     across = columns * np.cos(angle) - rows * np.sin(angle)
     frequency = np.sqrt((along * stretch) ** 2 + across**2)
     frequency[0, 0] = np.inf
-    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency ** rng.uniform(0.3, 1.5)
+    spectrum = np.fft.rfft2(rng.standard_normal((height, width))) / frequency ** rng.uniform(0.3, 1.6)
     field = np.fft.irfft2(spectrum, (height, width))
     return np.asarray(field / field.std(), np.float32)
 
@@ -90,12 +125,12 @@ def _background(rng: Generator, palette: Floats, texture: Floats) -> Floats:
     height, width = texture.shape
     mix = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
     sky = (1 - mix) * palette[0] + mix * palette[1]
-    canvas = sky * (1 + rng.uniform(0.02, 0.15) * texture[..., None])
+    canvas = sky * (1 + _log_uniform(rng, 0.005, 0.2) * texture[..., None])
     return np.broadcast_to(canvas, (height, width, 3)).astype(np.float32)
 
 
-def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, *, softness: float, roughness: float) -> Leaf:
-    low, high = _MIN_RADIUS, 0.45 * min(size)
+def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, style: Style) -> Leaf:
+    low, high = style.smallest, 0.45 * min(size)
     # Inverse of the cumulative distribution of a density r^-3 between low and high.
     share = rng.random()
     radius = (low**-2 - share * (low**-2 - high**-2)) ** -0.5
@@ -108,9 +143,9 @@ def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, *, softness: f
         angle=rng.uniform(0, np.pi),
         power=float(rng.choice([2.0, 2.0, 3.0, 8.0])),
         color=color.astype(np.float32),
-        contrast=roughness * np.exp(rng.uniform(np.log(0.01), np.log(0.3))),
+        contrast=style.roughness * _log_uniform(rng, 0.01, 0.3),
         shade=rng.uniform(0, 0.4),
-        softness=softness,
+        softness=style.softness,
     )
 
 
@@ -165,5 +200,5 @@ def _developed(canvas: Floats, rng: Generator) -> NDArray[np.uint8]:
     low, high = np.percentile(lit, [1, 99])
     black, white = rng.uniform(0, 0.15), rng.uniform(0.75, 1.05)
     exposed = black + (lit - low) / max(high - low, 0.1) * (white - black)
-    exposed += rng.normal(0, rng.uniform(0, 0.006), exposed.shape)
+    exposed += rng.normal(0, rng.uniform(0, 0.008), exposed.shape)
     return np.asarray(np.rint(np.clip(exposed, 0, 1) * 255), np.uint8)

@@ -109,6 +109,7 @@ class QualityModel(nn.Module):
     ) -> None:
         super().__init__()
         self.network = network
+        self.training = network.training  # so that restoring this model's mode never changes its network's
         self.preprocessing = preprocessing or Preprocessing()
         self.scale = scale
         self.name = name

@@ -40,9 +40,12 @@ class DerivedCache:
 
         Args:
             key: What the value depends on besides the parameters, e.g. the map size.
-            parameters: Tensors it is derived from; in-place changes are seen by their version counter.
+            parameters: Tensors it is derived from; in-place changes are seen by their version
+                counter, which edits through `.data` do not advance.
             build: Returns the value and its size in bytes.
         """
+        if torch.compiler.is_compiling():  # a captured graph must not hold what one process happened to have
+            return build()[0]
         stamp = tuple(_stamp(parameter) for parameter in parameters)
         if stamp != self._stamp:
             self.clear()

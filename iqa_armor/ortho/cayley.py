@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve, kernel_gradient
-from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.ortho.layer import OrthogonalConv2d, full_precision
 from iqa_armor.ortho.spectrum import Factor, factorize
 
 
@@ -49,7 +49,7 @@ class CayleyConv2d(OrthogonalConv2d):
     def forward(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W), in their dtype; computed in float32 or better."""
         working = torch.promote_types(self.weight.dtype, torch.float32)
-        with torch.autocast(maps.device.type, enabled=False):
+        with full_precision(maps.device):
             weight, signal = self.weight.to(working), maps.to(working)
             solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), maps))
             output = torch.cat([2 * solved - signal, -2 * rest], dim=1)
@@ -95,12 +95,14 @@ class _Resolvent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, maps: Tensor, weight: Tensor, factor: Factor) -> tuple[Tensor, Tensor]:
+    def forward(maps: Tensor, weight: Tensor, factor: Factor) -> tuple[Tensor, Tensor]:
         solved = factor.solve(maps)
-        rest = convolve(solved, _split(weight)[1])
-        ctx.factor = factor
-        ctx.save_for_backward(weight, solved, rest)
-        return solved, rest
+        return solved, convolve(solved, _split(weight)[1])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor], output: tuple[Tensor, Tensor]) -> None:
+        ctx.factor = inputs[2]
+        ctx.save_for_backward(inputs[1], *output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
@@ -117,11 +119,13 @@ class _Adjoint(torch.autograd.Function):
     """Maps g to (I + A)⁻ᵀg; its own backward serves second derivatives."""
 
     @staticmethod
-    def forward(ctx: Any, gradient: Tensor, weight: Tensor, factor: Factor) -> Tensor:
-        dual = factor.solve(gradient, is_adjoint=True)
-        ctx.factor = factor
-        ctx.save_for_backward(weight, dual)
-        return dual
+    def forward(gradient: Tensor, weight: Tensor, factor: Factor) -> Tensor:  # noqa: ARG004
+        return factor.solve(gradient, is_adjoint=True)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor], output: Tensor) -> None:
+        ctx.factor = inputs[2]
+        ctx.save_for_backward(inputs[1], output)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:

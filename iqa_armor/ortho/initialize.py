@@ -32,7 +32,8 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
         raise ValueError(f"features must be (N, {block.channels}, H, W), got {tuple(features.shape)}")
     if not torch.isfinite(features).all():
         raise ValueError("features must be finite, got NaN or infinite values")
-    directions, mean = principal_directions(features, block.channels // 2)
+    device = block.reduction.weight.device
+    directions, mean = principal_directions(features.to(device), block.channels // 2)
     if isinstance(block.orthogonal, CayleyConv2d):
         directions = _with_positive_top(directions)
     _assign_center(block.orthogonal, directions)
@@ -48,7 +49,7 @@ def principal_directions(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
         features: (N, C, H, W); every position of every image is a sample.
         count: At most C.
     """
-    samples = features.movedim(1, 0).flatten(1)
+    samples = features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, 0).flatten(1)
     mean = samples.mean(1, dtype=torch.float64)
     centered = samples - mean.to(samples.dtype)[:, None]
     covariance = (centered @ centered.T).double() / centered.shape[1]

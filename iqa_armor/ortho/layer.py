@@ -2,11 +2,20 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor, nn
 
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.ortho.circular import convolve
+
+
+def full_precision(device: torch.device) -> AbstractContextManager[object]:
+    """Return a context in which autocast is off, on devices that know it."""
+    if not torch.amp.is_autocast_available(device.type):
+        return nullcontext()
+    return torch.autocast(device.type, enabled=False)
 
 
 class OrthogonalConv2d(CachingModule):
@@ -82,5 +91,5 @@ class FoldedConv2d(OrthogonalConv2d):
 
     def _built(self) -> Tensor:
         # A kernel rounded to half precision is orthogonal to 1e-2 only.
-        with torch.autocast(self.bias.device.type, enabled=False):
+        with full_precision(self.bias.device):
             return self.kernel()

@@ -10,8 +10,10 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-# Complex numbers worked on at once, so that the spectrum itself is the only large tensor.
-CHUNK = 2**23
+# Complex numbers worked on at once, so that the spectrum itself is the only large tensor: on a processor what
+# its cache holds, on an accelerator what keeps it busy.
+CHUNK = 2**20
+ACCELERATOR_CHUNK = 2**26
 
 
 @dataclass(frozen=True)
@@ -32,40 +34,45 @@ class Grid:
     device: torch.device
 
     @cached_property
-    def _position(self) -> tuple[Tensor, Tensor]:
-        """Row and column of every entry of the half spectrum, each (H · (W // 2 + 1),)."""
-        rows = torch.arange(self.height, device=self.device)
-        columns = torch.arange(self.width // 2 + 1, device=self.device)
-        row, column = torch.meshgrid(rows, columns, indexing="ij")
-        return row.flatten(), column.flatten()
+    def _entries(self) -> list[tuple[int, int]]:
+        """Row and column of every entry of the half spectrum."""
+        return [(row, column) for row in range(self.height) for column in range(self.width // 2 + 1)]
+
+    def _is_mirrored(self, row: int, column: int) -> bool:
+        return 2 * column % self.width == 0 and 2 * row > self.height
 
     @cached_property
-    def is_mirrored(self) -> Tensor:
-        """Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)."""
-        row, column = self._position
-        return (2 * column % self.width == 0) & (2 * row > self.height)
+    def positions(self) -> list[tuple[int, int]]:
+        """Row and column of the F kept frequencies."""
+        return [entry for entry in self._entries if not self._is_mirrored(*entry)]
 
     @cached_property
     def kept(self) -> Tensor:
-        """Indices of the kept entries in the half spectrum, (F,)."""
-        return (~self.is_mirrored).nonzero().flatten()
+        """Indices of the kept entries in the flat half spectrum, (F,)."""
+        columns = self.width // 2 + 1
+        return torch.tensor([row * columns + column for row, column in self.positions], device=self.device)
+
+    @cached_property
+    def mirrored(self) -> Tensor:
+        """Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)."""
+        return torch.tensor([self._is_mirrored(*entry) for entry in self._entries], device=self.device)
 
     @cached_property
     def source(self) -> Tensor:
         """For every entry of the half spectrum, which kept frequency it equals or mirrors."""
-        row, column = self._position
-        row = torch.where(self.is_mirrored, self.height - row, row)
-        number = torch.empty_like(row)
-        number[self.kept] = torch.arange(len(self.kept), device=self.device)
-        return number[row * (self.width // 2 + 1) + column]
+        number = {position: i for i, position in enumerate(self.positions)}
+        origins = (
+            (self.height - row if self._is_mirrored(row, column) else row, column) for row, column in self._entries
+        )
+        return torch.tensor([number[origin] for origin in origins], device=self.device)
 
     def angles(self, reach: int) -> Tensor:
         """Return ω·τ (F, T) in float64 for the T offsets τ in (−reach..reach)², row by row."""
-        row, column = self._position
+        row, column = torch.tensor(self.positions, device=self.device).T
         offsets = torch.arange(-reach, reach + 1, device=self.device)
         down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
-        turns_down = torch.outer(row[self.kept], down) % self.height / self.height
-        turns_right = torch.outer(column[self.kept], right) % self.width / self.width
+        turns_down = torch.outer(row, down) % self.height / self.height
+        turns_right = torch.outer(column, right) % self.width / self.width
         return 2 * math.pi * (turns_down.double() + turns_right.double())
 
     def forward(self, maps: Tensor) -> Tensor:
@@ -76,7 +83,7 @@ class Grid:
     def inverse(self, columns: Tensor) -> Tensor:
         """Return the real maps (N, C, H, W) of columns (F, C, N)."""
         spectrum = columns.permute(2, 1, 0).index_select(2, self.source)
-        spectrum = torch.where(self.is_mirrored, spectrum.conj(), spectrum)
+        spectrum = torch.where(self.mirrored, spectrum.conj(), spectrum)
         half = spectrum.reshape(*spectrum.shape[:2], self.height, self.width // 2 + 1)
         maps: Tensor = torch.fft.irfft2(half, s=(self.height, self.width))
         return maps
@@ -123,27 +130,30 @@ def factorize(kernel: Tensor, height: int, width: int, *, is_inverted: bool = Fa
         is_inverted: Whether to hold the inverse, dearer to make and cheaper to use, instead of LU factors.
     """
     grid = Grid(height, width, kernel.device)
-    channels, count = len(kernel), len(grid.kept)
+    channels, count = len(kernel), len(grid.positions)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
     if is_inverted:
         identity = torch.eye(channels, dtype=matrices.dtype, device=kernel.device)
-        for part, lu, pivots in _factors(kernel, grid):
+        for part, system in _systems(kernel, grid):
+            lu, pivots, _ = torch.linalg.lu_factor_ex(system)
             matrices[part] = torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
         return Factor(grid, matrices, None)
-    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
     matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
-    for part, lu, pivots in _factors(kernel, grid):
-        matrices[part], exchanges[part] = lu, pivots
+    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
+    flags = torch.empty(count, dtype=torch.int32, device=kernel.device)
+    for part, system in _systems(kernel, grid):
+        torch.linalg.lu_factor_ex(system, out=(matrices[part], exchanges[part], flags[part]))
     return Factor(grid, matrices, exchanges)
 
 
-def _factors(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Yield LU factors and pivots of I + A for consecutive slices of the kept frequencies.
+def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
+    """Yield I + A (f, C, C), columns contiguous, for consecutive slices of the kept frequencies.
 
     The transform is a product with the DFT matrix: kernels have few taps, and real ones fold onto half of
     them, since Σ_τ a(τ) e^{iωτ} = Σ_τ≥0 cos(ωτ)(a(τ) + a(−τ)) + i sin(ωτ)(a(τ) − a(−τ)).
     """
-    channels, step = len(kernel), max(1, CHUNK // len(kernel) ** 2)
+    channels, limit = len(kernel), CHUNK if kernel.device.type == "cpu" else ACCELERATOR_CHUNK
+    step = max(1, limit // channels**2)
     taps = kernel.flatten(2).permute(2, 1, 0).reshape(-1, channels**2)  # transposed, for LAPACK
     half = len(taps) // 2 + 1
     even, odd = (taps + taps.flip(0))[:half], (taps - taps.flip(0))[:half]
@@ -153,6 +163,5 @@ def _factors(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor, Tensor
     cosines, sines = angles.cos().to(kernel.dtype), angles.sin().to(kernel.dtype)
     for start in range(0, len(angles), step):
         part = slice(start, start + step)
-        matrices = torch.complex(cosines[part] @ even, sines[part] @ odd).view(-1, channels, channels).mT
-        lu, pivots, _ = torch.linalg.lu_factor_ex(matrices)
-        yield part, lu, pivots
+        system = torch.complex(cosines[part] @ even, sines[part] @ odd)
+        yield part, system.view(-1, channels, channels).mT

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from iqa_armor.artifact import is_artifact, load_artifact
@@ -64,20 +65,23 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     return model.eval()
 
 
-def new_model(arch: str, *, opening: Opening, weights: Path | None = None) -> QualityModel:
+def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> QualityModel:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
     Args:
         arch: Architecture as in `Opening`, or a model file to train further.
         opening: Preprocessing and score direction.
         weights: Checkpoint whose tensors are taken where name and shape agree.
+        seed: Of the initial weights.
 
     Raises:
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
     if Path(arch).is_file() and ":" not in arch:
         return load_model(arch, opening=opening)
-    model = _built(arch, opening)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = _built(arch, opening)
     model.name = arch.rpartition(":")[2]
     if weights is not None:
         state = _as_state(read_state(weights, trust_pickle=opening.trust_pickle))

@@ -66,7 +66,7 @@ class FitData:
         training: Images fitted to.
         held_out: Tenth of the training images that chooses the epoch.
         center: Opinion score that becomes 0 for the network.
-        spread: Opinion scores that become 1 for the network, positive.
+        spread: Opinion scores that become 1 for the network; negative where small scores mean good quality.
     """
 
     training: PreparedImages
@@ -187,8 +187,9 @@ class _Run:
         return loss.detach()
 
     def _held_out_agreement(self) -> tuple[float, float]:
-        """Return SROCC and PLCC on the held-out images."""
+        """Return SROCC and PLCC on the held-out images, positive where scores have learnt their direction."""
         scores = predict(self.model, self.data.held_out, batch_size=self.settings.batch_size)
+        scores = scores * math.copysign(1.0, self.data.spread)
         mos = self.data.held_out.mos
         return float(srocc(scores, mos)), float(plcc(scores, mos))
 

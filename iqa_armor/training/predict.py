@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from iqa_armor.attacks import frozen
 from iqa_armor.data.transforms import PreparedImages, worker_count
 
 
@@ -20,14 +21,12 @@ def predict(
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Tensor:
     """Return the scores (N,) of prepared images on the CPU, in eval mode without gradients; restores the mode."""
-    training, device = model.training, next(model.parameters()).device
+    device = next(model.parameters()).device
     loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=worker_count(images))
     scores: list[Tensor] = []
-    model.eval()
-    with torch.inference_mode():
+    with frozen(model), torch.inference_mode():
         for batch, _, _ in loader:
             scores.append(model(batch.to(device)).float().cpu())
             if on_progress is not None:
                 on_progress(sum(map(len, scores)), len(images))
-    model.train(training)
     return torch.cat(scores)

@@ -72,7 +72,7 @@ def train(
     settings = make_training(given)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     with progress() as bars:
-        model = new_model(arch, opening=opening_of(context.params), weights=weights)
+        model = new_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
         dataset = open_data(data, seed=seed, progress=bars)
         options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = pipeline.train(model, dataset, settings, options=options)

@@ -1,0 +1,192 @@
+"""The whole hardening, from the library."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import memory_dataset
+from torch import nn
+
+from iqa_armor.artifact import load_artifact, read_metadata
+from iqa_armor.data.base import Dataset
+from iqa_armor.errors import DataError, SurgeryError
+from iqa_armor.metrics import srocc
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.ortho import RobustBlock, singular_values
+from iqa_armor.pipeline import Options, harden, plan, train
+from iqa_armor.recipe import Recipe, Training
+
+QUICK = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
+
+
+@pytest.fixture
+def trained(make_model, dataset: Dataset) -> QualityModel:
+    return train(make_model(), dataset, Training(**QUICK)).model
+
+
+def scores_of(model: QualityModel, dataset: Dataset) -> torch.Tensor:
+    images = dataset.splits["test"]
+    with torch.no_grad():
+        return model(torch.stack([model.prepare(images[i]) for i in range(len(images))]))
+
+
+def blocks_of(model: nn.Module) -> list[RobustBlock]:
+    return [module for module in model.modules() if isinstance(module, RobustBlock)]
+
+
+@pytest.mark.parametrize("backend", ["cayley", "aoc", "aol"])
+def test_hardened_model_still_predicts_and_holds_an_orthogonal_block(trained, dataset, backend: str) -> None:
+    result = harden(trained, dataset, Recipe(backend=backend, **QUICK))
+    (block,) = blocks_of(result.model)
+    values = singular_values(block.orthogonal, channels=block.channels // 2, size=(4, 5))
+    assert float(values.max()) <= 1 + 1e-4
+    if backend != "aol":
+        assert float(values.min()) >= 1 - 1e-4
+    assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) > 0.7
+    assert result.blocks[0].channels == block.channels < 24
+    assert result.pruned is not None
+
+
+def test_the_original_is_left_untouched(trained, dataset) -> None:
+    before, state = scores_of(trained, dataset), {k: v.clone() for k, v in trained.state_dict().items()}
+    harden(trained, dataset, Recipe(**QUICK))
+    torch.testing.assert_close(scores_of(trained, dataset), before, rtol=0, atol=0)
+    assert all(torch.equal(state[key], value) for key, value in trained.state_dict().items())
+    assert not blocks_of(trained)
+
+
+def test_scores_keep_the_unit_of_the_original(trained, dataset) -> None:
+    result = harden(trained, dataset, Recipe(**QUICK))
+    assert trained.scale is not None
+    assert result.model.scale is not None
+    assert result.model.scale.low == pytest.approx(trained.scale.low, abs=0.3 * trained.scale.width)
+    assert result.model.scale.high == pytest.approx(trained.scale.high, abs=0.3 * trained.scale.width)
+
+
+def test_identity_block_without_pruning_or_tuning_changes_little(trained, dataset) -> None:
+    recipe = Recipe(init="identity", prune=0, epochs=0, pool="none")
+    result = harden(trained, dataset, recipe)
+    before = float(srocc(scores_of(trained, dataset), dataset.splits["test"].mos))
+    after = float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos))
+    assert abs(before - after) < 0.1  # half of 24 channels is little; real networks are held to 0.03
+    assert list(result.srocc) == ["original", "block installed", "result"]
+
+
+def test_control_has_no_block_and_all_its_channels(trained, dataset) -> None:
+    result = harden(trained, dataset, Recipe(position="none", prune=0, **QUICK))
+    assert not blocks_of(result.model)
+    assert result.pruned is None
+    assert sum(p.numel() for p in result.model.parameters()) == sum(p.numel() for p in trained.parameters())
+
+
+def test_two_runs_of_one_recipe_give_the_same_file(trained, dataset, tmp_path: Path) -> None:
+    for name in ("one", "two"):
+        harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1})).save(tmp_path / f"{name}.safetensors")
+    one, two = (load_artifact(tmp_path / f"{name}.safetensors").state_dict() for name in ("one", "two"))
+    assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_saved_file_tells_where_it_came_from(trained, dataset, tmp_path: Path) -> None:
+    path = tmp_path / "hardened.safetensors"
+    harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1})).save(path)
+    stored = read_metadata(path)
+    assert stored["recipe"]["backend"] == "cayley"
+    assert stored["provenance"]["data"] == {
+        "spec": "memory",
+        "fingerprint": dataset.fingerprint,
+        "synthetic": False,
+        "images": {"training": 160, "test": 40},
+    }
+    assert stored["provenance"]["held_out_srocc"].keys() == {"original", "pruned", "block installed", "result"}
+
+
+def test_dry_run_operates_but_trains_nothing(trained, dataset) -> None:
+    result = plan(trained, dataset, Recipe(**QUICK))
+    assert result.fit.epochs == ()
+    assert len(blocks_of(result.model)) == 1
+
+
+def test_best_epoch_is_not_chosen_on_the_reported_split(trained, dataset) -> None:
+    one = harden(trained, dataset, Recipe(**QUICK))
+    other_test = memory_dataset(seed=0).splits["test"].select(range(5))
+    same_training = Dataset("memory", {"training": dataset.splits["training"], "test": other_test})
+    two = harden(trained, same_training, Recipe(**QUICK))
+    assert one.fit.best == two.fit.best
+    assert [e.srocc for e in one.fit.epochs] == [e.srocc for e in two.fit.epochs]
+
+
+def test_interrupted_hardening_resumes_to_the_same_model(trained, dataset, tmp_path: Path) -> None:
+    class Stopped(Exception):
+        pass
+
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        if task == "fine-tuning" and done > total // 2 and not detail:
+            raise Stopped
+
+    recipe, checkpoint = Recipe(**QUICK), tmp_path / "resume.pt"
+    whole = harden(trained, dataset, recipe)
+    with pytest.raises(Stopped):
+        harden(trained, dataset, recipe, options=Options(checkpoint=checkpoint, progress=stop))
+    resumed = harden(trained, dataset, recipe, options=Options(checkpoint=checkpoint, resume=True))
+    torch.testing.assert_close(scores_of(resumed.model, dataset), scores_of(whole.model, dataset), rtol=0, atol=0)
+
+
+def test_lower_is_better_stays_so(trained, dataset) -> None:
+    falling = trained.with_network(nn.Sequential(trained.network, Negate()), scale=None)
+    falling.scale = ScoreScale(-100.0, 0.0, higher_is_better=False)
+    result = harden(falling, dataset, Recipe(**QUICK))
+    assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) < -0.7
+    assert result.model.scale is not None
+    assert not result.model.scale.higher_is_better
+
+
+class Negate(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return -x
+
+
+def test_too_few_training_images_are_refused(trained) -> None:
+    with pytest.raises(DataError, match="too few"):
+        harden(trained, memory_dataset(training=3), Recipe(**QUICK))
+
+
+def test_hardening_a_hardened_model_again_is_refused(trained, dataset) -> None:
+    once = harden(trained, dataset, Recipe(**{**QUICK, "epochs": 0}))
+    with pytest.raises(SurgeryError, match="RobustBlock"):
+        harden(once.model, dataset, Recipe(**QUICK))
+
+
+CHECK = """
+import sys, torch
+from iqa_armor import load_model
+model = load_model(sys.argv[1])
+images, scores = torch.load(sys.argv[2], weights_only=True)
+with torch.inference_mode():
+    error = float((model(images) - scores).abs().max() / scores.abs().max())
+assert error < 1e-5, error
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "backend"),
+    [("resnet18", "cayley"), ("resnet50", "aoc"), ("mobilenet_v2", "aol"), ("densenet121", "cayley"), ("vgg16", "aol")],
+)
+def test_torchvision_model_reloads_in_a_fresh_process(name: str, backend: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, num_classes=1)
+    model = QualityModel(network, Preprocessing(size=(64, 80)), name=name)
+    result = harden(model, memory_dataset(training=8), Recipe(backend=backend, epochs=0))
+    path = tmp_path / "hardened.safetensors"
+    result.save(path)
+    images = torch.rand(2, 3, 64, 80)
+    with torch.inference_mode():
+        torch.save([images, result.model(images)], tmp_path / "expected.pt")
+    command = [sys.executable, "-c", CHECK, str(path), str(tmp_path / "expected.pt")]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert len(blocks_of(result.model)) == 1

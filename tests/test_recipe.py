@@ -1,0 +1,54 @@
+"""Recipes: defaults, validation, TOML."""
+
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from iqa_armor.errors import RecipeError
+from iqa_armor.recipe import make_recipe, read_recipe
+
+
+def test_defaults_are_the_papers() -> None:
+    recipe = make_recipe({})
+    chosen = (recipe.position, recipe.backend, recipe.init, recipe.pool, recipe.prune, recipe.criterion, recipe.epochs)
+    assert chosen == ("last", "cayley", "random", "square", 0.10, "l2", 5)
+
+
+def test_recipe_cannot_be_changed_afterwards() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        make_recipe({}).epochs = 3  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"epocs": 3}, "did you mean 'epochs'"),
+        ({"prune": 1.0}, "prune: input should be less than 1, got 1.0"),
+        ({"epochs": -1}, "epochs.*got -1"),
+        ({"backend": "fourier"}, "backend: must be one of cayley, aoc, aol, got 'fourier'"),
+        ({"batch_size": 1}, "batch_size"),
+    ],
+)
+def test_wrong_settings_are_named_with_their_value(values: dict[str, object], message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
+        make_recipe(values)
+
+
+def test_toml_gives_settings_and_numbers_become_positions(tmp_path: Path) -> None:
+    path = tmp_path / "recipe.toml"
+    path.write_text('position = 3\nbackend = "aol"\nepochs = 2\n')
+    recipe = make_recipe(read_recipe(path), source=str(path))
+    assert (recipe.position, recipe.backend, recipe.epochs) == ("3", "aol", 2)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"), [("epochs = ", "not TOML"), ("prun = 0.1", "did you mean 'prune'"), (None, "cannot read")]
+)
+def test_unusable_file_is_refused_by_name(tmp_path: Path, text: str | None, message: str) -> None:
+    path = tmp_path / "recipe.toml"
+    if text is not None:
+        path.write_text(text)
+    with pytest.raises(RecipeError, match=message) as caught:
+        read_recipe(path)
+    assert "recipe.toml" in str(caught.value)
