@@ -35,7 +35,7 @@ class Training(BaseModel):
 
     epochs: int = Field(5, ge=0, le=10_000)
     learning_rate: float = Field(3e-4, gt=0, le=10)
-    batch_size: int = Field(16, ge=2, le=65_536)
+    batch_size: int = Field(8, ge=2, le=65_536)
     weight_decay: float = Field(1e-4, ge=0, le=10)
     loss: Loss = "plcc+mse"
     flip: bool = True

@@ -109,7 +109,7 @@ def test_score_falls_with_the_severity_of_every_distortion(kind: str) -> None:
         scores = reference_scores(stacked(graded), stacked([scene]))
         assert (scores.diff() < 0).all()
         assert scores[0] < 100
-        assert scores[-1] < 70
+        assert scores[-1] < scores[0] - 20
 
 
 @pytest.mark.parametrize("kind", DISTORTIONS)
@@ -133,7 +133,7 @@ def test_wrong_distortion_arguments_are_refused() -> None:
 
 def test_scenes_have_the_power_spectrum_of_natural_images() -> None:
     slopes = []
-    for seed in range(8):
+    for seed in range(16):
         gray = render_scene(np.random.default_rng(seed), 128, 128).mean(-1) / 255
         window = np.outer(np.hanning(128), np.hanning(128))
         power = np.abs(np.fft.fft2((gray - gray.mean()) * window)) ** 2
@@ -141,7 +141,7 @@ def test_scenes_have_the_power_spectrum_of_natural_images() -> None:
         bins = [power[(radius >= r) & (radius < r * 1.3)].mean() for r in (4, 8, 16, 32)]
         slopes.append(np.polyfit(np.log([4, 8, 16, 32]), np.log(bins), 1)[0])
     # Photographs measured in the same way: -2.6 in the median, from -3.4 to -1.9.
-    assert -3 < np.mean(slopes) < -2
+    assert -3.4 < np.median(slopes) < -1.9
 
 
 @pytest.mark.parametrize(

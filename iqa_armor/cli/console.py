@@ -59,7 +59,7 @@ class Bars:
             self.details[task] = detail
             stderr.print(f"{task}: {detail}", markup=False)
         if self.bars is None:
-            if done == total and not detail:
+            if done == total and task not in self.details:
                 stderr.print(f"{task}: {total} done", markup=False)
             return
         if task not in self.tasks or (done <= 1 and self.bars.tasks[self.tasks[task]].finished):

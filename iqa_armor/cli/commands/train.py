@@ -47,7 +47,7 @@ def train(
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 6,
     learning_rate: Annotated[float, typer.Option(help="Peak step size of AdamW.")] = 3e-4,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 16,
+    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 8,
     loss: Annotated[
         Literal["norm-in-norm", "plcc", "mse", "plcc+mse"], typer.Option(help="What is minimised.")
     ] = "plcc+mse",

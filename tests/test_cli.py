@@ -1,0 +1,247 @@
+"""The command line: exit codes, JSON, files, from a parser and from real processes."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import torchvision
+from conftest import contrast_images, small_network
+from PIL import Image
+from typer.testing import CliRunner
+
+from iqa_armor.artifact import load_artifact
+from iqa_armor.cli import app
+
+KONIQ_HEADER = "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set".split(",")
+ARCH = """
+from torch import nn
+from iqa_armor import Preprocessing, QualityModel
+
+def make():
+    layers = []
+    for channels, outputs in ((3, 16), (16, 24), (24, 32)):
+        layers += [nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
+    return QualityModel(network, Preprocessing(size=(32, 40)))
+"""
+
+
+def run(*arguments: object):
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def arch(tmp_path: Path) -> str:
+    (tmp_path / "mine.py").write_text(ARCH)
+    return f"{tmp_path / 'mine.py'}:make"
+
+
+@pytest.fixture
+def checkpoint(tmp_path: Path) -> Path:
+    path = tmp_path / "model.pt"
+    torch.save({"state_dict": {f"module.{k}": v for k, v in small_network().state_dict().items()}}, path)
+    return path
+
+
+@pytest.fixture
+def spec(image_folder: Path) -> str:
+    return f"csv:{image_folder / 'labels.csv'}"
+
+
+@pytest.fixture
+def resnet(tmp_path: Path) -> Path:
+    torch.manual_seed(0)
+    path = tmp_path / "model.pt"
+    torch.save(torchvision.models.resnet18(num_classes=1).state_dict(), path)
+    return path
+
+
+def write_koniq(folder: Path, *, count: int = 8) -> Path:
+    pixels, mos = contrast_images(count, size=(24, 32))
+    (folder / "512x384").mkdir(parents=True)
+    with (folder / "koniq10k_distributions_sets.csv").open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(KONIQ_HEADER)
+        for index in range(count):
+            name = f"{index}.jpg"
+            Image.fromarray(pixels[index].permute(1, 2, 0).numpy()).save(folder / "512x384" / name)
+            split = "test" if index % 4 == 3 else "validation" if index % 8 == 6 else "training"
+            writer.writerow([name, 0, 0, 0, 1, 0, 100, float(mos[index]), 0.5, split])
+    return folder
+
+
+def test_train_harden_evaluate_score_in_a_row(arch: str, spec: str, image_folder: Path, tmp_path: Path) -> None:
+    base, hardened = tmp_path / "base.safetensors", tmp_path / "base-hardened.safetensors"
+    options = ("--data", spec, "--batch-size", 8, "--learning-rate", 5e-3, "--device", "cpu")
+    trained = run("train", arch, "-o", base, "--epochs", 4, *options, "--json")
+    assert trained.exit_code == 0, trained.stderr
+    assert json.loads(trained.stdout)["output"] == str(base)
+    done = run("harden", base, "--epochs", 2, *options)
+    assert done.exit_code == 0, done.stderr
+    assert f"wrote {hardened}" in done.stdout
+    evaluated = run("evaluate", hardened, "--baseline", base, "--data", spec, "--epsilon", "2,4", "--json")
+    assert evaluated.exit_code == 0, evaluated.stderr
+    outcome = json.loads(evaluated.stdout)
+    assert outcome["schema"] == "iqa-armor/evaluation/1"
+    assert [entry["name"] for entry in outcome["models"]] == ["base", "base-hardened"]
+    scored = run("score", hardened, image_folder / "000.png", image_folder / "001.png", "--json")
+    assert scored.exit_code == 0, scored.stderr
+    assert len(json.loads(scored.stdout)["images"]) == 2
+    assert list(tmp_path.glob(".*")) == []
+
+
+def test_harden_of_a_foreign_state_dict_names_what_it_did(arch: str, checkpoint: Path, spec: str) -> None:
+    done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--epochs", 1, "--json")
+    assert done.exit_code == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert result["blocks"][0]["node"] == "network_5" or result["blocks"]
+    assert result["recipe"]["epochs"] == 1
+    assert Path(result["output"]) == checkpoint.with_name("model-hardened.safetensors")
+
+
+def test_dry_run_writes_nothing(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
+    before = sorted(tmp_path.rglob("*"))
+    done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--dry-run")
+    assert done.exit_code == 0, done.stderr
+    assert "dry run" in done.stderr
+    assert sorted(path for path in tmp_path.rglob("*") if "__pycache__" not in str(path)) == before
+
+
+def test_recipe_file_gives_settings_and_options_win(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text('backend = "aol"\nepochs = 3\n')
+    done = run(
+        "harden", checkpoint, "--arch", arch, "--data", spec, "--recipe", recipe, "--epochs", 0, "--dry-run", "--json"
+    )
+    assert done.exit_code == 0, done.stderr
+    settings = json.loads(done.stdout)["recipe"]
+    assert (settings["backend"], settings["epochs"]) == ("aol", 0)
+
+
+def test_inspect_recommends_the_last_cut(resnet: Path) -> None:
+    done = run("inspect", resnet, "--input-size", "64x96", "--json")
+    assert done.exit_code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found["recommended"] == ["layer3_1_relu_1"]
+    assert found["cuts"][-1]["size"] == [4, 6]
+    assert "resnet18" in done.stderr
+    assert "layer3_1_relu_1" in run("inspect", resnet, "--input-size", "64x96").stdout
+
+
+def test_requirement_that_does_not_hold_exits_10(arch: str, spec: str, tmp_path: Path) -> None:
+    base = tmp_path / "base.safetensors"
+    run("train", arch, "-o", base, "--epochs", 1, "--data", spec)
+    common = ("evaluate", base, "--data", spec, "--epsilon", "2", "--attack", "pgd1")
+    failed = run(*common, "--require", "srocc >= 2")
+    assert failed.exit_code == 10
+    assert "srocc >= 2" in failed.stderr
+    assert run(*common, "--require", "srocc <= 2").exit_code == 0
+    mistyped = run(*common, "--require", "sroc >= 2")
+    assert mistyped.exit_code == 2
+    assert "did you mean 'srocc'" in mistyped.stderr
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self):
+        return (os.system, (f"touch {self.path}",))
+
+
+@pytest.mark.parametrize("command", ["inspect", "harden", "evaluate", "score", "train"])
+def test_file_that_would_run_code_is_refused_with_the_way_out(command: str, tmp_path: Path, spec: str) -> None:
+    path, trace = tmp_path / "model.pt", tmp_path / "was-run"
+    path.write_bytes(pickle.dumps(Bomb(trace)))
+    rest = {"score": [tmp_path], "train": ["--data", spec]}.get(command, [])
+    if command in ("harden", "evaluate"):
+        rest = ["--data", spec]
+    done = run(command, path, *rest)
+    assert done.exit_code == 3, (done.stdout, done.stderr)
+    assert "--trust-pickle" in done.stderr
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["inspect", "absent.pt"], 3, "no model file absent.pt"),
+        (["harden", "MODEL", "--data", "csv:absent.csv"], 5, "absent.csv"),
+        (["harden", "MODEL", "--data", "video:x"], 5, "unknown dataset kind"),
+        (["harden", "MODEL", "--data", "SPEC", "--position", "layer9", "--input-size", "64x64"], 4, "layer9"),
+        (["harden", "MODEL", "--data", "SPEC", "--prune", "1.5"], 6, "prune"),
+        (["harden", "MODEL", "--data", "SPEC", "-o", "MODEL"], 2, "safetensors"),
+        (["harden", "MODEL", "--data", "SPEC", "-o", "nowhere/out.safetensors"], 2, "does not exist"),
+        (["harden", "MODEL", "--input-size", "12"], 2, "HEIGHTxWIDTH"),
+        (["harden", "MODEL", "--backend", "fourier"], 2, "fourier"),
+        (["evaluate", "MODEL", "--data", "SPEC", "--attack", "pgdx"], 2, "unknown attack"),
+        (["evaluate", "MODEL", "--data", "SPEC", "--epsilon", "4,2"], 2, "ascend"),
+        (["score", "MODEL", "absent.png"], 5, "absent.png"),
+        (["train", "resnet19", "--data", "SPEC"], 3, "did you mean resnet18"),
+        (["demo", "-o", "MODEL"], 2, "is a file"),
+    ],
+)
+def test_mistakes_have_a_message_and_an_exit_code(
+    arguments: list[str], code: int, message: str, resnet: Path, spec: str
+) -> None:
+    done = run(*(argument.replace("MODEL", str(resnet)).replace("SPEC", spec) for argument in arguments))
+    assert done.exit_code == code, (done.stdout, done.stderr)
+    assert message in done.stderr.replace("\n", " ")
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ""
+
+
+def test_without_a_dataset_the_error_says_how_to_name_one(resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("IQA_ARMOR_KONIQ10K", raising=False)
+    done = run("harden", resnet)
+    assert done.exit_code == 5
+    assert "IQA_ARMOR_KONIQ10K" in done.stderr
+
+
+def test_unmatched_weights_list_the_candidates(checkpoint: Path, spec: str) -> None:
+    done = run("harden", checkpoint, "--data", spec)
+    assert done.exit_code == 3
+    assert "--arch" in done.stderr
+
+
+def test_every_command_explains_itself() -> None:
+    for command in ("inspect", "harden", "evaluate", "score", "train", "demo"):
+        done = run(command, "--help")
+        assert done.exit_code == 0
+        assert "--json" in done.stdout
+
+
+def test_plain_command_in_a_real_process_on_koniq_layout(resnet: Path, tmp_path: Path) -> None:
+    environment = os.environ | {"IQA_ARMOR_KONIQ10K": str(write_koniq(tmp_path / "koniq"))}
+    command = [sys.executable, "-m", "iqa_armor", "harden", "model.pt", "--position", "last"]
+    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "resnet18" in done.stderr
+    model = load_artifact(tmp_path / "model-hardened.safetensors")
+    assert model.scale is not None
+    assert model.preprocessing.size == (498, 664)
+
+
+def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    options = ["--arch", arch, "--data", spec, "--epochs", "500", "-o", str(output)]
+    command = [sys.executable, "-m", "iqa_armor", "harden", str(checkpoint), *options]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+    assert process.stderr is not None
+    for line in process.stderr:
+        if "epoch 2" in line:
+            break
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(0.1)
+    assert not output.exists()
