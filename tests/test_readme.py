@@ -1,0 +1,55 @@
+"""The README's commands exist, with the options that it gives them."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import iqa_armor
+from iqa_armor.cli import app
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+SHELL = [
+    line.partition(" # ")[0].strip()
+    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for line in block.replace("\\\n", " ").splitlines()
+]
+
+
+def test_opens_with_the_two_commands() -> None:
+    assert SHELL[0] == "pip install . && iqa-armor demo"
+    assert SHELL[1] == "pip install '.[test]' && pytest"
+    assert TEXT.index("pip install") < 800
+
+
+def test_the_gate_runs_what_the_readme_says() -> None:
+    gate = (ROOT / ".ci" / "run").read_text(encoding="utf-8")
+    assert "pip install --quiet '.[test]'" in gate
+    assert "iqa-armor demo" in gate
+    assert "\npytest" in gate
+
+
+@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("iqa-armor")])
+def test_command_and_its_options_exist(line: str) -> None:
+    words = shlex.split(line.partition(">")[0] if '"' not in line else line)
+    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "300"})
+    assert shown.exit_code == 0
+    for option in (word for word in words[2:] if word.startswith("-")):
+        assert option in shown.stdout, f"{words[1]} has no {option}"
+
+
+def test_linked_files_exist() -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        assert (ROOT / target).exists(), target
+
+
+def test_python_names_exist() -> None:
+    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
+        compile(block, "README.md", "exec")
+        for names in re.findall(r"from iqa_armor import (.+)", block):
+            assert all(hasattr(iqa_armor, name.strip()) for name in names.split(","))
