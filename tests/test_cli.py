@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 from iqa_armor.artifact import load_artifact
 from iqa_armor.cli import app
 
-KONIQ_HEADER = "image_name,c1,c2,c3,c4,c5,c_total,MOS,SD,set".split(",")
+KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
 ARCH = """
 from torch import nn
 from iqa_armor import Preprocessing, QualityModel

@@ -29,7 +29,7 @@ def test_prepare_resizes_once_and_leaves_sized_images_alone() -> None:
     model = QualityModel(Mean(), Preprocessing(size=(8, 12)))
     prepared = model.prepare(torch.randint(0, 256, (3, 30, 20), dtype=torch.uint8))
     assert prepared.shape == (3, 8, 12)
-    assert 0 <= float(prepared.min())
+    assert float(prepared.min()) >= 0
     assert float(prepared.max()) <= 1
     assert model.prepare(prepared) is not None
     torch.testing.assert_close(model.prepare(prepared), prepared, rtol=0, atol=0)
@@ -110,9 +110,7 @@ def test_factory_in_a_package_of_the_working_folder(tmp_path: Path, monkeypatch:
     ],
 )
 def test_unusable_factory_is_refused_with_the_reason(tmp_path: Path, arch: str, message: str) -> None:
-    (tmp_path / "file.py").write_text(
-        "def number():\n    return 3\ndef fails():\n    raise ValueError('on purpose')\n"
-    )
+    (tmp_path / "file.py").write_text("def number():\n    return 3\ndef fails():\n    raise ValueError('on purpose')\n")
     (tmp_path / "broken.py").write_text("def make(:\n")
     arch = arch.replace("FILE", str(tmp_path / "file.py")).replace("BROKEN", str(tmp_path / "broken.py"))
     with pytest.raises(ModelLoadError, match=message):

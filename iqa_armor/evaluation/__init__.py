@@ -2,7 +2,7 @@
 
 from iqa_armor.evaluation.protocol import Evaluation, evaluate
 from iqa_armor.evaluation.run import Progress
-from iqa_armor.evaluation.scale import measure_scale
+from iqa_armor.evaluation.scale import measure_scale, scale_of
 from iqa_armor.evaluation.scoring import ImageScores
 from iqa_armor.evaluation.settings import PAPER_EPSILONS, EvaluationSettings
 
@@ -14,4 +14,5 @@ __all__ = [
     "Progress",
     "evaluate",
     "measure_scale",
+    "scale_of",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -20,7 +20,6 @@ def measure_scale(
     *,
     prepare: Callable[[Tensor], Tensor] | None = None,
     batch_size: int = 8,
-    higher_is_better: bool = True,
     on_batch: Callable[[int], None] | None = None,
 ) -> ScoreScale:
     """Return the smallest and largest prediction on clean training images; the model is left as it was.
@@ -30,7 +29,6 @@ def measure_scale(
         images: Clean training images.
         prepare: Turns a uint8 image (3, H, W) into the network's; the model's own by default.
         batch_size: Images per forward pass.
-        higher_is_better: What a larger score of this model means.
         on_batch: Called with the number of images done after each batch.
 
     Raises:
@@ -46,13 +44,26 @@ def measure_scale(
             parts.append(model(pixels.to(device)).double().cpu())
             if on_batch is not None:
                 on_batch(int(indices[-1]) + 1)
-    scores = torch.cat(parts)
+    return scale_of(model, torch.cat(parts), images.names)
+
+
+def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> ScoreScale:
+    """Return the range of scores that a model gave to its clean training images.
+
+    Args:
+        model: Named in messages; says in which direction its scores rise.
+        scores: Predictions (N,).
+        names: Names of the images, N of them.
+
+    Raises:
+        ModelLoadError: If predictions are not finite, or all the same.
+    """
     if not bool(scores.isfinite().all()):
-        bad = images.names[int((~scores.isfinite()).nonzero()[0])]
+        bad = names[int((~scores.isfinite()).nonzero()[0])]
         raise ModelLoadError(f"{model.name} gives a score that is not finite for training image {bad!r}")
     low, high = float(scores.min()), float(scores.max())
     if not low < high:
         raise ModelLoadError(
-            f"{model.name} gives {low:.6g} for all {len(images)} training images, so its scores have no range"
+            f"{model.name} gives {low:.6g} for all {len(names)} training images, so its scores have no range"
         )
-    return ScoreScale(low, high, higher_is_better)
+    return ScoreScale(low, high, model.higher_is_better)

@@ -117,9 +117,7 @@ def _fit_logistic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.
     rises = float(np.corrcoef(x, y)[0, 1]) >= 0
     ends = (y.max(), y.min()) if rises else (y.min(), y.max())
     start = np.array([*ends, float(np.median(x)), 0.5])
-    fit = least_squares(
-        lambda parameters: _logistic(x, *parameters) - y, start, max_nfev=MAX_FIT_CALLS
-    )
+    fit = least_squares(lambda parameters: _logistic(x, *parameters) - y, start, max_nfev=MAX_FIT_CALLS)
     return _logistic(x, *fit.x) if fit.success else None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Literal, get_args
 
 import torch
@@ -91,6 +91,7 @@ class QualityModel(nn.Module):
         network: Module on normalised input (N, 3, H, W) giving (N,) or (N, 1).
         preprocessing: What `prepare` and the normalisation do.
         scale: Range of the scores, or None while it is unknown.
+        higher_is_better: Direction of the scores while there is no scale; a scale says it itself.
         name: What reports call the model.
         arch: Name of the built-in architecture or factory it was made by; text only.
     """
@@ -104,6 +105,7 @@ class QualityModel(nn.Module):
         preprocessing: Preprocessing | None = None,
         *,
         scale: ScoreScale | None = None,
+        higher_is_better: bool = True,
         name: str = "model",
         arch: str = "",
     ) -> None:
@@ -112,6 +114,7 @@ class QualityModel(nn.Module):
         self.training = network.training  # so that restoring this model's mode never changes its network's
         self.preprocessing = preprocessing or Preprocessing()
         self.scale = scale
+        self.higher_is_better = higher_is_better if scale is None else scale.higher_is_better
         self.name = name
         self.arch = arch
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
@@ -145,9 +148,22 @@ class QualityModel(nn.Module):
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
         """Return a new model around `network` with this one's preprocessing and names."""
-        return QualityModel(network, self.preprocessing, scale=scale, name=self.name, arch=self.arch)
+        return QualityModel(
+            network,
+            self.preprocessing,
+            scale=scale,
+            higher_is_better=self.higher_is_better,
+            name=self.name,
+            arch=self.arch,
+        )
 
-    def with_preprocessing(self, **changes: object) -> QualityModel:
-        """Return a new model sharing this one's network, with fields of its preprocessing replaced."""
-        changed = replace(self.preprocessing, **changes)  # type: ignore[arg-type]
-        return QualityModel(self.network, changed, scale=self.scale, name=self.name, arch=self.arch)
+    def with_preprocessing(self, preprocessing: Preprocessing) -> QualityModel:
+        """Return a new model sharing this one's network, with another preprocessing."""
+        return QualityModel(
+            self.network,
+            preprocessing,
+            scale=self.scale,
+            higher_is_better=self.higher_is_better,
+            name=self.name,
+            arch=self.arch,
+        )

@@ -11,8 +11,8 @@ from torch import Tensor, fx
 
 from iqa_armor.data.base import ImageSet, held_out
 from iqa_armor.data.transforms import PreparedImages, load_prepared
-from iqa_armor.errors import DataError, ModelLoadError
-from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.errors import DataError
+from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery import rescale_output
@@ -55,6 +55,11 @@ class Material:
     def mos(self) -> Tensor:
         """Opinion scores (N,) of the images fitted to."""
         return self.fitting.mos
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Names of all training images, those fitted to first."""
+        return (*self.fitting.images.names, *self.held_out.images.names)
 
 
 @dataclass(frozen=True)
@@ -151,20 +156,6 @@ def score_all(model: QualityModel, material: Material, progress: Progress) -> Te
     """Return the scores (N,) of all training images, those fitted to first."""
     parts = (material.fitting, material.held_out)
     return torch.cat([predict_all(model, part, "measuring the score range", progress) for part in parts])
-
-
-def scale_of(scores: Tensor, *, name: str, lower_is_better: bool) -> ScoreScale:
-    """Return the range of a model's scores (N,) of its training images.
-
-    Raises:
-        ModelLoadError: If the scores are not finite, or all the same.
-    """
-    low, high = float(scores.min()), float(scores.max())
-    if not (math.isfinite(low) and math.isfinite(high) and low < high):
-        raise ModelLoadError(
-            f"{name} scores its training images from {low} to {high}, which is no range; it is unusable"
-        )
-    return ScoreScale(low, high, higher_is_better=not lower_is_better)
 
 
 def predict_all(model: QualityModel, images: PreparedImages, task: str, progress: Progress) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import SurgeryError
+from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock, initialize_identity
@@ -22,7 +23,6 @@ from iqa_armor.pipeline.fitting import (
     fit_to_opinion,
     load_material,
     predict_all,
-    scale_of,
     score_all,
 )
 from iqa_armor.pipeline.provenance import provenance_of, state_digest
@@ -109,7 +109,7 @@ class _Job:
         self.dataset = dataset
         self.recipe = recipe
         self.options = options
-        self.lower_is_better = model.scale is not None and not model.scale.higher_is_better
+        self.lower_is_better = not model.higher_is_better
         self.material = load_material(dataset.training(), model, options.progress)
         self.calibration = calibration_batch(self.material, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
@@ -126,7 +126,7 @@ class _Job:
         fitted, scores = self._fit(model, base_scores)
         held_out = self.material.held_out
         self.srocc["result"] = self._agreement(scores[-len(held_out) :])
-        model.scale = scale_of(scores, name="the hardened model", lower_is_better=self.lower_is_better)
+        model.scale = scale_of(model, scores, self.material.names)
         provenance = self._provenance(blocks, pruned, fitted)
         return Hardened(model.eval(), self.recipe, blocks, pruned, fitted, self.srocc, provenance)
 

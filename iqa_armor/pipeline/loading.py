@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,7 +61,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     model.name = path.stem
     if opening.preprocessing:
         model = _changed(model, opening.preprocessing)
-    model.scale = _scale(model.scale, opening)
+    _set_scale(model, opening)
     return model.eval()
 
 
@@ -88,7 +88,7 @@ def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed:
         fresh = load_matching(model.network, state, source=str(weights))
         shown = ", ".join(fresh[:10]) + (f" and {len(fresh) - 10} more" if len(fresh) > 10 else "")
         logger.info("weights from %s; new: %s", weights, shown or "none")
-    model.scale = _scale(model.scale, opening)
+    _set_scale(model, opening)
     return model
 
 
@@ -137,22 +137,20 @@ def _made(base: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
 
 
 def _changed(model: QualityModel, changes: Mapping[str, Any]) -> QualityModel:
-    return QualityModel(
-        model.network,
-        _made(model.preprocessing, changes),
-        scale=model.scale,
-        name=model.name,
-        arch=model.arch,
-    )
+    return model.with_preprocessing(_made(model.preprocessing, changes))
 
 
-def _scale(known: ScoreScale | None, opening: Opening) -> ScoreScale | None:
-    if opening.score_range is None:
-        return known
-    try:
-        return ScoreScale(*opening.score_range, higher_is_better=not opening.lower_is_better)
-    except ValueError as error:
-        raise ModelLoadError(f"--score-range: {error}") from error
+def _set_scale(model: QualityModel, opening: Opening) -> None:
+    """Take over what the user said of the scores, in place."""
+    if opening.lower_is_better:
+        model.higher_is_better = False
+        if model.scale is not None:
+            model.scale = replace(model.scale, higher_is_better=False)
+    if opening.score_range is not None:
+        try:
+            model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
+        except ValueError as error:
+            raise ModelLoadError(f"--score-range: {error}") from error
 
 
 def _as_state(stored: Any) -> dict[str, Any]:

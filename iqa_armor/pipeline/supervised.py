@@ -8,6 +8,7 @@ from typing import Any
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
+from iqa_armor.evaluation import scale_of
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import (
     Options,
@@ -15,7 +16,6 @@ from iqa_armor.pipeline.fitting import (
     calibration_batch,
     fit_to_opinion,
     load_material,
-    scale_of,
 )
 from iqa_armor.pipeline.provenance import provenance_of, state_digest
 from iqa_armor.recipe import Training
@@ -62,6 +62,7 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
     material = load_material(dataset.training(), model, options.progress)
     traced = trace(model.network, calibration_batch(material, model, 2)[:1])
     copied = model.with_network(traced, scale=None)
+    copied.higher_is_better = True  # it learns opinion scores, which are
     facts = {
         "training": settings.model_dump(),
         "data": dataset.fingerprint,
@@ -77,7 +78,7 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
         options=options,
         fingerprint=fingerprint_of(facts),
     )
-    copied.scale = scale_of(scores, name=model.name, lower_is_better=False)
+    copied.scale = scale_of(copied, scores, material.names)
     history = {"epochs": [asdict(epoch) for epoch in fitted.epochs], "best_epoch": fitted.best}
     provenance = provenance_of(model, dataset, seed=settings.seed, facts=history)
     return Trained(copied.eval(), settings, fitted, provenance)
