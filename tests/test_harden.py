@@ -150,6 +150,14 @@ class Negate(nn.Module):
         return -x
 
 
+def test_declared_direction_is_used_before_a_range_is_known(trained, dataset) -> None:
+    network = nn.Sequential(trained.network, Negate())
+    falling = QualityModel(network, trained.preprocessing, higher_is_better=False)
+    result = harden(falling, dataset, Recipe(position="none", prune=0, **QUICK))
+    assert result.srocc["original"] > 0.7
+    assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) < -0.7
+
+
 def test_too_few_training_images_are_refused(trained) -> None:
     with pytest.raises(DataError, match="too few"):
         harden(trained, memory_dataset(training=3), Recipe(**QUICK))

@@ -114,11 +114,16 @@ class QualityModel(nn.Module):
         self.training = network.training  # so that restoring this model's mode never changes its network's
         self.preprocessing = preprocessing or Preprocessing()
         self.scale = scale
-        self.higher_is_better = higher_is_better if scale is None else scale.higher_is_better
+        self._declared_rising = higher_is_better
         self.name = name
         self.arch = arch
         self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+
+    @property
+    def higher_is_better(self) -> bool:
+        """Whether a larger score means better quality: what the scale says, or was declared without one."""
+        return self._declared_rising if self.scale is None else self.scale.higher_is_better
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""

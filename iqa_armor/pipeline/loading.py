@@ -61,8 +61,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     model.name = path.stem
     if opening.preprocessing:
         model = _changed(model, opening.preprocessing)
-    _set_scale(model, opening)
-    return model.eval()
+    return _with_scale(model, opening).eval()
 
 
 def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> QualityModel:
@@ -88,8 +87,7 @@ def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed:
         fresh = load_matching(model.network, state, source=str(weights))
         shown = ", ".join(fresh[:10]) + (f" and {len(fresh) - 10} more" if len(fresh) > 10 else "")
         logger.info("weights from %s; new: %s", weights, shown or "none")
-    _set_scale(model, opening)
-    return model
+    return _with_scale(model, opening)
 
 
 def sha256_of(path: Path) -> str:
@@ -140,17 +138,23 @@ def _changed(model: QualityModel, changes: Mapping[str, Any]) -> QualityModel:
     return model.with_preprocessing(_made(model.preprocessing, changes))
 
 
-def _set_scale(model: QualityModel, opening: Opening) -> None:
-    """Take over what the user said of the scores, in place."""
-    if opening.lower_is_better:
-        model.higher_is_better = False
-        if model.scale is not None:
-            model.scale = replace(model.scale, higher_is_better=False)
+def _with_scale(model: QualityModel, opening: Opening) -> QualityModel:
+    """Return the model with what the user said of its scores."""
+    rising = model.higher_is_better and not opening.lower_is_better
+    scale = model.scale and replace(model.scale, higher_is_better=rising)
     if opening.score_range is not None:
         try:
-            model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
+            scale = ScoreScale(*opening.score_range, higher_is_better=rising)
         except ValueError as error:
             raise ModelLoadError(f"--score-range: {error}") from error
+    return QualityModel(
+        model.network,
+        model.preprocessing,
+        scale=scale,
+        higher_is_better=rising,
+        name=model.name,
+        arch=model.arch,
+    )
 
 
 def _as_state(stored: Any) -> dict[str, Any]:

@@ -61,8 +61,8 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
     options = options or Options()
     material = load_material(dataset.training(), model, options.progress)
     traced = trace(model.network, calibration_batch(material, model, 2)[:1])
-    copied = model.with_network(traced, scale=None)
-    copied.higher_is_better = True  # it learns opinion scores, which are
+    # It learns opinion scores, of which more is better, whatever its scores meant before.
+    copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
     facts = {
         "training": settings.model_dump(),
         "data": dataset.fingerprint,
