@@ -104,7 +104,7 @@ def test_harden_of_a_foreign_state_dict_names_what_it_did(arch: str, checkpoint:
     done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--epochs", 1, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert result["blocks"][0]["node"] == "network_5" or result["blocks"]
+    assert [block["channels"] for block in result["blocks"]] == [21]  # 24, pruned by a tenth
     assert result["recipe"]["epochs"] == 1
     assert Path(result["output"]) == checkpoint.with_name("model-hardened.safetensors")
 
@@ -245,3 +245,17 @@ def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: st
     process.wait()
     time.sleep(0.1)
     assert not output.exists()
+
+
+def test_two_processes_fit_one_model(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
+    output = tmp_path / "out.safetensors"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "iqa_armor"]
+    options = ["--arch", arch, "--data", spec, "--epochs", "2", "-o", str(output)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [*launcher, "harden", str(checkpoint), *options], env=environment, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("wrote") == 1
+    assert done.stderr.count("epoch 2") == 1
+    assert load_artifact(output).scale is not None

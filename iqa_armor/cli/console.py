@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import math
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -13,7 +14,8 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 stdout = Console(highlight=False)
-stderr = Console(stderr=True, highlight=False)
+# Of the processes that a launcher starts, the first one speaks.
+stderr = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 class _ToConsole(logging.Handler):

@@ -6,6 +6,7 @@ from iqa_armor.pipeline.inspection import Inspection, inspect_model
 from iqa_armor.pipeline.loading import Opening, load_model, new_model
 from iqa_armor.pipeline.scoring import score_files
 from iqa_armor.pipeline.supervised import Trained, train
+from iqa_armor.training import is_main_process
 
 __all__ = [
     "Hardened",
@@ -15,6 +16,7 @@ __all__ = [
     "Trained",
     "harden",
     "inspect_model",
+    "is_main_process",
     "load_model",
     "new_model",
     "plan",

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState
+from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -59,9 +59,15 @@ def make_accelerator(settings: Training, device: str) -> Accelerator:
     AcceleratorState._reset_state(reset_partial_state=device != "auto")
     return Accelerator(
         mixed_precision=settings.precision,
-        cpu=device == "cpu",
+        # Without this, processes on CPUs would not find each other.
+        cpu=device == "cpu" or not torch.accelerator.is_available(),
         dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
     )
+
+
+def is_main_process() -> bool:
+    """Return whether this process writes results; of those started by `accelerate launch` only one does."""
+    return bool(PartialState().is_main_process)
 
 
 def require_one_size(*sets: PreparedImages) -> None:

@@ -130,6 +130,8 @@ def harden(
         options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         run = pipeline.plan if dry_run else pipeline.harden
         result = run(original, dataset, settings, options=options)
+        if not pipeline.is_main_process():
+            return
         if not dry_run:
             result.save(target)
     if checkpoint is not None:

@@ -76,6 +76,8 @@ def train(
         dataset = open_data(data, seed=seed, progress=bars)
         options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = pipeline.train(model, dataset, settings, options=options)
+        if not pipeline.is_main_process():
+            return
         result.model.name = output.stem
         result.save(output)
     checkpoint.unlink(missing_ok=True)
