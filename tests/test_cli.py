@@ -138,6 +138,20 @@ def test_inspect_recommends_the_last_cut(resnet: Path) -> None:
     assert "layer3_1_relu_1" in run("inspect", resnet, "--input-size", "64x96").stdout
 
 
+def test_inspect_says_why_a_dilated_network_has_no_last_cut(tmp_path: Path) -> None:
+    (tmp_path / "dilated.py").write_text(
+        "import torchvision\ndef make():\n    return torchvision.models.resnet50(num_classes=1, "
+        "replace_stride_with_dilation=[False, False, True])\n"
+    )
+    network = torchvision.models.resnet50(num_classes=1, replace_stride_with_dilation=[False, False, True])
+    torch.save(network.state_dict(), tmp_path / "dilated.pt")
+    arch = f"{tmp_path / 'dilated.py'}:make"
+    done = run("inspect", tmp_path / "dilated.pt", "--arch", arch, "--input-size", "64x64", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["recommended"] == []
+    assert "--position NODE" in json.loads(done.stdout)["remarks"][0]
+
+
 def test_requirement_that_does_not_hold_exits_10(arch: str, spec: str, tmp_path: Path) -> None:
     base = tmp_path / "base.safetensors"
     run("train", arch, "-o", base, "--epochs", 1, "--data", spec)
@@ -188,6 +202,7 @@ def test_file_that_would_run_code_is_refused_with_the_way_out(command: str, tmp_
         (["evaluate", "MODEL", "--data", "SPEC", "--epsilon", "4,2"], 2, "ascend"),
         (["score", "MODEL", "absent.png"], 5, "absent.png"),
         (["train", "resnet19", "--data", "SPEC"], 3, "did you mean resnet18"),
+        (["train", "mine.py", "--data", "SPEC"], 3, "mine.py:FUNCTION"),
         (["demo", "-o", "MODEL"], 2, "is a file"),
     ],
 )

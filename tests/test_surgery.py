@@ -73,6 +73,13 @@ def test_dilated_network_asks_for_a_node() -> None:
     assert [node.name for node in choose(traced, "layer3")] == ["layer3_5_relu_2"]
 
 
+def test_network_of_one_stage_asks_for_a_node() -> None:
+    traced = trace(torchvision.models.vit_b_16(weights=None, image_size=96), example()[:1])
+    with pytest.raises(SurgeryError, match="one stage only"):
+        choose(traced, "last")
+    assert [node.op for node in choose(traced, "1")] == ["placeholder"]
+
+
 def test_two_branches_get_a_cut_each() -> None:
     class TwoBranches(nn.Module):
         def __init__(self) -> None:

@@ -57,10 +57,9 @@ def inspect_model(model: QualityModel) -> Inspection:
     traced = trace(model.network, torch.zeros(1, 3, *size))
     found = branches(traced)
     remarks = [
-        f"{branch.hidden_by} is dilated, so its stage is as large as the one before and 'last' is not defined: name "
-        "the tensor with --position NODE"
+        f"no cut is recommended: {branch.problem}; name the tensor with --position NODE"
         for branch in found
-        if branch.hidden_by
+        if branch.problem
     ]
     blocks = [name for name, module in traced.named_modules() if isinstance(module, RobustBlock)]
     remarks += [f"{name} is a RobustBlock already" for name in blocks]
@@ -69,7 +68,7 @@ def inspect_model(model: QualityModel) -> Inspection:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=size,
         cuts=tuple(cut for branch in found for cut in branch.cuts),
-        recommended=tuple(branch.cuts[-1].node for branch in found if branch.cuts and not branch.hidden_by),
+        recommended=tuple(branch.cuts[-1].node for branch in found if not branch.problem),
         blocks=tuple(blocks),
         remarks=tuple(remarks),
     )

@@ -76,7 +76,9 @@ def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed:
     Raises:
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
-    if Path(arch).is_file() and ":" not in arch:
+    if arch.endswith(".py"):
+        raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
+    if Path(arch).is_file():
         return load_model(arch, opening=opening)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)

@@ -49,11 +49,11 @@ class Branch:
 
     Args:
         cuts: One cut for each map size of the branch's convolutions.
-        hidden_by: Name of a dilated convolution that hides the last stage's boundary, or "".
+        problem: Why no cut is the last one, or "".
     """
 
     cuts: tuple[Cut, ...]
-    hidden_by: str = ""
+    problem: str = ""
 
 
 def branches(traced: fx.GraphModule) -> tuple[Branch, ...]:
@@ -114,11 +114,10 @@ def _pick(branch: Branch, position: str) -> Cut:
         if not 1 <= int(position) <= len(branch.cuts):
             raise SurgeryError(f"position {position} does not exist; cuts are numbered 1 to {len(branch.cuts)}")
         return branch.cuts[int(position) - 1]
-    if branch.hidden_by:
+    if branch.problem:
         raise SurgeryError(
-            f"the dilated convolution {branch.hidden_by!r} hides where the last stage begins: its maps are as "
-            "large as the stage's before; name the tensor to protect with --position NODE (a node or module, "
-            "as `iqa-armor inspect` lists them, e.g. the module whose output feeds the last stage)"
+            f"{branch.problem}; name the tensor to protect with --position NODE (a node of the graph or a module, "
+            "e.g. the one whose output feeds the last stage)"
         )
     return branch.cuts[-1]
 
@@ -217,9 +216,20 @@ def _branch(flow: _Flow, index: int, sinks: list[fx.Node]) -> Branch:
         if cut is not None and cut not in (earlier for earlier, _ in nodes):
             nodes.append((cut, first))
     cuts = tuple(_cut(flow, cut, branch=index, position=n) for n, (cut, _) in enumerate(nodes, start=1))
-    final = _map_size(sinks[-1])
+    return Branch(cuts, problem=_problem(flow, own, nodes[-1][0] if nodes else None, final=_map_size(sinks[-1])))
+
+
+def _problem(flow: _Flow, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
+    """Return why the last cut of a branch with convolutions `own` cannot be told, or ""."""
     hiding = [node.name for node in own if _map_size(node) == final and _dilation(flow.traced, node) > 1]
-    return Branch(cuts, hidden_by=hiding[0] if hiding else "")
+    if hiding:
+        return (
+            f"the dilated convolution {hiding[0]!r} hides where the last stage begins: its maps are as large as "
+            "the stage's before"
+        )
+    if last is None or last.op == "placeholder":
+        return "the convolutions have one stage only, so the only cut is the image itself"
+    return ""
 
 
 def _latest_before(flow: _Flow, passages: list[fx.Node], first: fx.Node) -> fx.Node | None:
