@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from iqa_armor.models.base import Preprocessing
 
-DEMO_PREPROCESSING = Preprocessing(size=(192, 256))
+DEMO_PREPROCESSING = Preprocessing(size=None)  # images keep their size
 STEM_CHANNELS = 16
 STAGE_CHANNELS = (32, 64, 128, 192)
 _HIDDEN = 64

@@ -88,7 +88,7 @@ def harden(
         ),
     ] = None,
     epochs: Annotated[int | None, typer.Option(help="[default: 5]", rich_help_panel=TUNING)] = None,
-    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.0003]", rich_help_panel=TUNING)] = None,
+    learning_rate: Annotated[float | None, typer.Option(help="[default: 0.0001]", rich_help_panel=TUNING)] = None,
     batch_size: Annotated[int | None, typer.Option(help="[default: 8]", rich_help_panel=TUNING)] = None,
     loss: Annotated[
         Literal["norm-in-norm", "plcc", "mse", "plcc+mse"] | None,
