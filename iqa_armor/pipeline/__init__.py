@@ -1,5 +1,6 @@
-"""The whole jobs: open a model, harden it, train one, evaluate several."""
+"""The whole jobs: open a model, harden it, train one, evaluate or time several."""
 
+from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
 from iqa_armor.pipeline.inspection import Inspection, inspect_model
@@ -8,11 +9,14 @@ from iqa_armor.pipeline.scoring import score_files
 from iqa_armor.pipeline.supervised import Trained, train
 
 __all__ = [
+    "BenchSettings",
+    "Benchmark",
     "Hardened",
     "Inspection",
     "Opening",
     "Options",
     "Trained",
+    "benchmark",
     "harden",
     "inspect_model",
     "load_model",
