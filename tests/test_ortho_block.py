@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import copy
 import json
+from collections.abc import Callable
 
 import pytest
 import torch
 from safetensors.torch import load, save
-from torch import Tensor
+from torch import Tensor, nn
 
 from iqa_armor.ortho import BACKENDS, AolConv2d, RobustBlock, initialize_identity, singular_values
 from iqa_armor.ortho.initialize import principal_directions
@@ -82,6 +83,62 @@ def test_identity_initialization_stands_dead_channels_and_few_samples(backend: s
     block = make(12, backend)
     initialize_identity(block, features)
     assert relative_error(block(features), features.double()) < 1e-5
+
+
+@pytest.mark.parametrize("channels", [61, 115, 230])  # what pruning leaves of 64, 128 and 256, odd ones too
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_identity_initialization_is_exact_at_pruned_widths(backend: str, channels: int) -> None:
+    features = features_of(channels)
+    block = make(channels, backend)
+    initialize_identity(block, features)
+    with torch.no_grad():
+        assert relative_error(block(features), projection(features, channels // 2)) < 1e-5
+
+
+@pytest.mark.parametrize("kept", range(1, 8))
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_identity_initialization_is_exact_for_any_number_of_directions(backend: str, kept: int) -> None:
+    features = features_of(7)
+    block = make(7, backend)
+    block.reduction = nn.Conv2d(7, kept, 1)
+    block.orthogonal = BACKENDS[backend](kept, 7)  # type: ignore[index]
+    initialize_identity(block, features)
+    expected = features.double() if kept == 7 else projection(features, kept)
+    assert relative_error(block(features), expected) < 1e-5
+
+
+def rank_one(channels: int) -> Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return 5 + torch.randn(3, 1, 4, 4, generator=generator) * torch.randn(channels, 1, 1, generator=generator)
+
+
+def only_last(channels: int) -> Tensor:
+    maps = features_of(channels, size=(4, 4))
+    maps[:, : channels - channels // 2] = 0
+    return maps
+
+
+@pytest.mark.parametrize(
+    "features_like",
+    [
+        rank_one,
+        only_last,  # the top square of the directions is zero
+        lambda channels: torch.full((2, channels, 3, 3), 3.0),
+        lambda channels: features_of(channels, count=1, size=(1, 1)),
+        lambda channels: 1e6 * features_of(channels, count=1, size=(1, 2)),
+    ],
+    ids=["rank one", "only the last channels", "constant", "one sample", "large"],
+)
+@pytest.mark.parametrize("channels", [2, 3, 13, 40])
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_identity_initialization_loses_nothing_of_low_rank(
+    backend: str, channels: int, features_like: Callable[[int], Tensor]
+) -> None:
+    features = features_like(channels)
+    block = make(channels, backend)
+    initialize_identity(block, features)
+    assert relative_error(block(features), features.double()) < 1e-5
+    assert relative_error(block.eval()(features), features.double()) < 1e-5
 
 
 @pytest.mark.parametrize("channels", [8, 9])

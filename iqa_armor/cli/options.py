@@ -114,13 +114,13 @@ def opening_of(params: Mapping[str, Any]) -> Opening:
     )
 
 
-def size_of(text: str) -> tuple[int, int] | None:
+def size_of(text: str, *, option: str = "--input-size") -> tuple[int, int] | None:
     """Return (height, width) of a text such as 498x664, or None for "own"."""
     if text == "own":
         return None
     parts = text.lower().split("x")
     if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"--input-size takes HEIGHTxWIDTH, e.g. 498x664, or 'own'; got {text!r}")
+        raise typer.BadParameter(f"{option} takes HEIGHTxWIDTH, e.g. 498x664, or 'own'; got {text!r}")
     return int(parts[0]), int(parts[1])
 
 

@@ -14,8 +14,10 @@ from iqa_armor.ortho.layer import OrthogonalConv2d
 
 @torch.no_grad()
 def initialize_identity(block: RobustBlock, features: Tensor) -> None:
-    """Set a block, in place, to x → P Pᵀ(x − μ) + μ, P the top ⌊C/2⌋ principal directions of `features`.
+    """Set a block, in place, to x → P Pᵀ(x − μ) + μ, P the top principal directions of `features`.
 
+    There are as many as the block's reduction has outputs, ⌊C/2⌋ in a block as built; any number from 1 to C
+    works, and with C of them the block is the identity. Where the features span fewer, nothing of them is lost.
     Square pooling of maps that are not square still changes them; on square maps, or with pool "none", the
     block computes the projection to rounding. Every parameter can be trained on from there.
 
@@ -33,7 +35,7 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
     if not torch.isfinite(features).all():
         raise ValueError("features must be finite, got NaN or infinite values")
     device = block.reduction.weight.device
-    directions, mean = principal_directions(features.to(device), block.channels // 2)
+    directions, mean = principal_directions(features.to(device), block.orthogonal.in_channels)
     if isinstance(block.orthogonal, CayleyConv2d):
         directions = _with_positive_top(directions)
     _assign_center(block.orthogonal, directions)

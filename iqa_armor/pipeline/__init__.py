@@ -1,5 +1,6 @@
-"""The whole jobs: open a model, harden it, train one, evaluate several."""
+"""The whole jobs: open a model, harden it, train one, evaluate or time several."""
 
+from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
 from iqa_armor.pipeline.inspection import Inspection, inspect_model
@@ -9,11 +10,14 @@ from iqa_armor.pipeline.supervised import Trained, train
 from iqa_armor.training import is_main_process
 
 __all__ = [
+    "BenchSettings",
+    "Benchmark",
     "Hardened",
     "Inspection",
     "Opening",
     "Options",
     "Trained",
+    "benchmark",
     "harden",
     "inspect_model",
     "is_main_process",

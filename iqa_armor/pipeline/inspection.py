@@ -1,4 +1,4 @@
-"""Find out where a block can stand in a model."""
+"""Find out where a block can stand in a model, and what the blocks it has do to norms."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from typing import Any
 import torch
 
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.pipeline.spectra import BlockSpectrum, measure_blocks
 from iqa_armor.surgery import Cut, branches, trace
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The cuts of a model.
+    """The cuts of a model and the blocks it has already.
 
     Args:
         name: What the model is called.
@@ -23,6 +23,7 @@ class Inspection:
         cuts: Every cut, by branch and position.
         recommended: Nodes that `--position last` takes.
         blocks: Modules of the model that are RobustBlocks already.
+        spectra: Their measured singular values and those of the layers behind them.
         remarks: What a user should know beside the table.
     """
 
@@ -32,6 +33,7 @@ class Inspection:
     cuts: tuple[Cut, ...]
     recommended: tuple[str, ...]
     blocks: tuple[str, ...]
+    spectra: tuple[BlockSpectrum, ...]
     remarks: tuple[str, ...]
 
     @property
@@ -45,7 +47,7 @@ class Inspection:
 
 
 def inspect_model(model: QualityModel) -> Inspection:
-    """Trace a model and find its cuts.
+    """Trace a model, find its cuts and measure its blocks.
 
     Args:
         model: Any model.
@@ -61,7 +63,8 @@ def inspect_model(model: QualityModel) -> Inspection:
         for branch in found
         if branch.problem
     ]
-    blocks = [name for name, module in traced.named_modules() if isinstance(module, RobustBlock)]
+    spectra = measure_blocks(traced)
+    blocks = tuple(spectrum.name for spectrum in spectra)
     remarks += [f"{name} is a RobustBlock already" for name in blocks]
     return Inspection(
         name=model.name,
@@ -69,6 +72,7 @@ def inspect_model(model: QualityModel) -> Inspection:
         input_size=size,
         cuts=tuple(cut for branch in found for cut in branch.cuts),
         recommended=tuple(branch.cuts[-1].node for branch in found if not branch.problem),
-        blocks=tuple(blocks),
+        blocks=blocks,
+        spectra=spectra,
         remarks=tuple(remarks),
     )

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from iqa_armor.cli.commands.bench import bench
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
 from iqa_armor.cli.commands.harden import harden
@@ -16,5 +17,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "score": score,
     "train": train,
+    "bench": bench,
     "demo": demo,
 }

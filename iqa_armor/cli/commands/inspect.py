@@ -1,4 +1,4 @@
-"""`iqa-armor inspect`: where a block can stand."""
+"""`iqa-armor inspect`: where a block can stand, and the singular values of those that stand."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from iqa_armor.cli.options import (
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.inspection import Inspection
+    from iqa_armor.pipeline.spectra import BlockSpectrum
 
 
 def inspect(
@@ -35,7 +36,10 @@ def inspect(
     trust_pickle: TrustOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Show the tensors of MODEL on which a RobustBlock can stand, and the recommended one."""
+    """Show the tensors of MODEL on which a RobustBlock can stand, and the recommended one.
+
+    Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
+    """
     from iqa_armor.pipeline.inspection import inspect_model
     from iqa_armor.pipeline.loading import load_model
 
@@ -44,6 +48,8 @@ def inspect(
         show_json(found.as_plain())
         return
     stdout.print(_table(found))
+    for spectrum in found.spectra:
+        stdout.print(_spectrum_table(spectrum))
     for line in found.remarks:
         stdout.print(line, markup=False)
 
@@ -67,4 +73,23 @@ def _table(found: Inspection) -> Table:
             *branch,
             "recommended (last)" if cut.node in found.recommended else "",
         )
+    return table
+
+
+def _spectrum_table(found: BlockSpectrum) -> Table:
+    table = Table(
+        title=f"singular values of {found.name} ({found.backend}) and behind it",
+        caption=f"orthogonal part: {found.method}; ± is how far a value may be from a singular value"
+        + (f"; not measured: {', '.join(found.unmeasured)}" if found.unmeasured else ""),
+    )
+    table.add_column("layer", overflow="fold")
+    for heading in ("map", "largest", "smallest", "±"):
+        table.add_column(heading, justify="right")
+    size, tolerance = "{}x{}".format(*found.size), f"{found.tolerance:.0e}"
+    reduction = found.reduction
+    table.add_row("reduction", size, f"{reduction.largest:.5f}", "", f"{reduction.tolerance:.0e}")
+    table.add_row("orthogonal", size, f"{found.largest:.5f}", f"{found.smallest:.5f}", tolerance, end_section=True)
+    for layer in found.after:
+        size = "" if layer.size is None else "{}x{}".format(*layer.size)
+        table.add_row(f"{layer.name} ({layer.kind})", size, f"{layer.largest:.5f}", "", f"{layer.tolerance:.0e}")
     return table

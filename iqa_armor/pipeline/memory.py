@@ -1,0 +1,114 @@
+"""Peak memory of one model's work on the CPU, measured in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+
+from iqa_armor.errors import ArmorError
+from iqa_armor.pipeline.loading import Opening, load_model
+from iqa_armor.pipeline.trial import Trial
+
+Task = Literal["inference", "training"]
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a process of its own shall measure.
+
+    Args:
+        path: Model file.
+        opening: How to open it.
+        size: (height, width) of the images.
+        batch: Number of images.
+        task: What to do with them.
+        cache_limit: As in `Trial`.
+        threads: Number of threads to compute with.
+    """
+
+    path: Path
+    opening: Opening
+    size: tuple[int, int]
+    batch: int
+    task: Task
+    cache_limit: int | None
+    threads: int
+
+
+def measured_apart(request: Request) -> int | None:
+    """Return the peak memory in bytes of a model's first call in a fresh process, or None where unknown here.
+
+    That is the model's parameters and buffers plus the growth of the resident set while it works, caches,
+    gradients and optimizer state included.
+
+    Raises:
+        ArmorError: If the process fails.
+    """
+    code = "from iqa_armor.pipeline.memory import main; main()"
+    # Our own request to our own process: nothing foreign is unpickled.
+    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(request), capture_output=True, check=False)
+    if done.returncode != 0:
+        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+        raise ArmorError(
+            f"the process that measures the memory of {request.path} failed: {lines[-1]}; "
+            "--no-memory leaves that figure out"
+        )
+    answer: int | None = json.loads(done.stdout.decode().strip().splitlines()[-1])
+    return answer
+
+
+def main() -> None:
+    """Answer the request on stdin with one line of JSON."""
+    request: Request = pickle.load(sys.stdin.buffer)
+    sys.stdout.write(f"\n{json.dumps(_answer(request))}\n")
+
+
+def _answer(request: Request) -> int | None:
+    torch.set_num_threads(request.threads)
+    model = load_model(request.path, opening=request.opening)
+    trial = Trial(model, size=request.size, device="cpu", cache_limit=request.cache_limit)
+    images = trial.images(request.batch)
+    grown = _growth(lambda: trial.score(images) if request.task == "inference" else trial.train(images))
+    return None if grown is None else grown + trial.own_bytes
+
+
+def _growth(work: Callable[[], None]) -> int | None:
+    """Return by how much the resident set's highest mark passes its size before `work`.
+
+    Linux lets a process reset that mark; elsewhere the mark that loading left is the start, which can only
+    make the growth look smaller.
+    """
+    if _reset_mark():
+        before = _kilobytes("VmRSS")
+        work()
+        return 1024 * max(0, _kilobytes("VmHWM") - before)
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    unit = 1 if sys.platform == "darwin" else 1024
+    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    work()
+    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
+
+
+def _reset_mark() -> bool:
+    try:
+        CLEAR.write_text("5")
+    except OSError:
+        return False
+    return STATUS.is_file() and "VmHWM" in STATUS.read_text()
+
+
+def _kilobytes(field: str) -> int:
+    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
+    return int(line.split()[1])

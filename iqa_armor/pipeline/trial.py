@@ -1,0 +1,138 @@
+"""One model on the bench: what is timed, and the memory it takes meanwhile."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from iqa_armor.errors import UsageError
+from iqa_armor.models.base import QualityModel
+from iqa_armor.ortho.cache import CachingModule
+
+# A step small enough that hundreds of them leave any network finite.
+LEARNING_RATE = 1e-6
+
+
+class Trial:
+    """A model ready to be timed on random images of one size.
+
+    Args:
+        model: Moved to the device and, by training steps, changed in place.
+        size: (height, width) of the images.
+        device: Where to compute.
+        cache_limit: Bytes that each of its caches may hold, or None for their own limits.
+    """
+
+    def __init__(
+        self, model: QualityModel, *, size: tuple[int, int], device: str, cache_limit: int | None = None
+    ) -> None:
+        self.model = model.eval().to(device)
+        self.size = size
+        self.device = device
+        self.caches = [module.cache for module in model.modules() if isinstance(module, CachingModule)]
+        for cache in self.caches:
+            cache.limit = cache.limit if cache_limit is None else cache_limit
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def cache_bytes(self) -> int:
+        """Memory that its caches hold now."""
+        return sum(cache.held_bytes for cache in self.caches)
+
+    @property
+    def cache_limit_bytes(self) -> int:
+        """Memory that its caches may hold."""
+        return sum(cache.limit for cache in self.caches)
+
+    @property
+    def own_bytes(self) -> int:
+        """Memory of its parameters and buffers."""
+        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
+
+    def forget(self) -> None:
+        """Empty its caches, so that the next call prepares them anew."""
+        for cache in self.caches:
+            cache.clear()
+
+    def images(self, batch: int) -> Tensor:
+        """Return random images (batch, 3, H, W) in [0, 1]."""
+        drawn = torch.rand(batch, 3, *self.size, generator=torch.Generator().manual_seed(0))
+        return drawn.to(self.device)
+
+    def score(self, images: Tensor) -> None:
+        """Score images in eval mode.
+
+        Raises:
+            UsageError: If the network does not take them.
+        """
+        if self.model.training:  # going through all modules at every call would count as the model's time
+            self.model.eval()
+        try:
+            with torch.inference_mode():
+                self.model(images)
+        except (RuntimeError, ValueError, LookupError) as error:
+            shape = "x".join(map(str, images.shape[-2:]))
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageError(
+                f"{self.model.name} cannot score {len(images)} images of {shape}: {reason}; choose another --size "
+                "or a smaller --batch"
+            ) from error
+
+    def train(self, images: Tensor) -> None:
+        """Take one step of AdamW on the mean squared score: forward, backward and update, in train mode.
+
+        Raises:
+            UsageError: If the network cannot be trained on them.
+        """
+        if self._optimizer is None:
+            self.model.requires_grad_(True)
+            self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+        if not self.model.training:
+            self.model.train()
+        try:
+            loss = self.model(images).square().mean()
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+        except (RuntimeError, ValueError, LookupError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageError(
+                f"{self.model.name} cannot be trained: {reason}; leave training out with --no-training"
+            ) from error
+
+    def seconds(self, work: Callable[[Tensor], None], images: Tensor) -> float:
+        """Return the wall time of one call of `score` or `train`."""
+        self._wait()
+        started = time.perf_counter()
+        work(images)
+        self._wait()
+        return time.perf_counter() - started
+
+    def _wait(self) -> None:
+        if self.device.startswith("cuda"):
+            torch.cuda.synchronize(self.device)
+
+
+def cuda_peak(trial: Trial, work: Callable[[Tensor], None], batch: int) -> int:
+    """Return the most memory that a model and its work take on a CUDA device, by the allocator's statistics.
+
+    That is its parameters and buffers plus the growth while it works, caches and optimizer state included; the
+    images are not.
+    """
+    trial.forget()
+    images = trial.images(batch)
+    torch.cuda.synchronize(trial.device)
+    before = torch.cuda.memory_allocated(trial.device)
+    torch.cuda.reset_peak_memory_stats(trial.device)
+    work(images)
+    torch.cuda.synchronize(trial.device)
+    return torch.cuda.max_memory_allocated(trial.device) - before + trial.own_bytes
+
+
+def first_score(trial: Trial, images: Tensor) -> float:
+    """Return the wall time of a call that finds every cache empty, in a process that is warm already."""
+    trial.forget()
+    return trial.seconds(trial.score, images)
