@@ -5,6 +5,7 @@ from typing import Any
 
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
+from iqa_armor.cli.commands.export import export
 from iqa_armor.cli.commands.harden import harden
 from iqa_armor.cli.commands.inspect import inspect
 from iqa_armor.cli.commands.score import score
@@ -16,5 +17,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "score": score,
     "train": train,
+    "export": export,
     "demo": demo,
 }
