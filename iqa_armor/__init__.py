@@ -9,6 +9,7 @@ if TYPE_CHECKING:
     from iqa_armor.artifact import save_artifact as save_model
     from iqa_armor.data import open_dataset
     from iqa_armor.evaluation import EvaluationSettings, evaluate
+    from iqa_armor.export import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
     from iqa_armor.pipeline import harden, load_model, train
     from iqa_armor.recipe import Recipe, Training
@@ -22,6 +23,7 @@ __all__ = [
     "ScoreScale",
     "Training",
     "evaluate",
+    "export_model",
     "harden",
     "load_model",
     "open_dataset",
@@ -38,6 +40,7 @@ _HOMES = {
     "ScoreScale": ("iqa_armor.models.base", "ScoreScale"),
     "Training": ("iqa_armor.recipe", "Training"),
     "evaluate": ("iqa_armor.evaluation", "evaluate"),
+    "export_model": ("iqa_armor.export", "export_model"),
     "harden": ("iqa_armor.pipeline", "harden"),
     "load_model": ("iqa_armor.pipeline", "load_model"),
     "open_dataset": ("iqa_armor.data", "open_dataset"),

@@ -230,7 +230,7 @@ def test_unmatched_weights_list_the_candidates(checkpoint: Path, spec: str) -> N
 
 
 def test_every_command_explains_itself() -> None:
-    for command in ("inspect", "harden", "evaluate", "score", "train", "demo"):
+    for command in ("inspect", "harden", "evaluate", "score", "train", "export", "demo"):
         done = run(command, "--help")
         assert done.exit_code == 0
         assert "--json" in done.stdout

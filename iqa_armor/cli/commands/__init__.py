@@ -6,6 +6,7 @@ from typing import Any
 from iqa_armor.cli.commands.bench import bench
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
+from iqa_armor.cli.commands.export import export
 from iqa_armor.cli.commands.harden import harden
 from iqa_armor.cli.commands.inspect import inspect
 from iqa_armor.cli.commands.score import score
@@ -18,5 +19,6 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "train": train,
     "bench": bench,
+    "export": export,
     "demo": demo,
 }

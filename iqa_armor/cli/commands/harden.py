@@ -149,6 +149,17 @@ def check_target(target: Path, source: Path) -> None:
 
     if target.suffix != ".safetensors":
         raise UsageError(f"the result is a safetensors file; name it {target.with_suffix('.safetensors')}")
+    check_place(target, source)
+
+
+def check_place(target: Path, source: Path) -> None:
+    """Refuse an output of any kind where no file can be, or where the input is.
+
+    Raises:
+        UsageError: Naming the way out.
+    """
+    from iqa_armor.errors import UsageError
+
     if target.is_dir():
         raise UsageError(f"{target} is a folder; name a file in it with -o")
     if source.exists() and target.exists() and target.samefile(source):

@@ -1,0 +1,151 @@
+"""Export a quality model: capture, write, read back, compare, and only then give the file its name."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iqa_armor.errors import ArmorError
+from iqa_armor.export.capture import (
+    Captured,
+    capture,
+    has_one_size,
+    layer_sizes,
+    plain_scorer,
+    reference_copy,
+)
+from iqa_armor.export.check import Check, compare, natural_batches
+from iqa_armor.export.formats import INPUT, OUTPUT, format_of
+from iqa_armor.models.base import QualityModel
+
+logger = logging.getLogger(__name__)
+
+# Size of the check's images for a model that leaves theirs alone.
+OWN_SIZE = (224, 288)
+
+
+@dataclass(frozen=True)
+class Exported:
+    """An export that was read back and scores as its model does.
+
+    Args:
+        path: The file.
+        format: "ONNX" or "torch.export".
+        size_bytes: Its size.
+        size: (H, W) it accepts, None where that side is free; the number of images is always free.
+        fixed_because: Why the size is not free, or "".
+        check: The comparison.
+    """
+
+    path: Path
+    format: str
+    size_bytes: int
+    size: tuple[int | None, int | None]
+    fixed_because: str
+    check: Check
+
+
+def export_model(model: QualityModel, path: Path | str) -> Exported:
+    """Write a model as an ONNX or torch.export file whose scores were compared with the model's.
+
+    The file takes prepared images (N, 3, H, W), float32 in [0, 1], and gives scores (N,): normalisation is
+    inside, the resize is not. Any H × W is accepted where the network allows, but with a Cayley layer only the
+    model's recorded input size. The file appears whole or not at all.
+
+    Args:
+        model: Left untouched; exported in eval mode and float32.
+        path: OUT.onnx or OUT.pt2, in an existing folder.
+
+    Raises:
+        UsageError: If the suffix is another.
+        ArmorError: If the extra `onnx` is missing, the network cannot be exported, the exported scores differ by
+            more than 1e-3 of the score range, or the file cannot be written.
+    """
+    path = Path(path)
+    format_of(path)
+    reference = reference_copy(model)
+    try:
+        return _widest(reference, path)
+    except OSError as error:
+        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def _widest(model: QualityModel, path: Path) -> Exported:
+    """Export for any image size where the network allows, else for the recorded one."""
+    if has_one_size(model):
+        reason = "a Cayley layer is exported for one map size"
+    else:
+        try:
+            return _exported(model, path, fixed_because="")
+        except ArmorError as error:
+            reason = str(error)
+            logger.info("exporting for one image size, since for any: %s", reason)
+    if model.preprocessing.size is None:
+        raise ArmorError(
+            f"this model can be exported for one image size only ({reason}) and records none; "
+            "give it with --input-size HEIGHTxWIDTH"
+        )
+    return _exported(model, path, fixed_because=reason)
+
+
+def _exported(model: QualityModel, path: Path, *, fixed_because: str) -> Exported:
+    size = model.preprocessing.size or OWN_SIZE
+    example = torch.zeros(2, 3, *size)
+    scorer = plain_scorer(model, layer_sizes(model, example))
+    captured = capture(scorer, example, is_dynamic=not fixed_because)
+    if not fixed_because and None not in captured.size:
+        fixed_because = "the network's graph depends on it"
+    check, size_bytes = _write(model, captured, path, natural_batches([size, *_other_sizes(size, captured)]))
+    return Exported(path, format_of(path).name, size_bytes, captured.size, fixed_because, check)
+
+
+def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, int]]:
+    """Return sizes unlike the recorded one, odd sides and the other orientation among them, that should work too."""
+    height, width = size
+    wanted = [(width, height), (height + height // 4 + 1, width + width // 3 + 2), (height, height)]
+    fitting = [(captured.size[0] or rows, captured.size[1] or columns) for rows, columns in wanted]
+    return [other for other in dict.fromkeys(fitting) if other != size]
+
+
+def _write(model: QualityModel, captured: Captured, path: Path, batches: Sequence[Tensor]) -> tuple[Check, int]:
+    """Write a file, compare what it gives, and move it to its name; return the comparison and its bytes."""
+    chosen, text = format_of(path), json.dumps(described(model, captured.size))
+    # A folder of its own, since some writers leave further files beside the one they are given.
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
+        unfinished = Path(folder) / path.name
+        chosen.write(captured, unfinished, text)
+        stored, score = chosen.read(unfinished)
+        if stored != text:
+            raise ArmorError("the exported file does not give its metadata back, so it was not kept")
+        check = compare(model, score, batches)
+        size_bytes = unfinished.stat().st_size
+        _sync(unfinished)
+        unfinished.replace(path)
+    return check, size_bytes
+
+
+def _sync(path: Path) -> None:
+    with path.open("rb") as file:
+        os.fsync(file.fileno())
+
+
+def described(model: QualityModel, size: tuple[int | None, int | None]) -> dict[str, object]:
+    """Return what a reader of the file must know, as plain values: its metadata, under the key `iqa_armor`."""
+    scale = model.scale
+    return {
+        "format": 1,
+        "name": model.name,
+        "input": {"name": INPUT, "shape": ["batch", 3, size[0] or "height", size[1] or "width"], "range": [0, 1]},
+        "output": {"name": OUTPUT, "shape": ["batch"]},
+        "preprocessing": {**asdict(model.preprocessing), "normalization": "inside the graph"},
+        "score_range": None if scale is None else [scale.low, scale.high],
+        "higher_is_better": model.higher_is_better,
+    }
