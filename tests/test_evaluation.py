@@ -10,8 +10,10 @@ from iqa_armor.attacks import ATTACKS, PGD, Direction, ScoreFn
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import ArmorError, ModelLoadError
 from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate, measure_scale
+from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.metrics import abs_gain, srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.ortho import RobustBlock
 from iqa_armor.results import ModelEntry, Outcome
 
 QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), resamples=60, batch_size=4)
@@ -246,3 +248,13 @@ def test_one_image_leaves_correlations_undefined() -> None:
     assert outcome.models[1].srocc_drop is None
     assert outcome.models[1].attacks["pgd1"].abs_gain["2"] > 0
     assert Outcome.from_json(outcome.to_json()) == outcome
+
+
+def test_operations_are_counted_without_preparing_the_orthogonal_kernel() -> None:
+    block = RobustBlock(8, backend="aoc", pool="none")
+    network = torch.nn.Sequential(
+        torch.nn.Conv2d(3, 8, 1), block, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 1)
+    )
+    pixels = 6 * 5
+    by_hand = 2 * (3 * 8 * pixels + 8 * 4 * pixels + 9 * 4 * 8 * pixels + 8)
+    assert count_flops(QualityModel(network, Preprocessing(size=None)), torch.rand(3, 6, 5)) == by_hand

