@@ -65,7 +65,7 @@ def run_model(
         ModelLoadError: If the model has no score range and none can be measured, or a score is not finite.
         ArmorError: If an attack leaves its budget or the range of pixels.
     """
-    with _on_device(model, settings.device):
+    with on_device(model, settings.device):
         scale, source = resolve_scale(model, datasets, settings, on_progress=on_progress)
         sample = prepare_for(model, datasets[0])(reported_images(datasets[0], settings)[0])
         return ModelRun(
@@ -133,7 +133,8 @@ def _reporter(on_progress: OnProgress | None, model: str, dataset: str, *, total
 
 
 @contextmanager
-def _on_device(model: QualityModel, device: str) -> Iterator[None]:
+def on_device(model: QualityModel, device: str) -> Iterator[None]:
+    """Move a model to a device while the block runs, and back afterwards."""
     home = model.mean.device
     try:
         model.to(device)

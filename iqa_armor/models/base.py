@@ -117,8 +117,10 @@ class QualityModel(nn.Module):
         self._declared_rising = higher_is_better
         self.name = name
         self.arch = arch
-        self.register_buffer("mean", torch.tensor(self.preprocessing.mean).view(3, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(self.preprocessing.std).view(3, 1, 1), persistent=False)
+        # A network without storage (a file being opened) will get its parameters on the CPU.
+        device = next((parameter.device for parameter in network.parameters() if not parameter.is_meta), None)
+        for part, values in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
+            self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
 
     @property
     def higher_is_better(self) -> bool:

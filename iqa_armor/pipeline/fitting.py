@@ -97,7 +97,7 @@ def calibration_batch(material: Material, model: QualityModel, count: int) -> Te
     images = [material.fitting[i * total // count][0] for i in range(count)]
     alike = [image for image in images if image.shape == images[0].shape]
     most = max(2, CALIBRATION_PIXELS // images[0][0].numel())
-    return model.normalize(torch.stack(alike[:most]))
+    return model.normalize(torch.stack(alike[:most]).to(model.mean.device))
 
 
 def fit_to_opinion(

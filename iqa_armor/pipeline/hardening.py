@@ -12,10 +12,11 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import SurgeryError
-from iqa_armor.evaluation import scale_of
+from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock, initialize_identity
+from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,
@@ -88,7 +89,9 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
     the result is brought back to the mean and spread of the original's scores.
     """
-    return _Job(model, dataset, recipe, options or Options()).run()
+    options = options or Options()
+    with on_device(model, choose_device(options.device)):
+        return _Job(model, dataset, recipe, options).run()
 
 
 def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
@@ -128,7 +131,7 @@ class _Job:
         self.srocc["result"] = self._agreement(scores[-len(held_out) :])
         model.scale = scale_of(model, scores, self.material.names)
         provenance = self._provenance(blocks, pruned, fitted)
-        return Hardened(model.eval(), self.recipe, blocks, pruned, fitted, self.srocc, provenance)
+        return Hardened(model.to("cpu").eval(), self.recipe, blocks, pruned, fitted, self.srocc, provenance)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
@@ -170,7 +173,7 @@ class _Job:
         blocks: list[Block] = []
         for name, cut in names.items():
             _, channels, height, width = size_of(nodes[name]) or (0, 0, 0, 0)
-            block = self._new_block(channels, seed=self.recipe.seed + len(blocks))
+            block = self._new_block(channels, seed=self.recipe.seed + len(blocks)).to(self.calibration.device)
             if self.recipe.init == "identity":
                 initialize_identity(block, _value_at(traced, name, self.calibration))
             traced.set_submodule(name, block.eval())
