@@ -43,10 +43,9 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
     base = demo_model()
     base.name = "demo"
     dataset = open_dataset(DEMO_DATA, on_progress=lambda done, total: progress("generating scenes", done, total))
-    options = Options(device=device, progress=progress)
     control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
-    control = harden(base, dataset, control_recipe, options=options)
-    hardened = harden(base, dataset, recipe, options=options)
+    control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
+    hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
     control.model.name, hardened.model.name = "control", "hardened"
     evaluation = evaluate(
         [base, control.model, hardened.model],
@@ -56,3 +55,12 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
         on_progress=lambda p: progress(f"attacking {p.model}", p.done, p.total),
     )
     return hardened, evaluation
+
+
+def _options(name: str, device: str, progress: Progress) -> Options:
+    """Return options under which every task is told as one of the model called `name`."""
+
+    def told(task: str, done: int, total: int, detail: str = "") -> None:
+        progress(f"{name}: {task}", done, total, detail)
+
+    return Options(device=device, progress=told)
