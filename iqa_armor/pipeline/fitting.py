@@ -77,7 +77,7 @@ def load_material(images: ImageSet, model: QualityModel, progress: Progress) -> 
         DataError: If some cannot be read, or there are too few to fit to.
     """
     if len(images) < 4:
-        raise DataError(f"{len(images)} scored training images are too few to fit a model to")
+        raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
     parts = []
     for task, part in zip(("training images", "held-out images"), held_out(images), strict=True):
         parts.append(

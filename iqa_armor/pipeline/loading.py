@@ -56,7 +56,9 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     path, opening = Path(path), opening or Opening()
     arch = arch or opening.arch
     if not path.is_file():
-        raise ModelLoadError(f"there is no model file {path}")
+        raise ModelLoadError(
+            f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
+        )
     model = load_artifact(path) if is_artifact(path) else _open_foreign(path, arch, opening)
     model.name = path.stem
     if opening.preprocessing:

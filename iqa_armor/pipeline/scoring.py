@@ -31,7 +31,9 @@ def score_files(
     files = [file for path in paths for file in _files(path)]
     missing = [str(file) for file in files if not file.is_file()]
     if missing or not files:
-        raise DataError(f"no such image: {', '.join(missing)}" if missing else "the folder holds no images")
+        raise DataError(
+            f"no such image: {', '.join(missing)}" if missing else f"no images in {', '.join(map(str, paths))}"
+        )
     chosen = choose_device(device)
     model.eval().to(chosen)
     scored = []

@@ -150,6 +150,8 @@ class _Run:
         if checkpoint is not None and checkpoint.is_file():
             self._restore(read_checkpoint(checkpoint, fingerprint=fingerprint))
             return
+        if checkpoint is not None:
+            logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint)
         started = time.perf_counter()
         before = self._held_out_agreement()
         self.epochs.append(Epoch(0, math.nan, *before, time.perf_counter() - started))

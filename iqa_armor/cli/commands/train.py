@@ -91,7 +91,10 @@ def train(
         table.add_column(heading, justify="right")
     for epoch in result.fit.epochs:
         mark = " *" if epoch.number == result.fit.best else ""
-        numbers = (f"{epoch.loss:.4f}", f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}")
+        loss_shown = f"{epoch.loss:.4f}" if epoch.number else "-"
+        numbers = (loss_shown, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}")
         table.add_row(f"{epoch.number}{mark}", *numbers)
     stdout.print(table)
+    if result.fit.epochs[result.fit.best].srocc < result.fit.epochs[0].srocc:
+        stdout.print("warning: no epoch agrees with opinion as well as the network did before training", markup=False)
     stdout.print(f"wrote {output} (epoch {result.fit.best})", markup=False, soft_wrap=True)
