@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from contextlib import AbstractContextManager, nullcontext
 
 import torch
@@ -48,15 +49,15 @@ class OrthogonalConv2d(CachingModule):
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, circular"
 
 
-class FoldedConv2d(OrthogonalConv2d):
+class FoldedConv2d(OrthogonalConv2d, ABC):
     """Orthogonal convolution that is one plain circular convolution once its kernel is built.
 
     In eval mode, unless a gradient in its parameters is wanted, the kernel is built once and kept.
     """
 
+    @abstractmethod
     def kernel(self) -> Tensor:
         """Return the kernel (C_out, C_in, k, k), differentiable in the parameters."""
-        raise NotImplementedError
 
     def folded(self) -> nn.Conv2d:
         """Return a new torch.nn.Conv2d that computes the same with plain weights."""
