@@ -6,7 +6,17 @@ import re
 from dataclasses import fields, replace
 from typing import Any
 
-from iqa_armor.attacks.base import Attack, Direction, ScoreFn, frozen, project_linf
+from iqa_armor.attacks.base import (
+    Attack,
+    Batches,
+    Direction,
+    Fitted,
+    Norm,
+    ScoreFn,
+    frozen,
+    project_linf,
+    score_gradient,
+)
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.sweep import Attacked, at_epsilon, run_sweep
 from iqa_armor.errors import UsageError
@@ -16,13 +26,17 @@ __all__ = [
     "PGD",
     "Attack",
     "Attacked",
+    "Batches",
     "Direction",
+    "Fitted",
+    "Norm",
     "ScoreFn",
     "at_epsilon",
     "frozen",
     "parse_attack",
     "project_linf",
     "run_sweep",
+    "score_gradient",
 ]
 
 ATTACKS: dict[str, Attack] = {"pgd1": PGD(steps=1), "pgd8": PGD(steps=8), "pgd": PGD()}

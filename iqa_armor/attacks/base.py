@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Literal, Protocol
+from typing import Literal, Protocol, runtime_checkable
 
 import torch
 from torch import Generator, Tensor, nn
@@ -13,14 +13,24 @@ from iqa_armor.errors import ArmorError
 
 ScoreFn = Callable[[Tensor], Tensor]
 Direction = Literal[1, -1]
+Batches = Callable[[], Iterable[Tensor]]  # one pass over images (N, 3, H, W) in [0, 1] at every call
+# What a budget limits: the largest change of a pixel value, the Euclidean length or the root mean square of an
+# image's change, the largest displacement in pixels, or nothing.
+Norm = Literal["linf", "l2", "rmse", "flow", "none"]
 
 
+@runtime_checkable
 class Attack(Protocol):
     """A frozen dataclass of hyperparameters with the budget `epsilon` and the `direction` among them."""
 
     @property
+    def norm(self) -> Norm:
+        """What the budget limits; a class variable."""
+        ...
+
+    @property
     def epsilon(self) -> float:
-        """Budget in the attack's own norm, pixels being in [0, 1]."""
+        """Budget in the attack's own norm, pixels being in [0, 1]; infinite where nothing is limited."""
         ...
 
     @property
@@ -30,6 +40,15 @@ class Attack(Protocol):
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,)."""
+        ...
+
+
+@runtime_checkable
+class Fitted(Attack, Protocol):
+    """An attack with something to learn from images before it is run; run without, it learns from its own images."""
+
+    def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Attack:
+        """Return the attack that was learned; it draws nothing and knows no score function."""
         ...
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, ScoreFn, project_linf, score_gradient
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf, score_gradient
 
 
 @dataclass(frozen=True)
@@ -26,6 +27,8 @@ class PGD:
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
     arXiv:1706.06083, Section 2.1; step and zero start as in [RA] Meleshin et al., arXiv:2506.04951.
     """
+
+    norm: ClassVar[Norm] = "linf"
 
     epsilon: float = 4 / 255
     step_size: float = 1 / 255

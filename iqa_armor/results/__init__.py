@@ -1,10 +1,12 @@
 """Outcome of an evaluation as plain values, its JSON, and requirements on it."""
 
 from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.exhibit import Exhibit, Picture, Points
 from iqa_armor.results.outcome import (
     SCHEMA,
     AttackDifferences,
     AttackFigures,
+    Check,
     DataEntry,
     DatasetFigures,
     Differences,
@@ -24,14 +26,18 @@ __all__ = [
     "SCHEMA",
     "AttackDifferences",
     "AttackFigures",
+    "Check",
     "DataEntry",
     "DatasetFigures",
     "Differences",
+    "Exhibit",
     "Failure",
     "Figures",
     "Interval",
     "ModelEntry",
     "Outcome",
+    "Picture",
+    "Points",
     "Ratios",
     "Requirement",
     "Scale",

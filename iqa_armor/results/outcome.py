@@ -68,12 +68,17 @@ class AttackFigures(_Value):
 
 
 class Figures(_Value):
-    """Agreement with opinion and robustness to each attack; null where images have no scores."""
+    """Agreement with opinion and robustness to each attack; null where images have no scores.
+
+    `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
+    run at every budget; null where fewer than two were.
+    """
 
     srocc: Number = None
     plcc: Number = None
     plcc_logistic: Number = None
     attacks: dict[str, AttackFigures] = {}
+    worst_case: AttackFigures | None = None
 
 
 class DatasetFigures(Figures):
@@ -82,6 +87,15 @@ class DatasetFigures(Figures):
     images: int
     clean_mean: Number = None
     clean_std: Number = None
+
+
+class Check(_Value):
+    """One test of whether the attacks on a model were strong: what was found and the figures it rests on."""
+
+    name: str
+    status: Literal["passed", "failed", "not applicable"]
+    says: str
+    figures: dict[str, Number] = {}
 
 
 class Timing(_Value):
@@ -123,6 +137,7 @@ class Differences(_Value):
     srocc: Interval = Interval()
     plcc: Interval = Interval()
     attacks: dict[str, AttackDifferences] = {}
+    worst_case: AttackDifferences | None = None
 
 
 class Ratios(Figures):
@@ -150,6 +165,7 @@ class ModelEntry(Figures, _Named):
     timing: Timing = Timing()
     scale: Scale
     datasets: dict[str, DatasetFigures] = {}
+    checks: tuple[Check, ...] = ()
     ratio_to_baseline: Ratios | None = None
     difference_to_baseline: Differences | None = None
 

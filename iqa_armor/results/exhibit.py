@@ -1,0 +1,69 @@
+"""What a report shows of single images; plain values, kept beside the outcome."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Points:
+    """Scores of one model on one dataset before and after one attack, one entry per image.
+
+    Args:
+        model: Name of the model.
+        dataset: Spec of the dataset.
+        attack: Name of the attack.
+        budget: Key of its budget, as in the outcome.
+        names: Names of the images.
+        mos: Opinion scores, or None.
+        clean: Scores of the clean images, in model units.
+        attacked: Scores of the attacked images.
+    """
+
+    model: str
+    dataset: str
+    attack: str
+    budget: str
+    names: tuple[str, ...]
+    mos: tuple[float, ...] | None
+    clean: tuple[float, ...]
+    attacked: tuple[float, ...]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One attacked image beside its original, as PNG files.
+
+    Args:
+        model: Name of the model.
+        dataset: Spec of the dataset.
+        attack: Name of the attack.
+        budget: Key of its budget, as in the outcome.
+        name: Name of the image.
+        clean_score: Score of the clean image, in model units.
+        attacked_score: Score of the attacked image.
+        gain: Change in score ranges of the model.
+        clean: The clean image, PNG.
+        attacked: The attacked image, PNG.
+        difference: Mid-grey plus 20 times the change, PNG.
+    """
+
+    model: str
+    dataset: str
+    attack: str
+    budget: str
+    name: str
+    clean_score: float
+    attacked_score: float
+    gain: float
+    clean: bytes
+    attacked: bytes
+    difference: bytes
+
+
+@dataclass(frozen=True)
+class Exhibit:
+    """Scores and images that a report shows besides the figures of the outcome."""
+
+    points: tuple[Points, ...] = ()
+    pictures: tuple[Picture, ...] = ()
