@@ -10,8 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load, save
 from torch import Tensor, nn
+from torch.nn import functional
 
 from iqa_armor.ortho import BACKENDS, AolConv2d, RobustBlock, initialize_identity, singular_values
+from iqa_armor.ortho.block import pool_square
 from iqa_armor.ortho.initialize import principal_directions
 
 
@@ -207,6 +209,19 @@ def test_block_names_its_settings() -> None:
 def test_wrong_settings_are_refused(arguments: dict[str, object], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         RobustBlock(**arguments)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("size", [(7, 10), (10, 7), (1, 9), (31, 42), (6, 6), (64, 3)])
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_square_pooling_is_adaptive_average_pooling(size: tuple[int, int], dtype: torch.dtype) -> None:
+    maps = torch.randn(2, 3, *size, dtype=dtype, generator=torch.Generator().manual_seed(1))
+    ours, theirs = maps.clone().requires_grad_(), maps.clone().requires_grad_()
+    found, expected = pool_square(ours), functional.adaptive_avg_pool2d(theirs, min(size))
+    torch.testing.assert_close(found, expected)
+    target = torch.randn_like(found)
+    found.backward(target)
+    expected.backward(target)
+    torch.testing.assert_close(ours.grad, theirs.grad)
 
 
 @pytest.mark.parametrize(

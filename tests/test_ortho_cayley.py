@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Tensor
@@ -92,3 +95,15 @@ def test_input_derivatives_in_eval_in_float64() -> None:
     layer = make(2, 5).double().eval()
     maps = torch.randn(2, 2, 3, 4, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(layer, (maps,))
+
+
+def test_norms_hold_after_the_number_of_threads_was_set() -> None:
+    """PyTorch's batched factorization is silently wrong then (its issue 141358), so we must not use it."""
+    code = (
+        "import torch; torch.set_num_threads(2); torch.manual_seed(0); from iqa_armor.ortho import CayleyConv2d\n"
+        "layer = CayleyConv2d(192, 200); maps = torch.randn(1, 192, 4, 4)\n"
+        "with torch.no_grad(): print(*(float(net(maps).norm() / maps.norm()) for net in (layer.train(), layer.eval())))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert "MKL ERROR" not in done.stdout + done.stderr
+    assert [float(word) for word in done.stdout.split()] == pytest.approx([1, 1], abs=1e-5)

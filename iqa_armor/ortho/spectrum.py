@@ -132,18 +132,33 @@ def factorize(kernel: Tensor, height: int, width: int, *, is_inverted: bool = Fa
     grid = Grid(height, width, kernel.device)
     channels, count = len(kernel), len(grid.positions)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
+    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
+    flags = torch.empty(count, dtype=torch.int32, device=kernel.device)
     if is_inverted:
         identity = torch.eye(channels, dtype=matrices.dtype, device=kernel.device)
         for part, system in _systems(kernel, grid):
-            lu, pivots, _ = torch.linalg.lu_factor_ex(system)
+            lu, pivots = torch.empty_like(system), exchanges[part]
+            _factor_into(system, (lu, pivots, flags[part]))
             matrices[part] = torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
         return Factor(grid, matrices, None)
     matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
-    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
-    flags = torch.empty(count, dtype=torch.int32, device=kernel.device)
     for part, system in _systems(kernel, grid):
-        torch.linalg.lu_factor_ex(system, out=(matrices[part], exchanges[part], flags[part]))
+        _factor_into(system, (matrices[part], exchanges[part], flags[part]))
     return Factor(grid, matrices, exchanges)
+
+
+def _factor_into(systems: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
+    """Write LU factors, pivots and flags of matrices (f, C, C).
+
+    On a processor one by one: after `torch.set_num_threads`, PyTorch's batched factorization runs MKL's from
+    several threads at once and returns wrong factors above some 150 channels without a word
+    (https://github.com/pytorch/pytorch/issues/141358).
+    """
+    if systems.device.type != "cpu":
+        torch.linalg.lu_factor_ex(systems, out=out)
+        return
+    for each in zip(systems, *out, strict=True):
+        torch.linalg.lu_factor_ex(each[0], out=each[1:])
 
 
 def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
