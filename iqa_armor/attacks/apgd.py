@@ -1,0 +1,134 @@
+"""Auto-PGD: a white-box attack that sets its own step size."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.tracking import Best, evaluate_score, linf_box, per_image, score_and_gradient
+
+_MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement
+_ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps raised the gain
+
+
+@dataclass(frozen=True)
+class APGD:
+    """Move the predicted score inside an L-infinity ball with steps that halve where they stop helping.
+
+    Args:
+        epsilon: Ball radius in pixel units, images being in [0, 1].
+        steps: Number of gradient steps of each start.
+        restarts: Number of starts: the clean image, then points drawn uniformly from the ball.
+        direction: +1 raises the score, -1 lowers it.
+
+    Raises:
+        ValueError: If the radius is negative or not finite, or a count is not positive.
+
+    Source: Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
+    attacks", ICML 2020, arXiv:2003.01690, Algorithm 1 with its constants, the objective being the score. The
+    zero first start, and checks as soon as w_j steps are made, not after one more, are (ours).
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 4 / 255
+    steps: int = 50
+    restarts: int = 1
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        counts_fit = self.steps >= 1 and self.restarts >= 1
+        if not (0 <= self.epsilon < math.inf and counts_fit and self.direction in (1, -1)):
+            raise ValueError(
+                f"APGD needs finite epsilon >= 0, steps >= 1, restarts >= 1, direction 1 or -1, got {self}"
+            )
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); restarts are drawn."""
+        images = images.detach()
+        box = linf_box(images, self.epsilon)
+        best = _Climb(self, score, images, box=box).run()
+        for _ in range(1, self.restarts):
+            drawn = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
+            start = torch.clamp(images + self.epsilon * (2 * drawn - 1), *box)
+            again = _Climb(self, score, start, box=box).run()
+            best.update(again.images, again.gains)
+        return best.images
+
+
+def checkpoints(steps: int) -> tuple[int, ...]:
+    """Return the numbers of steps w_j = ⌈p_j · steps⌉ after which Auto-PGD reconsiders its step size.
+
+    p_0 = 0, p_1 = 0.22 and p_{j+1} = p_j + max(p_j − p_{j−1} − 0.03, 0.06), as long as p_j is at most 1; counted in
+    hundredths, so that no rounding shifts a checkpoint.
+    """
+    percents, width = [22], 22
+    while percents[-1] <= 100:
+        width = max(width - 3, 6)
+        percents.append(percents[-1] + width)
+    return tuple(sorted({math.ceil(percent * steps / 100) for percent in percents[:-1]}))
+
+
+class _Climb:
+    """One start of Auto-PGD on a batch; every image has its own step size, counts and best point."""
+
+    def __init__(self, attack: APGD, score: ScoreFn, start: Tensor, *, box: tuple[Tensor, Tensor]) -> None:
+        self.attack, self.score, self.box = attack, score, box
+        scores, self.gradient = score_and_gradient(score, start)
+        self.gains = attack.direction * scores
+        self.previous = self.current = start
+        self.best, self.best_gradient = Best(start, self.gains), self.gradient
+        self.step_size = start.new_full((len(start),), 2 * attack.epsilon)
+        self.rises = torch.zeros_like(self.gains)
+        self.has_halved = torch.zeros_like(self.gains, dtype=torch.bool)
+        self.best_at_check = self.gains
+
+    def run(self) -> Best:
+        """Make all steps and return the best point of every image."""
+        last = 0
+        reviews = checkpoints(self.attack.steps)
+        for step in range(1, self.attack.steps + 1):
+            self._move(is_first=step == 1)
+            self._judge(is_last=step == self.attack.steps)
+            if step in reviews:
+                self._review(step - last)
+                last = step
+        return self.best
+
+    def _move(self, *, is_first: bool) -> None:
+        signed = self.attack.direction * per_image(self.step_size) * self.gradient.sign()
+        moved = torch.clamp(self.current + signed, *self.box)
+        if not is_first:
+            # x + α (z − x) + (1 − α)(x − x_previous)
+            along = _MOMENTUM * (moved - self.current) + (1 - _MOMENTUM) * (self.current - self.previous)
+            moved = torch.clamp(self.current + along, *self.box)
+        self.previous, self.current = self.current, moved
+
+    def _judge(self, *, is_last: bool) -> None:
+        """Score the current images; remember where they are the best so far."""
+        if is_last:
+            scores = evaluate_score(self.score, self.current)
+        else:
+            scores, self.gradient = score_and_gradient(self.score, self.current)
+        gains = self.attack.direction * scores
+        self.rises += gains > self.gains
+        self.gains = gains
+        better = self.best.update(self.current, gains)
+        self.best_gradient = torch.where(per_image(better), self.gradient, self.best_gradient)
+
+    def _review(self, made: int) -> None:
+        """Halve the step size and return to the best point where the last `made` steps were of little use."""
+        rose_rarely = self.rises < _ENOUGH_RISES * made
+        got_stuck = ~self.has_halved & (self.best.gains == self.best_at_check)
+        halve = rose_rarely | got_stuck
+        self.step_size = torch.where(halve, self.step_size / 2, self.step_size)
+        self.current = torch.where(per_image(halve), self.best.images, self.current)
+        self.gradient = torch.where(per_image(halve), self.best_gradient, self.gradient)
+        self.gains = torch.where(halve, self.best.gains, self.gains)
+        self.has_halved, self.best_at_check = halve, self.best.gains
+        self.rises = torch.zeros_like(self.rises)

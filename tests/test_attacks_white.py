@@ -1,0 +1,166 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Generator, Tensor
+from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, same_size_noise, tiny
+
+from iqa_armor.attacks import Attack, Direction
+from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.l2 import L2PGD
+from iqa_armor.attacks.momentum import AMIFGSM, MIFGSM
+from iqa_armor.attacks.square import Square
+
+# Small counts, to be quick.
+ALL: dict[str, Any] = {
+    "mifgsm": MIFGSM(),
+    "amifgsm": AMIFGSM(),
+    "apgd": APGD(steps=20),
+    "apgd_restarts": APGD(steps=8, restarts=2),
+    "l2": L2PGD(epsilon=0.4),
+    "square": Square(queries=200),
+}
+GRADIENT = {name: attack for name, attack in ALL.items() if name not in ("square", "apgd_restarts")}
+
+every_attack = pytest.mark.parametrize("attack", ALL.values(), ids=ALL)
+every_gradient_attack = pytest.mark.parametrize("attack", GRADIENT.values(), ids=GRADIENT)
+both_directions = pytest.mark.parametrize("direction", BOTH)
+every_model = pytest.mark.parametrize("name", NAMES)
+
+
+@pytest.fixture
+def images() -> Tensor:
+    return draw_images()
+
+
+@both_directions
+@every_attack
+@every_model
+def test_attack_stays_in_budget_and_beats_noise_on_every_image(
+    name: str, attack: Any, direction: Direction, images: Tensor
+) -> None:
+    model, before = tiny(name), images.clone()
+    attack = replace(attack, direction=direction)
+    attacked = attack(model, images, Generator().manual_seed(1))
+    assert isinstance(attack, Attack)
+    assert (lengths(attack, images, attacked) <= attack.epsilon + 1e-6).all()
+    assert attacked.min() >= 0
+    assert attacked.max() <= 1
+    moved = gains(attack, model, images, attacked=attacked)
+    by_noise = gains(attack, model, images, attacked=same_size_noise(attack, images, attacked))
+    assert (moved > 0).all()
+    assert (moved > by_noise).all()
+    assert not attacked.requires_grad
+    assert attacked.dtype == images.dtype
+    assert torch.equal(images, before)
+
+
+@every_attack
+def test_same_seed_gives_the_same_bits(attack: Any, images: Tensor) -> None:
+    model = tiny("smooth")
+    first, again = (attack(model, images, Generator().manual_seed(7)) for _ in range(2))
+    assert torch.equal(first, again)
+
+
+@pytest.mark.parametrize("name", ["square", "apgd_restarts"])
+def test_another_seed_gives_other_images_where_something_is_drawn(name: str, images: Tensor) -> None:
+    model = tiny("smooth")
+    first, other = (ALL[name](model, images, Generator().manual_seed(seed)) for seed in (7, 8))
+    assert not torch.equal(first, other)
+
+
+@every_gradient_attack
+@every_model
+def test_batch_equals_one_by_one(name: str, attack: Any, images: Tensor) -> None:
+    model, images = tiny(name).double(), images.double()
+    together = attack(model, images, Generator())
+    alone = torch.cat([attack(model, image, Generator()) for image in images.split(1)])
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-9)
+
+
+@every_attack
+def test_neighbors_in_the_batch_do_not_matter(attack: Any, images: Tensor) -> None:
+    model = tiny("normed")
+    others = torch.cat([draw_images(seed=9)[:1], images[1:]])
+    first, second = (attack(model, batch, Generator().manual_seed(2)) for batch in (images, others))
+    assert torch.equal(first[1:], second[1:])
+    assert not torch.equal(first[0], second[0])
+
+
+@every_attack
+def test_odd_sizes_that_are_not_square(attack: Any) -> None:
+    images = draw_images(13, 21, count=2)
+    attacked = attack(tiny("relu"), images, Generator().manual_seed(1))
+    assert attacked.shape == images.shape
+    assert (gains(attack, tiny("relu"), images, attacked=attacked) > 0).all()
+
+
+@every_attack
+def test_no_budget_leaves_images_unchanged(attack: Any, images: Tensor) -> None:
+    attacked = replace(attack, epsilon=0.0)(tiny("smooth"), images, Generator().manual_seed(1))
+    assert torch.equal(attacked, images)
+    assert attacked.data_ptr() != images.data_ptr()
+
+
+@every_attack
+def test_attack_works_where_gradients_are_switched_off(attack: Any, images: Tensor) -> None:
+    model = tiny("relu")
+    expected = attack(model, images, Generator().manual_seed(1))
+    with torch.no_grad():
+        assert torch.equal(attack(model, images, Generator().manual_seed(1)), expected)
+
+
+@every_attack
+def test_no_image_comes_back_worse_than_clean(attack: Any, images: Tensor) -> None:
+    def peak(batch: Tensor) -> Tensor:
+        """Highest at the clean images, with slopes that lead everywhere but there."""
+        return 0.001 * batch.mean((1, 2, 3)) - (batch - images).abs().mean((1, 2, 3))
+
+    attacked = attack(peak, images, Generator().manual_seed(1))
+    assert (gains(attack, peak, images, attacked=attacked) >= 0).all()
+
+
+@every_attack
+def test_flat_score_neither_divides_by_zero_nor_moves_images(attack: Any, images: Tensor) -> None:
+    attacked = attack(lambda batch: 0 * batch.sum((1, 2, 3)), images, Generator().manual_seed(1))
+    assert torch.equal(attacked, images)
+
+
+@every_attack
+@pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+def test_type_of_numbers_is_kept(attack: Any, dtype: torch.dtype, images: Tensor) -> None:
+    model, batch = tiny("smooth").to(dtype), images.to(dtype)
+    seen = Counted(model)
+    attacked = attack(seen, batch, Generator().manual_seed(1))
+    assert attacked.dtype == dtype
+    assert {asked.dtype for asked in seen.asked} == {dtype}
+
+
+@pytest.mark.parametrize("bad", [{"epsilon": -1.0}, {"epsilon": torch.inf}, {"epsilon": torch.nan}, {"direction": 0}])
+@every_attack
+def test_bad_budgets_and_directions_are_refused(attack: Any, bad: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=rf"^{type(attack).__name__} needs .*, got "):
+        replace(attack, **bad)
+
+
+@pytest.mark.parametrize(
+    ("make", "match"),
+    [
+        (lambda: MIFGSM(step_size=0.0), "MIFGSM needs .*step_size > 0"),
+        (lambda: MIFGSM(momentum=-0.1), "MIFGSM needs .*momentum >= 0"),
+        (lambda: MIFGSM(steps=0), "MIFGSM needs .*steps >= 1"),
+        (lambda: AMIFGSM(steps=0), "AMIFGSM needs .*steps >= 1"),
+        (lambda: AMIFGSM(full_contrast=0.0), "AMIFGSM needs finite full_contrast > 0, got 0.0"),
+        (lambda: APGD(steps=0), "APGD needs .*steps >= 1"),
+        (lambda: APGD(restarts=0), "APGD needs .*restarts >= 1"),
+        (lambda: L2PGD(step_share=0.0), "L2PGD needs .*step_share > 0"),
+        (lambda: L2PGD(steps=0), "L2PGD needs .*steps >= 1"),
+        (lambda: Square(queries=1), "Square needs .*queries >= 2"),
+        (lambda: Square(initial_share=0.0), r"Square needs .*initial_share in \(0, 1\]"),
+        (lambda: Square(initial_share=1.5), r"Square needs .*initial_share in \(0, 1\]"),
+    ],
+)
+def test_bad_hyperparameters_are_refused(make: Any, match: str) -> None:
+    with pytest.raises(ValueError, match=match):
+        make()
