@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import torch
 import torchvision
 from torch import Tensor, nn
@@ -11,7 +13,7 @@ def branch(channels: int) -> nn.Sequential:
     """Return the reduction of pooled features (N, channels) to 64."""
     sizes = (channels, 1024, 256, 64)
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs), nn.ReLU()]
     return nn.Sequential(*layers)
 
