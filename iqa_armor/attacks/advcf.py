@@ -1,0 +1,98 @@
+"""AdvCF: a color curve, the same for the whole image, that moves the score."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.optimize import Search, ascend, working
+
+PIECES = 64
+_LEAST = 1e-6  # rise of a piece that keeps a curve increasing
+
+
+@dataclass(frozen=True)
+class AdvCF:
+    """Move the predicted score of an image by an increasing piecewise linear curve for each color channel.
+
+    No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
+
+    Args:
+        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in
+            colors, 0.1 shows, 1 limits nothing.
+        learning_rate: Adam's for the rise of a piece, in units of the identity's rise, 1/64.
+        steps: Number of gradients.
+        direction: +1 raises the score, -1 lowers it.
+
+    Raises:
+        ValueError: If the strength is outside [0, 1], or the learning rate or the count are not positive.
+
+    Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64
+    pieces; used against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a
+    Human-Understandable Color Filter", MediaEval 2020. (ours): `strength`, and projecting on the constraints
+    after every step; the iterate with the best score is kept.
+    """
+
+    norm: ClassVar[Norm] = "none"
+    epsilon: ClassVar[float] = math.inf
+
+    strength: float = 0.05
+    learning_rate: float = 0.1
+    steps: int = 20
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        lengths_fit = 0 <= self.strength <= 1 and 0 < self.learning_rate < math.inf
+        if not lengths_fit or self.steps < 1 or self.direction not in (1, -1):
+            raise ValueError(
+                f"AdvCF needs strength in [0, 1], finite learning_rate > 0, steps >= 1, direction 1 or -1, got {self}"
+            )
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); AdvCF draws nothing."""
+        clean = images.detach().to(working(images.dtype))
+        search = Search(
+            start=clean.new_ones(*clean.shape[:2], PIECES),
+            render=lambda rises: apply_curve(clean, rises),
+            project=lambda rises: project_curve(rises, self.strength),
+            radius=1.0,
+        )
+        return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.learning_rate)
+
+
+def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
+    """Return images (N, 3, H, W) after the curves of their channels; the identity keeps every bit.
+
+    Args:
+        images: Images (N, 3, H, W) in [0, 1].
+        rises: Rise of every piece of a curve (N, 3, 64), in any unit, not negative.
+
+    Source: Zhao et al., arXiv:2002.01008, Section 3.
+    """
+    # Scaled here too, for the gradient's sake: else all rises might want up, and projecting would undo the step.
+    rises = rises / rises.mean(2, keepdim=True)
+    away = functional.pad((rises - 1).cumsum(2) / PIECES, (1, 0))  # curve minus identity, at 65 knots
+    position = images.flatten(2) * PIECES
+    piece = position.floor().clamp(0, PIECES - 1)
+    here, following = away.gather(2, piece.long()), away.gather(2, piece.long() + 1)
+    return images + torch.lerp(here, following, position - piece).reshape(images.shape)
+
+
+def project_curve(rises: Tensor, strength: float) -> Tensor:
+    """Return curves (N, 3, 64) that increase from 0 to 1 and are nowhere farther than strength from the identity.
+
+    Args:
+        rises: Rise of every piece of a curve (N, 3, 64), in any unit.
+        strength: Largest distance from the identity, in [0, 1].
+    """
+    rises = rises.clamp(min=_LEAST)
+    identity = torch.arange(PIECES + 1, dtype=rises.dtype, device=rises.device) / PIECES
+    curve = functional.pad((rises / rises.sum(2, keepdim=True)).cumsum(2), (1, 0))
+    # Between increasing bounds an increasing curve stays one.
+    return curve.clamp(identity - strength, identity + strength).diff(dim=2) * PIECES

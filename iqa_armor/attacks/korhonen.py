@@ -1,0 +1,85 @@
+"""Korhonen and You: Adam on a perturbation that is strong at edges and weak elsewhere."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.optimize import Search, ascend, working
+
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
+
+@dataclass(frozen=True)
+class KorhonenYou:
+    """Move the predicted score of an image by changes hidden at its edges.
+
+    An image without edges is returned as it is.
+
+    Args:
+        epsilon: Largest change of a pixel value, images being in [0, 1].
+        step_size: Adam's learning rate for the perturbation at the strongest edge, in the same units.
+        steps: Number of gradients.
+        direction: +1 raises the score, -1 lowers it.
+
+    Raises:
+        ValueError: If the radius is negative, step size or count are not positive, or a length is not finite.
+
+    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022.
+    (ours): the mask is the Sobel magnitude of the luma divided by its maximum in the image; the change is
+    limited by projection, so that budgets can be compared; the iterate with the best score is kept.
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 10 / 255
+    step_size: float = 4 / 255
+    steps: int = 10
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
+        if not lengths_fit or self.steps < 1 or self.direction not in (1, -1):
+            raise ValueError(
+                f"KorhonenYou needs finite epsilon >= 0 and step_size > 0, steps >= 1, direction 1 or -1, got {self}"
+            )
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); nothing is drawn."""
+        clean = images.detach().to(working(images.dtype))
+        mask = edge_map(clean)
+        lowest, highest = (-clean).clamp(min=-self.epsilon), (1 - clean).clamp(max=self.epsilon)
+        search = Search(
+            start=torch.zeros_like(clean),
+            render=lambda perturbation: clean + mask * perturbation,
+            # Where there is no edge, bounds are ±∞ or 0/0; the perturbation does nothing there and stays.
+            project=lambda perturbation: torch.where(
+                mask > 0, perturbation.clamp(lowest / mask, highest / mask), perturbation
+            ),
+            radius=self.epsilon,
+        )
+        return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
+
+
+def edge_map(images: Tensor) -> Tensor:
+    """Return the strength of the edges of every image, its strongest being 1.
+
+    Args:
+        images: Images (N, 3, H, W) in [0, 1]; outside, the border is repeated.
+
+    Returns:
+        Strengths (N, 1, H, W) in [0, 1]; 0 everywhere in an image of one luma.
+    """
+    luma = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
+    across = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
+    kernels = torch.stack([across, across.T]).unsqueeze(1)
+    slopes = functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
+    strength = slopes.square().sum(1, keepdim=True).sqrt()
+    strength = torch.where(strength > 1e-5, strength, 0.0)  # rounding makes faint edges where there are none
+    return strength / strength.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)

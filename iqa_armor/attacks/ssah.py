@@ -1,0 +1,81 @@
+"""SSAH: an attack that leaves the low frequencies of an image alone."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf
+from iqa_armor.attacks.optimize import Search, ascend, working
+
+
+@dataclass(frozen=True)
+class SSAH:
+    """Move the predicted score of an image at a price on the change of its low-frequency wavelet band.
+
+    Args:
+        epsilon: Largest change of a pixel value, images being in [0, 1].
+        weight: Price of a band that changes by epsilon everywhere, in the unit of `ascend`.
+        step_size: Adam's learning rate, in the units of epsilon.
+        steps: Number of gradients.
+        direction: +1 raises the score, -1 lowers it.
+
+    Raises:
+        ValueError: If radius or weight are negative, step size or count are not positive, or one is not finite.
+
+    Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022.
+    (ours): the score stands where the paper has the similarity of a classifier's
+    features; the change is limited by projection, where the paper relies on the price; the price is relative
+    to epsilon and to the gain; the iterate with the best score is kept.
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 10 / 255
+    weight: float = 1.0
+    step_size: float = 1 / 255
+    steps: int = 20
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
+        weight_fits = 0 <= self.weight < math.inf
+        if not (lengths_fit and weight_fits) or self.steps < 1 or self.direction not in (1, -1):
+            raise ValueError(
+                "SSAH needs finite epsilon >= 0, weight >= 0 and step_size > 0, steps >= 1, direction 1 or -1, "
+                f"got {self}"
+            )
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); SSAH draws nothing."""
+        if self.epsilon == 0:
+            return images.detach().clone()
+        clean = images.detach().to(working(images.dtype))
+        low = low_band(clean)
+        search = Search(
+            start=clean,
+            render=lambda attacked: attacked,
+            project=lambda attacked: project_linf(attacked, clean, self.epsilon).clamp(0, 1),
+            radius=self.epsilon,
+            penalty=lambda _, attacked: self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3)),
+        )
+        return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
+
+
+def low_band(images: Tensor) -> Tensor:
+    """Return the low-frequency band of a Haar wavelet, scaled so that a uniform image keeps its value.
+
+    Args:
+        images: Images (N, 3, H, W) in [0, 1]; a last odd row or column is repeated.
+
+    Returns:
+        Half the coefficients of the orthonormal transform: means of 2×2 pixels, (N, 3, ⌈H/2⌉, ⌈W/2⌉).
+
+    Source: Luo et al., CVPR 2022; the scale and the repetition are (ours).
+    """
+    # In ceil mode a window over the border averages the pixels it has, which is what repeating them gives.
+    return functional.avg_pool2d(images, 2, ceil_mode=True)

@@ -1,0 +1,123 @@
+"""Zhang et al.: the score against a full-reference distance to the clean image."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf
+from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.metrics.fidelity import ssim
+from iqa_armor.models.checkpoints import READ_ERRORS
+
+Distance = Literal["ssim", "lpips", "dists"]
+_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+_PIQ = "https://github.com/photosynthesis-team"
+WEIGHTS: dict[str, tuple[str, ...]] = {
+    "lpips": (_VGG, f"{_PIQ}/photosynthesis.metrics/releases/download/v0.4.0/lpips_weights.pt"),
+    "dists": (_VGG, f"{_PIQ}/piq/releases/download/v0.4.1/dists_weights.pt"),
+}
+_LEAST_SIZE = {"ssim": 11, "lpips": 32, "dists": 16}  # SSIM's window; the halvings in VGG-16
+
+
+@dataclass(frozen=True)
+class Zhang:
+    """Move the predicted score of an image at a price on its perceptual distance from the clean one.
+
+    Args:
+        epsilon: Largest change of a pixel value, images being in [0, 1].
+        distance: "ssim" (1 − SSIM, for images of 11×11 pixels or more); "lpips" (32×32) or "dists" (16×16), whose
+            weights must lie in torch.hub's folder of checkpoints already.
+        weight: Price λ of a distance of 1, in the unit of `ascend`.
+        step_size: Adam's learning rate, in the units of epsilon.
+        steps: Number of gradients.
+        direction: +1 raises the score, -1 lowers it.
+
+    Raises:
+        ValueError: If radius or weight are negative, step size or count are not positive, one is not finite, or
+            the distance is none of the three; when called, if images are too small for the distance.
+        ModelLoadError: When called, if weights of the distance are missing or run code when opened.
+
+    Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop",
+    NeurIPS 2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the
+    change is limited by projection; the price is relative to the gain; the iterate with the best score is kept.
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 10 / 255
+    distance: Distance = "ssim"
+    weight: float = 3.0
+    step_size: float = 2 / 255
+    steps: int = 20
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
+        words_fit = self.distance in get_args(Distance) and self.direction in (1, -1)
+        if not (lengths_fit and words_fit) or self.steps < 1 or not 0 <= self.weight < math.inf:
+            raise ValueError(
+                "Zhang needs finite epsilon >= 0, weight >= 0 and step_size > 0, steps >= 1, distance ssim, lpips "
+                f"or dists, direction 1 or -1, got {self}"
+            )
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); nothing is drawn."""
+        least = _LEAST_SIZE[self.distance]
+        if min(images.shape[2:]) < least:
+            raise ValueError(f"{self.distance} needs at least {least}×{least} pixels, got {tuple(images.shape[2:])}")
+        clean = images.detach().to(working(images.dtype))
+        measure = _measure(self.distance, clean)
+        search = Search(
+            start=clean,
+            render=lambda attacked: attacked,
+            project=lambda attacked: project_linf(attacked, clean, self.epsilon).clamp(0, 1),
+            radius=self.epsilon,
+            penalty=lambda _, attacked: self.weight * measure(attacked),
+        )
+        return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
+
+
+def _measure(distance: Distance, clean: Tensor) -> Callable[[Tensor], Tensor]:
+    if distance == "ssim":
+        return lambda attacked: 1 - ssim(clean, attacked)
+    network = _network(distance).to(clean)
+    return lambda attacked: torch.as_tensor(network(attacked.clamp(0, 1), clean)).reshape(len(clean))
+
+
+def _network(distance: Literal["lpips", "dists"]) -> Any:  # piq's classes are untyped
+    """Return piq's network of a distance with local weights, read anew at every call.
+
+    Raises:
+        ModelLoadError: If weights are missing, which piq would download, or run code, which piq would let them.
+    """
+    from piq.perceptual import DISTS, LPIPS  # heavy, and needed here only
+
+    folder = Path(torch.hub.get_dir()) / "checkpoints"
+    for url in WEIGHTS[distance]:
+        _check(folder / Path(url).name, f"distance {distance}", url)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # torchvision's, for piq's old spelling
+            return {"lpips": LPIPS, "dists": DISTS}[distance](reduction="none").eval()
+    except READ_ERRORS as error:
+        raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
+
+
+def _check(path: Path, needed_by: str, url: str) -> None:
+    if not path.is_file():
+        raise ModelLoadError(f"{needed_by} needs {path}, and nothing is downloaded; get it from {url}")
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(path, map_location="cpu", weights_only=True)
+    except READ_ERRORS as error:
+        raise ModelLoadError(f"{path} is damaged or runs code when opened; get it again from {url}") from error
