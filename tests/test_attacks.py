@@ -1,22 +1,33 @@
 import contextlib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import ClassVar
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, linalg, nn
 
 from iqa_armor.attacks import (
     ATTACKS,
+    L2PGD,
+    MADC,
     PGD,
+    AdvCF,
+    Attack,
+    Attacked,
     Direction,
+    Norm,
     ScoreFn,
+    StAdv,
+    at_budgets,
+    budget_key,
     frozen,
     parse_attack,
     project_linf,
     run_sweep,
 )
 from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.evaluation.budgets import check_budget
 
 EPSILONS = tuple(e / 255 for e in (2, 4, 6, 8, 10))
 BOTH: tuple[Direction, ...] = (1, -1)
@@ -50,6 +61,13 @@ def images() -> Tensor:
     return drawn
 
 
+def sweep(
+    attacks: Mapping[str, Attack], score: ScoreFn, images: Tensor, *, epsilons: Sequence[float] = EPSILONS
+) -> Iterator[Attacked]:
+    plan = {name: at_budgets(attack, epsilons) for name, attack in attacks.items()}
+    return run_sweep(plan, score, images, generator=lambda _: Generator().manual_seed(7))
+
+
 class Counted:
     """A score function that counts its evaluations with a gradient."""
 
@@ -64,15 +82,19 @@ class Counted:
 @pytest.mark.parametrize("direction", BOTH)
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 @pytest.mark.parametrize("name", ["smooth", "relu", "normed"])
-def test_attack_stays_in_budget_and_beats_noise(name: str, attack: PGD, direction: Direction, images: Tensor) -> None:
+def test_attack_stays_in_budget_and_beats_noise(
+    name: str, attack: Attack, direction: Direction, images: Tensor
+) -> None:
     model, generator, before = tiny(name), Generator().manual_seed(1), images.clone()
-    attacked = replace(attack, epsilon=4 / 255, direction=direction)(model, images, generator)
-    assert (attacked - images).abs().max() <= 4 / 255 + 1e-7
-    assert attacked.min() >= 0
-    assert attacked.max() <= 1
-    size = (attacked - images).abs().amax()
-    noise = torch.randint(0, 2, images.shape, generator=generator).mul(2).sub(1) * size
-    noisy = (images + noise).clamp(0, 1)
+    (attack,) = at_budgets(attack, [4 / 255])
+    attacked = replace(attack, direction=direction)(model, images, generator)  # type: ignore[type-var]
+    check_budget("it", attack, clean=images, attacked=attacked)
+    noise = torch.randint(0, 2, images.shape, generator=generator).mul(2.0).sub(1)
+    if attack.norm == "linf":
+        size = (attacked - images).abs().amax()
+    else:
+        size = linalg.vector_norm(attacked - images, dim=(1, 2, 3), keepdim=True) / images[0].numel() ** 0.5
+    noisy = (images + noise * size).clamp(0, 1)
     with torch.no_grad():
         moved = direction * (model(attacked) - model(images))
         by_noise = direction * (model(noisy) - model(images))
@@ -101,11 +123,11 @@ def test_sweep_equals_each_attack_alone_to_the_bit(name: str, direction: Directi
     attacks = {"pgd1": PGD(steps=1, direction=direction), "pgd8": PGD(steps=8, direction=direction)}
     shared, alone = Counted(model), Counted(model)
     seen = set()
-    for run in run_sweep(attacks, shared, images, epsilons=EPSILONS, generator=generator):
-        for epsilon in run.epsilons:
-            seen.add((run.attack, epsilon))
-            expected = replace(attacks[run.attack], epsilon=epsilon)(alone, images, generator)
-            assert torch.equal(run.images, expected)
+    for run in sweep(attacks, shared, images):
+        for budget in run.budgets:
+            seen.add((run.attack, budget.epsilon))
+            assert budget == replace(attacks[run.attack], epsilon=budget.epsilon)
+            assert torch.equal(run.images, budget(alone, images, generator))
     assert seen == {(attack, epsilon) for attack in attacks for epsilon in EPSILONS}
     assert alone.gradients == 45
     assert shared.gradients <= 20  # fewer where projecting changes no bit yet
@@ -114,7 +136,7 @@ def test_sweep_equals_each_attack_alone_to_the_bit(name: str, direction: Directi
 def test_sweep_needs_twenty_gradients_where_budgets_part_as_soon_as_they_can(images: Tensor) -> None:
     attacks = {"pgd1": PGD(steps=1, step_size=1.0001 / 255), "pgd8": PGD(steps=8, step_size=1.0001 / 255)}
     shared = Counted(tiny("smooth"))
-    list(run_sweep(attacks, shared, images, epsilons=EPSILONS, generator=Generator()))
+    list(sweep(attacks, shared, images))
     assert shared.gradients == 8 + 6 + 4 + 2
 
 
@@ -128,8 +150,8 @@ def test_sweep_takes_any_budgets_steps_and_step_sizes(images: Tensor) -> None:
         "down": PGD(steps=2, direction=-1),
     }
     epsilons = (0.5 / 255, 3 / 255)
-    runs = list(run_sweep(attacks, model, images, epsilons=epsilons, generator=generator))
-    got = {(run.attack, epsilon): run.images for run in runs for epsilon in run.epsilons}
+    runs = list(sweep(attacks, model, images, epsilons=epsilons))
+    got = {(run.attack, budget.epsilon): run.images for run in runs for budget in run.budgets}
     assert len(got) == len(attacks) * len(epsilons)
     for (name, epsilon), attacked in got.items():
         assert torch.equal(attacked, replace(attacks[name], epsilon=epsilon)(model, images, generator))
@@ -138,6 +160,8 @@ def test_sweep_takes_any_budgets_steps_and_step_sizes(images: Tensor) -> None:
 @dataclass(frozen=True)
 class Noise:
     """An attack that is no PGD and draws."""
+
+    norm: ClassVar[Norm] = "linf"
 
     epsilon: float = 4 / 255
     direction: Direction = 1
@@ -148,19 +172,38 @@ class Noise:
 
 
 def test_sweep_runs_attacks_that_share_nothing(images: Tensor) -> None:
-    def run() -> list[tuple[tuple[float, ...], Tensor]]:
-        runs = run_sweep(
-            {"noise": Noise()},
-            tiny("smooth"),
-            images,
-            epsilons=EPSILONS,
-            generator=Generator().manual_seed(7),
-        )
-        return [(item.epsilons, item.images) for item in runs]
+    def run() -> list[tuple[tuple[Attack, ...], Tensor]]:
+        return [(item.budgets, item.images) for item in sweep({"noise": Noise()}, tiny("smooth"), images)]
 
     first, second = run(), run()
-    assert [epsilons for epsilons, _ in first] == [(epsilon,) for epsilon in EPSILONS]
+    assert [budgets for budgets, _ in first] == [(Noise(epsilon),) for epsilon in EPSILONS]
     assert all(torch.equal(a, b) for (_, a), (_, b) in zip(first, second, strict=True))
+
+
+def test_sweep_runs_attacks_in_other_norms_once(images: Tensor) -> None:
+    attacks: dict[str, Attack] = {"l2": L2PGD(epsilon=0.5), "pgd": PGD(steps=2)}
+    runs = list(sweep(attacks, tiny("smooth"), images))
+    assert [(run.attack, run.budgets) for run in runs if run.attack == "l2"] == [("l2", (L2PGD(epsilon=0.5),))]
+    assert sum(len(run.budgets) for run in runs if run.attack == "pgd") == len(EPSILONS)
+
+
+def test_sweep_runs_the_same_pgd_at_other_budgets_by_itself(images: Tensor) -> None:
+    model, plan = tiny("smooth"), {"a": (PGD(steps=2), PGD(steps=3)), "b": (PGD(steps=2, epsilon=0.01),)}
+    runs = [
+        (run.attack, budget, run.images)
+        for run in run_sweep(plan, model, images, generator=lambda _: Generator())
+        for budget in run.budgets
+    ]
+    assert {(name, budget) for name, budget, _ in runs} == {(name, each) for name in plan for each in plan[name]}
+    assert all(torch.equal(attacked, budget(model, images, Generator())) for _, budget, attacked in runs)
+
+
+@pytest.mark.parametrize(
+    ("attack", "key"),
+    [(PGD(epsilon=0.5 / 255), "0.5"), (L2PGD(epsilon=1.5), "1.5"), (MADC(), "10"), (StAdv(), "1"), (AdvCF(), "own")],
+)
+def test_budgets_are_named_in_their_own_units(attack: Attack, key: str) -> None:
+    assert budget_key(attack) == key
 
 
 def test_frozen_restores_every_flag_even_after_an_error() -> None:

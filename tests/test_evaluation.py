@@ -1,12 +1,12 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, ClassVar
 
 import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.attacks import ATTACKS, PGD, Direction, ScoreFn
+from iqa_armor.attacks import ATTACKS, PGD, Direction, Norm, ScoreFn
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import ArmorError, ModelLoadError
 from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate, measure_scale
@@ -191,6 +191,8 @@ def test_score_that_is_not_finite_names_model_and_image() -> None:
 class Cheat:
     """An attack that does not keep its budget, or leaves the range of pixels."""
 
+    norm: ClassVar[Norm] = "linf"
+
     too_far: float
     epsilon: float = 4 / 255
     direction: Direction = 1
@@ -221,8 +223,8 @@ def test_scores_per_image_are_kept() -> None:
     evaluation = evaluate([model("a")], [SCORED], settings=QUICK)
     scores = evaluation.scores["a"][SCORED.spec]
     assert scores.names == SCORED.splits["test"].names
-    assert scores.clean.shape == scores.attacked["pgd8"][4 / 255].shape == (14,)
-    assert (scores.attacked["pgd8"][4 / 255] > scores.clean).all()
+    assert scores.clean.shape == scores.attacked["pgd8"]["4"].shape == (14,)
+    assert (scores.attacked["pgd8"]["4"] > scores.clean).all()
 
 
 def test_limit_and_progress() -> None:

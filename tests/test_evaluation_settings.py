@@ -50,8 +50,21 @@ def test_settings_out_of_range_are_refused(settings: dict[str, Any], match: str)
 def test_outcome_states_settings_in_255ths() -> None:
     stated = EvaluationSettings(attacks=("pgd1", "pgd:steps=3,step_size=0.5")).report()
     assert stated.epsilons == (2, 4, 6, 8, 10)
-    assert stated.attacks["pgd1"] == {"type": "PGD", "steps": 1, "step_size": 1.0}
+    assert stated.attacks["pgd1"] == {"type": "PGD", "norm": "linf", "steps": 1, "step_size": 1.0}
     assert stated.attacks["pgd:steps=3,step_size=0.5"]["step_size"] == 0.5
+
+
+def test_outcome_states_own_budgets() -> None:
+    stated = EvaluationSettings(attacks=("pgd1", "l2pgd:epsilon=0.5", "madc:epsilon=6", "advcf")).report()
+    assert stated.keys() == {
+        "pgd1": ("2", "4", "6", "8", "10"),
+        "l2pgd:epsilon=0.5": ("0.5",),
+        "madc:epsilon=6": ("6",),
+        "advcf": ("own",),
+    }
+    assert stated.attacks["l2pgd:epsilon=0.5"]["epsilon"] == 0.5
+    assert stated.attacks["madc:epsilon=6"]["epsilon"] == 6
+    assert "epsilon" not in stated.attacks["pgd1"] | stated.attacks["advcf"]
 
 
 def test_direction_is_handed_to_every_attack() -> None:

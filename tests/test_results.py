@@ -1,5 +1,6 @@
 import json
 import math
+from typing import Any
 
 import pytest
 
@@ -173,10 +174,12 @@ def test_unknown_path_names_the_nearest(text: str, nearest: str) -> None:
 
 
 def test_path_can_be_refused_before_anything_is_evaluated() -> None:
-    names = {"attacks": ["pgd1"], "epsilons": ["4"], "datasets": []}
+    names: dict[str, Any] = {"budgets": {"pgd1": ["4"], "stadv": ["1"]}, "datasets": []}
     require_path(parse_requirement("ratio_to_baseline.timing.seconds_per_image <= 2"), **names)
     with pytest.raises(UsageError, match=r"did you mean 'attacks\.pgd1"):
         require_path(parse_requirement("attacks.pgd8.srocc.4 >= 0"), **names)
+    for path in ("attacks.stadv.abs_gain.1", "worst_case.abs_gain_auc", "ratio_to_baseline.worst_case.abs_gain.4"):
+        require_path(parse_requirement(f"{path} <= 1"), **names)
 
 
 def test_compared_models_leave_out_the_baseline() -> None:

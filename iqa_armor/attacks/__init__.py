@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import re
-from dataclasses import fields, replace
-from typing import Any
-
+from iqa_armor.attacks.adaptive import expectation, straight_through
+from iqa_armor.attacks.advcf import AdvCF
+from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import (
     Attack,
     Batches,
@@ -17,30 +16,68 @@ from iqa_armor.attacks.base import (
     project_linf,
     score_gradient,
 )
+from iqa_armor.attacks.korhonen import KorhonenYou
+from iqa_armor.attacks.l2 import L2PGD
+from iqa_armor.attacks.madc import MADC
+from iqa_armor.attacks.momentum import AMIFGSM, MIFGSM
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.sweep import Attacked, at_epsilon, run_sweep
-from iqa_armor.errors import UsageError
+from iqa_armor.attacks.square import Square
+from iqa_armor.attacks.ssah import SSAH
+from iqa_armor.attacks.stadv import StAdv
+from iqa_armor.attacks.sweep import Attacked, Plan, at_budgets, at_epsilon, budget_key, run_sweep
+from iqa_armor.attacks.words import parse_word
+from iqa_armor.attacks.zhang import Zhang
 
 __all__ = [
+    "AMIFGSM",
+    "APGD",
     "ATTACKS",
+    "L2PGD",
+    "MADC",
+    "MIFGSM",
     "PGD",
+    "SSAH",
+    "AdvCF",
     "Attack",
     "Attacked",
     "Batches",
     "Direction",
     "Fitted",
+    "KorhonenYou",
     "Norm",
+    "Plan",
     "ScoreFn",
+    "Square",
+    "StAdv",
+    "Zhang",
+    "at_budgets",
     "at_epsilon",
+    "budget_key",
+    "expectation",
     "frozen",
     "parse_attack",
     "project_linf",
     "run_sweep",
     "score_gradient",
+    "straight_through",
 ]
 
-ATTACKS: dict[str, Attack] = {"pgd1": PGD(steps=1), "pgd8": PGD(steps=8), "pgd": PGD()}
-PIXEL_UNITS = ("epsilon", "step_size")  # written in 1/255, stored in [0, 1]
+ATTACKS: dict[str, Attack] = {
+    "pgd1": PGD(steps=1),
+    "pgd8": PGD(steps=8),
+    "pgd": PGD(),
+    "mifgsm": MIFGSM(),
+    "amifgsm": AMIFGSM(),
+    "apgd": APGD(),
+    "l2pgd": L2PGD(),
+    "madc": MADC(),
+    "korhonen-you": KorhonenYou(),
+    "zhang": Zhang(),
+    "ssah": SSAH(),
+    "stadv": StAdv(),
+    "advcf": AdvCF(),
+    "square": Square(),
+}
 
 
 def parse_attack(text: str) -> Attack:
@@ -48,33 +85,10 @@ def parse_attack(text: str) -> Attack:
 
     Args:
         text: A name in `ATTACKS`; `pgdN` for N steps; or `NAME:key=value,…` with the attack's own
-            hyperparameters, of which `epsilon` and `step_size` are in 1/255.
+            hyperparameters, of which pixel values (`step_size`, and `epsilon` unless it is another length) are
+            in 1/255.
 
     Raises:
         UsageError: If the name or a hyperparameter is unknown, or a value is not allowed.
     """
-    name, _, settings = text.partition(":")
-    pgd_steps = re.fullmatch(r"pgd([1-9]\d{0,4})", name)
-    if pgd_steps and name not in ATTACKS:
-        attack: Any = PGD(steps=int(pgd_steps[1]))
-    elif name in ATTACKS:
-        attack = ATTACKS[name]
-    else:
-        raise UsageError(f"unknown attack {name!r}; known are {', '.join(ATTACKS)}, and pgdN for N steps")
-    changes = dict(_parse_setting(attack, pair) for pair in settings.split(",")) if settings else {}
-    try:
-        return replace(attack, **changes)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise UsageError(f"attack {text!r}: {error}") from error
-
-
-def _parse_setting(attack: Any, pair: str) -> tuple[str, int | float]:
-    key, _, value = pair.partition("=")
-    known = {field.name: type(getattr(attack, field.name)) for field in fields(attack)}
-    if key not in known:
-        raise UsageError(f"unknown attack setting {key!r}; known are {', '.join(known)}")
-    try:
-        number = known[key](value)
-    except ValueError as error:
-        raise UsageError(f"attack setting {key} must be {known[key].__name__}, got {value!r}") from error
-    return key, number / 255 if key in PIXEL_UNITS else number
+    return parse_word(text, ATTACKS)

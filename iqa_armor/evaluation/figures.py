@@ -23,7 +23,7 @@ from iqa_armor.metrics import (
     srocc,
 )
 from iqa_armor.models.base import ScoreScale
-from iqa_armor.results import AttackDifferences, Differences, epsilon_key, weighted_mean
+from iqa_armor.results import AttackDifferences, Differences, weighted_mean
 
 Nested = dict[str, Any]  # tensors (R,) or floats by the names of results.Figures
 
@@ -38,8 +38,8 @@ def measure(scores: ImageScores, scale: ScoreScale) -> Nested:
     figures: Nested = _floats(resampled_figures(scores, scale, torch.arange(len(scores.clean))[None]))
     for name, attack in figures["attacks"].items():
         distances, decibels = scores.linf[name], scores.psnr[name]
-        attack["max_linf"] = {epsilon_key(e): float(d.max()) * 255 for e, d in distances.items()}
-        attack["psnr"] = {epsilon_key(e): float(d.mean()) for e, d in decibels.items()}
+        attack["max_linf"] = {key: float(d.max()) * 255 for key, d in distances.items()}
+        attack["psnr"] = {key: float(d.mean()) for key, d in decibels.items()}
     if scores.mos is not None:
         figures["plcc_logistic"] = float(plcc_logistic(_sign(scale) * scores.clean, scores.mos))
     figures["images"] = len(scores.clean)
@@ -57,14 +57,23 @@ def resampled_figures(scores: ImageScores, scale: ScoreScale, rows: Tensor) -> N
         rows: Image indices of the resamples, (R, N).
     """
     figures = _agreement(scores.clean, scores.mos, scale, rows)
-    attacks = {}
-    for name, by_epsilon in scores.attacked.items():
-        columns: dict[str, dict[str, Tensor]] = {}
-        for epsilon, attacked in by_epsilon.items():
-            for figure, value in _under_attack(scores, attacked, scale, rows).items():
-                columns.setdefault(figure, {})[epsilon_key(epsilon)] = value
-        attacks[name] = columns | _areas(columns, list(by_epsilon))
-    return {**figures, "attacks": attacks}
+    attacks = {name: _attack_figures(scores, budgets, scale, rows) for name, budgets in scores.attacked.items()}
+    worst = scores.worst()
+    return {
+        **figures,
+        "attacks": attacks,
+        **({"worst_case": _attack_figures(scores, worst, scale, rows)} if worst else {}),
+    }
+
+
+def _attack_figures(
+    scores: ImageScores, budgets: Mapping[str, Tensor], scale: ScoreScale, rows: Tensor
+) -> dict[str, Any]:
+    columns: dict[str, dict[str, Tensor]] = {}
+    for key, attacked in budgets.items():
+        for figure, value in _under_attack(scores, attacked, scale, rows).items():
+            columns.setdefault(figure, {})[key] = value
+    return columns | _areas(columns)
 
 
 def bootstrap_figures(
@@ -111,11 +120,17 @@ def differences(
         interval = percentile_interval(value - reference, drawn - reference_drawn, confidence=confidence)
         return {"value": interval.value, "low": interval.low, "high": interval.high}
 
-    attacks = {
-        attack: {name: limits(["attacks", attack, name]) for name in AttackDifferences.model_fields}
-        for attack in figures["attacks"]
+    def under(*keys: str) -> dict[str, Any]:
+        return {name: limits([*keys, name]) for name in AttackDifferences.model_fields}
+
+    found = {
+        "srocc": limits(["srocc"]),
+        "plcc": limits(["plcc"]),
+        "attacks": {attack: under("attacks", attack) for attack in figures["attacks"]},
     }
-    return Differences.model_validate({"srocc": limits(["srocc"]), "plcc": limits(["plcc"]), "attacks": attacks})
+    if "worst_case" in figures:
+        found["worst_case"] = under("worst_case")
+    return Differences.model_validate(found)
 
 
 def _under_attack(scores: ImageScores, attacked: Tensor, scale: ScoreScale, rows: Tensor) -> dict[str, Tensor]:
@@ -137,8 +152,10 @@ def _agreement(scores: Tensor, mos: Tensor | None, scale: ScoreScale, rows: Tens
     return {"srocc": sign * ranked, "plcc": sign * plcc(scores[rows], mos[rows])}
 
 
-def _areas(columns: Mapping[str, Mapping[str, Tensor]], epsilons: Sequence[float]) -> dict[str, Tensor]:
+def _areas(columns: Mapping[str, Mapping[str, Tensor]]) -> dict[str, Tensor]:
     names = ("abs_gain", "abs_gain_unsigned", "abs_gain_std", "r_score")
+    keys = list(columns["abs_gain"])
+    epsilons = [float(key) for key in keys] if len(keys) > 1 else [0.0]  # one budget may have a name, not a size
     return {f"{name}_auc": auc(torch.stack(list(columns[name].values()), -1), epsilons) for name in names}
 
 

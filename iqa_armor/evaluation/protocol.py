@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
@@ -12,9 +13,11 @@ import iqa_armor
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.entries import build_entries
-from iqa_armor.evaluation.run import OnProgress, reported_images, run_model
+from iqa_armor.evaluation.journal import Journal, model_digest
+from iqa_armor.evaluation.run import Bookkeeping, OnProgress, reported_images, run_model
 from iqa_armor.evaluation.scoring import ImageScores
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.shards import current_shard
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results import DataEntry, Outcome
 
@@ -40,6 +43,7 @@ def evaluate(
     *,
     baseline: str | int | None = None,
     settings: EvaluationSettings | None = None,
+    output: Path | None = None,
     on_progress: OnProgress | None = None,
 ) -> Evaluation:
     """Score models clean and attacked on the reported split of each dataset, and compare them.
@@ -47,20 +51,24 @@ def evaluate(
     Models are put in eval mode on the settings' device meanwhile and left as they were. Agreement with
     opinion comes from datasets with scores, robustness from all, both as weighted means. Opinion scores
     are higher for better images; scores of models for which lower is better are negated for SROCC and PLCC.
+    Started by `accelerate launch`, every process works on its share of the images and returns the same.
 
     Args:
         models: Models with different names.
         datasets: Datasets with different specs.
         baseline: Name or position of the model the others are compared with, if any.
         settings: Attacks, budgets, device, seed, weights; the paper's sweep by default.
-        on_progress: Called after each batch.
+        output: Folder that keeps per-image results; an evaluation of the same models, data and settings goes on
+            from them. Processes that share an evaluation must share it.
+        on_progress: Called after each block of images.
 
     Raises:
         UsageError: If there is nothing to do, names repeat, the baseline is not among the models, or the
             weights do not fit.
         ModelLoadError: If a model has no score range and no dataset has a training split to measure it
             on, or if a score is not finite.
-        DataError: If a dataset has nothing to report on, or an image cannot be read.
+        DataError: If a dataset has nothing to report on, an image cannot be read, or the output folder holds
+            results of something else.
         ArmorError: If an attack leaves its budget or the range of pixels.
     """
     settings = settings or EvaluationSettings()
@@ -68,7 +76,15 @@ def evaluate(
     _require_different("dataset", [dataset.spec for dataset in datasets])
     reference = _baseline_name([model.name for model in models], baseline)
     data = _describe_data(datasets, settings)
-    runs = [run_model(model, datasets, settings, on_progress=on_progress) for model in models]
+    shard = current_shard()
+    identity = {
+        "models": {model.name: model_digest(model) for model in models},
+        "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
+        "settings": settings.identity(),
+        "versions": _versions(),
+    }
+    books = Bookkeeping(Journal(output, identity=identity, writer=shard.rank), shard, on_progress)
+    runs = [run_model(model, datasets, settings, number=i, books=books) for i, model in enumerate(models)]
     weights = [entry.weight for entry in data]
     outcome = Outcome(
         models=build_entries(runs, settings, weights=weights, baseline=reference),

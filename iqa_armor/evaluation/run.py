@@ -4,17 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cache
 
 from torch import Tensor
 
+from iqa_armor.attacks import Plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.transforms import to_float
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.cost import count_flops, count_parameters
+from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.planning import plan_attacks
 from iqa_armor.evaluation.scale import measure_scale
-from iqa_armor.evaluation.scoring import ImageScores, score_images
+from iqa_armor.evaluation.scoring import ImageScores, Work, score_images
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.shards import Shard
 from iqa_armor.models.base import QualityModel, ScoreScale
 
 STORED = "stored with the model"
@@ -46,12 +51,33 @@ class ModelRun:
     scores: dict[str, ImageScores]
 
 
+@dataclass(frozen=True)
+class Bookkeeping:
+    """Where results are kept and which of them this process works on.
+
+    Args:
+        journal: Where finished blocks of images are kept.
+        shard: Share of this process.
+        on_progress: Called after each block.
+    """
+
+    journal: Journal = field(default_factory=Journal)
+    shard: Shard = field(default_factory=Shard)
+    on_progress: OnProgress | None = None
+
+    def reporter(self, model: str, dataset: str, *, total: int) -> Callable[[int], None] | None:
+        """Return what reports how many of `total` images are done."""
+        tell = self.on_progress
+        return None if tell is None else lambda done: tell(Progress(model, dataset, done, total))
+
+
 def run_model(
     model: QualityModel,
     datasets: Sequence[Dataset],
     settings: EvaluationSettings,
     *,
-    on_progress: OnProgress | None = None,
+    number: int = 0,
+    books: Bookkeeping | None = None,
 ) -> ModelRun:
     """Score one model clean and attacked on the reported split of every dataset; it is left as it was.
 
@@ -59,15 +85,34 @@ def run_model(
         model: Moved to the settings' device meanwhile.
         datasets: At least one.
         settings: Attacks, budgets, device, seed.
-        on_progress: Called after each batch.
+        number: Position of the model in the evaluation.
+        books: Where results are kept, and progress reported.
 
     Raises:
         ModelLoadError: If the model has no score range and none can be measured, or a score is not finite.
+        DataError: If images changed since the evaluation began.
         ArmorError: If an attack leaves its budget or the range of pixels.
     """
+    books = books or Bookkeeping()
     with on_device(model, settings.device):
-        scale, source = resolve_scale(model, datasets, settings, on_progress=on_progress)
+        scale, source = resolve_scale(model, datasets, settings, books=books)
         sample = prepare_for(model, datasets[0])(reported_images(datasets[0], settings)[0])
+        fitting = books.on_progress
+
+        def on_fit(attack: str, done: int, total: int) -> None:
+            if fitting is not None:
+                fitting(Progress(model.name, f"training images (learning {attack})", done, total))
+
+        @cache
+        def plan() -> Plan:
+            return plan_attacks(model, datasets, settings, on_fit=on_fit)
+
+        scores = {}
+        for position, dataset in enumerate(datasets):
+            images = reported_images(dataset, settings)
+            work = Work(model, images, prepare_for(model, dataset), plan, settings, number, position)
+            report = books.reporter(model.name, dataset.spec, total=len(images))
+            scores[dataset.spec] = score_images(work, journal=books.journal, shard=books.shard, on_image=report)
         return ModelRun(
             name=model.name,
             arch=model.arch,
@@ -75,7 +120,7 @@ def run_model(
             flops=count_flops(model, sample),
             scale=scale,
             scale_source=source,
-            scores={d.spec: _score_dataset(model, d, settings, on_progress) for d in datasets},
+            scores=scores,
         )
 
 
@@ -84,7 +129,7 @@ def resolve_scale(
     datasets: Sequence[Dataset],
     settings: EvaluationSettings,
     *,
-    on_progress: OnProgress | None = None,
+    books: Bookkeeping | None = None,
 ) -> tuple[ScoreScale, str]:
     """Return the model's score range and where it comes from: the model, else a training split.
 
@@ -98,7 +143,7 @@ def resolve_scale(
         if training is not None and len(training):
             images = training.limit(settings.limit)
             prepare = prepare_for(model, dataset)
-            report = _reporter(on_progress, model.name, f"{dataset.spec} (score range)", total=len(images))
+            report = (books or Bookkeeping()).reporter(model.name, f"{dataset.spec} (score range)", total=len(images))
             scale = measure_scale(model, images, prepare=prepare, batch_size=settings.batch_size, on_batch=report)
             return scale, f"measured on {len(images)} training images of {dataset.spec}"
     raise ModelLoadError(
@@ -115,21 +160,6 @@ def reported_images(dataset: Dataset, settings: EvaluationSettings) -> ImageSet:
 def prepare_for(model: QualityModel, dataset: Dataset) -> Callable[[Tensor], Tensor]:
     """Return what turns a uint8 image into the network's: nothing but scaling where sizes are kept."""
     return to_float if dataset.keeps_size else model.prepare
-
-
-def _score_dataset(
-    model: QualityModel, dataset: Dataset, settings: EvaluationSettings, on_progress: OnProgress | None
-) -> ImageScores:
-    images = reported_images(dataset, settings)
-    report = _reporter(on_progress, model.name, dataset.spec, total=len(images))
-    prepare = prepare_for(model, dataset)
-    return score_images(model, images, prepare=prepare, settings=settings, on_batch=report)
-
-
-def _reporter(on_progress: OnProgress | None, model: str, dataset: str, *, total: int) -> Callable[[int], None] | None:
-    if on_progress is None:
-        return None
-    return lambda done: on_progress(Progress(model, dataset, done, total))
 
 
 @contextmanager

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import statistics
 import time
-from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack, frozen, run_sweep
+from iqa_armor.attacks import Direction, Plan, budget_key, frozen, run_sweep
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.transforms import PreparedImages, batches
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import DataError, ModelLoadError
+from iqa_armor.evaluation.budgets import check_budget
+from iqa_armor.evaluation.journal import Block, Columns, Journal, digest_of
+from iqa_armor.evaluation.planning import generator_for
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.shards import Shard
 from iqa_armor.metrics import linf, psnr
 from iqa_armor.models.base import QualityModel
 
-BUDGET_TOLERANCE = 1e-6  # rounding of float32 pixels
-Column = Mapping[str, Mapping[float, Tensor]]  # attack → budget in [0, 1] → (N,)
+MEASURES = ("attacked", "linf", "psnr")
+Column = Mapping[str, Mapping[str, Tensor]]  # attack → budget → (N,)
 
 
 @dataclass(frozen=True)
@@ -31,10 +35,12 @@ class ImageScores:
         names: Names of the images.
         mos: Opinion scores (N,), or None.
         clean: Scores of the clean images (N,), in model units.
-        attacked: Scores of the attacked images, by attack and budget.
-        linf: True largest change of a pixel, by attack and budget.
-        psnr: Decibels between clean and attacked, by attack and budget.
+        attacked: Scores of the attacked images, by attack and budget key.
+        linf: True largest change of a pixel, by attack and budget key.
+        psnr: Decibels between clean and attacked, by attack and budget key.
         seconds_per_image: Median time of the clean forward passes.
+        swept: Attacks that were run at every budget.
+        direction: Whether attacks raise (+1) or lower (-1) the score.
     """
 
     names: tuple[str, ...]
@@ -44,131 +50,196 @@ class ImageScores:
     linf: Column
     psnr: Column
     seconds_per_image: float
+    swept: tuple[str, ...] = ()
+    direction: Direction = 1
+
+    def worst(self) -> dict[str, Tensor]:
+        """Return, by budget, the farthest score of every image over the swept attacks; nothing for fewer than two."""
+        if len(self.swept) < 2:
+            return {}
+        budgets = self.attacked[self.swept[0]]
+        stacks = {key: torch.stack([self.attacked[name][key] for name in self.swept]) for key in budgets}
+        return {key: stack.amax(0) if self.direction > 0 else stack.amin(0) for key, stack in stacks.items()}
 
 
-class _Collector:
-    """Per-image numbers of the batches so far."""
-
-    def __init__(self) -> None:
-        self.clean: list[Tensor] = []
-        self.seconds: list[float] = []
-        self.parts: dict[str, dict[str, dict[float, list[Tensor]]]] = {
-            measure: defaultdict(lambda: defaultdict(list)) for measure in ("attacked", "linf", "psnr")
-        }
-
-    def add(self, measure: str, attack: str, epsilon: float, values: Tensor) -> None:
-        self.parts[measure][attack][epsilon].append(values.double().cpu())
-
-    def column(self, measure: str) -> Column:
-        return {
-            attack: {epsilon: torch.cat(parts) for epsilon, parts in sorted(budgets.items())}
-            for attack, budgets in self.parts[measure].items()
-        }
-
-
-def score_images(
-    model: QualityModel,
-    images: ImageSet,
-    *,
-    prepare: Callable[[Tensor], Tensor],
-    settings: EvaluationSettings,
-    on_batch: Callable[[int], None] | None = None,
-) -> ImageScores:
-    """Score every image clean and under every attack and budget; only numbers are kept.
-
-    The model is frozen meanwhile and left as it was; attacked images are checked against budget and range.
+@dataclass(frozen=True)
+class Work:
+    """One model on one image set.
 
     Args:
         model: On the settings' device already.
         images: The set; not empty.
         prepare: Turns a uint8 image (3, H, W) into the float image the network sees.
-        settings: Attacks, budgets, batch size, seed.
-        on_batch: Called with the number of images done after each batch.
+        plan: Returns the attacks, one per budget; called when the first block is scored.
+        settings: Batch size, device and seed.
+        model_number: Position of the model in the evaluation.
+        set_number: Position of the image set; what is drawn depends on it, and not on the model.
+    """
+
+    model: QualityModel
+    images: ImageSet
+    prepare: Callable[[Tensor], Tensor]
+    plan: Callable[[], Plan]
+    settings: EvaluationSettings
+    model_number: int = 0
+    set_number: int = 0
+
+    @property
+    def part(self) -> str:
+        """Name of this work in a journal."""
+        return f"{self.model_number}-{self.set_number}"
+
+
+def score_images(
+    work: Work,
+    *,
+    journal: Journal | None = None,
+    shard: Shard | None = None,
+    on_image: Callable[[int], None] | None = None,
+) -> ImageScores:
+    """Score every image clean and under every attack and budget; only numbers are kept.
+
+    The model is frozen meanwhile and left as it was; attacked images are checked against budget and range.
+    Blocks that the journal holds are not computed again, but their images are compared.
+
+    Args:
+        work: What to score.
+        journal: Where finished blocks are kept.
+        shard: Which blocks this process works on.
+        on_image: Called with the number of images done after each block.
 
     Raises:
         ModelLoadError: If a score is not finite, naming model and image.
+        DataError: If an image cannot be read, or is not what it was when the evaluation began.
         ArmorError: If an attack leaves its budget or the range of pixels.
     """
-    attacks = settings.build_attacks()
-    generator = torch.Generator(device=settings.device).manual_seed(settings.seed)
-    collector, done = _Collector(), 0
-    with frozen(model):
-        for pixels, _, indices in batches(PreparedImages(images, prepare), settings.batch_size):
-            names = [images.names[int(i)] for i in indices]
-            batch = _Batch(model, pixels.to(settings.device), names, collector)
-            batch.score_clean()
-            batch.score_attacked(attacks, settings.epsilons, generator)
-            done += len(names)
-            if on_batch is not None:
-                on_batch(done)
+    journal, shard = journal or Journal(), shard or Shard()
+    blocks = journal.finished(work.part)
+    size, done = work.settings.batch_size, 0
+    numbers = [n for n in range(-(-len(work.images) // size)) if n in blocks or shard.owns(n)]
+    with frozen(work.model):
+        for number, parts in _decoded(work, numbers):
+            if number in blocks:
+                _require_same(blocks[number], parts, work)
+            else:
+                blocks[number] = _score_block(work, number, parts)
+                journal.add(work.part, blocks[number])
+            done += sum(len(part) for part in parts)
+            if on_image is not None:
+                on_image(done)
+    return _joined(work, [block for _, block in sorted(shard.gather(blocks).items())])
+
+
+def _decoded(work: Work, numbers: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
+    """Yield blocks of images as batches of one size each; the next one is decoded meanwhile."""
+    size, total = work.settings.batch_size, len(work.images)
+
+    def decode(number: int) -> list[Tensor]:
+        chosen = work.images.select(range(number * size, min((number + 1) * size, total)))
+        return [pixels for pixels, _, _ in batches(PreparedImages(chosen, work.prepare), size)]
+
+    with ThreadPoolExecutor(1) as pool:
+        waiting = [pool.submit(decode, number) for number in numbers[:1]]
+        for position, number in enumerate(numbers):
+            parts = waiting.pop().result()
+            waiting += [pool.submit(decode, following) for following in numbers[position + 1 : position + 2]]
+            yield number, parts
+
+
+def _require_same(block: Block, parts: Sequence[Tensor], work: Work) -> None:
+    if block.digest != _digest(parts):
+        first = work.images.names[block.number * work.settings.batch_size]
+        raise DataError(
+            f"the {len(block.clean)} images from {first!r} on are not those that this evaluation began with; "
+            "restore them, or name another output folder"
+        )
+
+
+def _digest(parts: Sequence[Tensor]) -> str:
+    return "-".join(digest_of(part) for part in parts)
+
+
+def _score_block(work: Work, number: int, parts: Sequence[Tensor]) -> Block:
+    block = Block(number, _digest(parts), [], {measure: {} for measure in MEASURES}, [])
+    first = number * work.settings.batch_size
+    for pixels in parts:
+        names = work.images.names[first + len(block.clean) :]
+        batch = _Batch(work, pixels.to(work.settings.device), names, block)
+        batch.score_clean()
+        batch.score_attacked()
+    return block
+
+
+def _joined(work: Work, blocks: Sequence[Block]) -> ImageScores:
+    images = work.images
+
+    def column(measure: str) -> dict[str, dict[str, Tensor]]:
+        attacks: Columns = blocks[0].columns
+        return {
+            attack: {
+                key: torch.tensor([v for b in blocks for v in b.columns[measure][attack][key]], dtype=torch.float64)
+                for key in budgets
+            }
+            for attack, budgets in attacks[measure].items()
+        }
+
     return ImageScores(
         names=images.names,
         mos=None if images.mos is None else images.mos.double(),
-        clean=torch.cat(collector.clean),
-        attacked=collector.column("attacked"),
-        linf=collector.column("linf"),
-        psnr=collector.column("psnr"),
-        seconds_per_image=statistics.median(collector.seconds),
+        clean=torch.tensor([value for block in blocks for value in block.clean], dtype=torch.float64),
+        attacked=column("attacked"),
+        linf=column("linf"),
+        psnr=column("psnr"),
+        seconds_per_image=statistics.median(value for block in blocks for value in block.seconds),
+        swept=tuple(name for name, attack in work.settings.build_attacks().items() if attack.norm == "linf"),
+        direction=work.settings.direction,
     )
 
 
 @dataclass(frozen=True)
 class _Batch:
-    model: QualityModel
+    """Images of one size; what is found goes to the block's columns."""
+
+    work: Work
     images: Tensor
-    names: list[str]
-    collector: _Collector
+    names: Sequence[str]
+    block: Block
 
     def score_clean(self) -> None:
         start = _now(self.images)
         scores = self.score(self.images, "clean")
-        self.collector.seconds.append((_now(self.images) - start) / len(self.images))
-        self.collector.clean.append(scores.double().cpu())
+        self.block.seconds.append((_now(self.images) - start) / len(self.images))
+        self.block.clean.extend(scores.double().tolist())
 
-    def score_attacked(
-        self, attacks: Mapping[str, Attack], epsilons: tuple[float, ...], generator: torch.Generator
-    ) -> None:
-        runs = run_sweep(attacks, self.model, self.images, epsilons=epsilons, generator=generator)
-        for run in runs:
-            scores = self.score(run.images, run.attack)
-            distance, decibels = linf(self.images, run.images), psnr(self.images, run.images)
-            for epsilon in run.epsilons:
-                check_budget(run.attack, epsilon, distance=distance, images=run.images)
-                self.collector.add("attacked", run.attack, epsilon, scores)
-                self.collector.add("linf", run.attack, epsilon, distance)
-                self.collector.add("psnr", run.attack, epsilon, decibels)
+    def score_attacked(self) -> None:
+        work, drawn, plan = self.work, len(self.block.clean), self.work.plan()
+        for name, attacks in plan.items():  # the order of attacks and budgets, whatever order they are run in
+            for attack in attacks:
+                for measure in MEASURES:
+                    self.block.columns[measure].setdefault(name, {}).setdefault(budget_key(attack), [])
+
+        def generator(name: str) -> Generator:
+            return generator_for(work.settings, "run", work.set_number, self.block.number, drawn, name)
+
+        for run in run_sweep(plan, work.model, self.images, generator=generator):
+            scores = self.score(run.images, run.attack).double()
+            distance = linf(self.images, run.images)
+            values = {"attacked": scores, "linf": distance, "psnr": psnr(self.images, run.images)}
+            for attack in run.budgets:
+                check_budget(run.attack, attack, clean=self.images, attacked=run.images)
+                for measure, found in values.items():
+                    self.block.columns[measure][run.attack][budget_key(attack)].extend(found.double().tolist())
 
     def score(self, images: Tensor, state: str) -> Tensor:
         with torch.no_grad():
-            scores: Tensor = self.model(images)
+            scores: Tensor = self.work.model(images)
         if not bool(scores.isfinite().all()):
             bad = self.names[int((~scores.isfinite()).nonzero()[0])]
             raise ModelLoadError(
-                f"{self.model.name} gives a score that is not finite for image {bad!r} ({state}); "
+                f"{self.work.model.name} gives a score that is not finite for image {bad!r} ({state}); "
                 "check its weights and preprocessing"
             )
         return scores
-
-
-def check_budget(attack: str, epsilon: float, *, distance: Tensor, images: Tensor) -> None:
-    """Refuse attacked images outside their budget or outside [0, 1].
-
-    Args:
-        attack: Name of the attack, for the message.
-        epsilon: Its L-infinity budget in [0, 1] units.
-        distance: True distance of each image (N,).
-        images: The attacked images (N, 3, H, W).
-
-    Raises:
-        ArmorError: Naming the attack and by how much it went too far.
-    """
-    farthest, low, high = float(distance.max()), float(images.min()), float(images.max())
-    if not farthest <= epsilon + BUDGET_TOLERANCE:
-        raise ArmorError(
-            f"attack {attack} moved a pixel by {farthest * 255:.4g}/255, more than its budget of {epsilon * 255:g}/255"
-        )
-    if not (low >= -BUDGET_TOLERANCE and high <= 1 + BUDGET_TOLERANCE):
-        raise ArmorError(f"attack {attack} left the pixel range [0, 1]: [{low:.4g}, {high:.4g}]")
 
 
 def _now(images: Tensor) -> float:

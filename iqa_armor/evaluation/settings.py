@@ -5,7 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from iqa_armor.attacks import Attack, Direction, parse_attack
+from iqa_armor.attacks import Attack, Direction, at_budgets, budget_key, parse_attack
+from iqa_armor.attacks.words import in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.results import Settings
 
@@ -23,7 +24,8 @@ class EvaluationSettings:
         batch_size: Images per forward pass.
         limit: Most images per dataset, spread evenly over it; None for all.
         device: Torch device the models are moved to while they are evaluated.
-        seed: Seed of attacks that draw and of the bootstrap.
+        seed: Seed of attacks that draw or learn, and of the bootstrap.
+        fit_images: Most images that an attack which learns does so on.
         resamples: Bootstrap resamples of the intervals.
         confidence: Coverage of the intervals, in (0, 1).
         weights: Weight of each dataset in combined figures; None for 2 with opinion scores and 1
@@ -40,6 +42,7 @@ class EvaluationSettings:
     limit: int | None = None
     device: str = "cpu"
     seed: int = 0
+    fit_images: int = 64
     resamples: int = 1000
     confidence: float = 0.95
     weights: tuple[float, ...] | None = None
@@ -54,6 +57,7 @@ class EvaluationSettings:
             f"direction must be 1 or -1, got {self.direction}": self.direction in (1, -1),
             f"batch size must be positive, got {self.batch_size}": self.batch_size > 0,
             f"limit must be positive, got {self.limit}": self.limit is None or self.limit > 0,
+            f"images to fit attacks on must be positive, got {self.fit_images}": self.fit_images > 0,
             f"resamples must be positive, got {self.resamples}": self.resamples > 0,
             f"confidence must lie in (0, 1), got {self.confidence}": 0 < self.confidence < 1,
         }
@@ -67,11 +71,24 @@ class EvaluationSettings:
         built: dict[str, Any] = {word: parse_attack(word) for word in self.attacks}
         return {word: replace(attack, direction=self.direction) for word, attack in built.items()}
 
+    def budgets(self) -> dict[str, tuple[str, ...]]:
+        """Return the keys of the budgets that each attack is run at."""
+        return {
+            word: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
+            for word, attack in self.build_attacks().items()
+        }
+
+    def identity(self) -> dict[str, Any]:
+        """Return what per-image results follow from: not how they are summed up."""
+        left_out = {"device", "resamples", "confidence"}
+        return {**self.report().model_dump(mode="json", exclude=left_out), "fit_images": self.fit_images}
+
     def report(self) -> Settings:
         """Return what the outcome says about these settings; lengths in pixels become 1/255."""
         built: dict[str, Any] = self.build_attacks()
         return Settings(
             attacks={word: _describe(attack) for word, attack in built.items()},
+            budgets=self.budgets(),
             epsilons=tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
             direction=self.direction,
             batch_size=self.batch_size,
@@ -84,8 +101,10 @@ class EvaluationSettings:
 
 
 def _describe(attack: Any) -> dict[str, float | int | str]:
-    described: dict[str, float | int | str] = {"type": type(attack).__name__} | asdict(attack)
-    del described["epsilon"], described["direction"]
-    if "step_size" in described:
-        described["step_size"] = float(f"{float(described['step_size']) * 255:g}")
+    """Return type, norm and hyperparameters; the budget too, unless it is swept."""
+    described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
+    for name, value in asdict(attack).items():
+        if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
+            continue
+        described[name] = float(f"{value * 255:g}") if in_pixel_values(attack, name) else value
     return described

@@ -184,9 +184,13 @@ class DataEntry(_Value):
 
 
 class Settings(_Value):
-    """How the evaluation was run; budgets in 1/255."""
+    """How the evaluation was run; budgets in 1/255.
+
+    `budgets` has, for each attack, the keys that its figures go by: those of `epsilons`, or one of its own.
+    """
 
     attacks: dict[str, dict[str, float | int | str]]
+    budgets: dict[str, tuple[str, ...]] = {}
     epsilons: tuple[float, ...]
     direction: Literal[1, -1] = 1
     batch_size: int
@@ -195,6 +199,11 @@ class Settings(_Value):
     seed: int = 0
     resamples: int
     confidence: float
+
+    def keys(self) -> dict[str, tuple[str, ...]]:
+        """Return the budget keys of each attack."""
+        swept = tuple(f"{epsilon:g}" for epsilon in self.epsilons)
+        return {attack: self.budgets.get(attack, swept) for attack in self.attacks}
 
 
 class Outcome(_Value):

@@ -91,9 +91,7 @@ def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     Raises:
         UsageError: If the path names no number of a model's entry.
     """
-    settings = outcome.settings
-    keys = [f"{epsilon:g}" for epsilon in settings.epsilons]
-    require_path(requirement, attacks=list(settings.attacks), epsilons=keys, datasets=[d.spec for d in outcome.data])
+    require_path(requirement, budgets=outcome.settings.keys(), datasets=[d.spec for d in outcome.data])
     holds = OPERATORS[requirement.operator]
     values = {m.name: flatten(m.model_dump()).get(requirement.path) for m in outcome.compared}
     return [
@@ -103,39 +101,42 @@ def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     ]
 
 
-def require_path(
-    requirement: Requirement, *, attacks: Sequence[str], epsilons: Sequence[str], datasets: Sequence[str]
-) -> None:
+def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> None:
     """Refuse a path that no evaluation of these attacks can fill; it needs no outcome yet.
 
     Args:
         requirement: Its path is looked at, not its bound.
-        attacks: Names of the attacks that are run.
-        epsilons: Keys of their budgets, as `epsilon_key` gives.
+        budgets: Keys of the budgets of each attack that is run.
         datasets: Specs of the datasets.
 
     Raises:
         UsageError: Naming the nearest path there is.
     """
-    paths = known_paths(attacks, epsilons, datasets)
+    paths = known_paths(budgets, datasets)
     if requirement.path not in paths:
         nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
         raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")
 
 
-def known_paths(attacks: Sequence[str], epsilons: Sequence[str], datasets: Sequence[str]) -> list[str]:
+def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
-    attacked = dict.fromkeys(attacks, AttackFigures.blank(epsilons))
-    limits = dict.fromkeys(epsilons, Interval())
-    differences = dict.fromkeys(attacks, AttackDifferences(abs_gain=limits, srocc=limits))
+    attacked = {attack: AttackFigures.blank(keys) for attack, keys in budgets.items()}
+    limits = {attack: dict.fromkeys(keys, Interval()) for attack, keys in budgets.items()}
+    differences = {attack: AttackDifferences(abs_gain=part, srocc=part) for attack, part in limits.items()}
+    longest = max(budgets.values(), key=len, default=())
+    worst = AttackFigures.blank(longest) if len(budgets) > 1 else None
+    parts = dict.fromkeys(longest, Interval())
     entry = ModelEntry(
         name="",
         parameters=0,
         scale=Scale(low=0, high=1),
         attacks=attacked,
-        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, attacks=attacked)),
-        ratio_to_baseline=Ratios(attacks=attacked),
-        difference_to_baseline=Differences(attacks=differences),
+        worst_case=worst,
+        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, attacks=attacked, worst_case=worst)),
+        ratio_to_baseline=Ratios(attacks=attacked, worst_case=worst),
+        difference_to_baseline=Differences(
+            attacks=differences, worst_case=AttackDifferences(abs_gain=parts, srocc=parts) if worst else None
+        ),
     )
     return list(flatten(entry.model_dump()))
 

@@ -81,7 +81,7 @@ def evaluate(
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
     from iqa_armor import evaluation
-    from iqa_armor.results import epsilon_key, parse_requirement, require_path
+    from iqa_armor.results import parse_requirement, require_path
 
     requirements = [parse_requirement(text) for text in require or ()]
     settings = _settings(
@@ -95,8 +95,7 @@ def evaluate(
         weights=tuple(weight) if weight else None,
     )
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        keys = [epsilon_key(budget) for budget in settings.epsilons]
-        require_path(requirement, attacks=settings.attacks, epsilons=keys, datasets=data or [])
+        require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths = ([baseline] if baseline is not None and baseline not in models else []) + models
     with progress() as bars:
         opened = _open(paths, context)

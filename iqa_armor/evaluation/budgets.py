@@ -1,0 +1,53 @@
+"""Attacked images are held to their budgets by the evaluation, not by the attack."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from iqa_armor.attacks import Attack
+from iqa_armor.errors import ArmorError
+from iqa_armor.metrics import l2, linf
+
+BUDGET_TOLERANCE = 1e-6  # rounding of float32 pixels
+LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums
+
+
+def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) -> None:
+    """Refuse attacked images outside their budget or outside [0, 1].
+
+    Args:
+        name: Name of the attack, for the message.
+        attack: The attack at its budget. A displacement ("flow") cannot be read off images and is not checked.
+        clean: The clean images (N, 3, H, W).
+        attacked: The attacked images, same shape.
+
+    Raises:
+        ArmorError: Naming the attack and by how much it went too far.
+    """
+    _check_distance(name, attack, clean, attacked)
+    low, high = float(attacked.min()), float(attacked.max())
+    if not (low >= -BUDGET_TOLERANCE and high <= 1 + BUDGET_TOLERANCE):
+        raise ArmorError(f"attack {name} left the pixel range [0, 1]: [{low:.4g}, {high:.4g}]")
+
+
+def _check_distance(name: str, attack: Attack, clean: Tensor, attacked: Tensor) -> None:
+    if attack.norm in ("flow", "none"):
+        return
+    farthest = float(distance_in(attack, clean=clean, attacked=attacked).max())
+    tolerance = BUDGET_TOLERANCE if attack.norm == "linf" else LENGTH_TOLERANCE * attack.epsilon
+    if farthest <= attack.epsilon + tolerance:
+        return
+    if attack.norm == "l2":
+        raise ArmorError(f"attack {name} changed an image by {farthest:.4g} (L2), more than its {attack.epsilon:g}")
+    what = "moved a pixel by" if attack.norm == "linf" else "changed an image by an RMSE of"
+    raise ArmorError(
+        f"attack {name} {what} {farthest * 255:.4g}/255, more than its budget of {attack.epsilon * 255:g}/255"
+    )
+
+
+def distance_in(attack: Attack, *, clean: Tensor, attacked: Tensor) -> Tensor:
+    """Return the distance (N,) of attacked images from clean ones in an attack's own norm: linf, l2 or rmse."""
+    if attack.norm == "linf":
+        return linf(clean, attacked)
+    length = l2(clean, attacked)
+    return length if attack.norm == "l2" else length / clean[0].numel() ** 0.5

@@ -1,0 +1,148 @@
+"""Results per block of images, kept on disk so that an interrupted evaluation goes on where it stopped."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+
+from iqa_armor.errors import DataError
+from iqa_armor.models.base import QualityModel
+
+SCHEMA = "iqa-armor/journal/1"
+Columns = dict[str, dict[str, dict[str, list[float]]]]  # measure → attack → budget → one number per image
+
+
+@dataclass(frozen=True)
+class Block:
+    """Results of some consecutive images of a set; numbers are float64, which JSON keeps to the last bit.
+
+    Args:
+        number: Position of the block in the set.
+        digest: Of the images as the network saw them.
+        clean: Scores of the clean images.
+        columns: Scores and distances of the attacked images.
+        seconds: Time of the clean forward passes, per image.
+    """
+
+    number: int
+    digest: str
+    clean: list[float]
+    columns: Columns
+    seconds: list[float]
+
+
+class Journal:
+    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it only remembers.
+
+    Args:
+        folder: Made if it is missing.
+        identity: What the results follow from: models, data, settings, versions.
+        writer: Distinguishes processes that write at the same time.
+
+    Raises:
+        DataError: If the folder holds results that follow from something else.
+    """
+
+    def __init__(self, folder: Path | None = None, *, identity: Mapping[str, Any] | None = None, writer: int = 0):
+        self.folder = folder
+        self.writer = writer
+        self._opened: set[Path] = set()
+        if folder is not None:
+            _claim(folder, json.loads(json.dumps({"schema": SCHEMA, **(identity or {})})))
+
+    def finished(self, part: str) -> dict[int, Block]:
+        """Return the blocks of a part that any process has finished; a last line cut short is left out."""
+        if self.folder is None:
+            return {}
+        found: dict[int, Block] = {}
+        for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+                if line.endswith("\n"):
+                    block = _read(line, path)
+                    found[block.number] = block
+        return found
+
+    def add(self, part: str, block: Block) -> None:
+        """Keep a block; it is on the disk when this returns."""
+        if self.folder is None:
+            return
+        path = self.folder / f"{part}.{self.writer}.jsonl"
+        if path not in self._opened:
+            _drop_unfinished_line(path)
+            self._opened.add(path)
+        with path.open("a", encoding="utf-8") as file:
+            file.write(json.dumps(asdict(block)) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def digest_of(images: Tensor) -> str:
+    """Return a digest (16 hexadecimal digits) of images (N, 3, H, W)."""
+    return hashlib.sha256(images.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
+
+
+def model_digest(model: QualityModel) -> str:
+    """Return a digest (16 hexadecimal digits) of a model's graph or modules, state, preprocessing and score range."""
+    network = model.network
+    program = network.code if isinstance(network, fx.GraphModule) else ""
+    known = hashlib.sha256("\n".join((str(network), program, repr(model.preprocessing), repr(model.scale))).encode())
+    for name, tensor in sorted(model.state_dict().items()):
+        known.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        known.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return known.hexdigest()[:16]
+
+
+def _claim(folder: Path, identity: dict[str, Any]) -> None:
+    """Note what the results in a folder follow from, or check that it is the same."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        path = folder / "identity.json"
+        if path.exists():
+            kept = json.loads(path.read_text(encoding="utf-8"))
+            if kept != identity:
+                raise DataError(
+                    f"{folder} holds results of another evaluation ({_difference(kept, identity)} differs); name "
+                    "another folder, or remove this one"
+                )
+            return
+        unfinished = folder / f".identity.{os.getpid()}"
+        unfinished.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
+        unfinished.replace(path)
+    except (OSError, ValueError) as error:
+        raise DataError(f"cannot keep results in {folder}: {error}; name another folder") from error
+
+
+def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
+    """Return the first place, in dotted form, at which two identities differ."""
+    if not isinstance(kept, dict):
+        return "its content"
+    for key in sorted({*kept, *identity}):
+        mine, other = identity.get(key), kept.get(key)
+        if mine != other:
+            is_deeper = isinstance(mine, dict) and isinstance(other, dict)
+            return f"{key}.{_difference(other, mine)}" if is_deeper else str(key)  # type: ignore[arg-type]
+    return "its content"
+
+
+def _read(line: str, path: Path) -> Block:
+    try:
+        return Block(**json.loads(line))
+    except (ValueError, TypeError) as error:
+        raise DataError(f"{path} is damaged ({error}); remove it, its images are then evaluated again") from error
+
+
+def _drop_unfinished_line(path: Path) -> None:
+    """Cut a file behind its last line end, where a process was killed while it wrote."""
+    if not path.exists():
+        return
+    with path.open("r+b") as file:
+        content = file.read()
+        file.truncate(content.rfind(b"\n") + 1)

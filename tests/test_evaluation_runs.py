@@ -1,0 +1,171 @@
+"""Evaluations that learn, stop and go on, or are shared among processes."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import contrast_images, small_network
+from torch import Tensor
+
+from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.errors import DataError
+from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate
+from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.planning import plan_attacks
+from iqa_armor.evaluation.scoring import Work, score_images
+from iqa_armor.evaluation.shards import Shard
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.results import Outcome
+
+SETTINGS = EvaluationSettings(
+    attacks=("pgd1", "pgd8", "square:queries=5", "stadv:iterations=1"),
+    epsilons=(2 / 255, 4 / 255),
+    batch_size=4,
+    resamples=50,
+)
+
+
+def network(seed: int = 0) -> QualityModel:
+    preprocessing = Preprocessing(size=(16, 20), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
+    return QualityModel(small_network(seed), preprocessing, scale=ScoreScale(-1, 1), name="small").eval()
+
+
+def images(read: Callable[[int], Tensor] | None = None) -> Dataset:
+    pixels, mos = contrast_images(14, size=(16, 20))
+    names = tuple(f"{i:02d}.png" for i in range(14))
+    return Dataset("csv:fourteen.csv", {"test": ImageSet(names, read or (lambda index: pixels[index]), mos)})
+
+
+def figures(outcome: Outcome) -> dict[str, Any]:
+    """Return the JSON of an outcome without what the clock decides."""
+    plain = json.loads(outcome.to_json())
+    for entry in plain["models"]:
+        del entry["timing"]
+        if entry["ratio_to_baseline"]:
+            del entry["ratio_to_baseline"]["timing"]
+    return plain
+
+
+class Interrupted(Exception):
+    """Stands for a process that is killed."""
+
+
+def run_until(images_done: int, folder: Path, models: Sequence[QualityModel]) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.done >= images_done:
+            raise Interrupted
+
+    with pytest.raises(Interrupted):
+        evaluate(models, [images()], settings=SETTINGS, output=folder, baseline=0, on_progress=stop)
+
+
+@pytest.mark.parametrize("cut", [0, 37])
+def test_interrupted_evaluation_goes_on_to_the_same_outcome(tmp_path: Path, cut: int) -> None:
+    models = [network(0), network(1)]
+    models[1].name = "other"
+    whole = evaluate(models, [images()], settings=SETTINGS, baseline=0)
+    run_until(8, tmp_path, models)
+    (kept,) = tmp_path.glob("*.jsonl")
+    assert len(kept.read_text().splitlines()) == 2
+    if cut:  # killed while it wrote
+        kept.write_bytes(kept.read_bytes()[:-cut])
+    resumed = evaluate(models, [images()], settings=SETTINGS, output=tmp_path, baseline=0)
+    assert figures(resumed.outcome) == figures(whole.outcome)
+    again = evaluate(models, [images()], settings=SETTINGS, output=tmp_path, baseline=0)
+    assert figures(again.outcome) == figures(whole.outcome)
+    assert again.outcome.models[0].timing == resumed.outcome.models[0].timing
+
+
+def test_results_of_other_models_data_or_settings_are_not_mixed(tmp_path: Path) -> None:
+    run_until(4, tmp_path, [network()])
+    other = images()
+    renamed = replace(other.splits["test"], names=tuple(f"{i}.jpg" for i in range(14)))
+    runs: dict[str, tuple[QualityModel, Dataset, EvaluationSettings]] = {
+        "models.small": (network(1), images(), SETTINGS),
+        r"data.csv:fourteen\.csv\.fingerprint": (network(), Dataset(other.spec, {"test": renamed}), SETTINGS),
+        "settings.batch_size": (network(), images(), replace(SETTINGS, batch_size=5)),
+        "settings.attacks": (network(), images(), replace(SETTINGS, attacks=("pgd1",))),
+        "settings.seed": (network(), images(), replace(SETTINGS, seed=1)),
+    }
+    for what, (model, dataset, settings) in runs.items():
+        with pytest.raises(DataError, match=rf"results of another evaluation \({what}.* differs\)"):
+            evaluate([model], [dataset], settings=settings, output=tmp_path)
+
+
+def test_images_that_changed_meanwhile_are_refused(tmp_path: Path) -> None:
+    run_until(4, tmp_path, [network()])
+    pixels = contrast_images(14, size=(16, 20))[0]
+    pixels[2] += 1
+    with pytest.raises(DataError, match=r"images from '00\.png' on are not those"):
+        evaluate([network()], [images(lambda index: pixels[index])], settings=SETTINGS, output=tmp_path)
+
+
+def test_damaged_results_are_named(tmp_path: Path) -> None:
+    run_until(4, tmp_path, [network()])
+    (kept,) = tmp_path.glob("*.jsonl")
+    kept.write_text('{"number": 0}\n')
+    with pytest.raises(DataError, match=f"{kept.name} is damaged"):
+        evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
+    with pytest.raises(DataError, match="cannot keep results in"):
+        evaluate([network()], [images()], settings=SETTINGS, output=kept / "kept")
+
+
+def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
+    model, dataset = network(), images()
+    plan = plan_attacks(model, [dataset], SETTINGS)
+    work = Work(model, dataset.splits["test"], model.prepare, lambda: plan, SETTINGS)
+    alone = score_images(work)
+    journals = [Journal(tmp_path, writer=rank) for rank in range(2)]
+    for rank in range(2):  # one after the other here, so the second finds the first's blocks
+
+        class Lonely(Shard):
+            def gather(self, mine: Any) -> Any:
+                return dict(mine)
+
+        shared = score_images(work, journal=journals[rank], shard=Lonely(rank, 2))
+    assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.glob("*.jsonl"))] == [2, 2]
+    assert torch.equal(shared.clean, alone.clean)
+    for name, budgets in alone.attacked.items():
+        for key, scores in budgets.items():
+            assert torch.equal(shared.attacked[name][key], scores)
+            assert torch.equal(shared.psnr[name][key], alone.psnr[name][key])
+
+
+def test_worst_case_takes_the_farthest_of_the_swept_attacks() -> None:
+    evaluation = evaluate([network()], [images()], settings=SETTINGS)
+    scores = evaluation.scores["small"]["csv:fourteen.csv"]
+    swept = [scores.attacked[name]["4"] for name in ("pgd1", "pgd8", "square:queries=5")]
+    expected = (torch.stack(swept).amax(0) - scores.clean).mean() / 2
+    (entry,) = evaluation.outcome.models
+    assert entry.worst_case is not None
+    assert entry.worst_case.abs_gain["4"] == pytest.approx(float(expected))
+    assert entry.worst_case.abs_gain_auc == pytest.approx(
+        sum(map(float, filter(None, entry.worst_case.abs_gain.values()))) / 2
+    )
+    down = evaluate([network()], [images()], settings=replace(SETTINGS, direction=-1)).outcome.models[0]
+    assert down.worst_case is not None
+    assert down.worst_case.abs_gain["4"] <= min(down.attacks[name].abs_gain["4"] for name in ("pgd1", "pgd8"))  # type: ignore[operator,type-var]
+    lone = evaluate([network()], [images()], settings=replace(SETTINGS, attacks=("pgd1", "stadv"))).outcome.models[0]
+    assert lone.worst_case is None
+
+
+def test_attacks_with_a_budget_of_their_own_are_run_once() -> None:
+    settings = replace(SETTINGS, attacks=("pgd1", "l2pgd", "advcf:steps=2"))
+    (entry,) = evaluate([network()], [images()], settings=settings).outcome.models
+    assert list(entry.attacks["l2pgd"].abs_gain) == ["1"]
+    assert list(entry.attacks["advcf:steps=2"].abs_gain) == ["own"]
+    for figures in entry.attacks.values():
+        assert figures.abs_gain_auc is not None
+        assert figures.abs_gain_auc > 0
+    assert entry.attacks["l2pgd"].abs_gain_auc == entry.attacks["l2pgd"].abs_gain["1"]
+
+
+def test_what_is_drawn_does_not_depend_on_the_other_attacks() -> None:
+    many = evaluate([network()], [images()], settings=SETTINGS)
+    alone = evaluate([network()], [images()], settings=replace(SETTINGS, attacks=("square:queries=5",)))
+    parts = [found.scores["small"]["csv:fourteen.csv"].attacked["square:queries=5"] for found in (many, alone)]
+    assert all(torch.equal(parts[0][key], parts[1][key]) for key in parts[0])
