@@ -223,3 +223,11 @@ def test_attack_that_moved_scores_the_wrong_way_is_not_said_to_have_raised_them(
     wrong = entry("odd", srocc=0.9, gain=-0.25, under=0.8)
     assert "raises scores by -.250" in verdict(outcome(wrong))[0]
     assert "lowers scores by .250" in verdict(outcome(wrong, direction=-1))[0]
+
+
+def test_brackets_in_names_are_no_markup() -> None:
+    base = changed(BASE, name="base[/red]", checks=(FAILED.model_copy(update={"name": "[bold]box"}),))
+    text = shown(outcome(base, changed(HARD, name="[/]hard"), baseline="base[/red]"), 120)
+    assert "Difference to base[/red]" in text
+    assert "[bold]box" in text
+    assert "[/]hard" in text

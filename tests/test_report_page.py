@@ -222,7 +222,7 @@ CASES: dict[str, tuple[Outcome, Exhibit]] = {
     "hostile": (
         outcome(
             model(HOSTILE, checks=(FAILED.model_copy(update={"says": HOSTILE}),)),
-            model("$x_1$ & <i>日本", 0.3),
+            model('$x_1$ /<i> id="日"', 0.3),
             data=(HOSTILE,),
         ),
         exhibit(HOSTILE, file=HOSTILE),
@@ -339,7 +339,7 @@ def test_hostile_names_stay_text() -> None:
     assert not page.all("b")
     assert text.count("</script>") == 1
     assert HOSTILE in page.all("img")[0]["alt"]
-    assert "$x_1$ & <i>日本" in page.inside("text")
+    assert '$x_1$ /<i> id="日"' in page.inside("text")
     assert not page.all("i")
 
 

@@ -102,7 +102,7 @@ def score_scatters(outcome: Outcome, points: Sequence[Points]) -> list[Chart]:
     is drawn.
     """
     shown = [part for part in points if part.names]
-    most = min(POINTS_PER_PANEL, POINTS_PER_PAGE // max(1, len(shown)))
+    most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
     return [_scatter(outcome, part, most=most, identifier=f"scores{i}") for i, part in enumerate(shown)]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import dataclass
 from html import escape
@@ -27,16 +27,13 @@ COLORS = ("#0067b1", "#b84300", "#00734f", "#97347f", "#7a5c00", "#3a3aa8", "#8c
 MARKERS = ("s", "^", "D", "v", "P", "X", "*")
 SYMBOLS = ("■", "▲", "◆", "▼", "✚", "✖", "★")
 
-# What matplotlib writes that an inline picture does not need.
+# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
+_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
 _LIGHTER: Mapping[str, str] = {
-    r"<metadata>.*?</metadata>": "",
-    r"<style.*?</style>": "",
+    r"\s+": " ",
     r"xlink:href": "href",
     r"font-family: [^;\"]*;? ?": "",
     r' transform="rotate\(-0 [^"]*"': "",
-    r"\s*\n\s*": " ",
-    r"> <": "><",
-    r"<defs></defs>": "",
     r' (z )?(["/])': r"\1\2",
 }
 
@@ -192,16 +189,16 @@ def to_chart(figure: Figure, *, title: str, description: str) -> Chart:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     markup = buffer.getvalue()
-    body = markup[markup.index(">", markup.index("<svg")) + 1 :]
-    for pattern, replacement in _LIGHTER.items():
-        body = re.sub(pattern, replacement, body, flags=re.DOTALL)
+    body = re.sub(_NEEDLESS, "", markup[markup.index(">", markup.index("<svg")) + 1 :], flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
-    body = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", body)
-    body = re.sub(r"<[^>]*>", lambda tag: re.sub(r"\d+\.\d{2,}", _hundredths, tag[0]), body)
+    body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lambda tag: _lighter(tag[0], used), body))
     head = f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
     words = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
     return Chart(title, description, head + words + body.strip())
 
 
-def _hundredths(number: re.Match[str]) -> str:
-    return f"{float(number[0]):.2f}".rstrip("0").rstrip(".")
+def _lighter(tag: str, used: Set[str]) -> str:
+    for pattern, replacement in _LIGHTER.items():
+        tag = re.sub(pattern, replacement, tag)
+    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
+    return re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)

@@ -69,9 +69,9 @@ def figures_table(outcome: Outcome, *, is_wide: bool = False) -> Table:
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     table.add_column("Model", overflow="fold", min_width=8)
     for heading in _headings(outcome, is_wide=is_wide):
-        table.add_column(heading, justify="left" if heading == "Attack" else "right", no_wrap=True)
+        table.add_column(Text(heading), justify="left" if heading == "Attack" else "right", no_wrap=True)
     for model in outcome.models:
-        table.add_row(_label(outcome, model), *_cells(outcome, model, is_wide=is_wide))
+        table.add_row(_label(outcome, model), *map(Text, _cells(outcome, model, is_wide=is_wide)))
     return table
 
 
@@ -79,7 +79,7 @@ def differences_table(outcome: Outcome) -> Table:
     """Return a section per compared model: difference, interval and reading of each figure."""
     percent = f"{outcome.settings.confidence * 100:g} %"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"Difference to {outcome.baseline}", overflow="fold", min_width=22)
+    table.add_column(Text(f"Difference to {outcome.baseline}"), overflow="fold", min_width=22)
     table.add_column(f"and its {percent} interval", justify="right", no_wrap=True)
     table.add_column("Ratio", justify="right", no_wrap=True)
     table.add_column("Reading", no_wrap=True)
@@ -88,7 +88,7 @@ def differences_table(outcome: Outcome) -> Table:
         rows = compare(outcome, model)
         for position, row in enumerate(rows):
             cells = (_interval(row), _ratio(row), Text(row.reading, style=STYLES[row.reading]))
-            table.add_row(f"  {row.figure}", *cells, end_section=position == len(rows) - 1)
+            table.add_row(Text(f"  {row.figure}"), *cells, end_section=position == len(rows) - 1)
     return table
 
 
