@@ -3,10 +3,11 @@ import io
 import pytest
 from rich.console import Console
 
-from iqa_armor.report import TerminalReport, compare, headline, verdict
+from iqa_armor.report import TerminalReport, compare, failed_checks, headline, verdict
 from iqa_armor.results import (
     AttackDifferences,
     AttackFigures,
+    Check,
     DataEntry,
     Differences,
     Interval,
@@ -140,3 +141,93 @@ def test_undefined_figures_are_dashes() -> None:
 def test_headline_is_the_last_attack_and_middle_budget_where_pgd8_did_not_run() -> None:
     settings = BOTH.settings.model_copy(update={"attacks": {"pgd1": {}, "pgd50": {}}, "epsilons": (1.0, 2.0, 8.0)})
     assert headline(BOTH.model_copy(update={"settings": settings})) == ("pgd50", "2")
+
+
+def changed(model: ModelEntry, **changes: object) -> ModelEntry:
+    return model.model_copy(update=changes)
+
+
+def running(value: Outcome, *attacks: str) -> Outcome:
+    settings = value.settings.model_copy(update={"attacks": {name: {} for name in attacks}})
+    return value.model_copy(update={"settings": settings})
+
+
+FAILED = Check(name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9})
+PASSED = Check(name="steps", status="passed", says="More steps did more.", figures={"pgd50": 1.9})
+OWN = AttackFigures(abs_gain={"own": 0.125}, r_score={"own": 0.75}, srocc={"own": 0.625})
+
+
+def colored(value: Outcome) -> str:
+    console = Console(file=io.StringIO(), width=100, force_terminal=True, color_system="standard")
+    console.print(TerminalReport(value))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+def test_failed_checks_stand_under_a_yellow_verdict() -> None:
+    value = outcome(BASE, changed(HARD, checks=(PASSED, FAILED)), baseline="linearity")
+    assert [(model.name, check.name) for model, check in failed_checks(value)] == [(HARD.name, "black box")]
+    first, *rest = colored(value).splitlines()
+    assert first.startswith("\x1b[1;33m")
+    caution = next(line for line in rest if "failed the check 'black box'" in line)
+    assert caution.startswith("\x1b[33m")
+    assert "\x1b[33m" not in colored(outcome(BASE, changed(HARD, checks=(PASSED,)), baseline="linearity"))
+
+
+def test_checks_have_a_table_with_their_figures() -> None:
+    text = shown(outcome(changed(BASE, checks=(PASSED, FAILED))), 80)
+    assert "square = 0.9" in text
+    assert "pgd50 = 1.9" in text
+    assert "Strength of the attacks" not in shown(outcome(BASE), 80)
+
+
+@pytest.mark.parametrize("width", [80, 140])
+@pytest.mark.parametrize("attacks", [("pgd1", "pgd8"), ("pgd1", "pgd8", "apgd"), ("a-very-long-name-of-an-attack",)])
+def test_worst_case_is_shown_within_the_width(width: int, attacks: tuple[str, ...]) -> None:
+    found = AttackFigures(abs_gain=dict.fromkeys(EPSILONS, 0.777), abs_gain_auc=0.777, srocc={"4": 0.111})
+    figures = dict.fromkeys(attacks, BASE.attacks["pgd8"])
+    text = shown(running(outcome(changed(BASE, worst_case=found, attacks=figures)), *attacks), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert ".777" in text
+    assert "worst case" in text.lower()
+    assert ("25,557,032" in text) == (width == 140)
+
+
+def test_worst_case_is_compared_with_the_baseline() -> None:
+    part = attack_difference(interval(-0.6, -0.2), interval(-0.25, -0.07))
+    models = [changed(model, worst_case=model.attacks["pgd8"]) for model in (BASE, HARD)]
+    hard = changed(models[1], difference_to_baseline=DIFFERENCE.model_copy(update={"worst_case": part}))
+    readings = {row.figure: row.reading for row in compare(outcome(models[0], hard, baseline="linearity"), hard)}
+    assert readings["SROCC, worst case at 4/255"] == "worse"
+    assert readings["AbsGainAUC worst case"] == "better"
+
+
+def test_attack_at_its_own_budget_is_marked_and_its_figure_shown() -> None:
+    model = changed(BASE, attacks={"pgd8": BASE.attacks["pgd8"], "stadv": OWN})
+    value = running(outcome(model), "pgd8", "stadv")
+    text = shown(value, 80)
+    assert "pgd8/stadv*" in text
+    assert "1.821/.125" in text
+    assert "stadv at one budget of its own" in " ".join(text.split())
+    assert headline(value) == ("pgd8", "4")
+
+
+def test_headline_leaves_attacks_at_their_own_budget_to_the_last() -> None:
+    model = changed(BASE, attacks={"pgd1": BASE.attacks["pgd1"], "stadv": OWN})
+    assert headline(running(outcome(model), "pgd1", "stadv")) == ("pgd1", "4")
+    alone = running(outcome(changed(BASE, attacks={"stadv": OWN})), "stadv")
+    assert headline(alone) == ("stadv", "own")
+    assert verdict(alone)[0].startswith("linearity: stadv at its own budget raises scores by .125 of their range")
+
+
+def test_attack_that_moved_scores_the_wrong_way_is_not_said_to_have_raised_them() -> None:
+    wrong = entry("odd", srocc=0.9, gain=-0.25, under=0.8)
+    assert "raises scores by -.250" in verdict(outcome(wrong))[0]
+    assert "lowers scores by .250" in verdict(outcome(wrong, direction=-1))[0]
+
+
+def test_brackets_in_names_are_no_markup() -> None:
+    base = changed(BASE, name="base[/red]", checks=(FAILED.model_copy(update={"name": "[bold]box"}),))
+    text = shown(outcome(base, changed(HARD, name="[/]hard"), baseline="base[/red]"), 120)
+    assert "Difference to base[/red]" in text
+    assert "[bold]box" in text
+    assert "[/]hard" in text

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from rich import box
@@ -11,53 +11,67 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
-from iqa_armor.report.reading import GAIN, Comparison, compare, headline, short, verdict
+from iqa_armor.report.conditions import data_line, intervals, reach, star_note, starred
+from iqa_armor.report.notation import budget, giga, listed, milli, short, signed
+from iqa_armor.report.reading import (
+    GAIN,
+    WORST,
+    Area,
+    Comparison,
+    area,
+    attacks_shown,
+    compare,
+    failed_checks,
+    figures_of,
+    headline,
+    shown_budget,
+    verdict,
+)
 from iqa_armor.results import ModelEntry, Outcome
 
 WIDE = 110  # columns from which cost fits beside the figures
+MORE = 15  # further columns that it takes with attacks below one another or with the worst case beside them
+BESIDE = 13  # letters of two attacks' names that stand side by side
 STYLES = {"better": "green", "worse": "red", "not separable": "dim", "not defined": "dim"}
+CAUTION = "yellow"
+STATUS = {"passed": "green", "failed": CAUTION, "not applicable": "dim"}
 
 
 @dataclass(frozen=True)
 class TerminalReport:
-    """A rich renderable: verdict, table of models, differences to the baseline, data and settings."""
+    """A rich renderable: verdict, failed checks, models, differences to the baseline, checks, data and settings."""
 
     outcome: Outcome
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         """Yield the parts, laid out for the console's width."""
+        failed = failed_checks(self.outcome)
         for sentence in verdict(self.outcome):
-            yield _colored(sentence)
-        yield figures_table(self.outcome, is_wide=options.max_width >= WIDE)
+            yield _colored(sentence, style=f"bold {CAUTION}" if failed else "bold")
+        for model, check in failed:
+            yield Text(f"Caution, {model.name} failed the check {check.name!r}: {check.says}", style=CAUTION)
+        needed = WIDE if _is_beside(self.outcome) and WORST not in attacks_shown(self.outcome) else WIDE + MORE
+        yield figures_table(self.outcome, is_wide=options.max_width >= needed)
         if self.outcome.baseline is not None and self.outcome.baseline_entry is not self.outcome.compared[0]:
             yield differences_table(self.outcome)
+        if any(model.checks for model in self.outcome.models):
+            yield checks_table(self.outcome)
         yield Padding(Text("\n".join(_footnotes(self.outcome)), style="dim"), (0, 1))
 
 
 def figures_table(outcome: Outcome, *, is_wide: bool = False) -> Table:
-    """Return one row per model: SROCC/PLCC, AbsGainAUC and R-ScoreAUC per attack, SROCC under attack.
+    """Return one row per model: SROCC/PLCC, AbsGainAUC and R-ScoreAUC per attack, SROCC under attack, worst case.
 
     Args:
         outcome: What to show.
         is_wide: Whether to add gains in standard deviations and the cost of running the model.
     """
-    attack, key = headline(outcome)
-    attacks = list(outcome.settings.attacks)
-    names = _join(attacks)
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
     table.add_column("Model", overflow="fold", min_width=8)
-    headings = [
-        "SROCC/PLCC",
-        f"AbsGainAUC\n{names}",
-        f"R-ScoreAUC\n{names}",
-        f"SROCC under\n{attack}, {key}/255",
-    ]
-    wide_headings = [f"Gain in std\n{names}", "Parameters", "GFLOPs", "ms/image"]
-    for heading in headings + (wide_headings if is_wide else []):
-        table.add_column(heading, justify="right", no_wrap=True)
+    for heading in _headings(outcome, is_wide=is_wide):
+        table.add_column(Text(heading), justify="left" if heading == "Attack" else "right", no_wrap=True)
     for model in outcome.models:
-        cells = _figures(model, attacks, attack, key) + (_costs(model, attacks) if is_wide else [])
-        table.add_row(_label(outcome, model), *cells)
+        table.add_row(_label(outcome, model), *map(Text, _cells(outcome, model, is_wide=is_wide)))
     return table
 
 
@@ -65,7 +79,7 @@ def differences_table(outcome: Outcome) -> Table:
     """Return a section per compared model: difference, interval and reading of each figure."""
     percent = f"{outcome.settings.confidence * 100:g} %"
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"Difference to {outcome.baseline}", overflow="fold", min_width=22)
+    table.add_column(Text(f"Difference to {outcome.baseline}"), overflow="fold", min_width=22)
     table.add_column(f"and its {percent} interval", justify="right", no_wrap=True)
     table.add_column("Ratio", justify="right", no_wrap=True)
     table.add_column("Reading", no_wrap=True)
@@ -74,33 +88,66 @@ def differences_table(outcome: Outcome) -> Table:
         rows = compare(outcome, model)
         for position, row in enumerate(rows):
             cells = (_interval(row), _ratio(row), Text(row.reading, style=STYLES[row.reading]))
-            table.add_row(f"  {row.figure}", *cells, end_section=position == len(rows) - 1)
+            table.add_row(Text(f"  {row.figure}"), *cells, end_section=position == len(rows) - 1)
     return table
 
 
-def _figures(model: ModelEntry, attacks: Sequence[str], attack: str, key: str) -> list[str]:
-    found = [model.attacks[name] for name in attacks]
-    under = model.attacks[attack].srocc.get(key) if attack in model.attacks else None
-    return [
-        f"{short(model.srocc)}/{short(model.plcc)}",
-        _join([short(figures.abs_gain_auc) for figures in found]),
-        _join([short(figures.r_score_auc) for figures in found]),
-        short(under),
-    ]
+def checks_table(outcome: Outcome) -> Table:
+    """Return a section per model: its strength checks, whether they passed and on what figures."""
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
+    table.add_column("Strength of the attacks", overflow="fold", min_width=22)
+    table.add_column("Check", no_wrap=True)
+    table.add_column("Figures", overflow="fold")
+    for model in outcome.models:
+        if model.checks:
+            table.add_row(Text(model.name, style="bold"))
+        for position, check in enumerate(model.checks):
+            status = Text(check.status, style=STATUS[check.status])
+            is_last = position == len(model.checks) - 1
+            table.add_row(Text(f"  {check.name}"), status, Text(listed(check.figures)), end_section=is_last)
+    return table
 
 
-def _costs(model: ModelEntry, attacks: Sequence[str]) -> list[str]:
-    seconds = model.timing.seconds_per_image
-    return [
-        _join([short(model.attacks[name].abs_gain_std_auc) for name in attacks]),
-        f"{model.parameters:,}",
-        "–" if model.flops is None else f"{model.flops / 1e9:.3g}",
-        "–" if seconds is None else f"{seconds * 1000:.3g}",
-    ]
+def _is_beside(outcome: Outcome) -> bool:
+    """Return whether attacks stand side by side as in the paper, not below one another with their names."""
+    names = list(outcome.settings.attacks)
+    return len(names) <= 2 and len(_join(names)) <= BESIDE
 
 
-def _colored(sentence: str) -> Text:
-    text = Text(sentence, style="bold")
+def _headings(outcome: Outcome, *, is_wide: bool) -> list[str]:
+    attack, key = headline(outcome)
+    cost = ["Parameters", "GFLOPs", "ms/image"] if is_wide else []
+    if not _is_beside(outcome):
+        std = ["Gain in\nstd"] if is_wide else []
+        return ["SROCC/PLCC", "Attack", f"{GAIN}\nAUC", "R-Score\nAUC", f"SROCC at\n{budget(key)}", *std, *cost]
+    names = _join([starred(outcome, name) for name in outcome.settings.attacks])
+    std = [f"Gain in std\n{names}"] if is_wide else []
+    worst = [f"Worst case\n{GAIN}AUC"] if WORST in attacks_shown(outcome) else []
+    under = f"SROCC under\n{attack}, {budget(key)}"
+    return ["SROCC/PLCC", f"{GAIN}AUC\n{names}", f"R-ScoreAUC\n{names}", under, *worst, *std, *cost]
+
+
+def _cells(outcome: Outcome, model: ModelEntry, *, is_wide: bool) -> list[str]:
+    attack, key = headline(outcome)
+    is_beside, shown = _is_beside(outcome), attacks_shown(outcome)
+    names = list(outcome.settings.attacks) if is_beside else shown
+    quality = f"{short(model.srocc)}/{short(model.plcc)}"
+    gains, r_scores = _areas(model, names, "abs_gain"), _areas(model, names, "r_score")
+    std = [_areas(model, names, "abs_gain_std")] if is_wide else []
+    cost = [f"{model.parameters:,}", giga(model.flops), milli(model.timing.seconds_per_image)] if is_wide else []
+    if is_beside:
+        worst = [_areas(model, [WORST], "abs_gain")] if WORST in shown else []
+        return [quality, gains, r_scores, short(figures_of(model, attack).srocc.get(key)), *worst, *std, *cost]
+    ranked = "\n".join(short(figures_of(model, name).srocc.get(shown_budget(outcome, name))) for name in names)
+    return [quality, "\n".join(starred(outcome, name) for name in names), gains, r_scores, ranked, *std, *cost]
+
+
+def _areas(model: ModelEntry, names: Sequence[str], figure: Area) -> str:
+    return _join([short(area(figures_of(model, name), figure)) for name in names])
+
+
+def _colored(sentence: str, *, style: str) -> Text:
+    text = Text(sentence, style=style)
     for reading in ("better", "worse"):
         text.highlight_words([f"({reading})"], STYLES[reading])
     return text
@@ -118,34 +165,24 @@ def _join(values: Sequence[str]) -> str:
 
 
 def _interval(row: Comparison) -> Text:
-    limits = f"[{_signed(row.interval.low)}, {_signed(row.interval.high)}]"
-    return Text(f"{_signed(row.interval.value)} {limits}")
-
-
-def _signed(value: float | None) -> str:
-    return short(value) if value is None or value < 0 else f"+{short(value)}"
+    limits = f"[{signed(row.interval.low)}, {signed(row.interval.high)}]"
+    return Text(f"{signed(row.interval.value)} {limits}")
 
 
 def _ratio(row: Comparison) -> str:
     if not row.figure.startswith(GAIN):
         return ""
-    if row.value is None or row.baseline is None or row.baseline <= 0:
-        return "–"
-    return f"× {row.value / row.baseline:.2f}"
+    return "–" if row.ratio is None else f"× {row.ratio:.2f}"
 
 
-def _footnotes(outcome: Outcome) -> list[str]:
-    settings = outcome.settings
-    data = [
-        f"{entry.spec}: {entry.images} {entry.split} images"
-        f"{'' if entry.has_scores else ', no opinion scores'}, weight {entry.weight:g}"
-        for entry in outcome.data
-    ]
-    budgets = ", ".join(f"{epsilon:g}" for epsilon in settings.epsilons)
-    verb = "raise" if settings.direction > 0 else "lower"
-    return [
-        *data,
-        f"Attacks {verb} scores within ε = {budgets} /255 (L∞); gains are fractions of the model's own score "
-        "range on clean training images; AUC is the mean over ε.",
-        f"Intervals: paired bootstrap over images, {settings.resamples} resamples, seed {settings.seed}.",
-    ]
+def _footnotes(outcome: Outcome) -> Iterator[str]:
+    yield from map(data_line, outcome.data)
+    yield (
+        f"{reach(outcome)} Gains are fractions of the model's own score range on clean training images; AUC is the "
+        "mean over ε."
+    )
+    if note := star_note(outcome):
+        yield note
+    if WORST in attacks_shown(outcome):
+        yield "Worst case: for each image and budget the attack that moved the score farthest."
+    yield intervals(outcome)

@@ -1,0 +1,170 @@
+"""An outcome as one self-contained HTML page."""
+
+from __future__ import annotations
+
+import base64
+import re
+from dataclasses import dataclass
+from html import escape
+from importlib import resources
+
+from iqa_armor.report.charts import ATTACKED, CLEAN, curves, score_scatters, tradeoff
+from iqa_armor.report.conditions import facts, reach
+from iqa_armor.report.details import budgets_table, checks_table, datasets_table
+from iqa_armor.report.notation import budget, listed, plain, signed
+from iqa_armor.report.reading import Standing, caveats, compare, conclusion, failed_checks, standing
+from iqa_armor.report.tables import attacks_table, differences_table, models_table
+from iqa_armor.results import Exhibit, Outcome, Picture
+
+STATES = {
+    "caution": "Caution: a strength check failed, so these figures may be too good.",
+    "better": "Better than the baseline where these images tell them apart.",
+    "worse": "Worse than the baseline where these images tell them apart.",
+    "mixed": "Better than the baseline in some figures, worse in others.",
+    "open": "These images do not tell model and baseline apart.",
+    "alone": "No baseline to compare with.",
+}
+WORDS: dict[Standing, str] = {
+    "better": "better",
+    "worse": "worse",
+    "mixed": "better in some figures and worse in others",
+    "open": "not separable",
+}
+NAMES_IN_TITLE = 3
+PNG_HEAD = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(frozen=True)
+class _Image:
+    """One image of the gallery; size in pixels, if its file says so."""
+
+    source: str
+    alt: str
+    caption: str
+    size: tuple[int, int] | None
+
+
+@dataclass(frozen=True)
+class _Item:
+    """One attacked image of the gallery, as text."""
+
+    name: str
+    model: str
+    attack: str
+    before: str
+    after: str
+    gain: str
+    images: tuple[_Image, ...]
+
+
+def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
+    """Return a report as the text of one HTML file that needs no other file and no network.
+
+    The outcome's JSON stands in the element with the id `outcome`.
+
+    Args:
+        outcome: Figures of the models.
+        exhibit: Scores and images to show besides; may be empty.
+    """
+    from jinja2 import Environment, StrictUndefined
+
+    own = resources.files("iqa_armor.report")
+    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template = environment.from_string(own.joinpath("page.html").read_text(encoding="utf-8"))
+    state = _state(outcome)
+    return template.render(
+        style=own.joinpath("page.css").read_text(encoding="utf-8"),
+        title=f"Robustness of {_names(outcome)}",
+        outcome=outcome,
+        state=state,
+        state_text=_state_text(outcome, state),
+        failed=failed_checks(outcome),
+        conclusions=[_colored(conclusion(outcome, model)) for model in outcome.compared],
+        caveats=caveats(outcome),
+        budgets_note=reach(outcome),
+        models=models_table(outcome),
+        attacks=attacks_table(outcome),
+        datasets=datasets_table(outcome),
+        differences=differences_table(outcome),
+        gains=curves(outcome, "abs_gain"),
+        rankings=curves(outcome, "srocc"),
+        tradeoff=tradeoff(outcome),
+        scatters=score_scatters(outcome, exhibit.points),
+        colors=(CLEAN, ATTACKED),
+        gallery=[_item(picture) for picture in exhibit.pictures],
+        checks=checks_table(outcome),
+        all_budgets=budgets_table(outcome),
+        facts=list(facts(outcome)),
+        listed=listed,
+        json=_inside_script(outcome.to_json(indent=None)),
+    )
+
+
+def _state(outcome: Outcome) -> str:
+    if failed_checks(outcome):
+        return "caution"
+    if not any(compare(outcome, model) for model in outcome.compared):
+        return "alone"
+    standings = {standing(outcome, model) for model in outcome.compared}
+    if {"better", "worse"} <= standings:
+        return "mixed"
+    return next(state for state in ("mixed", "better", "worse", "open") if state in standings)
+
+
+def _state_text(outcome: Outcome, state: str) -> str:
+    standings = [standing(outcome, model) for model in outcome.compared]
+    if state in ("caution", "alone") or len(set(standings)) == 1:
+        return STATES[state]
+    counts = {WORDS[kind]: standings.count(kind) for kind in WORDS if kind in standings}
+    return f"{len(standings)} models against the baseline: {', '.join(f'{n} {word}' for word, n in counts.items())}."
+
+
+def _names(outcome: Outcome) -> str:
+    names = [model.name for model in outcome.compared]
+    others = [model.name for model in outcome.models if model.name not in names]
+    models = ", ".join(names) if len(names) <= NAMES_IN_TITLE else f"{len(names)} models"
+    return models + (f" against {others[0]}" if others else "")
+
+
+def _colored(sentence: str) -> str:
+    """Return a sentence as HTML, its readings in colour and its numbers with a true minus."""
+    text = re.sub(r" -(?=\.?\d)", " −", escape(sentence))
+    return re.sub(r"\((better|worse)\)", r'(<strong class="\1">\1</strong>)', text)
+
+
+def _item(picture: Picture) -> _Item:
+    before, after, gain = plain(picture.clean_score), plain(picture.attacked_score), signed(picture.gain)
+    attack = f"{picture.attack} at {budget(picture.budget)}"
+    shown = (
+        (picture.clean, "clean", f"{picture.name}, clean: {picture.model} scores it {before}"),
+        (
+            picture.attacked,
+            "attacked",
+            f"{picture.name} under {attack}: {picture.model} scores it {after} instead of {before}, "
+            f"a change of {gain} of its score range",
+        ),
+        (
+            picture.difference,
+            "change × 20",
+            f"What {attack} changed in {picture.name}, 20 times enlarged around mid-grey; "
+            f"it moved the score from {before} to {after}",
+        ),
+    )
+    images = tuple(_Image(_data_uri(data), alt, caption, _size(data)) for data, caption, alt in shown)
+    return _Item(picture.name, picture.model, attack, before, after, gain.replace("-", "−"), images)
+
+
+def _data_uri(png: bytes) -> str:
+    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+
+
+def _size(png: bytes) -> tuple[int, int] | None:
+    # Width and height stand first in the first chunk, IHDR, of every PNG.
+    if not png.startswith(PNG_HEAD) or len(png) < 24:
+        return None
+    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+
+
+def _inside_script(json: str) -> str:
+    # JSON may spell these as escapes, and then nothing in it can close the element it stands in.
+    return json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
