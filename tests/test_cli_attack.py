@@ -178,6 +178,23 @@ def test_mistakes_have_a_message_and_leave_nothing(
     assert not output.exists()
 
 
+def test_attack_explains_itself() -> None:
+    done = CliRunner().invoke(app, ["attack", "--help"], env={"COLUMNS": "200"})
+    assert done.exit_code == 0
+    options = (
+        "--attack",
+        "--epsilon",
+        "--direction",
+        "--seed",
+        "--output",
+        "--overwrite",
+        "--device",
+        "--json",
+        "--arch",
+    )
+    assert all(option in done.stdout for option in options)
+
+
 def test_output_is_required(model: list[object], photos: Path) -> None:
     done = run("attack", *model, photos)
     assert done.exit_code == 2

@@ -23,34 +23,52 @@ class PerturbationNetwork(nn.Module):
     """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] to directions (N, 3, H, W) in [-1, 1].
 
     Sides of any length are padded to a multiple of four by repeating the border, and cropped again. No layer mixes
-    the images of a batch. A new network gives zeros, since its last layer starts at zero.
+    the images of a batch. A new network gives zeros, since its last layers start at zero.
 
-    Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape; the widths are (ours).
+    Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape. The widths, normalisation
+    over each image's features, and a sub-pixel path (Shi et al., CVPR 2016, arXiv:1609.05158) that lets a pixel's
+    change depend on its place in the grid of a strided network are (ours).
     """
 
     def __init__(self) -> None:
         super().__init__()
         full, half, quarter = WIDTHS
-        self.entry = nn.Conv2d(3, full, 3, padding=1)
-        self.down1 = nn.Conv2d(full, half, 3, stride=2, padding=1)
-        self.down2 = nn.Conv2d(half, quarter, 3, stride=2, padding=1)
-        self.middle = nn.Conv2d(quarter, quarter, 3, padding=1)
-        self.up1 = nn.Conv2d(quarter + half, half, 3, padding=1)
-        self.up2 = nn.Conv2d(half + full, full, 3, padding=1)
-        self.exit = nn.Conv2d(full, 3, 3, padding=1)
-        nn.init.zeros_(self.exit.weight)
-        nn.init.zeros_(self.exit.bias)  # type: ignore[arg-type]
+        self.entry = _convolution(3, full)
+        self.down1 = _convolution(full, half, stride=2)
+        self.down2 = _convolution(half, quarter, stride=2)
+        self.middle = _convolution(quarter, quarter)
+        self.up1 = _convolution(quarter + half, half)
+        self.up2 = _convolution(half + full, full)
+        self.exit = _zeroed(nn.Conv2d(full, 3, 3, padding=1))
+        self.subpixel_exit = _zeroed(nn.Conv2d(half, 3 * 2**2, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return directions (N, 3, H, W) in [-1, 1]."""
         height, width = images.shape[-2:]
         padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
-        full = functional.silu(self.entry(functional.pad(2 * images - 1, padding, mode="replicate")))
-        half = functional.silu(self.down1(full))
-        quarter = functional.silu(self.middle(functional.silu(self.down2(half))))
-        half = functional.silu(self.up1(torch.cat((_doubled(quarter), half), 1)))
-        full = functional.silu(self.up2(torch.cat((_doubled(half), full), 1)))
-        return torch.tanh(self.exit(full))[..., :height, :width]
+        entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
+        halved = _active(self.down1(entered))
+        lowest = _active(self.middle(_active(self.down2(halved))))
+        half = _active(self.up1(torch.cat((_doubled(lowest), halved), 1)))
+        full = _active(self.up2(torch.cat((_doubled(half), entered), 1)))
+        directions = self.exit(full) + functional.pixel_shuffle(self.subpixel_exit(half), 2)
+        return torch.tanh(directions)[..., :height, :width]
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight)
+    return layer
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _active(maps: Tensor) -> Tensor:
+    return functional.leaky_relu(functional.group_norm(maps, 1), 0.1)
 
 
 def _doubled(maps: Tensor) -> Tensor:
@@ -106,15 +124,15 @@ class FACPA:
         ValueError: If the radius is negative, learning rate or count are not positive, or a number is not finite.
 
     Source: Shumitskaya et al., "Fast Adversarial CNN-based Perturbation Attack on No-Reference Image- and
-    Video-Quality Metrics", 2023, arXiv:2305.15544. The architecture, the initialisation at no perturbation, the
-    loss (mean score in units of its own gradient), the learning rate and keeping the best pass are (ours).
+    Video-Quality Metrics", 2023, arXiv:2305.15544. The architecture, the start at no perturbation, the loss (mean
+    score in units of its own gradient), learning rate, number of passes and keeping the best pass are (ours).
     """
 
     norm: ClassVar[Norm] = "linf"
 
     epsilon: float = 4 / 255
-    learning_rate: float = 3e-3
-    passes: int = 10
+    learning_rate: float = 5e-3
+    passes: int = 20
     direction: Direction = +1
 
     def __post_init__(self) -> None:
@@ -187,7 +205,7 @@ def _new_network(generator: Generator) -> PerturbationNetwork:
     """Return a network whose weights depend on the generator only; the global one is left as it was."""
     seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA too
         return PerturbationNetwork()
 
 

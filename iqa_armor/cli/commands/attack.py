@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
@@ -93,5 +94,5 @@ def _show(attacked: list[AttackedImage], scale: ScoreScale | None) -> None:
         table.add_column(column, justify="right")
     for entry in attacked:
         scores = (f"{entry.clean_score:.4f}", f"{entry.attacked_score:.4f}", f"{entry.gain:+.4f}")
-        table.add_row(entry.file, *scores, f"{entry.linf:.2f}", f"{entry.psnr:.1f}", f"{entry.ssim:.4f}")
+        table.add_row(Text(entry.file), *scores, f"{entry.linf:.2f}", f"{entry.psnr:.1f}", f"{entry.ssim:.4f}")
     stdout.print(table)
