@@ -205,7 +205,7 @@ def _new_network(generator: Generator) -> PerturbationNetwork:
     """Return a network whose weights depend on the generator only; the global one is left as it was."""
     seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
     with torch.random.fork_rng(devices=[]):
-        torch.random.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA too
+        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA too
         return PerturbationNetwork()
 
 
