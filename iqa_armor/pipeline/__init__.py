@@ -1,5 +1,7 @@
-"""The whole jobs: open a model, harden it, train one, evaluate or time several."""
+"""The whole jobs: open a model, harden it, train one, attack images, evaluate or time several."""
 
+from iqa_armor.pipeline.attack_files import AttackedImage
+from iqa_armor.pipeline.attacking import attack_images, build_attacks
 from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
@@ -10,6 +12,7 @@ from iqa_armor.pipeline.supervised import Trained, train
 from iqa_armor.training import is_main_process
 
 __all__ = [
+    "AttackedImage",
     "BenchSettings",
     "Benchmark",
     "Hardened",
@@ -17,7 +20,9 @@ __all__ = [
     "Opening",
     "Options",
     "Trained",
+    "attack_images",
     "benchmark",
+    "build_attacks",
     "harden",
     "inspect_model",
     "is_main_process",

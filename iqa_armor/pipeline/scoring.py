@@ -28,12 +28,7 @@ def score_files(
     Raises:
         DataError: If a file is missing or no image; lists every such file.
     """
-    files = [file for path in paths for file in _files(path)]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(
-            f"no such image: {', '.join(missing)}" if missing else f"no images in {', '.join(map(str, paths))}"
-        )
+    files = find_images(paths)
     chosen = choose_device(device)
     model.eval().to(chosen)
     scored = []
@@ -43,6 +38,21 @@ def score_files(
             scored.append((file, float(model(image.to(chosen)))))
             progress("scoring", done, len(files))
     return scored
+
+
+def find_images(paths: Sequence[Path]) -> list[Path]:
+    """Return the image files among and below the given paths, in the given order; folders are searched.
+
+    Raises:
+        DataError: If a file is missing, listing all such files, or there is none.
+    """
+    files = [file for path in paths for file in _files(path)]
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing or not files:
+        raise DataError(
+            f"no such image: {', '.join(missing)}" if missing else f"no images in {', '.join(map(str, paths))}"
+        )
+    return files
 
 
 def _files(path: Path) -> list[Path]:

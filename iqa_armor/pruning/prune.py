@@ -67,7 +67,8 @@ def prune(
 ) -> Pruned:
     """Return a copy of a network without the least important channels of its convolutions.
 
-    Widths are rounded to the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio`.
+    Widths are rounded to the nearest multiple of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5
+    points of `ratio`: processors work on channels by sixteens.
     What the removed channels contributed on average is folded into the biases and batch-norm statistics behind
     them (ours; see `recalibrate`).
 
@@ -123,6 +124,7 @@ def _pruned_copy(
                 pruning_ratio=ratio,
                 global_pruning=across_layers,
                 round_to=round_to,
+                pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, round_to),
                 ignored_layers=list(_output_layers(duplicate)),
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
@@ -142,6 +144,21 @@ def _pruned_copy(
             "from their tensors, not hard-code them. --prune 0 skips pruning"
         ) from error
     return duplicate, kept
+
+
+def _ratios(network: nn.Module, ratio: float, round_to: int) -> dict[nn.Module, float]:
+    """Return the ratio per convolution that leaves the multiple of `round_to` nearest to its share of the channels.
+
+    torch-pruning itself rounds widths down. Half a channel less is asked for, so that its arithmetic cannot cut one
+    too many.
+    """
+    ratios = {}
+    for module in network.modules():
+        if isinstance(module, nn.modules.conv._ConvNd):
+            width = module.out_channels
+            kept = min(round((1 - ratio) * width / round_to) * round_to, width) or width
+            ratios[module] = max(0.0, (width - kept - 0.5) / width)
+    return ratios
 
 
 def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict[str, list[int]]) -> None:

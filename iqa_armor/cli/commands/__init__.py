@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+from iqa_armor.cli.commands.attack import attack
 from iqa_armor.cli.commands.bench import bench
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
@@ -17,6 +18,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "harden": harden,
     "evaluate": evaluate,
     "score": score,
+    "attack": attack,
     "train": train,
     "bench": bench,
     "export": export,

@@ -1,0 +1,196 @@
+"""The universal adversarial perturbation: one pattern for every image."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar, Literal, get_args
+
+import torch
+from torch import Generator, Tensor
+from torch.nn import functional
+
+from iqa_armor.attacks.base import Attack, Batches, Direction, Norm, ScoreFn, project_linf, score_gradient
+
+Placement = Literal["resize", "tile"]
+
+
+@dataclass(frozen=True, eq=False)
+class Pattern:
+    """Add one pattern to every image, clipped to the budget and to [0, 1]; draws nothing, asks no score.
+
+    Args:
+        pattern: What is added to an image of its own size, (1, 3, h, w), in the same units as images.
+        epsilon: L-infinity budget, pixels being in [0, 1]; a smaller one than the pattern was fitted for clips it.
+        direction: +1 if the pattern was fitted to raise scores, -1 to lower them.
+        placement: How images of another size get it: "tile" repeats and crops it, "resize" interpolates bilinearly.
+
+    Raises:
+        ValueError: If the pattern has another shape, the radius is negative or the placement unknown.
+
+    Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401. The
+    placement on other sizes is (ours).
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    pattern: Tensor
+    epsilon: float = 4 / 255
+    direction: Direction = +1
+    placement: Placement = "tile"
+
+    def __post_init__(self) -> None:
+        if self.pattern.ndim != 4 or self.pattern.shape[:2] != (1, 3) or not self.pattern.numel():
+            raise ValueError(f"Pattern needs a pattern (1, 3, h, w), got {tuple(self.pattern.shape)}")
+        if not 0 <= self.epsilon < math.inf or self.direction not in (1, -1):
+            raise ValueError(
+                f"Pattern needs finite epsilon >= 0 and direction 1 or -1, got {self.epsilon}, {self.direction}"
+            )
+        _check_placement("Pattern", self.placement)
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
+        images = images.detach()
+        placed = place(self.pattern.detach().to(images), images.shape[-2:], self.placement)
+        return project_linf(images + placed, images, self.epsilon).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class UAP:
+    """Fit one pattern that moves the mean score of images inside an L-infinity ball.
+
+    Each pass adds up the gradient over all images and takes one signed step, so how the images are batched does
+    not matter. Run without fitting, it fits on the images it is given, which then influence one another.
+
+    Args:
+        epsilon: Ball radius, pixels being in [0, 1].
+        step_size: Length of one signed step, in the same units.
+        passes: Passes over the images, each with one step, from a zero pattern.
+        direction: +1 raises the score, -1 lowers it.
+        placement: How images of another size than the first one get the pattern: "tile" repeats and crops it,
+            "resize" interpolates bilinearly, which costs the pattern most of its effect on a convolutional network.
+
+    Raises:
+        ValueError: If the radius is negative, step size or count are not positive, a length is not finite or the
+            placement is unknown.
+
+    Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401; gradient of
+    the mean score, clipping and ten passes as in [RA] Meleshin et al., arXiv:2506.04951. One step of 1/255 per
+    pass, the best pattern instead of the last one, and the placement on other sizes are (ours).
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 4 / 255
+    step_size: float = 1 / 255
+    passes: int = 10
+    direction: Direction = +1
+    placement: Placement = "tile"
+
+    def __post_init__(self) -> None:
+        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
+        if not lengths_fit or self.passes < 1 or self.direction not in (1, -1):
+            raise ValueError(
+                f"UAP needs finite epsilon >= 0 and step_size > 0, passes >= 1, direction 1 or -1, got {self}"
+            )
+        _check_placement("UAP", self.placement)
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
+        return self.fit(score, lambda: (images,), generator)(score, images, generator)
+
+    def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:
+        """Return the pattern with the best mean score over the images, no pattern at all being one candidate.
+
+        Args:
+            score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
+            batches: Gives one pass over the images at every call; sizes may differ between batches.
+            generator: Unused.
+
+        Raises:
+            ValueError: If there are no images.
+            ArmorError: If the score has no gradient by the pixels.
+        """
+        first = next(batches_of(batches))
+        pattern = torch.zeros_like(first[:1])
+        best, best_mean = pattern, -math.inf
+        for _ in range(self.passes):
+            gradient, mean = self._survey(score, batches, pattern)
+            if self.direction * mean > best_mean:
+                best, best_mean = pattern, self.direction * mean
+            moved = pattern + self.direction * self.step_size * gradient.sign()
+            pattern = moved.clamp(-self.epsilon, self.epsilon)
+        last = self._fitted(pattern)
+        if self.direction * mean_score(score, last, batches, generator) > best_mean:
+            return last
+        return self._fitted(best)
+
+    def _survey(self, score: ScoreFn, batches: Batches, pattern: Tensor) -> tuple[Tensor, float]:
+        """Return the gradient of the sum of all scores by the pattern, and their mean."""
+        gradient, total, count = torch.zeros_like(pattern), 0.0, 0
+        for images in batches_of(batches):
+            by_pattern, scores = self._gradient(score, images, pattern)
+            gradient += by_pattern.to(gradient)
+            total += float(scores.double().sum())
+            count += len(images)
+        return gradient, total / count
+
+    def _gradient(self, score: ScoreFn, images: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
+        seen: list[Tensor] = []
+
+        def with_pattern(pattern: Tensor) -> Tensor:
+            placed = place(pattern, images.shape[-2:], self.placement)
+            seen.append(score((images + placed).clamp(0, 1)))
+            return seen[0]
+
+        return score_gradient(with_pattern, pattern.to(images)), seen[0].detach()
+
+    def _fitted(self, pattern: Tensor) -> Pattern:
+        return Pattern(pattern, epsilon=self.epsilon, direction=self.direction, placement=self.placement)
+
+
+def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tensor:
+    """Return a pattern (1, 3, h, w) at a size (H, W), differentiably; no value exceeds the pattern's largest."""
+    if tuple(pattern.shape[-2:]) == tuple(size):
+        return pattern
+    if placement == "tile":
+        repeats = [math.ceil(side / own) for side, own in zip(size, pattern.shape[-2:], strict=True)]
+        return pattern.repeat(1, 1, *repeats)[..., : size[0], : size[1]]
+    # Without antialiasing, which would average the pattern away where images are smaller.
+    return functional.interpolate(pattern, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def batches_of(batches: Batches) -> Iterator[Tensor]:
+    """Yield the batches of one pass that hold images.
+
+    Raises:
+        ValueError: If none does.
+    """
+    is_empty = True
+    for images in batches():
+        if len(images):
+            is_empty = False
+            yield images.detach()
+    if is_empty:
+        raise ValueError("an attack cannot be fitted without images; every pass over the batches must give some")
+
+
+def mean_score(score: ScoreFn, attack: Attack, batches: Batches, generator: Generator) -> float:
+    """Return the mean score of all images under an attack.
+
+    Raises:
+        ValueError: If there are no images.
+    """
+    total, count = 0.0, 0
+    with torch.no_grad():
+        for images in batches_of(batches):
+            total += float(score(attack(score, images, generator)).double().sum())
+            count += len(images)
+    return total / count
+
+
+def _check_placement(owner: str, placement: str) -> None:
+    allowed = get_args(Placement)
+    if placement not in allowed:
+        raise ValueError(f"{owner} needs a placement out of {', '.join(allowed)}, got {placement!r}")

@@ -1,0 +1,158 @@
+"""Files of attacked images: names, 8-bit levels, the table, and a folder where they appear together."""
+
+from __future__ import annotations
+
+import csv
+import math
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from iqa_armor.errors import ArmorError, UsageError
+
+TABLE = "attacks.csv"
+COLUMNS = (
+    *("image", "file", "attack", "epsilon", "clean_score", "attacked_score"),
+    *("gain", "linf", "l2", "psnr", "ssim"),
+)
+LEVELS = 255
+_SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
+
+
+@dataclass(frozen=True)
+class AttackedImage:
+    """One attacked image in its file, compared with the exact prepared clean image.
+
+    Args:
+        image: File of the clean image.
+        file: Name of the attacked image, in the output folder.
+        attack: Word that names the attack.
+        epsilon: L-infinity budget in 1/255; None where the attack's budget is another.
+        clean_score: Score of the prepared clean image, before any rounding: what scoring `image` gives.
+        attacked_score: Score of the 8-bit file, read again: what scoring `file` gives.
+        linf: Largest change of a pixel value, in 1/255.
+        l2: Euclidean length of the change, pixels being in [0, 1].
+        psnr: Decibels, at most 150.
+        ssim: Structural similarity; NaN for images below 11×11 pixels.
+    """
+
+    image: Path
+    file: str
+    attack: str
+    epsilon: float | None
+    clean_score: float
+    attacked_score: float
+    linf: float
+    l2: float
+    psnr: float
+    ssim: float
+
+    @property
+    def gain(self) -> float:
+        """Attacked minus clean score, in model units."""
+        return self.attacked_score - self.clean_score
+
+    def as_row(self) -> dict[str, Any]:
+        """Return the values of the columns of the table, by name."""
+        return {name: getattr(self, name) for name in COLUMNS} | {"image": str(self.image)}
+
+
+def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
+    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball.
+
+    A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
+    holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
+
+    Args:
+        attacked: Images (N, 3, H, W) in [0, 1].
+        clean: Images in the middle of the ball, same shape; not on 8-bit levels in general.
+        epsilon: Radius, pixels being in [0, 1]; infinite for no ball.
+    """
+    middle = clean.double() * LEVELS
+    lowest = (middle - epsilon * LEVELS - _SLACK).ceil()
+    highest = (middle + epsilon * LEVELS + _SLACK).floor()
+    nearest = (attacked.double() * LEVELS).round().clamp(lowest, highest)
+    levels = torch.where(lowest <= highest, nearest, middle.round())
+    return levels.clamp(0, LEVELS).to(torch.uint8)
+
+
+def write_png(path: Path, levels: Tensor) -> None:
+    """Write an image (3, H, W) of uint8 losslessly."""
+    Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(path, format="PNG")
+
+
+def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
+    """Return a file name for every image and attack; images of one stem are numbered."""
+    names: dict[tuple[Path, str], str] = {}
+    taken: set[str] = set()
+    for file in files:
+        for word in words:
+            label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
+            name, number = f"{label}.png", 1
+            while name.casefold() in taken:  # some file systems fold letter case
+                number += 1
+                name = f"{label}-{number}.png"
+            taken.add(name.casefold())
+            names[file, word] = name
+    return names
+
+
+def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way.
+
+    Raises:
+        UsageError: Naming the way out.
+    """
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a folder with -o")
+    inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]
+    if inside:
+        raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise UsageError(f"{output / existing[0]}{more} would be overwritten; allow it with --overwrite")
+
+
+@contextmanager
+def staging(output: Path) -> Iterator[Path]:
+    """Give a folder for unfinished files inside the output folder, which is made if need be.
+
+    Both are removed on leaving, the output folder only if it is new and nothing was moved there.
+
+    Raises:
+        ArmorError: If the files cannot be written.
+    """
+    is_new = not output.exists()
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        with TemporaryDirectory(dir=output, prefix=".unfinished-") as folder:
+            yield Path(folder)
+    except OSError as error:
+        raise ArmorError(f"cannot write to {output}: {error.strerror or error}") from error
+    finally:
+        if is_new:
+            with suppress(OSError):  # holds the finished files
+                output.rmdir()
+
+
+def write_table(path: Path, rows: Sequence[AttackedImage]) -> None:
+    """Write the table as CSV; a value that does not exist is an empty cell."""
+    # File names need not be text; their bytes are kept.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: _cell(value) for name, value in row.as_row().items()})
+
+
+def _cell(value: Any) -> Any:
+    return None if isinstance(value, float) and math.isnan(value) else value

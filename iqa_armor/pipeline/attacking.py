@@ -1,0 +1,185 @@
+"""Attack image files and keep the attacked images, as they score when they are read again."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.attacks import Attack, Direction, Fitted, frozen, parse_attack
+from iqa_armor.data.images import FileImages, read_image
+from iqa_armor.data.problems import Problems
+from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
+from iqa_armor.metrics import fidelity
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.attack_files import (
+    LEVELS,
+    TABLE,
+    AttackedImage,
+    check_output,
+    name_files,
+    staging,
+    to_levels,
+    write_png,
+    write_table,
+)
+from iqa_armor.pipeline.devices import choose_device
+from iqa_armor.pipeline.progress import Progress, silent
+from iqa_armor.pipeline.scoring import find_images
+
+
+def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
+    """Return attacks by the words that name them.
+
+    Args:
+        words: What `parse_attack` reads.
+        epsilon: Budget of L-infinity attacks whose word sets none, pixels being in [0, 1]; others keep their own.
+        direction: +1 raises scores, -1 lowers them.
+
+    Raises:
+        UsageError: If an attack is unknown or a value is not allowed.
+    """
+    built: dict[str, Attack] = {}
+    for word in words:
+        attack: Any = parse_attack(word)
+        changes: dict[str, Any] = {"direction": direction}
+        if attack.norm == "linf" and not re.search("[:,]epsilon=", word):
+            changes["epsilon"] = epsilon
+        try:
+            built[word] = replace(attack, **changes)
+        except ValueError as error:
+            raise UsageError(f"attack {word!r}: {error}") from error
+    return built
+
+
+def attack_images(
+    model: QualityModel,
+    paths: Sequence[Path],
+    output: Path,
+    *,
+    attacks: Mapping[str, Attack],
+    seed: int = 0,
+    device: str = "auto",
+    overwrite: bool = False,
+    progress: Progress = silent,
+) -> list[AttackedImage]:
+    """Attack image files as the network sees them and write 8-bit PNG files and `attacks.csv`, all or nothing.
+
+    Attacks that are fitted are fitted on these images. Every image gets the same draws, so its result does not
+    depend on which others there are, fitted attacks apart.
+
+    Args:
+        model: Moved to the device.
+        paths: Image files, or folders whose images are taken in the order of their names.
+        output: Folder for the files, made if need be.
+        attacks: Attacks by name.
+        seed: Of attacks that draw.
+        device: "auto", "cpu" or "cuda".
+        overwrite: Whether files of these names are replaced.
+        progress: Receiver of progress.
+
+    Returns:
+        One entry per image and attack: all attacks of the first image, then of the next.
+
+    Raises:
+        DataError: If an image is missing or unreadable.
+        UsageError: If the output folder is a file or holds images to attack, or files are in the way.
+        ModelLoadError: If a score is not finite.
+        ArmorError: If an attack cannot run on the model, or the files cannot be written.
+    """
+    files = list(dict.fromkeys(find_images(paths)))
+    names = name_files(files, list(attacks))
+    check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
+    chosen = choose_device(device)
+    model.eval().to(chosen)
+    _check_readable(files)
+    with frozen(model), staging(output) as folder:
+        run = _Run(model, chosen, seed, folder)
+        ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
+        done: list[AttackedImage] = []
+        for count, file in enumerate(files, start=1):
+            clean = run.prepared(file)
+            clean_score = run.score(clean, file)
+            done += [
+                run.attack(word, attack, names[file, word], file=file, clean=clean, clean_score=clean_score)
+                for word, attack in ready.items()
+            ]
+            progress("attacking", count, len(files))
+        write_table(folder / TABLE, done)
+        for name in (*names.values(), TABLE):
+            (folder / name).replace(output / name)
+    return done
+
+
+@dataclass(frozen=True)
+class _Run:
+    model: QualityModel
+    device: str
+    seed: int
+    folder: Path
+
+    def prepared(self, file: Path) -> Tensor:
+        return self.model.prepare(read_image(file)).unsqueeze(0).to(self.device)
+
+    def score(self, images: Tensor, file: Path) -> float:
+        with torch.no_grad():
+            score = float(self.model(images))
+        if not math.isfinite(score):
+            raise ModelLoadError(f"{self.model.name} gives {file} a score that is not finite; check its weights")
+        return score
+
+    def generator(self) -> Generator:
+        return torch.Generator().manual_seed(self.seed)
+
+    def fit(self, word: str, attack: Attack, files: Sequence[Path], progress: Progress) -> Attack:
+        if not isinstance(attack, Fitted):
+            return attack
+        task = f"fitting {word}"
+        progress(task, 0, 1)
+        fitted = attack.fit(self.model, lambda: map(self.prepared, files), self.generator())
+        progress(task, 1, 1)
+        return fitted
+
+    def attack(
+        self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
+    ) -> AttackedImage:
+        attacked = attack(self.model, clean, self.generator())
+        if not bool(attacked.isfinite().all()):
+            raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
+        is_linf = attack.norm == "linf"
+        write_png(self.folder / name, to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0])
+        stored = self.prepared(self.folder / name)
+        is_large = min(clean.shape[-2:]) >= fidelity.SSIM_WINDOW
+        return AttackedImage(
+            image=file,
+            file=name,
+            attack=word,
+            epsilon=_short(attack.epsilon * LEVELS) if is_linf else None,
+            clean_score=clean_score,
+            attacked_score=self.score(stored, file),
+            linf=round(float(fidelity.linf(clean, stored)) * LEVELS, 4),  # float32 blurs the rest
+            l2=_short(float(fidelity.l2(clean, stored))),
+            psnr=_short(float(fidelity.psnr(clean, stored))),
+            ssim=_short(float(fidelity.ssim(clean, stored))) if is_large else math.nan,
+        )
+
+
+def _check_readable(files: Sequence[Path]) -> None:
+    """Refuse broken images before anything is computed for those before them."""
+    images, problems = FileImages(tuple(files)), Problems("these images")
+    for index, file in enumerate(files):
+        try:
+            images.check(index)
+        except DataError as error:
+            problems.add("unreadable images", f"{file.parent}: {error}")
+    problems.raise_if_any("mend them or leave them out")
+
+
+def _short(value: float) -> float:
+    return float(f"{value:.6g}")
