@@ -11,7 +11,7 @@ from torch.nn import functional
 
 from iqa_armor.ortho import CayleyConv2d, FoldedConv2d, OrthogonalConv2d, RobustBlock
 from iqa_armor.ortho.cayley import cayley_matrix
-from iqa_armor.ortho.spectrum import factorize
+from iqa_armor.ortho.spectrum import Grid, inverses
 
 
 def wrapped(maps: Tensor, margin: int) -> Tensor:
@@ -71,8 +71,8 @@ class PlainCayley(nn.Module):
     def __init__(self, layer: CayleyConv2d, size: tuple[int, int]) -> None:
         super().__init__()
         weight = layer.weight.detach()
-        factor = factorize(cayley_matrix(weight), *size, is_inverted=True)
-        grid, inverse = factor.grid, factor.matrices
+        grid = Grid(*size, weight.device)
+        inverse = torch.cat([part for _, part in inverses(cayley_matrix(weight), grid)])
         self.size = size
         self.margin = layer.kernel_size // 2
         signs = torch.where(grid.mirrored, -1.0, 1.0).to(weight.dtype)

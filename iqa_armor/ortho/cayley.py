@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve, kernel_gradient
+from iqa_armor.ortho.inverse import Inverse, invert
 from iqa_armor.ortho.layer import OrthogonalConv2d, full_precision
 from iqa_armor.ortho.spectrum import Factor, factorize
 
@@ -55,14 +56,14 @@ class CayleyConv2d(OrthogonalConv2d):
             output = torch.cat([2 * solved - signal, -2 * rest], dim=1)
             return (output + self.bias.to(working).view(-1, 1, 1)).to(maps.dtype)
 
-    def _factor(self, weight: Tensor, maps: Tensor) -> Factor:
+    def _factor(self, weight: Tensor, maps: Tensor) -> Factor | Inverse:
         height, width = maps.shape[-2:]
         if self.training:
             return factorize(cayley_matrix(weight), height, width)
 
-        def build() -> tuple[Factor, int]:
-            factor = factorize(cayley_matrix(weight), height, width, is_inverted=True)
-            return factor, factor.size_bytes
+        def build() -> tuple[Inverse, int]:
+            inverse = invert(cayley_matrix(weight), height, width)
+            return inverse, inverse.size_bytes
 
         return self.cache.get((height, width), (self.weight,), build)
 
@@ -95,12 +96,12 @@ class _Resolvent(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(maps: Tensor, weight: Tensor, factor: Factor) -> tuple[Tensor, Tensor]:
+    def forward(maps: Tensor, weight: Tensor, factor: Factor | Inverse) -> tuple[Tensor, Tensor]:
         solved = factor.solve(maps)
         return solved, convolve(solved, _split(weight)[1])
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor], output: tuple[Tensor, Tensor]) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor | Inverse], output: tuple[Tensor, Tensor]) -> None:
         ctx.factor = inputs[2]
         ctx.save_for_backward(inputs[1], *output)
 
@@ -119,11 +120,11 @@ class _Adjoint(torch.autograd.Function):
     """Maps g to (I + A)⁻ᵀg; its own backward serves second derivatives."""
 
     @staticmethod
-    def forward(gradient: Tensor, weight: Tensor, factor: Factor) -> Tensor:  # noqa: ARG004
+    def forward(gradient: Tensor, weight: Tensor, factor: Factor | Inverse) -> Tensor:  # noqa: ARG004
         return factor.solve(gradient, is_adjoint=True)
 
     @staticmethod
-    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor], output: Tensor) -> None:
+    def setup_context(ctx: Any, inputs: tuple[Tensor, Tensor, Factor | Inverse], output: Tensor) -> None:
         ctx.factor = inputs[2]
         ctx.save_for_backward(inputs[1], output)
 

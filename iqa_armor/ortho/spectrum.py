@@ -91,60 +91,55 @@ class Grid:
 
 @dataclass(frozen=True)
 class Factor:
-    """LU factors of I + A, or its explicit inverse, at the kept frequencies of a map size.
+    """LU factors of I + A at the kept frequencies of a map size.
 
     Args:
         grid: The frequencies.
-        matrices: Complex (F, C, C): packed LU factors, or the inverse where `pivots` is None.
-        pivots: Row exchanges (F, C) of the LU factors.
+        matrices: Packed factors, complex (F, C, C).
+        pivots: Their row exchanges (F, C).
     """
 
     grid: Grid
     matrices: Tensor
-    pivots: Tensor | None
-
-    @property
-    def size_bytes(self) -> int:
-        """Memory it takes."""
-        return self.matrices.nbytes + (0 if self.pivots is None else self.pivots.nbytes)
+    pivots: Tensor
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
         """Return (I + A)⁻¹ (or its transpose) applied to maps (N, C, H, W)."""
         columns = self.grid.forward(maps)
-        if self.pivots is not None:
-            solved = torch.linalg.lu_solve(self.matrices, self.pivots, columns, adjoint=is_adjoint)
-        elif is_adjoint:  # Mᴴ x as the conjugate of Mᵀ x̄: no conjugated copy of M
-            solved = (self.matrices.mT @ columns.conj().resolve_conj()).conj()
-        else:
-            solved = self.matrices @ columns
-        return self.grid.inverse(solved)
+        return self.grid.inverse(torch.linalg.lu_solve(self.matrices, self.pivots, columns, adjoint=is_adjoint))
 
 
-def factorize(kernel: Tensor, height: int, width: int, *, is_inverted: bool = False) -> Factor:
+def factorize(kernel: Tensor, height: int, width: int) -> Factor:
     """Return I + A at the frequencies of maps (height, width), ready to be solved against.
 
     Args:
         kernel: Kernel (C, C, s, s) of A, s odd; where it is larger than the map, it wraps.
         height: Rows of the map.
         width: Columns of the map.
-        is_inverted: Whether to hold the inverse, dearer to make and cheaper to use, instead of LU factors.
     """
     grid = Grid(height, width, kernel.device)
     channels, count = len(kernel), len(grid.positions)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
+    matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
     exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
     flags = torch.empty(count, dtype=torch.int32, device=kernel.device)
-    if is_inverted:
-        identity = torch.eye(channels, dtype=matrices.dtype, device=kernel.device)
-        for part, system in _systems(kernel, grid):
-            lu, pivots = torch.empty_like(system), exchanges[part]
-            _factor_into(system, (lu, pivots, flags[part]))
-            matrices[part] = torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
-        return Factor(grid, matrices, None)
-    matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
     for part, system in _systems(kernel, grid):
         _factor_into(system, (matrices[part], exchanges[part], flags[part]))
     return Factor(grid, matrices, exchanges)
+
+
+def inverses(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
+    """Yield (I + A)⁻¹, complex (f, C, C), for consecutive slices of the kept frequencies.
+
+    Args:
+        kernel: As in `factorize`.
+        grid: The frequencies.
+    """
+    for part, system in _systems(kernel, grid):
+        lu, pivots = torch.empty_like(system), system.new_empty(system.shape[:2], dtype=torch.int32)
+        _factor_into(system, (lu, pivots, pivots.new_empty(len(pivots))))
+        identity = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
+        yield part, torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
 
 
 def _factor_into(systems: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:

@@ -119,9 +119,11 @@ class _Job:
 
     def run(self) -> Hardened:
         traced = trace(self.original.network, self.calibration[:1])
-        names = self._splice(traced)
+        cuts = [] if self.recipe.position == "none" else choose(traced, self.recipe.position)
+        sizes = [size for cut in cuts if (size := size_of(cut))]
+        names = {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
         base_scores = self._note("original", self.original.network)
-        traced, pruned = self._prune(traced)
+        traced, pruned = self._prune(traced, halved=[channels for _, channels, _, _ in sizes])
         blocks = self._install(traced, names)
         if blocks:
             self._note("block installed", traced)
@@ -144,14 +146,7 @@ class _Job:
         """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
         return float(srocc(-scores if self.lower_is_better else scores, self.material.held_out.mos))
 
-    def _splice(self, traced: fx.GraphModule) -> dict[str, str]:
-        """Put placeholders on the cuts; return their module names with the cuts' names."""
-        if self.recipe.position == "none":
-            return {}
-        cuts = choose(traced, self.recipe.position)
-        return {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
-
-    def _prune(self, traced: fx.GraphModule) -> tuple[fx.GraphModule, Pruned | None]:
+    def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
@@ -161,6 +156,7 @@ class _Job:
             ratio=self.recipe.prune,
             criterion=self.recipe.criterion,
             across_layers=self.recipe.prune_global,
+            halved=halved,
         )
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
         self._note("pruned", pruned.network)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +17,9 @@ from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning.importance import CRITERIA
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 
-ROUNDINGS = (16, 8, 4, 1)
+# A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
+# nearest. Processors work on channels by sixteens.
+ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 PRUNING_FAILURES = (
     TypeError,
@@ -27,6 +30,29 @@ PRUNING_FAILURES = (
     ArithmeticError,
     AssertionError,
 )
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How the widths that layers keep are rounded.
+
+    Args:
+        multiple: What they are multiples of.
+        lift: Share of it that is added before rounding down: 0 rounds down, 1/2 to the nearest.
+        halved: Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
+    """
+
+    multiple: int
+    lift: float
+    halved: frozenset[int] = frozenset()
+
+    def kept(self, width: int, ratio: float) -> int:
+        """Return how many of `width` channels stay when a share of `ratio` should go."""
+        share, double = (1 - ratio) * width, 2 * self.multiple
+        even = math.floor(share / double) * double
+        if width in self.halved and share - even <= TOLERANCE * 2 * width:
+            return even
+        return min(math.floor(share / self.multiple + self.lift) * self.multiple, width) or width
 
 
 @dataclass(frozen=True)
@@ -64,11 +90,12 @@ def prune(
     ratio: float = 0.10,
     criterion: str = "l2",
     across_layers: bool = False,
+    halved: Collection[int] = (),
 ) -> Pruned:
     """Return a copy of a network without the least important channels of its convolutions.
 
-    Widths are rounded to the nearest multiple of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5
-    points of `ratio`: processors work on channels by sixteens.
+    Widths are rounded to multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of
+    `ratio`; down where that is within them, else rather or altogether to the nearest multiple.
     What the removed channels contributed on average is folded into the biases and batch-norm statistics behind
     them (ours; see `recalibrate`).
 
@@ -78,6 +105,8 @@ def prune(
         ratio: Share of channels to remove, in [0, 1).
         criterion: A key of `CRITERIA`.
         across_layers: Rank channels across layers instead of within each.
+        halved: Widths of tensors whose half should be a multiple as well, since a block will work on it. Where that
+            costs little, they are rounded down to a multiple of twice the size.
 
     Returns:
         The pruned copy, in eval mode, with what was removed.
@@ -97,19 +126,25 @@ def prune(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
             "pass --prune 0"
         )
-    for round_to in ROUNDINGS:
-        pruned, kept = _pruned_copy(traced, calibration, ratio, criterion, across_layers, round_to)
+    for multiple, lift in ROUNDINGS:
+        rounding = Rounding(multiple, lift, frozenset(halved))
+        pruned, kept = _pruned_copy(traced, calibration, ratio, criterion, across_layers, rounding)
         before, after = _channels(traced), _channels(pruned)
         share = 1 - after / before
-        if abs(share - ratio) <= TOLERANCE or round_to == 1:
+        if abs(share - ratio) <= TOLERANCE or multiple == 1:
             break
     recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
     parameters = tuple(sum(p.numel() for p in network.parameters()) for network in (traced, pruned))
-    return Pruned(pruned, share, round_to, (before, after), parameters)  # type: ignore[arg-type]
+    return Pruned(pruned, share, multiple, (before, after), parameters)  # type: ignore[arg-type]
 
 
 def _pruned_copy(
-    traced: fx.GraphModule, calibration: Tensor, ratio: float, criterion: str, across_layers: bool, round_to: int
+    traced: fx.GraphModule,
+    calibration: Tensor,
+    ratio: float,
+    criterion: str,
+    across_layers: bool,
+    rounding: Rounding,
 ) -> tuple[fx.GraphModule, dict[str, list[int]]]:
     """Return a pruned copy and, per module name, which output channels it kept."""
     duplicate = copy.deepcopy(traced).eval().requires_grad_(True)
@@ -123,8 +158,8 @@ def _pruned_copy(
                 CRITERIA[criterion](),
                 pruning_ratio=ratio,
                 global_pruning=across_layers,
-                round_to=round_to,
-                pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, round_to),
+                round_to=rounding.multiple,
+                pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, rounding),
                 ignored_layers=list(_output_layers(duplicate)),
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
@@ -146,19 +181,14 @@ def _pruned_copy(
     return duplicate, kept
 
 
-def _ratios(network: nn.Module, ratio: float, round_to: int) -> dict[nn.Module, float]:
-    """Return the ratio per convolution that leaves the multiple of `round_to` nearest to its share of the channels.
+def _ratios(network: nn.Module, ratio: float, rounding: Rounding) -> dict[nn.Module, float]:
+    """Return the ratio per convolution that leaves its share of the channels, rounded.
 
     torch-pruning itself rounds widths down. Half a channel less is asked for, so that its arithmetic cannot cut one
     too many.
     """
-    ratios = {}
-    for module in network.modules():
-        if isinstance(module, nn.modules.conv._ConvNd):
-            width = module.out_channels
-            kept = min(round((1 - ratio) * width / round_to) * round_to, width) or width
-            ratios[module] = max(0.0, (width - kept - 0.5) / width)
-    return ratios
+    widths = {m: m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)}
+    return {m: max(0.0, (width - rounding.kept(width, ratio) - 0.5) / width) for m, width in widths.items()}
 
 
 def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict[str, list[int]]) -> None:
