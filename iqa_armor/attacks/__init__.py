@@ -16,6 +16,7 @@ from iqa_armor.attacks.base import (
     project_linf,
     score_gradient,
 )
+from iqa_armor.attacks.generator import FACPA, Perturber
 from iqa_armor.attacks.korhonen import KorhonenYou
 from iqa_armor.attacks.l2 import L2PGD
 from iqa_armor.attacks.madc import MADC
@@ -25,6 +26,7 @@ from iqa_armor.attacks.square import Square
 from iqa_armor.attacks.ssah import SSAH
 from iqa_armor.attacks.stadv import StAdv
 from iqa_armor.attacks.sweep import Attacked, Plan, at_budgets, at_epsilon, budget_key, run_sweep
+from iqa_armor.attacks.uap import UAP, Pattern
 from iqa_armor.attacks.words import parse_word
 from iqa_armor.attacks.zhang import Zhang
 
@@ -32,11 +34,13 @@ __all__ = [
     "AMIFGSM",
     "APGD",
     "ATTACKS",
+    "FACPA",
     "L2PGD",
     "MADC",
     "MIFGSM",
     "PGD",
     "SSAH",
+    "UAP",
     "AdvCF",
     "Attack",
     "Attacked",
@@ -45,6 +49,8 @@ __all__ = [
     "Fitted",
     "KorhonenYou",
     "Norm",
+    "Pattern",
+    "Perturber",
     "Plan",
     "ScoreFn",
     "Square",
@@ -77,6 +83,8 @@ ATTACKS: dict[str, Attack] = {
     "stadv": StAdv(),
     "advcf": AdvCF(),
     "square": Square(),
+    "uap": UAP(),
+    "facpa": FACPA(),
 }
 
 

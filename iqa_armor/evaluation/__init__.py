@@ -1,5 +1,6 @@
 """Evaluation: models scored clean and attacked on datasets, beside a baseline."""
 
+from iqa_armor.evaluation.exhibits import build_exhibit
 from iqa_armor.evaluation.protocol import Evaluation, evaluate
 from iqa_armor.evaluation.run import Progress, on_device
 from iqa_armor.evaluation.scale import measure_scale, scale_of
@@ -12,6 +13,7 @@ __all__ = [
     "EvaluationSettings",
     "ImageScores",
     "Progress",
+    "build_exhibit",
     "evaluate",
     "measure_scale",
     "on_device",

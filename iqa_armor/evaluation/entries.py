@@ -62,7 +62,12 @@ def _measure(
         source=run.scale_source,
     )
     own = {"name": run.name, "arch": run.arch, "parameters": run.parameters, "flops": run.flops}
-    parts = {"timing": Timing(seconds_per_image=seconds), "scale": scale, "datasets": by_dataset}
+    parts = {
+        "timing": Timing(seconds_per_image=seconds),
+        "scale": scale,
+        "datasets": by_dataset,
+        "checks": run.checks,
+    }
     return _Compared(ModelEntry.model_validate({**own, **parts, **figures}), figures, samples)
 
 

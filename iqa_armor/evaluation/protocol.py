@@ -76,7 +76,7 @@ def evaluate(
     _require_different("dataset", [dataset.spec for dataset in datasets])
     reference = _baseline_name([model.name for model in models], baseline)
     data = _describe_data(datasets, settings)
-    shard = current_shard()
+    shard = current_shard(settings.device)
     identity = {
         "models": {model.name: model_digest(model) for model in models},
         "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
@@ -84,7 +84,11 @@ def evaluate(
         "versions": _versions(),
     }
     books = Bookkeeping(Journal(output, identity=identity, writer=shard.rank), shard, on_progress)
-    runs = [run_model(model, datasets, settings, number=i, books=books) for i, model in enumerate(models)]
+    lender = next((model for model in models if model.name == reference), None)
+    runs = [
+        run_model(model, datasets, settings, number=i, surrogate=None if model is lender else lender, books=books)
+        for i, model in enumerate(models)
+    ]
     weights = [entry.weight for entry in data]
     outcome = Outcome(
         models=build_entries(runs, settings, weights=weights, baseline=reference),

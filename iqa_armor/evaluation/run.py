@@ -9,18 +9,21 @@ from functools import cache
 
 from torch import Tensor
 
-from iqa_armor.attacks import Plan
+from iqa_armor.attacks import Plan, frozen
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import to_float
+from iqa_armor.data.transforms import PreparedImages, batches, to_float
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.evaluation.checks import check_strength
 from iqa_armor.evaluation.cost import count_flops, count_parameters
 from iqa_armor.evaluation.journal import Journal
 from iqa_armor.evaluation.planning import plan_attacks
+from iqa_armor.evaluation.probing import Probe
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.evaluation.scoring import ImageScores, Work, score_images
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
 from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.results import Check
 
 STORED = "stored with the model"
 
@@ -49,6 +52,7 @@ class ModelRun:
     scale: ScoreScale
     scale_source: str
     scores: dict[str, ImageScores]
+    checks: tuple[Check, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def run_model(
     settings: EvaluationSettings,
     *,
     number: int = 0,
+    surrogate: QualityModel | None = None,
     books: Bookkeeping | None = None,
 ) -> ModelRun:
     """Score one model clean and attacked on the reported split of every dataset; it is left as it was.
@@ -86,6 +91,7 @@ def run_model(
         datasets: At least one.
         settings: Attacks, budgets, device, seed.
         number: Position of the model in the evaluation.
+        surrogate: Another model whose attacks the checks of strength borrow.
         books: Where results are kept, and progress reported.
 
     Raises:
@@ -113,6 +119,7 @@ def run_model(
             work = Work(model, images, prepare_for(model, dataset), plan, settings, number, position)
             report = books.reporter(model.name, dataset.spec, total=len(images))
             scores[dataset.spec] = score_images(work, journal=books.journal, shard=books.shard, on_image=report)
+        checks = _checks(model, datasets[0], settings, scale, surrogate, books) if settings.checks else ()
         return ModelRun(
             name=model.name,
             arch=model.arch,
@@ -121,7 +128,37 @@ def run_model(
             scale=scale,
             scale_source=source,
             scores=scores,
+            checks=checks,
         )
+
+
+def _checks(
+    model: QualityModel,
+    dataset: Dataset,
+    settings: EvaluationSettings,
+    scale: ScoreScale,
+    surrogate: QualityModel | None,
+    books: Bookkeeping,
+) -> tuple[Check, ...]:
+    chosen = reported_images(dataset, settings).limit(settings.check_images)
+    images, _, _ = next(batches(PreparedImages(chosen, prepare_for(model, dataset)), settings.check_images))
+    probe = Probe(
+        score=model,
+        images=images.to(settings.device),
+        width=scale.width,
+        epsilon=settings.headline_epsilon,
+        direction=settings.direction,
+        batch_size=settings.batch_size,
+        seed=settings.seed,
+    )
+    tell = books.on_progress
+
+    def on_check(done: int, total: int) -> None:
+        if tell is not None:
+            tell(Progress(model.name, f"{len(images)} images (checks of strength)", done, total))
+
+    with frozen(model), frozen(surrogate or model), on_device(surrogate or model, settings.device):
+        return check_strength(probe, settings.epsilons, surrogate=surrogate, on_check=on_check)
 
 
 def resolve_scale(

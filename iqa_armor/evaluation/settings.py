@@ -26,6 +26,8 @@ class EvaluationSettings:
         device: Torch device the models are moved to while they are evaluated.
         seed: Seed of attacks that draw or learn, and of the bootstrap.
         fit_images: Most images that an attack which learns does so on.
+        checks: Whether to check the strength of the attacks, on images of the first dataset.
+        check_images: Most images that the checks use.
         resamples: Bootstrap resamples of the intervals.
         confidence: Coverage of the intervals, in (0, 1).
         weights: Weight of each dataset in combined figures; None for 2 with opinion scores and 1
@@ -43,6 +45,8 @@ class EvaluationSettings:
     device: str = "cpu"
     seed: int = 0
     fit_images: int = 64
+    checks: bool = False
+    check_images: int = 16
     resamples: int = 1000
     confidence: float = 0.95
     weights: tuple[float, ...] | None = None
@@ -58,6 +62,7 @@ class EvaluationSettings:
             f"batch size must be positive, got {self.batch_size}": self.batch_size > 0,
             f"limit must be positive, got {self.limit}": self.limit is None or self.limit > 0,
             f"images to fit attacks on must be positive, got {self.fit_images}": self.fit_images > 0,
+            f"images of the checks must be positive, got {self.check_images}": self.check_images > 0,
             f"resamples must be positive, got {self.resamples}": self.resamples > 0,
             f"confidence must lie in (0, 1), got {self.confidence}": 0 < self.confidence < 1,
         }
@@ -77,6 +82,11 @@ class EvaluationSettings:
             word: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
             for word, attack in self.build_attacks().items()
         }
+
+    @property
+    def headline_epsilon(self) -> float:
+        """Budget that single figures speak of: 4/255 where it is among the budgets, else the middle one."""
+        return next((e for e in self.epsilons if f"{e * 255:g}" == "4"), self.epsilons[len(self.epsilons) // 2])
 
     def identity(self) -> dict[str, Any]:
         """Return what per-image results follow from: not how they are summed up."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import io
 import re
 from dataclasses import dataclass
 from html import escape
@@ -31,17 +32,16 @@ WORDS: dict[Standing, str] = {
     "open": "not separable",
 }
 NAMES_IN_TITLE = 3
-PNG_HEAD = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(frozen=True)
 class _Image:
-    """One image of the gallery; size in pixels, if its file says so."""
+    """One image of the gallery; size is (width, height) in pixels."""
 
     source: str
+    size: tuple[int, int]
     alt: str
     caption: str
-    size: tuple[int, int] | None
 
 
 @dataclass(frozen=True)
@@ -150,19 +150,17 @@ def _item(picture: Picture) -> _Item:
             f"it moved the score from {before} to {after}",
         ),
     )
-    images = tuple(_Image(_data_uri(data), alt, caption, _size(data)) for data, caption, alt in shown)
+    images = tuple(_Image(*_embedded(data), alt, caption) for data, caption, alt in shown)
     return _Item(picture.name, picture.model, attack, before, after, gain.replace("-", "−"), images)
 
 
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode('ascii')}"
+def _embedded(data: bytes) -> tuple[str, tuple[int, int]]:
+    """Return an image file as a data URI, with its (width, height)."""
+    from PIL import Image
 
-
-def _size(png: bytes) -> tuple[int, int] | None:
-    # Width and height stand first in the first chunk, IHDR, of every PNG.
-    if not png.startswith(PNG_HEAD) or len(png) < 24:
-        return None
-    return int.from_bytes(png[16:20], "big"), int.from_bytes(png[20:24], "big")
+    with Image.open(io.BytesIO(data)) as picture:
+        kind = Image.MIME[picture.format or "PNG"]
+        return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", picture.size
 
 
 def _inside_script(json: str) -> str:

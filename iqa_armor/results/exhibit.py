@@ -32,7 +32,7 @@ class Points:
 
 @dataclass(frozen=True)
 class Picture:
-    """One attacked image beside its original, as PNG files.
+    """One attacked image beside its original, as image files that browsers show (PNG, WebP or JPEG).
 
     Args:
         model: Name of the model.
@@ -43,9 +43,9 @@ class Picture:
         clean_score: Score of the clean image, in model units.
         attacked_score: Score of the attacked image.
         gain: Change in score ranges of the model.
-        clean: The clean image, PNG.
-        attacked: The attacked image, PNG.
-        difference: Mid-grey plus 20 times the change, PNG.
+        clean: The clean image.
+        attacked: The attacked image.
+        difference: Mid-grey plus 20 times the change.
     """
 
     model: str

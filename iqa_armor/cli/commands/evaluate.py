@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 
 from iqa_armor.cli.console import progress, show_json, stderr, stdout
+from iqa_armor.cli.files import require_writable, write_text
 from iqa_armor.cli.options import (
     ArchOpt,
     DeviceOpt,
@@ -25,7 +26,8 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.evaluation import EvaluationSettings
+    from iqa_armor.data.base import Dataset
+    from iqa_armor.evaluation import Evaluation, EvaluationSettings
     from iqa_armor.models.base import QualityModel
     from iqa_armor.results import Outcome, Requirement
 
@@ -52,13 +54,39 @@ def evaluate(
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most images per dataset, spread over it.")] = None,
     attack: Annotated[
-        list[str] | None, typer.Option(help="pgd1, pgd8 or pgdN; may be repeated. [default: pgd1 and pgd8]")
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:KEY=VALUE,…]",
+            help="pgdN, mifgsm, amifgsm, apgd, square, uap, facpa, korhonen-you, zhang, ssah within --epsilon; l2pgd, "
+            "madc, stadv, advcf with a budget of their own. May be repeated. [default: pgd1 and pgd8]",
+        ),
     ] = None,
     epsilon: Annotated[
         str, typer.Option(metavar="E,E,…", help="L-infinity budgets, in 1/255 of the pixel range.")
     ] = "2,4,6,8,10",
     direction: Annotated[Literal["up", "down"], typer.Option(help="Whether attacks raise or lower the score.")] = "up",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    checks: Annotated[
+        bool,
+        typer.Option(
+            "--checks",
+            help="Check that small gains are no weakness of the attacks: stronger, black-box and borrowed attacks, "
+            "gradients, randomness.",
+        ),
+    ] = False,
+    check_images: Annotated[int, typer.Option(min=1, help="Most images that the checks use.")] = 16,
+    output: Annotated[
+        Path | None,
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="DIR",
+            help="Keep results per image there; the same command goes on from them. Also gets outcome.json.",
+        ),
+    ] = None,
+    report: Annotated[
+        Path | None, typer.Option(metavar="OUT.html", help="Write a report that needs no network, with images.")
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -81,15 +109,20 @@ def evaluate(
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
     from iqa_armor import evaluation
+    from iqa_armor.pipeline import is_main_process
     from iqa_armor.results import parse_requirement, require_path
 
     requirements = [parse_requirement(text) for text in require or ()]
+    if report is not None:
+        require_writable(report)
     settings = _settings(
         epsilon,
         attacks=tuple(attack or ("pgd1", "pgd8")),
         direction=1 if direction == "up" else -1,
         batch_size=batch_size,
         limit=limit,
+        checks=checks,
+        check_images=check_images,
         device=device,
         seed=seed,
         weights=tuple(weight) if weight else None,
@@ -105,9 +138,32 @@ def evaluate(
             datasets,
             baseline=None if baseline is None else paths.index(baseline),
             settings=settings,
+            output=output,
             on_progress=lambda p: bars(f"evaluating {p.model} on {p.dataset}", p.done, p.total),
         )
+        if not is_main_process():
+            return
+        if output is not None:
+            write_text(output / "outcome.json", found.outcome.to_json() + "\n")
+        if report is not None:
+            _write_report(report, found, opened, datasets, settings)
     _show(found.outcome, requirements, json=json)
+
+
+def _write_report(
+    path: Path,
+    found: Evaluation,
+    models: list[QualityModel],
+    datasets: list[Dataset],
+    settings: EvaluationSettings,
+) -> None:
+    from iqa_armor.evaluation import build_exhibit
+    from iqa_armor.report import headline, render_page
+
+    attack, budget = headline(found.outcome)
+    exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
+    write_text(path, render_page(found.outcome, exhibit))
+    stderr.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
 def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSettings:

@@ -1,0 +1,135 @@
+"""`iqa-armor evaluate` at the command line: reports, interrupted runs, several processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import small_network
+from typer.testing import CliRunner
+
+from iqa_armor.cli import app
+
+QUICK = ("--limit", "8", "--batch-size", "4", "--attack", "pgd1", "--attack", "pgd8", "--epsilon", "2,4")
+
+
+def run(*arguments: object) -> Any:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def models(tmp_path: Path) -> list[Path]:
+    """Return state dicts of two networks."""
+    paths = [tmp_path / "base.pt", tmp_path / "other.pt"]
+    for seed, path in enumerate(paths):
+        torch.save(small_network(seed).state_dict(), path)
+    return paths
+
+
+@pytest.fixture
+def options(tmp_path: Path, image_folder: Path) -> list[str]:
+    """Return what opens those networks and the data."""
+    source = tmp_path / "small.py"
+    source.write_text(
+        f"import sys\nsys.path.insert(0, {str(Path(__file__).parent)!r})\nfrom conftest import small_network as make\n"
+    )
+    own = ["--arch", f"{source}:make", "--input-size", "32x40", "--data", f"csv:{image_folder / 'labels.csv'}"]
+    return [*own, *QUICK]
+
+
+def without_timing(path: Path) -> dict[str, Any]:
+    plain: dict[str, Any] = json.loads(path.read_text())
+    for entry in plain["models"]:
+        del entry["timing"]
+        if entry["ratio_to_baseline"]:
+            del entry["ratio_to_baseline"]["timing"]
+    return plain
+
+
+def test_report_is_one_file_with_pictures_and_checks(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    page, folder = tmp_path / "new" / "report.html", tmp_path / "kept"
+    extra = ["--checks", "--check-images", 4, "--report", page, "-o", folder, "--attack", "stadv:iterations=1"]
+    done = run("evaluate", *models, "--baseline", models[0], *options, *extra)
+    assert done.exit_code == 0, done.output
+    html = page.read_text()
+    assert html.count("data:image/webp;base64,") == 2 * 3 * 3  # models × images × (clean, attacked, difference)
+    assert "no black-box attack is stronger" in html
+    assert "worst case" in html.lower()
+    assert "stadv" in done.stdout
+    outcome = json.loads((folder / "outcome.json").read_text())
+    assert [len(entry["checks"]) for entry in outcome["models"]] == [8, 8]
+    assert sorted(p.name for p in folder.iterdir()) == ["0-0.0.jsonl", "1-0.0.jsonl", "identity.json", "outcome.json"]
+
+
+def test_report_that_cannot_be_written_is_refused_at_once(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    done = run("evaluate", models[0], *options, "--report", tmp_path)
+    assert done.exit_code == 2
+    assert "it is a folder" in done.stderr
+    done = run("evaluate", models[0], *options, "--report", models[0] / "report.html")
+    assert done.exit_code == 2
+    assert "cannot make the folder" in done.stderr
+
+
+def test_results_of_another_command_are_refused(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    folder = tmp_path / "kept"
+    assert run("evaluate", models[0], *options, "-o", folder).exit_code == 0
+    done = run("evaluate", models[0], *options, "-o", folder, "--seed", 1)
+    assert done.exit_code == 5
+    assert "settings.seed differs" in " ".join(done.stderr.split())
+    assert run("evaluate", models[0], *options, "-o", folder).exit_code == 0
+
+
+def test_requirements_reach_checks_of_the_worst_case(models: list[Path], options: list[str]) -> None:
+    done = run("evaluate", models[0], *options, "--require", "worst_case.abs_gain_auc <= -1")
+    assert done.exit_code == 10
+    assert "worst_case.abs_gain_auc <= -1 fails by" in " ".join(done.stderr.split())
+    done = run("evaluate", models[0], *options, "--require", "attacks.stadv.abs_gain.1 <= 1")
+    assert done.exit_code == 2
+
+
+def test_killed_evaluation_gives_the_same_json_when_started_again(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    whole, kept = tmp_path / "whole", tmp_path / "kept"
+    command = [sys.executable, "-m", "iqa_armor", "evaluate", *models, "--baseline", models[0], *options]
+    slow = ["--attack", "pgd60"]
+    assert run(*command[3:], *slow, "-o", whole).exit_code == 0
+    process = subprocess.Popen([*command, *slow, "-o", kept], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    first = kept / "0-0.0.jsonl"
+    deadline = time.monotonic() + 60
+    while not (first.exists() and first.read_bytes().count(b"\n")) and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert not (kept / "outcome.json").exists()
+    assert run(*command[3:], *slow, "-o", kept).exit_code == 0
+    assert without_timing(kept / "outcome.json") == without_timing(whole / "outcome.json")
+
+
+def test_two_processes_find_what_one_does(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    command = ["evaluate", *map(str, models), "--baseline", str(models[0]), *options, "--attack", "square:queries=5"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "iqa_armor"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    both = subprocess.run(
+        [*launcher, *command, "--device", "cpu", "-o", str(shared)],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=environment,
+        timeout=240,
+    )
+    assert both.returncode == 0, both.stderr
+    one = [sys.executable, "-m", "iqa_armor", *command, "--device", "cpu", "-o", str(alone)]
+    subprocess.run(one, capture_output=True, check=True, env=environment, timeout=120)
+    assert without_timing(shared / "outcome.json") == without_timing(alone / "outcome.json")
+    assert {path.name for path in shared.glob("*.jsonl")} == {f"{m}-0.{rank}.jsonl" for m in (0, 1) for rank in (0, 1)}
+    assert both.stdout.count("SROCC/PLCC") == 1
