@@ -54,7 +54,8 @@ def models_table(outcome: Outcome) -> Table:
     top = [Cell(group, scope="colgroup", kind="group", columns=count) for group, count in groups.items()]
     head = ((Cell("Model", scope="col", rows=2), *top), tuple(head_cell(column.heading) for column in columns))
     rows = tuple((name_cell(outcome, m), *(value_cell(column.show(m)) for column in columns)) for m in outcome.models)
-    return Table("Quality, robustness and cost", head, (rows,), star_note(outcome))
+    has_star = any(cell.text.endswith("*") for row in head for cell in row)
+    return Table("Quality, robustness and cost", head, (rows,), star_note(outcome) if has_star else "")
 
 
 def attacks_table(outcome: Outcome) -> Table | None:
