@@ -107,3 +107,17 @@ def test_norms_hold_after_the_number_of_threads_was_set() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert "MKL ERROR" not in done.stdout + done.stderr
     assert [float(word) for word in done.stdout.split()] == pytest.approx([1, 1], abs=1e-5)
+
+
+@pytest.mark.parametrize("channels", [(5, 9), (6, 12), (16, 32)])
+@pytest.mark.parametrize("size", [(4, 7), (8, 8)])
+def test_one_image_is_scored_like_many(channels: tuple[int, int], size: tuple[int, int]) -> None:
+    layer = make(*channels).eval().requires_grad_(False)  # one image and many take different ways through the inverse
+    maps = torch.randn(3, channels[0], *size, requires_grad=True)
+    together = layer(maps)
+    one_by_one = torch.cat([layer(one) for one in maps.split(1)])
+    torch.testing.assert_close(one_by_one, together, atol=2e-6, rtol=1e-5)
+    torch.testing.assert_close(layer.train()(maps), together, atol=2e-6, rtol=1e-5)
+    target = torch.randn_like(together)
+    gradients = [torch.autograd.grad(output, maps, target)[0] for output in (together, one_by_one)]
+    torch.testing.assert_close(*gradients, atol=2e-6, rtol=1e-5)

@@ -8,6 +8,7 @@ from torch import Tensor, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning import prune
+from iqa_armor.pruning.prune import Rounding
 from iqa_armor.surgery import choose, splice, trace
 
 
@@ -42,6 +43,36 @@ def test_rounding_is_the_coarsest_that_keeps_the_share() -> None:
     # 40 → 32 or 36 and 20 → 16 or 18: multiples of 16, 8 and 4 remove 20 % of one layer, only 1 comes near.
     assert pruned.round_to in (1, 4)
     assert pruned.share == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize(
+    ("multiple", "lift", "width", "kept"),
+    [
+        (16, 0.0, 1024, 912),
+        (16, 0.25, 512, 464),
+        (16, 0.25, 64, 48),
+        (16, 0.5, 64, 64),
+        (16, 0.0, 12, 12),
+        (1, 0.5, 12, 11),
+        (8, 0.0, 64, 56),
+    ],
+)
+def test_widths_are_rounded(multiple: int, lift: float, width: int, kept: int) -> None:
+    assert Rounding(multiple, lift).kept(width, 0.1) == kept
+
+
+def test_widths_that_a_block_halves_are_rounded_twice_where_that_is_cheap() -> None:
+    rounding = Rounding(16, 0.25, frozenset({1024, 96}))
+    assert rounding.kept(1024, 0.1) == 896
+    assert rounding.kept(96, 0.1) == 80  # 64 would be a third less
+
+
+def test_the_halved_tensor_of_a_resnet_is_a_multiple_of_32() -> None:
+    network = torchvision.models.resnet18(weights=None, num_classes=1)
+    pruned = prune(trace(network, images(1)), images(2), halved=[256])
+    widths = {m.out_channels for m in pruned.network.modules() if isinstance(m, nn.Conv2d) and m.out_channels < 256}
+    assert 224 in widths
+    assert all(width % 16 == 0 for width in widths)
 
 
 @pytest.mark.parametrize("criterion", ["l1", "l2"])
