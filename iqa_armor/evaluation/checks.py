@@ -162,7 +162,7 @@ def _steps_without_gradient(probe: Probe) -> Check:
 def _transfer(probe: Probe, surrogate: ScoreFn | None) -> Check:
     name = "no borrowed attack is stronger"
     if surrogate is None:
-        return _not_applicable(name, "there is no other model to borrow attacks from")
+        return _not_applicable(name, "there is no other model of the same image size to borrow attacks from")
     borrowed, white = probe.gain(PGD(probe.epsilon, steps=8), through=surrogate), probe.white_box()
     figures = {"pgd8_of_the_baseline": float(borrowed.mean()), "white_box": float(white.mean())}
     if exceeds(borrowed, white):

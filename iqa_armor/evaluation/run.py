@@ -140,6 +140,8 @@ def _checks(
     surrogate: QualityModel | None,
     books: Bookkeeping,
 ) -> tuple[Check, ...]:
+    if surrogate is not None and surrogate.preprocessing.size != model.preprocessing.size:
+        surrogate = None  # it may not take this model's images
     chosen = reported_images(dataset, settings).limit(settings.check_images)
     images, _, _ = next(batches(PreparedImages(chosen, prepare_for(model, dataset)), settings.check_images))
     probe = Probe(
