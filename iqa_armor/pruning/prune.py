@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,16 +126,34 @@ def prune(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
             "pass --prune 0"
         )
-    for multiple, lift in ROUNDINGS:
-        rounding = Rounding(multiple, lift, frozenset(halved))
+    roundings = [Rounding(multiple, lift, frozenset(halved)) for multiple, lift in ROUNDINGS]
+    for rounding in _promising(roundings, traced, ratio, across_layers=across_layers):
         pruned, kept = _pruned_copy(traced, calibration, ratio, criterion, across_layers, rounding)
         before, after = _channels(traced), _channels(pruned)
         share = 1 - after / before
-        if abs(share - ratio) <= TOLERANCE or multiple == 1:
+        if abs(share - ratio) <= TOLERANCE:
             break
     recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
     parameters = tuple(sum(p.numel() for p in network.parameters()) for network in (traced, pruned))
-    return Pruned(pruned, share, multiple, (before, after), parameters)  # type: ignore[arg-type]
+    return Pruned(pruned, share, rounding.multiple, (before, after), parameters)  # type: ignore[arg-type]
+
+
+def _promising(
+    roundings: Sequence[Rounding], network: nn.Module, ratio: float, *, across_layers: bool
+) -> list[Rounding]:
+    """Return those that are worth trying, the last of all among them.
+
+    Layers that are coupled may end at other widths than by themselves, so a forecast is trusted to twice the tolerance.
+    Ranked across layers, widths are not foreseen, and only rounding down exists.
+    """
+    if across_layers:
+        return [rounding for rounding in roundings if rounding.lift == 0 or rounding.multiple == 1]
+    widths = [m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)]
+
+    def forecast(rounding: Rounding) -> float:
+        return 1 - sum(rounding.kept(width, ratio) for width in widths) / max(sum(widths), 1)
+
+    return [r for r in roundings if abs(forecast(r) - ratio) <= 2 * TOLERANCE or r is roundings[-1]]
 
 
 def _pruned_copy(
