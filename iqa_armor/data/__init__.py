@@ -8,10 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, held_out
+from iqa_armor.data.clive import open_clive
 from iqa_armor.data.csv_folder import open_csv, open_folder
 from iqa_armor.data.kadid10k import open_kadid10k
 from iqa_armor.data.koniq10k import HOW_TO_GET, open_koniq10k
+from iqa_armor.data.live import open_live
 from iqa_armor.data.nips2017 import open_nips2017
+from iqa_armor.data.spaq import open_spaq
 from iqa_armor.data.synthetic import open_synthetic
 from iqa_armor.errors import DataError
 
@@ -34,6 +37,9 @@ DATASETS: Mapping[str, Callable[[str, str], Dataset]] = {
     "folder": open_folder,
     "koniq10k": open_koniq10k,
     "kadid10k": open_kadid10k,
+    "live": open_live,
+    "spaq": open_spaq,
+    "clive": open_clive,
     "nips2017": open_nips2017,
 }
 

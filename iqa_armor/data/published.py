@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,9 @@ from numpy.typing import NDArray
 
 from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
+
+# What scipy raises on files that are cut short, damaged, or of MATLAB 7.3.
+_BROKEN = (OSError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, zlib.error)
 
 
 def release_folder(location: str, label: str, how_to_get: str) -> Path:
@@ -77,7 +81,7 @@ def _variable(path: Path, name: str) -> NDArray[Any]:
 
     try:
         found = loadmat(path, variable_names=[name])
-    except (OSError, ValueError, TypeError, NotImplementedError, MatReadError) as error:
+    except (*_BROKEN, MatReadError) as error:
         raise DataError(f"{path} cannot be read: {error}; unpack the release again") from error
     if name not in found:
         raise DataError(f"{path} holds no variable {name}; unpack the release again")

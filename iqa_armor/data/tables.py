@@ -153,6 +153,11 @@ def check_duplicates(entries: Sequence[Entry], problems: Problems) -> None:
             problems.add("images in two splits", f"{entry.name}: {earlier.split} and {entry.split}")
 
 
+def check_finite(entries: Sequence[Entry], problems: Problems) -> None:
+    """Note scores that are infinite or no numbers, where they were not parsed from text."""
+    problems.extend("scores that are not finite", (entry.name for entry in entries if not math.isfinite(entry.mos)))
+
+
 def check_constant(entries: Sequence[Entry], problems: Problems) -> None:
     """Note splits of two images or more whose scores are all equal: nothing can be learned or ranked."""
     for split in SPLITS:
