@@ -175,9 +175,17 @@ def test_unlabelled_and_generated_images_have_no_direction(tmp_path: Path) -> No
     assert done.exit_code == 0
     assert "labels: none" in done.stdout
     assert "direction" not in done.stdout
+    done = run("check", "synthetic:scenes=3,size=64x64")
+    assert "labels: computed" in done.stdout
     found = json.loads(run("check", "synthetic:scenes=3,size=64x64", "--json").stdout)
     assert found["direction"] is None
     assert found["sizes"]["commonest"] == [64, 64]
+
+
+def test_brackets_in_a_path_are_shown_as_they_are(tmp_path: Path) -> None:
+    done = run("check", photographs(tmp_path / "[red]", sign=1))
+    assert done.exit_code == 0
+    assert "[red]/labels.csv" in done.stdout
 
 
 def test_the_command_explains_itself() -> None:

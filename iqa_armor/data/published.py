@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
 
-# What scipy raises on files that are cut short, damaged, or of MATLAB 7.3.
-_BROKEN = (OSError, ValueError, TypeError, LookupError, EOFError, NotImplementedError, zlib.error)
+# What scipy raises on files that are cut short, damaged (NameError: a bug of its own), or of MATLAB 7.3.
+_BROKEN = (OSError, ValueError, TypeError, LookupError, NameError, EOFError, NotImplementedError, zlib.error)
 
 
 def release_folder(location: str, label: str, how_to_get: str) -> Path:

@@ -47,7 +47,8 @@ def check(
 
 
 def _show(found: DataCheck) -> None:
-    table = Table(title=found.spec)
+    stdout.print(found.spec, markup=False, soft_wrap=True)
+    table = Table()
     table.add_column("split")
     for heading in ("images", "lowest score", "highest", "mean"):
         table.add_column(heading, justify="right")
