@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from iqa_armor import __version__
-from iqa_armor.cli.commands import COMMANDS
+from iqa_armor.cli.commands import COMMANDS, GROUPS
 from iqa_armor.cli.console import show_messages, stderr, stdout
 from iqa_armor.errors import ArmorError
 
@@ -58,6 +58,8 @@ def _root(
 
 for _name, _command in COMMANDS.items():
     app.command(_name)(_command)
+for _name, _group in GROUPS.items():
+    app.add_typer(_group, name=_name)
 
 
 def main() -> None:

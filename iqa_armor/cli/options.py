@@ -77,7 +77,8 @@ DataOpt = Annotated[
     typer.Option(
         "--data",
         metavar="SPEC",
-        help="koniq10k:DIR, csv:FILE (columns image, mos, optional split), nips2017:DIR, folder:DIR or synthetic. "
+        help="koniq10k:DIR, kadid10k:DIR, live:DIR, spaq:DIR, clive:DIR, csv:FILE (columns image, mos, optional "
+        "split), nips2017:DIR, folder:DIR or synthetic. "
         "[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
     ),
 ]

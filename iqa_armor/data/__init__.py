@@ -8,9 +8,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, held_out
+from iqa_armor.data.clive import open_clive
 from iqa_armor.data.csv_folder import open_csv, open_folder
+from iqa_armor.data.kadid10k import open_kadid10k
 from iqa_armor.data.koniq10k import HOW_TO_GET, open_koniq10k
+from iqa_armor.data.live import open_live
 from iqa_armor.data.nips2017 import open_nips2017
+from iqa_armor.data.spaq import open_spaq
 from iqa_armor.data.synthetic import open_synthetic
 from iqa_armor.errors import DataError
 
@@ -32,6 +36,10 @@ DATASETS: Mapping[str, Callable[[str, str], Dataset]] = {
     "csv": open_csv,
     "folder": open_folder,
     "koniq10k": open_koniq10k,
+    "kadid10k": open_kadid10k,
+    "live": open_live,
+    "spaq": open_spaq,
+    "clive": open_clive,
     "nips2017": open_nips2017,
 }
 
@@ -40,7 +48,8 @@ def open_dataset(spec: str, *, seed: int = 0, on_progress: Callable[[int, int], 
     """Return the dataset that a text such as `csv:labels.csv` or `synthetic` names.
 
     Args:
-        spec: `synthetic[:SETTINGS]`, `csv:FILE`, `folder:DIR`, `koniq10k:DIR` or `nips2017:DIR`.
+        spec: `synthetic[:SETTINGS]`, `csv:FILE`, or KIND:DIR with KIND one of folder, koniq10k, kadid10k, live,
+            spaq, clive, nips2017.
         seed: Seed of generated data whose spec names none; files do not depend on it.
         on_progress: Called with (done, in all) while data is generated.
 

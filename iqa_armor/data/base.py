@@ -33,12 +33,14 @@ class ImageSet:
         read: Returns image i as uint8 (3, H, W); `positions` maps i of this set to what it takes.
         mos: Opinion scores (N,), higher is better, or None where there are none.
         positions: Indices given to `read`; all of them in order by default.
+        references: Returns the pristine original of what `read` returns, where the dataset has originals.
     """
 
     names: tuple[str, ...]
     read: ReadImage
     mos: Tensor | None = None
     positions: tuple[int, ...] = field(default=())
+    references: ReadImage | None = None
 
     def __post_init__(self) -> None:
         if not self.positions:
@@ -77,6 +79,7 @@ class Dataset:
         keeps_size: Whether images go to the network at their own size (NIPS 2017), not through `prepare`.
         is_synthetic: Whether images and scores are generated; verdicts must then say so.
         fingerprint: Hexadecimal digest of names, scores and splits.
+        labels: What its scores are, and how they were turned where the publication's fall with quality.
     """
 
     spec: str
@@ -84,6 +87,7 @@ class Dataset:
     keeps_size: bool = False
     is_synthetic: bool = False
     fingerprint: str = ""
+    labels: str = "opinion scores as in the label file"
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

@@ -29,6 +29,8 @@ _BROKEN = (
     Image.DecompressionBombError,
 )
 _CHECK_SCALE = 8  # the coarsest scale at which libjpeg decodes; it still reads every byte
+_ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
+_TURNED = range(5, 9)
 
 
 @dataclass(frozen=True)
@@ -45,20 +47,23 @@ class FileImages:
         """Return image `index` as uint8 (3, H, W)."""
         return read_image(self.paths[index])
 
-    def check(self, index: int) -> None:
-        """Decode image `index` as cheaply as its format allows.
+    def check(self, index: int) -> tuple[int, int]:
+        """Decode image `index` as cheaply as its format allows; return its (height, width), upright.
 
         Raises:
             DataError: If the file cannot be decoded to its end.
         """
         try:
             with Image.open(self.paths[index]) as image:
-                small = (max(image.width // _CHECK_SCALE, 1), max(image.height // _CHECK_SCALE, 1))
+                width, height = image.size
+                small = (max(width // _CHECK_SCALE, 1), max(height // _CHECK_SCALE, 1))
                 image.draft("RGB", small)
                 image.load()
                 _refuse_unscaled(image)
+                is_turned = image.getexif().get(_ORIENTATION) in _TURNED
         except _BROKEN as error:
             raise _unreadable(self.paths[index], error) from error
+        return (width, height) if is_turned else (height, width)
 
 
 def read_image(path: Path) -> Tensor:

@@ -33,6 +33,10 @@ class Problems:
         """Return how many faults of a kind were noted."""
         return len(self._entries.get(kind, ()))
 
+    def as_plain(self) -> dict[str, list[str]]:
+        """Return every fault by kind, for JSON."""
+        return {kind: list(entries) for kind, entries in self._entries.items()}
+
     def raise_if_any(self, advice: str = "mend or remove these rows or files, then run again") -> None:
         """Raise one error that lists every kind of fault, the first ten of each.
 

@@ -108,7 +108,7 @@ def open_synthetic(
     for split in SPLITS:
         members = [index for index, label in enumerate(splits) if label == split]
         sets[split] = _joined([scenes[i] for i in members], [scores[i] for i in members])
-    return Dataset(spec, sets, is_synthetic=True)
+    return Dataset(spec, sets, is_synthetic=True, labels="computed by full-reference metrics, not human")
 
 
 def _joined(scenes: Sequence[Scene], scores: Sequence[Tensor]) -> ImageSet:

@@ -50,12 +50,14 @@ class Entry:
         path: Its file.
         split: Split it belongs to.
         mos: Opinion score, higher is better.
+        reference: File of its pristine original, or None.
     """
 
     name: str
     path: Path
     split: Split
     mos: float
+    reference: Path | None = None
 
 
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
@@ -151,6 +153,11 @@ def check_duplicates(entries: Sequence[Entry], problems: Problems) -> None:
             problems.add("images in two splits", f"{entry.name}: {earlier.split} and {entry.split}")
 
 
+def check_finite(entries: Sequence[Entry], problems: Problems) -> None:
+    """Note scores that are infinite or no numbers, where they were not parsed from text."""
+    problems.extend("scores that are not finite", (entry.name for entry in entries if not math.isfinite(entry.mos)))
+
+
 def check_constant(entries: Sequence[Entry], problems: Problems) -> None:
     """Note splits of two images or more whose scores are all equal: nothing can be learned or ranked."""
     for split in SPLITS:
@@ -177,6 +184,17 @@ def hashed_splits(names: Sequence[str]) -> list[Split]:
     return splits
 
 
+def grouped_splits(groups: Sequence[str]) -> list[Split]:
+    """Return a split for each image so that no group is in two: 70/10/20 % of the groups, by a hash of theirs.
+
+    Args:
+        groups: Group of each image, e.g. the name of its reference.
+    """
+    distinct = list(dict.fromkeys(groups))
+    split_of = dict(zip(distinct, hashed_splits(distinct), strict=True))
+    return [split_of[group] for group in groups]
+
+
 def image_sets(entries: Sequence[Entry]) -> dict[Split, ImageSet]:
     """Return the scored image sets of the splits that occur, in the order of the table."""
     sets: dict[Split, ImageSet] = {}
@@ -187,5 +205,12 @@ def image_sets(entries: Sequence[Entry]) -> dict[Split, ImageSet]:
                 tuple(entry.name for entry in chosen),
                 FileImages(tuple(entry.path for entry in chosen)),
                 torch.tensor([entry.mos for entry in chosen], dtype=torch.float32),
+                references=_references(chosen),
             )
     return sets
+
+
+def _references(entries: Sequence[Entry]) -> FileImages | None:
+    """Return the reader of the originals, or None unless every image has one."""
+    paths = tuple(entry.reference for entry in entries if entry.reference is not None)
+    return FileImages(paths) if len(paths) == len(entries) else None

@@ -3,6 +3,7 @@
 from iqa_armor.pipeline.attack_files import AttackedImage
 from iqa_armor.pipeline.attacking import attack_images, build_attacks
 from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
+from iqa_armor.pipeline.data_check import DataCheck, check_data
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
 from iqa_armor.pipeline.inspection import Inspection, inspect_model
@@ -15,6 +16,7 @@ __all__ = [
     "AttackedImage",
     "BenchSettings",
     "Benchmark",
+    "DataCheck",
     "Hardened",
     "Inspection",
     "Opening",
@@ -23,6 +25,7 @@ __all__ = [
     "attack_images",
     "benchmark",
     "build_attacks",
+    "check_data",
     "harden",
     "inspect_model",
     "is_main_process",

@@ -3,8 +3,11 @@
 from collections.abc import Callable
 from typing import Any
 
+import typer
+
 from iqa_armor.cli.commands.attack import attack
 from iqa_armor.cli.commands.bench import bench
+from iqa_armor.cli.commands.data import data
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
 from iqa_armor.cli.commands.export import export
@@ -24,3 +27,4 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "export": export,
     "demo": demo,
 }
+GROUPS: dict[str, typer.Typer] = {"data": data}

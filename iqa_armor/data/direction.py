@@ -1,0 +1,123 @@
+"""Whether labels rise with quality, as far as a cheap measurement of the images can tell."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iqa_armor.data.base import Dataset, ImageSet, Split
+from iqa_armor.errors import DataError
+from iqa_armor.metrics import psnr, srocc
+
+SAMPLE = 200
+SUSPICIOUS = -0.2
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+_FEWEST = 10
+
+
+@dataclass(frozen=True)
+class Direction:
+    """How labels go with a measurement that should rise with quality.
+
+    Args:
+        measure: "PSNR to the reference" or "sharpness".
+        correlation: SROCC of the labels with it, in [-1, 1]; nan where either is constant.
+        images: How many images it was measured on.
+    """
+
+    measure: str
+    correlation: float
+    images: int
+
+    @property
+    def is_suspicious(self) -> bool:
+        """Whether the labels fall with the measurement, by more than chance and weak relations explain (ours).
+
+        The bound is −0.2 or two standard errors 1/√(n − 1) of a Spearman correlation of independent values,
+        whichever is lower; fewer than ten images say nothing.
+        """
+        if self.images < _FEWEST:
+            return False
+        return self.correlation < min(SUSPICIOUS, -2 / math.sqrt(self.images - 1))
+
+
+def measure_direction(dataset: Dataset, *, on_progress: Callable[[int, int], None] | None = None) -> Direction | None:
+    """Return how the labels of a sample of the images go with PSNR or, without references, with sharpness.
+
+    PSNR is meant where every image has its pristine original. Sharpness is a weak sign: noise raises it, and
+    a sharp photograph may be bad for other reasons; it only catches labels that fall with quality where blur
+    decides. Images that cannot be read or differ in size from their reference are passed over.
+
+    Args:
+        dataset: Any dataset; at most 200 images are read, spread evenly over the splits.
+        on_progress: Called with (images done, images in all).
+
+    Returns:
+        None where there are no labels, or they are generated and rise by construction.
+    """
+    if dataset.is_synthetic or not dataset.is_labelled:
+        return None
+    sample = _sampled(dataset.splits)
+    has_references = all(images.references is not None for images, _ in sample)
+    measure = _fidelity if has_references else _sharpness
+    values, labels = [], []
+    for done, (images, index) in enumerate(sample, start=1):
+        value = _attempted(measure, images, index)
+        if value is not None and images.mos is not None:
+            values.append(value)
+            labels.append(float(images.mos[index]))
+        if on_progress is not None:
+            on_progress(done, len(sample))
+    correlation = srocc(torch.tensor(values), torch.tensor(labels)) if values else torch.tensor(math.nan)
+    return Direction("PSNR to the reference" if has_references else "sharpness", float(correlation), len(values))
+
+
+def sharpness(image: Tensor) -> Tensor:
+    """Return the variance of the Laplacian of an image's luma: large where edges are sharp.
+
+    Args:
+        image: uint8 (3, H, W), at least 3×3.
+
+    Returns:
+        Scalar ≥ 0, in squared gray levels; 0 for smaller images.
+
+    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of
+    the four neighbors, image borders left out (ours).
+    """
+    if min(image.shape[-2:]) < 3:
+        return torch.zeros(())
+    luma = (image.float() * torch.tensor(_LUMA).view(3, 1, 1)).sum(0)
+    middle = luma[1:-1, 1:-1]
+    neighbors = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
+    return (neighbors - 4 * middle).var(correction=0)
+
+
+def _sampled(splits: Mapping[Split, ImageSet]) -> list[tuple[ImageSet, int]]:
+    """Return (set, index) of at most SAMPLE images, every k-th of all."""
+    everything = [(images, index) for images in splits.values() for index in range(len(images))]
+    count = min(SAMPLE, len(everything))
+    return [everything[i * len(everything) // count] for i in range(count)]
+
+
+def _attempted(measure: Callable[[ImageSet, int], float | None], images: ImageSet, index: int) -> float | None:
+    try:
+        return measure(images, index)
+    except DataError:
+        return None
+
+
+def _sharpness(images: ImageSet, index: int) -> float:
+    return float(sharpness(images[index]))
+
+
+def _fidelity(images: ImageSet, index: int) -> float | None:
+    if images.references is None:
+        return None
+    image, reference = images[index], images.references(images.positions[index])
+    if image.shape != reference.shape:
+        return None
+    return float(psnr(reference.unsqueeze(0) / 255, image.unsqueeze(0) / 255))

@@ -1,0 +1,166 @@
+"""Look through a dataset before it is used: what it holds, and whether every image can be read."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from iqa_armor.data.base import Dataset, ImageSet, Split
+from iqa_armor.data.direction import Direction, measure_direction
+from iqa_armor.data.images import FileImages
+from iqa_armor.data.problems import Problems
+from iqa_armor.data.transforms import available_cpus
+from iqa_armor.errors import DataError
+from iqa_armor.pipeline.progress import Progress, silent
+
+Size = tuple[int, int]  # (height, width)
+_CHUNK = 64
+_MOST_WORKERS = 8
+
+
+@dataclass(frozen=True)
+class SplitSummary:
+    """One split: its images and scores (higher is better), which are None where it has none."""
+
+    split: Split
+    images: int
+    low: float | None
+    high: float | None
+    mean: float | None
+
+
+@dataclass(frozen=True)
+class SizeSummary:
+    """(height, width) of the image with the fewest and the most pixels, and the size that most images have.
+
+    Args:
+        smallest: The one with the fewest pixels.
+        largest: The one with the most.
+        commonest: The most frequent one, the larger of two equally frequent.
+        share: Part of the images that have it, in (0, 1].
+        different: How many sizes there are.
+    """
+
+    smallest: Size
+    largest: Size
+    commonest: Size
+    share: float
+    different: int
+
+
+@dataclass(frozen=True)
+class DataCheck:
+    """What a dataset holds, and what is wrong with it.
+
+    Args:
+        spec: The text the user named it by.
+        fingerprint: Digest of names, scores and splits.
+        labels: What the scores are, None where there are none.
+        splits: The splits that exist.
+        sizes: Of the readable images, None where there is none.
+        direction: How labels go with a cheap measurement, None where that means nothing.
+        warnings: What may be wrong, in plain words.
+        problems: What is wrong.
+    """
+
+    spec: str
+    fingerprint: str
+    labels: str | None
+    splits: tuple[SplitSummary, ...]
+    sizes: SizeSummary | None
+    direction: Direction | None
+    warnings: tuple[str, ...]
+    problems: Problems
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return {
+            "schema": "iqa-armor/data-check/1",
+            "data": {"spec": self.spec, "fingerprint": self.fingerprint, "labels": self.labels},
+            "splits": {summary.split: _without_split(summary) for summary in self.splits},
+            "sizes": None if self.sizes is None else asdict(self.sizes),
+            "direction": None
+            if self.direction is None
+            else {**asdict(self.direction), "suspicious": self.direction.is_suspicious},
+            "warnings": list(self.warnings),
+            "problems": self.problems.as_plain(),
+        }
+
+
+def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
+    """Decode every image of a dataset once, as cheaply as its format allows, and return what was found.
+
+    Args:
+        dataset: Opened already, so no file that it names is missing.
+        progress: Receiver of progress.
+    """
+    problems = Problems(dataset.spec)
+    sizes = _sizes(dataset, problems, progress)
+    direction = measure_direction(
+        dataset, on_progress=lambda done, total: progress("checking the labels' direction", done, total)
+    )
+    return DataCheck(
+        spec=dataset.spec,
+        fingerprint=dataset.fingerprint,
+        labels=dataset.labels if dataset.is_labelled else None,
+        splits=tuple(_summary(split, images) for split, images in dataset.splits.items()),
+        sizes=_size_summary(sizes),
+        direction=direction,
+        warnings=_warnings(direction),
+        problems=problems,
+    )
+
+
+def _sizes(dataset: Dataset, problems: Problems, progress: Progress) -> Counter[Size]:
+    everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
+    found: Counter[Size] = Counter()
+    with ThreadPoolExecutor(min(_MOST_WORKERS, available_cpus())) as pool:
+        for start in range(0, len(everything), _CHUNK):
+            chunk = everything[start : start + _CHUNK]
+            results = list(pool.map(lambda place: _size_or_reason(*place), chunk))
+            problems.extend("unreadable images", (item for item in results if isinstance(item, str)))
+            found.update(item for item in results if not isinstance(item, str))
+            progress("decoding images", start + len(chunk), len(everything))
+    return found
+
+
+def _size_or_reason(images: ImageSet, index: int) -> Size | str:
+    """Return (height, width) of an image, or the reason why it cannot be read."""
+    try:
+        if isinstance(images.read, FileImages):
+            return images.read.check(images.positions[index])
+        height, width = images[index].shape[-2:]
+    except DataError as error:
+        return f"{images.names[index]} ({error})"
+    return height, width
+
+
+def _summary(split: Split, images: ImageSet) -> SplitSummary:
+    if images.mos is None or not len(images):
+        return SplitSummary(split, len(images), None, None, None)
+    mos = images.mos.double()
+    return SplitSummary(split, len(images), float(mos.min()), float(mos.max()), float(mos.mean()))
+
+
+def _size_summary(sizes: Counter[Size]) -> SizeSummary | None:
+    if not sizes:
+        return None
+    ordered = sorted(sizes, key=lambda size: (math.prod(size), size))
+    commonest = max(ordered, key=lambda size: (sizes[size], math.prod(size)))
+    return SizeSummary(ordered[0], ordered[-1], commonest, sizes[commonest] / sizes.total(), len(sizes))
+
+
+def _warnings(direction: Direction | None) -> tuple[str, ...]:
+    if direction is None or not direction.is_suspicious:
+        return ()
+    return (
+        f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} images); "
+        "if small values mean good quality, turn them round: scores must rise with quality",
+    )
+
+
+def _without_split(summary: SplitSummary) -> dict[str, Any]:
+    return {key: value for key, value in asdict(summary).items() if key != "split"}
