@@ -1,4 +1,4 @@
-"""The built-in architectures: torchvision's convolutional classifiers with one score instead of classes."""
+"""Torchvision's convolutional classifiers with one score instead of classes."""
 
 from __future__ import annotations
 
@@ -57,4 +57,4 @@ def torchvision_network(name: str) -> nn.Module:
     return network
 
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {name: partial(torchvision_network, name) for name in TORCHVISION}
+BACKBONES: dict[str, Callable[[], nn.Module]] = {name: partial(torchvision_network, name) for name in TORCHVISION}

@@ -16,7 +16,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.matching import listed, load_matching, load_strict, match_architecture, without_prefix
+from iqa_armor.models.matching import (
+    RESCALING,
+    listed,
+    load_matching,
+    load_strict,
+    match_architecture,
+    without_prefix,
+)
 
 __all__ = ["load_matching", "load_strict", "match_architecture", "read_state"]
 
@@ -63,7 +70,8 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
     """Return the weights stored in a checkpoint file, on the CPU.
 
     Weights are found under the usual names (`WRAPPER_KEYS`, up to three deep); optimiser state and the like
-    beside them is ignored. A prefix `module.` that every name carries is taken off.
+    beside them is ignored, but for the numbers k and b of a linear rescaling, which come back under the names of
+    `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
 
     Args:
         path: A .safetensors, .pt, .pth, .pkl, .ckpt or .th file.
@@ -79,8 +87,9 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
         check_finite(found.state_dict(), str(path))
         return found
     state = _tensors(found, path)
-    check_finite(state, str(path))
-    return without_prefix(state, "module.")
+    rescaling = _rescaling(stored)
+    check_finite({**state, **rescaling}, str(path))
+    return {**without_prefix(state, "module."), **rescaling}
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
@@ -195,6 +204,19 @@ def _unwrap(stored: object) -> object:
             return stored
         stored = inner
     return stored
+
+
+def _rescaling(stored: object) -> dict[str, Tensor]:
+    """Return k and b stored beside the weights; of a list the last, which belongs to the score proper."""
+    if not isinstance(stored, Mapping) or any(isinstance(stored.get(key), Mapping) for key in ("k", "b")):
+        return {}
+    try:
+        return {
+            name: torch.as_tensor(stored[key], dtype=torch.float64).flatten()[-1].clone()
+            for name, key in zip(RESCALING, ("k", "b"), strict=True)
+        }
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        return {}
 
 
 def _tensors(found: object, path: Path) -> dict[str, Tensor]:
