@@ -207,12 +207,12 @@ def _unwrap(stored: object) -> object:
 
 
 def _rescaling(stored: object) -> dict[str, Tensor]:
-    """Return k and b stored beside the weights; of a list the last, which belongs to the score proper."""
+    """Return k and b stored beside the weights; of a list the first, which belongs to the score proper."""
     if not isinstance(stored, Mapping) or any(isinstance(stored.get(key), Mapping) for key in ("k", "b")):
         return {}
     try:
         return {
-            name: torch.as_tensor(stored[key], dtype=torch.float64).flatten()[-1].clone()
+            name: torch.as_tensor(stored[key], dtype=torch.float64).flatten()[0].clone()
             for name, key in zip(RESCALING, ("k", "b"), strict=True)
         }
     except (LookupError, TypeError, ValueError, RuntimeError):

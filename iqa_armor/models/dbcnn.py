@@ -25,7 +25,7 @@ class DBCNN(nn.Module):
 
     Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear Convolutional Neural
     Network", IEEE TCSVT 2020, arXiv:1907.02665, Section III. Where sides are no multiples of 16 the maps of S-CNN are
-    the larger ones and are resampled to VGG's size, corners aligned, as in the authors' code; equal sizes pass unchanged.
+    the larger ones and are resampled to VGG's size, corners aligned; equal sizes pass unchanged.
     """
 
     def __init__(self) -> None:

@@ -6,8 +6,8 @@ from torch import Tensor, nn
 
 from iqa_armor.models.base import Preprocessing, QualityModel
 
-# 512 on the shorter side of a 4:3 photograph. The mean and deviation are (ours).
-PREPROCESSING = Preprocessing(size=(512, 682), interpolation="bilinear")
+# 512 on the shorter side of a 4:3 photograph; pixels stay in [0, 1].
+PREPROCESSING = Preprocessing(size=(512, 682), interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
 
 
 class SPAQBaseline(nn.Module):
@@ -37,7 +37,7 @@ def spaq_network() -> SPAQBaseline:
 def spaq() -> QualityModel:
     """Return the quality model with random weights.
 
-    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. Ours scores the
-    whole image at once at 512 × 682. Scores rise with quality, about 0 to 100.
+    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
+    whole image is scored at once, at 512 × 682 whatever its shape. Scores rise with quality, about 0 to 100.
     """
     return QualityModel(spaq_network(), PREPROCESSING, name="spaq")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import cast
+
 from torch import Tensor, nn
 
 _JOINT = ".in_proj_"
@@ -24,15 +26,14 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, *, heads: int, layers: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        self.encoder = nn.Module()
-        self.encoder.layers = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout=dropout) for _ in range(layers))
-        self.encoder.norm = nn.LayerNorm(width)
+        stack = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout=dropout) for _ in range(layers))
+        self.encoder = nn.ModuleDict({"layers": stack, "norm": nn.LayerNorm(width)})
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
         """Return the related tokens (N, T, width)."""
-        for layer in self.encoder.layers:
+        for layer in cast("nn.ModuleList", self.encoder["layers"]):
             tokens = layer(tokens, positions)
-        related: Tensor = self.encoder.norm(tokens)
+        related: Tensor = self.encoder["norm"](tokens)
         return related
 
 
@@ -52,7 +53,8 @@ class EncoderLayer(nn.Module):
         normed = self.norm1(tokens)
         tokens = tokens + self.dropout1(self.self_attn(normed, normed + positions))
         hidden = self.dropout(self.relu(self.linear1(self.norm2(tokens))))
-        return tokens + self.dropout2(self.linear2(hidden))
+        related: Tensor = tokens + self.dropout2(self.linear2(hidden))
+        return related
 
 
 class Attention(nn.Module):

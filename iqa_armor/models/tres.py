@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +52,7 @@ class TReS(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         stages = self._stages(images)
-        size = stages[-1].shape[2:]
+        size = (stages[-1].shape[2], stages[-1].shape[3])
         pooled = [
             functional.adaptive_avg_pool2d(self.drop2d(pool(functional.normalize(stage, dim=1))), size)
             for pool, stage in zip(self.pools, stages, strict=True)
@@ -63,7 +64,7 @@ class TReS(nn.Module):
         return scores
 
     def _stages(self, images: Tensor) -> list[Tensor]:
-        network = self.model
+        network: Any = self.model
         maps = network.maxpool(network.relu(network.bn1(network.conv1(images))))
         stages = []
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
