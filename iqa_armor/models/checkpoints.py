@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -41,6 +42,8 @@ WRAPPER_KEYS = (
     "network",
     "weights",
 )
+# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions.
+RESCALING_KEYS = ("k", "b")
 MAX_NESTING = 3
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"
@@ -87,7 +90,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
         check_finite(found.state_dict(), str(path))
         return found
     state = _tensors(found, path)
-    rescaling = _rescaling(stored)
+    rescaling = {} if found is stored else _rescaling(stored)
     check_finite({**state, **rescaling}, str(path))
     return {**without_prefix(state, "module."), **rescaling}
 
@@ -197,7 +200,9 @@ def _explanation(path: Path, why: str) -> str:
 def _unwrap(stored: object) -> object:
     """Return the weights or module inside the usual wrappings of a training script."""
     for _ in range(MAX_NESTING):
-        if not isinstance(stored, Mapping) or any(isinstance(value, Tensor) for value in stored.values()):
+        if not isinstance(stored, Mapping) or any(
+            isinstance(value, Tensor) for key, value in stored.items() if key not in RESCALING_KEYS
+        ):
             return stored
         inner = next((stored[key] for key in WRAPPER_KEYS if isinstance(stored.get(key), Mapping | nn.Module)), None)
         if inner is None:
@@ -208,15 +213,19 @@ def _unwrap(stored: object) -> object:
 
 def _rescaling(stored: object) -> dict[str, Tensor]:
     """Return k and b stored beside the weights; of a list the first, which belongs to the score proper."""
-    if not isinstance(stored, Mapping) or any(isinstance(stored.get(key), Mapping) for key in ("k", "b")):
+    if not isinstance(stored, Mapping):
         return {}
     try:
-        return {
-            name: torch.as_tensor(stored[key], dtype=torch.float64).flatten()[0].clone()
-            for name, key in zip(RESCALING, ("k", "b"), strict=True)
-        }
+        return {name: _first(stored[key]) for name, key in zip(RESCALING, RESCALING_KEYS, strict=True)}
     except (LookupError, TypeError, ValueError, RuntimeError):
         return {}
+
+
+def _first(value: Any) -> Tensor:
+    numbers = value if isinstance(value, Tensor) else torch.tensor(value)
+    while numbers.ndim:
+        numbers = numbers[0]
+    return torch.tensor(float(numbers), dtype=torch.float64)
 
 
 def _tensors(found: object, path: Path) -> dict[str, Tensor]:
