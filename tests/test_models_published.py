@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torchvision
 from conftest import memory_dataset
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,7 +22,7 @@ from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.checkpoints import read_state
 from iqa_armor.models.koncept512 import KonCept512
 from iqa_armor.models.linearity import linearity_network
-from iqa_armor.models.matching import RESCALING, bare, load_strict, match_architecture
+from iqa_armor.models.matching import RESCALING, bare, load_matching, load_strict, match_architecture
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.ortho import RobustBlock
@@ -130,6 +131,21 @@ def test_linearity_file_opens_without_naming_its_architecture(tmp_path: Path) ->
     state = linearity_network("resnet18").state_dict()
     torch.save({"model": state, "k": [1.0] * 3, "b": [0.0] * 3}, tmp_path / "file.pth")
     assert match_architecture(read_state(tmp_path / "file.pth"), PUBLISHED) == SMALL
+
+
+@pytest.mark.parametrize(
+    ("name", "classifier", "part", "inside"),
+    [
+        (SMALL, "resnet18", "layer4.1.conv2.weight", "features.7.1.conv2.weight"),
+        ("metaiqa", "resnet18", "fc.weight", "resnet_layer.fc.weight"),
+        ("spaq", "resnet50", "conv1.weight", "backbone.conv1.weight"),
+    ],
+)
+def test_training_may_start_from_a_classifier(name: str, classifier: str, part: str, inside: str) -> None:
+    network, state = seeded(name).network, torchvision.models.get_model(classifier).state_dict()
+    fresh = load_matching(network, state, source="imagenet.pth")
+    assert torch.equal(network.state_dict()[inside], state[part])
+    assert all(entry.startswith(("dr", "reg", "net.", "backbone.fc")) for entry in fresh)
 
 
 def test_preprocessing_is_pinned() -> None:

@@ -7,6 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from iqa_armor.models.backbone import from_classifier
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel
 from iqa_armor.models.matching import RESCALING, load_strict
 
@@ -19,6 +20,8 @@ TAPS: dict[Backbone, tuple[int, int]] = {
     "resnet50": (1024, 2048),
 }
 PREPROCESSING = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")
+# Places of a classifier's parts.
+_PLACES = {"conv1": "features.0", "bn1": "features.1", **{f"layer{n}": f"features.{n + 3}" for n in range(1, 5)}}
 _REDUCED = 64
 
 
@@ -59,8 +62,9 @@ class Linearity(nn.Module):
         """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.
 
         score = k (w·x + c) + b, so w becomes k w and c becomes k c + b. Without k and b nothing changes.
+        The weights of an ImageNet classifier, to train from, get their place.
         """
-        adapted = {name: value for name, value in state.items() if name not in RESCALING}
+        adapted = from_classifier({name: value for name, value in state.items() if name not in RESCALING}, _PLACES)
         if all(name in state for name in (*RESCALING, "regression.weight", "regression.bias")):
             k, b = (state[name].double() for name in RESCALING)
             weight, bias = state["regression.weight"], state["regression.bias"]

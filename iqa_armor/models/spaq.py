@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
+from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
 from iqa_armor.models.base import Preprocessing, QualityModel
 
 # 512 on the shorter side of a 4:3 photograph; pixels stay in [0, 1].
@@ -27,6 +28,10 @@ class SPAQBaseline(nn.Module):
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         scores: Tensor = self.backbone(images)
         return scores
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in which the weights of an ImageNet classifier, to train from, have their place."""
+        return from_classifier(state, {part: f"backbone.{part}" for part in RESNET_TRUNK})
 
 
 def spaq_network() -> SPAQBaseline:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.matching import load_strict
 from iqa_armor.models.transformer import Transformer, project
@@ -76,10 +77,11 @@ class TReS(nn.Module):
         """Return an authors' state dict under this network's names.
 
         The joint projections of queries, keys and values are parted, the constant position weights added, and the
-        constant Hann windows left out. A window of other values stays, and so is refused as unexpected.
+        constant Hann windows left out. A window of other values stays, and so is refused as unexpected. The weights of
+        an ImageNet classifier, to train from, get their place.
         """
         adapted = {name: value for name, value in state.items() if not _is_hann(name, value)}
-        adapted = project(adapted)
+        adapted = from_classifier(project(adapted), {part: f"model.{part}" for part in RESNET_TRUNK})
         for name, value in _position_weights(WIDTH).items():
             adapted.setdefault(f"position.{name}", value)
         return adapted
