@@ -20,6 +20,7 @@ from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 # A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
 # nearest. Processors work on channels by sixteens.
 ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
+# Functions and methods that multiply matrices.
 PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention")
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 PRUNING_FAILURES = (
@@ -161,7 +162,7 @@ def _pruned_copy(
                 global_pruning=across_layers,
                 round_to=rounding.multiple,
                 pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, rounding),
-                ignored_layers=list({*_output_layers(duplicate), *_multiplied_layers(duplicate)}),
+                ignored_layers=[*_output_layers(duplicate), *_multiplied_layers(duplicate)],
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
                 in_channel_groups={},
