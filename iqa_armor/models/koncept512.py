@@ -9,6 +9,7 @@ from iqa_armor.models.inception_resnet import WIDTH, inception_resnet_v2
 
 PREPROCESSING = Preprocessing(size=(384, 512), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
 _WINDOW = 8
+_MANY = 2**12  # more windows than any side has
 
 
 class KonCept512(nn.Module):
@@ -44,8 +45,8 @@ class KonCept512(nn.Module):
 def _covered(side: int) -> int:
     """Return how many of `side` pixels whole windows cover; one window where none fits."""
     whole = side // _WINDOW
-    # 1 // (whole + 1) is 1 for whole = 0 and else 0: a conditional could not be traced.
-    return _WINDOW * (whole + 1 // (whole + 1))
+    # ceil(whole / _MANY) is 0 for whole = 0 and else 1: a conditional could not be traced.
+    return _WINDOW * (whole + 1 - (whole + _MANY - 1) // _MANY)
 
 
 def _hidden(inputs: int, outputs: int, *, dropout: float) -> tuple[nn.Module, ...]:
