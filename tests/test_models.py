@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.backbone import ARCHITECTURES
+from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.factories import build
 

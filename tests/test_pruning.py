@@ -171,3 +171,49 @@ def test_hard_coded_head_is_refused_with_the_way_out() -> None:
 def test_settings_out_of_range_are_refused(ratio: float, criterion: str) -> None:
     with pytest.raises(ValueError, match="must be"):
         prune(trace(small_network(), images(1)), images(2), ratio=ratio, criterion=criterion)
+
+
+class Bilinear(nn.Module):
+    """Two branches whose channels are multiplied pair by pair."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 20, 3), nn.ReLU())
+        self.right = nn.Sequential(nn.Conv2d(3, 40, 3), nn.ReLU(), nn.Conv2d(40, 12, 3), nn.ReLU())
+        self.head = nn.Linear(20 * 12, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        products = torch.bmm(self.left(x).flatten(2), self.right(x).flatten(2).transpose(1, 2))
+        return self.head(products.flatten(1))
+
+
+def test_layers_that_a_product_of_matrices_mixes_keep_their_width() -> None:
+    pruned = prune(trace(Bilinear(), images(1, 16)), images(2, 16)).network
+    widths = [module.out_channels for module in pruned.modules() if isinstance(module, nn.Conv2d)]
+    assert widths[1::2] == [20, 12]
+    assert max(widths[::2]) < 40
+
+
+class Tokens(nn.Module):
+    """A linear layer on every place of a map."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.maps = nn.Conv2d(3, 40, 3)
+        self.linear = nn.Linear(40, 24)
+        self.head = nn.Linear(24, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.linear(self.maps(x).relu().flatten(2).transpose(1, 2))
+        return self.head(tokens.mean(1))
+
+
+def test_mean_of_removed_channels_moves_into_the_biases_of_linear_layers_on_tokens() -> None:
+    network, calibration = Tokens(), images(4, 16)
+    pruned = prune(trace(network, calibration[:1]), calibration).network
+    assert pruned.get_submodule("maps").weight.shape[0] < 40
+    with torch.no_grad():
+        # Behind the linear layer all is linear, so equal means give equal scores on average.
+        torch.testing.assert_close(pruned(calibration).mean(), network(calibration).mean(), atol=1e-5, rtol=0)

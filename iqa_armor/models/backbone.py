@@ -1,11 +1,11 @@
-"""The built-in architectures: torchvision's convolutional classifiers with one score instead of classes."""
+"""Torchvision's convolutional classifiers with one score instead of classes."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 
-from torch import nn
+from torch import Tensor, nn
 
 # Names of torchvision's model builders; each is built with a single output, its quality score.
 TORCHVISION = (
@@ -32,6 +32,8 @@ TORCHVISION = (
     "googlenet",
     "inception_v3",
 )
+# What torchvision calls the parts of a ResNet that come before its classifier.
+RESNET_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
 # Training-only outputs and slow initialisation that these two builders have on by default.
 EXTRA_ARGUMENTS: dict[str, dict[str, bool]] = {
     "googlenet": {"aux_logits": False, "init_weights": True},
@@ -57,4 +59,18 @@ def torchvision_network(name: str) -> nn.Module:
     return network
 
 
-ARCHITECTURES: dict[str, Callable[[], nn.Module]] = {name: partial(torchvision_network, name) for name in TORCHVISION}
+BACKBONES: dict[str, Callable[[], nn.Module]] = {name: partial(torchvision_network, name) for name in TORCHVISION}
+
+
+def from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return a state dict in which the parts of an ImageNet classifier have the names they bear inside another network.
+
+    Args:
+        state: Tensors by name, under the classifier's names or already under the other network's.
+        places: New name by the classifier's name of a part, such as {"conv1": "backbone.conv1"}.
+    """
+    parts = {name: name.partition(".") for name in state}
+    return {
+        f"{places[first]}.{rest}" if first in places and rest else name: state[name]
+        for name, (first, _, rest) in parts.items()
+    }

@@ -9,6 +9,7 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -16,7 +17,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.matching import listed, load_matching, load_strict, match_architecture, without_prefix
+from iqa_armor.models.matching import (
+    RESCALING,
+    listed,
+    load_matching,
+    load_strict,
+    match_architecture,
+    without_prefix,
+)
 
 __all__ = ["load_matching", "load_strict", "match_architecture", "read_state"]
 
@@ -34,6 +42,8 @@ WRAPPER_KEYS = (
     "network",
     "weights",
 )
+# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions.
+RESCALING_KEYS = ("k", "b")
 MAX_NESTING = 3
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"
@@ -63,7 +73,8 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
     """Return the weights stored in a checkpoint file, on the CPU.
 
     Weights are found under the usual names (`WRAPPER_KEYS`, up to three deep); optimiser state and the like
-    beside them is ignored. A prefix `module.` that every name carries is taken off.
+    beside them is ignored, but for the numbers k and b of a linear rescaling, which come back under the names of
+    `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
 
     Args:
         path: A .safetensors, .pt, .pth, .pkl, .ckpt or .th file.
@@ -79,8 +90,9 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
         check_finite(found.state_dict(), str(path))
         return found
     state = _tensors(found, path)
-    check_finite(state, str(path))
-    return without_prefix(state, "module.")
+    rescaling = {} if found is stored else _rescaling(stored)
+    check_finite({**state, **rescaling}, str(path))
+    return {**without_prefix(state, "module."), **rescaling}
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
@@ -188,13 +200,32 @@ def _explanation(path: Path, why: str) -> str:
 def _unwrap(stored: object) -> object:
     """Return the weights or module inside the usual wrappings of a training script."""
     for _ in range(MAX_NESTING):
-        if not isinstance(stored, Mapping) or any(isinstance(value, Tensor) for value in stored.values()):
+        if not isinstance(stored, Mapping) or any(
+            isinstance(value, Tensor) for key, value in stored.items() if key not in RESCALING_KEYS
+        ):
             return stored
         inner = next((stored[key] for key in WRAPPER_KEYS if isinstance(stored.get(key), Mapping | nn.Module)), None)
         if inner is None:
             return stored
         stored = inner
     return stored
+
+
+def _rescaling(stored: object) -> dict[str, Tensor]:
+    """Return k and b stored beside the weights; of a list the first, which belongs to the score proper."""
+    if not isinstance(stored, Mapping):
+        return {}
+    try:
+        return {name: _first(stored[key]) for name, key in zip(RESCALING, RESCALING_KEYS, strict=True)}
+    except (LookupError, TypeError, ValueError, RuntimeError):
+        return {}
+
+
+def _first(value: Any) -> Tensor:
+    numbers = value if isinstance(value, Tensor) else torch.tensor(value)
+    while numbers.ndim:
+        numbers = numbers[0]
+    return torch.tensor(float(numbers), dtype=torch.float64)
 
 
 def _tensors(found: object, path: Path) -> dict[str, Tensor]:

@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from typing import Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.base import QualityModel
 
 # What wrappers put before every name: DataParallel, Lightning and other trainers, torch.compile.
 PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 # Batch norm's counter is missing in checkpoints older than torch 0.4.1 and unused unless momentum is None.
 OPTIONAL_SUFFIX = "num_batches_tracked"
+# Under these names `read_state` gives the numbers k and b of a linear rescaling stored beside the weights.
+RESCALING = ("rescaling.k", "rescaling.b")
 
 Sizes = dict[str, tuple[int, ...]]
+
+
+@runtime_checkable
+class Adapting(Protocol):
+    """A network whose authors' files name or hold some weights in another way."""
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict under the network's own names; one that has them already comes back unchanged."""
 
 
 def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
@@ -45,7 +57,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str)
         ModelLoadError: Listing the missing, unexpected and differently sized entries, ten of each.
     """
     own = _sizes(network.state_dict())
-    aligned = _aligned(dict(state), own)
+    aligned = _renamed(network, state)
     given = _sizes(aligned)
     problems = [
         ("missing", sorted(name for name in own.keys() - given.keys() if not name.endswith(OPTIONAL_SUFFIX))),
@@ -73,7 +85,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: st
         ModelLoadError: If fewer than half of the network's parameter tensors are found.
     """
     own = _sizes(network.state_dict())
-    aligned = _aligned(dict(state), own)
+    aligned = _renamed(network, state)
     fitting = {name: value for name, value in aligned.items() if own.get(name) == tuple(value.shape)}
     parameters = [name for name, _ in network.named_parameters()]
     found = sum(name in fitting for name in parameters)
@@ -101,8 +113,9 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
     fitting = []
     for name, build in candidates.items():
         with torch.device("meta"):
-            own = _sizes(build().state_dict())
-        given = _sizes(_aligned(dict(state), own))
+            network = bare(build())
+        own = _sizes(network.state_dict())
+        given = _sizes(_renamed(network, state))
         if _required(own) == _required(given):
             fitting.append(name)
         shares[name] = _share(own, given)
@@ -119,6 +132,11 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
     )
 
 
+def bare(network: nn.Module) -> nn.Module:
+    """Return the network inside a QualityModel, or the network itself."""
+    return network.network if isinstance(network, QualityModel) else network
+
+
 def _sizes(state: Mapping[str, Tensor]) -> Sizes:
     return {name: tuple(value.shape) for name, value in state.items()}
 
@@ -133,6 +151,15 @@ def _resized(own: Sizes, given: Sizes) -> list[str]:
         for name in own
         if name in given and given[name] != own[name]
     ]
+
+
+def _renamed(network: nn.Module, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Return the state dict under the names that a network gives its tensors."""
+    weights = {name: value for name, value in state.items() if name not in RESCALING}
+    aligned = _aligned(weights, _sizes(network.state_dict()))
+    if not isinstance(network, Adapting):
+        return aligned
+    return network.adapt({**aligned, **{name: state[name] for name in RESCALING if name in state}})
 
 
 def _aligned(state: dict[str, Tensor], own: Sizes) -> dict[str, Tensor]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from iqa_armor.artifact import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.backbone import ARCHITECTURES
+from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
 from iqa_armor.models.factories import build

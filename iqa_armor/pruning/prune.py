@@ -20,6 +20,8 @@ from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 # A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
 # nearest. Processors work on channels by sixteens.
 ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
+# Functions and methods that multiply matrices.
+PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention")
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 PRUNING_FAILURES = (
     TypeError,
@@ -178,7 +180,7 @@ def _pruned_copy(
                 global_pruning=across_layers,
                 round_to=rounding.multiple,
                 pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, rounding),
-                ignored_layers=list(_output_layers(duplicate)),
+                ignored_layers=[*_output_layers(duplicate), *_multiplied_layers(duplicate)],
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
                 in_channel_groups={},
@@ -223,7 +225,23 @@ def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict
 def _output_layers(traced: fx.GraphModule) -> Iterator[nn.Module]:
     """Yield the layers whose output is the score itself: their width is not free."""
     (output,) = (node for node in traced.graph.nodes if node.op == "output")
-    waiting, seen = list(output.all_input_nodes), set(output.all_input_nodes)
+    yield from _layers_before(traced, output)
+
+
+def _multiplied_layers(traced: fx.GraphModule) -> Iterator[nn.Module]:
+    """Yield the layers whose channels a product of matrices mixes, as bilinear pooling does.
+
+    What reads the product has an input for every pair of channels, which no dependency graph follows; so these layers
+    keep their width (ours).
+    """
+    for node in traced.graph.nodes:
+        if node.op in ("call_function", "call_method") and getattr(node.target, "__name__", node.target) in PRODUCTS:
+            yield from _layers_before(traced, node)
+
+
+def _layers_before(traced: fx.GraphModule, end: fx.Node) -> Iterator[nn.Module]:
+    """Yield the last convolutions and linear layers on the way to a node."""
+    waiting, seen = list(end.all_input_nodes), set(end.all_input_nodes)
     while waiting:
         node = waiting.pop()
         module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None

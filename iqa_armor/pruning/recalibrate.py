@@ -37,7 +37,7 @@ def kept_statistics(network: nn.Module, kept: Mapping[str, list[int]], calibrati
 
     def record(name: str) -> Hook:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            whole = _statistics(inputs[0] if isinstance(module, NORMS) else output)
+            whole = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
             keep = kept.get(name, list(range(len(whole.mean))))
             found[name] = Statistics(whole.mean[keep], whole.variance[keep])
 
@@ -69,12 +69,12 @@ def recalibrate(pruned: nn.Module, targets: Mapping[str, Statistics], calibratio
             if target is None:
                 return None
             if isinstance(module, NORMS):
-                _shift_norm(module, _statistics(inputs[0]), target)
+                _shift_norm(module, _statistics(module, inputs[0]), target)
                 return module.forward(inputs[0])
-            change = target.mean - _statistics(output).mean
+            change = target.mean - _statistics(module, output).mean
             bias: Any = module.bias
             bias += change
-            return output + (change if output.ndim == 2 else change.view(-1, *[1] * (output.ndim - 2)))
+            return output + change.view(-1, *[1] * (output.ndim - 1 - _channel_axis(module, output)))
 
         return hook
 
@@ -106,9 +106,14 @@ def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:
     norm.running_var *= scale.clamp(0.1, 10.0)
 
 
-def _statistics(values: Tensor) -> Statistics:
-    """Return statistics of (N, C, ...) per channel; of (N, C) or (N, ..., C) layers over all but the last."""
-    channels_last = values.ndim != 4
-    axes = tuple(range(values.ndim - 1)) if channels_last else (0, *range(2, values.ndim))
+def _channel_axis(module: nn.Module, values: Tensor) -> int:
+    """Return the axis of a layer's channels: the last of a linear layer, the second of all others."""
+    return values.ndim - 1 if isinstance(module, nn.Linear) else 1
+
+
+def _statistics(module: nn.Module, values: Tensor) -> Statistics:
+    """Return statistics per channel of what a layer gives or, of a batch norm, gets."""
+    channel = _channel_axis(module, values)
+    axes = tuple(axis for axis in range(values.ndim) if axis != channel)
     variance, mean = torch.var_mean(values, dim=axes, correction=0)
     return Statistics(mean, variance)

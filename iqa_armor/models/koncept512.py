@@ -1,0 +1,67 @@
+"""KonCept512: Inception-ResNet-v2 with a regression head."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.inception_resnet import WIDTH, inception_resnet_v2
+
+PREPROCESSING = Preprocessing(size=(384, 512), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+_WINDOW = 8
+_MANY = 2**12  # more windows than any side has
+
+
+class KonCept512(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 75 pixels on, giving (N, 1).
+
+    The original averages a fixed window of 8 × 8 from the top left corner of the last map, which is 10 × 14 for its
+    384 × 512 pixels: so does this one wherever both sides of that map are 8 to 15, that is for 299 to 554 pixels.
+    (ours) The original fails on any other size; here a side shorter than 8 is averaged whole, and of a side of 16 or
+    more as many whole windows as fit.
+
+    Source: Hosu, Lin, Sziranyi, Saupe, "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image
+    Quality Assessment", IEEE TIP 2020, arXiv:1910.06180, Section V.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = inception_resnet_v2()
+        self.fc = nn.Sequential(
+            *_hidden(WIDTH, 2048, dropout=0.25),
+            *_hidden(2048, 1024, dropout=0.25),
+            *_hidden(1024, 256, dropout=0.5),
+            nn.Linear(256, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
+        maps = self.base(images)
+        window = maps[:, :, : _covered(maps.shape[2]), : _covered(maps.shape[3])]
+        scores: Tensor = self.fc(window.mean((2, 3)))
+        return scores
+
+
+def _covered(side: int) -> int:
+    """Return how many of `side` pixels whole windows cover; one window where none fits."""
+    whole = side // _WINDOW
+    # ceil(whole / _MANY) is 0 for whole = 0 and else 1: a conditional could not be traced.
+    return _WINDOW * (whole + 1 - (whole + _MANY - 1) // _MANY)
+
+
+def _hidden(inputs: int, outputs: int, *, dropout: float) -> tuple[nn.Module, ...]:
+    return nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(dropout)
+
+
+def koncept512_network() -> KonCept512:
+    """Return the network with random weights."""
+    return KonCept512()
+
+
+def koncept512() -> QualityModel:
+    """Return the quality model with random weights.
+
+    Images are resized to 384 × 512 (height × width) and scaled to [-1, 1], as Inception-ResNet-v2 takes them. Scores
+    rise with quality, about 0 to 100.
+    """
+    return QualityModel(koncept512_network(), PREPROCESSING, name="koncept512")

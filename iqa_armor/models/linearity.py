@@ -1,0 +1,108 @@
+"""Linearity: a ResNe(X)t whose last two stages are pooled, reduced and regressed together."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.models.backbone import from_classifier
+from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel
+from iqa_armor.models.matching import RESCALING, load_strict
+
+Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
+# Channels of the last two stages.
+TAPS: dict[Backbone, tuple[int, int]] = {
+    "resnext101_32x8d": (1024, 2048),
+    "resnet18": (256, 512),
+    "resnet34": (256, 512),
+    "resnet50": (1024, 2048),
+}
+PREPROCESSING = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")
+# Places of a classifier's parts.
+_PLACES = {"conv1": "features.0", "bn1": "features.1", **{f"layer{n}": f"features.{n + 3}" for n in range(1, 5)}}
+_REDUCED = 64
+
+
+class Linearity(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1).
+
+    The maps of stages three and four are averaged over the image, reduced to 64 numbers each and regressed together.
+    `regr6` and `regr7` regress one stage alone; the authors use them in training only, and so they touch no score.
+
+    Args:
+        backbone: Name of torchvision's network that gives the maps.
+
+    Source: Li, Jiang, Jiang, "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
+    Assessment", ACM MM 2020, arXiv:2008.03889, Section 3; average pooling, as in the authors' released models.
+    """
+
+    def __init__(self, backbone: Backbone = "resnext101_32x8d") -> None:
+        super().__init__()
+        from torchvision.models import get_model
+
+        third, fourth = TAPS[backbone]
+        self.features = nn.Sequential(*list(get_model(backbone, weights=None).children())[:-2])
+        self.dr6, self.dr7 = _reduction(third), _reduction(fourth)
+        self.regr6, self.regr7 = nn.Linear(_REDUCED, 1), nn.Linear(_REDUCED, 1)
+        self.regression = nn.Linear(2 * _REDUCED, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
+        third = images
+        for layer in self.features[:-1]:
+            third = layer(third)
+        fourth = self.features[-1](third)
+        reduced = torch.cat((self.dr6(third.mean((2, 3))), self.dr7(fourth.mean((2, 3)))), dim=1)
+        scores: Tensor = self.regression(reduced)
+        return scores
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.
+
+        score = k (w·x + c) + b, so w becomes k w and c becomes k c + b. Without k and b nothing changes.
+        The weights of an ImageNet classifier, to train from, get their place.
+        """
+        adapted = from_classifier({name: value for name, value in state.items() if name not in RESCALING}, _PLACES)
+        if all(name in state for name in (*RESCALING, "regression.weight", "regression.bias")):
+            k, b = (state[name].double() for name in RESCALING)
+            weight, bias = state["regression.weight"], state["regression.bias"]
+            adapted["regression.weight"] = (k * weight.double()).to(weight.dtype)
+            adapted["regression.bias"] = (k * bias.double() + b).to(bias.dtype)
+        return adapted
+
+
+def _reduction(channels: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Linear(channels, 1024),
+        nn.BatchNorm1d(1024),
+        nn.Linear(1024, 256),
+        nn.BatchNorm1d(256),
+        nn.Linear(256, _REDUCED),
+        nn.BatchNorm1d(_REDUCED),
+        nn.ReLU(),
+    )
+
+
+def linearity_network(backbone: Backbone = "resnext101_32x8d") -> Linearity:
+    """Return the network with random weights."""
+    return Linearity(backbone)
+
+
+def linearity(backbone: Backbone = "resnext101_32x8d") -> QualityModel:
+    """Return the quality model with random weights.
+
+    Images are resized to 498 × 664 (height × width) and normalised with ImageNet's statistics, as the authors do for
+    KonIQ-10k. Scores rise with quality, in the unit of the opinions the file was trained on where it holds k and b.
+    """
+    return QualityModel(linearity_network(backbone), PREPROCESSING, name="linearity")
+
+
+def load_official(network: nn.Module, state: dict[str, Tensor]) -> None:
+    """Load an authors' state dict, in place.
+
+    Raises:
+        ModelLoadError: If it does not fit, naming what is missing, unexpected or of another size.
+    """
+    load_strict(network, state, source="the state dict")

@@ -1,0 +1,65 @@
+"""MetaIQA: a ResNet-18 classifier whose 1000 outputs a small regression network turns into a score."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+
+from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
+from iqa_armor.models.base import Preprocessing, QualityModel
+
+# Resizing instead of cropping is (ours).
+PREPROCESSING = Preprocessing(size=(224, 224), interpolation="bilinear")
+
+
+class MetaIQA(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) in (0, 1).
+
+    Source: Zhu, Li, Wu, Dong, Shi, "MetaIQA: Deep Meta-learning for No-Reference Image Quality Assessment",
+    CVPR 2020, arXiv:2004.05508, Section 3.2.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet18
+
+        self.resnet_layer: nn.Module = resnet18(weights=None)
+        self.net = _Regression()
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
+        scores: Tensor = self.net(self.resnet_layer(images))
+        return scores
+
+    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
+        """Return a state dict in which the weights of an ImageNet classifier, to train from, have their place."""
+        return from_classifier(state, {part: f"resnet_layer.{part}" for part in (*RESNET_TRUNK, "fc")})
+
+
+class _Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.bn1, self.relu1 = nn.Linear(1000, 1024), nn.BatchNorm1d(1024), nn.PReLU()
+        self.drop1 = nn.Dropout(0.5)
+        self.fc2, self.bn2, self.relu2 = nn.Linear(1024, 512), nn.BatchNorm1d(512), nn.PReLU()
+        self.drop2 = nn.Dropout(0.5)
+        self.fc3, self.sigmoid = nn.Linear(512, 1), nn.Sigmoid()
+
+    def forward(self, logits: Tensor) -> Tensor:
+        hidden = self.drop1(self.relu1(self.bn1(self.fc1(logits))))
+        hidden = self.drop2(self.relu2(self.bn2(self.fc2(hidden))))
+        scores: Tensor = self.sigmoid(self.fc3(hidden))
+        return scores
+
+
+def metaiqa_network() -> MetaIQA:
+    """Return the network with random weights."""
+    return MetaIQA()
+
+
+def metaiqa() -> QualityModel:
+    """Return the quality model with random weights.
+
+    The network takes 224 × 224 pixels with ImageNet's statistics; the authors crop them, ours resizes the image to
+    them. Scores rise with quality, from 0 to 1.
+    """
+    return QualityModel(metaiqa_network(), PREPROCESSING, name="metaiqa")
