@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning import prune
-from iqa_armor.pruning.prune import Rounding
+from iqa_armor.pruning.rounding import Rounding
 from iqa_armor.surgery import choose, splice, trace
 
 

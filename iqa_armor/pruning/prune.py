@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import copy
-import math
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,13 +15,10 @@ from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning.importance import CRITERIA
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
+from iqa_armor.pruning.rounding import TOLERANCE, Rounding, promising, ratios
 
-# A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
-# nearest. Processors work on channels by sixteens.
-ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
 # Functions and methods that multiply matrices.
 PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention")
-TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 PRUNING_FAILURES = (
     TypeError,
     ValueError,
@@ -32,29 +28,6 @@ PRUNING_FAILURES = (
     ArithmeticError,
     AssertionError,
 )
-
-
-@dataclass(frozen=True)
-class Rounding:
-    """How the widths that layers keep are rounded.
-
-    Args:
-        multiple: What they are multiples of.
-        lift: Share of it that is added before rounding down: 0 rounds down, 1/2 to the nearest.
-        halved: Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
-    """
-
-    multiple: int
-    lift: float
-    halved: frozenset[int] = frozenset()
-
-    def kept(self, width: int, ratio: float) -> int:
-        """Return how many of `width` channels stay when a share of `ratio` should go."""
-        share, double = (1 - ratio) * width, 2 * self.multiple
-        even = math.floor(share / double) * double
-        if width in self.halved and share - even <= TOLERANCE * 2 * width:
-            return even
-        return min(math.floor(share / self.multiple + self.lift) * self.multiple, width) or width
 
 
 @dataclass(frozen=True)
@@ -128,8 +101,7 @@ def prune(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
             "pass --prune 0"
         )
-    roundings = [Rounding(multiple, lift, frozenset(halved)) for multiple, lift in ROUNDINGS]
-    for rounding in _promising(roundings, traced, ratio, across_layers=across_layers):
+    for rounding in promising(traced, ratio, across_layers=across_layers, halved=halved):
         pruned, kept = _pruned_copy(traced, calibration, ratio, criterion, across_layers, rounding)
         before, after = _channels(traced), _channels(pruned)
         share = 1 - after / before
@@ -138,24 +110,6 @@ def prune(
     recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
     parameters = tuple(sum(p.numel() for p in network.parameters()) for network in (traced, pruned))
     return Pruned(pruned, share, rounding.multiple, (before, after), parameters)  # type: ignore[arg-type]
-
-
-def _promising(
-    roundings: Sequence[Rounding], network: nn.Module, ratio: float, *, across_layers: bool
-) -> list[Rounding]:
-    """Return those that are worth trying, the last of all among them.
-
-    Layers that are coupled may end at other widths than by themselves, so a forecast is trusted to twice the tolerance.
-    Ranked across layers, widths are not foreseen, and only rounding down exists.
-    """
-    if across_layers:
-        return [rounding for rounding in roundings if rounding.lift == 0 or rounding.multiple == 1]
-    widths = [m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)]
-
-    def forecast(rounding: Rounding) -> float:
-        return 1 - sum(rounding.kept(width, ratio) for width in widths) / max(sum(widths), 1)
-
-    return [r for r in roundings if abs(forecast(r) - ratio) <= 2 * TOLERANCE or r is roundings[-1]]
 
 
 def _pruned_copy(
@@ -179,7 +133,7 @@ def _pruned_copy(
                 pruning_ratio=ratio,
                 global_pruning=across_layers,
                 round_to=rounding.multiple,
-                pruning_ratio_dict={} if across_layers else _ratios(duplicate, ratio, rounding),
+                pruning_ratio_dict={} if across_layers else ratios(duplicate, ratio, rounding),
                 ignored_layers=[*_output_layers(duplicate), *_multiplied_layers(duplicate)],
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
@@ -199,16 +153,6 @@ def _pruned_copy(
             "from their tensors, not hard-code them. --prune 0 skips pruning"
         ) from error
     return duplicate, kept
-
-
-def _ratios(network: nn.Module, ratio: float, rounding: Rounding) -> dict[nn.Module, float]:
-    """Return the ratio per convolution that leaves its share of the channels, rounded.
-
-    torch-pruning itself rounds widths down. Half a channel less is asked for, so that its arithmetic cannot cut one
-    too many.
-    """
-    widths = {m: m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd)}
-    return {m: max(0.0, (width - rounding.kept(width, ratio) - 0.5) / width) for m, width in widths.items()}
 
 
 def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict[str, list[int]]) -> None:
