@@ -6,6 +6,7 @@ from typing import ClassVar
 import pytest
 import torch
 from torch import Generator, Tensor, linalg, nn
+from white_subjects import tiny
 
 from iqa_armor.attacks import (
     ATTACKS,
@@ -31,27 +32,6 @@ from iqa_armor.evaluation.budgets import check_budget
 
 EPSILONS = tuple(e / 255 for e in (2, 4, 6, 8, 10))
 BOTH: tuple[Direction, ...] = (1, -1)
-
-
-class MeanScore(nn.Module):
-    """Features averaged to one score per image."""
-
-    def __init__(self, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features(images).mean((1, 2, 3))
-
-
-def tiny(name: str) -> nn.Module:
-    torch.manual_seed(3)
-    layers: dict[str, list[nn.Module]] = {
-        "smooth": [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Tanh()],
-        "relu": [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 4, 3)],
-        "normed": [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(8, 1, 3)],
-    }
-    return MeanScore(nn.Sequential(*layers[name])).eval()
 
 
 @pytest.fixture

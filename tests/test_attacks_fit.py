@@ -5,7 +5,8 @@ from itertools import pairwise
 
 import pytest
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor
+from white_subjects import tiny
 
 from iqa_armor.attacks import Attack, Direction, Fitted, ScoreFn, frozen
 from iqa_armor.attacks.generator import FACPA, PerturbationNetwork, Perturber
@@ -15,27 +16,6 @@ from iqa_armor.errors import ArmorError
 BOTH: tuple[Direction, ...] = (1, -1)
 EPSILON = 4 / 255
 ATTACKS: dict[str, UAP | FACPA] = {"tile": UAP(), "resize": UAP(placement="resize"), "facpa": FACPA()}
-
-
-class MeanScore(nn.Module):
-    """Features averaged to one score per image."""
-
-    def __init__(self, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features(images).mean((1, 2, 3))
-
-
-def tiny(name: str) -> nn.Module:
-    torch.manual_seed(3)
-    layers: dict[str, list[nn.Module]] = {
-        "smooth": [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Tanh()],
-        "relu": [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 4, 3)],
-        "normed": [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(8, 1, 3)],
-    }
-    return MeanScore(nn.Sequential(*layers[name])).eval()
 
 
 def drawn(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
+from white_subjects import tiny
 
 from iqa_armor.attacks import Attack, Direction
 from iqa_armor.attacks.advcf import PIECES, AdvCF, apply_curve, project_curve
@@ -32,27 +33,6 @@ MODELS = ("smooth", "relu", "normed")
 every_attack = pytest.mark.parametrize("attack", ALL.values(), ids=ALL)
 every_model = pytest.mark.parametrize("model_name", MODELS)
 both_directions = pytest.mark.parametrize("direction", [1, -1])
-
-
-class MeanScore(nn.Module):
-    """Features averaged to one score per image."""
-
-    def __init__(self, features: nn.Module) -> None:
-        super().__init__()
-        self.features = features
-
-    def forward(self, images: Tensor) -> Tensor:
-        return self.features(images).mean((1, 2, 3))
-
-
-def tiny(name: str) -> nn.Module:
-    torch.manual_seed(3)
-    layers: dict[str, list[nn.Module]] = {
-        "smooth": [nn.Conv2d(3, 8, 3), nn.Tanh(), nn.Conv2d(8, 1, 3), nn.Tanh()],
-        "relu": [nn.Conv2d(3, 8, 3, stride=2), nn.ReLU(), nn.Conv2d(8, 4, 3)],
-        "normed": [nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Sigmoid(), nn.AvgPool2d(2), nn.Conv2d(8, 1, 3)],
-    }
-    return MeanScore(nn.Sequential(*layers[name])).eval()
 
 
 @pytest.fixture

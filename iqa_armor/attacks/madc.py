@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.optimize import Best, scores_and_gradient, working
+from iqa_armor.attacks.optimize import working
+from iqa_armor.attacks.tracking import Best, score_and_gradient
 
 
 @dataclass(frozen=True)
@@ -49,19 +50,19 @@ class MADC:
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); MADC draws nothing."""
-        clean, best = images.detach().to(working(images.dtype)), Best(images)
+        clean = images.detach().to(working(images.dtype))
         change = torch.zeros_like(clean)
-        scores, gradient = scores_and_gradient(score, images.detach())
-        clean_scores, step = scores, self.epsilon
+        clean_scores, gradient = (found.to(clean.dtype) for found in score_and_gradient(score, images.detach()))
+        best, step = Best(images.detach(), torch.zeros_like(clean_scores)), self.epsilon
         for _ in range(self.steps - 1):
             attacked, change = self._move(clean, change, gradient, length=step)
-            scores, gradient = scores_and_gradient(score, attacked.to(images.dtype))
-            best.offer(attacked, self.direction * (scores - clean_scores))
+            scores, gradient = (found.to(clean.dtype) for found in score_and_gradient(score, attacked.to(images.dtype)))
+            best.update(attacked, self.direction * (scores - clean_scores))
             step = self.step_size
         attacked, change = self._move(clean, change, gradient, length=step)
         with torch.no_grad():
             scores = score(attacked.to(images.dtype)).to(clean_scores.dtype)
-        best.offer(attacked, self.direction * (scores - clean_scores))
+        best.update(attacked, self.direction * (scores - clean_scores))
         return best.images
 
     def _move(self, clean: Tensor, change: Tensor, gradient: Tensor, *, length: float) -> tuple[Tensor, Tensor]:

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks.base import Direction, ScoreFn, score_gradient
+from iqa_armor.attacks.base import Direction, ScoreFn
+from iqa_armor.attacks.tracking import Best, score_and_gradient
 
 # Far below the gradients met here (see `ascend`) and far above their rounding: a parameter without influence rests.
 _ADAM_EPS = 1e-10
@@ -33,40 +34,9 @@ class Search:
     penalty: Callable[[Tensor, Tensor], Tensor] | None = None
 
 
-class Best:
-    """The best image so far for every image of a batch, the clean ones to begin with."""
-
-    def __init__(self, clean: Tensor) -> None:
-        self.images = clean.detach().clone()
-        self._gains = torch.zeros(len(clean), dtype=working(clean.dtype), device=clean.device)
-
-    def offer(self, images: Tensor, gains: Tensor) -> None:
-        """Keep the images (N, 3, H, W) whose gains over the clean ones (N,) exceed the best so far."""
-        better = gains > self._gains
-        self._gains = torch.where(better, gains, self._gains)
-        self.images = torch.where(better[:, None, None, None], images.to(self.images.dtype), self.images)
-
-
 def working(dtype: torch.dtype) -> torch.dtype:
     """Return the precision to optimize in: that of the images, float32 at least."""
     return torch.promote_types(dtype, torch.float32)
-
-
-def scores_and_gradient(score: ScoreFn, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return scores (N,) and every image's gradient of its own score (N, 3, H, W), in `working` precision.
-
-    Raises:
-        ArmorError: If the score does not depend on the pixels by differentiable steps.
-    """
-    seen: list[Tensor] = []
-
-    def watched(batch: Tensor) -> Tensor:
-        scores = score(batch)
-        seen.append(scores.detach())
-        return scores
-
-    gradient = score_gradient(watched, images)
-    return seen[0].to(working(images.dtype)), gradient.to(working(images.dtype))
 
 
 def ascend(
@@ -93,21 +63,22 @@ def ascend(
     the unit; projecting after every step; keeping the image with the best score, whatever its price, since
     an attack that returned the clean image as the best bargain would make a model look robust.
     """
-    parameters, best = search.start.detach().clone(), Best(images)
+    parameters = search.start.detach().clone()
     adam = torch.optim.Adam([parameters], lr=step_size, eps=_ADAM_EPS, maximize=True)
     clean = unit = torch.ones(len(images), dtype=parameters.dtype, device=parameters.device)
+    best = Best(images.detach(), torch.zeros_like(clean))
     for step in range(steps):
         point = _measure(score, search, parameters, dtype=images.dtype)
         if step == 0:
             clean, length = point.scores, search.radius * point.slope.abs().flatten(1).sum(1)
             unit = torch.where(length > 0, length, unit)
-        best.offer(point.pixels, direction * (point.scores - clean))
+        best.update(point.pixels, direction * (point.scores - clean))
         parameters.grad = direction * point.slope / _like(unit, parameters) - point.price_slope
         adam.step()
         parameters.copy_(search.project(parameters))
     with torch.no_grad():
         pixels = _pixels(search.render(parameters), images.dtype)
-        best.offer(pixels, direction * (score(pixels).to(clean.dtype) - clean))
+        best.update(pixels, direction * (score(pixels).to(clean.dtype) - clean))
     return best.images
 
 
@@ -126,7 +97,7 @@ def _measure(score: ScoreFn, search: Search, parameters: Tensor, *, dtype: torch
         free = parameters.detach().requires_grad_()
         rendered = search.render(free)
         pixels = _pixels(rendered.detach(), dtype)
-        scores, by_pixels = scores_and_gradient(score, pixels)
+        scores, by_pixels = (found.to(working(dtype)) for found in score_and_gradient(score, pixels))
         price_slope = torch.zeros_like(parameters)
         if search.penalty is not None:
             (price_slope,) = torch.autograd.grad(search.penalty(free, rendered).sum(), free, retain_graph=True)

@@ -23,7 +23,7 @@ class Best:
     def update(self, images: Tensor, gains: Tensor) -> Tensor:
         """Keep what is better than before; return which images are, (N,) bool."""
         better = gains > self.gains
-        self.images = torch.where(per_image(better), images, self.images)
+        self.images = torch.where(per_image(better), images.to(self.images.dtype), self.images)
         self.gains = torch.where(better, gains, self.gains)
         return better
 
