@@ -10,11 +10,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.digest import state_digest
 
 SCHEMA = "iqa-armor/journal/1"
 Columns = dict[str, dict[str, dict[str, list[float]]]]  # measure → attack → budget → one number per image
@@ -93,11 +93,9 @@ def model_digest(model: QualityModel) -> str:
     """Return a digest (16 hexadecimal digits) of a model's graph or modules, state, preprocessing and score range."""
     network = model.network
     program = network.code if isinstance(network, fx.GraphModule) else ""
-    known = hashlib.sha256("\n".join((str(network), program, repr(model.preprocessing), repr(model.scale))).encode())
-    for name, tensor in sorted(model.state_dict().items()):
-        known.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        known.update(tensor.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return known.hexdigest()[:16]
+    sizes = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in sorted(model.state_dict().items())]
+    known = (str(network), program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
+    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:

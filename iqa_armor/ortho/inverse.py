@@ -49,8 +49,9 @@ class Inverse:
     def _sum_rows(self, rows: Tensor) -> Tensor:
         """Return `rows @ tables` for one image, (F, B, 2, 2C / B).
 
-        That is bound by reading the tables, and a weighted sum of table rows is what an embedding bag is: on a processor
-        its code reads almost twice as fast as that of matrix products. A block stays in the cache for both sums.
+        That is bound by reading the tables, and a weighted sum of table rows is what an embedding bag is: on a
+        processor its code reads almost twice as fast as that of matrix products. A block stays in the cache for
+        both sums.
         """
         frequencies, blocks, channels, width = self.tables.shape
         weights = rows.expand(frequencies, blocks, 2, channels).reshape(-1)

@@ -15,6 +15,7 @@ from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.digest import state_digest
 from iqa_armor.ortho import RobustBlock, initialize_identity
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
@@ -26,7 +27,7 @@ from iqa_armor.pipeline.fitting import (
     predict_all,
     score_all,
 )
-from iqa_armor.pipeline.provenance import provenance_of, state_digest
+from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pruning import Pruned, prune
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import choose, propagate_sizes, size_of, splice, trace

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import hashlib
 import platform
 from importlib.metadata import version
 from typing import Any
 
-import torch
-
 from iqa_armor import __version__
 from iqa_armor.data.base import Dataset
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.digest import state_digest
 
 DEPENDENCIES = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
 
@@ -20,15 +18,6 @@ def versions() -> dict[str, str]:
     """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
     found = {name: version(name) for name in DEPENDENCIES}
     return {"iqa-armor": __version__, "python": platform.python_version(), **found}
-
-
-def state_digest(model: QualityModel) -> str:
-    """Return a digest (sha256, 16 hexadecimal digits) of a model's weights."""
-    digest = hashlib.sha256()
-    for name, value in sorted(model.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, facts: dict[str, Any]) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.evaluation import scale_of
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.digest import state_digest
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,
@@ -17,7 +18,7 @@ from iqa_armor.pipeline.fitting import (
     fit_to_opinion,
     load_material,
 )
-from iqa_armor.pipeline.provenance import provenance_of, state_digest
+from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.recipe import Training
 from iqa_armor.surgery import trace
 from iqa_armor.training import Fit
