@@ -25,6 +25,8 @@ FLOORS = {
     "ortho": 1,
     "metrics": 1,
     "recipe": 1,
+    "words": 1,
+    "gradients": 1,
     "results": 1,
     "errors": 0,
 }

@@ -242,7 +242,7 @@ def test_words_name_attacks(text: str, attack: PGD) -> None:
 @pytest.mark.parametrize(
     ("text", "match"),
     [
-        ("pdg8", "unknown attack 'pdg8'; known are pgd1"),
+        ("pdg8", "unknown attack 'pdg8'; did you mean pgd8"),
         ("pgd0", "unknown attack"),
         ("pgd:step=3", "unknown attack setting 'step'; known are epsilon"),
         ("pgd:steps=many", "steps must be int"),

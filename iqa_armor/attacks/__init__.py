@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from iqa_armor.attacks.adaptive import expectation, straight_through
+from iqa_armor.attacks.adaptive import expectation
 from iqa_armor.attacks.advcf import AdvCF
 from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import (
@@ -65,7 +65,6 @@ __all__ = [
     "project_linf",
     "run_sweep",
     "score_gradient",
-    "straight_through",
 ]
 
 ATTACKS: dict[str, Attack] = {

@@ -1,8 +1,7 @@
-"""Ways through defenses whose gradient is random or missing: EOT and BPDA."""
+"""The way through defenses whose score is random: EOT."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +10,6 @@ from torch.autograd.function import once_differentiable
 
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.tracking import evaluate_score, per_image, score_and_gradient
-
-ImageMap = Callable[[Tensor], Tensor]
 
 
 def expectation(score: ScoreFn, samples: int) -> ScoreFn:
@@ -45,39 +42,6 @@ def expectation(score: ScoreFn, samples: int) -> ScoreFn:
     return mean_score
 
 
-def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> ImageMap:
-    """Return a map of images that computes one thing and is differentiated as another.
-
-    Args:
-        exact: What is computed, (N, 3, H, W) to (N, 3, H', W'); need not be differentiable, and is called without
-            gradients, so that it may leave torch.
-        surrogate: Differentiable stand-in whose backward is used, near `exact` and giving the same shape; the
-            identity if None.
-
-    Returns:
-        Map with the bits of `exact`; it raises ValueError where the two shapes differ.
-
-    Source: backward pass differentiable approximation, Athalye et al., "Obfuscated Gradients Give a False Sense of
-    Security", ICML 2018, arXiv:1802.00420, Section 4.1.
-    """
-
-    def mapped(images: Tensor) -> Tensor:
-        with torch.no_grad():
-            values = exact(images.detach())
-        if not (torch.is_grad_enabled() and images.requires_grad):
-            return values
-        stand_in = images if surrogate is None else surrogate(images)
-        if stand_in.shape != values.shape:
-            raise ValueError(
-                f"a surrogate must give the shape of what it stands for, {tuple(values.shape)}, "
-                f"got {tuple(stand_in.shape)}"
-            )
-        through: Tensor = _Replaced.apply(stand_in, values)
-        return through
-
-    return mapped
-
-
 class _MeanScore(torch.autograd.Function):
     """Mean of random scores; the gradient is taken during the forward pass, one sample at a time."""
 
@@ -95,15 +59,3 @@ class _MeanScore(torch.autograd.Function):
     def backward(ctx: Any, by_score: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return per_image(by_score) * slope, None, None
-
-
-class _Replaced(torch.autograd.Function):
-    """The values of one tensor with the gradient of another."""
-
-    @staticmethod
-    def forward(ctx: Any, stand_in: Tensor, values: Tensor) -> Tensor:  # noqa: ARG004
-        return values.view_as(values)
-
-    @staticmethod
-    def backward(ctx: Any, by_values: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
-        return by_values, None

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import fields, replace
-from typing import Any
 
 from iqa_armor.attacks.base import Attack
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.errors import UsageError
+from iqa_armor.words import change, read_word
 
-SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+KIND = "attack"
+LEVELS = 255.0
 
 
 def parse_word(text: str, known: Mapping[str, Attack]) -> Attack:
@@ -23,30 +22,14 @@ def parse_word(text: str, known: Mapping[str, Attack]) -> Attack:
     name, _, settings = text.partition(":")
     pgd_steps = re.fullmatch(r"pgd([1-9]\d{0,4})", name)
     if pgd_steps and name not in known:
-        attack: Any = PGD(steps=int(pgd_steps[1]))
-    elif name in known:
-        attack = known[name]
-    else:
-        raise UsageError(f"unknown attack {name!r}; known are {', '.join(known)}, and pgdN for N steps")
-    changes = dict(_setting(attack, pair) for pair in settings.split(",")) if settings else {}
-    try:
-        return replace(attack, **changes)  # type: ignore[no-any-return]
-    except ValueError as error:
-        raise UsageError(f"attack {text!r}: {error}") from error
-
-
-def _setting(attack: Any, pair: str) -> tuple[str, int | float | str | bool]:
-    key, _, value = pair.partition("=")
-    known = {field.name: type(getattr(attack, field.name)) for field in fields(attack) if field.init}
-    if key not in known:
-        raise UsageError(f"unknown attack setting {key!r}; known are {', '.join(known)}")
-    try:
-        read = SWITCHES[value.lower()] if known[key] is bool else known[key](value)
-    except (ValueError, KeyError) as error:
-        raise UsageError(f"attack setting {key} must be {known[key].__name__}, got {value!r}") from error
-    return key, read / 255 if in_pixel_values(attack, key) else read
+        return change(PGD(steps=int(pgd_steps[1])), settings, text=text, kind=KIND, unit=_unit)
+    return read_word(text, known, kind=KIND, unit=_unit, hint=", and pgdN for N steps")
 
 
 def in_pixel_values(attack: Attack, key: str) -> bool:
     """Return whether a hyperparameter is a pixel value, which the command line writes in 1/255."""
     return key == "step_size" or (key == "epsilon" and attack.norm in ("linf", "rmse"))
+
+
+def _unit(attack: Attack, key: str) -> float:
+    return LEVELS if in_pixel_values(attack, key) else 1.0

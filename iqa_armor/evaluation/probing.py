@@ -10,8 +10,9 @@ import torch
 from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
-from iqa_armor.attacks import APGD, PGD, Attack, Direction, ScoreFn, Square, straight_through
+from iqa_armor.attacks import APGD, PGD, Attack, Direction, ScoreFn, Square
 from iqa_armor.attacks.base import score_gradient
+from iqa_armor.gradients import straight_through
 
 TOLERANCE = 0.002  # of the score range: less is noise
 SQUARE_QUERIES = 300

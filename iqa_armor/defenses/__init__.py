@@ -1,0 +1,25 @@
+"""Defenses around a model: purifiers of its images and smoothers of its scores."""
+
+from __future__ import annotations
+
+from iqa_armor.defenses.base import (
+    Approximated,
+    BoundSmoother,
+    Certificate,
+    Defended,
+    Purifier,
+    Smoother,
+    Threat,
+)
+from iqa_armor.defenses.purified import Purified
+
+__all__ = [
+    "Approximated",
+    "BoundSmoother",
+    "Certificate",
+    "Defended",
+    "Purified",
+    "Purifier",
+    "Smoother",
+    "Threat",
+]

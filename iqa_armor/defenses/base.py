@@ -1,0 +1,159 @@
+"""What a defense is: a purifier of images, a smoother of scores, and the model behind it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar, Literal, Protocol, runtime_checkable
+
+from torch import Generator, Tensor
+
+from iqa_armor.models.base import QualityModel
+
+# What an attacker of a defended model differentiates: the defense too, or the model behind it only.
+Threat = Literal["adaptive", "bare"]
+
+
+@runtime_checkable
+class Purifier(Protocol):
+    """A map of images that shall remove adversarial perturbations.
+
+    A frozen dataclass of hyperparameters, or an nn.Module where it is learned.
+
+    Attributes:
+        is_differentiable: Whether the gradient by the images is that of what is computed.
+        is_random: Whether the result depends on the generator.
+    """
+
+    is_differentiable: ClassVar[bool]
+    is_random: ClassVar[bool]
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:
+        """Return purified images, (N, 3, H, W) in [0, 1], of images likewise; the input is left as it is.
+
+        Height and width stay, images of a batch do not influence one another, and the gradient flows where
+        `is_differentiable` says so. What is drawn comes from the generator, on its device.
+        """
+        ...
+
+
+@runtime_checkable
+class Approximated(Purifier, Protocol):
+    """A purifier without a useful gradient that knows a better stand-in for it than the identity."""
+
+    def surrogate(self, images: Tensor) -> Tensor:
+        """Return what an adaptive attacker differentiates instead (BPDA), near the purified images."""
+        ...
+
+
+@dataclass(frozen=True)
+class Certificate:
+    """Scores of a smoothed model and what bounds them within a radius.
+
+    Args:
+        scores: Estimated smoothed scores (N,), in model units.
+        lower: Lower bounds (N,); -inf where the method abstains.
+        upper: Upper bounds (N,); inf where it abstains.
+    """
+
+    scores: Tensor
+    lower: Tensor
+    upper: Tensor
+
+    @property
+    def abstained(self) -> Tensor:
+        """Whether either bound is missing (N,)."""
+        return ~(self.lower.isfinite() & self.upper.isfinite())
+
+    @property
+    def delta(self) -> Tensor:
+        """Certified delta, upper − lower bound (N,), in model units; infinite where the method abstains."""
+        return self.upper - self.lower
+
+
+@runtime_checkable
+class BoundSmoother(Protocol):
+    """A smoother of one model."""
+
+    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
+        """Return estimated smoothed scores (N,) of images (N, 3, H, W) in [0, 1], without certifying them.
+
+        Args:
+            images: Prepared images.
+            generator: Where noise is drawn.
+            samples: Number of noisy copies, instead of the smoother's own; gradients flow, and all copies'
+                activations are kept where they do.
+        """
+        ...
+
+    def certify(self, images: Tensor, generator: Generator) -> Certificate:
+        """Return smoothed scores with bounds; no gradient flows."""
+        ...
+
+
+@runtime_checkable
+class Smoother(Protocol):
+    """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …)."""
+
+    def bind(self, model: QualityModel) -> BoundSmoother:
+        """Return this smoother of a model, which is not changed."""
+        ...
+
+
+class Defended(QualityModel):
+    """A model behind a defense, itself a quality model: `forward` gives what the defense lets through.
+
+    It shares the inner model's network. What the defense draws at call number k follows from the seed and k alone, so
+    that results can be repeated: `reseed` starts anew.
+
+    Args:
+        inner: Model to defend; it may be defended itself.
+        threat: What attacks of this model differentiate: the defense too, or the inner model only.
+        suffix: What is added to the inner model's name.
+    """
+
+    def __init__(self, inner: QualityModel, *, threat: Threat = "adaptive", suffix: str = "") -> None:
+        super().__init__(
+            inner.network,
+            inner.preprocessing,
+            scale=inner.scale,
+            higher_is_better=inner.higher_is_better,
+            name=inner.name + suffix,
+            arch=inner.arch,
+        )
+        self.inner = inner
+        self.threat: Threat = threat
+        self._seed = 0
+        self._calls = 0
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the score of an image is another one at every call."""
+        raise NotImplementedError
+
+    @property
+    def description(self) -> str:
+        """The defense in words that the command line reads."""
+        raise NotImplementedError
+
+    def reseed(self, seed: int) -> None:
+        """Start what is drawn anew, for this defense and those behind it."""
+        self._seed, self._calls = seed, 0
+        if isinstance(self.inner, Defended):
+            self.inner.reseed(seed)
+
+    def next_generator(self, images: Tensor) -> Generator:
+        """Return the randomness of one call, on the device of the images."""
+        self._calls += 1
+        # 2^31 calls per seed before two seeds could share a call.
+        return Generator(device=images.device).manual_seed((self._seed * 2**31 + self._calls) % 2**63)
+
+    def attacked_scores(self, images: Tensor) -> Tensor:
+        """Return the scores (N,) that an adaptive attacker differentiates: all of the defense, approximated if need be.
+
+        Several draws are averaged by the attacker, not here.
+        """
+        raise NotImplementedError
+
+    def extra_repr(self) -> str:
+        """Return what tells this defense from another, for digests."""
+        return f"{self.description}, {self.threat}"

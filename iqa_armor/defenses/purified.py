@@ -1,0 +1,86 @@
+"""A model behind purifiers."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from functools import partial
+
+from torch import Generator, Tensor, nn
+
+from iqa_armor.defenses.base import Approximated, Defended, Purifier, Threat
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.gradients import straight_through
+from iqa_armor.models.base import QualityModel
+
+
+class Purified(Defended):
+    """A model that sees purified images only.
+
+    Args:
+        inner: Model to defend.
+        chain: Purifiers by the words that name them, applied in this order to prepared images.
+        threat: What attacks of this model differentiate: the purifiers too, or the inner model only.
+
+    Raises:
+        ValueError: If the chain is empty.
+    """
+
+    def __init__(self, inner: QualityModel, chain: Mapping[str, Purifier], *, threat: Threat = "adaptive") -> None:
+        if not chain:
+            raise ValueError("a purified model needs at least one purifier")
+        super().__init__(inner, threat=threat, suffix="".join(f" + {word}" for word in chain))
+        self.chain = dict(chain)
+        # Learned ones follow the model from device to device.
+        self.learned = nn.ModuleList(purifier for purifier in chain.values() if isinstance(purifier, nn.Module))
+
+    @property
+    def is_random(self) -> bool:
+        """Whether a purifier, or the model behind, draws."""
+        behind = isinstance(self.inner, Defended) and self.inner.is_random
+        return behind or any(purifier.is_random for purifier in self.chain.values())
+
+    @property
+    def description(self) -> str:
+        """The words of the chain."""
+        return " ".join(self.chain)
+
+    def purify(self, images: Tensor, generator: Generator) -> Tensor:
+        """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them.
+
+        Raises:
+            ModelLoadError: If a purifier gives something else.
+        """
+        for word, purifier in self.chain.items():
+            purified = purifier(images, generator)
+            if purified.shape != images.shape:
+                shapes = f"{tuple(purified.shape)} for {tuple(images.shape)}"
+                raise ModelLoadError(f"the purifier {word!r} must keep the shape of images, but gave {shapes}")
+            images = purified
+        return images
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1], purified first."""
+        scores: Tensor = self.inner(self.purify(images, self.next_generator(images)))
+        return scores
+
+    def attacked_scores(self, images: Tensor) -> Tensor:
+        """Return the scores (N,) that an adaptive attacker differentiates.
+
+        Purifiers without a gradient are computed and their stand-in, else the identity, is differentiated.
+
+        Source: BPDA, Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1.
+        """
+        generator = self.next_generator(images)
+        for purifier in self.chain.values():
+            if purifier.is_differentiable:
+                images = purifier(images, generator)
+                continue
+            stand_in = purifier.surrogate if isinstance(purifier, Approximated) else None
+            images = straight_through(partial(_purified, purifier, generator), stand_in)(images)
+        behind = self.inner.attacked_scores if isinstance(self.inner, Defended) else self.inner
+        scores: Tensor = behind(images)
+        return scores
+
+
+def _purified(purifier: Purifier, generator: Generator, images: Tensor) -> Tensor:
+    return purifier(images, generator)
