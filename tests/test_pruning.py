@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning import prune
-from iqa_armor.pruning.rounding import Rounding
+from iqa_armor.pruning.rounding import Rounding, promising
 from iqa_armor.surgery import choose, splice, trace
 
 
@@ -65,6 +65,14 @@ def test_widths_that_a_block_halves_are_rounded_twice_where_that_is_cheap() -> N
     rounding = Rounding(16, 0.25, frozenset({1024, 96}))
     assert rounding.kept(1024, 0.1) == 896
     assert rounding.kept(96, 0.1) == 80  # 64 would be a third less
+
+
+def test_no_rounding_takes_much_more_than_its_share_from_a_narrow_layer() -> None:
+    # Rounded down to sixteens the whole would lose 11 %, but the first layer half of its channels.
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 512, 3), nn.Conv2d(512, 1024, 3))
+    chosen = promising(network, 0.10)
+    assert chosen
+    assert all(rounding.kept(32, 0.10) >= 24 for rounding in chosen)
 
 
 def test_the_halved_tensor_of_a_resnet_is_a_multiple_of_32() -> None:

@@ -12,6 +12,7 @@ from torch import nn
 # nearest. Processors work on channels by sixteens.
 ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
+EXCESS = 0.16  # a layer may lose this share more than asked for: 64 → 48 channels, not 32 → 16
 
 
 @dataclass(frozen=True)
@@ -43,6 +44,7 @@ def promising(
     """Return the roundings that are worth trying, in order; the last of all is always among them.
 
     Layers that are coupled may end at other widths than by themselves, so a forecast is trusted to twice the tolerance.
+    Roundings that would take much more than its share from a narrow layer are left out.
     Ranked across layers, widths are not foreseen, and only rounding down exists.
 
     Args:
@@ -59,7 +61,11 @@ def promising(
     def forecast(rounding: Rounding) -> float:
         return 1 - sum(rounding.kept(width, ratio) for width in widths) / max(sum(widths), 1)
 
-    return [r for r in roundings if abs(forecast(r) - ratio) <= 2 * TOLERANCE or r is roundings[-1]]
+    def is_promising(rounding: Rounding) -> bool:
+        most = max((1 - rounding.kept(width, ratio) / width for width in widths), default=0.0)
+        return abs(forecast(rounding) - ratio) <= 2 * TOLERANCE and most <= ratio + EXCESS
+
+    return [rounding for rounding in roundings if is_promising(rounding) or rounding is roundings[-1]]
 
 
 def ratios(network: nn.Module, ratio: float, rounding: Rounding) -> dict[nn.Module, float]:
