@@ -64,7 +64,8 @@ def test_report_is_one_file_with_pictures_and_checks(models: list[Path], options
     assert "stadv" in done.stdout
     outcome = json.loads((folder / "outcome.json").read_text())
     assert [len(entry["checks"]) for entry in outcome["models"]] == [8, 8]
-    assert sorted(p.name for p in folder.iterdir()) == ["0-0.0.jsonl", "1-0.0.jsonl", "identity.json", "outcome.json"]
+    assert len(list(folder.glob("*-0.0.jsonl"))) == len(models)
+    assert {p.name for p in folder.iterdir() if p.suffix != ".jsonl"} == {"identity.json", "outcome.json"}
 
 
 def test_report_that_cannot_be_written_is_refused_at_once(
@@ -103,9 +104,8 @@ def test_killed_evaluation_gives_the_same_json_when_started_again(
     slow = ["--attack", "pgd60"]
     assert run(*command[3:], *slow, "-o", whole).exit_code == 0
     process = subprocess.Popen([*command, *slow, "-o", kept], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-    first = kept / "0-0.0.jsonl"
     deadline = time.monotonic() + 60
-    while not (first.exists() and first.read_bytes().count(b"\n")) and time.monotonic() < deadline:
+    while not any(path.read_bytes().count(b"\n") for path in kept.glob("*.jsonl")) and time.monotonic() < deadline:
         time.sleep(0.01)
     process.send_signal(signal.SIGKILL)
     process.wait()
@@ -131,5 +131,5 @@ def test_two_processes_find_what_one_does(models: list[Path], options: list[str]
     one = [sys.executable, "-m", "iqa_armor", *command, "--device", "cpu", "-o", str(alone)]
     subprocess.run(one, capture_output=True, check=True, env=environment, timeout=120)
     assert without_timing(shared / "outcome.json") == without_timing(alone / "outcome.json")
-    assert {path.name for path in shared.glob("*.jsonl")} == {f"{m}-0.{rank}.jsonl" for m in (0, 1) for rank in (0, 1)}
+    assert sorted(path.name[-8:] for path in shared.glob("*.jsonl")) == [".0.jsonl"] * 2 + [".1.jsonl"] * 2
     assert both.stdout.count("SROCC/PLCC") == 1

@@ -80,12 +80,11 @@ def test_interrupted_evaluation_goes_on_to_the_same_outcome(tmp_path: Path, cut:
     assert again.outcome.models[0].timing == resumed.outcome.models[0].timing
 
 
-def test_results_of_other_models_data_or_settings_are_not_mixed(tmp_path: Path) -> None:
+def test_results_of_other_data_or_settings_are_not_mixed(tmp_path: Path) -> None:
     run_until(4, tmp_path, [network()])
     other = images()
     renamed = replace(other.splits["test"], names=tuple(f"{i}.jpg" for i in range(14)))
     runs: dict[str, tuple[QualityModel, Dataset, EvaluationSettings]] = {
-        "models.small": (network(1), images(), SETTINGS),
         r"data.csv:fourteen\.csv\.fingerprint": (network(), Dataset(other.spec, {"test": renamed}), SETTINGS),
         "settings.batch_size": (network(), images(), replace(SETTINGS, batch_size=5)),
         "settings.attacks": (network(), images(), replace(SETTINGS, attacks=("pgd1",))),
@@ -94,6 +93,18 @@ def test_results_of_other_models_data_or_settings_are_not_mixed(tmp_path: Path) 
     for what, (model, dataset, settings) in runs.items():
         with pytest.raises(DataError, match=rf"results of another evaluation \({what}.* differs\)"):
             evaluate([model], [dataset], settings=settings, output=tmp_path)
+
+
+def test_models_can_be_added_to_an_evaluation(tmp_path: Path) -> None:
+    first, other = network(0), network(1)
+    other.name = "other"
+    evaluate([first], [images()], settings=SETTINGS, output=tmp_path)
+    (kept,) = tmp_path.glob("*.jsonl")
+    before = kept.read_bytes()
+    both = evaluate([other, first], [images()], settings=SETTINGS, output=tmp_path, baseline="small")
+    assert kept.read_bytes() == before
+    assert len(list(tmp_path.glob("*.jsonl"))) == 2
+    assert figures(both.outcome) == figures(evaluate([other, first], [images()], settings=SETTINGS, baseline=1).outcome)
 
 
 def test_images_that_changed_meanwhile_are_refused(tmp_path: Path) -> None:

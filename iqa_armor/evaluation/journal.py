@@ -44,7 +44,7 @@ class Journal:
 
     Args:
         folder: Made if it is missing.
-        identity: What the results follow from: models, data, settings, versions.
+        identity: What all results follow from: data, settings, versions; parts tell models apart.
         writer: Distinguishes processes that write at the same time.
 
     Raises:

@@ -13,7 +13,7 @@ import iqa_armor
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.entries import build_entries
-from iqa_armor.evaluation.journal import Journal, model_digest
+from iqa_armor.evaluation.journal import Journal
 from iqa_armor.evaluation.run import Bookkeeping, OnProgress, reported_images, run_model
 from iqa_armor.evaluation.scoring import ImageScores
 from iqa_armor.evaluation.settings import EvaluationSettings
@@ -58,8 +58,8 @@ def evaluate(
         datasets: Datasets with different specs.
         baseline: Name or position of the model the others are compared with, if any.
         settings: Attacks, budgets, device, seed, weights; the paper's sweep by default.
-        output: Folder that keeps per-image results; an evaluation of the same models, data and settings goes on
-            from them. Processes that share an evaluation must share it.
+        output: Folder that keeps per-image results; an evaluation on the same data with the same settings goes on
+            from them, and models can be added. Processes that share an evaluation must share it.
         on_progress: Called after each block of images.
 
     Raises:
@@ -78,7 +78,6 @@ def evaluate(
     data = _describe_data(datasets, settings)
     shard = current_shard(settings.device)
     identity = {
-        "models": {model.name: model_digest(model) for model in models},
         "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
         "settings": settings.identity(),
         "versions": _versions(),
@@ -86,8 +85,8 @@ def evaluate(
     books = Bookkeeping(Journal(output, identity=identity, writer=shard.rank), shard, on_progress)
     lender = next((model for model in models if model.name == reference), None)
     runs = [
-        run_model(model, datasets, settings, number=i, surrogate=None if model is lender else lender, books=books)
-        for i, model in enumerate(models)
+        run_model(model, datasets, settings, surrogate=None if model is lender else lender, books=books)
+        for model in models
     ]
     weights = [entry.weight for entry in data]
     outcome = Outcome(

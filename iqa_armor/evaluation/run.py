@@ -15,7 +15,7 @@ from iqa_armor.data.transforms import PreparedImages, batches, to_float
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.checks import check_strength
 from iqa_armor.evaluation.cost import count_flops, count_parameters
-from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.journal import Journal, model_digest
 from iqa_armor.evaluation.planning import plan_attacks
 from iqa_armor.evaluation.probing import Probe
 from iqa_armor.evaluation.scale import measure_scale
@@ -80,7 +80,6 @@ def run_model(
     datasets: Sequence[Dataset],
     settings: EvaluationSettings,
     *,
-    number: int = 0,
     surrogate: QualityModel | None = None,
     books: Bookkeeping | None = None,
 ) -> ModelRun:
@@ -90,7 +89,6 @@ def run_model(
         model: Moved to the settings' device meanwhile.
         datasets: At least one.
         settings: Attacks, budgets, device, seed.
-        number: Position of the model in the evaluation.
         surrogate: Another model whose attacks the checks of strength borrow.
         books: Where results are kept, and progress reported.
 
@@ -113,10 +111,10 @@ def run_model(
         def plan() -> Plan:
             return plan_attacks(model, datasets, settings, on_fit=on_fit)
 
-        scores = {}
+        scores, digest = {}, model_digest(model)
         for position, dataset in enumerate(datasets):
             images = reported_images(dataset, settings)
-            work = Work(model, images, prepare_for(model, dataset), plan, settings, number, position)
+            work = Work(model, images, prepare_for(model, dataset), plan, settings, digest, position)
             report = books.reporter(model.name, dataset.spec, total=len(images))
             scores[dataset.spec] = score_images(work, journal=books.journal, shard=books.shard, on_image=report)
         checks = _checks(model, datasets[0], settings, scale, surrogate, books) if settings.checks else ()

@@ -72,7 +72,7 @@ class Work:
         prepare: Turns a uint8 image (3, H, W) into the float image the network sees.
         plan: Returns the attacks, one per budget; called when the first block is scored.
         settings: Batch size, device and seed.
-        model_number: Position of the model in the evaluation.
+        model_digest: What tells the model's results from those of others in a journal.
         set_number: Position of the image set; what is drawn depends on it, and not on the model.
     """
 
@@ -81,13 +81,13 @@ class Work:
     prepare: Callable[[Tensor], Tensor]
     plan: Callable[[], Plan]
     settings: EvaluationSettings
-    model_number: int = 0
+    model_digest: str = "model"
     set_number: int = 0
 
     @property
     def part(self) -> str:
         """Name of this work in a journal."""
-        return f"{self.model_number}-{self.set_number}"
+        return f"{self.model_digest}-{self.set_number}"
 
 
 def score_images(
