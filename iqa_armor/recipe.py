@@ -8,12 +8,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
 
 from iqa_armor.errors import RecipeError
 
 Loss = Literal["norm-in-norm", "plcc", "mse", "plcc+mse"]
 Precision = Literal["no", "bf16", "fp16"]
+Defense = Literal["none", "nt", "at"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -29,6 +30,12 @@ class Training(BaseModel):
         flip: Whether training images are mirrored at random.
         precision: Arithmetic of the forward pass: "no" is float32.
         seed: Of everything that is drawn.
+        defense: What is added to the objective: "none", "nt" (a penalty on the gradient by the pixels) or "at" (half
+            of each batch attacked, its labels lowered).
+        nt_weight: Factor of the penalty, for scores of unit spread.
+        nt_step: Step of the difference that stands for the gradient, pixels being in [0, 1]; 0 takes the gradient
+            itself by double backward.
+        at_epsilon: Radius of the training attack, in 1/255.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -41,6 +48,17 @@ class Training(BaseModel):
     flip: bool = True
     precision: Precision = "no"
     seed: int = Field(0, ge=0, lt=2**63)
+    defense: Defense = "none"
+    nt_weight: float = Field(1e-3, ge=0, le=1e6)
+    nt_step: float = Field(0.01, ge=0, le=1)
+    at_epsilon: float = Field(4.0, gt=0, le=255)
+
+    @field_validator("defense")
+    @classmethod
+    def _needs_epochs(cls, value: Defense, info: ValidationInfo) -> Defense:
+        if value != "none" and info.data.get("epochs") == 0:
+            raise ValueError("needs at least one epoch, since it is a way of training")
+        return value
 
 
 class Recipe(Training):
@@ -132,5 +150,5 @@ def _explain(fault: Any) -> str:
     if fault["type"] == "literal_error":
         allowed = get_args(Recipe.model_fields[fault["loc"][0]].annotation)
         return f"must be one of {', '.join(map(str, allowed))}, got {given}"
-    message = str(fault["msg"])
+    message = str(fault["msg"]).removeprefix("Value error, ")
     return f"{message[0].lower()}{message[1:]}, got {given}"

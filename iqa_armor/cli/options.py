@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from iqa_armor.pipeline.loading import Opening
     from iqa_armor.pipeline.progress import Progress
 
-FOREIGN = "Foreign model files"
+FOREIGN, DEFENSE = "Foreign model files", "Rival defences"
 
 ModelArg = Annotated[
     Path,
@@ -81,6 +81,30 @@ DataOpt = Annotated[
         "split), nips2017:DIR, folder:DIR or synthetic. "
         "[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
     ),
+]
+DefenseOpt = Annotated[
+    Literal["none", "nt", "at"] | None,
+    typer.Option(
+        help="Way of training: nt penalises the gradient of the score by the pixels, at attacks half of each batch "
+        "and lowers its labels by what SSIM says. [default: none]",
+        rich_help_panel=DEFENSE,
+    ),
+]
+NtWeightOpt = Annotated[
+    float | None,
+    typer.Option(help="Factor of nt's penalty, for scores of unit spread. [default: 0.001]", rich_help_panel=DEFENSE),
+]
+NtStepOpt = Annotated[
+    float | None,
+    typer.Option(
+        help="Step of nt's difference, pixels being in 0..1; 0 takes the gradient itself, by double backward. "
+        "[default: 0.01]",
+        rich_help_panel=DEFENSE,
+    ),
+]
+AtEpsilonOpt = Annotated[
+    float | None,
+    typer.Option(help="Radius and step of at's attack, in 1/255. [default: 4]", rich_help_panel=DEFENSE),
 ]
 DeviceOpt = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]

@@ -21,6 +21,7 @@ from iqa_armor.recipe import Training
 from iqa_armor.training.checkpoint import read_checkpoint, write_atomically
 from iqa_armor.training.losses import LOSSES
 from iqa_armor.training.predict import predict
+from iqa_armor.training.robust import make_defense
 from iqa_armor.training.setup import WarmCosine, make_accelerator, make_loader, parameter_groups, require_one_size
 
 logger = logging.getLogger(__name__)
@@ -130,6 +131,7 @@ class _Run:
         self.data = data
         self.model = model
         self.loss = LOSSES[settings.loss]
+        self.defense = make_defense(settings, data.training.mos, spread=data.spread)
         model.requires_grad_(True)
         loader = make_loader(data.training, settings)
         optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
@@ -181,7 +183,10 @@ class _Run:
             mirrored = torch.rand(len(images), generator=generator) < 0.5
             images = torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
         targets = (mos - self.data.center) / self.data.spread
+        images, targets = self.defense.batch(self.model, images, targets)
         loss = self.loss(self.network(images).float(), targets)
+        # Behind the forward pass in training mode, which changes buffers that this one reads.
+        loss = loss + self.defense.penalty(self.model, images)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.optimizer.step()

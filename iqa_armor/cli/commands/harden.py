@@ -11,7 +11,9 @@ from rich.table import Table
 from iqa_armor.cli.console import progress, show_json, stderr, stdout
 from iqa_armor.cli.options import (
     ArchOpt,
+    AtEpsilonOpt,
     DataOpt,
+    DefenseOpt,
     DeviceOpt,
     InputSizeOpt,
     InterpolationOpt,
@@ -19,6 +21,8 @@ from iqa_armor.cli.options import (
     LowerOpt,
     MeanOpt,
     ModelArg,
+    NtStepOpt,
+    NtWeightOpt,
     StdOpt,
     TrustOpt,
     open_data,
@@ -98,6 +102,10 @@ def harden(
         Literal["no", "bf16", "fp16"] | None,
         typer.Option(help="Mixed precision. [default: no]", rich_help_panel=TUNING),
     ] = None,
+    defense: DefenseOpt = None,
+    nt_weight: NtWeightOpt = None,
+    nt_step: NtStepOpt = None,
+    at_epsilon: AtEpsilonOpt = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]", rich_help_panel=TUNING)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     dry_run: Annotated[

@@ -11,12 +11,16 @@ from rich.table import Table
 from iqa_armor.cli.commands.harden import check_target
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
+    AtEpsilonOpt,
     DataOpt,
+    DefenseOpt,
     DeviceOpt,
     InputSizeOpt,
     InterpolationOpt,
     JsonOpt,
     MeanOpt,
+    NtStepOpt,
+    NtWeightOpt,
     StdOpt,
     TrustOpt,
     open_data,
@@ -52,6 +56,10 @@ def train(
         Literal["norm-in-norm", "plcc", "mse", "plcc+mse"], typer.Option(help="What is minimised.")
     ] = "plcc+mse",
     precision: Annotated[Literal["no", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "no",
+    defense: DefenseOpt = None,
+    nt_weight: NtWeightOpt = None,
+    nt_step: NtStepOpt = None,
+    at_epsilon: AtEpsilonOpt = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     input_size: InputSizeOpt = None,
@@ -68,7 +76,7 @@ def train(
     from iqa_armor.recipe import Training, make_training
 
     check_target(output, Path(arch))
-    given = {name: context.params[name] for name in Training.model_fields if name in context.params}
+    given = {name: value for name in Training.model_fields if (value := context.params.get(name)) is not None}
     settings = make_training(given)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     with progress() as bars:
