@@ -15,6 +15,8 @@ from iqa_armor.errors import RecipeError
 Loss = Literal["norm-in-norm", "plcc", "mse", "plcc+mse"]
 Precision = Literal["no", "bf16", "fp16"]
 Defense = Literal["none", "nt", "at"]
+Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
+ActivationScope = Literal["all", "new"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -36,6 +38,8 @@ class Training(BaseModel):
         nt_step: Step of the difference that stands for the gradient, pixels being in [0, 1]; 0 takes the gradient
             itself by double backward.
         at_epsilon: Radius of the training attack, in 1/255.
+        activation: What takes the place of ReLU, ReLU6 and leaky ReLU; "keep" leaves them.
+        activation_scope: Whether that happens in all layers or only behind those that are not pretrained ("new").
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -52,6 +56,8 @@ class Training(BaseModel):
     nt_weight: float = Field(1e-3, ge=0, le=1e6)
     nt_step: float = Field(0.01, ge=0, le=1)
     at_epsilon: float = Field(4.0, gt=0, le=255)
+    activation: Activation = "keep"
+    activation_scope: ActivationScope = "all"
 
     @field_validator("defense")
     @classmethod
@@ -88,6 +94,13 @@ class Recipe(Training):
     criterion: Literal["l1", "l2"] = "l2"
     prune_global: bool = False
     calibration: int = Field(64, ge=2, le=4096)
+
+    @field_validator("activation_scope")
+    @classmethod
+    def _has_no_new_layers(cls, value: ActivationScope) -> ActivationScope:
+        if value == "new":
+            raise ValueError("a model that is hardened has no new layers, so it can only be all")
+        return value
 
     @field_validator("position", mode="before")
     @classmethod

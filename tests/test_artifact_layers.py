@@ -14,6 +14,7 @@ from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.refusal import Refusal
+from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import RobustBlock
 
 # At least one layer of each class, with arguments that are not the defaults.
@@ -76,6 +77,7 @@ EXAMPLES = [
         nn.RReLU(0.1, 0.4),
         nn.Softplus(2, 10),
         nn.Threshold(0.1, -1.0, True),
+        Sqish(0.25, 2.0, 0.5),
     ),
     *(nn.Dropout(0.3, True), nn.Dropout1d(0.3), nn.Dropout2d(0.3), nn.Dropout3d(0.3), nn.AlphaDropout(0.3)),
     *(nn.FeatureAlphaDropout(0.3), torchvision.ops.StochasticDepth(0.1, "row"), Permute([0, 2, 3, 1])),

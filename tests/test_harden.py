@@ -84,6 +84,25 @@ def test_control_has_no_block_and_all_its_channels(trained, dataset) -> None:
     assert sum(p.numel() for p in result.model.parameters()) == sum(p.numel() for p in trained.parameters())
 
 
+def test_pruning_alone_adds_no_block(trained, dataset) -> None:
+    result = harden(trained, dataset, Recipe(position="none", prune=0.4, **QUICK))
+    assert result.blocks == ()
+    assert not blocks_of(result.model)
+    assert list(result.srocc) == ["original", "pruned", "result"]
+    assert result.pruned is not None
+    assert result.pruned.parameters[1] < result.pruned.parameters[0]
+    assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) > 0.7
+
+
+@pytest.mark.parametrize("defense", ["nt", "at"])
+def test_defense_goes_with_block_and_pruning(trained, dataset, defense: str) -> None:
+    result = harden(trained, dataset, Recipe(defense=defense, activation="sqish", **QUICK))
+    assert list(result.srocc) == ["original", "activations replaced", "pruned", "block installed", "result"]
+    assert len(blocks_of(result.model)) == 1
+    assert len(result.provenance["smooth_activations"]) == 3
+    assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) > 0.7
+
+
 def test_two_runs_of_one_recipe_give_the_same_file(trained, dataset, tmp_path: Path) -> None:
     for name in ("one", "two"):
         harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1})).save(tmp_path / f"{name}.safetensors")

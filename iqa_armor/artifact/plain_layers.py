@@ -23,6 +23,7 @@ from iqa_armor.artifact.checks import (
     share,
 )
 from iqa_armor.artifact.leaf import Field, Leaf
+from iqa_armor.models.sqish import Sqish
 
 MAX_SCALE = 64
 
@@ -71,6 +72,7 @@ ACTIVATIONS: dict[str, Leaf] = {
     "torch.nn.PReLU": Leaf(nn.PReLU, {"num_parameters": Field(channels)}),
     "torch.nn.RReLU": Leaf(nn.RReLU, {"lower": Field(share), "upper": Field(share), **inplace}),
     "torch.nn.Softplus": Leaf(nn.Softplus, {"beta": any_number, "threshold": any_number}),
+    "iqa_armor.models.sqish.Sqish": Leaf(Sqish, dict.fromkeys(("alpha", "beta", "gamma"), any_number)),
     "torch.nn.Threshold": Leaf(nn.Threshold, {"threshold": any_number, "value": any_number, **inplace}),
 }
 

@@ -106,6 +106,18 @@ AtEpsilonOpt = Annotated[
     float | None,
     typer.Option(help="Radius and step of at's attack, in 1/255. [default: 4]", rich_help_panel=DEFENSE),
 ]
+ActivationOpt = Annotated[
+    Literal["keep", "elu", "silu", "gelu", "sqish"] | None,
+    typer.Option(help="What takes the place of ReLU, ReLU6 and leaky ReLU. [default: keep]", rich_help_panel=DEFENSE),
+]
+ActivationScopeOpt = Annotated[
+    Literal["all", "new"] | None,
+    typer.Option(
+        help="Whether in all layers or, with train --weights, only behind those that FILE has no weights for. "
+        "[default: all]",
+        rich_help_panel=DEFENSE,
+    ),
+]
 DeviceOpt = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 

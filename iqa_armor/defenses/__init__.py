@@ -1,7 +1,8 @@
-"""Defenses around a model: purifiers of its images and smoothers of its scores."""
+"""Defenses of a network and around one: activations, purifiers of its images, smoothers of its scores."""
 
 from __future__ import annotations
 
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.defenses.base import (
     Approximated,
     BoundSmoother,
@@ -22,4 +23,5 @@ __all__ = [
     "Purifier",
     "Smoother",
     "Threat",
+    "replace_activations",
 ]

@@ -11,6 +11,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
@@ -117,6 +118,7 @@ class _Job:
         self.material = load_material(dataset.training(), model, options.progress)
         self.calibration = calibration_batch(self.material, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
+        self.smooth: list[str] = []
 
     def run(self) -> Hardened:
         traced = trace(self.original.network, self.calibration[:1])
@@ -124,6 +126,9 @@ class _Job:
         sizes = [size for cut in cuts if (size := size_of(cut))]
         names = {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
         base_scores = self._note("original", self.original.network)
+        if self.recipe.activation != "keep":
+            self.smooth = replace_activations(traced, self.recipe.activation)
+            self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=[channels for _, channels, _, _ in sizes])
         blocks = self._install(traced, names)
         if blocks:
@@ -221,6 +226,7 @@ class _Job:
         facts = {
             "blocks": [asdict(block) for block in blocks],
             "pruned": pruned.facts() if pruned else None,
+            "smooth_activations": self.smooth,
             "held_out_srocc": self.srocc,
             "epochs": [asdict(epoch) for epoch in fitted.epochs],
             "best_epoch": fitted.best,

@@ -42,6 +42,19 @@ class Opening:
     trust_pickle: bool = False
 
 
+@dataclass(frozen=True)
+class Start:
+    """A model to train.
+
+    Args:
+        model: Architecture with its first weights.
+        fresh: Names of the network's tensors that come from no file; None where none does.
+    """
+
+    model: QualityModel
+    fresh: tuple[str, ...] | None
+
+
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
     """Return the model stored in a file, in eval mode on the CPU.
 
@@ -67,7 +80,14 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 
 
 def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> QualityModel:
+    """Return the model of `start_model`, which takes and refuses the same."""
+    return start_model(arch, opening=opening, weights=weights, seed=seed).model
+
+
+def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
+
+    Weights that an architecture's factory brings along count as fresh, since it does not tell.
 
     Args:
         arch: Architecture as in `Opening`, or a model file to train further.
@@ -81,17 +101,18 @@ def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed:
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
-        return load_model(arch, opening=opening)
+        return Start(load_model(arch, opening=opening), ())
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = _built(arch, opening)
     model.name = arch.rpartition(":")[2]
+    fresh: tuple[str, ...] | None = None
     if weights is not None:
         state = _as_state(read_state(weights, trust_pickle=opening.trust_pickle))
-        fresh = load_matching(model.network, state, source=str(weights))
+        fresh = tuple(load_matching(model.network, state, source=str(weights)))
         shown = ", ".join(fresh[:10]) + (f" and {len(fresh) - 10} more" if len(fresh) > 10 else "")
         logger.info("weights from %s; new: %s", weights, shown or "none")
-    return _with_scale(model, opening)
+    return Start(_with_scale(model, opening), fresh)
 
 
 def sha256_of(path: Path) -> str:

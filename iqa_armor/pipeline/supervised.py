@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import fx
+
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses import replace_activations
 from iqa_armor.evaluation import scale_of
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
@@ -46,7 +50,14 @@ class Trained:
         save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=self.provenance)
 
 
-def train(model: QualityModel, dataset: Dataset, settings: Training, *, options: Options | None = None) -> Trained:
+def train(
+    model: QualityModel,
+    dataset: Dataset,
+    settings: Training,
+    *,
+    options: Options | None = None,
+    fresh: Collection[str] | None = None,
+) -> Trained:
     """Return a traced copy of a model, fitted to the training split; the model itself is left untouched.
 
     Args:
@@ -54,14 +65,18 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
         dataset: Scored images; only its training split is used.
         settings: Epochs, step size, loss and the rest.
         options: How this machine does it.
+        fresh: Names of the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None
+            says that none is pretrained.
 
     Raises:
         DataError: If images are missing or unreadable, before anything else starts.
-        SurgeryError: If the model cannot be traced (its file could then not be opened without its source).
+        SurgeryError: If the model cannot be traced (its file could then not be opened without its source),
+            or has no activation to replace.
     """
     options = options or Options()
     material = load_material(dataset.training(), model, options.progress)
     traced = trace(model.network, calibration_batch(material, model, 2)[:1])
+    smooth = _smoothed(traced, settings, fresh)
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
     facts = {
@@ -69,6 +84,7 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
         "data": dataset.fingerprint,
         "preprocessing": asdict(model.preprocessing),
         "weights": state_digest(model),
+        "smooth_activations": smooth,
     }
     fitted, scores = fit_to_opinion(
         copied,
@@ -80,6 +96,18 @@ def train(model: QualityModel, dataset: Dataset, settings: Training, *, options:
         fingerprint=fingerprint_of(facts),
     )
     copied.scale = scale_of(copied, scores, material.names)
-    history = {"epochs": [asdict(epoch) for epoch in fitted.epochs], "best_epoch": fitted.best}
+    history = {
+        "epochs": [asdict(epoch) for epoch in fitted.epochs],
+        "best_epoch": fitted.best,
+        "smooth_activations": smooth,
+    }
     provenance = provenance_of(model, dataset, seed=settings.seed, facts=history)
     return Trained(copied.eval(), settings, fitted, provenance)
+
+
+def _smoothed(traced: fx.GraphModule, settings: Training, fresh: Collection[str] | None) -> list[str]:
+    """Replace activations where the settings say so, in place, and return the names of their nodes."""
+    if settings.activation == "keep":
+        return []
+    chosen = None if settings.activation_scope == "all" else fresh
+    return replace_activations(traced, settings.activation, fresh=chosen)

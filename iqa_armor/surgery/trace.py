@@ -14,6 +14,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import RobustBlock
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
@@ -36,11 +37,11 @@ DROPOUTS: dict[Any, type[nn.Module]] = {
 
 
 class LeafTracer(fx.Tracer):
-    """Tracer that stops at torch.nn layers, stochastic depth and robust blocks, and enters everything else."""
+    """Tracer that stops at torch.nn layers, stochastic depth, Sqish and robust blocks, and enters everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether `m` stays one node of the graph."""
-        if isinstance(m, RobustBlock | StochasticDepth):
+        if isinstance(m, RobustBlock | Sqish | StochasticDepth):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 

@@ -10,6 +10,8 @@ from rich.table import Table
 
 from iqa_armor.cli.console import progress, show_json, stderr, stdout
 from iqa_armor.cli.options import (
+    ActivationOpt,
+    ActivationScopeOpt,
     ArchOpt,
     AtEpsilonOpt,
     DataOpt,
@@ -106,6 +108,8 @@ def harden(
     nt_weight: NtWeightOpt = None,
     nt_step: NtStepOpt = None,
     at_epsilon: AtEpsilonOpt = None,
+    activation: ActivationOpt = None,
+    activation_scope: ActivationScopeOpt = None,
     seed: Annotated[int | None, typer.Option(help="[default: 0]", rich_help_panel=TUNING)] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     dry_run: Annotated[

@@ -11,6 +11,8 @@ from rich.table import Table
 from iqa_armor.cli.commands.harden import check_target
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
+    ActivationOpt,
+    ActivationScopeOpt,
     AtEpsilonOpt,
     DataOpt,
     DefenseOpt,
@@ -60,6 +62,8 @@ def train(
     nt_weight: NtWeightOpt = None,
     nt_step: NtStepOpt = None,
     at_epsilon: AtEpsilonOpt = None,
+    activation: ActivationOpt = None,
+    activation_scope: ActivationScopeOpt = None,
     seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
     resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
     input_size: InputSizeOpt = None,
@@ -72,7 +76,7 @@ def train(
 ) -> None:
     """Train ARCH on scored images and write it as one self-contained file."""
     from iqa_armor import pipeline
-    from iqa_armor.pipeline.loading import new_model
+    from iqa_armor.pipeline.loading import start_model
     from iqa_armor.recipe import Training, make_training
 
     check_target(output, Path(arch))
@@ -80,10 +84,10 @@ def train(
     settings = make_training(given)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     with progress() as bars:
-        model = new_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
+        start = start_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
         dataset = open_data(data, seed=seed, progress=bars)
         options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = pipeline.train(model, dataset, settings, options=options)
+        result = pipeline.train(start.model, dataset, settings, options=options, fresh=start.fresh)
         if not pipeline.is_main_process():
             return
         result.model.name = output.stem

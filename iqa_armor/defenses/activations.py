@@ -1,0 +1,118 @@
+"""Replace the rectifiers of a traced network by smooth activations."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from typing import Any, Literal
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.models.sqish import Sqish
+
+Smooth = Literal["elu", "silu", "gelu", "sqish"]
+SMOOTH: dict[str, type[nn.Module]] = {"elu": nn.ELU, "silu": nn.SiLU, "gelu": nn.GELU, "sqish": Sqish}
+LAYERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
+FUNCTIONS = (
+    functional.relu,
+    functional.relu6,
+    functional.leaky_relu,
+    functional.leaky_relu_,
+    torch.relu,
+    torch.relu_,
+)
+METHODS = ("relu", "relu_")
+
+
+def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collection[str] | None = None) -> list[str]:
+    """Put a smooth activation in the place of each ReLU, ReLU6 and leaky ReLU, in place.
+
+    Layers, functions and methods of these names are replaced; other bent functions (clamp, hard swish, PReLU, those
+    inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound.
+
+    Args:
+        traced: Model graph, edited in place.
+        kind: "elu", "silu", "gelu" or "sqish".
+        fresh: Names of parameters that are not pretrained; then only activations are replaced of which every nearest
+            layer with parameters before them has one of these. None replaces all.
+
+    Returns:
+        Names of the nodes that became smooth; their number is that of the places, not of the layers.
+
+    Raises:
+        SurgeryError: If there is no such activation.
+
+    Source: smooth instead of rectified activations, all or only those of layers that are not pretrained, are among
+    the rival defences of [RA] Meleshin et al., arXiv:2506.04951; SiLU and GELU as in Xie et al., "Smooth Adversarial
+    Training", arXiv:2006.14536.
+    """
+    chosen = [node for node in traced.graph.nodes if _is_rectifier(traced, node)]
+    if fresh is not None:
+        chosen = [node for node in chosen if _is_behind_new(traced, node, frozenset(fresh))]
+    if not chosen:
+        where = "" if fresh is None else " behind layers that are not pretrained"
+        raise SurgeryError(
+            f"the network has no ReLU, ReLU6 or leaky ReLU{where} that could become {kind}; use --activation keep"
+        )
+    for node in chosen:
+        _replace(traced, node, SMOOTH[kind]().train(traced.training))
+    traced.delete_all_unused_submodules()
+    traced.graph.lint()
+    traced.recompile()
+    return [node.name for node in chosen]
+
+
+def _is_rectifier(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        return type(traced.get_submodule(str(node.target))) in LAYERS
+    return (node.op == "call_function" and node.target in FUNCTIONS) or (
+        node.op == "call_method" and node.target in METHODS
+    )
+
+
+def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> None:
+    source = node.all_input_nodes[0]
+    if _works_in_place(traced, node):
+        # What reads the rectified tensor under its old name must now read the activation.
+        order = list(traced.graph.nodes)
+        later = set(order[order.index(node) + 1 :])
+        source.replace_all_uses_with(node, delete_user_cb=lambda user: user in later)
+    name = f"smooth_{node.name}"
+    traced.add_submodule(name, activation)
+    # The node keeps its name, by which users may call a cut.
+    node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
+
+
+def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
+    if node.op == "call_module":
+        layer: Any = traced.get_submodule(str(node.target))
+        return bool(layer.inplace)
+    if node.op == "call_method" or node.target in (torch.relu, torch.relu_, functional.leaky_relu_):
+        return str(getattr(node.target, "__name__", node.target)).endswith("_")
+    position = 2 if node.target is functional.leaky_relu else 1
+    return bool(node.kwargs.get("inplace", node.args[position] if len(node.args) > position else False))
+
+
+def _is_behind_new(traced: fx.GraphModule, node: fx.Node, fresh: frozenset[str]) -> bool:
+    """Return whether each nearest layer with parameters before a node has one that is new; the image has none."""
+    seen, waiting = {node}, list(node.all_input_nodes)
+    while waiting:
+        current = waiting.pop()
+        names = _parameters(traced, current)
+        if current.op == "placeholder" or (names and not names & fresh):
+            return False
+        if not names:
+            waiting.extend(source for source in current.all_input_nodes if source not in seen)
+        seen.add(current)
+    return True
+
+
+def _parameters(traced: fx.GraphModule, node: fx.Node) -> frozenset[str]:
+    """Return the names of the parameters that a node computes with."""
+    if node.op == "call_module":
+        layer = traced.get_submodule(str(node.target))
+        return frozenset(f"{node.target}.{name}" for name, _ in layer.named_parameters())
+    given = {str(source.target) for source in node.all_input_nodes if source.op == "get_attr"}
+    return frozenset(given & {name for name, _ in traced.named_parameters(remove_duplicate=False)})
