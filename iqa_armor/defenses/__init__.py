@@ -12,8 +12,10 @@ from iqa_armor.defenses.base import (
     Threat,
 )
 from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers import PURIFIERS, parse_purifier
 
 __all__ = [
+    "PURIFIERS",
     "Approximated",
     "BoundSmoother",
     "Certificate",
@@ -22,4 +24,5 @@ __all__ = [
     "Purifier",
     "Smoother",
     "Threat",
+    "parse_purifier",
 ]
