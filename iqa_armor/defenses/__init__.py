@@ -13,8 +13,10 @@ from iqa_armor.defenses.base import (
     Threat,
 )
 from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers import PURIFIERS, parse_purifier
 
 __all__ = [
+    "PURIFIERS",
     "Approximated",
     "BoundSmoother",
     "Certificate",
@@ -23,5 +25,6 @@ __all__ = [
     "Purifier",
     "Smoother",
     "Threat",
+    "parse_purifier",
     "replace_activations",
 ]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar, Literal, Protocol, runtime_checkable
+from typing import Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
@@ -18,14 +18,17 @@ class Purifier(Protocol):
     """A map of images that shall remove adversarial perturbations.
 
     A frozen dataclass of hyperparameters, or an nn.Module where it is learned.
-
-    Attributes:
-        is_differentiable: Whether the gradient by the images is that of what is computed.
-        is_random: Whether the result depends on the generator.
     """
 
-    is_differentiable: ClassVar[bool]
-    is_random: ClassVar[bool]
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether the gradient by the images is that of what is computed; often a class variable."""
+        ...
+
+    @property
+    def is_random(self) -> bool:
+        """Whether the result depends on the generator; often a class variable."""
+        ...
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return purified images, (N, 3, H, W) in [0, 1], of images likewise; the input is left as it is.

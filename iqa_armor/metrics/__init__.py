@@ -1,4 +1,4 @@
-"""Metrics of agreement with opinion, of robustness, of image fidelity, and their uncertainty."""
+"""Metrics of agreement with opinion, of robustness, of image fidelity, of purifiers, and their uncertainty."""
 
 from iqa_armor.metrics.bootstrap import (
     Interval,
@@ -9,6 +9,7 @@ from iqa_armor.metrics.bootstrap import (
 )
 from iqa_armor.metrics.correlation import average_ranks, order_codes, plcc, plcc_logistic, srocc
 from iqa_armor.metrics.fidelity import l2, linf, psnr, ssim
+from iqa_armor.metrics.purification import gain_score, quality_score
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
 
 __all__ = [
@@ -20,6 +21,7 @@ __all__ = [
     "average_ranks",
     "bootstrap_statistic",
     "draw_resamples",
+    "gain_score",
     "l2",
     "linf",
     "order_codes",
@@ -28,6 +30,7 @@ __all__ = [
     "plcc",
     "plcc_logistic",
     "psnr",
+    "quality_score",
     "r_score",
     "srocc",
     "ssim",

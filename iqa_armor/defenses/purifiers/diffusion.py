@@ -1,0 +1,161 @@
+"""Diffusion purification: drown an attack in noise, then let a diffusion model take the noise away."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from iqa_armor.defenses.base import Purifier
+from iqa_armor.defenses.purifiers.filters import Unsharp
+from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.stored import existing, first_line
+from iqa_armor.errors import ArmorError, ModelLoadError
+
+INDEX = "model_index.json"
+WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
+# What a folder may ask for, by the name of its part; none of it is code of the folder's own.
+NETWORKS = ("UNet2DModel",)
+SCHEDULES = ("DDPMScheduler", "DDIMScheduler")
+LARGEST_STEP = 10_000
+_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+
+
+@dataclass(frozen=True)
+class DiffusionFolder:
+    """Add noise up to a step of a diffusion model, then denoise from there.
+
+    Args:
+        path: Folder of an unconditional pixel-space pipeline of diffusers (a UNet2DModel with a DDPM or DDIM
+            schedule) with safetensors weights; nothing is downloaded and no code of the folder is run.
+        step: Step up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with.
+        stride: Denoise every so many steps, from 1 to `step`; 1 is the paper's.
+        unsharp: Whether the result is sharpened, by `unsharp`'s own settings.
+        gradient: Whether attackers differentiate all denoising, which keeps every step's activations; otherwise
+            they take the identity's gradient.
+
+    Raises:
+        ValueError: If a number is out of range.
+
+    Source: Nie et al., "Diffusion Models for Adversarial Purification", ICML 2022, arXiv:2205.07460, with t* = 0.15
+    of 1000 steps; sharpening after it: [AP] Gushchin et al., arXiv:2404.06957. Ancestral sampling of DDPM instead of
+    a solver of the reverse SDE, skipping steps, and the model at the image's own size are (ours).
+    """
+
+    path: str = ""
+    step: int = 150
+    stride: int = 1
+    unsharp: bool = False
+    gradient: bool = False
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.step <= LARGEST_STEP:
+            raise ValueError(f"diffusion needs a step from 1 to {LARGEST_STEP}, got {self.step}")
+        if not 1 <= self.stride <= self.step:
+            raise ValueError(f"diffusion needs a stride from 1 to its step {self.step}, got {self.stride}")
+
+    def load(self) -> Purifier:
+        """Return the purifier, on the CPU.
+
+        Raises:
+            ModelLoadError: If the folder is missing, incomplete, or asks for anything but such a pipeline.
+            ArmorError: If diffusers is not installed.
+        """
+        folder = existing(self.path, owner="diffusion", is_folder=True)
+        if find_spec("diffusers") is None:
+            raise ArmorError("diffusion takes diffusers, not installed here; run pip install 'iqa-armor[diffusion]'")
+        _check_index(folder)
+        if not (folder / WEIGHTS).is_file():
+            raise ModelLoadError(
+                f"{folder} has no {WEIGHTS}; save the pipeline with save_pretrained(FOLDER, safe_serialization=True)"
+            )
+        from diffusers import DDPMScheduler, UNet2DModel
+
+        try:
+            unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
+            schedule = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
+        except _FAILURES as error:
+            raise ModelLoadError(f"{folder} cannot be opened by diffusers: {first_line(error)}") from error
+        return Diffusion(unet.eval().requires_grad_(False), schedule, self)
+
+
+class Diffusion(nn.Module):
+    """A loaded `DiffusionFolder`.
+
+    Args:
+        unet: Network of noisy images (N, 3, H, W) in about [-1, 1] and a step.
+        schedule: How much noise every step has.
+        settings: Step, stride and the rest.
+
+    Raises:
+        ModelLoadError: If the network is not for plain RGB images, or was trained with fewer steps.
+    """
+
+    is_random: ClassVar[bool] = True
+
+    def __init__(self, unet: nn.Module, schedule: Any, settings: DiffusionFolder) -> None:
+        super().__init__()
+        config: Any = unet.config
+        if config.in_channels != 3 or config.num_class_embeds is not None:
+            raise ModelLoadError(f"{settings.path} is not a model of RGB images without classes; name one that is")
+        if settings.step > schedule.config.num_train_timesteps:
+            steps = schedule.config.num_train_timesteps
+            raise ModelLoadError(f"{settings.path} is trained with {steps} steps, got step={settings.step}")
+        self.unet, self.schedule, self.settings = unet, schedule, settings
+        self.multiple = 2 ** (len(config.block_out_channels) - 1)
+
+    @property
+    def is_differentiable(self) -> bool:
+        """Whether attackers shall differentiate the denoising."""
+        return self.settings.gradient
+
+    def forward(self, images: Tensor, generator: Generator) -> Tensor:
+        """Return images (N, 3, H, W) in [0, 1], each with noise of its own.
+
+        Raises:
+            ModelLoadError: If the network does not take images of this size.
+        """
+        with torch.set_grad_enabled(self.settings.gradient and torch.is_grad_enabled()):
+            purified = cropped_like(self._denoised(padded(images, multiple=self.multiple), generator), images)
+            return Unsharp()(purified, generator) if self.settings.unsharp else purified
+
+    def _denoised(self, images: Tensor, generator: Generator) -> Tensor:
+        # The scheduler keeps the steps it is set to; a copy leaves this module as it is.
+        schedule: Any = type(self.schedule).from_config(self.schedule.config)
+        steps = list(range(self.settings.step - 1, -1, -self.settings.stride))  # diffusers counts from 0
+        schedule.set_timesteps(timesteps=steps, device=images.device)
+        noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
+        current = schedule.add_noise(2 * images - 1, noise, torch.full((len(images),), steps[0], device=images.device))
+        for step in schedule.timesteps:
+            try:
+                predicted = self.unet(current, step).sample
+            except RuntimeError as error:
+                size = tuple(images.shape[-2:])
+                raise ModelLoadError(
+                    f"{self.settings.path} does not take images of {size}: {first_line(error)}"
+                ) from error
+            current = schedule.step(predicted, step, current, generator=generator).prev_sample
+        return torch.as_tensor((current + 1) / 2)
+
+
+def _check_index(folder: Path) -> None:
+    """Refuse pipelines that would need more than a known network and a known schedule."""
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        parts = {name: index[name] for name in ("unet", "scheduler")}
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise ModelLoadError(
+            f"{folder} is no pipeline of an unconditional diffusion model: {INDEX} is missing, damaged or names no "
+            "unet and scheduler"
+        ) from error
+    for name, allowed in (("unet", NETWORKS), ("scheduler", SCHEDULES)):
+        if parts[name] not in [["diffusers", kind] for kind in allowed]:
+            raise ModelLoadError(
+                f"{folder} asks for the {name} {parts[name]!r}; allowed are {', '.join(allowed)} of diffusers, since "
+                "others may run code of the folder"
+            )

@@ -1,0 +1,169 @@
+"""The FCN filter: a small convolutional network trained to undo attacks, in a file of its own."""
+
+from __future__ import annotations
+
+import json
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from iqa_armor.defenses.base import Purifier
+from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.stored import existing, first_line
+from iqa_armor.errors import ArmorError, ModelLoadError
+
+METADATA_KEY = "iqa_armor_purifier"
+KIND, FORMAT = "fcn", 1
+WIDTHS = (64, 16)
+KERNEL = 3
+SLOPE = 0.2
+LARGEST_FILE = 2**20  # bytes; a filter takes 50 kB
+
+
+@dataclass(frozen=True)
+class FCNFile:
+    """A trained FCN filter.
+
+    Args:
+        path: File written by `iqa-armor train-purifier`.
+    """
+
+    path: str = ""
+
+    def load(self) -> Purifier:
+        """Return the filter, on the CPU.
+
+        Raises:
+            ModelLoadError: If the file is missing, damaged, or holds something else.
+        """
+        return load_fcn(existing(self.path, owner="fcn"))[0]
+
+
+class FCN(nn.Module):
+    """Add a correction to images that three convolutions compute: 3 → 64 → 16 → 3 channels.
+
+    A new filter changes nothing, since its last layer starts at zero. Statistics are those of one image, so images
+    of a batch do not influence one another.
+
+    Source: [AP] Gushchin et al., arXiv:2404.06957: three convolutions, widths, instance normalisation, LeakyReLU,
+    tanh. Kernels of 3×3, repeated borders, a normalisation and LeakyReLU (slope 0.2) after the first two
+    convolutions, learned gains and offsets, and that the tanh is added to the image are (ours): normalised features
+    have lost the brightness that an image would have to be rebuilt with.
+    """
+
+    is_differentiable: ClassVar[bool] = True
+    is_random: ClassVar[bool] = False
+
+    def __init__(self) -> None:
+        super().__init__()
+        first, second = WIDTHS
+        self.layers = nn.Sequential(
+            *_convolution(3, first),
+            *_convolution(first, second),
+            nn.Conv2d(second, 3, KERNEL, padding=KERNEL // 2, padding_mode="replicate"),
+            nn.Tanh(),
+        )
+        for parameter in self.layers[-2].parameters():
+            nn.init.zeros_(parameter)
+
+    def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
+        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        entered = padded(images, least=2)  # one pixel has no deviation
+        return cropped_like(entered + self.layers(2 * entered - 1), images)
+
+
+def new_fcn(seed: int) -> FCN:
+    """Return an untrained filter whose weights depend on the seed only; the global generator is left as it was."""
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(seed)
+        return FCN()
+
+
+def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
+    """Write a filter into one safetensors file, which appears whole or not at all.
+
+    Args:
+        network: The filter.
+        path: The file, replaced if it exists; its folder must exist.
+        provenance: How it was trained, JSON values; recorded, never acted on.
+
+    Raises:
+        ArmorError: If the file cannot be written.
+    """
+    from safetensors.torch import save
+
+    record = {"kind": KIND, "format": FORMAT, "provenance": provenance}
+    tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
+    content = save(tensors, {METADATA_KEY: json.dumps(record)})
+    try:
+        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        try:
+            with os.fdopen(descriptor, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+            Path(name).chmod(0o644)
+            Path(name).replace(path)
+        finally:
+            Path(name).unlink(missing_ok=True)
+    except OSError as error:
+        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
+
+
+def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
+    """Return the filter of a file, in eval mode on the CPU and without gradients of its own, and its provenance.
+
+    Raises:
+        ModelLoadError: If the file is damaged, or holds something else.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        if path.stat().st_size > LARGEST_FILE:
+            raise ModelLoadError(f"{path} is too large for an FCN filter; train one with iqa-armor train-purifier")
+        with safe_open(path, framework="pt", device="cpu") as file:
+            metadata = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
+        raise ModelLoadError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
+    provenance = _provenance(path, metadata.get(METADATA_KEY))
+    network = FCN()
+    _check_tensors(path, tensors, network)
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False), provenance
+
+
+def _provenance(path: Path, text: str | None) -> dict[str, Any]:
+    try:
+        record = json.loads(text or "null")
+    except (ValueError, RecursionError) as error:
+        raise ModelLoadError(f"{path} has a damaged description: {first_line(error)}") from error
+    if not isinstance(record, dict) or record.get("kind") != KIND:
+        raise ModelLoadError(f"{path} is no FCN filter; train one with iqa-armor train-purifier")
+    if record.get("format") != FORMAT:
+        raise ModelLoadError(
+            f"{path} has format {record.get('format')!r} and this version reads {FORMAT}; a newer iqa-armor may open it"
+        )
+    provenance = record.get("provenance")
+    return provenance if isinstance(provenance, dict) else {}
+
+
+def _check_tensors(path: Path, tensors: dict[str, Tensor], network: FCN) -> None:
+    wanted = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
+    if {name: (value.shape, value.dtype) for name, value in tensors.items()} != wanted:
+        raise ModelLoadError(f"{path} does not have the layers of an FCN filter; train it again")
+    if not all(bool(value.isfinite().all()) for value in tensors.values()):
+        raise ModelLoadError(f"{path} has weights that are not finite; train it again")
+
+
+def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
+    return (
+        nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2, padding_mode="replicate"),
+        nn.InstanceNorm2d(outputs, affine=True),
+        nn.LeakyReLU(SLOPE),
+    )

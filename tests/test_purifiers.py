@@ -1,0 +1,156 @@
+"""Every purifier keeps its promises: shape, range, independence, seeds, gradients, refusals."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.defenses import PURIFIERS, Approximated, Purified, Purifier, parse_purifier
+from iqa_armor.defenses.purifiers import Stored
+from iqa_armor.errors import UsageError
+
+WORDS = [
+    *(name for name, purifier in PURIFIERS.items() if not hasattr(purifier, "path")),
+    "rotate:random=yes,degrees=30",
+    "resize:factor=2,mode=bicubic",
+    "resize:factor=0.3,mode=nearest",
+    "jpeg:quality=20",
+    "quantize:levels=2",
+]
+DIFFERENTIABLE = [word for word in WORDS if parse_purifier(word).is_differentiable]
+SIZES = [(1, 1), (2, 1), (5, 3), (17, 33), (32, 48)]
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def photographs(count: int = 2, size: tuple[int, int] = (24, 34)) -> Tensor:
+    """Return smooth images with a little noise, away from 0 and 1."""
+    coarse = torch.rand(count, 3, 4, 4, generator=seeded(1))
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    return 0.2 + 0.6 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=seeded(2)))
+
+
+@pytest.mark.parametrize("word", WORDS)
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_size_range_and_input_stay(word: str, size: tuple[int, int]) -> None:
+    images = torch.rand(2, 3, *size, generator=seeded(3)).round(decimals=1)
+    before = images.clone()
+    purified = parse_purifier(word)(images, seeded())
+    assert purified.shape == images.shape
+    assert purified.dtype == images.dtype
+    assert 0 <= purified.min() <= purified.max() <= 1
+    assert torch.equal(images, before)
+    assert purified.data_ptr() != images.data_ptr()
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_seed_decides_what_is_drawn(word: str) -> None:
+    purifier, images = parse_purifier(word), photographs()
+    assert torch.equal(purifier(images, seeded(5)), purifier(images, seeded(5)))
+    assert torch.equal(purifier(images, seeded(5)), purifier(images, seeded(6))) != purifier.is_random
+
+
+@pytest.mark.parametrize("word", [word for word in WORDS if parse_purifier(word).is_random])
+def test_images_draw_for_themselves(word: str) -> None:
+    twins = photographs(1).repeat(2, 1, 1, 1)
+    first, second = parse_purifier(word)(twins, seeded())
+    assert not torch.equal(first, second)
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_images_do_not_influence_each_other(word: str) -> None:
+    images, purifier = photographs(2), parse_purifier(word)
+    changed = torch.stack((images[0], torch.rand(images[1].shape, generator=seeded(9))))
+    torch.testing.assert_close(purifier(images, seeded())[0], purifier(changed, seeded())[0])
+
+
+@pytest.mark.parametrize("word", WORDS)
+def test_photographs_stay_recognisable(word: str) -> None:
+    images, purifier = photographs(size=(64, 64)), parse_purifier(word)
+    purified = purifier(images, seeded())
+    assert not torch.equal(purified, images)
+    upright = purified.flip(-1) if word == "flip" else purified
+    assert (upright - images).abs().mean() < (0.5 if "levels=2" in word else 0.12)
+
+
+@pytest.mark.parametrize("word", DIFFERENTIABLE)
+def test_gradient_is_that_of_what_is_computed(word: str) -> None:
+    purifier, images = parse_purifier(word), photographs(1, (9, 11)).double()
+    weights = torch.randn(images.shape, generator=seeded(4)).double()
+
+    def total(at: Tensor) -> Tensor:
+        return (weights * purifier(at, seeded())).sum()
+
+    leaf = images.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(total(leaf), leaf)
+    direction = torch.randn(images.shape, generator=seeded(7)).double()
+    step = 1e-6
+    measured = (total(images + step * direction) - total(images - step * direction)) / (2 * step)
+    torch.testing.assert_close((gradient * direction).sum(), measured, rtol=2e-3, atol=2e-3)
+    assert gradient.abs().sum() > 0
+
+
+def test_jpeg_has_a_stand_in_near_it() -> None:
+    jpeg, images = parse_purifier("jpeg:quality=50"), photographs(size=(33, 47))
+    assert isinstance(jpeg, Approximated)
+    assert (jpeg.surrogate(images) - jpeg(images, seeded())).abs().mean() < 0.01
+
+
+def test_quantize_by_hand() -> None:
+    images = torch.tensor([0.0, 0.2, 0.3, 1.0]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
+    purified = parse_purifier("quantize:levels=3")(images, seeded())
+    torch.testing.assert_close(purified[0, 0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]))
+
+
+def test_median_removes_a_single_pixel_and_keeps_the_border() -> None:
+    images = torch.full((1, 3, 7, 7), 0.5)
+    images[..., 0, 0] = 1.0
+    torch.testing.assert_close(parse_purifier("median")(images, seeded()), torch.full((1, 3, 7, 7), 0.5))
+
+
+def test_rotation_by_a_right_angle_is_counter_clockwise() -> None:
+    images = torch.rand(1, 3, 9, 9, generator=seeded())
+    turned = parse_purifier("rotate:degrees=90")(images, seeded())
+    torch.testing.assert_close(turned, images.rot90(1, (-2, -1)), atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("word", "said"),
+    [
+        ("rotate:degrees=181", "degrees from -180 to 180, got 181"),
+        ("crop:share=0", "share above 0 and at most 1, got 0"),
+        ("resize:factor=17", "from 1/16 .* to 16, got 17"),
+        ("resize:factor=nan", "from 1/16 .* to 16, got nan"),
+        ("resize:mode=lanczos", "nearest, bilinear, bicubic, got 'lanczos'"),
+        ("blur:kernel=4", "odd kernel from 3 to 101, got 4"),
+        ("blur:sigma=0", "above 0 and at most 100 pixels, got 0"),
+        ("median:kernel=1", "odd kernel from 3 to 101, got 1"),
+        ("unsharp:sigma=inf", "at most 100 pixels, got inf"),
+        ("jpeg:quality=0", "quality from 1 to 100, got 0"),
+        ("diffjpeg:quality=101", "quality from 1 to 100, got 101"),
+        ("quantize:levels=1", "from 2 to 256 levels, got 1"),
+        ("noise:sigma=2", "above 0 and at most 1, pixels being in .*, got 2"),
+        ("noise:sigma=much", "must be float, got 'much'"),
+        ("flip:axis=1", "it has none"),
+        ("jepg", "did you mean jpeg"),
+    ],
+)
+def test_refuses_with_what_is_allowed(word: str, said: str) -> None:
+    with pytest.raises(UsageError, match=said):
+        parse_purifier(word)
+
+
+def test_a_chain_defends_a_model(make_model: object) -> None:
+    words = ("jpeg:quality=60", "noise", "blur")
+    model = Purified(make_model(), {word: parse_purifier(word) for word in words})  # type: ignore[operator]
+    images = torch.rand(2, 3, 32, 40, generator=seeded()).requires_grad_()
+    (gradient,) = torch.autograd.grad(model.attacked_scores(images).sum(), images)
+    assert gradient.abs().sum() > 0
+    assert model.is_random
+
+
+def test_registry_holds_purifiers() -> None:
+    assert all(isinstance(purifier, Purifier | Stored) for purifier in PURIFIERS.values())
