@@ -16,8 +16,9 @@ from iqa_armor.errors import DataError
 from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate
 from iqa_armor.evaluation.journal import Journal
 from iqa_armor.evaluation.planning import plan_attacks
-from iqa_armor.evaluation.scoring import Work, score_images
+from iqa_armor.evaluation.scoring import score_images
 from iqa_armor.evaluation.shards import Shard
+from iqa_armor.evaluation.work import Work
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.results import Outcome
 

@@ -119,6 +119,14 @@ ActivationScopeOpt = Annotated[
     ),
 ]
 DeviceOpt = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
+PURIFY_HELP = (
+    "flip, rotate, crop, resize, blur, median, unsharp, jpeg, diffjpeg, quantize, noise, fcn, diffusion or file, with "
+    "settings as in jpeg:quality=60; + chains them."
+)
+ThreatOpt = Annotated[
+    Literal["adaptive", "bare"],
+    typer.Option(help="Whether attacks know the purifiers, or fool the bare model."),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 
 

@@ -13,7 +13,7 @@ from iqa_armor.defenses.base import (
     Threat,
 )
 from iqa_armor.defenses.purified import Purified
-from iqa_armor.defenses.purifiers import PURIFIERS, parse_purifier
+from iqa_armor.defenses.purifiers import PURIFIERS, parse_chain, parse_purifier
 
 __all__ = [
     "PURIFIERS",
@@ -25,6 +25,7 @@ __all__ = [
     "Purifier",
     "Smoother",
     "Threat",
+    "parse_chain",
     "parse_purifier",
     "replace_activations",
 ]

@@ -12,11 +12,12 @@ from torch import Tensor
 
 from iqa_armor.attacks import Attack, budget_key, frozen
 from iqa_armor.data.base import Dataset
-from iqa_armor.evaluation.planning import generator_for, plan_attacks
+from iqa_armor.evaluation.planning import generator_for, plan_attacks, reseed
 from iqa_armor.evaluation.protocol import Evaluation
 from iqa_armor.evaluation.run import on_device, prepare_for, reported_images
 from iqa_armor.evaluation.scoring import ImageScores
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.surface import surface_of
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results import Exhibit, Picture, Points
 
@@ -117,7 +118,8 @@ def _picture(place: _Place, chosen: Attack, settings: EvaluationSettings, *, att
     images = reported_images(place.dataset, settings)
     clean = prepare_for(place.model, place.dataset)(images[place.number])[None].to(settings.device)
     generator = generator_for(settings, "show", attack, place.number)
-    attacked = chosen(place.model, clean, generator)
+    reseed(place.model, settings, "show", attack, place.number)
+    attacked = chosen(surface_of(place.model, settings.eot), clean, generator)
     with torch.no_grad():
         before, after = (float(place.model(shown)) for shown in (clean, attacked))
     difference = (0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)

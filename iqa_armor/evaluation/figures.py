@@ -15,6 +15,7 @@ from iqa_armor.metrics import (
     abs_gain_unsigned,
     auc,
     draw_resamples,
+    gain_score,
     order_codes,
     percentile_interval,
     plcc,
@@ -40,6 +41,10 @@ def measure(scores: ImageScores, scale: ScoreScale) -> Nested:
         distances, decibels = scores.linf[name], scores.psnr[name]
         attack["max_linf"] = {key: float(d.max()) * 255 for key, d in distances.items()}
         attack["psnr"] = {key: float(d.mean()) for key, d in decibels.items()}
+        attack |= _purified_figures(scores, name, scale)
+    if scores.bare is not None and scores.clean_quality is not None:
+        figures["clean_quality"] = float(scores.clean_quality.mean())
+        figures["clean_gain_score"] = _gain_score(scores.bare, scores.clean, scale)
     if scores.mos is not None:
         figures["plcc_logistic"] = float(plcc_logistic(_sign(scale) * scores.clean, scores.mos))
     figures["images"] = len(scores.clean)
@@ -131,6 +136,20 @@ def differences(
     if "worst_case" in figures:
         found["worst_case"] = under("worst_case")
     return Differences.model_validate(found)
+
+
+def _purified_figures(scores: ImageScores, attack: str, scale: ScoreScale) -> Nested:
+    """Return the figures of [AP] by budget, or nothing without a purifier."""
+    if scores.bare is None:
+        return {}
+    return {
+        "quality": {key: float(value.mean()) for key, value in scores.quality[attack].items()},
+        "gain_score": {key: _gain_score(scores.bare, value, scale) for key, value in scores.attacked[attack].items()},
+    }
+
+
+def _gain_score(bare: Tensor, purified: Tensor, scale: ScoreScale) -> float:
+    return float(gain_score((bare - scale.low) / scale.width, (purified - scale.low) / scale.width).mean())
 
 
 def _under_attack(scores: ImageScores, attacked: Tensor, scale: ScoreScale, rows: Tensor) -> dict[str, Tensor]:

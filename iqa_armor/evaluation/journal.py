@@ -6,7 +6,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,8 @@ class Block:
         clean: Scores of the clean images.
         columns: Scores and distances of the attacked images.
         seconds: Time of the clean forward passes, per image.
+        bare: Scores of the clean images by the model behind a purifier; empty without one.
+        clean_quality: Quality of the clean images behind a purifier; likewise.
     """
 
     number: int
@@ -37,6 +39,8 @@ class Block:
     clean: list[float]
     columns: Columns
     seconds: list[float]
+    bare: list[float] = field(default_factory=list)
+    clean_quality: list[float] = field(default_factory=list)
 
 
 class Journal:
@@ -94,7 +98,7 @@ def model_digest(model: QualityModel) -> str:
     network = model.network
     program = network.code if isinstance(network, fx.GraphModule) else ""
     sizes = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in sorted(model.state_dict().items())]
-    known = (str(network), program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
+    known = (str(model), program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 

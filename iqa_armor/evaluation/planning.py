@@ -10,7 +10,9 @@ from torch import Generator, Tensor
 from iqa_armor.attacks import Attack, Batches, Fitted, Plan, at_budgets, budget_key, frozen
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.transforms import batches, load_prepared, to_float
+from iqa_armor.defenses import Defended
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.surface import surface_of
 from iqa_armor.models.base import QualityModel
 
 
@@ -33,6 +35,7 @@ def plan_attacks(
         on_fit: Called with (attack, budgets learned, budgets in all).
     """
     planned: dict[str, tuple[Attack, ...]] = {}
+    surface = surface_of(model, settings.eot)
     seen: Batches | None = None
     for name, attack in settings.build_attacks().items():
         budgets = at_budgets(attack, settings.epsilons)
@@ -44,7 +47,8 @@ def plan_attacks(
         with frozen(model):
             for each in budgets:
                 generator = generator_for(settings, "fit", name, budget_key(each))
-                learned.append(each.fit(model, seen, generator))  # type: ignore[attr-defined]
+                reseed(model, settings, "fit", name, budget_key(each))
+                learned.append(each.fit(surface, seen, generator))  # type: ignore[attr-defined]
                 if on_fit is not None:
                     on_fit(name, len(learned), len(budgets))
         planned[name] = tuple(learned)
@@ -56,6 +60,12 @@ def generator_for(settings: EvaluationSettings, *purpose: object) -> Generator:
     words = "\n".join(map(str, (settings.seed, *purpose)))
     seed = int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
     return Generator(device=settings.device).manual_seed(seed)
+
+
+def reseed(model: QualityModel, settings: EvaluationSettings, *purpose: object) -> None:
+    """Let what a defense draws from now on follow from the purpose alone."""
+    if isinstance(model, Defended):
+        model.reseed(generator_for(settings, "defense", *purpose).initial_seed())
 
 
 def _fitting_batches(model: QualityModel, datasets: Sequence[Dataset], settings: EvaluationSettings) -> Batches:

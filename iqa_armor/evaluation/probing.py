@@ -30,6 +30,7 @@ class Probe:
 
     Args:
         score: The frozen model.
+        surface: What attacks on it follow: the model, or the way through its defense.
         images: Clean images (N, 3, H, W) in [0, 1], on its device.
         width: Width of the model's score range.
         epsilon: L-infinity budget in [0, 1] units.
@@ -40,6 +41,7 @@ class Probe:
     """
 
     score: ScoreFn
+    surface: ScoreFn
     images: Tensor
     width: float
     epsilon: float
@@ -60,7 +62,7 @@ class Probe:
         turned = replace(turned, direction=self.direction)
         generator = Generator(device=self.images.device).manual_seed(self.seed)
         parts = [
-            self._scored(turned(through or self.score, part, generator)) - self._scored(part)
+            self._scored(turned(through or self.surface, part, generator)) - self._scored(part)
             for part in torch.split(self.images, self.batch_size)
         ]
         return self.direction * torch.cat(parts).double().cpu() / self.width
@@ -85,7 +87,8 @@ class Probe:
     def slopes(self) -> Tensor:
         """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
         parts = [
-            score_gradient(self.score, part).abs().sum((1, 2, 3)) for part in torch.split(self.images, self.batch_size)
+            score_gradient(self.surface, part).abs().sum((1, 2, 3))
+            for part in torch.split(self.images, self.batch_size)
         ]
         return torch.cat(parts).double().cpu() / self.width
 

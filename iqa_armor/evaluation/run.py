@@ -12,16 +12,19 @@ from torch import Tensor
 from iqa_armor.attacks import Plan, frozen
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.transforms import PreparedImages, batches, to_float
+from iqa_armor.defenses import Defended, Threat
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.checks import check_strength
 from iqa_armor.evaluation.cost import count_flops, count_parameters
 from iqa_armor.evaluation.journal import Journal, model_digest
-from iqa_armor.evaluation.planning import plan_attacks
+from iqa_armor.evaluation.planning import plan_attacks, reseed
 from iqa_armor.evaluation.probing import Probe
 from iqa_armor.evaluation.scale import measure_scale
-from iqa_armor.evaluation.scoring import ImageScores, Work, score_images
+from iqa_armor.evaluation.scoring import ImageScores, score_images
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
+from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.evaluation.work import Work
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.results import Check
 
@@ -53,6 +56,8 @@ class ModelRun:
     scale_source: str
     scores: dict[str, ImageScores]
     checks: tuple[Check, ...] = ()
+    defense: str = ""
+    threat: Threat | None = None
 
 
 @dataclass(frozen=True)
@@ -117,7 +122,8 @@ def run_model(
             work = Work(model, images, prepare_for(model, dataset), plan, settings, digest, position)
             report = books.reporter(model.name, dataset.spec, total=len(images))
             scores[dataset.spec] = score_images(work, journal=books.journal, shard=books.shard, on_image=report)
-        checks = _checks(model, datasets[0], settings, scale, surrogate, books) if settings.checks else ()
+        wants_checks = settings.checks and not (isinstance(model, Defended) and model.threat == "bare")
+        checks = _checks(model, datasets[0], settings, scale, surrogate, books) if wants_checks else ()
         return ModelRun(
             name=model.name,
             arch=model.arch,
@@ -127,6 +133,8 @@ def run_model(
             scale_source=source,
             scores=scores,
             checks=checks,
+            defense=model.description if isinstance(model, Defended) else "",
+            threat=model.threat if isinstance(model, Defended) else None,
         )
 
 
@@ -144,6 +152,7 @@ def _checks(
     images, _, _ = next(batches(PreparedImages(chosen, prepare_for(model, dataset)), settings.check_images))
     probe = Probe(
         score=model,
+        surface=surface_of(model, settings.eot),
         images=images.to(settings.device),
         width=scale.width,
         epsilon=settings.headline_epsilon,
@@ -157,6 +166,7 @@ def _checks(
         if tell is not None:
             tell(Progress(model.name, f"{len(images)} images (checks of strength)", done, total))
 
+    reseed(model, settings, "checks")
     with frozen(model), frozen(surrogate or model), on_device(surrogate or model, settings.device):
         return check_strength(probe, settings.epsilons, surrogate=surrogate, on_check=on_check)
 

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Literal
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from iqa_armor.attacks import Direction, Plan, budget_key, frozen, run_sweep
-from iqa_armor.data.base import ImageSet
+from iqa_armor.attacks import Direction, frozen
 from iqa_armor.data.transforms import PreparedImages, batches
-from iqa_armor.errors import DataError, ModelLoadError
-from iqa_armor.evaluation.budgets import check_budget
+from iqa_armor.defenses import Purified
+from iqa_armor.errors import DataError
 from iqa_armor.evaluation.journal import Block, Columns, Journal, digest_of
-from iqa_armor.evaluation.planning import generator_for
-from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
-from iqa_armor.metrics import linf, psnr
-from iqa_armor.models.base import QualityModel
+from iqa_armor.evaluation.work import QUALITY, Batch, Work
 
-MEASURES = ("attacked", "linf", "psnr")
 Column = Mapping[str, Mapping[str, Tensor]]  # attack → budget → (N,)
 
 
@@ -41,6 +36,9 @@ class ImageScores:
         seconds_per_image: Median time of the clean forward passes.
         swept: Attacks that were run at every budget.
         direction: Whether attacks raise (+1) or lower (-1) the score.
+        bare: Scores of the clean images by the model behind a purifier (N,), or None without one.
+        quality: Quality of the attacked images behind a purifier, by attack and budget key.
+        clean_quality: Quality of the clean images behind a purifier (N,).
     """
 
     names: tuple[str, ...]
@@ -52,6 +50,9 @@ class ImageScores:
     seconds_per_image: float
     swept: tuple[str, ...] = ()
     direction: Direction = 1
+    bare: Tensor | None = None
+    quality: Column = field(default_factory=dict)
+    clean_quality: Tensor | None = None
 
     def worst(self) -> dict[str, Tensor]:
         """Return, by budget, the farthest score of every image over the swept attacks; nothing for fewer than two."""
@@ -60,34 +61,6 @@ class ImageScores:
         budgets = self.attacked[self.swept[0]]
         stacks = {key: torch.stack([self.attacked[name][key] for name in self.swept]) for key in budgets}
         return {key: stack.amax(0) if self.direction > 0 else stack.amin(0) for key, stack in stacks.items()}
-
-
-@dataclass(frozen=True)
-class Work:
-    """One model on one image set.
-
-    Args:
-        model: On the settings' device already.
-        images: The set; not empty.
-        prepare: Turns a uint8 image (3, H, W) into the float image the network sees.
-        plan: Returns the attacks, one per budget; called when the first block is scored.
-        settings: Batch size, device and seed.
-        model_digest: What tells the model's results from those of others in a journal.
-        set_number: Position of the image set; what is drawn depends on it, and not on the model.
-    """
-
-    model: QualityModel
-    images: ImageSet
-    prepare: Callable[[Tensor], Tensor]
-    plan: Callable[[], Plan]
-    settings: EvaluationSettings
-    model_digest: str = "model"
-    set_number: int = 0
-
-    @property
-    def part(self) -> str:
-        """Name of this work in a journal."""
-        return f"{self.model_digest}-{self.set_number}"
 
 
 def score_images(
@@ -160,11 +133,11 @@ def _digest(parts: Sequence[Tensor]) -> str:
 
 
 def _score_block(work: Work, number: int, parts: Sequence[Tensor]) -> Block:
-    block = Block(number, _digest(parts), [], {measure: {} for measure in MEASURES}, [])
+    block = Block(number, _digest(parts), [], {measure: {} for measure in work.measures}, [])
     first = number * work.settings.batch_size
     for pixels in parts:
         names = work.images.names[first + len(block.clean) :]
-        batch = _Batch(work, pixels.to(work.settings.device), names, block)
+        batch = Batch(work, pixels.to(work.settings.device), names, block)
         batch.score_clean()
         batch.score_attacked()
     return block
@@ -183,66 +156,21 @@ def _joined(work: Work, blocks: Sequence[Block]) -> ImageScores:
             for attack, budgets in attacks[measure].items()
         }
 
+    def row(name: Literal["clean", "bare", "clean_quality"]) -> Tensor:
+        return torch.tensor([value for block in blocks for value in getattr(block, name)], dtype=torch.float64)
+
+    is_purified = isinstance(work.model, Purified)
     return ImageScores(
         names=images.names,
         mos=None if images.mos is None else images.mos.double(),
-        clean=torch.tensor([value for block in blocks for value in block.clean], dtype=torch.float64),
+        clean=row("clean"),
         attacked=column("attacked"),
         linf=column("linf"),
         psnr=column("psnr"),
         seconds_per_image=statistics.median(value for block in blocks for value in block.seconds),
         swept=tuple(name for name, attack in work.settings.build_attacks().items() if attack.norm == "linf"),
         direction=work.settings.direction,
+        bare=row("bare") if is_purified else None,
+        quality=column(QUALITY) if is_purified else {},
+        clean_quality=row("clean_quality") if is_purified else None,
     )
-
-
-@dataclass(frozen=True)
-class _Batch:
-    """Images of one size; what is found goes to the block's columns."""
-
-    work: Work
-    images: Tensor
-    names: Sequence[str]
-    block: Block
-
-    def score_clean(self) -> None:
-        start = _now(self.images)
-        scores = self.score(self.images, "clean")
-        self.block.seconds.append((_now(self.images) - start) / len(self.images))
-        self.block.clean.extend(scores.double().tolist())
-
-    def score_attacked(self) -> None:
-        work, drawn, plan = self.work, len(self.block.clean), self.work.plan()
-        for name, attacks in plan.items():  # the order of attacks and budgets, whatever order they are run in
-            for attack in attacks:
-                for measure in MEASURES:
-                    self.block.columns[measure].setdefault(name, {}).setdefault(budget_key(attack), [])
-
-        def generator(name: str) -> Generator:
-            return generator_for(work.settings, "run", work.set_number, self.block.number, drawn, name)
-
-        for run in run_sweep(plan, work.model, self.images, generator=generator):
-            scores = self.score(run.images, run.attack).double()
-            distance = linf(self.images, run.images)
-            values = {"attacked": scores, "linf": distance, "psnr": psnr(self.images, run.images)}
-            for attack in run.budgets:
-                check_budget(run.attack, attack, clean=self.images, attacked=run.images)
-                for measure, found in values.items():
-                    self.block.columns[measure][run.attack][budget_key(attack)].extend(found.double().tolist())
-
-    def score(self, images: Tensor, state: str) -> Tensor:
-        with torch.no_grad():
-            scores: Tensor = self.work.model(images)
-        if not bool(scores.isfinite().all()):
-            bad = self.names[int((~scores.isfinite()).nonzero()[0])]
-            raise ModelLoadError(
-                f"{self.work.model.name} gives a score that is not finite for image {bad!r} ({state}); "
-                "check its weights and preprocessing"
-            )
-        return scores
-
-
-def _now(images: Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter()

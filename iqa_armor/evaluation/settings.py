@@ -8,6 +8,7 @@ from typing import Any
 from iqa_armor.attacks import Attack, Direction, at_budgets, budget_key, parse_attack
 from iqa_armor.attacks.words import in_pixel_values
 from iqa_armor.errors import UsageError
+from iqa_armor.evaluation.surface import EOT_SAMPLES
 from iqa_armor.results import Settings
 
 PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
@@ -28,6 +29,7 @@ class EvaluationSettings:
         fit_images: Most images that an attack which learns does so on.
         checks: Whether to check the strength of the attacks, on images of the first dataset.
         check_images: Most images that the checks use.
+        eot: Draws that an attacker of a random defense averages.
         resamples: Bootstrap resamples of the intervals.
         confidence: Coverage of the intervals, in (0, 1).
         weights: Weight of each dataset in combined figures; None for 2 with opinion scores and 1
@@ -47,6 +49,7 @@ class EvaluationSettings:
     fit_images: int = 64
     checks: bool = False
     check_images: int = 16
+    eot: int = EOT_SAMPLES
     resamples: int = 1000
     confidence: float = 0.95
     weights: tuple[float, ...] | None = None
@@ -63,6 +66,7 @@ class EvaluationSettings:
             f"limit must be positive, got {self.limit}": self.limit is None or self.limit > 0,
             f"images to fit attacks on must be positive, got {self.fit_images}": self.fit_images > 0,
             f"images of the checks must be positive, got {self.check_images}": self.check_images > 0,
+            f"draws that are averaged (EOT) must be positive, got {self.eot}": self.eot > 0,
             f"resamples must be positive, got {self.resamples}": self.resamples > 0,
             f"confidence must lie in (0, 1), got {self.confidence}": 0 < self.confidence < 1,
         }
@@ -105,6 +109,7 @@ class EvaluationSettings:
             limit=self.limit,
             device=self.device,
             seed=self.seed,
+            eot=self.eot,
             resamples=self.resamples,
             confidence=self.confidence,
         )

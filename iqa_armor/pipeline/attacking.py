@@ -15,7 +15,9 @@ from torch import Generator, Tensor
 from iqa_armor.attacks import Attack, Direction, Fitted, frozen, parse_attack
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.data.problems import Problems
+from iqa_armor.defenses import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
+from iqa_armor.evaluation.surface import surface_of
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.attack_files import (
@@ -128,11 +130,17 @@ class _Run:
         return self.model.prepare(read_image(file)).unsqueeze(0).to(self.device)
 
     def score(self, images: Tensor, file: Path) -> float:
+        self.reseed()
         with torch.no_grad():
             score = float(self.model(images))
         if not math.isfinite(score):
             raise ModelLoadError(f"{self.model.name} gives {file} a score that is not finite; check its weights")
         return score
+
+    def reseed(self) -> None:
+        """Let a random defense draw the same for every image."""
+        if isinstance(self.model, Defended):
+            self.model.reseed(self.seed)
 
     def generator(self) -> Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -142,14 +150,16 @@ class _Run:
             return attack
         task = f"fitting {word}"
         progress(task, 0, 1)
-        fitted = attack.fit(self.model, lambda: map(self.prepared, files), self.generator())
+        self.reseed()
+        fitted = attack.fit(surface_of(self.model), lambda: map(self.prepared, files), self.generator())
         progress(task, 1, 1)
         return fitted
 
     def attack(
         self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
     ) -> AttackedImage:
-        attacked = attack(self.model, clean, self.generator())
+        self.reseed()
+        attacked = attack(surface_of(self.model), clean, self.generator())
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 
 from iqa_armor.data.images import EXTENSIONS, read_image
+from iqa_armor.defenses import Defended
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.devices import choose_device
@@ -15,7 +16,7 @@ from iqa_armor.pipeline.progress import Progress, silent
 
 
 def score_files(
-    model: QualityModel, paths: Sequence[Path], *, device: str = "auto", progress: Progress = silent
+    model: QualityModel, paths: Sequence[Path], *, device: str = "auto", seed: int = 0, progress: Progress = silent
 ) -> list[tuple[Path, float]]:
     """Return (path, score) of image files, one at a time, in the given order; folders are searched.
 
@@ -23,6 +24,7 @@ def score_files(
         model: Moved to the device.
         paths: Image files, or folders whose images are taken in the order of their names.
         device: "auto", "cpu" or "cuda".
+        seed: Of defenses that draw; every image gets the same draws, so no score depends on other images.
         progress: Receiver of progress.
 
     Raises:
@@ -35,6 +37,8 @@ def score_files(
     with torch.inference_mode():
         for done, file in enumerate(files, start=1):
             image = model.prepare(read_image(file)).unsqueeze(0)
+            if isinstance(model, Defended):
+                model.reseed(seed)
             scored.append((file, float(model(image.to(chosen)))))
             progress("scoring", done, len(files))
     return scored

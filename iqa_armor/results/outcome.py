@@ -42,7 +42,9 @@ class _Value(BaseModel):
 class AttackFigures(_Value):
     """One attack on one model; dictionaries go by budget in 1/255, gains are in score ranges or deviations.
 
-    `max_linf` is the largest true change of a pixel value in 1/255, `psnr` the mean in decibels.
+    `max_linf` is the largest true change of a pixel value in 1/255, `psnr` the mean in decibels. Behind a purifier,
+    `quality` is that of the purified attacked images ([AP], (SSIM + PSNR/80)/2), and `gain_score` the mean change of
+    their score from that of the clean image without purifier, relative to it.
     """
 
     abs_gain: ByEpsilon = {}
@@ -51,6 +53,8 @@ class AttackFigures(_Value):
     r_score: ByEpsilon = {}
     srocc: ByEpsilon = {}
     plcc: ByEpsilon = {}
+    quality: ByEpsilon = {}
+    gain_score: ByEpsilon = {}
     max_linf: ByEpsilon = {}
     psnr: ByEpsilon = {}
     abs_gain_auc: Number = None
@@ -71,12 +75,15 @@ class Figures(_Value):
     """Agreement with opinion and robustness to each attack; null where images have no scores.
 
     `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
-    run at every budget; null where fewer than two were.
+    run at every budget; null where fewer than two were. `clean_quality` and `clean_gain_score` say what a purifier
+    does to clean images and to their scores.
     """
 
     srocc: Number = None
     plcc: Number = None
     plcc_logistic: Number = None
+    clean_quality: Number = None
+    clean_gain_score: Number = None
     attacks: dict[str, AttackFigures] = {}
     worst_case: AttackFigures | None = None
 
@@ -156,9 +163,12 @@ class _Named(_Value):
 class ModelEntry(Figures, _Named):
     """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
 
+    `defense` names what stands around the model, and `threat` whether attacks knew it or fooled the bare model.
     `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
     """
 
+    defense: str = ""
+    threat: Literal["adaptive", "bare"] | None = None
     srocc_drop: Number = None
     parameters: int
     flops: int | None = None
@@ -197,6 +207,7 @@ class Settings(_Value):
     limit: int | None = None
     device: str = "cpu"
     seed: int = 0
+    eot: int = 1
     resamples: int
     confidence: float
 

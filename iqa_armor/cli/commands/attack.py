@@ -11,6 +11,7 @@ from rich.text import Text
 
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
+    PURIFY_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -20,6 +21,7 @@ from iqa_armor.cli.options import (
     ModelArg,
     ScoreRangeOpt,
     StdOpt,
+    ThreatOpt,
     TrustOpt,
     opening_of,
 )
@@ -52,6 +54,11 @@ def attack(
     ] = 4.0,
     direction: Annotated[Literal["up", "down"], typer.Option(help="Whether attacks raise or lower the score.")] = "up",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names in DIR.")] = False,
+    purify: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:PARAMS]", help=f"Purify images first: {PURIFY_HELP} May be repeated, in order."),
+    ] = None,
+    threat: ThreatOpt = "adaptive",
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
     mean: MeanOpt = None,
@@ -59,7 +66,7 @@ def attack(
     interpolation: InterpolationOpt = None,
     score_range: ScoreRangeOpt = None,
     trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of attacks that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of attacks and purifiers that draw.")] = 0,
     device: DeviceOpt = "auto",
     json: JsonOpt = False,
 ) -> None:
@@ -69,12 +76,13 @@ def attack(
     """
     from iqa_armor.pipeline.attack_files import TABLE
     from iqa_armor.pipeline.attacking import attack_images, build_attacks
+    from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
 
     sign: Literal[1, -1] = 1 if direction == "up" else -1
     attacks = build_attacks(attack or ["pgd8"], epsilon=epsilon / 255, direction=sign)
     with progress() as bars:
-        opened = load_model(model, opening=opening_of(context.params))
+        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], threat=threat)
         attacked = attack_images(
             opened, images, output, attacks=attacks, seed=seed, device=device, overwrite=overwrite, progress=bars
         )

@@ -10,6 +10,7 @@ import typer
 from iqa_armor.cli.console import progress, show_json, stderr, stdout
 from iqa_armor.cli.files import require_writable, write_text
 from iqa_armor.cli.options import (
+    PURIFY_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -66,6 +67,18 @@ def evaluate(
     ] = "2,4,6,8,10",
     direction: Annotated[Literal["up", "down"], typer.Option(help="Whether attacks raise or lower the score.")] = "up",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
+    purify: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PARAMS][+…]",
+            help=f"Also evaluate each model behind a purifier: {PURIFY_HELP} May be repeated, to compare several.",
+        ),
+    ] = None,
+    threat: Annotated[
+        Literal["both", "adaptive", "bare"],
+        typer.Option(help="Whether attacks know the defenses, or fool the bare model, or both one after the other."),
+    ] = "both",
+    eot: Annotated[int, typer.Option(min=1, help="Draws that attacks average where a defense is random (EOT).")] = 8,
     checks: Annotated[
         bool,
         typer.Option(
@@ -123,6 +136,7 @@ def evaluate(
         limit=limit,
         checks=checks,
         check_images=check_images,
+        eot=eot,
         device=device,
         seed=seed,
         weights=tuple(weight) if weight else None,
@@ -131,7 +145,7 @@ def evaluate(
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths = ([baseline] if baseline is not None and baseline not in models else []) + models
     with progress() as bars:
-        opened = _open(paths, context)
+        opened = _defended(_open(paths, context), purify or [], threat)
         datasets = [open_data(spec, seed=seed, progress=bars) for spec in data or (None,)]
         found = evaluation.evaluate(
             opened,
@@ -183,6 +197,13 @@ def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
     for model, path in zip(opened, paths, strict=True):
         model.name = path.stem if stems.count(path.stem) == 1 else str(path)
     return opened
+
+
+def _defended(models: list[QualityModel], purify: list[str], threat: str) -> list[QualityModel]:
+    from iqa_armor.pipeline.defending import THREATS, defended_models
+
+    chosen = [known for known in THREATS if threat in (known, "both")]
+    return defended_models(models, purify, threats=chosen)
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:

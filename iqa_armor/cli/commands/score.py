@@ -10,6 +10,7 @@ from rich.table import Table
 
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
+    PURIFY_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -28,6 +29,10 @@ def score(
     context: typer.Context,
     model: ModelArg,
     images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")],
+    purify: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME[:PARAMS]", help=f"Purify images first: {PURIFY_HELP} May be repeated, in order."),
+    ] = None,
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
     mean: MeanOpt = None,
@@ -35,16 +40,18 @@ def score(
     interpolation: InterpolationOpt = None,
     score_range: ScoreRangeOpt = None,
     trust_pickle: TrustOpt = False,
+    seed: Annotated[int, typer.Option(min=0, help="Of purifiers that draw.")] = 0,
     device: DeviceOpt = "auto",
     json: JsonOpt = False,
 ) -> None:
     """Score images with MODEL."""
+    from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.pipeline.scoring import score_files
 
     with progress() as bars:
-        opened = load_model(model, opening=opening_of(context.params))
-        scored = score_files(opened, images, device=device, progress=bars)
+        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [])
+        scored = score_files(opened, images, device=device, seed=seed, progress=bars)
     scale = opened.scale
     if json:
         span = None if scale is None else [scale.low, scale.high]

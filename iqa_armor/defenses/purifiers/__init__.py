@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.compression import JPEG, DiffJPEG, Quantize
 from iqa_armor.defenses.purifiers.diffusion import DiffusionFolder
@@ -33,6 +35,7 @@ __all__ = [
     "Unsharp",
     "load_fcn",
     "new_fcn",
+    "parse_chain",
     "parse_purifier",
     "save_fcn",
 ]
@@ -54,6 +57,21 @@ PURIFIERS: dict[str, Purifier | Stored] = {
     "diffusion": DiffusionFolder(),
     "file": NetworkFile(),
 }
+
+
+def parse_chain(text: str) -> dict[str, Purifier]:
+    """Return purifiers that are applied one after the other, by their words.
+
+    Args:
+        text: Words as `parse_purifier` reads them, joined by "+": "jpeg:quality=60+flip".
+
+    Raises:
+        UsageError: As `parse_purifier`, or if a word stands there twice.
+    """
+    words = re.split(rf"\+(?=(?:{'|'.join(PURIFIERS)})(?:[:+]|$))", text)
+    if len(set(words)) < len(words):
+        raise UsageError(f"the chain {text!r} names a purifier twice with the same settings; once is enough")
+    return {word: parse_purifier(word) for word in words}
 
 
 def parse_purifier(text: str) -> Purifier:
