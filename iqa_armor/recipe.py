@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, TypeVar, get_args
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from iqa_armor.errors import RecipeError
 
@@ -17,6 +17,7 @@ Precision = Literal["no", "bf16", "fp16"]
 Defense = Literal["none", "nt", "at"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
+Criterion = Literal["l1", "l2", "pls", "distilled-pls", "hsic", "random"]
 T = TypeVar("T", bound=BaseModel)
 
 
@@ -78,8 +79,9 @@ class Recipe(Training):
         pool: "square" (the paper's) or "none", which keeps the map's height and width.
         taps: Whether side readers of the cut tensor read the protected one ("all") or not ("trunk").
         prune: Share of channels removed, in [0, 1).
-        criterion: Channel importance.
-        prune_global: Rank channels across layers instead of within each.
+        criterion: Channel importance: size of the weights ("l1", "l2"), what 200 labelled training images say of it
+            ("pls", "distilled-pls", "hsic"), or "random".
+        prune_global: Rank channels across layers instead of within each; always so with "distilled-pls".
         calibration: Training images that statistics are taken from.
     """
 
@@ -91,7 +93,7 @@ class Recipe(Training):
     pool: Literal["square", "none"] = "square"
     taps: Literal["all", "trunk"] = "all"
     prune: float = Field(0.10, ge=0, lt=1)
-    criterion: Literal["l1", "l2"] = "l2"
+    criterion: Criterion = "l2"
     prune_global: bool = False
     calibration: int = Field(64, ge=2, le=4096)
 
@@ -106,6 +108,20 @@ class Recipe(Training):
     @classmethod
     def _as_text(cls, value: object) -> object:
         return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+
+    @model_validator(mode="before")
+    @classmethod
+    def _ranked_across_layers(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("criterion") == "distilled-pls":
+            return {"prune_global": True, **values}
+        return values
+
+    @field_validator("prune_global")
+    @classmethod
+    def _not_within_layers(cls, value: bool, info: ValidationInfo) -> bool:
+        if info.data.get("criterion") == "distilled-pls" and not value:
+            raise ValueError("distilled-pls ranks channels across layers; drop --prune-local or prune_global = false")
+        return value
 
 
 def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:

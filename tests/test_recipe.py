@@ -28,11 +28,20 @@ def test_recipe_cannot_be_changed_afterwards() -> None:
         ({"epochs": -1}, "epochs.*got -1"),
         ({"backend": "fourier"}, "backend: must be one of cayley, aoc, aol, got 'fourier'"),
         ({"batch_size": 1}, "batch_size"),
+        ({"criterion": "best"}, "criterion: must be one of l1, l2, pls, distilled-pls, hsic, random, got 'best'"),
+        ({"criterion": "distilled-pls", "prune_global": False}, "prune_global: .*ranks .* across layers"),
     ],
 )
 def test_wrong_settings_are_named_with_their_value(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
         make_recipe(values)
+
+
+def test_distilled_pls_ranks_across_layers_and_the_recipe_says_so() -> None:
+    recipe = make_recipe({"criterion": "distilled-pls"})
+    assert recipe.prune_global
+    assert make_recipe(recipe.model_dump()) == recipe
+    assert not make_recipe({"criterion": "pls"}).prune_global
 
 
 def test_toml_gives_settings_and_numbers_become_positions(tmp_path: Path) -> None:

@@ -62,6 +62,11 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
         image = self.stored[index] if self.stored is not None else _prepared(self, index)
         return image, self.mos[index], index
 
+    def select(self, indices: Sequence[int]) -> PreparedImages:
+        """Return the images at `indices`, in that order; nothing is decoded again."""
+        stored = None if self.stored is None else [self.stored[i] for i in indices]
+        return PreparedImages(self.images.select(indices), self.prepare, stored)
+
     @property
     def is_in_memory(self) -> bool:
         """Whether items cost no decoding."""

@@ -29,6 +29,7 @@ from iqa_armor.pipeline.fitting import (
     score_all,
 )
 from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import Pruned, prune
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import choose, propagate_sizes, size_of, splice, trace
@@ -85,7 +86,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
         options: How this machine does it.
 
     Raises:
-        DataError: If images are missing or unreadable, before anything else starts.
+        DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
         SurgeryError: If the model cannot be traced, cut or pruned as asked.
 
     Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
@@ -99,9 +100,9 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
 def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
     """Return the model after surgery, pruning and block installation but before fine-tuning.
 
-    Only as many training images are read as calibration takes, so that a dry run is quick.
+    Only as many training images are read as calibration and pruning take, so that a dry run is quick.
     """
-    training = dataset.training().limit(2 * recipe.calibration)
+    training = dataset.training().limit(max(2 * recipe.calibration, SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
     return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
 
@@ -116,6 +117,7 @@ class _Job:
         self.options = options
         self.lower_is_better = not model.higher_is_better
         self.material = load_material(dataset.training(), model, options.progress)
+        check_samples(self.material.mos, recipe)
         self.calibration = calibration_batch(self.material, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
         self.smooth: list[str] = []
@@ -163,6 +165,8 @@ class _Job:
             criterion=self.recipe.criterion,
             across_layers=self.recipe.prune_global,
             halved=halved,
+            samples=labelled_batches(self.material, self.original) if takes_samples(self.recipe) else None,
+            seed=self.recipe.seed,
         )
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
         self._note("pruned", pruned.network)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,12 +13,14 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
-from iqa_armor.pruning.importance import CRITERIA
+from iqa_armor.pruning.importance import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, group_importance, reader_scores
+from iqa_armor.pruning.protected import multiplied_layers, output_layers
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 from iqa_armor.pruning.rounding import TOLERANCE, Rounding, promising, ratios
+from iqa_armor.pruning.samples import LabelledBatches, pooled_inputs
 
-# Functions and methods that multiply matrices.
-PRODUCTS = ("matmul", "bmm", "mm", "einsum", "baddbmm", "scaled_dot_product_attention")
+Importance = Callable[[Any], Tensor | None]
+TRIES = 4
 PRUNING_FAILURES = (
     TypeError,
     ValueError,
@@ -40,6 +42,7 @@ class Pruned:
         round_to: Multiple that the kept widths were rounded to.
         channels: (before, after) sums of the convolutions' output channels.
         parameters: (before, after) numbers of parameters.
+        samples: Number of labelled images that importance was measured on.
     """
 
     network: fx.GraphModule
@@ -47,6 +50,7 @@ class Pruned:
     round_to: int
     channels: tuple[int, int]
     parameters: tuple[int, int]
+    samples: int = 0
 
     def facts(self) -> dict[str, object]:
         """Return everything but the network, as plain values."""
@@ -55,6 +59,7 @@ class Pruned:
             "round_to": self.round_to,
             "channels": list(self.channels),
             "parameters": list(self.parameters),
+            "samples": self.samples,
         }
 
 
@@ -66,6 +71,8 @@ def prune(
     criterion: str = "l2",
     across_layers: bool = False,
     halved: Collection[int] = (),
+    samples: LabelledBatches | None = None,
+    seed: int = 0,
 ) -> Pruned:
     """Return a copy of a network without the least important channels of its convolutions.
 
@@ -78,45 +85,92 @@ def prune(
         traced: Traced network, left untouched.
         calibration: Normalised input (N, 3, H, W) on the network's device, clean training images.
         ratio: Share of channels to remove, in [0, 1).
-        criterion: A key of `CRITERIA`.
+        criterion: One of `CRITERIA`.
         across_layers: Rank channels across layers instead of within each.
         halved: Widths of tensors whose half should be a multiple as well, since a block will work on it. Where that
             costs little, they are rounded down to a multiple of twice the size.
+        samples: Labelled images, for the criteria of `FROM_SAMPLES`; gone through once.
+        seed: Of the random criterion.
 
     Returns:
         The pruned copy, in eval mode, with what was removed.
 
     Raises:
-        ValueError: If the ratio or the criterion is not allowed.
+        ValueError: If the ratio or the criterion is not allowed, or the criterion lacks what it needs.
         SurgeryError: If torch-pruning cannot follow the network's channels.
 
     Source: [RA] Section 3; Fang et al., "DepGraph", CVPR 2023 (the dependency graph).
     """
+    _check(traced, ratio, criterion, across_layers=across_layers, has_samples=samples is not None)
+    scores, count = {}, 0
+    if criterion in FROM_SAMPLES and samples is not None:
+        inputs = pooled_inputs(traced, samples)
+        scores, count = reader_scores(criterion, inputs), len(inputs.labels)
+
+    def attempt(rounding: Rounding, aim: float) -> _Attempt:
+        def importance(names: dict[nn.Module, str]) -> Importance:
+            return group_importance(criterion, names=names, scores=scores, across_layers=across_layers, seed=seed)
+
+        pruned, kept = _pruned_copy(traced, calibration, aim, importance, across_layers, rounding)
+        return _Attempt(pruned, kept, rounding, 1 - _channels(pruned) / _channels(traced))
+
+    roundings = promising(traced, ratio, across_layers=across_layers, halved=halved)
+    aim = _aim(lambda aim: attempt(roundings[-1], aim).share, ratio) if across_layers else ratio
+    for rounding in roundings:
+        best = attempt(rounding, aim)
+        if abs(best.share - ratio) <= TOLERANCE:
+            break
+    pruned = best.network
+    recalibrate(pruned, kept_statistics(traced, best.kept, calibration), calibration)
+    channels = (_channels(traced), _channels(pruned))
+    parameters = (_parameters(traced), _parameters(pruned))
+    return Pruned(pruned, best.share, best.rounding.multiple, channels, parameters, count)
+
+
+@dataclass(frozen=True)
+class _Attempt:
+    network: fx.GraphModule
+    kept: dict[str, list[int]]
+    rounding: Rounding
+    share: float
+
+
+def _aim(share_at: Callable[[float], float], ratio: float) -> float:
+    """Return what to ask torch-pruning for, across layers, so that a share of `ratio` of all channels goes.
+
+    It counts layers that share channels as one, so where such layers are the least important more goes than was asked
+    for. What is asked for is corrected by the quotient, at most four times (ours).
+    """
+    aim = ratio
+    for _ in range(TRIES):
+        share = share_at(aim)
+        if abs(share - ratio) <= TOLERANCE / 3:
+            break
+        aim = min(aim * min(ratio / max(share, 1e-9), 2.0), 0.95)
+    return aim
+
+
+def _check(traced: fx.GraphModule, ratio: float, criterion: str, *, across_layers: bool, has_samples: bool) -> None:
     if not 0 <= ratio < 1:
         raise ValueError(f"the pruning ratio must be in [0, 1), got {ratio}")
     if criterion not in CRITERIA:
         raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
+    if criterion in FROM_SAMPLES and not has_samples:
+        raise ValueError(f"the criterion {criterion} must be given labelled images; pass samples")
+    if criterion in ACROSS_LAYERS and not across_layers:
+        raise ValueError(f"the criterion {criterion} must rank across layers; pass across_layers=True")
     if any(isinstance(module, RobustBlock) for module in traced.modules()):
         raise SurgeryError(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
             "pass --prune 0"
         )
-    for rounding in promising(traced, ratio, across_layers=across_layers, halved=halved):
-        pruned, kept = _pruned_copy(traced, calibration, ratio, criterion, across_layers, rounding)
-        before, after = _channels(traced), _channels(pruned)
-        share = 1 - after / before
-        if abs(share - ratio) <= TOLERANCE:
-            break
-    recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
-    parameters = tuple(sum(p.numel() for p in network.parameters()) for network in (traced, pruned))
-    return Pruned(pruned, share, rounding.multiple, (before, after), parameters)  # type: ignore[arg-type]
 
 
 def _pruned_copy(
     traced: fx.GraphModule,
     calibration: Tensor,
     ratio: float,
-    criterion: str,
+    importance: Callable[[dict[nn.Module, str]], Importance],
     across_layers: bool,
     rounding: Rounding,
 ) -> tuple[fx.GraphModule, dict[str, list[int]]]:
@@ -129,12 +183,12 @@ def _pruned_copy(
             pruner = tp.pruner.BasePruner(
                 duplicate,
                 (calibration[:1],),
-                CRITERIA[criterion](),
+                importance(names),
                 pruning_ratio=ratio,
                 global_pruning=across_layers,
                 round_to=rounding.multiple,
                 pruning_ratio_dict={} if across_layers else ratios(duplicate, ratio, rounding),
-                ignored_layers=[*_output_layers(duplicate), *_multiplied_layers(duplicate)],
+                ignored_layers=[*output_layers(duplicate), *multiplied_layers(duplicate)],
                 root_module_types=[nn.modules.conv._ConvNd],
                 # Defaults of torch-pruning are shared between pruners: pass fresh ones.
                 in_channel_groups={},
@@ -166,35 +220,8 @@ def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict
         kept[names[module]] = [channel for i, channel in enumerate(current) if i not in gone]
 
 
-def _output_layers(traced: fx.GraphModule) -> Iterator[nn.Module]:
-    """Yield the layers whose output is the score itself: their width is not free."""
-    (output,) = (node for node in traced.graph.nodes if node.op == "output")
-    yield from _layers_before(traced, output)
-
-
-def _multiplied_layers(traced: fx.GraphModule) -> Iterator[nn.Module]:
-    """Yield the layers whose channels a product of matrices mixes, as bilinear pooling does.
-
-    What reads the product has an input for every pair of channels, which no dependency graph follows; so these layers
-    keep their width (ours).
-    """
-    for node in traced.graph.nodes:
-        if node.op in ("call_function", "call_method") and getattr(node.target, "__name__", node.target) in PRODUCTS:
-            yield from _layers_before(traced, node)
-
-
-def _layers_before(traced: fx.GraphModule, end: fx.Node) -> Iterator[nn.Module]:
-    """Yield the last convolutions and linear layers on the way to a node."""
-    waiting, seen = list(end.all_input_nodes), set(end.all_input_nodes)
-    while waiting:
-        node = waiting.pop()
-        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.modules.conv._ConvNd | nn.Linear):
-            yield module
-            continue
-        fresh = [source for source in node.all_input_nodes if source not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
+def _parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
 
 
 def _channels(network: nn.Module) -> int:

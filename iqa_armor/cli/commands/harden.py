@@ -82,8 +82,12 @@ def harden(
         typer.Option(help="Share of the channels to remove. [default: 0.10]", rich_help_panel=SURGERY),
     ] = None,
     criterion: Annotated[
-        Literal["l1", "l2"] | None,
-        typer.Option(help="Importance that decides which go. [default: l2]", rich_help_panel=SURGERY),
+        Literal["l1", "l2", "pls", "distilled-pls", "hsic", "random"] | None,
+        typer.Option(
+            help="Importance that decides which go: size of the weights (l1, l2), what 200 scored training images say "
+            "(pls, hsic; distilled-pls, which ranks across layers), or chance (random). [default: l2]",
+            rich_help_panel=SURGERY,
+        ),
     ] = None,
     prune_global: Annotated[
         bool | None,
@@ -200,7 +204,7 @@ def _show(result: Hardened, *, target: Path | None, synthetic: bool, json: bool)
         before, after = result.pruned.parameters
         stdout.print(
             f"pruned: {result.pruned.share:.1%} of the channels (rounded to {result.pruned.round_to}), "
-            f"{before / 1e6:.2f} M → {after / 1e6:.2f} M parameters",
+            f"{before / 1e6:.2f} M → {after / 1e6:.2f} M parameters{_source(result.pruned.samples)}",
             markup=False,
         )
     scale = result.model.scale
@@ -216,6 +220,10 @@ def _show(result: Hardened, *, target: Path | None, synthetic: bool, json: bool)
         "next: iqa-armor evaluate shows what this bought; hardening is a claim until attacks have been run",
         markup=False,
     )
+
+
+def _source(samples: int) -> str:
+    return f", by {samples} scored training images" if samples else ""
 
 
 def as_plain(result: Hardened) -> dict[str, Any]:

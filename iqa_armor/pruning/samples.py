@@ -1,0 +1,121 @@
+"""What the layers of a network read on labelled images."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.errors import SurgeryError
+
+# Batches of normalised images (N, 3, H, W) on the network's device with their labels (N,).
+LabelledBatches = Iterable[tuple[Tensor, Tensor]]
+Reader = nn.modules.conv._ConvNd | nn.Linear
+Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
+CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rounding
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What each layer reads, pooled.
+
+    Args:
+        pooled: Per name of a convolution or linear layer, the mean (n, C) over all places of each channel it reads,
+            float64 on the CPU.
+        labels: Labels (n,) of the images, float64 on the CPU.
+    """
+
+    pooled: dict[str, Tensor]
+    labels: Tensor
+
+
+def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
+    """Return the pooled inputs of every convolution and linear layer; restores the network's mode.
+
+    One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several
+    crops of an image, crops of one image together, gets their mean.
+
+    Args:
+        network: Module on normalised input.
+        batches: Labelled images.
+
+    Raises:
+        SurgeryError: If a layer does not see each image by itself.
+        ValueError: If there are no images.
+    """
+    training = network.training
+    parts: dict[str, list[Tensor]] = {}
+    labels: list[Tensor] = []
+    runs: dict[str, list[Tensor]] = {}
+    handles = [
+        module.register_forward_pre_hook(_recorder(runs.setdefault(name, [])))
+        for name, module in network.named_modules()
+        if isinstance(module, Reader)
+    ]
+    try:
+        with torch.no_grad():
+            network.eval()
+            for images, scores in batches:
+                network(images)
+                labels.append(scores.double().cpu())
+                for name, seen in runs.items():
+                    parts.setdefault(name, []).extend(_per_image(name, seen, len(images)))
+                    seen.clear()
+    finally:
+        for handle in handles:
+            handle.remove()
+        network.train(training)
+    if not labels:
+        raise ValueError("this criterion needs labelled images, got none")
+    # A layer that never ran has no parts.
+    return Inputs({name: torch.cat(part) for name, part in parts.items() if part}, torch.cat(labels))
+
+
+def checked(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+    """Return activations (n, C) and labels (n,) as float64, or refuse them.
+
+    Raises:
+        ValueError: If they do not pair up, are fewer than 3, not finite, or the labels all the same.
+    """
+    if activations.ndim != 2 or labels.shape != activations.shape[:1]:
+        shapes = f"{tuple(activations.shape)} and {tuple(labels.shape)}"
+        raise ValueError(f"activations (n, C) and labels (n,) must pair up, got {shapes}")
+    if len(labels) < 3:
+        raise ValueError(f"at least 3 samples are needed, got {len(labels)}")
+    activations, labels = activations.double(), labels.double()
+    if not (activations.isfinite().all() and labels.isfinite().all()):
+        raise ValueError("activations and labels must be finite; the network gives NaN or infinity inside")
+    if bool((labels == labels[0]).all()):
+        raise ValueError(f"the labels must differ, all are {float(labels[0])}")
+    return activations, labels
+
+
+def varies(activations: Tensor) -> Tensor:
+    """Return which channels (C,) of activations (n, C) are more than rounding around a constant."""
+    spread, size = activations.std(dim=0), activations.abs().mean(dim=0)
+    return spread > CONSTANT * size
+
+
+def _recorder(seen: list[Tensor]) -> Hook:
+    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        values = given[0]
+        channel = values.ndim - 1 if isinstance(module, nn.Linear) else 1
+        places = tuple(axis for axis in range(1, values.ndim) if axis != channel)
+        seen.append((values.mean(dim=places) if places else values).double().cpu())
+
+    return hook
+
+
+def _per_image(name: str, seen: list[Tensor], images: int) -> list[Tensor]:
+    """Return, in a list, the mean (N, C) over a layer's runs on a batch of N images; nothing if it did not run."""
+    if not seen:
+        return []
+    for values in seen:
+        if len(values) % images:
+            raise SurgeryError(
+                f"layer {name!r} reads {len(values)} rows for {images} images, so no row belongs to one image; "
+                "take a criterion that needs no images, such as --criterion l2"
+            )
+    return [torch.stack([values.view(images, -1, values.shape[1]).mean(dim=1) for values in seen]).mean(dim=0)]

@@ -1,0 +1,313 @@
+"""What each criterion removes from networks in which one channel is useless by construction."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import get_args
+
+import pytest
+import torch
+import torchvision
+from torch import Tensor, fx, nn
+
+from iqa_armor.pruning import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, Pruned, prune
+from iqa_armor.recipe import Recipe
+from iqa_armor.surgery import trace
+
+SAMPLED = pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic"])
+WIDTH, PLANTED = 16, 5
+
+
+def labelled(count: int = 48, size: int = 16) -> tuple[Tensor, Tensor]:
+    """Return noise whose red and green follow the label, while blue is as bright as chance will have it."""
+    generator = torch.Generator().manual_seed(0)
+    labels = torch.rand(count, generator=generator)
+    blue = torch.rand(count, generator=generator)
+    levels = torch.stack([labels, labels, blue], dim=1).view(count, 3, 1, 1)
+    return levels + 0.05 * torch.rand(count, 3, size, size, generator=generator), labels
+
+
+def batches() -> Iterator[tuple[Tensor, Tensor]]:
+    images, labels = labelled()
+    yield from zip(images.split(10), labels.split(10), strict=True)
+
+
+def cut(network: nn.Module, criterion: str, *, ratio: float = 1 / WIDTH, seed: int = 0, across: bool = False) -> Pruned:
+    images, _ = labelled()
+    return prune(
+        trace(network, images[:1]),
+        images[:8],
+        ratio=ratio,
+        criterion=criterion,
+        across_layers=across or criterion in ACROSS_LAYERS,
+        samples=batches() if criterion in FROM_SAMPLES else None,
+        seed=seed,
+    )
+
+
+def lacks(pruned: Pruned, name: str, original: nn.Conv2d, *, channels: tuple[int, ...] = (PLANTED,)) -> bool:
+    """Return whether a layer's filters are the original's but for the planted channels (and fewer inputs)."""
+    kept = pruned.network.get_submodule(name).weight
+    rest = [index for index in range(original.out_channels) if index not in channels]
+    return len(kept) == len(rest) and torch.equal(kept[:, 0], original.weight[rest, 0])
+
+
+def colour_blind(layer: nn.Conv2d) -> nn.Conv2d:
+    """Make a first layer read red and green with filters above 0, so that every channel follows the label."""
+    with torch.no_grad():
+        layer.weight.abs_()
+        layer.weight[:, 2] = 0
+        layer.bias.fill_(0.1)
+    return layer
+
+
+def brighten(*layers: nn.Conv2d) -> None:
+    """Make filters positive, so that no channel but a planted one is silenced by a ReLU."""
+    with torch.no_grad():
+        for layer in layers:
+            layer.weight.abs_()
+            layer.bias.abs_()
+
+
+def plant_chance(layer: nn.Conv2d) -> None:
+    """Make a channel follow blue alone, by far the largest filter."""
+    with torch.no_grad():
+        layer.weight[PLANTED] = 0
+        layer.weight[PLANTED, 2] = 50.0
+
+
+def plant_silence(layer: nn.Conv2d, *channels: int) -> None:
+    """Make channels negative on every image, with filters that are large: a ReLU silences them."""
+    with torch.no_grad():
+        layer.weight[list(channels)] *= 50
+        layer.bias[list(channels)] = -10_000.0
+
+
+class Plain(nn.Sequential):
+    """One wide layer whose channels all follow the label, and a score."""
+
+    def __init__(self, *, seed: int = 0) -> None:
+        torch.manual_seed(seed)
+        wide = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        super().__init__(wide, nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(WIDTH, 1))
+
+
+class Residual(nn.Module):
+    """A stem and a branch whose channels a sum couples, read by the branch and by the score."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        self.one = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.two = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.score = nn.Linear(WIDTH, 1)
+        brighten(self.one, self.two)
+
+    def forward(self, x: Tensor) -> Tensor:
+        stem = self.stem(x).relu()
+        return self.score((stem + self.two(self.one(stem).relu())).relu().mean((2, 3)))
+
+
+class Separable(nn.Module):
+    """A depthwise pair as in MobileNet."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        self.depthwise = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=WIDTH)
+        self.pointwise = nn.Conv2d(WIDTH, WIDTH, 1)
+        self.score = nn.Linear(WIDTH, 1)
+        brighten(self.depthwise, self.pointwise)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.depthwise(self.stem(x).relu()).relu()
+        return self.score(self.pointwise(maps).relu().mean((2, 3)))
+
+
+class Joined(nn.Module):
+    """Two layers side by side, read as one, and flattened maps of which each place is read by itself."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.left = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        self.right = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        self.both = nn.Conv2d(2 * WIDTH, WIDTH, 1)
+        self.score = nn.Linear(WIDTH * 4, 1)
+        brighten(self.both)
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.both(torch.cat([self.left(x), self.right(x)], 1).relu()).relu()
+        return self.score(nn.functional.adaptive_avg_pool2d(maps, 2).flatten(1))
+
+
+class Grouped(nn.Module):
+    """A layer in two groups, which must lose the same place of both."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.stem = colour_blind(nn.Conv2d(3, WIDTH, 3, padding=1))
+        self.halves = nn.Conv2d(WIDTH, WIDTH, 3, padding=1, groups=2)
+        self.score = nn.Linear(WIDTH, 1)
+        brighten(self.halves)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.score(self.halves(self.stem(x).relu()).relu().mean((2, 3)))
+
+
+@SAMPLED
+def test_channel_that_follows_chance_goes_first_however_large_its_weights(criterion: str) -> None:
+    network = Plain()
+    plant_chance(network[0])
+    assert lacks(cut(network, criterion), "0", network[0])
+    assert not lacks(cut(network, "l2"), "0", network[0])
+
+
+@SAMPLED
+def test_channel_that_a_relu_silences_goes_first(criterion: str) -> None:
+    network = Plain()
+    plant_silence(network[0], PLANTED)
+    assert lacks(cut(network, criterion), "0", network[0])
+    assert not lacks(cut(network, "l2"), "0", network[0])
+
+
+@SAMPLED
+def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion: str) -> None:
+    network = Residual()
+    plant_silence(network.stem, PLANTED)
+    plant_silence(network.two, PLANTED)
+    pruned = cut(network, criterion, ratio=1 / (3 * WIDTH) if criterion in ACROSS_LAYERS else 1 / WIDTH)
+    assert lacks(pruned, "stem", network.stem)
+    assert lacks(pruned, "two", network.two)
+
+
+@SAMPLED
+def test_channel_that_a_depthwise_filter_silences_goes(criterion: str) -> None:
+    network = Separable()
+    plant_silence(network.depthwise, PLANTED)
+    pruned = cut(network, criterion, ratio=1 / (2 * WIDTH) if criterion in ACROSS_LAYERS else 1 / WIDTH)
+    assert lacks(pruned, "stem", network.stem)
+    assert lacks(pruned, "depthwise", network.depthwise)
+    assert pruned.network.get_submodule("depthwise").groups == WIDTH - 1
+
+
+@SAMPLED
+def test_channels_of_joined_and_flattened_maps_are_found_at_their_own_places(criterion: str) -> None:
+    network = Joined()
+    plant_silence(network.both, PLANTED + 1)
+    plant_silence(network.right, PLANTED)
+    plant_silence(network.left, PLANTED + 2)
+    pruned = cut(network, criterion)
+    assert lacks(pruned, "right", network.right)
+    assert lacks(pruned, "left", network.left, channels=(PLANTED + 2,))
+    kept = pruned.network.get_submodule("score").weight
+    rest = [place for place in range(4 * WIDTH) if place // 4 != PLANTED + 1]
+    assert torch.equal(kept, network.score.weight[:, rest])
+
+
+@SAMPLED
+def test_channels_of_a_grouped_layer_go_in_step(criterion: str) -> None:
+    network = Grouped()
+    half = WIDTH // 2
+    plant_silence(network.stem, PLANTED, PLANTED + half)
+    plant_silence(network.halves, PLANTED - 1, PLANTED - 1 + half)
+    pruned = cut(network, criterion, ratio=1 / 8)
+    assert lacks(pruned, "stem", network.stem, channels=(PLANTED, PLANTED + half))
+    assert pruned.network.get_submodule("halves").weight.shape[:2] == (14, 7)
+
+
+def test_distilled_pls_takes_from_the_layer_that_says_least() -> None:
+    class Branches(nn.Module):
+        """One branch sees red and green, which follow the label, the other blue alone."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.seeing = nn.Conv2d(2, 32, 3, padding=1)
+            self.blind = nn.Conv2d(1, 32, 3, padding=1)
+            self.after_seeing, self.after_blind = nn.Linear(32, 4), nn.Linear(32, 4)
+            self.score = nn.Linear(8, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen = self.after_seeing(self.seeing(x[:, :2]).relu().mean((2, 3)))
+            unseen = self.after_blind(self.blind(x[:, 2:]).relu().mean((2, 3)))
+            return self.score(torch.cat([seen, unseen], 1))
+
+    network = Branches()
+    with torch.no_grad():
+        for layer in (network.seeing, network.blind):
+            layer.weight.abs_()
+            layer.bias.fill_(0.1)
+
+    def widths(criterion: str, ratio: float) -> list[int]:
+        pruned = cut(network, criterion, ratio=ratio).network
+        return [module.out_channels for module in pruned.modules() if isinstance(module, nn.Conv2d)]
+
+    assert widths("pls", 0.125) == [28, 28]
+    assert widths("distilled-pls", 0.125) == [32, 24]
+    assert widths("distilled-pls", 0.25) == [32, 16]
+    # At most half of a layer goes first, so the rest comes from the other.
+    assert widths("distilled-pls", 0.375) == [24, 16]
+    assert widths("distilled-pls", 0.75) == [8, 8]
+
+
+def test_random_follows_its_seed() -> None:
+    def kept(seed: int) -> Tensor:
+        return cut(Plain(), "random", ratio=0.5, seed=seed).network.get_submodule("0").weight
+
+    assert torch.equal(kept(1), kept(1))
+    assert not torch.equal(kept(1), kept(2))
+    torch.rand(3)
+    assert torch.equal(kept(1), kept(1))
+
+
+@SAMPLED
+def test_the_same_images_remove_the_same_channels(criterion: str) -> None:
+    one, two = (cut(Residual(), criterion, ratio=0.25) for _ in range(2))
+    assert one.samples == two.samples == 48
+    torch.testing.assert_close(one.network.state_dict(), two.network.state_dict(), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize(
+    ("name", "criterion"),
+    [
+        ("resnet18", "pls"),
+        ("resnet18", "distilled-pls"),
+        ("mobilenet_v2", "distilled-pls"),
+        ("mobilenet_v2", "hsic"),
+        ("resnet18", "random"),
+        *(pytest.param("densenet121", criterion, marks=pytest.mark.slow) for criterion in CRITERIA),
+    ],
+)
+def test_published_networks_lose_a_tenth(name: str, criterion: str) -> None:
+    torch.manual_seed(0)
+    network = torchvision.models.get_model(name, weights=None, num_classes=1)
+    generator = torch.Generator().manual_seed(0)
+    images, labels = torch.rand(12, 3, 32, 32, generator=generator), torch.rand(12, generator=generator)
+    across = criterion in ACROSS_LAYERS
+    sampled = [(images, labels)] if criterion in FROM_SAMPLES else None
+    pruned = prune(trace(network, images[:1]), images[:2], criterion=criterion, across_layers=across, samples=sampled)
+    assert pruned.share == pytest.approx(0.10, abs=0.015)
+    assert pruned.network(images[:2]).isfinite().all()
+    widths = {n: m.out_channels for n, m in network.named_modules() if isinstance(m, nn.Conv2d)}
+    assert all(pruned.network.get_submodule(n).out_channels >= width / 2 - 8 for n, width in widths.items())
+
+
+def test_criteria_are_those_of_the_recipe() -> None:
+    assert get_args(Recipe.model_fields["criterion"].annotation) == CRITERIA
+    assert {"l1", "l2", "random"} == set(CRITERIA) - set(FROM_SAMPLES)
+
+
+@SAMPLED
+def test_criterion_without_images_is_refused(criterion: str) -> None:
+    traced: fx.GraphModule = trace(Plain(), labelled()[0][:1])
+    with pytest.raises(ValueError, match=f"{criterion} must be given labelled images"):
+        prune(traced, labelled()[0][:2], criterion=criterion, across_layers=True)
+
+
+def test_distilled_pls_within_layers_is_refused() -> None:
+    with pytest.raises(ValueError, match="must rank across layers"):
+        prune(trace(Plain(), labelled()[0][:1]), labelled()[0][:2], criterion="distilled-pls", samples=batches())
