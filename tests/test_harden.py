@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -14,7 +15,7 @@ from torch import nn
 
 from iqa_armor.artifact import load_artifact, read_metadata
 from iqa_armor.data.base import Dataset
-from iqa_armor.errors import DataError, SurgeryError
+from iqa_armor.errors import DataError, RecipeError, SurgeryError
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock, singular_values
@@ -101,6 +102,13 @@ def test_defense_goes_with_block_and_pruning(trained, dataset, defense: str) -> 
     assert len(blocks_of(result.model)) == 1
     assert len(result.provenance["smooth_activations"]) == 3
     assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) > 0.7
+
+
+def test_checkpoint_of_another_defense_is_refused(trained, dataset, tmp_path: Path) -> None:
+    options = Options(checkpoint=tmp_path / "resume.pt")
+    harden(trained, dataset, Recipe(epochs=1), options=options)
+    with pytest.raises(RecipeError, match="other settings"):
+        harden(trained, dataset, Recipe(epochs=1, defense="at"), options=replace(options, resume=True))
 
 
 def test_two_runs_of_one_recipe_give_the_same_file(trained, dataset, tmp_path: Path) -> None:

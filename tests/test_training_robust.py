@@ -166,6 +166,13 @@ def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
+def test_at_learns_where_small_scores_are_good(make_model) -> None:
+    model = make_model()
+    data = fit_data(model)
+    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device="cpu")
+    assert done.epochs[done.best].srocc > 0.8
+
+
 def test_images_too_small_for_ssim_are_refused() -> None:
     with pytest.raises(DataError, match="--input-size"):
         AdversarialTraining(1.0).batch(linear_model(), images_of(side=8), torch.zeros(4))

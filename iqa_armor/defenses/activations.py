@@ -44,9 +44,8 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
     Raises:
         SurgeryError: If there is no such activation.
 
-    Source: smooth instead of rectified activations, all or only those of layers that are not pretrained, are among
-    the rival defences of [RA] Meleshin et al., arXiv:2506.04951; SiLU and GELU as in Xie et al., "Smooth Adversarial
-    Training", arXiv:2006.14536.
+    Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
+    which spellings count as a rectifier, and what behind a new layer means.
     """
     chosen = [node for node in traced.graph.nodes if _is_rectifier(traced, node)]
     if fresh is not None:
