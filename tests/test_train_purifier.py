@@ -74,7 +74,7 @@ def test_fitted_attacks_are_fitted_once(make_model: Callable[..., QualityModel])
 def test_a_filter_brings_attacked_images_back(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:
     model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = train_purifier(model, smooth, replace(SPEED, epochs=20), options=CPU)
+    result = train_purifier(model, smooth, replace(SPEED, epochs=8), options=CPU)
     undone = result.undone
     assert undone.psnr_after > undone.psnr_before + 1
     assert undone.gain_after < 0.8 * undone.gain_before

@@ -19,7 +19,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.training.pairs import OnPairs, Pairs, make_pairs
 from iqa_armor.training.setup import WarmCosine, require_one_size
 
-SSIM_WEIGHT = 0.01
+SSIM_WEIGHT = 0.001
 
 
 @dataclass(frozen=True)
@@ -120,7 +120,7 @@ def fit_filter(
         ArmorError: If the loss is not finite, or an attack fails.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
-    images. The loss, mean squared error + 0.01 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
+    images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
     of the epoch are (ours).
     """
     require_one_size(*images)
@@ -225,6 +225,6 @@ class _Run:
 
 
 def _losses(clean: Tensor, purified: Tensor) -> Tensor:
-    """Return the loss of every image (N,): mean squared error + 0.01 · (1 − SSIM)."""
+    """Return the loss of every image (N,): mean squared error + 0.001 · (1 − SSIM)."""
     error = (purified - clean).square().flatten(1).mean(1)
     return error + SSIM_WEIGHT * (1 - ssim(clean, purified))
