@@ -259,6 +259,7 @@ def replaced(part: str, old: str, new: str) -> Callable[[str, bytes], bytes]:
         ("models/", '"torch.ops.aten.conv2d.default"', '"torch.os.system"', "target 'torch.os.system'"),
         ("models/", '"torch.ops.aten.conv2d.default"', '"torch.ops.aten.from_file.default"', "from_file"),
         ("models/", '"torch.ops.aten.conv2d.default"', '"math.__loader__"', "math.__loader__"),
+        ("models/", '"torch.ops.aten.conv2d.default"', '"torch.ops.aten.__class__.__init__"', "__class__"),
         ("models/", "Symbol('s", "__import__('s", "expr_str"),
         ("models/", "Integer(", "exec(", "expr_str"),
         ("models/", "Integer(3)", "Integer.mro(3)", "expr_str"),

@@ -8,6 +8,7 @@ from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
 from iqa_armor.pipeline.inspection import Inspection, inspect_model
 from iqa_armor.pipeline.loading import Opening, load_model, new_model
+from iqa_armor.pipeline.purifying import Threats, TrainedPurifier, train_purifier
 from iqa_armor.pipeline.scoring import score_files
 from iqa_armor.pipeline.supervised import Trained, train
 from iqa_armor.training import is_main_process
@@ -21,7 +22,9 @@ __all__ = [
     "Inspection",
     "Opening",
     "Options",
+    "Threats",
     "Trained",
+    "TrainedPurifier",
     "attack_images",
     "benchmark",
     "build_attacks",
@@ -34,4 +37,5 @@ __all__ = [
     "plan",
     "score_files",
     "train",
+    "train_purifier",
 ]

@@ -1,7 +1,19 @@
-"""Fitting quality models to opinion scores."""
+"""Fitting quality models to opinion scores, and purifiers to attacks."""
 
 from iqa_armor.training.fit import Epoch, Fit, FitData, fit
 from iqa_armor.training.predict import predict
+from iqa_armor.training.purifier import FilterEpoch, FilterSettings, FittedFilter, fit_filter
 from iqa_armor.training.setup import is_main_process
 
-__all__ = ["Epoch", "Fit", "FitData", "fit", "is_main_process", "predict"]
+__all__ = [
+    "Epoch",
+    "FilterEpoch",
+    "FilterSettings",
+    "Fit",
+    "FitData",
+    "FittedFilter",
+    "fit",
+    "fit_filter",
+    "is_main_process",
+    "predict",
+]

@@ -15,6 +15,7 @@ from iqa_armor.cli.commands.harden import harden
 from iqa_armor.cli.commands.inspect import inspect
 from iqa_armor.cli.commands.score import score
 from iqa_armor.cli.commands.train import train
+from iqa_armor.cli.commands.train_purifier import train_purifier
 
 COMMANDS: dict[str, Callable[..., Any]] = {
     "inspect": inspect,
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "score": score,
     "attack": attack,
     "train": train,
+    "train-purifier": train_purifier,
     "bench": bench,
     "export": export,
     "demo": demo,

@@ -24,7 +24,7 @@ _MEMBER = re.compile(
 )
 # Targets are called: arithmetic on tensors and on their sizes only.
 _TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!from_file\b|save\b|load\b)\w+\.\w+|torch\.sym_(int|float|max|min|not|sum)"
+    r"torch\.ops\.aten\.(?!__|from_file\b|save\b|load\b)\w+\.(?!__)\w+|torch\.sym_(int|float|max|min|not|sum)"
     r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
 )
 _PLAIN = re.compile(r"[\w.+:\-]*")

@@ -22,6 +22,7 @@ KIND, FORMAT = "fcn", 1
 WIDTHS = (64, 16)
 KERNEL = 3
 SLOPE = 0.2
+REACH = 0.1  # the largest correction of a pixel value: 2.5 times the largest usual budget, 10/255
 LARGEST_FILE = 2**20  # bytes; a filter takes 50 kB
 
 
@@ -52,8 +53,8 @@ class FCN(nn.Module):
 
     Source: [AP] Gushchin et al., arXiv:2404.06957: three convolutions, widths, instance normalisation, LeakyReLU,
     tanh. Kernels of 3×3, repeated borders, a normalisation and LeakyReLU (slope 0.2) after the first two
-    convolutions, learned gains and offsets, and that the tanh is added to the image are (ours): normalised features
-    have lost the brightness that an image would have to be rebuilt with.
+    convolutions, learned gains and offsets, and that a tenth of the tanh is added to the image are (ours):
+    normalised features have lost the brightness that an image would have to be rebuilt with.
     """
 
     is_differentiable: ClassVar[bool] = True
@@ -74,7 +75,7 @@ class FCN(nn.Module):
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
         entered = padded(images, least=2)  # one pixel has no deviation
-        return cropped_like(entered + self.layers(2 * entered - 1), images)
+        return cropped_like(entered + REACH * self.layers(2 * entered - 1), images)
 
 
 def new_fcn(seed: int) -> FCN:
