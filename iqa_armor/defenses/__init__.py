@@ -12,14 +12,21 @@ from iqa_armor.defenses.base import (
     Threat,
 )
 from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing import SMOOTHERS, MeanSmoothing, MedianSmoothing, parse_smoother
 
 __all__ = [
+    "SMOOTHERS",
     "Approximated",
     "BoundSmoother",
     "Certificate",
     "Defended",
+    "MeanSmoothing",
+    "MedianSmoothing",
     "Purified",
     "Purifier",
+    "Smoothed",
     "Smoother",
     "Threat",
+    "parse_smoother",
 ]
