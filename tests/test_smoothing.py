@@ -155,9 +155,7 @@ def test_words_change_settings_in_units_of_images() -> None:
     )
     assert parse_smoother("rs:confidence=0.9,clamp=true") == MeanSmoothing(confidence=0.9, clamp=True)
     assert parse_smoother("dms:denoiser=jpeg") == MedianSmoothing(denoiser="jpeg", clamp=True)
-    assert {smoother.guarantee for smoother in (SMOOTHERS[word] for word in ("ms", "rs", "drs", "dms"))} == {
-        "global, probabilistic"
-    }
+    assert {smoother.guarantee for smoother in (SMOOTHERS[word] for word in ("ms", "rs", "drs", "dms"))} == {"global"}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 import torch
-from benchmarks.smoothing_coverage import METHODS, simulate
+from benchmarks.smoothing_coverage import METHODS, simulate, simulate_network
 from scipy.stats import norm
 
 from iqa_armor.defenses.smoothing import MeanSmoothing, MedianSmoothing, mean_bounds, median_bounds, order_indices
@@ -131,3 +131,11 @@ def test_true_score_stays_inside_as_often_as_promised(
     assert found.empirical > found.true
     if method.endswith("ms"):  # order statistics are exact: a wrong index shows on the other side as well
         assert found.true > 0.004 * found.cases
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHODS)
+def test_true_score_of_a_network_under_attack_stays_inside(method: str) -> None:
+    found = simulate_network(method, cases=25, samples=1000, confidence=0.999)
+    assert found.true == 0
+    assert 0 < found.width < 1

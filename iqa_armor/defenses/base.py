@@ -95,8 +95,8 @@ class Smoother(Protocol):
     """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …).
 
     Attributes:
-        guarantee: What its bounds are worth, in words: whether they hold for every change within the radius, or to
-            first order near the image.
+        guarantee: What its bounds are worth, in words: "global" where they hold for every change within the radius,
+            with the stated confidence; else what they are instead, such as "local, first-order".
     """
 
     guarantee: ClassVar[str]

@@ -45,7 +45,7 @@ class Smoothed(Defended):
         self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
         # A learned denoiser follows the model from device to device.
         denoisers = (getattr(getattr(bound, "noisy", None), "denoiser", None) for bound in (self.bound, self.attacked))
-        self.learned = nn.ModuleList(denoiser for denoiser in denoisers if isinstance(denoiser, nn.Module))
+        self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
 
     @property
     def is_random(self) -> bool:

@@ -23,7 +23,7 @@ from iqa_armor.pipeline.provenance import versions
 from iqa_armor.pipeline.scoring import find_images
 from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
 
-OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser")
+OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
 
 @dataclass(frozen=True)
@@ -37,6 +37,7 @@ class CertifySettings:
         radius: L2 radius, in the same units.
         confidence: Probability with which both bounds of an image hold together.
         denoiser: Word of the purifier in front of the model, for methods that have one.
+        batch_size: Noisy copies in a forward pass.
         limit: Most images of a dataset, spread over it.
         seed: Of the noise; every image has noise of its own, by its file name.
         device: "auto", "cpu" or "cuda".
@@ -48,6 +49,7 @@ class CertifySettings:
     radius: float | None = None
     confidence: float | None = None
     denoiser: str | None = None
+    batch_size: int | None = None
     limit: int | None = None
     seed: int = 0
     device: str = "auto"

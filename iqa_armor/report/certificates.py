@@ -24,17 +24,8 @@ class Line:
 def headings(found: Certification) -> tuple[str, ...]:
     """Return the headings of the columns of numbers."""
     ratio = ("× baseline",) if found.baseline is not None else ()
-    agreement = ("SROCC plain → smoothed", "PLCC plain → smoothed") if _has_opinion(found) else ()
-    return (
-        "certified delta",
-        "in score ranges",
-        *ratio,
-        "abstained",
-        *agreement,
-        "s/image plain",
-        "smoothed",
-        "with bounds",
-    )
+    agreement = ("SROCC", "PLCC") if _has_opinion(found) else ()
+    return ("delta", "in ranges", *ratio, "abstained", *agreement, "s/image")
 
 
 def lines(found: Certification) -> Iterator[Line]:
@@ -54,9 +45,14 @@ def notes(found: Certification) -> Iterator[str]:
     methods = {word: figures for model in found.models for word, figures in model.methods.items()}
     yield "; ".join(f"{word}: {_settings(figures)}" for word, figures in methods.items()) + "."
     yield (
-        "Bounds are of the true smoothed score, for every change whose L2 norm is within the radius. The estimate from "
-        "finitely many noisy copies is random itself and leaves them more often. Certified delta is the mean of "
-        "upper − lower bound over the images for which a method does not abstain."
+        "Bounds are of the true smoothed score, for every change whose L2 norm is within the radius (global), and hold "
+        "for an image with the probability named as confidence. The estimate from "
+        "finitely many noisy copies is random itself and leaves them more often."
+    )
+    yield (
+        "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
+        "model units and in score ranges; SROCC, PLCC: plain → smoothed score; s/image: plain / smoothed score / with "
+        "bounds."
     )
     yield from _steps(found)
     if any(word.startswith(("rs", "drs")) for word in methods):
@@ -109,5 +105,5 @@ def _cells(found: Certification, model: CertifiedModel, figures: MethodFigures) 
     if _has_opinion(found):
         yield f"{short(model.srocc)} → {short(figures.srocc)}"
         yield f"{short(model.plcc)} → {short(figures.plcc)}"
-    for seconds in (model.seconds_plain, figures.seconds_smoothed, figures.seconds_certified):
-        yield DASH if seconds is None else f"{seconds:.3g}"
+    costs = (model.seconds_plain, figures.seconds_smoothed, figures.seconds_certified)
+    yield " / ".join(DASH if seconds is None else f"{seconds:.2g}" for seconds in costs)

@@ -163,8 +163,9 @@ def simulate_network(method: str, *, cases: int, samples: int, confidence: float
     with torch.no_grad():
         scores = body((images - 0.5) / 0.1)
     model = QualityModel(body, plain, scale=ScoreScale(float(scores.min()), float(scores.max())))
-    kind = MedianSmoothing if method == "ms" else MeanSmoothing
-    smoothing = kind(samples=samples, confidence=confidence, batch_size=2000)
+    kind = MedianSmoothing if method.endswith("ms") else MeanSmoothing
+    denoiser = Blur() if method.startswith("d") else ""
+    smoothing = kind(samples=samples, confidence=confidence, batch_size=2000, denoiser=denoiser)
     smoothed = Smoothed(model, smoothing, word=method)
     attack = L2PGD(epsilon=smoothing.radius, steps=20)
     with frozen(smoothed):
@@ -183,8 +184,8 @@ def rows() -> Iterator[Rates]:
     for confidence in (0.95, 0.999):
         for method in METHODS:
             yield simulate(method, cases=4000, samples=400, confidence=confidence, seed=1)
-    for method in ("ms", "rs"):
-        yield simulate_network(method, cases=20, samples=1000, confidence=0.999)
+    for method in METHODS:
+        yield simulate_network(method, cases=25, samples=1000, confidence=0.999)
 
 
 def main() -> None:

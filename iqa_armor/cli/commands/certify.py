@@ -72,6 +72,7 @@ def certify(
     denoiser: Annotated[
         str | None, typer.Option(metavar="NAME[:KEY=VALUE,…]", help="Purifier of dms and drs. [default: median]")
     ] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Noisy copies per forward pass. [default: 16]")] = None,
     report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")] = None,
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
@@ -99,6 +100,7 @@ def certify(
         radius=radius,
         confidence=confidence,
         denoiser=denoiser,
+        batch_size=batch_size,
         limit=limit,
         seed=seed,
         device=device,

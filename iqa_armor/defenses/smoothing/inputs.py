@@ -38,13 +38,13 @@ class InputSmoothing:
         ValueError: If a setting is not allowed.
     """
 
-    guarantee: ClassVar[str] = "global, probabilistic"
+    guarantee: ClassVar[str] = "global"
 
     samples: int = 1000
     sigma: float = 0.12
     radius: float = 0.05
     confidence: float = 0.999
-    batch_size: int = 64
+    batch_size: int = 16
     clamp: bool = False
     denoiser: str | Purifier = ""
 
