@@ -55,6 +55,7 @@ class Local:
 
     guarantee: ClassVar[str] = "local, first-order"
     radius: float = 0.05
+    sigma: float = 0.0
 
     def bind(self, model: QualityModel) -> Any:
         return self
@@ -172,6 +173,10 @@ def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest
 def test_another_guarantee_is_said(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(SMOOTHERS, "fs", Local())  # type: ignore[misc]
     assert parse_smoother("fs:radius=0.1") == Local(radius=0.1)
+    assert CertifySettings(methods=("ms", "fs"), sigma=0.2, radius=0.1).smoothers() == {
+        "ms": MedianSmoothing(sigma=0.2, radius=0.1),
+        "fs": Local(radius=0.1),  # whose sigma is no noise on pixels
+    }
     settings = CertifySettings(methods=("fs",), limit=2, device="cpu")
     found = certify_images([make_model()], memory_dataset(8, 4), settings)
     assert found.models[0].methods["fs"].guarantee == "local, first-order"

@@ -13,6 +13,7 @@ from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.transforms import to_float
 from iqa_armor.defenses import Defended, Smoother, parse_smoother
+from iqa_armor.defenses.smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation import measure_scale
 from iqa_armor.models.base import QualityModel
@@ -148,7 +149,12 @@ def certify_images(
 
 
 def _takes(smoother: Any, key: str) -> bool:
-    """Return whether an option changes this smoother; a denoiser replaces one, it does not make MS a DMS."""
+    """Return whether an option changes this smoother.
+
+    A denoiser replaces one, it does not make MS a DMS; sigma is noise on pixels, not a smoother's own kind of noise.
+    """
+    if key in ("denoiser", "sigma") and not isinstance(smoother, InputSmoothing):
+        return False
     has = any(field.name == key and field.init for field in fields(smoother))
     return has and (key != "denoiser" or bool(smoother.denoiser))
 

@@ -86,7 +86,11 @@ def _steps(found: Certification) -> Iterator[str]:
 
 
 def _settings(figures: MethodFigures) -> str:
-    shown = {key: value for key, value in figures.settings.items() if key != "batch_size" and value not in ("", False)}
+    shown = {
+        key: value
+        for key, value in figures.settings.items()
+        if key != "batch_size" and value is not False and value != ""
+    }
     return ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()
     )
