@@ -14,18 +14,25 @@ from iqa_armor.defenses.base import (
 )
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers import PURIFIERS, parse_chain, parse_purifier
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing import SMOOTHERS, MeanSmoothing, MedianSmoothing, parse_smoother
 
 __all__ = [
     "PURIFIERS",
+    "SMOOTHERS",
     "Approximated",
     "BoundSmoother",
     "Certificate",
     "Defended",
+    "MeanSmoothing",
+    "MedianSmoothing",
     "Purified",
     "Purifier",
+    "Smoothed",
     "Smoother",
     "Threat",
     "parse_chain",
     "parse_purifier",
+    "parse_smoother",
     "replace_activations",
 ]

@@ -95,7 +95,14 @@ class BoundSmoother(Protocol):
 
 @runtime_checkable
 class Smoother(Protocol):
-    """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …)."""
+    """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …).
+
+    Attributes:
+        guarantee: What its bounds are worth, in words: "global" where they hold for every change within the radius,
+            with the stated confidence; else what they are instead, such as "local, first-order".
+    """
+
+    guarantee: ClassVar[str]
 
     def bind(self, model: QualityModel) -> BoundSmoother:
         """Return this smoother of a model, which is not changed."""

@@ -3,6 +3,7 @@
 from iqa_armor.pipeline.attack_files import AttackedImage
 from iqa_armor.pipeline.attacking import attack_images, build_attacks
 from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
+from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
 from iqa_armor.pipeline.data_check import DataCheck, check_data
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden, plan
@@ -17,6 +18,7 @@ __all__ = [
     "AttackedImage",
     "BenchSettings",
     "Benchmark",
+    "CertifySettings",
     "DataCheck",
     "Hardened",
     "Inspection",
@@ -28,6 +30,8 @@ __all__ = [
     "attack_images",
     "benchmark",
     "build_attacks",
+    "certify_files",
+    "certify_images",
     "check_data",
     "harden",
     "inspect_model",

@@ -74,10 +74,15 @@ class Label:
 
 def looks(outcome: Outcome) -> dict[str, Look]:
     """Return a look for every model; the baseline's is a grey disc."""
-    others = [model.name for model in outcome.models if model.name != outcome.baseline]
+    return looks_of([model.name for model in outcome.models], outcome.baseline)
+
+
+def looks_of(names: Sequence[str], baseline: str | None) -> dict[str, Look]:
+    """Return a look for every name; the baseline's, if there is one, is a grey disc."""
     count = len(COLORS)
+    others = [name for name in names if name != baseline]
     found = {name: Look(COLORS[i % count], MARKERS[i % count], SYMBOLS[i % count]) for i, name in enumerate(others)}
-    return {outcome.baseline: Look(GREY, "o", "●"), **found} if outcome.baseline is not None else found
+    return {baseline: Look(GREY, "o", "●"), **found} if baseline is not None else found
 
 
 @contextmanager

@@ -7,7 +7,6 @@ import io
 import re
 from dataclasses import dataclass
 from html import escape
-from importlib import resources
 
 from iqa_armor.report.charts import ATTACKED, CLEAN, curves, score_scatters, tradeoff
 from iqa_armor.report.conditions import facts, reach
@@ -15,6 +14,7 @@ from iqa_armor.report.details import budgets_table, checks_table, datasets_table
 from iqa_armor.report.notation import budget, listed, plain, signed
 from iqa_armor.report.reading import Standing, caveats, compare, conclusion, failed_checks, standing
 from iqa_armor.report.tables import attacks_table, differences_table, models_table
+from iqa_armor.report.templates import inside_script, source, template
 from iqa_armor.results import Exhibit, Outcome, Picture
 
 STATES = {
@@ -66,14 +66,9 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         outcome: Figures of the models.
         exhibit: Scores and images to show besides; may be empty.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    own = resources.files("iqa_armor.report")
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
-    template = environment.from_string(own.joinpath("page.html").read_text(encoding="utf-8"))
     state = _state(outcome)
-    return template.render(
-        style=own.joinpath("page.css").read_text(encoding="utf-8"),
+    return template("page.html").render(
+        style=source("page.css"),
         title=f"Robustness of {_names(outcome)}",
         outcome=outcome,
         state=state,
@@ -96,7 +91,7 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         all_budgets=budgets_table(outcome),
         facts=list(facts(outcome)),
         listed=listed,
-        json=_inside_script(outcome.to_json(indent=None)),
+        json=inside_script(outcome.to_json(indent=None)),
     )
 
 
@@ -161,8 +156,3 @@ def _embedded(data: bytes) -> tuple[str, tuple[int, int]]:
     with Image.open(io.BytesIO(data)) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(data).decode('ascii')}", picture.size
-
-
-def _inside_script(json: str) -> str:
-    # JSON may spell these as escapes, and then nothing in it can close the element it stands in.
-    return json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")

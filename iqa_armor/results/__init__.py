@@ -1,6 +1,13 @@
 """Outcome of an evaluation as plain values, its JSON, and requirements on it."""
 
 from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.certification import (
+    CERTIFICATION_SCHEMA,
+    Certification,
+    CertifiedImage,
+    CertifiedModel,
+    MethodFigures,
+)
 from iqa_armor.results.exhibit import Exhibit, Picture, Points
 from iqa_armor.results.outcome import (
     SCHEMA,
@@ -23,9 +30,13 @@ from iqa_armor.results.outcome import (
 from iqa_armor.results.requirements import Failure, Requirement, check, parse_requirement, require_path
 
 __all__ = [
+    "CERTIFICATION_SCHEMA",
     "SCHEMA",
     "AttackDifferences",
     "AttackFigures",
+    "Certification",
+    "CertifiedImage",
+    "CertifiedModel",
     "Check",
     "DataEntry",
     "DatasetFigures",
@@ -34,6 +45,7 @@ __all__ = [
     "Failure",
     "Figures",
     "Interval",
+    "MethodFigures",
     "ModelEntry",
     "Outcome",
     "Picture",

@@ -7,6 +7,7 @@ import typer
 
 from iqa_armor.cli.commands.attack import attack
 from iqa_armor.cli.commands.bench import bench
+from iqa_armor.cli.commands.certify import certify
 from iqa_armor.cli.commands.data import data
 from iqa_armor.cli.commands.demo import demo
 from iqa_armor.cli.commands.evaluate import evaluate
@@ -23,6 +24,7 @@ COMMANDS: dict[str, Callable[..., Any]] = {
     "evaluate": evaluate,
     "score": score,
     "attack": attack,
+    "certify": certify,
     "train": train,
     "train-purifier": train_purifier,
     "bench": bench,

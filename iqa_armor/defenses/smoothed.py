@@ -1,0 +1,103 @@
+"""A model behind a smoother."""
+
+from __future__ import annotations
+
+import torch
+from torch import Generator, Tensor, nn
+
+from iqa_armor.defenses.base import Certificate, Defended, Smoother, Threat
+from iqa_armor.models.base import QualityModel
+
+ATTACKED_COPIES = 4
+
+
+class Smoothed(Defended):
+    """A model whose score of an image is that of many noisy copies.
+
+    Args:
+        inner: Model to defend.
+        smoother: Way of smoothing.
+        word: What names the smoother on the command line.
+        threat: What attacks of this model differentiate: the smoothing too, or the inner model only.
+        attacked_copies: Noisy copies that an adaptive attacker averages at every call; their activations are kept.
+
+    Raises:
+        ValueError: If there is no copy to attack.
+        ModelLoadError: If the smoother cannot smooth this model.
+    """
+
+    def __init__(
+        self,
+        inner: QualityModel,
+        smoother: Smoother,
+        *,
+        word: str,
+        threat: Threat = "adaptive",
+        attacked_copies: int = ATTACKED_COPIES,
+    ) -> None:
+        if attacked_copies < 1:
+            raise ValueError(f"an attacker needs at least one noisy copy, got {attacked_copies}")
+        super().__init__(inner, threat=threat, suffix=f" + {word}")
+        self.smoother = smoother
+        self.word = word
+        self.attacked_copies = attacked_copies
+        self.bound = smoother.bind(inner)
+        self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
+        # A learned denoiser follows the model from device to device.
+        denoisers = (getattr(getattr(bound, "noisy", None), "denoiser", None) for bound in (self.bound, self.attacked))
+        self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
+
+    @property
+    def is_random(self) -> bool:
+        """Always: every call draws noise."""
+        return True
+
+    @property
+    def description(self) -> str:
+        """The word of the smoother."""
+        return self.word
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1]."""
+        return self.bound.scores(images, self.next_generator(images))
+
+    def attacked_scores(self, images: Tensor) -> Tensor:
+        """Return the scores (N,) that an adaptive attacker differentiates: means over a few noisy copies.
+
+        Mean, not median: its gradient uses every copy, and for the small noise in use it points where the median's
+        expectation does (ours).
+
+        Source: SmoothAdv, Salman et al., NeurIPS 2019, arXiv:1906.04584, Section 3, with fewer copies.
+        """
+        generator = self.next_generator(images)
+        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(self.attacked_copies)]
+        return torch.stack(copies).mean(0)
+
+    def certify(self, images: Tensor, generator: Generator | None = None) -> Certificate:
+        """Return smoothed scores of prepared images with bounds, in model units.
+
+        Args:
+            images: Prepared images (N, 3, H, W) in [0, 1].
+            generator: Where noise is drawn; as at any other call by default.
+        """
+        return self.bound.certify(images, generator or self.next_generator(images))
+
+
+class _AsAttacked(Defended):
+    """A defended model whose scores are those that its adaptive attacker differentiates."""
+
+    inner: Defended
+
+    def __init__(self, inner: Defended) -> None:
+        super().__init__(inner, threat=inner.threat)
+
+    @property
+    def is_random(self) -> bool:
+        return self.inner.is_random
+
+    @property
+    def description(self) -> str:
+        return self.inner.description
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.inner.attacked_scores(images)
