@@ -91,6 +91,18 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
     _write(path, save(encoded.tensors, {METADATA_KEY: text}))
 
 
+def check_storable(network: fx.GraphModule, name: str) -> None:
+    """Check, before any training, that a traced network has a stored form.
+
+    Raises:
+        ModelLoadError: Naming the layer, function or argument that has none.
+    """
+    try:
+        encode_network(network)
+    except Refusal as refusal:
+        raise ModelLoadError(f"{name} could not be stored once hardened: {refusal}") from refusal
+
+
 def load_artifact(path: Path) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 

@@ -146,7 +146,7 @@ def _pruned_copy(
             _record_kept(pruner.DG, group, names, kept)
             group.prune()
         with torch.no_grad():
-            duplicate(calibration[:1])
+            duplicate.forward(calibration[:1])  # calling a graph module would print what fails
     except PRUNING_FAILURES as error:
         raise SurgeryError(
             f"torch-pruning cannot prune this network: {type(error).__name__}: {error}; heads must read sizes "

@@ -14,7 +14,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho import RobustBlock, TokenBlock
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
 TRACE_FAILURES = (
@@ -40,7 +40,7 @@ class LeafTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether `m` stays one node of the graph."""
-        if isinstance(m, RobustBlock | StochasticDepth):
+        if isinstance(m, RobustBlock | TokenBlock | StochasticDepth):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
