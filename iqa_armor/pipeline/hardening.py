@@ -117,10 +117,10 @@ class _Job:
         base_scores = self._note("original", self.original.network)
         traced, pruned = self._prune(traced, halved=halved)
         blocks = install(traced, names, self.recipe, self.calibration)
-        check_storable(traced, self.original.name)
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
+        check_storable(model)
         fitted, scores = self._fit(model, base_scores)
         held_out = self.material.held_out
         self.srocc["result"] = self._agreement(scores[-len(held_out) :])
