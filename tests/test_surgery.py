@@ -123,6 +123,20 @@ def test_functional_dropout_drops_again_in_training() -> None:
     assert not torch.equal(traced(example()), traced(example()))
 
 
+def test_data_of_a_tensor_is_read_as_detached() -> None:
+    class Reading(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * images.data.mean() / images.data.shape[1]
+
+    network, images = Reading().eval(), example().requires_grad_()
+    traced = trace(network, example())
+    assert all(node.args[1:] != ("data",) for node in traced.graph.nodes)
+    for scorer in (network, traced):
+        torch.testing.assert_close(scorer(images), network(images))
+    gradients = [torch.autograd.grad(scorer(images).sum(), images)[0] for scorer in (network, traced)]
+    torch.testing.assert_close(*gradients)
+
+
 def test_untraceable_network_names_the_line() -> None:
     class Branching(Residual):
         def forward(self, images: Tensor) -> Tensor:

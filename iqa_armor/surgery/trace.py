@@ -70,6 +70,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
             f"{type(network).__name__} cannot be traced: {error} ({_culprit(error)}); torch.fx follows tensors "
             "symbolically, so replace loops over sizes and `if` on tensor values there"
         ) from error
+    _detach_data(traced)
     _restore_dropout(traced)
     traced.eval()
     propagate_sizes(traced, example)
@@ -148,6 +149,14 @@ def is_shortcut(node: fx.Node) -> bool:
 def _stack(node: fx.Node) -> list[tuple[str, type]]:
     """Return (qualified name, class) of the modules a node was called in, outermost first."""
     return [(str(path), kind) for path, kind in node.meta.get("nn_module_stack", {}).values()]
+
+
+def _detach_data(traced: fx.GraphModule) -> None:
+    """Write `tensor.data` as `tensor.detach()`, which is the same and has a stored form, in place."""
+    for node in traced.graph.nodes:
+        if node.op == "call_function" and node.target is getattr and node.args[1:] == ("data",):
+            node.op, node.target, node.args = "call_method", "detach", node.args[:1]
+    traced.recompile()
 
 
 def _restore_dropout(traced: fx.GraphModule) -> None:
