@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.surgery import branches, choose, rescale_output, size_of, splice, trace
@@ -135,6 +136,26 @@ def test_data_of_a_tensor_is_read_as_detached() -> None:
         torch.testing.assert_close(scorer(images), network(images))
     gradients = [torch.autograd.grad(scorer(images).sum(), images)[0] for scorer in (network, traced)]
     torch.testing.assert_close(*gradients)
+
+
+def test_functional_layer_norm_of_own_weights_becomes_a_module_of_the_same_name() -> None:
+    network = torchvision.models.ConvNeXt([CNBlockConfig(8, 8, 1), CNBlockConfig(8, None, 1)], num_classes=1).eval()
+    traced = trace(network, example())
+    assert not [node for node in traced.graph.nodes if node.target is functional.layer_norm]
+    assert traced.state_dict().keys() == network.state_dict().keys()
+    torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
+
+
+def test_layer_norm_of_other_weights_stays_a_function() -> None:
+    class Fixed(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            images = functional.layer_norm(images, (96,))
+            return super().forward(functional.layer_norm(images, (96, 96), eps=1e-3))
+
+    network = Fixed().eval()
+    traced = trace(network, example())
+    assert sum(node.target is functional.layer_norm for node in traced.graph.nodes) == 2
+    torch.testing.assert_close(traced(example()), network(example()))
 
 
 def test_untraceable_network_names_the_line() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from typing import Any
@@ -125,7 +126,9 @@ def _pruned_copy(
     names = {module: name for name, module in duplicate.named_modules()}
     kept: dict[str, list[int]] = {}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # A parameter outside a layer, such as ConvNeXt's layer scale, is pruned along its last axis beyond 1.
+            warnings.filterwarnings("ignore", message="Unwrapped parameters")
             pruner = tp.pruner.BasePruner(
                 duplicate,
                 (calibration[:1],),
