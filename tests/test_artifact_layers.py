@@ -15,7 +15,7 @@ from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.refusal import Refusal
 from iqa_armor.models.sqish import Sqish
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho import RobustBlock, TokenBlock
 
 # At least one layer of each class, with arguments that are not the defaults.
 EXAMPLES = [
@@ -104,6 +104,7 @@ EXAMPLES = [
     RobustBlock(6, backend="cayley", pool="none"),
     RobustBlock(8, backend="aoc"),
     RobustBlock(8, backend="aol"),
+    TokenBlock(8, size=(3, 5), extra=2, backend="aol"),
 ]
 
 

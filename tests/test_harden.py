@@ -15,7 +15,7 @@ from torch import nn
 
 from iqa_armor.artifact import load_artifact, read_metadata
 from iqa_armor.data.base import Dataset
-from iqa_armor.errors import DataError, RecipeError, SurgeryError
+from iqa_armor.errors import DataError, ModelLoadError, RecipeError, SurgeryError
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock, singular_values
@@ -194,6 +194,21 @@ def test_hardening_a_hardened_model_again_is_refused(trained, dataset) -> None:
     once = harden(trained, dataset, Recipe(**{**QUICK, "epochs": 0}))
     with pytest.raises(SurgeryError, match="RobustBlock"):
         harden(once.model, dataset, Recipe(**QUICK))
+
+
+class Unstorable(nn.Module):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.special.i0(x)
+
+
+def test_what_could_not_be_saved_is_refused_before_training(trained, dataset) -> None:
+    model = trained.with_network(nn.Sequential(trained.network, Unstorable()), scale=None)
+
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        assert task != "fine-tuning"
+
+    with pytest.raises(ModelLoadError, match="could not be stored once it is hardened"):
+        harden(model, dataset, Recipe(**QUICK), options=Options(progress=stop))
 
 
 CHECK = """

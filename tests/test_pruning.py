@@ -4,6 +4,7 @@ import pytest
 import torch
 import torchvision
 from torch import Tensor, nn
+from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock
@@ -137,6 +138,22 @@ def test_two_prunings_in_a_row_do_not_share_state() -> None:
     again = prune(trace(small_network(), images(1)), images(4))
     assert first.channels == again.channels
     torch.testing.assert_close(first.network(images()), again.network(images()))
+
+
+def test_layer_scale_of_convnext_loses_the_channels_of_its_unit() -> None:
+    setting = [CNBlockConfig(16, 32, 2), CNBlockConfig(32, None, 2)]
+    network = torchvision.models.ConvNeXt(setting, num_classes=1).eval()
+    scales = [(name, value) for name, value in network.named_parameters() if name.endswith("layer_scale")]
+    for name, scale in scales:  # marks of the channels, borne by the depthwise convolution of the same unit too
+        marks = torch.rand(len(scale))
+        scale.data.copy_(marks.view_as(scale))
+        network.get_submodule(name.rpartition(".")[0]).block[0].weight.data.copy_(marks.view(-1, 1, 1, 1))
+    pruned = prune(trace(network, images(1)), images(4), ratio=0.25).network
+    state = pruned.state_dict()
+    for name, scale in scales:
+        kept = state[name].flatten()
+        assert len(kept) < len(scale)
+        assert torch.equal(kept, state[f"{name.rpartition('.')[0]}.block.0.weight"][:, 0, 0, 0])
 
 
 def test_score_head_made_of_a_convolution_keeps_its_output() -> None:

@@ -7,6 +7,7 @@ import torch
 import torchvision
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.surgery import branches, choose, rescale_output, size_of, splice, trace
@@ -74,7 +75,8 @@ def test_dilated_network_asks_for_a_node() -> None:
 
 
 def test_network_of_one_stage_asks_for_a_node() -> None:
-    traced = trace(torchvision.models.vit_b_16(weights=None, image_size=96), example()[:1])
+    network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten())
+    traced = trace(network, example()[:1])
     with pytest.raises(SurgeryError, match="one stage only"):
         choose(traced, "last")
     assert [node.op for node in choose(traced, "1")] == ["placeholder"]
@@ -120,6 +122,40 @@ def test_functional_dropout_drops_again_in_training() -> None:
     traced.train()
     torch.manual_seed(0)
     assert not torch.equal(traced(example()), traced(example()))
+
+
+def test_data_of_a_tensor_is_read_as_detached() -> None:
+    class Reading(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            return super().forward(images) * images.data.mean() / images.data.shape[1]
+
+    network, images = Reading().eval(), example().requires_grad_()
+    traced = trace(network, example())
+    assert all(node.args[1:] != ("data",) for node in traced.graph.nodes)
+    for scorer in (network, traced):
+        torch.testing.assert_close(scorer(images), network(images))
+    gradients = [torch.autograd.grad(scorer(images).sum(), images)[0] for scorer in (network, traced)]
+    torch.testing.assert_close(*gradients)
+
+
+def test_functional_layer_norm_of_own_weights_becomes_a_module_of_the_same_name() -> None:
+    network = torchvision.models.ConvNeXt([CNBlockConfig(8, 8, 1), CNBlockConfig(8, None, 1)], num_classes=1).eval()
+    traced = trace(network, example())
+    assert not [node for node in traced.graph.nodes if node.target is functional.layer_norm]
+    assert traced.state_dict().keys() == network.state_dict().keys()
+    torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
+
+
+def test_layer_norm_of_other_weights_stays_a_function() -> None:
+    class Fixed(Residual):
+        def forward(self, images: Tensor) -> Tensor:
+            images = functional.layer_norm(images, (96,))
+            return super().forward(functional.layer_norm(images, (96, 96), eps=1e-3))
+
+    network = Fixed().eval()
+    traced = trace(network, example())
+    assert sum(node.target is functional.layer_norm for node in traced.graph.nodes) == 2
+    torch.testing.assert_close(traced(example()), network(example()))
 
 
 def test_untraceable_network_names_the_line() -> None:

@@ -1,4 +1,4 @@
-"""The whole table of stored layers, and its part one: those with weights, pooling and our own blocks."""
+"""The whole table of stored layers, and its part one: those with weights, and pooling."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ import torchvision
 from torch import nn
 from torchvision.models.convnext import LayerNorm2d
 
+from iqa_armor.artifact.blocks import BLOCKS
 from iqa_armor.artifact.checks import (
-    MAX_CHANNELS,
     MAX_KERNEL,
     MAX_PADDING,
     channels,
@@ -24,7 +24,6 @@ from iqa_armor.artifact.checks import (
 )
 from iqa_armor.artifact.leaf import Field, Leaf
 from iqa_armor.artifact.plain_layers import ACTIVATIONS, DROPOUTS, SHAPES
-from iqa_armor.ortho import RobustBlock
 
 any_number = Field(number())
 has_bias = Field(flag, lambda module: module.bias is not None)
@@ -216,22 +215,6 @@ POOLS: dict[str, Leaf] = {
     "torch.nn.AdaptiveAvgPool2d": Leaf(nn.AdaptiveAvgPool2d, _adaptive(2)),
     "torch.nn.AdaptiveMaxPool1d": Leaf(nn.AdaptiveMaxPool1d, {**_adaptive(1), "return_indices": Field(flag)}),
     "torch.nn.AdaptiveMaxPool2d": Leaf(nn.AdaptiveMaxPool2d, {**_adaptive(2), "return_indices": Field(flag)}),
-}
-
-BLOCKS: dict[str, Leaf] = {
-    "iqa_armor.ortho.RobustBlock": Leaf(
-        RobustBlock,
-        {
-            name: Field(check, lambda block, name=name: block.config()[name])  # type: ignore[misc]
-            for name, check in {
-                "channels": integer(2, MAX_CHANNELS),
-                "backend": choice("cayley", "aoc", "aol"),
-                "pool": choice("square", "none"),
-            }.items()
-        },
-        ("features",),
-        lambda given: {"reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
-    ),
 }
 
 LAYERS: dict[str, Leaf] = {

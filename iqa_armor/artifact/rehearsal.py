@@ -10,7 +10,7 @@ from torch import Tensor, fx
 
 from iqa_armor.artifact.calls import EXPONENT
 from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_VALUE_ELEMENTS, Refusal, shown
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho import RobustBlock, TokenBlock
 
 BATCH = 2
 MAX_PARTS = 2**18
@@ -47,6 +47,10 @@ class _Rehearsal(fx.Interpreter):
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of a layer; of a block only its size, since parts of it do not run on the meta device."""
         block = self.fetch_attr(target)
+        if isinstance(block, TokenBlock):
+            tokens = args[0] if args else kwargs["tokens"]
+            block.check(tuple(tokens.shape))
+            return torch.empty_like(tokens)
         if not isinstance(block, RobustBlock):
             return super().call_module(target, args, kwargs)
         count, channels, height, width = (args[0] if args else kwargs["features"]).shape

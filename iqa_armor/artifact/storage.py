@@ -74,21 +74,34 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
         ValueError: If recipe or provenance hold more than JSON values.
     """
     records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
-    network = model.network if isinstance(model.network, fx.GraphModule) else _traced(model)
     try:
-        encoded = encode_network(network)
-        document = {
-            "format": FORMAT,
-            "needs_source": False,
-            **describe(model),
-            **records,
-            **encoded.description,
-        }
-        text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-        _rebuild(_parse_document(text), {name: _info(value) for name, value in encoded.tensors.items()})
+        text, tensors = _encoded(model, records)
     except Refusal as refusal:
         raise ModelLoadError(f"{model.name} cannot be stored in {path}: {refusal}") from refusal
-    _write(path, save(encoded.tensors, {METADATA_KEY: text}))
+    _write(path, save(tensors, {METADATA_KEY: text}))
+
+
+def check_storable(model: QualityModel) -> None:
+    """Check, before any training, that a model has a stored form.
+
+    Raises:
+        ModelLoadError: Naming the layer, function or argument that has none.
+        SurgeryError: If the network must be traced and cannot be.
+    """
+    try:
+        _encoded(model, {"recipe": {}, "provenance": {}})
+    except Refusal as refusal:
+        raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {refusal}") from refusal
+
+
+def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
+    """Return a model's text and tensors, after a trial at rebuilding it from them."""
+    network = model.network if isinstance(model.network, fx.GraphModule) else _traced(model)
+    encoded = encode_network(network)
+    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **encoded.description}
+    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
+    _rebuild(_parse_document(text), {name: _info(value) for name, value in encoded.tensors.items()})
+    return text, encoded.tensors
 
 
 def load_artifact(path: Path) -> QualityModel:

@@ -27,8 +27,9 @@ ArchOpt = Annotated[
     str | None,
     typer.Option(
         "--arch",
-        help="Architecture of a state dict: a built-in name such as resnet50, package.module:factory or "
-        "path/file.py:factory. Without it the weights are matched against the built-in ones.",
+        help="Architecture of a state dict: a built-in name such as resnet50, timm:NAME, pyiqa:NAME (licensed for "
+        "non-commercial use), package.module:factory or path/file.py:factory. Without it the weights are matched "
+        "against the built-in ones.",
         rich_help_panel=FOREIGN,
     ),
 ]

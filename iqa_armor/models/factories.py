@@ -7,6 +7,7 @@ import importlib
 import importlib.util
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -15,14 +16,16 @@ from torch import nn
 
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.families import FAMILIES
 
 
 def build(arch: str, architectures: Mapping[str, Callable[[], nn.Module]]) -> nn.Module:
     """Return a new network or QualityModel of the named architecture, with its initial weights.
 
     Args:
-        arch: A key of `architectures`, `package.module:factory` or `path/file.py:factory`. A factory takes no
-            arguments and returns a QualityModel, or an nn.Module on normalised input.
+        arch: A key of `architectures`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or
+            `path/file.py:factory`. A factory takes no arguments and returns a QualityModel, or an nn.Module on
+            normalised input.
         architectures: The built-in ones.
 
     Raises:
@@ -44,13 +47,16 @@ def build(arch: str, architectures: Mapping[str, Callable[[], nn.Module]]) -> nn
 
 
 def _user_factory(arch: str, architectures: Mapping[str, Any]) -> Callable[[], Any]:
+    family, _, member = arch.partition(":")
+    if family in FAMILIES:
+        return partial(FAMILIES[family], member)
     source, colon, name = arch.rpartition(":")
     if not colon or not source:
         near = difflib.get_close_matches(arch, architectures, n=3, cutoff=0.5)
         hint = f"did you mean {', '.join(near)}? " if near else ""
         raise ModelLoadError(
-            f"there is no built-in architecture {arch!r}; {hint}own ones are named package.module:factory or "
-            "path/file.py:factory"
+            f"there is no built-in architecture {arch!r}; {hint}those of other packages are named "
+            "timm:NAME and pyiqa:NAME, own ones package.module:factory or path/file.py:factory"
         )
     module = _module_from_file(Path(source)) if source.endswith(".py") else _module_by_name(source)
     factory = getattr(module, name, None)

@@ -1,4 +1,4 @@
-"""Orthogonal convolutions, the RobustBlock made of them, and measured Lipschitz constants."""
+"""Orthogonal convolutions, the blocks made of them, and measured Lipschitz constants."""
 
 from iqa_armor.ortho.aoc import AocConv2d
 from iqa_armor.ortho.aol import AolConv2d
@@ -8,6 +8,7 @@ from iqa_armor.ortho.gains import Gains, extreme_gains
 from iqa_armor.ortho.initialize import initialize_identity
 from iqa_armor.ortho.layer import FoldedConv2d, OrthogonalConv2d
 from iqa_armor.ortho.lipschitz import largest_singular_value, singular_values
+from iqa_armor.ortho.tokens import TokenBlock
 
 __all__ = [
     "BACKENDS",
@@ -20,6 +21,7 @@ __all__ = [
     "OrthogonalConv2d",
     "Pool",
     "RobustBlock",
+    "TokenBlock",
     "extreme_gains",
     "initialize_identity",
     "largest_singular_value",

@@ -6,10 +6,9 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses import replace_activations
 from iqa_armor.errors import SurgeryError
@@ -17,7 +16,6 @@ from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
-from iqa_armor.ortho import RobustBlock, initialize_identity
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
     Options,
@@ -28,25 +26,17 @@ from iqa_armor.pipeline.fitting import (
     predict_all,
     score_all,
 )
+from iqa_armor.pipeline.installing import Block, install
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import choose, propagate_sizes, size_of, splice, trace
+from iqa_armor.surgery import choose, size_of, splice, trace
 from iqa_armor.training import Fit
 from iqa_armor.training.checkpoint import fingerprint_of
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
-
-
-@dataclass(frozen=True)
-class Block:
-    """One installed block: the node it stands on, its channels and the map size (height, width) there."""
-
-    node: str
-    channels: int
-    size: tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -88,6 +78,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     Raises:
         DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
         SurgeryError: If the model cannot be traced, cut or pruned as asked.
+        ModelLoadError: If the result could not be stored in a file; nothing has been trained by then.
 
     Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
     the result is brought back to the mean and spread of the original's scores.
@@ -125,17 +116,18 @@ class _Job:
     def run(self) -> Hardened:
         traced = trace(self.original.network, self.calibration[:1])
         cuts = [] if self.recipe.position == "none" else choose(traced, self.recipe.position)
-        sizes = [size for cut in cuts if (size := size_of(cut))]
+        halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
         base_scores = self._note("original", self.original.network)
         if self.recipe.activation != "keep":
             self.smooth = replace_activations(traced, self.recipe.activation)
             self._note("activations replaced", traced)
-        traced, pruned = self._prune(traced, halved=[channels for _, channels, _, _ in sizes])
-        blocks = self._install(traced, names)
+        traced, pruned = self._prune(traced, halved=halved)
+        blocks = install(traced, names, self.recipe, self.calibration)
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
+        check_storable(model)
         fitted, scores = self._fit(model, base_scores)
         held_out = self.material.held_out
         self.srocc["result"] = self._agreement(scores[-len(held_out) :])
@@ -168,32 +160,14 @@ class _Job:
             samples=labelled_batches(self.material, self.original) if takes_samples(self.recipe) else None,
             seed=self.recipe.seed,
         )
+        if pruned.share == 0:
+            raise SurgeryError(
+                "torch-pruning finds no channel of this network that can go, as in most transformers; --prune 0 skips "
+                "pruning"
+            )
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
         self._note("pruned", pruned.network)
         return pruned.network, pruned
-
-    def _install(self, traced: fx.GraphModule, names: dict[str, str]) -> tuple[Block, ...]:
-        """Replace the placeholders by blocks of the pruned width, in place."""
-        propagate_sizes(traced, self.calibration[:1])
-        nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-        blocks: list[Block] = []
-        for name, cut in names.items():
-            _, channels, height, width = size_of(nodes[name]) or (0, 0, 0, 0)
-            block = self._new_block(channels, seed=self.recipe.seed + len(blocks)).to(self.calibration.device)
-            if self.recipe.init == "identity":
-                initialize_identity(block, _value_at(traced, name, self.calibration))
-            traced.set_submodule(name, block.eval())
-            blocks.append(Block(cut, channels, (height, width)))
-        propagate_sizes(traced, self.calibration[:1])
-        return tuple(blocks)
-
-    def _new_block(self, channels: int, *, seed: int) -> RobustBlock:
-        try:
-            with torch.random.fork_rng(devices=[]):
-                torch.manual_seed(seed)
-                return RobustBlock(channels, backend=self.recipe.backend, pool=self.recipe.pool)
-        except ValueError as error:
-            raise SurgeryError(f"no block fits there: {error}") from error
 
     def _fit(self, model: QualityModel, base_scores: Tensor) -> tuple[Fit, Tensor]:
         if self.recipe.epochs == 0:
@@ -236,15 +210,3 @@ class _Job:
             "best_epoch": fitted.best,
         }
         return provenance_of(self.original, self.dataset, seed=self.recipe.seed, facts=facts)
-
-
-def _value_at(traced: fx.GraphModule, name: str, inputs: Tensor) -> Tensor:
-    """Return what the module called `name` gets for `inputs`."""
-    caught: list[Tensor] = []
-    handle = traced.get_submodule(name).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-    try:
-        with torch.no_grad():
-            traced(inputs)
-    finally:
-        handle.remove()
-    return caught[0]

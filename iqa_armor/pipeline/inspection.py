@@ -9,7 +9,7 @@ import torch
 
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
 from iqa_armor.pipeline.spectra import BlockSpectrum, measure_blocks
-from iqa_armor.surgery import Cut, branches, trace
+from iqa_armor.surgery import Branch, Cut, Flow, TokenGrid, branches, token_grids, trace
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,7 @@ class Inspection:
         input_size: (height, width) that sizes refer to.
         cuts: Every cut, by branch and position.
         recommended: Nodes that `--position last` takes.
+        grids: Tokens on which a block can stand, where no cut is recommended.
         blocks: Modules of the model that are RobustBlocks already.
         spectra: Their measured singular values and those of the layers behind them.
         remarks: What a user should know beside the table.
@@ -32,6 +33,7 @@ class Inspection:
     input_size: tuple[int, int]
     cuts: tuple[Cut, ...]
     recommended: tuple[str, ...]
+    grids: tuple[TokenGrid, ...]
     blocks: tuple[str, ...]
     spectra: tuple[BlockSpectrum, ...]
     remarks: tuple[str, ...]
@@ -53,16 +55,17 @@ def inspect_model(model: QualityModel) -> Inspection:
         model: Any model.
 
     Raises:
-        SurgeryError: If it cannot be traced, or has no convolution.
+        SurgeryError: If it cannot be traced, or has neither a convolution nor tokens.
     """
     size = model.preprocessing.size or KONIQ_SIZE
     traced = trace(model.network, torch.zeros(1, 3, *size))
-    found = branches(traced)
-    remarks = [
-        f"no cut is recommended: {branch.problem}; name the tensor with --position NODE"
-        for branch in found
-        if branch.problem
-    ]
+    flow = Flow(traced)
+    found = branches(traced) if flow.convolutions else ()
+    recommended = tuple(branch.cuts[-1].node for branch in found if not branch.problem)
+    grids = () if recommended else token_grids(flow)
+    if not (found or grids):
+        branches(traced)  # says what is missing
+    remarks = _remarks(found, grids)
     spectra = measure_blocks(traced)
     blocks = tuple(spectrum.name for spectrum in spectra)
     remarks += [f"{name} is a RobustBlock already" for name in blocks]
@@ -71,8 +74,19 @@ def inspect_model(model: QualityModel) -> Inspection:
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         input_size=size,
         cuts=tuple(cut for branch in found for cut in branch.cuts),
-        recommended=tuple(branch.cuts[-1].node for branch in found if not branch.problem),
+        recommended=recommended,
+        grids=grids,
         blocks=blocks,
         spectra=spectra,
         remarks=tuple(remarks),
     )
+
+
+def _remarks(found: tuple[Branch, ...], grids: tuple[TokenGrid, ...]) -> list[str]:
+    if grids:
+        return ["a transformer has no last cut; name the tokens to protect with --position NODE"]
+    return [
+        f"no cut is recommended: {branch.problem}; name the tensor with --position NODE"
+        for branch in found
+        if branch.problem
+    ]

@@ -27,8 +27,8 @@ class Opening:
     """How to open a foreign model file.
 
     Args:
-        arch: Built-in name, `package.module:factory`, `path/file.py:factory`, or None to match the weights
-            against the built-in architectures.
+        arch: Built-in name, `timm:NAME`, `pyiqa:NAME`, `package.module:factory`, `path/file.py:factory`, or None to
+            match the weights against the built-in architectures.
         preprocessing: Fields of `Preprocessing` that the user gave.
         score_range: (low, high) of the model's scores, or None.
         lower_is_better: Whether small scores mean good quality.

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.ortho import Gains, OrthogonalConv2d, RobustBlock, extreme_gains, singular_values
+from iqa_armor.ortho import Gains, OrthogonalConv2d, RobustBlock, TokenBlock, extreme_gains, singular_values
 from iqa_armor.surgery import size_of
 
 # Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.
@@ -78,12 +78,13 @@ def measure_blocks(traced: fx.GraphModule) -> tuple[BlockSpectrum, ...]:
     return tuple(
         _measure(traced, node, module)
         for node, module in _modules(traced, list(traced.graph.nodes))
-        if isinstance(module, RobustBlock)
+        if isinstance(module, RobustBlock | TokenBlock)
     )
 
 
-def _measure(traced: fx.GraphModule, node: fx.Node, block: RobustBlock) -> BlockSpectrum:
-    height, width = (size_of(node) or (0, 0, 1, 1))[2:]
+def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenBlock) -> BlockSpectrum:
+    height, width = module.size if isinstance(module, TokenBlock) else (size_of(node) or (0, 0, 1, 1))[2:]
+    block = module.block if isinstance(module, TokenBlock) else module
     gains, method = _extremes(_thawed(block.orthogonal), (height, width))
     behind = _behind(node)
     after = (_layer_gain(inner, module) for inner, module in _modules(traced, behind))

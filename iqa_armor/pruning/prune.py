@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import warnings
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any
@@ -179,7 +180,9 @@ def _pruned_copy(
     names = {module: name for name, module in duplicate.named_modules()}
     kept: dict[str, list[int]] = {}
     try:
-        with torch.enable_grad():
+        with torch.enable_grad(), warnings.catch_warnings():
+            # A parameter outside a layer, such as ConvNeXt's layer scale, is pruned along its last axis beyond 1.
+            warnings.filterwarnings("ignore", message="Unwrapped parameters")
             pruner = tp.pruner.BasePruner(
                 duplicate,
                 (calibration[:1],),
@@ -200,7 +203,7 @@ def _pruned_copy(
             _record_kept(pruner.DG, group, names, kept)
             group.prune()
         with torch.no_grad():
-            duplicate(calibration[:1])
+            duplicate.forward(calibration[:1])  # calling a graph module would print what fails
     except PRUNING_FAILURES as error:
         raise SurgeryError(
             f"torch-pruning cannot prune this network: {type(error).__name__}: {error}; heads must read sizes "

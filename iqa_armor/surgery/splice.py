@@ -7,7 +7,7 @@ from typing import Literal
 from torch import fx, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.surgery.stages import leads_to_last_stage
+from iqa_armor.surgery.flow import leads_to_last_stage
 
 Taps = Literal["all", "trunk"]
 

@@ -10,6 +10,8 @@ from torch import fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.surgery.flow import Flow
+from iqa_armor.surgery.tokens import token_grid, token_grids
 from iqa_armor.surgery.trace import size_of
 
 PADDING = (
@@ -19,7 +21,6 @@ PADDING = (
     nn.ReplicationPad2d,
     nn.CircularPad2d,
 )
-CONVOLUTIONS = (nn.Conv2d, nn.ConvTranspose2d)
 
 
 @dataclass(frozen=True)
@@ -65,11 +66,11 @@ def branches(traced: fx.GraphModule) -> tuple[Branch, ...]:
     Raises:
         SurgeryError: If the network has no convolution whose cut could be found.
     """
-    flow = _Flow(traced)
+    flow = Flow(traced)
     if not flow.convolutions:
+        _point_to_tokens(traced)
         raise SurgeryError(
-            "the network has no convolution on maps larger than one pixel, so there is no stage to "
-            "protect; transformers have no convolutional cut"
+            "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
         )
     return tuple(_branch(flow, index, sinks) for index, sinks in enumerate(_grouped_sinks(flow)))
 
@@ -79,34 +80,52 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
 
     Args:
         traced: Graph whose nodes have sizes.
-        position: "last", a number counting cuts from 1 at the input, or the name of a node or module.
+        position: "last", a number counting cuts from 1 at the input, or the name of a node or module that gives
+            maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer.
 
     Raises:
         SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
     """
     by_name = {node.name: node for node in traced.graph.nodes}
     if position == "last" or position.isdigit():
-        return [by_name[_pick(branch, position).node] for branch in branches(traced)]
+        found = branches(traced)
+        if position == "last" and any(branch.problem for branch in found):
+            _point_to_tokens(traced)
+        return [by_name[_pick(branch, position).node] for branch in found]
     node = by_name.get(position) or _last_node_of_module(traced, position)
-    size = size_of(node) if node is not None else None
-    if node is None or size is None or len(size) != 4 or node.op == "output":
-        listed = ", ".join(cut.node for branch in branches(traced) for cut in branch.cuts)
-        what = "no node or module" if node is None else "no map (N, C, H, W)"
-        raise SurgeryError(f"{what} is called {position!r} in this network; its cuts are {listed}")
+    if node is None:
+        raise SurgeryError(f"no node or module is called {position!r} in this network; {_places(traced)}")
+    if node.op == "output" or len(size_of(node) or ()) not in (3, 4):
+        raise SurgeryError(
+            f"no map (N, C, H, W) and no tokens (N, tokens, C) are called {position!r} in this network; "
+            f"{_places(traced)}"
+        )
+    token_grid(Flow(traced), node)
     return [node]
 
 
-def leads_to_last_stage(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a convolution lies at or behind `node`, so that it belongs to the trunk, not to a head."""
-    seen, waiting = set(), [node]
-    while waiting:
-        current = waiting.pop()
-        if _is_convolution(traced, current):
-            return True
-        fresh = [user for user in current.users if user not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return False
+def _places(traced: fx.GraphModule) -> str:
+    """Return where a block could stand, as text."""
+    flow = Flow(traced)
+    cuts = [cut.node for branch in branches(traced) for cut in branch.cuts] if flow.convolutions else []
+    grids = [grid.node for grid in token_grids(flow)]
+    texts = [f"its cuts are {', '.join(cuts)}"] if cuts else []
+    return "; ".join(texts + ([f"its tokens are {', '.join(grids)}"] if grids else []) or ["it has no cuts"])
+
+
+def _point_to_tokens(traced: fx.GraphModule) -> None:
+    """Refuse to choose in a transformer, naming its tokens.
+
+    Raises:
+        SurgeryError: If the network has tokens on a grid.
+    """
+    names = [grid.node for grid in token_grids(Flow(traced))]
+    if names:
+        raise SurgeryError(
+            "this is a transformer: behind its patch embedding there is no convolutional stage whose input could be "
+            "protected, so there is no last cut; name a tensor of tokens to protect with --position NODE, such as "
+            f"{', '.join(names[-3:])} (inspect lists {len(names)})"
+        )
 
 
 def _pick(branch: Branch, position: str) -> Cut:
@@ -133,56 +152,13 @@ def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
     return inside[-1] if inside else None
 
 
-def _is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(traced.get_submodule(str(node.target)), CONVOLUTIONS)
-    return node.op == "call_function" and node.target in (functional.conv2d, functional.conv_transpose2d)
-
-
 def _is_padding(traced: fx.GraphModule, node: fx.Node) -> bool:
     if node.op == "call_module":
         return isinstance(traced.get_submodule(str(node.target)), PADDING)
     return node.op == "call_function" and node.target is functional.pad
 
 
-class _Flow:
-    """Convolutions, dominators and order of the nodes that depend on the input."""
-
-    def __init__(self, traced: fx.GraphModule) -> None:
-        self.traced = traced
-        self.order = {node: index for index, node in enumerate(traced.graph.nodes)}
-        self.dominators: dict[fx.Node, frozenset[fx.Node]] = {}
-        self.convolutions: list[fx.Node] = []
-        self.last_convolutions: dict[fx.Node, frozenset[fx.Node]] = {}
-        for node in traced.graph.nodes:
-            self._visit(node)
-
-    def _visit(self, node: fx.Node) -> None:
-        inputs = [source for source in node.all_input_nodes if source in self.dominators]
-        if node.op == "placeholder":
-            self.dominators[node] = frozenset([node])
-            self.last_convolutions[node] = frozenset()
-        elif inputs:
-            common = frozenset.intersection(*(self.dominators[source] for source in inputs))
-            self.dominators[node] = common | {node}
-            before = frozenset[fx.Node]().union(*(self.last_convolutions[source] for source in inputs))
-            size = size_of(node)
-            if _is_convolution(self.traced, node) and size is not None and prod(size[2:]) > 1:
-                self.convolutions.append(node)
-                before = frozenset([node])
-            self.last_convolutions[node] = before
-
-    def before(self, node: fx.Node) -> frozenset[fx.Node]:
-        """Return the nodes that `node` depends on, itself included."""
-        seen, waiting = {node}, [node]
-        while waiting:
-            fresh = [source for source in waiting.pop().all_input_nodes if source not in seen]
-            seen.update(fresh)
-            waiting.extend(fresh)
-        return frozenset(seen)
-
-
-def _grouped_sinks(flow: _Flow) -> list[list[fx.Node]]:
+def _grouped_sinks(flow: Flow) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
     followed = {
         source
@@ -202,7 +178,7 @@ def _grouped_sinks(flow: _Flow) -> list[list[fx.Node]]:
     return [members for _, members in groups]
 
 
-def _branch(flow: _Flow, index: int, sinks: list[fx.Node]) -> Branch:
+def _branch(flow: Flow, index: int, sinks: list[fx.Node]) -> Branch:
     ancestors = frozenset[fx.Node]().union(*(flow.before(sink) for sink in sinks))
     own = [node for node in flow.convolutions if node in ancestors]
     common = frozenset.intersection(*(flow.dominators[sink] for sink in sinks)) - set(sinks)
@@ -219,7 +195,7 @@ def _branch(flow: _Flow, index: int, sinks: list[fx.Node]) -> Branch:
     return Branch(cuts, problem=_problem(flow, own, nodes[-1][0] if nodes else None, final=_map_size(sinks[-1])))
 
 
-def _problem(flow: _Flow, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
+def _problem(flow: Flow, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
     """Return why the last cut of a branch with convolutions `own` cannot be told, or ""."""
     hiding = [node.name for node in own if _map_size(node) == final and _dilation(flow.traced, node) > 1]
     if hiding:
@@ -232,7 +208,7 @@ def _problem(flow: _Flow, own: list[fx.Node], last: fx.Node | None, *, final: tu
     return ""
 
 
-def _latest_before(flow: _Flow, passages: list[fx.Node], first: fx.Node) -> fx.Node | None:
+def _latest_before(flow: Flow, passages: list[fx.Node], first: fx.Node) -> fx.Node | None:
     """Return the latest dominator that `first` depends on, outside the residual unit of `first`."""
     ancestors = flow.before(first) - {first}
     unit = first.meta.get("unit")
@@ -244,7 +220,7 @@ def _latest_before(flow: _Flow, passages: list[fx.Node], first: fx.Node) -> fx.N
     return usable[-1] if usable else None
 
 
-def _cut(flow: _Flow, node: fx.Node, *, branch: int, position: int) -> Cut:
+def _cut(flow: Flow, node: fx.Node, *, branch: int, position: int) -> Cut:
     _, channels, height, width = size_of(node) or (0, 0, 0, 0)
     behind = next((conv for conv in flow.convolutions if node in flow.before(conv) and conv is not node), None)
     ratio = float("nan")

@@ -5,17 +5,16 @@ from __future__ import annotations
 import copy
 import traceback
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.models.sqish import Sqish
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.surgery.mend import mend
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
 TRACE_FAILURES = (
@@ -27,13 +26,6 @@ TRACE_FAILURES = (
     LookupError,
     ArithmeticError,
 )
-DROPOUTS: dict[Any, type[nn.Module]] = {
-    functional.dropout: nn.Dropout,
-    functional.dropout1d: nn.Dropout1d,
-    functional.dropout2d: nn.Dropout2d,
-    functional.dropout3d: nn.Dropout3d,
-    functional.alpha_dropout: nn.AlphaDropout,
-}
 
 
 class LeafTracer(fx.Tracer):
@@ -41,7 +33,7 @@ class LeafTracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether `m` stays one node of the graph."""
-        if isinstance(m, RobustBlock | Sqish | StochasticDepth):
+        if isinstance(m, RobustBlock | TokenBlock | Sqish | StochasticDepth):
             return True
         return super().is_leaf_module(m, module_qualified_name)
 
@@ -49,7 +41,8 @@ class LeafTracer(fx.Tracer):
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Trace a deep copy of a network in eval mode and give every node its size.
 
-    Functional dropout, which tracing freezes, becomes a module again, so that fine-tuning has it.
+    Functional dropout, which tracing freezes, becomes a module again, so that fine-tuning has it; functional layer
+    normalization of a module's own weights becomes one, so that pruning can follow its width.
 
     Args:
         network: Module on normalised input; left untouched.
@@ -71,7 +64,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
             f"{type(network).__name__} cannot be traced: {error} ({_culprit(error)}); torch.fx follows tensors "
             "symbolically, so replace loops over sizes and `if` on tensor values there"
         ) from error
-    _restore_dropout(traced)
+    mend(traced)
     traced.eval()
     propagate_sizes(traced, example)
     _mark_units(traced, network)
@@ -149,18 +142,3 @@ def is_shortcut(node: fx.Node) -> bool:
 def _stack(node: fx.Node) -> list[tuple[str, type]]:
     """Return (qualified name, class) of the modules a node was called in, outermost first."""
     return [(str(path), kind) for path, kind in node.meta.get("nn_module_stack", {}).values()]
-
-
-def _restore_dropout(traced: fx.GraphModule) -> None:
-    for node in list(traced.graph.nodes):
-        if node.op != "call_function" or node.target not in DROPOUTS:
-            continue
-        rate = node.kwargs.get("p", node.args[1] if len(node.args) > 1 else 0.5)
-        name = f"dropout_{node.name}"
-        traced.add_submodule(name, DROPOUTS[node.target](rate))
-        with traced.graph.inserting_after(node):
-            module = traced.graph.call_module(name, (node.args[0] if node.args else node.kwargs["input"],))
-        node.replace_all_uses_with(module)
-        traced.graph.erase_node(node)
-    traced.graph.lint()
-    traced.recompile()

@@ -48,6 +48,8 @@ def inspect(
         show_json(found.as_plain())
         return
     stdout.print(_table(found))
+    if found.grids:
+        stdout.print(_grid_table(found))
     for spectrum in found.spectra:
         stdout.print(_spectrum_table(spectrum))
     for line in found.remarks:
@@ -73,6 +75,17 @@ def _table(found: Inspection) -> Table:
             *branch,
             "recommended (last)" if cut.node in found.recommended else "",
         )
+    return table
+
+
+def _grid_table(found: Inspection) -> Table:
+    table = Table(title="tokens at the end of a transformer's units")
+    table.add_column("node", overflow="fold")
+    for heading in ("channels", "grid", "further tokens"):
+        table.add_column(heading, justify="right")
+    table.add_column("module", overflow="fold")
+    for grid in found.grids:
+        table.add_row(grid.node, str(grid.channels), "{}x{}".format(*grid.size), str(grid.extra), grid.module)
     return table
 
 

@@ -1,0 +1,48 @@
+"""The table of stored layers, part three: our own blocks."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from iqa_armor.artifact.checks import MAX_CHANNELS, Check, choice, integer, sequence
+from iqa_armor.artifact.leaf import Field, Leaf
+from iqa_armor.ortho import RobustBlock, TokenBlock
+
+
+def _config(checks: dict[str, Check]) -> dict[str, Field]:
+    """Return the fields of one of our blocks, which says its constructor's arguments itself."""
+
+    def reader(name: str) -> Callable[[Any], object]:
+        return lambda block: block.config()[name]
+
+    return {name: Field(check, reader(name)) for name, check in checks.items()}
+
+
+BLOCKS: dict[str, Leaf] = {
+    "iqa_armor.ortho.RobustBlock": Leaf(
+        RobustBlock,
+        _config(
+            {
+                "channels": integer(2, MAX_CHANNELS),
+                "backend": choice("cayley", "aoc", "aol"),
+                "pool": choice("square", "none"),
+            }
+        ),
+        ("features",),
+        lambda given: {"reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+    ),
+    "iqa_armor.ortho.TokenBlock": Leaf(
+        TokenBlock,
+        _config(
+            {
+                "channels": integer(2, MAX_CHANNELS),
+                "size": sequence(integer(1, 2**14), 2),
+                "extra": integer(0, 2**14),
+                "backend": choice("cayley", "aoc", "aol"),
+            }
+        ),
+        ("tokens",),
+        lambda given: {"block.reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+    ),
+}

@@ -1,0 +1,90 @@
+"""A gallery of torchvision's networks: each is hardened and reloads, or fails with the documented error."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import memory_dataset
+from torch import nn
+from torchvision.models import get_model
+
+from iqa_armor.artifact import load_artifact
+from iqa_armor.errors import ArmorError, ModelLoadError, SurgeryError
+from iqa_armor.models.backbone import EXTRA_ARGUMENTS
+from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.ortho import RobustBlock
+from iqa_armor.pipeline import harden
+from iqa_armor.recipe import Recipe
+
+slow = pytest.mark.slow
+NO_PRUNING = {"prune": 0}
+
+# Name, side of the images, settings beside the defaults, channels at the block.
+HARDENED = [
+    ("squeezenet1_1", 64, {}, 224),
+    ("mobilenet_v3_small", 64, {}, 48),
+    ("mnasnet0_5", 64, {"backend": "aol"}, 48),
+    ("shufflenet_v2_x0_5", 64, NO_PRUNING, 96),
+    pytest.param("resnet18", 64, {"backend": "aoc"}, 224, marks=slow),
+    pytest.param("efficientnet_b0", 64, {}, 96, marks=slow),
+    pytest.param("convnext_tiny", 64, {}, 352, marks=slow),
+    pytest.param("convnext_tiny", 64, NO_PRUNING, 384, marks=slow),
+    pytest.param("regnet_y_400mf", 64, {}, 186, marks=slow),
+    pytest.param("densenet121", 64, {}, 448, marks=slow),
+    pytest.param("googlenet", 64, {}, None, marks=slow),
+    pytest.param("inception_v3", 96, {}, 272, marks=slow),
+    pytest.param("resnext50_32x4d", 64, {}, 920, marks=slow),
+    pytest.param("vgg11_bn", 64, {}, 456, marks=slow),
+    pytest.param("vit_b_16", 224, {"position": "encoder.layers.encoder_layer_10", **NO_PRUNING}, 768, marks=slow),
+]
+REFUSED = [
+    ("shufflenet_v2_x0_5", 64, {}, SurgeryError, r"torch-pruning cannot prune .* --prune 0 skips pruning"),
+    ("vit_b_16", 224, {}, SurgeryError, r"transformer: .* --position NODE, such as add_22, add_23, add_24"),
+    ("swin_t", 64, {}, SurgeryError, r"transformer: .* --position NODE"),
+    (
+        "swin_t",
+        64,
+        {"position": "features.6", **NO_PRUNING},
+        ModelLoadError,
+        r"could not be stored once it is hardened: .*torchvision.models.swin_transformer",
+    ),
+]
+
+
+def network_of(name: str) -> nn.Module:
+    """Return a network with random weights whose scores differ between images."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = get_model(name, weights=None, num_classes=1, **EXTRA_ARGUMENTS.get(name, {}))
+        *_, last = (module for module in network.modules() if isinstance(module, nn.Linear | nn.Conv2d))
+        nn.init.uniform_(last.weight)  # positive: SqueezeNet rectifies its score
+    return network.eval()
+
+
+@pytest.mark.parametrize(("name", "side", "settings", "channels"), HARDENED)
+def test_hardened_network_reloads_with_the_same_scores(
+    name: str, side: int, settings: dict, channels: int | None, tmp_path: Path
+) -> None:
+    model = QualityModel(network_of(name), Preprocessing(size=(side, side)), name=name)
+    result = harden(model, memory_dataset(training=8), Recipe(epochs=0, calibration=4, **settings))
+    result.save(tmp_path / "hardened.safetensors")
+    opened, images = load_artifact(tmp_path / "hardened.safetensors"), torch.rand(2, 3, side, side)
+    with torch.inference_mode():
+        scores = result.model(images)
+        assert float((opened(images) - scores).abs().max()) <= 1e-5 * float(scores.abs().max())
+    assert sum(isinstance(module, RobustBlock) for module in opened.modules()) == 1
+    assert channels in (None, result.blocks[0].channels)
+    assert result.pruned is None or result.pruned.share == pytest.approx(0.10, abs=0.02)
+
+
+@pytest.mark.parametrize(("name", "side", "settings", "kind", "reason"), REFUSED)
+def test_network_that_cannot_be_hardened_says_why(
+    name: str, side: int, settings: dict, kind: type[ArmorError], reason: str
+) -> None:
+    model = QualityModel(network_of(name), Preprocessing(size=(side, side)), name=name)
+    with pytest.raises(kind) as caught:
+        harden(model, memory_dataset(training=8), Recipe(epochs=0, calibration=4, **settings))
+    assert re.search(reason, str(caught.value)), caught.value
