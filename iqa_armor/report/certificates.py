@@ -23,16 +23,19 @@ class Line:
 
 def headings(found: Certification) -> tuple[str, ...]:
     """Return the headings of the columns of numbers."""
-    ratio = ("× baseline",) if found.baseline is not None else ()
+    ratio = ("÷\nbaseline",) if found.baseline is not None else ()
     agreement = ("SROCC", "PLCC") if _has_opinion(found) else ()
-    return ("delta", "in ranges", *ratio, "abstained", *agreement, "s/image")
+    return ("delta", "in\nranges", *ratio, "ab-\nstained", *agreement, "s/\nimage", "with\nbounds")
 
 
 def lines(found: Certification) -> Iterator[Line]:
-    """Yield a line per model and method."""
+    """Yield a line per model for its plain score, followed by one per method."""
     for model in found.models:
+        blanks = 3 + (found.baseline is not None)
+        costs = _seconds(model.seconds_plain, None)
+        yield Line(model.name, "plain score", "none", (*[DASH] * blanks, *_agreement(found, model), *costs))
         for word, figures in model.methods.items():
-            yield Line(model.name, word, figures.guarantee, tuple(_cells(found, model, figures)))
+            yield Line(model.name, word, figures.guarantee, tuple(_cells(found, figures)))
 
 
 def image_cells(image: CertifiedImage) -> tuple[str, ...]:
@@ -51,8 +54,7 @@ def notes(found: Certification) -> Iterator[str]:
     )
     yield (
         "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
-        "model units and in score ranges; SROCC, PLCC: plain → smoothed score; s/image: plain / smoothed score / with "
-        "bounds."
+        "model units and in score ranges; s/image: median seconds for the score alone."
     )
     yield from _steps(found)
     if any(word.startswith(("rs", "drs")) for word in methods):
@@ -100,14 +102,22 @@ def _has_opinion(found: Certification) -> bool:
     return any(model.srocc is not None for model in found.models)
 
 
-def _cells(found: Certification, model: CertifiedModel, figures: MethodFigures) -> Iterator[str]:
-    yield plain(figures.delta)
-    yield plain(figures.delta_share)
+def _cells(found: Certification, figures: MethodFigures) -> Iterator[str]:
+    yield from map(_three, (figures.delta, figures.delta_share))
     if found.baseline is not None:
         yield DASH if figures.ratio_to_baseline is None else f"{figures.ratio_to_baseline:.2f}"
     yield f"{figures.abstained:.0%}"
-    if _has_opinion(found):
-        yield f"{short(model.srocc)} → {short(figures.srocc)}"
-        yield f"{short(model.plcc)} → {short(figures.plcc)}"
-    costs = (model.seconds_plain, figures.seconds_smoothed, figures.seconds_certified)
-    yield " / ".join(DASH if seconds is None else f"{seconds:.2g}" for seconds in costs)
+    yield from _agreement(found, figures)
+    yield from _seconds(figures.seconds_smoothed, figures.seconds_certified)
+
+
+def _agreement(found: Certification, figures: CertifiedModel | MethodFigures) -> tuple[str, ...]:
+    return (short(figures.srocc), short(figures.plcc)) if _has_opinion(found) else ()
+
+
+def _seconds(*values: float | None) -> Iterator[str]:
+    return (DASH if seconds is None else f"{seconds:.2g}" for seconds in values)
+
+
+def _three(value: float | None) -> str:
+    return DASH if value is None else f"{value:.3g}"

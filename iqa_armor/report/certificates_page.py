@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from typing import Literal
 
@@ -12,6 +13,7 @@ from iqa_armor.report.notation import plain, short
 from iqa_armor.report.templates import inside_script, source, template
 from iqa_armor.results import Certification, CertifiedModel, MethodFigures
 
+LARGEST_RATIO = 20.0  # of values on a linear axis
 MOST_ROWS = 200  # of a table of images
 Figure = Callable[[MethodFigures], float | None]
 
@@ -37,7 +39,7 @@ def render_certification(found: Certification) -> str:
 def summary_table(found: Certification) -> Table:
     """Return a row per model and method, in a group per model."""
     first = [Cell(text, scope="col") for text in ("Method", "Guarantee")]
-    head = ((*first, *map(head_cell, headings(found))),)
+    head = ((*first, *(head_cell(heading.replace("-\n", "").replace("\n", " ")) for heading in headings(found))),)
     return Table("Bounds, agreement with opinion, and cost", head, tuple(_group(found, m.name) for m in found.models))
 
 
@@ -80,15 +82,25 @@ def _chart(found: Certification, figure: Figure, *, name: Literal["delta", "sroc
             for entry in found.models:  # the plain score's, to compare with
                 if entry.srocc is not None:
                     axes.axhline(entry.srocc, color=styles[entry.name].color, linewidth=0.9, linestyle="--")
+        elif _spans_decades(points):
+            axes.set_yscale("log")
+            axes.yaxis.set_major_formatter("{x:g}")
+            axes.yaxis.set_minor_formatter("")
         else:
             axes.set_ylim(bottom=0)
-        axes.set_xticks(range(len(words)), [brief(word) for word in words])
+        axes.set_xticks(range(len(words)), [re.sub("([:,])", r"\1\n", word) for word in words], fontsize=8.5)
         axes.set_xlim(-0.5, len(words) - 0.5)
         axes.grid(visible=False, axis="x")
         axes.set_ylabel(axis)
         label_right(axes, labels)
         title = f"{axis[0].upper()}{axis[1:]}" + ("; dashed: of the plain score" if name == "srocc" else "")
         return to_chart(canvas, title=title, description=_told(words, points))
+
+
+def _spans_decades(points: dict[str, list[tuple[int, float]]]) -> bool:
+    """Return whether the smallest values could not be told from zero beside the largest."""
+    values = [value for drawn in points.values() for _, value in drawn]
+    return 0 < LARGEST_RATIO * min(values) < max(values)
 
 
 def _told(words: list[str], points: dict[str, list[tuple[int, float]]]) -> str:

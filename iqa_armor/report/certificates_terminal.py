@@ -14,6 +14,8 @@ from rich.text import Text
 from iqa_armor.report.certificates import IMAGE_HEADINGS, data_words, headings, image_cells, lines, notes
 from iqa_armor.results import Certification
 
+WIDE = 100  # columns
+
 
 @dataclass(frozen=True)
 class CertificationReport:
@@ -25,21 +27,31 @@ class CertificationReport:
         """Yield the parts."""
         if self.found.data is None:
             yield from _images(self.found)
-        yield summary_table(self.found)
+        yield summary_table(self.found, is_wide=options.max_width >= WIDE)
         footnotes = (data_words(self.found), *notes(self.found))
         yield Padding(Text("\n".join(footnotes), style="dim"), (0, 1))
 
 
-def summary_table(found: Certification) -> Table:
-    """Return a row per model and method."""
+def summary_table(found: Certification, *, is_wide: bool = True) -> Table:
+    """Return a section per model: a row for its plain score and one per method.
+
+    Args:
+        found: What to show.
+        is_wide: Whether there is room for PLCC and the time of the score alone.
+    """
+    kept = [place for place, heading in enumerate(headings(found)) if is_wide or heading not in ("PLCC", "s/\nimage")]
     table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for heading in ("model", "method", "guarantee"):
-        table.add_column(heading, overflow="fold", min_width=6)
-    for heading in headings(found):
-        table.add_column(heading, justify="right", overflow="fold")
-    for line in lines(found):
-        name = f"{line.model} (baseline)" if line.model == found.baseline else line.model
-        table.add_row(*map(Text, (name, line.method, line.guarantee, *line.cells)))
+    table.add_column("model, method", overflow="fold")
+    table.add_column("guarantee", overflow="fold")
+    for heading in (headings(found)[place] for place in kept):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for model in found.models:
+        name = f"{model.name} (baseline)" if model.name == found.baseline else model.name
+        table.add_row(Text(name, style="bold"))
+        for line in lines(found):
+            if line.model == model.name:
+                table.add_row(*map(Text, (f"  {line.method}", line.guarantee, *(line.cells[place] for place in kept))))
+        table.add_section()
     return table
 
 

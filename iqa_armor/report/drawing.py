@@ -135,7 +135,8 @@ def make_room(axes: Axes, labels: Sequence[Label]) -> None:
 def label_right(axes: Axes, labels: Sequence[Label]) -> None:
     """Write labels in a column right of the axes, beside their points and not over one another."""
     pixels = axes.bbox.height
-    heights = [float(axes.transLimits.transform((label.x, label.y))[1]) * pixels for label in labels]
+    to_axes = axes.transScale + axes.transLimits
+    heights = [float(to_axes.transform((label.x, label.y))[1]) * pixels for label in labels]
     for label, height in zip(labels, spread(heights, LABEL_GAP, highest=pixels), strict=True):
         axes.annotate(
             label.text,
