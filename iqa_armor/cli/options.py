@@ -124,9 +124,10 @@ PURIFY_HELP = (
     "flip, rotate, crop, resize, blur, median, unsharp, jpeg, diffjpeg, quantize, noise, fcn, diffusion or file, with "
     "settings as in jpeg:quality=60; + chains them."
 )
+SMOOTH_HELP = "ms, rs, dms, drs or fs, with settings as in ms:samples=100,sigma=0.12."
 ThreatOpt = Annotated[
     Literal["adaptive", "bare"],
-    typer.Option(help="Whether attacks know the purifiers, or fool the bare model."),
+    typer.Option(help="Whether attacks know the defense, or fool the bare model."),
 ]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 

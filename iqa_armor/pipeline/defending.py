@@ -1,40 +1,57 @@
-"""Put defenses around a model: purifiers, smoothers."""
+"""Put defenses around a model: purifiers of its images, smoothers of its scores."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iqa_armor.defenses import Defended, Purified, Threat, parse_chain
+from iqa_armor.defenses import Defended, Purified, Smoothed, Threat, parse_chain, parse_smoother
 from iqa_armor.models.base import QualityModel
 
 THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
 def defended_models(
-    models: Sequence[QualityModel], purifiers: Sequence[str], *, threats: Sequence[Threat] = THREATS
+    models: Sequence[QualityModel],
+    purifiers: Sequence[str] = (),
+    smoothers: Sequence[str] = (),
+    *,
+    threats: Sequence[Threat] = THREATS,
 ) -> list[QualityModel]:
     """Return the models themselves, then each behind each defense under each threat.
 
     Args:
         models: Models without a defense.
         purifiers: Chains such as "jpeg:quality=60+flip"; each is a defense of its own.
+        smoothers: Words such as "ms:samples=100"; each is a defense of its own.
         threats: What attacks differentiate.
 
     Raises:
-        UsageError: If a purifier or a setting is unknown, or a value is not allowed.
-        ModelLoadError: If a purifier's file cannot be used.
+        UsageError: If a purifier, a smoother or a setting is unknown, or a value is not allowed.
+        ModelLoadError: If a purifier's file cannot be used, or a smoother cannot smooth a model.
     """
     chains = [parse_chain(word) for word in purifiers]
-    behind = [
-        _named(Purified(model, chain, threat=threat)) for model in models for chain in chains for threat in threats
-    ]
-    return [*models, *behind]
+    parsed = {word: parse_smoother(word) for word in smoothers}
+    behind: list[Defended] = []
+    for model in models:
+        for threat in threats:
+            behind += [Purified(model, chain, threat=threat) for chain in chains]
+            behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed.items()]
+    return [*models, *map(_named, behind)]
 
 
-def defended_model(model: QualityModel, purifiers: Sequence[str], *, threat: Threat = "adaptive") -> QualityModel:
-    """Return a model behind the given purifiers, one after the other, or the model itself without any."""
+def defended_model(
+    model: QualityModel, purifiers: Sequence[str] = (), smoother: str | None = None, *, threat: Threat = "adaptive"
+) -> QualityModel:
+    """Return a model behind purifiers, one after the other, and a smoother around both; itself without any.
+
+    Arguments and errors as in `defended_models`.
+    """
     chain = {word: purifier for text in purifiers for word, purifier in parse_chain(text).items()}
-    return _named(Purified(model, chain, threat=threat)) if chain else model
+    if chain:
+        model = Purified(model, chain, threat=threat)
+    if smoother is not None:
+        model = Smoothed(model, parse_smoother(smoother), word=smoother, threat=threat)
+    return _named(model) if isinstance(model, Defended) else model
 
 
 def _named(model: Defended) -> Defended:

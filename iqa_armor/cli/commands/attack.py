@@ -12,6 +12,7 @@ from rich.text import Text
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
     PURIFY_HELP,
+    SMOOTH_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -58,6 +59,10 @@ def attack(
         list[str] | None,
         typer.Option(metavar="NAME[:PARAMS]", help=f"Purify images first: {PURIFY_HELP} May be repeated, in order."),
     ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:PARAMS]", help=f"Smooth scores: {SMOOTH_HELP}"),
+    ] = None,
     threat: ThreatOpt = "adaptive",
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
@@ -66,7 +71,7 @@ def attack(
     interpolation: InterpolationOpt = None,
     score_range: ScoreRangeOpt = None,
     trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of attacks and purifiers that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of attacks and defenses that draw.")] = 0,
     device: DeviceOpt = "auto",
     json: JsonOpt = False,
 ) -> None:
@@ -82,7 +87,9 @@ def attack(
     sign: Literal[1, -1] = 1 if direction == "up" else -1
     attacks = build_attacks(attack or ["pgd8"], epsilon=epsilon / 255, direction=sign)
     with progress() as bars:
-        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], threat=threat)
+        opened = defended_model(
+            load_model(model, opening=opening_of(context.params)), purify or [], smooth, threat=threat
+        )
         attacked = attack_images(
             opened, images, output, attacks=attacks, seed=seed, device=device, overwrite=overwrite, progress=bars
         )

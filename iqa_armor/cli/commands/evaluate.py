@@ -11,6 +11,7 @@ from iqa_armor.cli.console import progress, show_json, stderr, stdout
 from iqa_armor.cli.files import require_writable, write_text
 from iqa_armor.cli.options import (
     PURIFY_HELP,
+    SMOOTH_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -72,6 +73,13 @@ def evaluate(
         typer.Option(
             metavar="NAME[:PARAMS][+…]",
             help=f"Also evaluate each model behind a purifier: {PURIFY_HELP} May be repeated, to compare several.",
+        ),
+    ] = None,
+    smooth: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[:PARAMS]",
+            help=f"Also evaluate each model with smoothed scores: {SMOOTH_HELP} May be repeated, to compare several.",
         ),
     ] = None,
     threat: Annotated[
@@ -145,7 +153,7 @@ def evaluate(
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths = ([baseline] if baseline is not None and baseline not in models else []) + models
     with progress() as bars:
-        opened = _defended(_open(paths, context), purify or [], threat)
+        opened = _defended(_open(paths, context), purify or [], smooth or [], threat=threat)
         datasets = [open_data(spec, seed=seed, progress=bars) for spec in data or (None,)]
         found = evaluation.evaluate(
             opened,
@@ -199,11 +207,11 @@ def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
     return opened
 
 
-def _defended(models: list[QualityModel], purify: list[str], threat: str) -> list[QualityModel]:
+def _defended(models: list[QualityModel], purify: list[str], smooth: list[str], *, threat: str) -> list[QualityModel]:
     from iqa_armor.pipeline.defending import THREATS, defended_models
 
     chosen = [known for known in THREATS if threat in (known, "both")]
-    return defended_models(models, purify, threats=chosen)
+    return defended_models(models, purify, smooth, threats=chosen)
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:

@@ -11,6 +11,7 @@ from rich.table import Table
 from iqa_armor.cli.console import progress, show_json, stdout
 from iqa_armor.cli.options import (
     PURIFY_HELP,
+    SMOOTH_HELP,
     ArchOpt,
     DeviceOpt,
     InputSizeOpt,
@@ -33,6 +34,10 @@ def score(
         list[str] | None,
         typer.Option(metavar="NAME[:PARAMS]", help=f"Purify images first: {PURIFY_HELP} May be repeated, in order."),
     ] = None,
+    smooth: Annotated[
+        str | None,
+        typer.Option(metavar="NAME[:PARAMS]", help=f"Smooth scores: {SMOOTH_HELP}"),
+    ] = None,
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
     mean: MeanOpt = None,
@@ -40,7 +45,7 @@ def score(
     interpolation: InterpolationOpt = None,
     score_range: ScoreRangeOpt = None,
     trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of purifiers that draw.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, help="Of defenses that draw.")] = 0,
     device: DeviceOpt = "auto",
     json: JsonOpt = False,
 ) -> None:
@@ -50,7 +55,7 @@ def score(
     from iqa_armor.pipeline.scoring import score_files
 
     with progress() as bars:
-        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [])
+        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], smooth)
         scored = score_files(opened, images, device=device, seed=seed, progress=bars)
     scale = opened.scale
     if json:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from importlib import import_module
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Certificate, Defended, Purifier
+from iqa_armor.defenses.purifiers import parse_purifier
 from iqa_armor.defenses.smoothing.bounds import check_smoothing, mean_bounds, median_bounds
 from iqa_armor.defenses.smoothing.noisy import NoisyScores
 from iqa_armor.errors import ModelLoadError
@@ -178,9 +178,7 @@ def denoiser_of(word: str) -> Purifier | None:
     """
     if not word:
         return None
-    parse = import_module("iqa_armor.defenses.purifiers").parse_purifier
-    purifier: Purifier = parse(word)
-    return purifier
+    return parse_purifier(word)
 
 
 def _middle(ordered: Tensor) -> Tensor:
