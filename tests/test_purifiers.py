@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import Generator, Tensor
@@ -154,3 +157,13 @@ def test_a_chain_defends_a_model(make_model: object) -> None:
 
 def test_registry_holds_purifiers() -> None:
     assert all(isinstance(purifier, Purifier | Stored) for purifier in PURIFIERS.values())
+
+
+def test_libraries_are_imported_where_they_are_needed() -> None:
+    code = (
+        "import sys, iqa_armor.defenses\n"
+        "heavy = {'kornia', 'torchvision', 'diffusers', 'onnxruntime', 'PIL'} & set(sys.modules)\n"
+        "sys.exit(f'imported {heavy}' if heavy else 0)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

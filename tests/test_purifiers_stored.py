@@ -289,6 +289,16 @@ def test_pickles_inside_an_archive_are_not_run(exported: Path, tmp_path: Path) -
     assert not mark.exists()
 
 
+def test_a_graph_is_checked_whatever_its_name(exported: Path, tmp_path: Path) -> None:
+    with zipfile.ZipFile(exported) as archive:
+        (name,) = (name for name in archive.namelist() if "/models/" in name)
+        graph = archive.read(name).replace(b"torch.ops.aten.conv2d.default", b"torch.os.system")
+    disguised = json.dumps({"config": {}, **json.loads(graph)}).encode()
+    path = edited(exported, tmp_path / "c.pt2", lambda _, old: old, **{"models/graph_config.json": disguised})
+    with pytest.raises(ModelLoadError, match=r"target 'torch\.os\.system'"):
+        parse_purifier(f"file:path={path}")
+
+
 def test_guards_in_an_archive_are_not_evaluated(exported: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     guard = json.dumps([f"__import__('pathlib').Path({str(mark)!r}).touch()"])

@@ -97,10 +97,10 @@ def _rebuilt(archive: zipfile.ZipFile) -> io.BytesIO:
 
 
 def _checked_member(name: str, content: bytes) -> bytes:
-    if name.endswith("_config.json"):
-        return json.dumps(_with_plain_payloads(json.loads(content))).encode()
-    if name.endswith(".json"):
+    if name.startswith("models/"):
         return json.dumps(_checked(json.loads(content), "")).encode()
+    if name.endswith(".json"):
+        return json.dumps(_with_plain_payloads(json.loads(content))).encode()
     if name.endswith(".pt"):
         _check_sample(content)
     return content
