@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, get_args
 
@@ -12,6 +13,7 @@ from torch import Generator, Tensor
 from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.features.jacobian import Operator
 from iqa_armor.defenses.features.product import ProductBound, product_bound
+from iqa_armor.defenses.features.reference import BoundReferenceSmoother
 from iqa_armor.defenses.features.sampling import (
     FeatureCertificate,
     certificate,
@@ -23,6 +25,7 @@ from iqa_armor.defenses.features.sampling import (
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.graph import evaluating
+from iqa_armor.models.reference import ReferenceModel
 from iqa_armor.models.split import split_network
 
 Mode = Literal["image", "calibrated"]
@@ -96,7 +99,21 @@ class FeatureSmoothing:
         self.require_jacobian()
         return BoundFeatureSmoother(self, model)
 
-    def calibrate(self, model: QualityModel, images: Tensor, *, batch_size: int = 8) -> FeatureSmoothing:
+    def bind_reference(self, model: ReferenceModel) -> BoundReferenceSmoother:
+        """Return this smoother of a full-reference model, which is not changed.
+
+        Raises:
+            UsageError: If the mode is calibrated and there is no jacobian yet, or a node is named: the two images meet
+                in one place only.
+        """
+        self.require_jacobian()
+        if self.node:
+            raise UsageError(f"a full-reference model is split where its two images meet; leave node={self.node} away")
+        return BoundReferenceSmoother(self, model)
+
+    def calibrate(
+        self, model: QualityModel | ReferenceModel, images: Tensor, *, batch_size: int = 8
+    ) -> FeatureSmoothing:
         """Return this smoother in calibrated mode, with the largest s over clean images and its margin.
 
         Args:
@@ -105,10 +122,13 @@ class FeatureSmoothing:
             batch_size: Images whose Jacobians are measured together.
 
         Raises:
-            ArmorError: If s did not converge at one of the images.
+            ArmorError: If s did not converge at one of the images, or is 0 at all of them.
         """
-        measuring = BoundFeatureSmoother(replace(self, mode="image", jacobian=0.0), model)
-        return calibrated(self, measuring.features, images, batch_size=batch_size)
+        measured = replace(self, mode="image", jacobian=0.0)
+        features = (model if isinstance(model, ReferenceModel) else BoundFeatureSmoother(measured, model)).features
+        with evaluating(model):
+            largest = _largest(measured, features, torch.split(images, batch_size) if len(images) else ())
+        return replace(self, mode="calibrated", jacobian=largest)
 
     def require_jacobian(self) -> None:
         """Refuse the calibrated mode without a jacobian.
@@ -123,14 +143,10 @@ class FeatureSmoothing:
             )
 
 
-def calibrated(
-    settings: FeatureSmoothing, features: Operator, images: Tensor, *, batch_size: int = 8
-) -> FeatureSmoothing:
-    """Return settings in calibrated mode for a map of images to features; arguments and errors as in `calibrate`."""
-    measured = replace(settings, mode="image", jacobian=0.0)
+def _largest(settings: FeatureSmoothing, features: Operator, batches: Sequence[Tensor]) -> float:
     largest = 0.0
-    for batch in torch.split(images, batch_size) if len(images) else ():
-        jacobian, converged = levels(measured, features, batch)
+    for batch in batches:
+        jacobian, converged = levels(settings, features, batch)
         if not bool(converged.all()):
             raise ArmorError(
                 f"the Jacobian of {int((~converged).sum())} of {len(batch)} calibration images did not converge in "
@@ -139,7 +155,7 @@ def calibrated(
         largest = max(largest, float(jacobian.max()))
     if not largest:
         raise ArmorError("none of the calibration images moves the features; give images and a model that reads them")
-    return replace(settings, mode="calibrated", jacobian=largest)
+    return largest
 
 
 class BoundFeatureSmoother:
