@@ -161,6 +161,17 @@ def test_an_image_without_a_finite_jacobian_has_no_bounds() -> None:
     assert certificate.abstained.tolist() == [True, False]
 
 
+def test_a_score_that_is_no_number_has_no_bounds() -> None:
+    class Root(nn.Module):
+        def forward(self, scores: Tensor) -> Tensor:
+            return scores.sqrt()
+
+    model = linear_model()
+    model.network.score = nn.Sequential(model.network.score, Root())
+    certificate = FeatureSmoothing(samples=200).bind(model).certify(torch.rand(1, 3, 4, 4), seeded(0))
+    assert bool(certificate.abstained.all())
+
+
 def test_too_few_samples_abstain(make_model: ModelMaker) -> None:
     certificate = FeatureSmoothing(samples=5).bind(make_model()).certify(images(), seeded(0))
     assert bool(certificate.abstained.all())

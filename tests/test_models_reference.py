@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
@@ -10,8 +12,10 @@ import piq
 import pytest
 import torch
 from conftest import small_network
+from safetensors.torch import load_file
 from torch import Generator, Tensor, nn
 from torchvision.models import vgg
+from torchvision.transforms.functional import to_pil_image
 
 from iqa_armor.data.base import ImageSet
 from iqa_armor.defenses.features import FeatureSmoothing
@@ -23,6 +27,7 @@ from iqa_armor.models.reference import ReferenceModel, StageDistance, reference_
 from iqa_armor.recipe import Training
 from iqa_armor.training.reference import fit_reference, predict_reference
 
+EXAMPLE = Path(__file__).parents[1] / "examples" / "full_reference.py"
 SIZE = Preprocessing(size=(32, 32), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
 
 
@@ -112,6 +117,26 @@ def test_what_cannot_be_fitted_is_refused() -> None:
         StageDistance(small_network(), Preprocessing(size=None))
     with pytest.raises(ValueError, match="one shape"):
         network()(draw(1, 3, 32, 32), draw(2, 3, 32, 32))
+
+
+@pytest.mark.slow
+def test_the_example_trains_and_certifies_on_kadid_like_data(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    lines = ["dist_img,ref_img,dmos,var"]
+    for scene in range(12):
+        pristine = draw(3, 48, 48, seed=scene)
+        for level in range(3):
+            name = f"I{scene:02d}_{level}.png"
+            to_pil_image(pristine.lerp(torch.full_like(pristine, 0.5), level / 4)).save(tmp_path / "images" / name)
+            lines.append(f"{name},I{scene:02d}.png,{5 - level},0.1")
+        to_pil_image(pristine).save(tmp_path / "images" / f"I{scene:02d}.png")
+    (tmp_path / "dmos.csv").write_text("\n".join(lines))
+    command = [sys.executable, str(EXAMPLE), f"kadid10k:{tmp_path}", "-o", str(tmp_path / "fr.st"), "--epochs", "1"]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "local, first-order" in done.stdout
+    again = reference_network()
+    again.load_state_dict(load_file(tmp_path / "fr.st"))
 
 
 class LinearDifference(ReferenceModel):

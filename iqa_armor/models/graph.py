@@ -35,13 +35,14 @@ class _LeafTracer(fx.Tracer):
 @contextmanager
 def evaluating(network: nn.Module) -> Iterator[None]:
     """Put a network in eval mode and give every layer its own mode back afterwards."""
-    modes = {module: module.training for module in network.modules()}
-    network.eval()
+    in_training = [module for module in network.modules() if module.training]
+    for module in in_training:
+        module.training = False
     try:
         yield
     finally:
-        for module, mode in modes.items():
-            module.training = mode
+        for module in in_training:
+            module.training = True
 
 
 def shared_graph(network: nn.Module, example: Tensor) -> fx.GraphModule:

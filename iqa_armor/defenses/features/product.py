@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torchvision.ops import StochasticDepth
 
 from iqa_armor.models.graph import shared_graph, size_of
 from iqa_armor.ortho import RobustBlock
@@ -18,7 +19,8 @@ from iqa_armor.ortho.bounds import convolution_bound
 # Largest slopes of activations and of what only moves numbers.
 SLOPES: dict[type[nn.Module], float] = {
     **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Softsign), 1.0),
-    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d), 1.0),
+    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d), 1.0),
+    **dict.fromkeys((nn.ZeroPad2d, StochasticDepth), 1.0),
     nn.Sigmoid: 0.25,
     nn.Hardsigmoid: 1 / 6,
     nn.SiLU: 1.0999,

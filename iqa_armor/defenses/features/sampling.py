@@ -98,13 +98,13 @@ def noisy_scores(
 
 
 def certificate(settings: FeatureSmoothing, scores: Tensor, jacobian: Tensor, converged: Tensor) -> FeatureCertificate:
-    """Return what noisy scores (N, n) certify where s (N,) is known."""
+    """Return what noisy scores (N, n) certify where s (N,) is known and every score is a number."""
     ordered = scores.sort(dim=1).values
     sigma = noise_levels(settings, jacobian)
     # With σ_z a multiple of s·r the shift is the same for every image, even one without gradient.
     shifts = (jacobian * settings.radius / sigma).tolist() if settings.sigma else [1 / settings.multiple] * len(scores)
     lower, upper = torch.full_like(ordered[:, 0], -math.inf), torch.full_like(ordered[:, 0], math.inf)
-    for index in converged.nonzero().flatten().tolist():
+    for index in (converged & ~scores.isnan().any(dim=1)).nonzero().flatten().tolist():
         low, high = median_indices(settings.samples, shifts[index], settings.confidence)
         if low >= 1:
             lower[index], upper[index] = ordered[index, low - 1], ordered[index, high - 1]
