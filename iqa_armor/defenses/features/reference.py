@@ -57,13 +57,10 @@ class BoundReferenceSmoother:
         settings = self.settings
         with evaluating(self.model):
             jacobian, converged = levels(settings, self.model.features, distorted)
-            sigma, head, features = (
-                noise_levels(settings, jacobian),
-                self._head(reference),
-                self.model.features(distorted),
-            )
+            sigma, features = noise_levels(settings, jacobian), self.model.features(distorted)
+            head = self._head(reference)
             noisy = noisy_scores(head, features, sigma, samples=settings.samples, generator=generator)
-        return certificate(settings, noisy, jacobian, converged)
+        return certificate(settings, noisy, jacobian=jacobian, converged=converged)
 
     def _head(self, reference: Tensor) -> Callable[[Tensor], Tensor]:
         """Return what scores noisy features (N · k, D), the k copies of an image in a row."""

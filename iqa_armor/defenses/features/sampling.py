@@ -97,7 +97,9 @@ def noisy_scores(
     return torch.cat(parts, dim=1)
 
 
-def certificate(settings: FeatureSmoothing, scores: Tensor, jacobian: Tensor, converged: Tensor) -> FeatureCertificate:
+def certificate(
+    settings: FeatureSmoothing, scores: Tensor, *, jacobian: Tensor, converged: Tensor
+) -> FeatureCertificate:
     """Return what noisy scores (N, n) certify where s (N,) is known and every score is a number."""
     ordered = scores.sort(dim=1).values
     sigma = noise_levels(settings, jacobian)

@@ -210,7 +210,7 @@ class BoundFeatureSmoother:
             jacobian, converged = levels(settings, self.features, images)
             sigma, features = noise_levels(settings, jacobian), self.features(images)
             noisy = noisy_scores(self.head, features, sigma, samples=settings.samples, generator=generator)
-        return certificate(settings, noisy, jacobian, converged)
+        return certificate(settings, noisy, jacobian=jacobian, converged=converged)
 
     def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
         """Return how far the features can at most move per unit of L2 change of images (H, W) in [0, 1], anywhere.
