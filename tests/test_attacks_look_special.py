@@ -17,9 +17,10 @@ from iqa_armor.attacks.korhonen import KorhonenYou, edge_map
 from iqa_armor.attacks.madc import MADC
 from iqa_armor.attacks.ssah import SSAH, low_band
 from iqa_armor.attacks.stadv import StAdv, roughness, warp
-from iqa_armor.attacks.zhang import WEIGHTS, Zhang
+from iqa_armor.attacks.zhang import Zhang
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics.fidelity import ssim
+from iqa_armor.models.perceptual import WEIGHTS
 
 
 def draw(*shape: int) -> Tensor:

@@ -3,28 +3,19 @@
 from __future__ import annotations
 
 import math
-import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, ClassVar, Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf
 from iqa_armor.attacks.optimize import Search, ascend, working
-from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics.fidelity import ssim
-from iqa_armor.models.checkpoints import READ_ERRORS
+from iqa_armor.models.perceptual import perceptual_network
 
 Distance = Literal["ssim", "lpips", "dists"]
-_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
-_PIQ = "https://github.com/photosynthesis-team"
-WEIGHTS: dict[str, tuple[str, ...]] = {
-    "lpips": (_VGG, f"{_PIQ}/photosynthesis.metrics/releases/download/v0.4.0/lpips_weights.pt"),
-    "dists": (_VGG, f"{_PIQ}/piq/releases/download/v0.4.1/dists_weights.pt"),
-}
 _LEAST_SIZE = {"ssim": 11, "lpips": 32, "dists": 16}  # SSIM's window; the halvings in VGG-16
 
 
@@ -89,35 +80,5 @@ class Zhang:
 def _measure(distance: Distance, clean: Tensor) -> Callable[[Tensor], Tensor]:
     if distance == "ssim":
         return lambda attacked: 1 - ssim(clean, attacked)
-    network = _network(distance).to(clean)
+    network = perceptual_network(distance).to(clean)
     return lambda attacked: torch.as_tensor(network(attacked.clamp(0, 1), clean)).reshape(len(clean))
-
-
-def _network(distance: Literal["lpips", "dists"]) -> Any:  # piq's classes are untyped
-    """Return piq's network of a distance with local weights, read anew at every call.
-
-    Raises:
-        ModelLoadError: If weights are missing, which piq would download, or run code, which piq would let them.
-    """
-    from piq.perceptual import DISTS, LPIPS  # heavy, and needed here only
-
-    folder = Path(torch.hub.get_dir()) / "checkpoints"
-    for url in WEIGHTS[distance]:
-        _check(folder / Path(url).name, f"distance {distance}", url)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torchvision's, for piq's old spelling
-            return {"lpips": LPIPS, "dists": DISTS}[distance](reduction="none").eval()
-    except READ_ERRORS as error:
-        raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
-
-
-def _check(path: Path, needed_by: str, url: str) -> None:
-    if not path.is_file():
-        raise ModelLoadError(f"{needed_by} needs {path}, and nothing is downloaded; get it from {url}")
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        raise ModelLoadError(f"{path} is damaged or runs code when opened; get it again from {url}") from error

@@ -1,0 +1,164 @@
+"""Full-reference models: the quality of an image beside its pristine original."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.models.backbone import torchvision_network
+from iqa_armor.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from iqa_armor.models.graph import passages, shared_graph, size_of
+
+PREPROCESSING = Preprocessing(size=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+STAGES = 4
+# Keeps the slope of the root finite where an image equals its reference.
+TINY = 1e-8
+
+
+class ReferenceModel(nn.Module):
+    """Score float images (N, 3, H, W) in [0, 1] beside their references (N, 3, H, W), giving (N,).
+
+    Scores rise with quality. The two images meet only in `compare`, behind their features.
+
+    Args:
+        preprocessing: What `prepare` and the normalisation do.
+        name: What messages call the model.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, preprocessing: Preprocessing, *, name: str) -> None:
+        super().__init__()
+        self.preprocessing, self.name = preprocessing, name
+        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(part, torch.tensor(values).view(3, 1, 1), persistent=False)
+
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
+        floats = images.float() / 255 if images.dtype == torch.uint8 else images
+        if floats.ndim == 3:
+            return self.preprocessing.resize(floats.unsqueeze(0)).squeeze(0)
+        return self.preprocessing.resize(floats)
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return what is compared of prepared images, (N, D)."""
+        raise NotImplementedError
+
+    def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
+        """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
+        raise NotImplementedError
+
+    def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
+        """Return the scores (N,) of prepared images (N, 3, H, W) in [0, 1] beside their references, of the same size.
+
+        Raises:
+            ValueError: If the two differ in shape.
+        """
+        if reference.shape != distorted.shape:
+            shapes = f"{tuple(reference.shape)} and {tuple(distorted.shape)}"
+            raise ValueError(f"references and images must have one shape, got {shapes}")
+        return self.compare(self.features(reference), self.features(distorted))
+
+
+class StageDistance(ReferenceModel):
+    """Negative weighted Euclidean distance of a classifier's maps, averaged over a coarse grid, plus a constant.
+
+    score = top − unit · sqrt(Σ_c w_c · mean over the grid of (φ_c(reference) − φ_c(distorted))²), w_c ≥ 0 learned per
+    channel; a pristine image has the highest score. φ are the last maps of each of the last four sizes; their norm
+    layers stay in eval mode.
+
+    Args:
+        network: Classifier on normalised input that can be traced; its trunk is shared.
+        preprocessing: Size, mean and standard deviation of its input; the size must be given.
+        grid: Rows and columns that maps are averaged to.
+        name: What messages call the model.
+
+    Raises:
+        SurgeryError: If the network cannot be traced or has no maps.
+
+    Source: the form follows Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
+    CVPR 2018, eq. 1, whose maps keep their size and are normalised over channels. (ours) averages over a grid, so that
+    the features are few, the root, and the last map of each size.
+    """
+
+    unit: Tensor
+    offset: Tensor
+
+    def __init__(
+        self,
+        network: nn.Module,
+        preprocessing: Preprocessing = PREPROCESSING,
+        *,
+        grid: int = 4,
+        name: str = "fr",
+    ) -> None:
+        super().__init__(preprocessing, name=name)
+        if preprocessing.size is None or grid < 1:
+            raise ValueError(f"a stage distance needs a fixed input size and grid >= 1, got {preprocessing}, {grid}")
+        example = torch.zeros(1, 3, *preprocessing.size)
+        self.grid = grid
+        self.trunk = _stages(network.eval(), example)
+        with torch.no_grad():
+            widths = [stage.shape[1] for stage in self.trunk(example)]
+        self.raw = nn.ParameterList(torch.full((width,), -4.0) for width in widths)
+        self.top = nn.Parameter(torch.zeros(()))
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(()))
+
+    def features(self, images: Tensor) -> Tensor:
+        """Return the stages' maps averaged to the grid, side by side (N, D); each channel's cells are in a row."""
+        stages = self.trunk((images - self.mean) / self.std)
+        return torch.cat([functional.adaptive_avg_pool2d(stage, self.grid).flatten(1) for stage in stages], dim=1)
+
+    def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
+        """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
+        weights = torch.cat([functional.softplus(raw) / len(raw) for raw in self.raw])
+        energy = (reference - distorted).square().view(len(distorted), len(weights), -1).mean(2)
+        learned = self.top - torch.sqrt(energy @ weights + TINY)
+        scores: Tensor = self.offset + self.unit * learned
+        return scores
+
+    def train(self, mode: bool = True) -> StageDistance:
+        """Set the mode of all but the trunk, whose statistics and dropout stay those of eval mode."""
+        super().train(mode)
+        self.trunk.eval()
+        return self
+
+
+def reference_network(
+    backbone: str = "resnet18", preprocessing: Preprocessing = PREPROCESSING, *, grid: int = 4
+) -> StageDistance:
+    """Return the built-in full-reference network `fr`, with random weights, on one of torchvision's classifiers.
+
+    A pretrained trunk is loaded into the classifier first: `StageDistance(classifier)`.
+
+    Args:
+        backbone: One of `models.backbone.TORCHVISION`.
+        preprocessing: Size, mean and standard deviation of its input.
+        grid: Rows and columns that maps are averaged to.
+    """
+    return StageDistance(torchvision_network(backbone), preprocessing, grid=grid, name=f"fr-{backbone}")
+
+
+def _stages(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Return the part of a network that gives the last map of each of the last sizes, through which all passes."""
+    traced = shared_graph(network, example)
+    last: dict[tuple[int, ...], fx.Node] = {}
+    for node in passages(traced.graph)[1:]:
+        size = size_of(node) or ()
+        if len(size) == 4 and min(size[2:]) > 1:
+            last[size[2:]] = node
+    if not last:
+        raise SurgeryError(f"{type(network).__name__} has no maps through which everything passes to compare images by")
+    graph = fx.Graph()
+    kept: dict[fx.Node, fx.Node] = {}
+    ends = list(last.values())[-STAGES:]
+    for node in traced.graph.nodes:
+        kept[node] = graph.node_copy(node, kept.__getitem__)
+        if node is ends[-1]:
+            break
+    graph.output(tuple(kept[end] for end in ends))
+    return fx.GraphModule(network, graph, "Trunk").eval()

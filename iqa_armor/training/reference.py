@@ -1,0 +1,129 @@
+"""Fit a full-reference model to opinion scores."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from iqa_armor.data.base import ImageSet
+from iqa_armor.errors import ArmorError, DataError
+from iqa_armor.models.reference import ReferenceModel, StageDistance
+from iqa_armor.recipe import Training
+from iqa_armor.training.losses import LOSSES
+from iqa_armor.training.setup import WarmCosine, parameter_groups
+
+
+def fit_reference(
+    model: StageDistance,
+    images: ImageSet,
+    settings: Training,
+    *,
+    on_epoch: Callable[[int, float], None] | None = None,
+) -> tuple[float, ...]:
+    """Fit a full-reference network in place, on its device, and leave it in eval mode after the last epoch.
+
+    All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out, and
+    mixed precision is not used: `settings.precision` must be "no".
+
+    Args:
+        model: Network whose scores become opinion scores, in the unit of `images.mos`.
+        images: Scored images with references, such as KADID-10k's training split.
+        settings: Epochs, step size, loss and the rest.
+        on_epoch: Called with (epoch from 1, mean loss) after each.
+
+    Returns:
+        Mean training loss of every epoch.
+
+    Raises:
+        DataError: If the images have no references or no scores, or are fewer than two.
+        ArmorError: If mixed precision is asked for, or the loss is not finite.
+    """
+    mos = _scores(images)
+    if settings.precision != "no":
+        raise ArmorError(f"a full-reference network is fitted in float32, not in {settings.precision}; leave it away")
+    model.offset.fill_(mos.mean())
+    model.unit.fill_(mos.std().clamp_min(1e-6))
+    model.train().requires_grad_(True)
+    generator = torch.Generator().manual_seed(settings.seed)
+    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
+    epochs = [_batches(len(images), settings.batch_size, generator) for _ in range(settings.epochs)]
+    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(sum(map(len, epochs))))
+    losses: list[float] = []
+    for batches in epochs:
+        steps = []
+        for batch in batches:
+            loss = _loss(model, (images, mos), batch, settings=settings, generator=generator)
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            schedule.step()
+            steps.append(float(loss.detach()))
+        losses.append(sum(steps) / len(steps))
+        if not math.isfinite(losses[-1]):
+            raise ArmorError(f"the loss of epoch {len(losses)} is {losses[-1]}; lower the learning rate")
+        if on_epoch is not None:
+            on_epoch(len(losses), losses[-1])
+    model.eval()
+    return tuple(losses)
+
+
+@torch.no_grad()
+def predict_reference(model: ReferenceModel, images: ImageSet, *, batch_size: int = 16) -> Tensor:
+    """Return the scores (N,) of images beside their references, on the CPU, in the mode that the model is in.
+
+    Raises:
+        DataError: If the images have no references.
+    """
+    scores = []
+    for start in range(0, len(images), batch_size):
+        pairs = read_pairs(model, images, range(start, min(start + batch_size, len(images))))
+        scores.append(model(*(part.to(model.mean.device) for part in pairs)).cpu())
+    return torch.cat(scores) if scores else torch.zeros(0)
+
+
+def read_pairs(model: ReferenceModel, images: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """Return (references, images) at some indices as the model sees them, (n, 3, H, W) each.
+
+    Raises:
+        DataError: If the images have no references.
+    """
+    if images.references is None:
+        raise DataError("these images have no references; use data that has, such as kadid10k:DIR or live:DIR")
+    references = [model.prepare(images.references(images.positions[index])) for index in indices]
+    return torch.stack(references), torch.stack([model.prepare(images[index]) for index in indices])
+
+
+def _scores(images: ImageSet) -> Tensor:
+    if images.mos is None or images.references is None or len(images) < 2:
+        raise DataError(
+            "a full-reference network is fitted to at least two scored images with references, such as those of "
+            "kadid10k:DIR or live:DIR"
+        )
+    return images.mos.float()
+
+
+def _loss(
+    model: StageDistance,
+    data: tuple[ImageSet, Tensor],
+    batch: Tensor,
+    *,
+    settings: Training,
+    generator: torch.Generator,
+) -> Tensor:
+    """Return the loss of one batch; images and their references are mirrored together."""
+    images, mos = data
+    reference, distorted = (part.to(model.mean.device) for part in read_pairs(model, images, batch.tolist()))
+    if settings.flip:
+        mirrored = (torch.rand(len(batch), generator=generator) < 0.5).to(reference.device).view(-1, 1, 1, 1)
+        reference, distorted = (torch.where(mirrored, part.flip(-1), part) for part in (reference, distorted))
+    targets = (mos[batch].to(model.offset) - model.offset) / model.unit
+    return LOSSES[settings.loss]((model(reference, distorted) - model.offset) / model.unit, targets)
+
+
+def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
+    """Return shuffled indices in batches; a last one of a single image, which has no correlation, is left out."""
+    parts = torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
+    return [part for part in parts if len(part) > 1]
