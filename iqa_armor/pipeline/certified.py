@@ -18,6 +18,7 @@ from torch import Generator, Tensor
 from iqa_armor.attacks import frozen
 from iqa_armor.data.base import ImageSet
 from iqa_armor.defenses import BoundSmoother, Certificate, Smoother
+from iqa_armor.defenses.features import BoundFeatureSmoother, FeatureCertificate
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
@@ -39,6 +40,7 @@ class Subject:
         prepare: Turns a uint8 image (3, H, W) into the network's.
         device: Where to compute.
         seed: Of the noise.
+        wants_bound: Whether to compute the global bound of smoothers that have a local one.
     """
 
     model: QualityModel
@@ -46,6 +48,13 @@ class Subject:
     prepare: Callable[[Tensor], Tensor]
     device: str
     seed: int
+    wants_bound: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first prepared image."""
+        height, width = self.image(0).shape[-2:]
+        return height, width
 
     def image(self, index: int) -> Tensor:
         """Return a prepared image (1, 3, H, W) on the device."""
@@ -100,7 +109,6 @@ def certify_model(
     with frozen(subject.model):
         methods = [_Method(word, smoother, smoother.bind(subject.model)) for word, smoother in smoothers.items()]
         first = subject.image(0)
-        height, width = first.shape[-2:]
         subject.plain_score(first)  # what the first call prepares is not timed
         plain, seconds = _plain_scores(subject)
         figures = {method.word: _certify(subject, method, plain, scale=scale, progress=progress) for method in methods}
@@ -108,8 +116,8 @@ def certify_model(
         name=subject.model.name,
         arch=subject.model.arch,
         scale=scale,
-        size=(height, width),
-        step_l2=math.sqrt(CHANNELS * height * width) / LEVELS,
+        size=subject.size,
+        step_l2=math.sqrt(CHANNELS * math.prod(subject.size)) / LEVELS,
         seconds_plain=seconds,
         methods=figures,
         **subject.agreement(plain),
@@ -154,11 +162,14 @@ def _certify(
     task = f"certifying {subject.model.name} by {method.word}"
     found: list[CertifiedImage] = []
     smoothed: list[float] = []
+    slopes: list[float] = []
     for index, score in enumerate(plain):
         image = subject.image(index)
         certificate, seconds = subject.timed(partial(method.bound.certify, image, subject.generator(index)))
         if index < TIMED_IMAGES:
             smoothed.append(subject.timed(partial(method.scores, image, subject.generator(index)))[1])
+        if isinstance(certificate, FeatureCertificate):
+            slopes += certificate.jacobian.tolist()
         found.append(_entry(subject, index, certificate, score=score, seconds=seconds))
         progress(task, index + 1, len(plain))
     deltas = [image.delta for image in found if image.delta is not None]
@@ -170,10 +181,23 @@ def _certify(
         delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
         abstained=sum(image.abstained for image in found) / len(found),
         seconds_smoothed=statistics.median(smoothed),
+        jacobian=max(slopes, default=None),
+        lipschitz=_lipschitz(subject, method, progress),
         seconds_certified=statistics.median(image.seconds for image in found),
         images=tuple(found),
         **subject.agreement([math.nan if image.smoothed is None else image.smoothed for image in found]),
     )
+
+
+def _lipschitz(subject: Subject, method: _Method, progress: Progress) -> float | None:
+    """Return the global product bound of what is smoothed behind, where there is such a part and a bound."""
+    if not (subject.wants_bound and isinstance(method.bound, BoundFeatureSmoother)):
+        return None
+    task = f"bounding the backbone of {subject.model.name}"
+    progress(task, 0, 1)
+    bound = method.bound.global_bound(subject.size)
+    progress(task, 1, 1, bound.problem)
+    return bound.value
 
 
 def _entry(subject: Subject, index: int, certificate: Certificate, *, score: float, seconds: float) -> CertifiedImage:

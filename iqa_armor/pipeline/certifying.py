@@ -17,6 +17,7 @@ from iqa_armor.defenses.smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation import measure_scale
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.calibrating import calibrated
 from iqa_armor.pipeline.certified import Subject, certify_model
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.progress import Progress, silent
@@ -42,6 +43,7 @@ class CertifySettings:
         limit: Most images of a dataset, spread over it.
         seed: Of the noise; every image has noise of its own, by its file name.
         device: "auto", "cpu" or "cuda".
+        global_bound: Whether local certificates get the global product bound beside them, which takes a while.
     """
 
     methods: tuple[str, ...] = ("ms",)
@@ -54,6 +56,7 @@ class CertifySettings:
     limit: int | None = None
     seed: int = 0
     device: str = "auto"
+    global_bound: bool = True
 
     def smoothers(self) -> dict[str, Smoother]:
         """Return the methods by their words.
@@ -125,8 +128,9 @@ def certify_images(
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
         prepare = to_float if dataset.keeps_size else model.prepare
-        subject = Subject(ready, images, prepare, device=device, seed=settings.seed)
-        entries.append(certify_model(subject, smoothers, scale=scale, progress=progress))
+        subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
+        fitted = calibrated(smoothers, subject, dataset, progress=progress)
+        entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
     data = DataEntry(
         spec=dataset.spec,
         split=split,

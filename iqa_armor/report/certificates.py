@@ -62,6 +62,7 @@ def notes(found: Certification) -> Iterator[str]:
     for word, figures in methods.items():
         if not figures.guarantee.startswith("global"):
             yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
+    yield from _slopes(found)
     if found.data is not None and found.data.is_synthetic:
         yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
 
@@ -85,6 +86,21 @@ def _steps(found: Certification) -> Iterator[str]:
                 f"One step of 1/255 on every pixel of a {model.size[0]}×{model.size[1]} image has L2 norm "
                 f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
             )
+
+
+def _slopes(found: Certification) -> Iterator[str]:
+    for model in found.models:
+        for word, figures in model.methods.items():
+            if figures.jacobian is None:
+                continue
+            says = f"{word} on {model.name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
+            if figures.lipschitz and figures.radius:
+                share = figures.radius * figures.jacobian / figures.lipschitz
+                says += (
+                    f", and by {figures.lipschitz:.3g} anywhere (product of the layers' bounds), so that without "
+                    f"approximation its bounds hold within {share:.2g} only"
+                )
+            yield f"{says}."
 
 
 def _settings(figures: MethodFigures) -> str:

@@ -43,7 +43,9 @@ class MethodFigures(_Value):
     `delta` is the mean distance of the bounds of images for which the method does not abstain, in model units,
     `delta_share` the same in score ranges, `ratio_to_baseline` that share over the baseline's, from images for which
     neither abstains. Agreement with opinion is that of the smoothed score. Seconds are medians per image: of the
-    smoothed score alone, and with bounds.
+    smoothed score alone, and with bounds. Where noise is put on features, `jacobian` is the largest s that was used,
+    how far they move per unit of change near an image, and `lipschitz` how far they can move anywhere, where that could
+    be computed.
     """
 
     guarantee: str
@@ -56,6 +58,8 @@ class MethodFigures(_Value):
     plcc: Number = None
     seconds_smoothed: Number = None
     seconds_certified: Number = None
+    jacobian: Number = None
+    lipschitz: Number = None
     images: tuple[CertifiedImage, ...]
 
     @property

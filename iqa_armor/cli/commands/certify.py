@@ -53,8 +53,9 @@ def certify(
         list[str] | None,
         typer.Option(
             metavar="NAME[:KEY=VALUE,…]",
-            help="ms and rs: median and mean over noisy images; dms, drs: with a denoiser in front. May be repeated; "
-            "settings written here win over the options. [default: ms]",
+            help="ms and rs: median and mean over noisy images; dms, drs: with a denoiser in front; fs: median over "
+            "noisy features, also fs:mode=calibrated. May be repeated; settings written here win over the options. "
+            "[default: ms]",
         ),
     ] = None,
     samples: Annotated[int | None, typer.Option(min=1, help="Noisy copies of an image. [default: 1000]")] = None,
@@ -73,6 +74,12 @@ def certify(
         str | None, typer.Option(metavar="NAME[:KEY=VALUE,…]", help="Purifier of dms and drs. [default: median]")
     ] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Noisy copies per forward pass. [default: 16]")] = None,
+    global_bound: Annotated[
+        bool,
+        typer.Option(
+            "--global-bound/--no-global-bound", help="Whether fs also gets the product bound of its backbone."
+        ),
+    ] = True,
     report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")] = None,
     arch: ArchOpt = None,
     input_size: InputSizeOpt = None,
@@ -104,6 +111,7 @@ def certify(
         limit=limit,
         seed=seed,
         device=device,
+        global_bound=global_bound,
     )
     settings.smoothers()  # a mistyped word should not cost the opening of models and data
     if report is not None:

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from iqa_armor.defenses.features.jacobian import Found, largest_singular_value
-from iqa_armor.defenses.features.order import median_indices
 from iqa_armor.defenses.features.product import ProductBound, product_bound
 from iqa_armor.defenses.features.reference import BoundReferenceSmoother
 from iqa_armor.defenses.features.sampling import FeatureCertificate
 from iqa_armor.defenses.features.smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.defenses.order import median_indices
 
 __all__ = [
     "BoundFeatureSmoother",

@@ -12,7 +12,7 @@ from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Certificate
 from iqa_armor.defenses.features.jacobian import MARGIN, Operator, largest_singular_value
-from iqa_armor.defenses.features.order import median_indices
+from iqa_armor.defenses.order import median_indices
 
 if TYPE_CHECKING:
     from iqa_armor.defenses.features.smoothing import FeatureSmoothing

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
-from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from iqa_armor.defenses.order import median_indices
 
 
 def check_smoothing(*, samples: int, sigma: float, radius: float, confidence: float) -> None:
@@ -25,7 +26,6 @@ def check_smoothing(*, samples: int, sigma: float, radius: float, confidence: fl
         raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
 
 
-@lru_cache(maxsize=256)
 def order_indices(samples: int, *, sigma: float, radius: float, confidence: float) -> tuple[int | None, int | None]:
     """Return which order statistics bound the median: (k of the lower bound, k of the upper one), 1 to n or None.
 
@@ -45,15 +45,8 @@ def order_indices(samples: int, *, sigma: float, radius: float, confidence: floa
     arXiv:2007.03730, Section 3 and its appendix; α is shared evenly between the bounds.
     """
     check_smoothing(samples=samples, sigma=sigma, radius=radius, confidence=confidence)
-    import numpy as np
-    from scipy.stats import binom, norm
-
-    fewer = np.arange(samples)  # k − 1
-    tail = (1 - confidence) / 2
-    # Φ(−r/σ) is exact where Φ(r/σ) rounds to 1, so both sides are counted with it: P(Bin(n, 1 − p) ≥ k) is
-    # P(Bin(n, p) ≤ n − k), and the upper index mirrors the lower one.
-    count = int((binom.cdf(fewer, samples, norm.cdf(-radius / sigma)) <= tail).sum())
-    return (count, samples + 1 - count) if count else (None, None)
+    low, high = median_indices(samples, radius / sigma, confidence)
+    return (low, high) if low else (None, None)
 
 
 def median_bounds(ordered: Tensor, *, sigma: float, radius: float, confidence: float) -> tuple[Tensor, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from iqa_armor.defenses.base import Smoother
+from iqa_armor.defenses.features import FeatureSmoothing
 from iqa_armor.defenses.smoothing.inputs import MeanSmoothing, MedianSmoothing
 from iqa_armor.words import read_word
 
@@ -14,6 +15,7 @@ SMOOTHERS: Mapping[str, Smoother] = {
     "rs": MeanSmoothing(),
     "drs": MeanSmoothing(denoiser="median", clamp=True),
     "dms": MedianSmoothing(denoiser="median", clamp=True),
+    "fs": FeatureSmoothing(),
 }
 
 

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
-import numpy as np
 
-
+@lru_cache(maxsize=256)
 def median_indices(samples: int, shift: float, confidence: float) -> tuple[int, int]:
     """Return which sorted scores s₁ ≤ … ≤ sₙ bound the smoothed score under a shift of the noise.
 
@@ -25,6 +25,7 @@ def median_indices(samples: int, shift: float, confidence: float) -> tuple[int, 
     Source: Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020,
     arXiv:2007.03730, Lemma 1 and Section 3.
     """
+    import numpy as np
     from scipy.special import ndtr
     from scipy.stats import binom
 
