@@ -116,7 +116,7 @@ class _Job:
         names = {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
         base_scores = self._note("original", self.original.network)
         traced, pruned = self._prune(traced, halved=halved)
-        blocks = install(traced, names, self.recipe, self.calibration)
+        blocks = install(traced, names, self.recipe, calibration=self.calibration)
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
