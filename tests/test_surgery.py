@@ -146,6 +146,22 @@ def test_functional_layer_norm_of_own_weights_becomes_a_module_of_the_same_name(
     torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
 
 
+def test_layer_norm_in_a_module_with_further_layers_stays_a_function() -> None:
+    class Crowded(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.weight, self.bias = nn.Parameter(torch.rand(96)), nn.Parameter(torch.rand(96))
+            self.conv = nn.Conv2d(3, 4, 3)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(functional.layer_norm(images, (96,), self.weight, self.bias)).mean((1, 2, 3))
+
+    network = nn.Sequential(Crowded()).eval()
+    traced = trace(network, example())
+    assert any(node.target is functional.layer_norm for node in traced.graph.nodes)
+    torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
+
+
 def test_layer_norm_of_other_weights_stays_a_function() -> None:
     class Fixed(Residual):
         def forward(self, images: Tensor) -> Tensor:

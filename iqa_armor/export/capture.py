@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import copy
+import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -174,13 +177,25 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     if is_dynamic:
         free |= {2: Dim.AUTO, 3: Dim.AUTO}
     try:
-        with torch.no_grad():
+        with torch.no_grad(), _without_notes():
             program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
     except GRAPH_FAILURES as error:
         raise ArmorError(f"torch.export cannot capture this network: {first_line(error)}") from error
     (placeholder,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     height, width = (side if isinstance(side, int) else None for side in placeholder.meta["val"].shape[2:])
     return Captured(program, (height, width))
+
+
+@contextmanager
+def _without_notes() -> Iterator[None]:
+    """Keep torch from logging the traceback of every relation between sizes that it cannot simplify."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

@@ -123,7 +123,7 @@ class _Job:
             self.smooth = replace_activations(traced, self.recipe.activation)
             self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=halved)
-        blocks = install(traced, names, self.recipe, self.calibration)
+        blocks = install(traced, names, self.recipe, calibration=self.calibration)
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)

@@ -22,7 +22,7 @@ class Block:
     size: tuple[int, int]
 
 
-def install(traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, calibration: Tensor) -> tuple[Block, ...]:
+def install(traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, *, calibration: Tensor) -> tuple[Block, ...]:
     """Replace placeholders by blocks of the width that they stand at, in place.
 
     Args:

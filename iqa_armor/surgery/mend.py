@@ -57,7 +57,12 @@ def _restore_layer_norm(traced: fx.GraphModule) -> None:
         given = {**dict(zip(("input", "shape", "weight", "bias", "eps"), node.args, strict=False)), **node.kwargs}
         owner = _owner(given.get("weight"), given.get("bias"))
         shape = given.get("shape", given.get("normalized_shape"))
-        if not owner or not isinstance(shape, tuple | list) or len(shape) != 1 or not isinstance(shape[0], int):
+        if (
+            not _has_only_affine(traced, owner)
+            or not isinstance(shape, tuple | list)
+            or len(shape) != 1
+            or not isinstance(shape[0], int)
+        ):
             continue
         norm = nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5))
         norm.weight, norm.bias = (operator.attrgetter(f"{owner}.{name}")(traced) for name in ("weight", "bias"))
@@ -70,6 +75,15 @@ def _restore_layer_norm(traced: fx.GraphModule) -> None:
         for parameter in (given["weight"], given["bias"]):
             if not parameter.users:
                 traced.graph.erase_node(parameter)
+
+
+def _has_only_affine(traced: fx.GraphModule, owner: str) -> bool:
+    """Return whether a submodule may be replaced: nothing of it but its weight and bias is used."""
+    if not owner:
+        return False
+    module = traced.get_submodule(owner)
+    used = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *module.named_children())}
+    return used == {"weight", "bias"}
 
 
 def _owner(weight: Any, bias: Any) -> str:
