@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,11 @@ from torch import Tensor, nn
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+
+# Of several worker processes each has one core: more threads would only wait for one another.
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
 SHARED = Path(__file__).parents[2] / "shared"
 
