@@ -11,10 +11,11 @@ from torch.fx.passes.shape_prop import ShapeProp
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.models.sqish import Sqish
+from iqa_armor.ortho import RobustBlock, TokenBlock
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
-FAILURES = (
+TRACE_FAILURES = (
     fx.proxy.TraceError,
     TypeError,
     ValueError,
@@ -25,11 +26,14 @@ FAILURES = (
 )
 
 
-class _LeafTracer(fx.Tracer):
-    """Tracer that stops at torch.nn layers, stochastic depth and robust blocks."""
+class LeafTracer(fx.Tracer):
+    """Tracer that stops at torch.nn layers, stochastic depth, Sqish and robust blocks, and enters everything else."""
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, RobustBlock | StochasticDepth) or super().is_leaf_module(m, module_qualified_name)
+        """Return whether `m` stays one node of the graph."""
+        if isinstance(m, RobustBlock | TokenBlock | Sqish | StochasticDepth):
+            return True
+        return super().is_leaf_module(m, module_qualified_name)
 
 
 @contextmanager
@@ -57,11 +61,11 @@ def shared_graph(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """
     with evaluating(network):
         try:
-            graph = _LeafTracer().trace(network)
+            graph = LeafTracer().trace(network)
             traced = fx.GraphModule(network, graph, type(network).__name__)
             with torch.no_grad():
                 ShapeProp(traced).propagate(example)
-        except FAILURES as error:
+        except TRACE_FAILURES as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
             raise SurgeryError(
                 f"{type(network).__name__} cannot be followed for an input of {tuple(example.shape)}: {reason}; "

@@ -9,33 +9,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
-from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.models.sqish import Sqish
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.models.graph import TRACE_FAILURES, LeafTracer
 from iqa_armor.surgery.mend import mend
-
-# What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
-TRACE_FAILURES = (
-    fx.proxy.TraceError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-)
-
-
-class LeafTracer(fx.Tracer):
-    """Tracer that stops at torch.nn layers, stochastic depth, Sqish and robust blocks, and enters everything else."""
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether `m` stays one node of the graph."""
-        if isinstance(m, RobustBlock | TokenBlock | Sqish | StochasticDepth):
-            return True
-        return super().is_leaf_module(m, module_qualified_name)
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
