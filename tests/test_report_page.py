@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from iqa_armor.report import render_page
-from iqa_armor.report.drawing import brief, spread
+from iqa_armor.report.drawing import spread
+from iqa_armor.report.looks import brief
 from iqa_armor.results import (
     AttackDifferences,
     AttackFigures,
