@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iqa_armor.report.looks import looks
+from iqa_armor.report.looks import looks, row_name
 from iqa_armor.report.notation import short
 from iqa_armor.results import ModelEntry, Outcome
 
@@ -50,8 +50,8 @@ def name_cell(
 ) -> Cell:
     """Return a heading with the model's name, or another text, and its mark in the charts."""
     look = looks(outcome)[model.name]
-    name = f"{model.name} (baseline)" if model.name == outcome.baseline else model.name
-    return Cell(text or name, "model", scope, columns, rows, look.symbol, look.color)
+    shown = text or row_name(outcome, model) + " (baseline)" * (model.name == outcome.baseline)
+    return Cell(shown, "model", scope, columns, rows, look.symbol, look.color)
 
 
 def across(outcome: Outcome, model: ModelEntry, columns: int) -> Row:

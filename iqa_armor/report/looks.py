@@ -59,6 +59,14 @@ def defense_label(outcome: Outcome, model: ModelEntry) -> str:
     return model.defense if is_alone(outcome) else _drawn_as(model)
 
 
+def row_name(outcome: Outcome, model: ModelEntry) -> str:
+    """Return what stands in front of a model's row: of one behind a defense only that, where there is one model."""
+    if model.threat is None:
+        return model.name
+    words = defense_label(outcome, model)
+    return f"{'+ ' * is_alone(outcome)}{words}{' (unaware)' if model.threat == 'bare' else ''}"
+
+
 def is_alone(outcome: Outcome) -> bool:
     """Return whether there is one model only, bare and behind defenses."""
     return len({model.defends or model.name for model in outcome.models}) == 1

@@ -43,7 +43,7 @@ def purifiers_table(outcome: Outcome) -> Table | None:
     words = (f"Quality{UP}", f"Gain score{DOWN}", f"SROCC{UP}", *names, *names, f"{attack}, {budget(key)}")
     groups = tuple(tuple(_rows(outcome, each)) for each in found)
     note = " ".join((*definitions(outcome), "SROCC: without the purifier → with it."))
-    return Table("Purifiers", (top, tuple(map(head_cell, words))), groups, note)
+    return Table("Images and scores behind purifiers", (top, tuple(map(head_cell, words))), groups, note)
 
 
 def plane(outcome: Outcome) -> Chart | None:

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iqa_armor.report.conditions import data_line, intervals, reach, star_note, starred
-from iqa_armor.report.looks import defense_label, is_alone
+from iqa_armor.report.looks import row_name
 from iqa_armor.report.notation import budget, giga, listed, milli, short, signed
 from iqa_armor.report.purified import definitions, purifications
 from iqa_armor.report.purified_terminal import purifiers_table
@@ -160,11 +160,7 @@ def _colored(sentence: str, *, style: str) -> Text:
 
 
 def _label(outcome: Outcome, model: ModelEntry) -> Text:
-    label = Text(model.name)
-    if model.threat is not None:
-        label = Text(f"+ {defense_label(outcome, model)}" if is_alone(outcome) else defense_label(outcome, model))
-    if model.threat == "bare":
-        label.append(" (unaware)", style="dim")
+    label = Text(row_name(outcome, model))
     if model.name == outcome.baseline:
         label.append(" (baseline)", style="dim")
     return label
