@@ -467,6 +467,7 @@ def test_purifiers_have_a_row_per_threat_and_their_overall_figures() -> None:
     assert "adaptive .750 .750 .750 .250 .750 .500" in page.shown
     assert "Overall: mean over pgd1, pgd8" in page.shown
     assert "Purifiers" not in rendered("compared")[1].shown
+    assert "pgd8 4 1.500 – 1.500 .500 .390 .390 .750 .750 4 37.5" in page.shown.replace("−", "-")
 
 
 def test_plane_tells_every_purifier_under_both_threats_but_no_smoother() -> None:

@@ -35,7 +35,6 @@ from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.progress import Progress, silent
 from iqa_armor.pipeline.scoring import find_images
 
-
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
 
 

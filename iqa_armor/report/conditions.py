@@ -61,7 +61,7 @@ def facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
         size = ", images at their own size" if entry.keeps_size else ""
         yield "Data", f"{data_line(entry)}{size}, fingerprint {entry.fingerprint}"
     if any(model.threat == "adaptive" for model in outcome.models):
-        yield "Random defenses", f"adaptive attacks average {settings.eot} draws"
+        yield "Random defenses", f"adaptive attacks average over draws (EOT): {settings.eot}"
     names = {model.name for model in outcome.models}
     for model in outcome.models:
         if model.defends in names:

@@ -94,6 +94,7 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         scatters=scatters,
         hidden_scatters=len(exhibit.points) - len(scatters),
         colors=(CLEAN, ATTACKED),
+        pictured=len({picture.model for picture in exhibit.pictures}),
         gallery=[_item(picture) for picture in exhibit.pictures],
         checks=checks_table(outcome),
         all_budgets=budgets_table(outcome),

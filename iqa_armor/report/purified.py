@@ -104,7 +104,7 @@ def definitions(outcome: Outcome) -> Iterator[str]:
         yield f"Overall: mean over {', '.join(starred(outcome, name) for name in attacks)}, with equal weights."
     yield (
         "Unaware: the attack fools the model without purifier. Adaptive: it knows the purifier, goes through it and "
-        f"averages {outcome.settings.eot} draws of a random one; only this says what the purifier is worth."
+        f"averages a random one (draws: {outcome.settings.eot}); only this says what the purifier is worth."
     )
 
 

@@ -9,6 +9,7 @@ from iqa_armor.report.drawing import Chart, Label, label_right, make_room, panel
 from iqa_armor.report.looks import brief, looks
 from iqa_armor.report.notation import budget, short
 from iqa_armor.report.purified import (
+    SIDE_BY_SIDE,
     THREATS,
     Purification,
     change,
@@ -42,7 +43,8 @@ def purifiers_table(outcome: Outcome) -> Table | None:
     )
     words = (f"Quality{UP}", f"Gain score{DOWN}", f"SROCC{UP}", *names, *names, f"{attack}, {budget(key)}")
     groups = tuple(tuple(_rows(outcome, each)) for each in found)
-    note = " ".join((*definitions(outcome), "SROCC: without the purifier → with it."))
+    more = ["Every attack is in the table of every budget."] if len(outcome.settings.attacks) > SIDE_BY_SIDE else []
+    note = " ".join((*definitions(outcome), "SROCC: without the purifier → with it.", *more))
     return Table("Images and scores behind purifiers", (top, tuple(map(head_cell, words))), groups, note)
 
 
