@@ -231,3 +231,29 @@ def test_brackets_in_names_are_no_markup() -> None:
     assert "Difference to base[/red]" in text
     assert "[bold]box" in text
     assert "[/]hard" in text
+
+
+def defended(threat: str, **figures: object) -> ModelEntry:
+    own = {"defense": "jpeg:quality=60+flip", "defends": "linearity", "threat": threat, "clean_quality": 0.875}
+    attacks = {
+        name: changed(found, quality=dict.fromkeys(EPSILONS, 0.75), gain_score=dict.fromkeys(EPSILONS, 0.625))
+        for name, found in BASE.attacks.items()
+    }
+    return changed(BASE, name=f"linearity + jpeg:quality=60 + flip {threat}", attacks=attacks, **own | figures)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+def test_purifiers_have_a_table_within_the_width(width: int) -> None:
+    text = shown(outcome(BASE, defended("adaptive"), defended("bare")), width)
+    assert max(len(line) for line in text.splitlines()) <= width
+    assert "…" not in text
+    assert "+ jpeg:" in text
+    assert ("unaware" in text, "adaptive" in text) == (True, True)
+    assert (".750/.750/.750" in text) == (width == 120)
+    assert (".926 → .926" in text) == (width == 120)
+    assert ".625" in text
+    assert "Purifier" not in shown(BOTH, width)
+
+
+def test_smoothed_scores_are_in_no_table_of_purifiers() -> None:
+    assert "Purifier" not in shown(outcome(BASE, changed(BASE, name="s", defense="ms", threat="adaptive")), 120)

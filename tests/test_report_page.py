@@ -8,7 +8,8 @@ from html.parser import HTMLParser
 import pytest
 
 from iqa_armor.report import render_page
-from iqa_armor.report.drawing import brief, spread
+from iqa_armor.report.drawing import spread
+from iqa_armor.report.looks import brief, labels, looks
 from iqa_armor.results import (
     AttackDifferences,
     AttackFigures,
@@ -211,6 +212,31 @@ def nulls() -> Outcome:
     return outcome(model("base"), hard)
 
 
+def purified(defense: str, threat: str, quality: float | None = 0.75, *, defends: str = "base") -> ModelEntry:
+    gains = {"pgd1": 0.25, "pgd8": 0.75 if threat == "adaptive" else 0.5}
+    attacks = {
+        name: attacked(gain).model_copy(
+            update={"gain_score": dict.fromkeys(EPSILONS, gain), "quality": dict.fromkeys(EPSILONS, quality)}
+        )
+        for name, gain in gains.items()
+    }
+    is_purifier = quality is not None
+    own = {"clean_quality": 0.875, "clean_gain_score": 0.125} if is_purifier else {}
+    return model(
+        f"{defends} + {defense} {threat}", defense=defense, defends=defends, threat=threat, attacks=attacks, **own
+    )
+
+
+def behind(*defenses: str, models: tuple[str, ...] = ("only",)) -> Outcome:
+    entries = [
+        purified(word, threat, None if word == "ms" else 0.75, defends=name)
+        for name in models
+        for threat in ("adaptive", "bare")
+        for word in defenses
+    ]
+    return outcome(*map(model, models), *entries)
+
+
 CASES: dict[str, tuple[Outcome, Exhibit]] = {
     "alone": (outcome(model("only")), exhibit("only")),
     "compared": (outcome(model("base"), model("hard", difference_to_baseline=difference(-0.3, -0.1))), exhibit("hard")),
@@ -232,6 +258,9 @@ CASES: dict[str, tuple[Outcome, Exhibit]] = {
     "many attacks": (many_attacks(), Exhibit()),
     "two datasets": (two_datasets(), exhibit("only")),
     "not attacked": (outcome(model("only", attacks={}), attacks={}), Exhibit()),
+    "purified": (behind("jpeg:quality=60", "flip", "ms"), exhibit("only")),
+    "many defenses": (behind(*(f"noise:sigma={i}" for i in range(10))), Exhibit(exhibit("only").points * 21)),
+    "several purified": (behind("jpeg", HOSTILE, models=("only", "other")), Exhibit()),
     "one budget": (outcome(model("only", attacks={"pgd8": attacked(0.2, ("4",))}), epsilons=(4,)), exhibit("only")),
 }
 
@@ -429,3 +458,51 @@ def test_brief_keeps_both_ends() -> None:
     assert len(name) == 21
     assert name.startswith("linear")
     assert name.endswith("cayley-random")
+
+
+def test_purifiers_have_a_row_per_threat_and_their_overall_figures() -> None:
+    _, page = rendered("purified")
+    row = "jpeg:quality=60 .875 .125 .910 → .910 unaware .750 .750 .750 .250 .500 .375 .390 → .390"
+    assert row in page.shown.replace("▲ ", "")
+    assert "adaptive .750 .750 .750 .250 .750 .500" in page.shown
+    assert "Overall: mean over pgd1, pgd8" in page.shown
+    assert "Purifiers" not in rendered("compared")[1].shown
+    assert "pgd8 4 1.500 – 1.500 .500 .390 .390 .750 .750 4 37.5" in page.shown.replace("−", "-")
+
+
+def test_plane_tells_every_purifier_under_both_threats_but_no_smoother() -> None:
+    _, page = rendered("purified")
+    told = next(text for text in page.inside("desc").splitlines() if "gain score" in text)
+    assert told.startswith(
+        "jpeg:quality=60: gain score .375 and quality .750 under an unaware attack, "
+        "gain score .500 and quality .750 under an adaptive attack; flip: "
+    )
+    assert "ms" not in told
+    assert "Quality over gain score, overall" not in rendered("compared")[1].inside("title")
+
+
+def test_overall_is_not_defined_where_an_attack_has_no_figure() -> None:
+    entry = purified("jpeg", "adaptive")
+    figures = entry.attacks["pgd8"].model_copy(update={"gain_score": {"4": None}})
+    broken = entry.model_copy(update={"attacks": entry.attacks | {"pgd8": figures}})
+    page = Page(render_page(outcome(model("base"), broken), Exhibit()))
+    assert "adaptive .750 .750 .750 .250 – –" in page.shown
+    assert "gain–quality plane" not in page.shown
+
+
+def test_labels_tell_defenses_and_threats_apart() -> None:
+    value = CASES["many defenses"][0]
+    assert len(set(labels(value).values())) == len(value.models)
+    assert set(labels(value).values()) >= {"only", "noise:sigma=3", "noise:sigma=3 ○"}
+    drawn = {(look.color, look.marker, look.is_hollow) for look in looks(value).values()}
+    assert len(drawn) == len(value.models)
+    assert labels(CASES["several purified"][0])["other + jpeg bare"] == "other + jpeg ○"
+
+
+def test_many_defended_models_get_one_sentence_and_few_panels() -> None:
+    text, page = rendered("many defenses")
+    (sentence,) = [line for line in page.inside("p").splitlines() if "behind 10 defenses" in line]
+    assert "raises scores by 1.500 (noise:sigma=0) to 1.500 (noise:sigma=9) of their range where it knows" in sentence
+    assert page.inside("p").count("takes SROCC") == 1
+    assert "9 more panels are left out" in page.shown
+    assert len(text) < 600_000

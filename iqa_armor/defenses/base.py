@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -154,8 +155,9 @@ class Defended(QualityModel):
     def next_generator(self, images: Tensor) -> Generator:
         """Return the randomness of one call, on the device of the images."""
         self._calls += 1
-        # 2^31 calls per seed before two seeds could share a call.
-        return Generator(device=images.device).manual_seed((self._seed * 2**31 + self._calls) % 2**63)
+        # The CPU's generator keeps the low 32 bits of a seed only, so seed and call have to be mixed in those.
+        mixed = hashlib.sha256(f"{self._seed} {self._calls}".encode()).digest()
+        return Generator(device=images.device).manual_seed(int.from_bytes(mixed[:7], "big"))
 
     def attacked_scores(self, images: Tensor) -> Tensor:
         """Return the scores (N,) that an adaptive attacker differentiates: all of the defense, approximated if need be.

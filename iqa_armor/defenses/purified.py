@@ -41,8 +41,8 @@ class Purified(Defended):
 
     @property
     def description(self) -> str:
-        """The words of the chain."""
-        return " ".join(self.chain)
+        """The chain in the words that name it."""
+        return "+".join(self.chain)
 
     def purify(self, images: Tensor, generator: Generator) -> Tensor:
         """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them.

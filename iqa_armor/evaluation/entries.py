@@ -62,7 +62,7 @@ def _measure(
         source=run.scale_source,
     )
     own = {"name": run.name, "arch": run.arch, "parameters": run.parameters, "flops": run.flops}
-    own |= {"defense": run.defense, "threat": run.threat}
+    own |= {"defense": run.defense, "defends": run.defends, "threat": run.threat}
     parts = {
         "timing": Timing(seconds_per_image=seconds),
         "scale": scale,

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from iqa_armor.attacks import Attack, budget_key, frozen
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses import Defended
 from iqa_armor.evaluation.planning import generator_for, plan_attacks, reseed
 from iqa_armor.evaluation.protocol import Evaluation
 from iqa_armor.evaluation.run import on_device, prepare_for, reported_images
@@ -45,9 +46,11 @@ def build_exhibit(
     attack: str,
     budget: str,
     pictures: int = 3,
+    most: int = 12,
 ) -> Exhibit:
     """Return the scores of all images under one attack, and for each model the images that it moved most.
 
+    Of many models there are fewer each; bare ones come first then, those under attacks unaware of the defense last.
     Those images are attacked once more, one by one, and their scores are those of that.
 
     Args:
@@ -58,6 +61,7 @@ def build_exhibit(
         attack: Name of an attack of the evaluation.
         budget: Key of one of its budgets.
         pictures: Most images per model.
+        most: Most images of all models.
     """
     points = tuple(
         _points(model.name, dataset.spec, evaluation.scores[model.name][dataset.spec], attack, budget)
@@ -65,10 +69,15 @@ def build_exhibit(
         for dataset in datasets
     )
     shown: list[Picture] = []
-    for model in models:
-        places = _worst(model, datasets, evaluation, attack=attack, budget=budget)[:pictures]
+    each = min(pictures, max(1, most // len(models)))
+    for model in sorted(models, key=_place_of)[:most] if len(models) > most else models:
+        places = _worst(model, datasets, evaluation, attack=attack, budget=budget)[:each]
         shown += _pictures(model, datasets, settings, places, attack=attack, budget=budget)
     return Exhibit(points, tuple(shown))
+
+
+def _place_of(model: QualityModel) -> int:
+    return (1 if model.threat == "adaptive" else 2) if isinstance(model, Defended) else 0
 
 
 def _points(model: str, dataset: str, scores: ImageScores, attack: str, budget: str) -> Points:

@@ -23,7 +23,7 @@ from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.evaluation.scoring import ImageScores, score_images
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
-from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.evaluation.surface import bare, surface_of
 from iqa_armor.evaluation.work import Work
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.results import Check
@@ -57,6 +57,7 @@ class ModelRun:
     scores: dict[str, ImageScores]
     checks: tuple[Check, ...] = ()
     defense: str = ""
+    defends: str = ""
     threat: Threat | None = None
 
 
@@ -68,11 +69,13 @@ class Bookkeeping:
         journal: Where finished blocks of images are kept.
         shard: Share of this process.
         on_progress: Called after each block.
+        scales: Score ranges measured so far, by model.
     """
 
     journal: Journal = field(default_factory=Journal)
     shard: Shard = field(default_factory=Shard)
     on_progress: OnProgress | None = None
+    scales: dict[QualityModel, tuple[ScoreScale, str]] = field(default_factory=dict)
 
     def reporter(self, model: str, dataset: str, *, total: int) -> Callable[[int], None] | None:
         """Return what reports how many of `total` images are done."""
@@ -134,6 +137,7 @@ def run_model(
             scores=scores,
             checks=checks,
             defense=model.description if isinstance(model, Defended) else "",
+            defends=bare(model).name if isinstance(model, Defended) else "",
             threat=model.threat if isinstance(model, Defended) else None,
         )
 
@@ -180,19 +184,25 @@ def resolve_scale(
 ) -> tuple[ScoreScale, str]:
     """Return the model's score range and where it comes from: the model, else a training split.
 
+    That of a defended model is that of the model behind its defenses, so that gains can be compared.
+
     Raises:
         ModelLoadError: If there is neither.
     """
+    model, books = bare(model), books or Bookkeeping()
     if model.scale is not None:
         return model.scale, STORED
+    if model in books.scales:
+        return books.scales[model]
     for dataset in datasets:
         training = dataset.splits.get("training")
         if training is not None and len(training):
             images = training.limit(settings.limit)
             prepare = prepare_for(model, dataset)
-            report = (books or Bookkeeping()).reporter(model.name, f"{dataset.spec} (score range)", total=len(images))
+            report = books.reporter(model.name, f"{dataset.spec} (score range)", total=len(images))
             scale = measure_scale(model, images, prepare=prepare, batch_size=settings.batch_size, on_batch=report)
-            return scale, f"measured on {len(images)} training images of {dataset.spec}"
+            books.scales[model] = scale, f"measured on {len(images)} training images of {dataset.spec}"
+            return books.scales[model]
     raise ModelLoadError(
         f"the range of {model.name}'s scores is not known and no dataset has training images to measure it "
         "on; give it with --score-range LOW,HIGH or name a dataset with a training split"

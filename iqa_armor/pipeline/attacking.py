@@ -35,6 +35,8 @@ from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.progress import Progress, silent
 from iqa_armor.pipeline.scoring import find_images
 
+ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
+
 
 def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
     """Return attacks by the words that name them.
@@ -137,10 +139,10 @@ class _Run:
             raise ModelLoadError(f"{self.model.name} gives {file} a score that is not finite; check its weights")
         return score
 
-    def reseed(self) -> None:
+    def reseed(self, offset: int = 0) -> None:
         """Let a random defense draw the same for every image."""
         if isinstance(self.model, Defended):
-            self.model.reseed(self.seed)
+            self.model.reseed(self.seed + offset)
 
     def generator(self) -> Generator:
         return torch.Generator().manual_seed(self.seed)
@@ -150,7 +152,7 @@ class _Run:
             return attack
         task = f"fitting {word}"
         progress(task, 0, 1)
-        self.reseed()
+        self.reseed(ATTACKERS)
         fitted = attack.fit(surface_of(self.model), lambda: map(self.prepared, files), self.generator())
         progress(task, 1, 1)
         return fitted
@@ -158,7 +160,7 @@ class _Run:
     def attack(
         self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
     ) -> AttackedImage:
-        self.reseed()
+        self.reseed(ATTACKERS)
         attacked = attack(surface_of(self.model), clean, self.generator())
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")

@@ -30,12 +30,12 @@ def defended_models(
         ModelLoadError: If a purifier's file cannot be used, or a smoother cannot smooth a model.
     """
     chains = [parse_chain(word) for word in purifiers]
-    parsed = {word: parse_smoother(word) for word in smoothers}
+    parsed = [(word, parse_smoother(word)) for word in smoothers]
     behind: list[Defended] = []
     for model in models:
         for threat in threats:
             behind += [Purified(model, chain, threat=threat) for chain in chains]
-            behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed.items()]
+            behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed]
     return [*models, *map(_named, behind)]
 
 
@@ -46,9 +46,8 @@ def defended_model(
 
     Arguments and errors as in `defended_models`.
     """
-    chain = {word: purifier for text in purifiers for word, purifier in parse_chain(text).items()}
-    if chain:
-        model = Purified(model, chain, threat=threat)
+    if purifiers:
+        model = Purified(model, parse_chain("+".join(purifiers)), threat=threat)
     if smoother is not None:
         model = Smoothed(model, parse_smoother(smoother), word=smoother, threat=threat)
     return _named(model) if isinstance(model, Defended) else model

@@ -3,8 +3,9 @@
 from iqa_armor.report.certificates_page import render_certification
 from iqa_armor.report.certificates_terminal import CertificationReport
 from iqa_armor.report.page import render_page
-from iqa_armor.report.reading import Comparison, compare, failed_checks, headline, verdict
+from iqa_armor.report.reading import Comparison, compare, failed_checks, headline
 from iqa_armor.report.terminal import TerminalReport
+from iqa_armor.report.verdicts import verdict
 
 __all__ = [
     "CertificationReport",

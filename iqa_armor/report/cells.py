@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from iqa_armor.report.drawing import looks
+from iqa_armor.report.looks import looks, row_name
 from iqa_armor.report.notation import short
 from iqa_armor.results import ModelEntry, Outcome
 
@@ -45,11 +45,13 @@ class Table:
     note: str = ""
 
 
-def name_cell(outcome: Outcome, model: ModelEntry, *, scope: str = "row", rows: int = 1, columns: int = 1) -> Cell:
-    """Return a heading with the model's name and its mark in the charts."""
+def name_cell(
+    outcome: Outcome, model: ModelEntry, *, scope: str = "row", rows: int = 1, columns: int = 1, text: str = ""
+) -> Cell:
+    """Return a heading with the model's name, or another text, and its mark in the charts."""
     look = looks(outcome)[model.name]
-    text = f"{model.name} (baseline)" if model.name == outcome.baseline else model.name
-    return Cell(text, "model", scope, columns, rows, look.symbol, look.color)
+    shown = text or row_name(outcome, model) + " (baseline)" * (model.name == outcome.baseline)
+    return Cell(shown, "model", scope, columns, rows, look.symbol, look.color)
 
 
 def across(outcome: Outcome, model: ModelEntry, columns: int) -> Row:

@@ -8,7 +8,8 @@ from typing import Literal
 
 from iqa_armor.report.cells import Cell, Row, Table, head_cell, minus, value_cell
 from iqa_armor.report.certificates import IMAGE_HEADINGS, data_words, headings, image_cells, lines, notes
-from iqa_armor.report.drawing import Chart, Label, brief, label_right, looks_of, make_room, panel, to_chart
+from iqa_armor.report.drawing import Chart, Label, label_right, make_room, panel, to_chart
+from iqa_armor.report.looks import brief, looks_of
 from iqa_armor.report.notation import plain, short
 from iqa_armor.report.templates import inside_script, source, template
 from iqa_armor.results import Certification, CertifiedModel, MethodFigures

@@ -7,19 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from iqa_armor.report.drawing import (
-    GREY,
-    INK,
-    Chart,
-    Label,
-    Look,
-    brief,
-    label_right,
-    looks,
-    make_room,
-    panel,
-    to_chart,
-)
+from iqa_armor.report.drawing import INK, Chart, Label, label_right, make_room, panel, to_chart
+from iqa_armor.report.looks import GREY, Look, labels, looks
 from iqa_armor.report.notation import budget, is_number, short
 from iqa_armor.report.reading import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.results import ModelEntry, Outcome, Points
@@ -29,6 +18,7 @@ if TYPE_CHECKING:
 
 CLEAN, ATTACKED = GREY, "#b84300"
 POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
+PANELS = 12  # of scores before and after
 Swept = Literal["abs_gain", "srocc"]
 TITLES: Mapping[Swept, str] = {"abs_gain": "AbsGain", "srocc": "SROCC"}
 
@@ -64,8 +54,7 @@ def curves(outcome: Outcome, figure: Swept) -> list[Chart]:
     low, high = min(0.0, *values), max(0.0, *values)
     margin = 0.05 * (high - low or 1.0)
     limits = (low - margin if low < 0 else 0.0, high + margin)
-    styles = looks(outcome)
-    return [_curves(attack, lines, figure=figure, limits=limits, styles=styles) for attack, lines in panels.items()]
+    return [_curves(outcome, attack, lines, figure=figure, limits=limits) for attack, lines in panels.items()]
 
 
 def tradeoff(outcome: Outcome) -> Chart | None:
@@ -78,19 +67,19 @@ def tradeoff(outcome: Outcome) -> Chart | None:
     points = [(m, gain, srocc) for m, gain, srocc in found if gain is not None and srocc is not None]
     if len(points) < 2:
         return None
-    styles = looks(outcome)
+    styles, texts = looks(outcome), labels(outcome)
     name = "AbsGain" if has_own_budget(outcome, attack) else "AbsGainAUC"
-    with panel("tradeoff") as (figure, axes):
-        labels = [Label(brief(m.name), gain, srocc, styles[m.name].color) for m, gain, srocc in points]
-        make_room(axes, labels)
+    with panel("tradeoff", labels=len(points)) as (figure, axes):
+        beside = [Label(texts[m.name], gain, srocc, styles[m.name].color) for m, gain, srocc in points]
+        make_room(axes, beside)
         for model, gain, srocc in points:
             look = styles[model.name]
-            axes.plot([gain], [srocc], look.marker, color=look.color, markersize=7)
+            axes.plot([gain], [srocc], look.marker, color=look.color, markerfacecolor=look.face, markersize=7)
         axes.margins(0.15, 0.15)
         axes.autoscale_view()
         axes.set_xlabel(f"{name} (nearer 0 is more robust)")
         axes.set_ylabel("SROCC, clean")
-        label_right(axes, labels)
+        label_right(axes, beside)
         told = "; ".join(f"{m.name}: {name} {short(gain)}, SROCC {short(srocc)}" for m, gain, srocc in points)
         return to_chart(figure, title=f"SROCC over {name} under {attack}", description=f"{told}.")
 
@@ -98,10 +87,12 @@ def tradeoff(outcome: Outcome) -> Chart | None:
 def score_scatters(outcome: Outcome, points: Sequence[Points]) -> list[Chart]:
     """Return a panel per model, dataset and attack: scores before and after, over opinion where there is any.
 
-    Without opinion the score after the attack stands over the one before. Where there are many images, every k-th
-    is drawn.
+    Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
+    drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
     """
-    shown = [part for part in points if part.names]
+    place = {model.name: (None, "adaptive", "bare").index(model.threat) for model in outcome.models}
+    named = [part for part in points if part.names]
+    shown = sorted(named, key=lambda part: place.get(part.model, 0))[:PANELS] if len(named) > PANELS else named
     most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
     return [_scatter(outcome, part, most=most, identifier=f"scores{i}") for i, part in enumerate(shown)]
 
@@ -117,14 +108,14 @@ def _line(model: ModelEntry, attack: str, figure: Swept) -> _Line | None:
 
 
 def _curves(
-    attack: str, lines: Sequence[_Line], *, figure: Swept, limits: tuple[float, float], styles: Mapping[str, Look]
+    outcome: Outcome, attack: str, lines: Sequence[_Line], *, figure: Swept, limits: tuple[float, float]
 ) -> Chart:
-    with panel(f"{figure} {attack}") as (canvas, axes):
-        labels = [Label(brief(line.model.name), *line.last, styles[line.model.name].color) for line in lines]
-        make_room(axes, labels)
+    styles, texts = looks(outcome), labels(outcome)
+    with panel(f"{figure} {attack}", labels=len(lines)) as (canvas, axes):
+        beside = [Label(texts[line.model.name], *line.last, styles[line.model.name].color) for line in lines]
+        make_room(axes, beside)
         for line in lines:
-            look = styles[line.model.name]
-            axes.plot(line.epsilons, line.values, color=look.color, marker=look.marker, markersize=4.5, linewidth=1.6)
+            _draw(axes, line, styles[line.model.name])
         if limits[0] < 0:
             axes.axhline(0, color=INK, linewidth=0.8)
         ticks = sorted({epsilon for line in lines for epsilon in line.epsilons})
@@ -133,10 +124,23 @@ def _curves(
         axes.set_ylim(*limits)
         axes.set_xlabel("budget ε, in 1/255")
         axes.set_ylabel(TITLES[figure])
-        label_right(axes, labels)
+        label_right(axes, beside)
         title = f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}"
         told = "; ".join(f"{line.model.name}: {_told(line)}" for line in lines)
         return to_chart(canvas, title=title, description=f"{told}.")
+
+
+def _draw(axes: Axes, line: _Line, look: Look) -> None:
+    axes.plot(
+        line.epsilons,
+        line.values,
+        color=look.color,
+        linestyle="--" if look.is_hollow else "-",
+        linewidth=1.2 if look.is_hollow else 1.6,
+        marker=look.marker,
+        markerfacecolor=look.face,
+        markersize=4.5,
+    )
 
 
 def _told(line: _Line) -> str:

@@ -60,7 +60,12 @@ def facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
     for entry in outcome.data:
         size = ", images at their own size" if entry.keeps_size else ""
         yield "Data", f"{data_line(entry)}{size}, fingerprint {entry.fingerprint}"
+    if any(model.threat == "adaptive" for model in outcome.models):
+        yield "Random defenses", f"adaptive attacks average over draws (EOT): {settings.eot}"
+    names = {model.name for model in outcome.models}
     for model in outcome.models:
+        if model.defends in names:
+            continue  # it has the scale of that
         scale, better = model.scale, "higher" if model.scale.higher_is_better else "lower"
         limits = f"{plain(scale.low)} to {plain(scale.high)}, {better} is better"
         yield f"Score range of {model.name}", f"{limits} ({scale.source})"

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from iqa_armor.report.cells import Cell, Row, Table, across, figure_text, head_cell, value_cell
 from iqa_armor.report.notation import DASH, budget, listed, plain
+from iqa_armor.report.purified import purifications
 from iqa_armor.report.reading import area, attacks_shown, figures_of, headline
 from iqa_armor.results import DatasetFigures, Figures, Outcome
 
@@ -31,7 +32,17 @@ def datasets_table(outcome: Outcome) -> Table | None:
 
 def budgets_table(outcome: Outcome) -> Table | None:
     """Return a row per model, attack and budget; None where nothing was attacked."""
-    words = ("AbsGain", "unsigned", "in std", "R-Score", "SROCC", "PLCC", "max L∞ ·255", "PSNR, dB")
+    words = (
+        "AbsGain",
+        "unsigned",
+        "in std",
+        "R-Score",
+        "SROCC",
+        "PLCC",
+        *_purified(outcome),
+        "max L∞ ·255",
+        "PSNR, dB",
+    )
     head = (Cell("Attack", scope="col"), Cell("ε", scope="col", kind="n"), *map(head_cell, words))
     groups = tuple(
         (across(outcome, model, len(head)), *_budget_rows(outcome, model)) for model in outcome.models if model.attacks
@@ -67,11 +78,16 @@ def _dataset_row(spec: str, part: DatasetFigures, attack: str, key: str) -> Row:
     return Cell(spec, scope="row"), *map(value_cell, (str(part.images), *map(figure_text, figures)))
 
 
+def _purified(outcome: Outcome) -> tuple[str, ...]:
+    return ("Quality", "Gain score") if purifications(outcome) else ()
+
+
 def _budget_rows(outcome: Outcome, model: Figures) -> Iterator[Row]:
     for attack in attacks_shown(outcome):
         figures = figures_of(model, attack)
         columns = (figures.abs_gain, figures.abs_gain_unsigned, figures.abs_gain_std, figures.r_score)
+        purified = (figures.quality, figures.gain_score) if _purified(outcome) else ()
         for key in figures.abs_gain:
-            values = [figure_text(column.get(key)) for column in (*columns, figures.srocc, figures.plcc)]
+            values = [figure_text(column.get(key)) for column in (*columns, figures.srocc, figures.plcc, *purified)]
             values += [plain(figures.max_linf.get(key)), plain(figures.psnr.get(key))]
             yield Cell(attack, scope="row"), value_cell(key), *map(value_cell, values)

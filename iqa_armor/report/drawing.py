@@ -1,4 +1,4 @@
-"""From matplotlib figures to light inline SVG, and the looks that tell models apart."""
+"""From matplotlib figures to light inline SVG, with room for labels."""
 
 from __future__ import annotations
 
@@ -12,20 +12,16 @@ from html import escape
 from math import inf
 from typing import TYPE_CHECKING
 
-from iqa_armor.results import Outcome
+from iqa_armor.report.looks import GREY
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-INK, FAINT, GREY = "#1f2328", "#d8dce1", "#5c6370"
+INK, FAINT = "#1f2328", "#d8dce1"
 WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
+BELOW, ABOVE = 46, 14  # the axes of a panel
 LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
-LABEL_LENGTH = 21
-# Dark enough to be read as text on white (contrast over 4.5), apart for the colour-blind by lightness and marker.
-COLORS = ("#0067b1", "#b84300", "#00734f", "#97347f", "#7a5c00", "#3a3aa8", "#8c1c2e")
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-SYMBOLS = ("■", "▲", "◆", "▼", "✚", "✖", "★")
 
 # What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
 _NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
@@ -36,15 +32,6 @@ _LIGHTER: Mapping[str, str] = {
     r' transform="rotate\(-0 [^"]*"': "",
     r' (z )?(["/])': r"\1\2",
 }
-
-
-@dataclass(frozen=True)
-class Look:
-    """How one model is drawn: colour as CSS, matplotlib's marker, and the same shape as a character."""
-
-    color: str
-    marker: str
-    symbol: str
 
 
 @dataclass(frozen=True)
@@ -72,25 +59,13 @@ class Label:
     color: str
 
 
-def looks(outcome: Outcome) -> dict[str, Look]:
-    """Return a look for every model; the baseline's is a grey disc."""
-    return looks_of([model.name for model in outcome.models], outcome.baseline)
-
-
-def looks_of(names: Sequence[str], baseline: str | None) -> dict[str, Look]:
-    """Return a look for every name; the baseline's, if there is one, is a grey disc."""
-    count = len(COLORS)
-    others = [name for name in names if name != baseline]
-    found = {name: Look(COLORS[i % count], MARKERS[i % count], SYMBOLS[i % count]) for i, name in enumerate(others)}
-    return {baseline: Look(GREY, "o", "●"), **found} if baseline is not None else found
-
-
 @contextmanager
-def panel(identifier: str) -> Iterator[tuple[Figure, Axes]]:
+def panel(identifier: str, *, labels: int = 0) -> Iterator[tuple[Figure, Axes]]:
     """Give an empty figure with plain axes, drawn and saved under settings of our own.
 
     Args:
         identifier: Salt of the ids inside the SVG, different for every panel of a page.
+        labels: How many have to stand below one another; the panel is as high as they need.
     """
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -118,9 +93,10 @@ def panel(identifier: str) -> Iterator[tuple[Figure, Axes]]:
     with style.context(settings, after_reset=True), warnings.catch_warnings():
         # Glyphs are missing from the font that lays text out, not from the reader's.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
-        figure = Figure(figsize=(WIDTH / 72, HEIGHT / 72), dpi=72)
+        height = max(HEIGHT, round(BELOW + LABEL_GAP * labels + ABOVE))
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
         figure.patch.set_visible(False)
-        axes = figure.add_axes((0.15, 0.2, 0.8, 0.74))
+        axes = figure.add_axes((0.15, BELOW / height, 0.8, 1 - (BELOW + ABOVE) / height))
         axes.patch.set_visible(False)
         yield figure, axes
 
@@ -182,14 +158,6 @@ def _limited(ascending: Sequence[float], gap: float, *, lowest: float = -inf, hi
     return [min(value, highest - gap * (count - 1 - i)) for i, value in enumerate(raised)]
 
 
-def brief(name: str) -> str:
-    """Return a name short enough to label a line; the middle is left out."""
-    if len(name) <= LABEL_LENGTH:
-        return name
-    tail = (LABEL_LENGTH - 1) * 2 // 3
-    return f"{name[: LABEL_LENGTH - 1 - tail]}…{name[-tail:]}"
-
-
 def to_chart(figure: Figure, *, title: str, description: str) -> Chart:
     """Return the figure as an SVG element to stand inside HTML, without ids nobody uses and without namespaces."""
     buffer = io.StringIO()
@@ -198,7 +166,8 @@ def to_chart(figure: Figure, *, title: str, description: str) -> Chart:
     body = re.sub(_NEEDLESS, "", markup[markup.index(">", markup.index("<svg")) + 1 :], flags=re.DOTALL)
     used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
     body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lambda tag: _lighter(tag[0], used), body))
-    head = f'<svg role="img" viewBox="0 0 {WIDTH} {HEIGHT}" width="{WIDTH}" height="{HEIGHT}">'
+    height = round(figure.get_figheight() * 72)
+    head = f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
     words = f"<title>{escape(title)}</title><desc>{escape(description)}</desc>"
     return Chart(title, description, head + words + body.strip())
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from html import escape
 
@@ -12,9 +13,11 @@ from iqa_armor.report.charts import ATTACKED, CLEAN, curves, score_scatters, tra
 from iqa_armor.report.conditions import facts, reach
 from iqa_armor.report.details import budgets_table, checks_table, datasets_table
 from iqa_armor.report.notation import budget, listed, plain, signed
-from iqa_armor.report.reading import Standing, caveats, compare, conclusion, failed_checks, standing
+from iqa_armor.report.purified_page import plane, purifiers_table
+from iqa_armor.report.reading import Standing, compare, failed_checks, standing
 from iqa_armor.report.tables import attacks_table, differences_table, models_table
 from iqa_armor.report.templates import inside_script, source, template
+from iqa_armor.report.verdicts import caveats, conclusions
 from iqa_armor.results import Exhibit, Outcome, Picture
 
 STATES = {
@@ -66,15 +69,16 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         outcome: Figures of the models.
         exhibit: Scores and images to show besides; may be empty.
     """
-    state = _state(outcome)
+    state, scatters = _state(outcome), score_scatters(outcome, exhibit.points)
     return template("page.html").render(
         style=source("page.css"),
         title=f"Robustness of {_names(outcome)}",
         outcome=outcome,
+        listing=list(_listing(outcome)),
         state=state,
         state_text=_state_text(outcome, state),
         failed=failed_checks(outcome),
-        conclusions=[_colored(conclusion(outcome, model)) for model in outcome.compared],
+        conclusions=[_colored(sentence) for sentence in conclusions(outcome)],
         caveats=caveats(outcome),
         budgets_note=reach(outcome),
         models=models_table(outcome),
@@ -84,8 +88,13 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         gains=curves(outcome, "abs_gain"),
         rankings=curves(outcome, "srocc"),
         tradeoff=tradeoff(outcome),
-        scatters=score_scatters(outcome, exhibit.points),
+        has_threats=any(model.threat == "bare" for model in outcome.models),
+        purifiers=purifiers_table(outcome),
+        plane=plane(outcome),
+        scatters=scatters,
+        hidden_scatters=len(exhibit.points) - len(scatters),
         colors=(CLEAN, ATTACKED),
+        pictured=len({picture.model for picture in exhibit.pictures}),
         gallery=[_item(picture) for picture in exhibit.pictures],
         checks=checks_table(outcome),
         all_budgets=budgets_table(outcome),
@@ -119,6 +128,16 @@ def _names(outcome: Outcome) -> str:
     others = [model.name for model in outcome.models if model.name not in names]
     models = ", ".join(names) if len(names) <= NAMES_IN_TITLE else f"{len(names)} models"
     return models + (f" against {others[0]}" if others else "")
+
+
+def _listing(outcome: Outcome) -> Iterator[tuple[str, str]]:
+    """Yield models with what more there is to say of each; one line for all defenses of a model."""
+    for model in outcome.models:
+        if model.threat is None:
+            yield f"{model.name} (baseline)" if model.name == outcome.baseline else model.name, model.arch
+    for name in dict.fromkeys(model.defends for model in outcome.models if model.threat is not None):
+        words = dict.fromkeys(model.defense for model in outcome.models if model.defends == name and model.threat)
+        yield f"{name} behind {', '.join(words)}", ""
 
 
 def _colored(sentence: str) -> str:

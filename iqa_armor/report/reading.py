@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-from iqa_armor.report.notation import budget, short
+from iqa_armor.report.notation import budget
 from iqa_armor.results import (
     AttackDifferences,
     AttackFigures,
@@ -121,27 +121,9 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     return [row for row in rows if row.baseline is not None or row.value is not None]
 
 
-def verdict(outcome: Outcome) -> list[str]:
-    """Return one sentence per compared model, then what a reader must know about the data."""
-    return [conclusion(outcome, model) for model in outcome.compared] + caveats(outcome)
-
-
-def conclusion(outcome: Outcome, model: ModelEntry) -> str:
-    """Return one sentence: the model against the baseline, or what the headline attack does to it."""
-    return _compared(outcome, model) or _alone(outcome, model)
-
-
-def caveats(outcome: Outcome) -> list[str]:
-    """Return what a reader must know about the data."""
-    synthetic = [entry.spec for entry in outcome.data if entry.is_synthetic]
-    if not synthetic:
-        return []
-    return [f"Images and scores of {', '.join(synthetic)} are generated: no human opinion stands behind these figures."]
-
-
 def standing(outcome: Outcome, model: ModelEntry) -> Standing:
     """Return whether the figures of the conclusion speak for the model, against it, both ways or neither."""
-    readings = {row.reading for row in _spoken(outcome, model).values()} & {"better", "worse"}
+    readings = {row.reading for row in spoken(outcome, model).values()} & {"better", "worse"}
     if len(readings) == 2:
         return "mixed"
     return "better" if "better" in readings else "worse" if "worse" in readings else "open"
@@ -198,7 +180,7 @@ def _read(interval: Interval, better: int) -> Reading:
     return "better" if interval.low * better > 0 else "worse"
 
 
-def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
+def spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
     """Return the comparisons a conclusion speaks of, by the words it uses for them."""
     attack, key = headline(outcome)
     rows = {row.figure: row for row in compare(outcome, model)}
@@ -208,29 +190,3 @@ def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
         f"{attack} gain": _gain_label(outcome, attack),
     }
     return {word: rows[figure] for word, figure in words.items() if figure in rows}
-
-
-def _compared(outcome: Outcome, model: ModelEntry) -> str:
-    spoken = _spoken(outcome, model)
-    if not spoken:
-        return ""
-    parts = [f"{what} {short(row.baseline)} → {short(row.value)} ({row.reading})" for what, row in spoken.items()]
-    sentence = f"{model.name} against {outcome.baseline}: {', '.join(parts)}."
-    under_attack = {row.reading for what, row in spoken.items() if what != "clean SROCC"}
-    if under_attack == {"better", "worse"}:
-        sentence += " Gain and ranking under attack disagree: no rescaling can flatter the ranking, so trust it."
-    return sentence
-
-
-def _alone(outcome: Outcome, model: ModelEntry) -> str:
-    attack, key = headline(outcome)
-    figures = model.attacks.get(attack)
-    if figures is None:
-        return f"{model.name}: SROCC {short(model.srocc)}, not attacked."
-    raises = "raises" if outcome.settings.direction > 0 else "lowers"
-    gain = figures.abs_gain.get(key)
-    moved = None if gain is None else gain * outcome.settings.direction
-    sentence = f"{model.name}: {attack} at {budget(key)} {raises} scores by {short(moved)} of their range"
-    if model.srocc is None:
-        return f"{sentence}."
-    return f"{sentence} and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}."

@@ -12,7 +12,10 @@ from rich.table import Table
 from rich.text import Text
 
 from iqa_armor.report.conditions import data_line, intervals, reach, star_note, starred
+from iqa_armor.report.looks import row_name
 from iqa_armor.report.notation import budget, giga, listed, milli, short, signed
+from iqa_armor.report.purified import definitions, purifications
+from iqa_armor.report.purified_terminal import purifiers_table
 from iqa_armor.report.reading import (
     GAIN,
     WORST,
@@ -25,12 +28,13 @@ from iqa_armor.report.reading import (
     figures_of,
     headline,
     shown_budget,
-    verdict,
 )
+from iqa_armor.report.verdicts import verdict
 from iqa_armor.results import ModelEntry, Outcome
 
 WIDE = 110  # columns from which cost fits beside the figures
 MORE = 15  # further columns that it takes with attacks below one another or with the worst case beside them
+WIDE_PURIFIERS = 120  # columns from which every attack on purifiers fits
 BESIDE = 13  # letters of two attacks' names that stand side by side
 STYLES = {"better": "green", "worse": "red", "not separable": "dim", "not defined": "dim"}
 CAUTION = "yellow"
@@ -52,6 +56,8 @@ class TerminalReport:
             yield Text(f"Caution, {model.name} failed the check {check.name!r}: {check.says}", style=CAUTION)
         needed = WIDE if _is_beside(self.outcome) and WORST not in attacks_shown(self.outcome) else WIDE + MORE
         yield figures_table(self.outcome, is_wide=options.max_width >= needed)
+        if (purifiers := purifiers_table(self.outcome, is_wide=options.max_width >= WIDE_PURIFIERS)) is not None:
+            yield purifiers
         if self.outcome.baseline is not None and self.outcome.baseline_entry is not self.outcome.compared[0]:
             yield differences_table(self.outcome)
         if any(model.checks for model in self.outcome.models):
@@ -154,7 +160,7 @@ def _colored(sentence: str, *, style: str) -> Text:
 
 
 def _label(outcome: Outcome, model: ModelEntry) -> Text:
-    label = Text(model.name)
+    label = Text(row_name(outcome, model))
     if model.name == outcome.baseline:
         label.append(" (baseline)", style="dim")
     return label
@@ -185,4 +191,6 @@ def _footnotes(outcome: Outcome) -> Iterator[str]:
         yield note
     if WORST in attacks_shown(outcome):
         yield "Worst case: for each image and budget the attack that moved the score farthest."
+    if purifications(outcome):
+        yield from definitions(outcome)
     yield intervals(outcome)

@@ -163,11 +163,13 @@ class _Named(_Value):
 class ModelEntry(Figures, _Named):
     """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
 
-    `defense` names what stands around the model, and `threat` whether attacks knew it or fooled the bare model.
+    `defense` names what stands around the model called `defends`, and `threat` whether attacks knew it or fooled the
+    bare model.
     `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
     """
 
     defense: str = ""
+    defends: str = ""
     threat: Literal["adaptive", "bare"] | None = None
     srocc_drop: Number = None
     parameters: int
