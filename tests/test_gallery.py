@@ -25,8 +25,8 @@ NO_PRUNING = {"prune": 0}
 # Name, side of the images, settings beside the defaults, channels at the block.
 HARDENED = [
     ("squeezenet1_1", 64, {}, 224),
-    ("mobilenet_v3_small", 64, {}, 48),
-    ("mnasnet0_5", 64, {"backend": "aol"}, 48),
+    ("mobilenet_v3_small", 64, {}, 40),
+    ("mnasnet0_5", 64, {"backend": "aol"}, 40),
     ("shufflenet_v2_x0_5", 64, NO_PRUNING, 96),
     pytest.param("resnet18", 64, {"backend": "aoc"}, 224, marks=slow),
     pytest.param("efficientnet_b0", 64, {}, 96, marks=slow),
