@@ -9,24 +9,21 @@ from iqa_armor.results.certification import (
     MethodFigures,
 )
 from iqa_armor.results.exhibit import Exhibit, Picture, Points
-from iqa_armor.results.outcome import (
-    SCHEMA,
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
     Check,
-    DataEntry,
     DatasetFigures,
     Differences,
     Figures,
     Interval,
     ModelEntry,
-    Outcome,
     Ratios,
     Scale,
-    Settings,
     Timing,
     epsilon_key,
 )
+from iqa_armor.results.outcome import SCHEMA, DataEntry, Outcome, Settings
 from iqa_armor.results.requirements import Failure, Requirement, check, parse_requirement, require_path
 
 __all__ = [

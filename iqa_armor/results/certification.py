@@ -4,19 +4,16 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 
 from iqa_armor.errors import DataError
-from iqa_armor.results.outcome import DataEntry, Number, Scale
+from iqa_armor.results.figures import Number, Scale, Value
+from iqa_armor.results.outcome import DataEntry
 
 CERTIFICATION_SCHEMA: Literal["iqa-armor/certification/1"] = "iqa-armor/certification/1"
 
 
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class CertifiedImage(_Value):
+class CertifiedImage(Value):
     """One image: plain and smoothed score with bounds, in model units; a bound is null where the method abstains.
 
     `seconds` is what the smoothed score and its bounds took.
@@ -37,7 +34,7 @@ class CertifiedImage(_Value):
         return None if self.upper is None or self.lower is None else self.upper - self.lower
 
 
-class MethodFigures(_Value):
+class MethodFigures(Value):
     """One method on one model.
 
     `delta` is the mean distance of the bounds of images for which the method does not abstain, in model units,
@@ -69,7 +66,7 @@ class MethodFigures(_Value):
         return float(value) if isinstance(value, int | float) else None
 
 
-class CertifiedModel(_Value):
+class CertifiedModel(Value):
     """One model: its plain score, and its methods by the words that name them.
 
     `size` is (height, width) of the first image as the network sees it, and `step_l2` the Euclidean length of one
@@ -87,7 +84,7 @@ class CertifiedModel(_Value):
     methods: dict[str, MethodFigures]
 
 
-class Certification(_Value):
+class Certification(Value):
     """Everything that certifying reports; `data` is null where image files were named."""
 
     schema_: Literal["iqa-armor/certification/1"] = Field(default=CERTIFICATION_SCHEMA, alias="schema")

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from pydantic import (
-    BaseModel,
-    BeforeValidator,
-    ConfigDict,
     Field,
     SerializerFunctionWrapHandler,
     ValidationError,
@@ -17,172 +12,12 @@ from pydantic import (
 )
 
 from iqa_armor.errors import DataError
+from iqa_armor.results.figures import ModelEntry, Value
 
 SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
 
 
-def epsilon_key(epsilon: float) -> str:
-    """Return the JSON key of a budget in [0, 1]: its size in 1/255, such as "4"."""
-    return f"{epsilon * 255:g}"
-
-
-def _finite_or_none(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
-# JSON has no NaN: a figure that is not defined is null from the start, so that a round trip keeps it.
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
-ByEpsilon = dict[str, Number]
-
-
-class _Value(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class AttackFigures(_Value):
-    """One attack on one model; dictionaries go by budget in 1/255, gains are in score ranges or deviations.
-
-    `max_linf` is the largest true change of a pixel value in 1/255, `psnr` the mean in decibels. Behind a purifier,
-    `quality` is that of the purified attacked images ([AP], (SSIM + PSNR/80)/2), and `gain_score` the mean change of
-    their score from that of the clean image without purifier, relative to it.
-    """
-
-    abs_gain: ByEpsilon = {}
-    abs_gain_unsigned: ByEpsilon = {}
-    abs_gain_std: ByEpsilon = {}
-    r_score: ByEpsilon = {}
-    srocc: ByEpsilon = {}
-    plcc: ByEpsilon = {}
-    quality: ByEpsilon = {}
-    gain_score: ByEpsilon = {}
-    max_linf: ByEpsilon = {}
-    psnr: ByEpsilon = {}
-    abs_gain_auc: Number = None
-    abs_gain_unsigned_auc: Number = None
-    abs_gain_std_auc: Number = None
-    r_score_auc: Number = None
-
-    @classmethod
-    def blank(cls, keys: Sequence[str]) -> AttackFigures:
-        """Return figures with every budget of `keys` (1/255 as text) and no value."""
-        budgets = dict.fromkeys(keys)
-        return cls.model_validate(
-            {name: budgets for name, field in cls.model_fields.items() if field.annotation == ByEpsilon}
-        )
-
-
-class Figures(_Value):
-    """Agreement with opinion and robustness to each attack; null where images have no scores.
-
-    `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
-    run at every budget; null where fewer than two were. `clean_quality` and `clean_gain_score` say what a purifier
-    does to clean images and to their scores.
-    """
-
-    srocc: Number = None
-    plcc: Number = None
-    plcc_logistic: Number = None
-    clean_quality: Number = None
-    clean_gain_score: Number = None
-    attacks: dict[str, AttackFigures] = {}
-    worst_case: AttackFigures | None = None
-
-
-class DatasetFigures(Figures):
-    """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
-
-    images: int
-    clean_mean: Number = None
-    clean_std: Number = None
-
-
-class Check(_Value):
-    """One test of whether the attacks on a model were strong: what was found and the figures it rests on."""
-
-    name: str
-    status: Literal["passed", "failed", "not applicable"]
-    says: str
-    figures: dict[str, Number] = {}
-
-
-class Timing(_Value):
-    """Median seconds of a clean forward pass per image."""
-
-    seconds_per_image: Number = None
-
-
-class Scale(_Value):
-    """Range of the model's clean predictions on training images, and where it comes from."""
-
-    low: float
-    high: float
-    higher_is_better: bool = True
-    source: str = "stored with the model"
-
-
-class Interval(_Value):
-    """A difference to the baseline with its confidence limits."""
-
-    value: Number = None
-    low: Number = None
-    high: Number = None
-
-
-class AttackDifferences(_Value):
-    """Model minus baseline under one attack, by budget or over all."""
-
-    abs_gain: dict[str, Interval] = {}
-    srocc: dict[str, Interval] = {}
-    abs_gain_auc: Interval = Interval()
-    abs_gain_std_auc: Interval = Interval()
-    r_score_auc: Interval = Interval()
-
-
-class Differences(_Value):
-    """Model minus baseline, from the same images."""
-
-    srocc: Interval = Interval()
-    plcc: Interval = Interval()
-    attacks: dict[str, AttackDifferences] = {}
-    worst_case: AttackDifferences | None = None
-
-
-class Ratios(Figures):
-    """Model ÷ baseline for every figure of an entry; null where the baseline is not positive."""
-
-    parameters: Number = None
-    flops: Number = None
-    timing: Timing = Timing()
-
-
-class _Named(_Value):
-    name: str
-    arch: str = ""
-
-
-class ModelEntry(Figures, _Named):
-    """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
-
-    `defense` names what stands around the model called `defends`, and `threat` whether attacks knew it or fooled the
-    bare model.
-    `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
-    """
-
-    defense: str = ""
-    defends: str = ""
-    threat: Literal["adaptive", "bare"] | None = None
-    srocc_drop: Number = None
-    parameters: int
-    flops: int | None = None
-    timing: Timing = Timing()
-    scale: Scale
-    datasets: dict[str, DatasetFigures] = {}
-    checks: tuple[Check, ...] = ()
-    ratio_to_baseline: Ratios | None = None
-    difference_to_baseline: Differences | None = None
-
-
-class DataEntry(_Value):
+class DataEntry(Value):
     """One dataset: what was evaluated and how much it counts in combined figures."""
 
     spec: str
@@ -195,14 +30,14 @@ class DataEntry(_Value):
     fingerprint: str
 
 
-class Settings(_Value):
+class Settings(Value):
     """How the evaluation was run; budgets in 1/255.
 
     `budgets` has, for each attack, the keys that its figures go by: those of `epsilons`, or one of its own.
     """
 
     attacks: dict[str, dict[str, float | int | str]]
-    budgets: dict[str, tuple[str, ...]] = {}
+    budgets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     epsilons: tuple[float, ...]
     direction: Literal[1, -1] = 1
     batch_size: int
@@ -219,7 +54,7 @@ class Settings(_Value):
         return {attack: self.budgets.get(attack, swept) for attack in self.attacks}
 
 
-class Outcome(_Value):
+class Outcome(Value):
     """Everything an evaluation reports."""
 
     schema_: Literal["iqa-armor/evaluation/1"] = Field(default=SCHEMA, alias="schema")

@@ -10,17 +10,17 @@ from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.outcome import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
     DatasetFigures,
     Differences,
     Interval,
     ModelEntry,
-    Outcome,
     Ratios,
     Scale,
 )
+from iqa_armor.results.outcome import Outcome
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
