@@ -138,6 +138,7 @@ def main(
     except ArmorError as error:
         stderr.print(f"error: {error}", markup=False, soft_wrap=True)
         raise typer.Exit(error.exit_code) from error
+    results = kept_results(output / "rows.json", results)
     (output / "rows.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     (output / "tables.md").write_text(write_tables(results), encoding="utf-8")
     stdout.print(f"wrote {output / 'tables.md'}")
@@ -181,6 +182,13 @@ def run_model(grid: Grid, word: str, rows: dict[str, dict[str, Any]], cuts: str,
     if found:
         maps["block alone"] = "{}×{}×{}".format(found[-1].channels, *found[-1].size)
     return {"name": name, "maps": maps, "rows": entries, "epochs": grid.epochs, **settings}
+
+
+def kept_results(path: Path, results: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return the results of models that an earlier call left in a file, then those of this one."""
+    earlier = json.loads(path.read_text(encoding="utf-8")) if path.exists() else []
+    names = [result["name"] for result in results]
+    return [result for result in earlier if result["name"] not in names] + results
 
 
 def row_of(entry: str, model: str) -> str:
