@@ -104,7 +104,7 @@ def test_harden_of_a_foreign_state_dict_names_what_it_did(arch: str, checkpoint:
     done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--epochs", 1, "--json")
     assert done.exit_code == 0, done.stderr
     result = json.loads(done.stdout)
-    assert [block["channels"] for block in result["blocks"]] == [16]  # 24, in sixteens
+    assert [block["channels"] for block in result["blocks"]] == [20]  # 24, in fours: eights would take a third of it
     assert result["recipe"]["epochs"] == 1
     assert Path(result["output"]) == checkpoint.with_name("model-hardened.safetensors")
 

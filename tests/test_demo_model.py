@@ -15,6 +15,7 @@ import iqa_armor
 from iqa_armor.artifact import load_artifact
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
+from iqa_armor.recipe import Training
 
 ROOT = Path(__file__).parents[1]
 ASSET = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
@@ -61,7 +62,7 @@ def test_shipped_weights_have_the_widths_of_the_architecture() -> None:
 def test_recorded_figures_belong_to_the_script_and_hold_the_requirement() -> None:
     record = json.loads((ROOT / "examples" / "demo_model.json").read_text(encoding="utf-8"))
     script = training_script()
-    assert record["settings"] == script.SETTINGS.model_dump()
+    assert Training().model_dump() | record["settings"] == script.SETTINGS.model_dump()
     assert record["data"]["spec"] == " + ".join(script.DATA)
     assert all(medians["all"] >= 0.85 for medians in record["severity_correlation"].values())
 
