@@ -29,7 +29,7 @@ HARDENED = [
     ("mnasnet0_5", 64, {"backend": "aol"}, 40),
     ("shufflenet_v2_x0_5", 64, NO_PRUNING, 96),
     pytest.param("resnet18", 64, {"backend": "aoc"}, 224, marks=slow),
-    pytest.param("efficientnet_b0", 64, {}, 96, marks=slow),
+    pytest.param("efficientnet_b0", 64, {}, 104, marks=slow),
     pytest.param("convnext_tiny", 64, {}, 352, marks=slow),
     pytest.param("convnext_tiny", 64, NO_PRUNING, 384, marks=slow),
     pytest.param("regnet_y_400mf", 64, {}, 186, marks=slow),
