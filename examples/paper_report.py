@@ -20,7 +20,7 @@ TABLES: dict[str, tuple[str | None, ...]] = {
     "1": ("base", "control", "AT", "NT", None, "block alone"),
     "2": ("base", "control", "block alone"),
     "3": ("base", "control", "Cayley", "AOC", "AOL"),
-    "4": ("base", "control", "NT", "AT", "pruning alone", "Cayley", "Cayley + NT", "Cayley + AT"),
+    "4": ("base", "control", "NT", "AT", "SiLU", "pruning alone", "Cayley", "Cayley + NT", "Cayley + AT"),
 }
 HEADLINE = "4"  # of ε, in 1/255
 SHORT_HEADS = ("AbsGain", "÷ base", "R-Score")

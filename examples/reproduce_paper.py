@@ -36,6 +36,7 @@ ROWS: dict[str, dict[str, Any]] = {
     "control": PLAIN,
     "NT": PLAIN | {"defense": "nt"},
     "AT": PLAIN | {"defense": "at"},
+    "SiLU": PLAIN | {"activation": "silu"},
     "pruning alone": {"position": "none"},
     "block alone": {"prune": 0.0},
     "Cayley": {},

@@ -1,5 +1,17 @@
 """Failures a user can cause and mend, each with the exit code of the command line."""
 
+# What torch and the code of a network raise where a graph, a size or a type does not fit: every kind of mistake that a
+# network may hold, none of those that a machine makes (memory, interrupts, files).
+NETWORK_FAILURES = (
+    TypeError,
+    ValueError,
+    RuntimeError,
+    AttributeError,
+    AssertionError,
+    LookupError,
+    ArithmeticError,
+)
+
 
 class ArmorError(Exception):
     """Base of every expected failure; the message says what is wrong and what to do."""

@@ -21,6 +21,19 @@ if "PYTEST_XDIST_WORKER" in os.environ:
 
 SHARED = Path(__file__).parents[2] / "shared"
 
+# A user's file with a factory of `small_network`.
+ARCH = """
+from torch import nn
+from iqa_armor import Preprocessing, QualityModel
+
+def make():
+    layers = []
+    for channels, outputs in ((3, 16), (16, 24), (24, 32)):
+        layers += [nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
+    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
+    return QualityModel(network, Preprocessing(size=(32, 40)))
+"""
+
 
 def small_network(seed: int = 0) -> nn.Sequential:
     """Return a convolutional network with three map sizes and one score."""

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 import torchvision
-from conftest import contrast_images, small_network
+from conftest import ARCH, contrast_images, small_network
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -23,17 +23,6 @@ from iqa_armor.artifact import load_artifact
 from iqa_armor.cli import app
 
 KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
-ARCH = """
-from torch import nn
-from iqa_armor import Preprocessing, QualityModel
-
-def make():
-    layers = []
-    for channels, outputs in ((3, 16), (16, 24), (24, 32)):
-        layers += [nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
-    return QualityModel(network, Preprocessing(size=(32, 40)))
-"""
 
 
 def run(*arguments: object):

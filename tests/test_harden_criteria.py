@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import memory_dataset, small_network, write_images
+from conftest import ARCH, memory_dataset, small_network, write_images
 from typer.testing import CliRunner
 
 from iqa_armor.artifact import read_metadata
@@ -20,18 +20,6 @@ from iqa_armor.pipeline.fitting import load_material
 from iqa_armor.pipeline.progress import silent
 from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.recipe import Recipe, make_recipe
-
-ARCH = """
-from torch import nn
-from iqa_armor import Preprocessing, QualityModel
-
-def make():
-    layers = []
-    for channels, outputs in ((3, 16), (16, 24), (24, 32)):
-        layers += [nn.Conv2d(channels, outputs, 3, 2, 1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
-    return QualityModel(network, Preprocessing(size=(32, 40)))
-"""
 
 
 @pytest.fixture

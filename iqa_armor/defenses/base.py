@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import ClassVar, Literal, Protocol, runtime_checkable
 
@@ -110,7 +111,7 @@ class Smoother(Protocol):
         ...
 
 
-class Defended(QualityModel):
+class Defended(QualityModel, ABC):
     """A model behind a defense, itself a quality model: `forward` gives what the defense lets through.
 
     It shares the inner model's network. What the defense draws at call number k follows from the seed and k alone, so
@@ -137,14 +138,14 @@ class Defended(QualityModel):
         self._calls = 0
 
     @property
+    @abstractmethod
     def is_random(self) -> bool:
         """Whether the score of an image is another one at every call."""
-        raise NotImplementedError
 
     @property
+    @abstractmethod
     def description(self) -> str:
         """The defense in words that the command line reads."""
-        raise NotImplementedError
 
     def reseed(self, seed: int) -> None:
         """Start what is drawn anew, for this defense and those behind it."""
@@ -159,12 +160,12 @@ class Defended(QualityModel):
         mixed = hashlib.sha256(f"{self._seed} {self._calls}".encode()).digest()
         return Generator(device=images.device).manual_seed(int.from_bytes(mixed[:7], "big"))
 
+    @abstractmethod
     def attacked_scores(self, images: Tensor) -> Tensor:
         """Return the scores (N,) that an adaptive attacker differentiates: all of the defense, approximated if need be.
 
         Several draws are averaged by the attacker, not here.
         """
-        raise NotImplementedError
 
     def extra_repr(self) -> str:
         """Return what tells this defense from another, for digests."""

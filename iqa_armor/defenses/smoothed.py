@@ -99,5 +99,8 @@ class _AsAttacked(Defended):
     def description(self) -> str:
         return self.inner.description
 
-    def forward(self, images: Tensor) -> Tensor:
+    def attacked_scores(self, images: Tensor) -> Tensor:
         return self.inner.attacked_scores(images)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.attacked_scores(images)

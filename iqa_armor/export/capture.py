@@ -13,21 +13,11 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError
 from iqa_armor.export.plain import plain_block, plain_layer
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import CayleyConv2d, OrthogonalConv2d, RobustBlock
 
-# What capturing or running a graph raises where a network does something the graph cannot hold.
-GRAPH_FAILURES = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    LookupError,
-    ArithmeticError,
-)
 Sizes = dict[str, set[tuple[int, int]]]
 
 
@@ -113,7 +103,7 @@ def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
     try:
         with torch.no_grad():
             scores: Tensor = model(images)
-    except GRAPH_FAILURES as error:
+    except NETWORK_FAILURES as error:
         raise ArmorError(
             f"{model.name} fails on images {tuple(images.shape)}: {first_line(error)}; give the size that it "
             "takes with --input-size HEIGHTxWIDTH"
@@ -179,7 +169,7 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     try:
         with torch.no_grad(), _without_notes():
             program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
-    except GRAPH_FAILURES as error:
+    except NETWORK_FAILURES as error:
         raise ArmorError(f"torch.export cannot capture this network: {first_line(error)}") from error
     (placeholder,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     height, width = (side if isinstance(side, int) else None for side in placeholder.meta["val"].shape[2:])

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.export.capture import GRAPH_FAILURES, Captured, first_line
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, UsageError
+from iqa_armor.export.capture import Captured, first_line
 
 METADATA_KEY = "iqa_armor"
 EXTRA_FILE = "iqa_armor.json"
@@ -59,7 +59,7 @@ def write_onnx(captured: Captured, path: Path, metadata: str) -> None:
             program = torch.onnx.export(
                 captured.program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
             )
-        except GRAPH_FAILURES as error:
+        except NETWORK_FAILURES as error:
             raise ArmorError(f"this network has no ONNX form: {first_line(error)}") from error
         if program is None:
             raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
@@ -108,7 +108,7 @@ def write_pt2(captured: Captured, path: Path, metadata: str) -> None:
     try:
         with _quiet():
             torch.export.save(captured.program, path, extra_files={EXTRA_FILE: metadata})
-    except GRAPH_FAILURES as error:
+    except NETWORK_FAILURES as error:
         raise ArmorError(f"torch.export cannot store this network: {first_line(error)}") from error
 
 
@@ -122,14 +122,14 @@ def read_pt2(path: Path) -> tuple[str, Score]:
     try:
         with _quiet():
             module = torch.export.load(path, extra_files=extra).module()
-    except GRAPH_FAILURES as error:
+    except NETWORK_FAILURES as error:
         raise ArmorError(f"torch.export refuses the exported file: {first_line(error)}") from error
 
     def score(images: Tensor) -> Tensor:
         try:
             with torch.no_grad():
                 scores: Tensor = module(images)
-        except GRAPH_FAILURES as error:
+        except NETWORK_FAILURES as error:
             raise ArmorError(f"the exported file fails on images {tuple(images.shape)}: {first_line(error)}") from error
         return scores
 

@@ -47,6 +47,11 @@ class Preprocessing:
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise ValueError(f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}")
 
+    def prepare(self, images: Tensor) -> Tensor:
+        """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the recorded size; uint8 is scaled."""
+        floats = images.float() / 255 if images.dtype == torch.uint8 else images
+        return self.resize(floats.unsqueeze(0)).squeeze(0) if floats.ndim == 3 else self.resize(floats)
+
     def resize(self, images: Tensor) -> Tensor:
         """Return float images (N, 3, H, W) in [0, 1] at the recorded size; differentiable."""
         if self.size is None or tuple(images.shape[-2:]) == tuple(self.size):
@@ -129,10 +134,7 @@ class QualityModel(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
-        floats = images.float() / 255 if images.dtype == torch.uint8 else images
-        if floats.ndim == 3:
-            return self.preprocessing.resize(floats.unsqueeze(0)).squeeze(0)
-        return self.preprocessing.resize(floats)
+        return self.preprocessing.prepare(images)
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images in [0, 1] as the network's normalised input."""

@@ -10,20 +10,12 @@ from torch import Tensor, fx, nn
 from torch.fx.passes.shape_prop import ShapeProp
 from torchvision.ops import StochasticDepth
 
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import RobustBlock, TokenBlock
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
-TRACE_FAILURES = (
-    fx.proxy.TraceError,
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-)
+TRACE_FAILURES = (fx.proxy.TraceError, *NETWORK_FAILURES)
 
 
 class LeafTracer(fx.Tracer):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
@@ -17,7 +19,7 @@ STAGES = 4
 TINY = 1e-8
 
 
-class ReferenceModel(nn.Module):
+class ReferenceModel(nn.Module, ABC):
     """Score float images (N, 3, H, W) in [0, 1] beside their references (N, 3, H, W), giving (N,).
 
     Scores rise with quality. The two images meet only in `compare`, behind their features.
@@ -38,18 +40,15 @@ class ReferenceModel(nn.Module):
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
-        floats = images.float() / 255 if images.dtype == torch.uint8 else images
-        if floats.ndim == 3:
-            return self.preprocessing.resize(floats.unsqueeze(0)).squeeze(0)
-        return self.preprocessing.resize(floats)
+        return self.preprocessing.prepare(images)
 
+    @abstractmethod
     def features(self, images: Tensor) -> Tensor:
         """Return what is compared of prepared images, (N, D)."""
-        raise NotImplementedError
 
+    @abstractmethod
     def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
-        raise NotImplementedError
 
     def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
         """Return the scores (N,) of prepared images (N, 3, H, W) in [0, 1] beside their references, of the same size.

@@ -12,7 +12,7 @@ import torch
 import torch_pruning as tp
 from torch import Tensor, fx, nn
 
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning.importance import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, group_importance, reader_scores
 from iqa_armor.pruning.protected import multiplied_layers, output_layers
@@ -22,15 +22,6 @@ from iqa_armor.pruning.samples import LabelledBatches, pooled_inputs
 
 Importance = Callable[[Any], Tensor | None]
 TRIES = 4
-PRUNING_FAILURES = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    LookupError,
-    ArithmeticError,
-    AssertionError,
-)
 
 
 @dataclass(frozen=True)
@@ -204,7 +195,7 @@ def _pruned_copy(
             group.prune()
         with torch.no_grad():
             duplicate.forward(calibration[:1])  # calling a graph module would print what fails
-    except PRUNING_FAILURES as error:
+    except NETWORK_FAILURES as error:
         raise SurgeryError(
             f"torch-pruning cannot prune this network: {type(error).__name__}: {error}; heads must read sizes "
             "from their tensors, not hard-code them. --prune 0 skips pruning"

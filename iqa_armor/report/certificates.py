@@ -107,7 +107,7 @@ def _settings(figures: MethodFigures) -> str:
     shown = {
         key: value
         for key, value in figures.settings.items()
-        if key != "batch_size" and value is not False and value != ""
+        if key not in ("batch_size", "jacobian") and value is not False and value != ""
     }
     return ", ".join(
         f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -15,21 +16,12 @@ from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.archive import checked_archive
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
 from iqa_armor.defenses.purifiers.stored import existing, first_line
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 
 PROBE_SIDE = 64
 LARGEST_MULTIPLE = 1024
-# What torch raises on graphs that it cannot read or that do not fit an image.
-_FAILURES = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    LookupError,
-    ArithmeticError,
-    SyntaxError,
-)
+# A damaged archive may also hold expressions that cannot be read.
+_FAILURES = (*NETWORK_FAILURES, SyntaxError)
 Sides = tuple[int | None, int | None, int | None, int | None]
 
 
@@ -71,7 +63,7 @@ class NetworkFile:
         return network
 
 
-class FileNetwork(nn.Module):
+class FileNetwork(nn.Module, ABC):
     """A network from a file, which runs outside of this module; its only state is the file's digest.
 
     Args:
@@ -100,9 +92,9 @@ class FileNetwork(nn.Module):
         groups = torch.split(entered, self.sides[0] or len(entered))
         return cropped_like(torch.cat([self._checked(group) for group in groups]).to(images.dtype), images)
 
+    @abstractmethod
     def run(self, images: Tensor) -> Tensor:
         """Return what the network gives for images of sizes it declares."""
-        raise NotImplementedError
 
     def probe(self) -> None:
         """Try the network on two small images, or one where it takes only one.
