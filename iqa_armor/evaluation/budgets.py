@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from iqa_armor.attacks import Attack
+from iqa_armor.attacks.base import Attack
 from iqa_armor.errors import ArmorError
-from iqa_armor.metrics import l2, linf
+from iqa_armor.metrics.fidelity import l2, linf
 
 BUDGET_TOLERANCE = 1e-6  # rounding of float32 pixels
 LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums

@@ -1,0 +1,166 @@
+"""What is reported of one model, with stable names: agreement, robustness, cost, and differences to a baseline."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, create_model
+
+from iqa_armor.results.figures import declared
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no NaN: a figure that is not defined is null from the start, so that a round trip keeps it.
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+ByEpsilon = dict[str, Number]
+
+
+class Value(BaseModel):
+    """A frozen value that knows no other fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Value):
+    """A difference to the baseline with its confidence limits."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+
+
+if TYPE_CHECKING:
+
+    class _FromDeclaration(Value):
+        """Fields that follow from the declared figures."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    _AtBudgets = _OfClean = _OfData = _AttackDifferences = _CleanDifferences = _FromDeclaration
+else:
+
+    def _model(name: str, fields: dict[str, tuple[Any, Any]]) -> type[Value]:
+        return create_model(name, __base__=Value, **fields)
+
+    _attacked = declared("attacked")
+    _OfClean = _model("_OfClean", {each.name: (Number, None) for each in declared("clean")})
+    _OfData = _model("_OfData", {each.name: (Number, None) for each in declared("data")})
+    _AtBudgets = _model(
+        "_AtBudgets",
+        {each.name: (ByEpsilon, {}) for each in _attacked}
+        | {each.area: (Number, None) for each in _attacked if each.has_area},
+    )
+    _CleanDifferences = _model(
+        "_CleanDifferences", {each.name: (Interval, Interval()) for each in declared("clean") if each.compared}
+    )
+    _AttackDifferences = _model(
+        "_AttackDifferences",
+        {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
+        | {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared},
+    )
+
+
+class AttackFigures(_AtBudgets):
+    """One attack on one model: the figures of attacked images by budget, and the areas of those that have one."""
+
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> Self:
+        """Return figures with every budget of `keys` (1/255 as text) and no value."""
+        return cls.model_validate({figure.name: dict.fromkeys(keys) for figure in declared("attacked")})
+
+
+class Figures(_OfClean):
+    """Agreement with opinion and robustness to each attack; null where images have no scores.
+
+    `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
+    run at every budget; null where fewer than two were.
+    """
+
+    attacks: dict[str, AttackFigures] = {}
+    worst_case: AttackFigures | None = None
+
+
+class DatasetFigures(_OfData, Figures):
+    """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
+
+    images: int
+
+
+class StrengthCheck(Value):
+    """One test of whether the attacks on a model were strong: what was found and the figures it rests on."""
+
+    name: str
+    status: Literal["passed", "failed", "not applicable"]
+    says: str
+    figures: dict[str, Number] = {}
+
+
+class Timing(Value):
+    """Median seconds of a clean forward pass per image."""
+
+    seconds_per_image: Number = None
+
+
+class Scale(Value):
+    """Range of the model's clean predictions on training images, and where it comes from."""
+
+    low: float
+    high: float
+    higher_is_better: bool = True
+    source: str = "stored with the model"
+
+
+class AttackDifferences(_AttackDifferences):
+    """Model minus baseline under one attack, by budget or over all."""
+
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> Self:
+        """Return differences with every budget of `keys` and no value."""
+        compared = (figure for figure in declared("attacked") if "value" in figure.compared)
+        return cls.model_validate({figure.name: dict.fromkeys(keys, Interval()) for figure in compared})
+
+
+class Differences(_CleanDifferences):
+    """Model minus baseline, from the same images."""
+
+    attacks: dict[str, AttackDifferences] = {}
+    worst_case: AttackDifferences | None = None
+
+
+class Ratios(Figures):
+    """Model ÷ baseline for every figure of an entry; null where the baseline is not positive."""
+
+    parameters: Number = None
+    flops: Number = None
+    timing: Timing = Timing()
+
+
+class _Named(Value):
+    name: str
+    arch: str = ""
+
+
+class ModelEntry(Figures, _Named):
+    """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
+
+    `defense` names what stands around the model called `defends`, and `threat` whether attacks knew it or fooled the
+    bare model. `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
+    """
+
+    defense: str = ""
+    defends: str = ""
+    threat: Literal["adaptive", "bare"] | None = None
+    srocc_drop: Number = None
+    parameters: int
+    flops: int | None = None
+    timing: Timing = Timing()
+    scale: Scale
+    datasets: dict[str, DatasetFigures] = {}
+    checks: tuple[StrengthCheck, ...] = ()
+    ratio_to_baseline: Ratios | None = None
+    difference_to_baseline: Differences | None = None
