@@ -28,6 +28,7 @@ FLOORS = {
     "recipe": 1,
     "words": 1,
     "machine": 1,
+    "randomness": 1,
     "gradients": 1,
     "results": 1,
     "files": 0,

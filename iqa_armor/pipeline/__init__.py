@@ -1,5 +1,6 @@
 """The whole jobs: open a model, harden it, train one, attack images, evaluate or time several."""
 
+from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.attack_files import AttackedImage
 from iqa_armor.pipeline.attacking import attack_images, build_attacks
 from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings, benchmark
@@ -12,7 +13,6 @@ from iqa_armor.pipeline.loading import Opening, load_model, new_model
 from iqa_armor.pipeline.purifying import Threats, TrainedPurifier, train_purifier
 from iqa_armor.pipeline.scoring import score_files
 from iqa_armor.pipeline.supervised import Trained, train
-from iqa_armor.training import is_main_process
 
 __all__ = [
     "AttackedImage",

@@ -22,7 +22,7 @@ from iqa_armor.defenses.features import BoundFeatureSmoother, FeatureCertificate
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.progress import Progress
+from iqa_armor.progress import Progress
 from iqa_armor.results import CertifiedImage, CertifiedModel, MethodFigures, Scale
 
 T = TypeVar("T")
@@ -46,7 +46,7 @@ class Subject:
     model: QualityModel
     images: ImageSet
     prepare: Callable[[Tensor], Tensor]
-    device: str
+    device: torch.device
     seed: int
     wants_bound: bool = True
 
@@ -80,7 +80,7 @@ class Subject:
         return result, time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.device.startswith("cuda"):
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:

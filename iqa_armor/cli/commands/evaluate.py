@@ -190,7 +190,7 @@ def _write_report(
 
 def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSettings:
     from iqa_armor.evaluation import EvaluationSettings
-    from iqa_armor.pipeline.devices import choose_device
+    from iqa_armor.machine import choose_device
 
     budgets = tuple(value / 255 for value in numbers_of(epsilons, count=None, option="--epsilon"))
     return EvaluationSettings(epsilons=budgets, device=choose_device(device), **values)  # type: ignore[arg-type]

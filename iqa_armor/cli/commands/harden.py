@@ -131,6 +131,7 @@ def harden(
 ) -> None:
     """Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file."""
     from iqa_armor import pipeline
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.recipe import Recipe, make_recipe, read_recipe
 
@@ -140,10 +141,11 @@ def harden(
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
     check_target(target, model)
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
+    chosen = choose_device(device)
     with progress() as bars:
         original = load_model(model, opening=opening_of(context.params))
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        options = pipeline.Options(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
         run = pipeline.plan if dry_run else pipeline.harden
         result = run(original, dataset, settings, options=options)
         if not pipeline.is_main_process():

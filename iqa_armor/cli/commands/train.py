@@ -76,6 +76,7 @@ def train(
 ) -> None:
     """Train ARCH on scored images and write it as one self-contained file."""
     from iqa_armor import pipeline
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.loading import start_model
     from iqa_armor.recipe import Training, make_training
 
@@ -83,10 +84,11 @@ def train(
     given = {name: value for name in Training.model_fields if (value := context.params.get(name)) is not None}
     settings = make_training(given)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
+    chosen = choose_device(device)
     with progress() as bars:
         start = start_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
         dataset = open_data(data, seed=seed, progress=bars)
-        options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        options = pipeline.Options(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
         result = pipeline.train(start.model, dataset, settings, options=options, fresh=start.fresh)
         if not pipeline.is_main_process():
             return
