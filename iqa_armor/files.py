@@ -103,8 +103,7 @@ def _refusing(path: Path) -> Iterator[None]:
 def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
     """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
     for leftover in parent.glob(f"{_literal(prefix)}*"):
-        if _is_abandoned(leftover):
-            shutil.rmtree(leftover, ignore_errors=True)
+        _remove_abandoned(leftover)
     folder, lock = _locked_folder(parent, prefix)
     try:
         yield folder
@@ -147,17 +146,17 @@ def _lock(folder: Path, *, waits: bool = False) -> int | None:
     return descriptor
 
 
-def _is_abandoned(leftover: Path) -> bool:
-    if not leftover.is_dir():
-        return False
+def _remove_abandoned(leftover: Path) -> None:
+    """Remove a folder that no writer holds; the lock is held meanwhile, lest a new writer takes it over."""
     try:
         lock = _lock(leftover)
-    except OSError:
-        return False
-    if lock is None:
-        return os.name == "nt"
-    os.close(lock)
-    return True
+    except OSError:  # gone already, or no folder
+        return
+    if lock is None and os.name != "nt":
+        return
+    shutil.rmtree(leftover, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
 
 
 def _sync(file: Path) -> None:

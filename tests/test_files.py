@@ -6,7 +6,7 @@ import signal
 import stat
 import subprocess
 import sys
-import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 from pathlib import Path
 
@@ -141,12 +141,11 @@ def test_names_with_special_letters(tmp_path: Path, name: str) -> None:
 
 
 def test_threads_write_one_file_without_mixing(tmp_path: Path) -> None:
-    contents = [letter * 5000 for letter in "abcdefgh"]
-    threads = [threading.Thread(target=write_whole, args=(tmp_path / "f", content)) for content in contents]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    contents = [letter * 500 for letter in "abcdefgh"] * 25
+    with ThreadPoolExecutor(8) as threads:
+        done = [threads.submit(write_whole, tmp_path / "f", content) for content in contents]
+    for one in done:
+        one.result()
     assert (tmp_path / "f").read_text() in contents
     assert hidden(tmp_path) == []
 

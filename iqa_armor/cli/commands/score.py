@@ -53,7 +53,7 @@ def score(
     from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
-    from iqa_armor.pipeline.scoring import score_files
+    from iqa_armor.pipeline.score import score_files
 
     chosen = choose_device(device)
     with progress() as bars:

@@ -32,7 +32,7 @@ from iqa_armor.pipeline.attack_files import (
     write_png,
     write_table,
 )
-from iqa_armor.pipeline.scoring import find_images
+from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
