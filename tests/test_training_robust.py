@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU
 from test_training import fit_data, settings
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
@@ -112,7 +112,7 @@ def test_defenses_leave_the_statistics_of_batch_norm(make_model, defense: str) -
 def fitted(make_model, **changes: object) -> tuple[QualityModel, Tensor]:
     model = make_model()
     data = fit_data(model)
-    done = fit(model, data, settings(epochs=8, **changes), device=CPU)
+    done = fit(model, data, settings(epochs=8, **changes), device="cpu")
     assert done.epochs[done.best].srocc > 0.9
     return model, torch.stack([data.training[i][0] for i in range(len(data.training))])
 
@@ -150,8 +150,8 @@ def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path, def
 
     asked = settings(epochs=2, defense=defense)
     whole, parts, again = make_model(), make_model(), make_model(seed=5)
-    fit(whole, fit_data(whole), asked, device=CPU)
-    options = {"device": CPU, "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
+    fit(whole, fit_data(whole), asked, device="cpu")
+    options = {"device": "cpu", "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
     with pytest.raises(Stopped):
         fit(parts, fit_data(parts), asked, on_step=stop, **options)
     fit(again, fit_data(again), asked, resume=True, **options)
@@ -162,7 +162,7 @@ def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path, def
 @pytest.mark.parametrize("defense", ["nt", "at"])
 def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
     model = make_model()
-    done = fit(model, fit_data(model), settings(epochs=1, defense=defense, precision="bf16"), device=CPU)
+    done = fit(model, fit_data(model), settings(epochs=1, defense=defense, precision="bf16"), device="cpu")
     assert done.epochs[1].loss > 0
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -170,7 +170,7 @@ def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
 def test_at_learns_where_small_scores_are_good(make_model) -> None:
     model = make_model()
     data = fit_data(model)
-    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device=CPU)
+    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device="cpu")
     assert done.epochs[done.best].srocc > 0.8
 
 

@@ -4,24 +4,23 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.transforms import to_float
-from iqa_armor.defenses import Defended, Smoother, parse_smoother
-from iqa_armor.defenses.smoothing import InputSmoothing
+from iqa_armor.defenses.base import Defended, Smoother
+from iqa_armor.defenses.smoothing import SMOOTHERS
+from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation import measure_scale
-from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.calibrating import calibrated
 from iqa_armor.pipeline.certified import Subject, certify_model
+from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
@@ -44,7 +43,7 @@ class CertifySettings:
         batch_size: Noisy copies in a forward pass.
         limit: Most images of a dataset, spread over it.
         seed: Of the noise; every image has noise of its own, by its file name.
-        device: Where to compute.
+        device: "auto", "cpu" or "cuda".
         global_bound: Whether local certificates get the global product bound beside them, which takes a while.
     """
 
@@ -57,7 +56,7 @@ class CertifySettings:
     batch_size: int | None = None
     limit: int | None = None
     seed: int = 0
-    device: torch.device = field(default_factory=choose_device)
+    device: str = "auto"
     global_bound: bool = True
 
     def smoothers(self) -> dict[str, Smoother]:
@@ -69,7 +68,7 @@ class CertifySettings:
         if not self.methods:
             raise UsageError("name at least one method to certify by")
         given = {key: value for key in OPTIONS if (value := getattr(self, key)) is not None}
-        found = {word: parse_smoother(word) for word in self.methods}
+        found = {word: SMOOTHERS.read(word) for word in self.methods}
         for key in given:
             if not any(_takes(smoother, key) for smoother in found.values()):
                 raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")
@@ -122,7 +121,7 @@ def certify_images(
     smoothers = settings.smoothers()
     if not models:
         raise UsageError("name at least one model to certify")
-    device = settings.device
+    device = choose_device(settings.device)
     split, images = dataset.reported()
     images = images.limit(settings.limit)
     _check_readable(images)
@@ -149,7 +148,7 @@ def certify_images(
         baseline=name,
         data=data,
         seed=settings.seed,
-        device=str(device),
+        device=device,
         versions=versions(),
     )
 

@@ -10,12 +10,13 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses import replace_activations
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
+from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,
@@ -83,7 +84,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     the result is brought back to the mean and spread of the original's scores.
     """
     options = options or Options()
-    with on_device(model, options.device):
+    with on_device(model, choose_device(options.device)):
         return _Job(model, dataset, recipe, options).run()
 
 

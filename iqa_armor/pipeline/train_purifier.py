@@ -10,14 +10,15 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks import Attack, Direction
+from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses.purifiers import save_fcn
+from iqa_armor.defenses.purifiers.fcn import save_fcn
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
+from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import Material, Options, load_material, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.training import FilterEpoch, FilterSettings, FittedFilter, fit_filter
@@ -31,7 +32,7 @@ class Threats:
     """Attacks that a purifier learns to undo.
 
     Args:
-        words: What `parse_attack` reads.
+        words: What `ATTACKS.read` reads.
         epsilons: Budgets of L-infinity attacks whose word names none, pixels being in [0, 1].
         direction: Whether attacks raise the score, lower it, or take turns.
 
@@ -131,7 +132,7 @@ def train_purifier(
     """
     options, threats = options or Options(), threats or Threats()
     attacks = threats.build()
-    model.eval().to(options.device)
+    model.eval().to(choose_device(options.device))
     material = load_material(dataset.training().limit(limit), model, options.progress)
     scale = model.scale or scale_of(model, score_all(model, material, options.progress), material.names)
     ready = fit_attacks(model, attacks, material.fitting, batch_size=settings.batch_size, seed=settings.seed)
