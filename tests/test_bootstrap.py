@@ -2,14 +2,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from iqa_armor.metrics import (
-    bootstrap_statistic,
-    draw_resamples,
-    paired_difference,
-    percentile_interval,
-    plcc,
-    srocc,
-)
+from iqa_armor.metrics import bootstrap_statistic, paired_difference, percentile_interval
+from iqa_armor.metrics.bootstrap import draw_resamples
+from iqa_armor.metrics.correlation import plcc, srocc
 
 
 def mean(values: Tensor) -> Tensor:

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 import torch
 from conftest import memory_dataset, small_network
+from iqa_armor.evaluation.probing import PassThrough, Probe, exceeds
 from torch import Tensor, nn
 
-from iqa_armor.evaluation import EvaluationSettings, evaluate
-from iqa_armor.evaluation.probing import PassThrough, Probe, exceeds
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.results import Check
 
 SETTINGS = EvaluationSettings(
     attacks=("pgd1", "pgd8"), epsilons=(2 / 255, 4 / 255), checks=True, check_images=6, limit=6, resamples=20

@@ -9,18 +9,20 @@ from typing import Any
 import pytest
 import torch
 from conftest import contrast_images, small_network
+from iqa_armor.evaluation.planning import plan_attacks
+from iqa_armor.evaluation.work import Work
 from torch import Tensor
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import DataError
-from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate
+from iqa_armor.evaluation import Progress
+from iqa_armor.evaluation.evaluation import evaluate
 from iqa_armor.evaluation.journal import Journal
-from iqa_armor.evaluation.planning import plan_attacks
 from iqa_armor.evaluation.scoring import score_images
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
-from iqa_armor.evaluation.work import Work
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.results import Outcome
+from iqa_armor.results.outcome import Outcome
 
 SETTINGS = EvaluationSettings(
     attacks=("pgd1", "pgd8", "square:queries=5", "stadv:iterations=1"),

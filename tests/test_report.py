@@ -4,18 +4,15 @@ import pytest
 from rich.console import Console
 
 from iqa_armor.report import TerminalReport, compare, failed_checks, headline, verdict
-from iqa_armor.results import (
+from iqa_armor.results.entries import (
     AttackDifferences,
     AttackFigures,
-    Check,
-    DataEntry,
     Differences,
     Interval,
     ModelEntry,
-    Outcome,
     Scale,
-    Settings,
 )
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
 
 EPSILONS = ("2", "4", "6", "8", "10")
 

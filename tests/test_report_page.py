@@ -10,22 +10,18 @@ import pytest
 from iqa_armor.report import render_page
 from iqa_armor.report.drawing import spread
 from iqa_armor.report.looks import brief, labels, looks
-from iqa_armor.results import (
+from iqa_armor.results import Exhibit, Points
+from iqa_armor.results.entries import (
     AttackDifferences,
     AttackFigures,
-    Check,
-    DataEntry,
     DatasetFigures,
     Differences,
-    Exhibit,
     Interval,
     ModelEntry,
-    Outcome,
-    Picture,
-    Points,
     Scale,
-    Settings,
 )
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
+from iqa_armor.results.pictures import Picture
 
 EPSILONS = ("2", "4", "8")
 VOID = {"meta", "img", "br", "link", "input", "hr"}

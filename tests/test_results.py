@@ -5,23 +5,11 @@ from typing import Any
 import pytest
 
 from iqa_armor.errors import DataError, UsageError
-from iqa_armor.results import (
-    AttackFigures,
-    DataEntry,
-    Differences,
-    Interval,
-    ModelEntry,
-    Outcome,
-    Ratios,
-    Scale,
-    Settings,
-    check,
-    divide,
-    epsilon_key,
-    parse_requirement,
-    require_path,
-    weighted_mean,
-)
+from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.entries import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale
+from iqa_armor.results.figures import epsilon_key
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
+from iqa_armor.results.requirements import parse_requirement, require_path
 
 
 def entry(name: str, *, gain: float | None = 1.0, drop: float | None = None) -> ModelEntry:

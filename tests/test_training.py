@@ -64,7 +64,7 @@ def test_model_holds_the_best_epoch_in_eval_mode(make_model) -> None:
     model = make_model()
     data = fit_data(model)
     done = fit(model, data, settings(epochs=4), device="cpu")
-    from iqa_armor.metrics import srocc
+    from iqa_armor.metrics.correlation import srocc
 
     best = max(epoch.srocc for epoch in done.epochs[1:])
     assert float(srocc(predict(model, data.held_out), data.held_out.mos)) == pytest.approx(best)
@@ -144,6 +144,6 @@ def test_lower_is_better_models_learn_to_fall(make_model) -> None:
     falling = FitData(data.training, data.held_out, center=data.center, spread=-data.spread)
     done = fit(model, falling, settings(epochs=6), device="cpu")
     assert done.epochs[done.best].srocc > 0.8
-    from iqa_armor.metrics import srocc
+    from iqa_armor.metrics.correlation import srocc
 
     assert float(srocc(predict(model, data.held_out), data.held_out.mos)) < -0.8

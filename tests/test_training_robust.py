@@ -10,9 +10,10 @@ import torch
 from test_training import fit_data, settings
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
-from iqa_armor.metrics import ssim
+from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.recipe import Training, make_training

@@ -44,7 +44,9 @@ class Summary:
     def combined(self) -> Nested:
         """Figures of all datasets."""
         parts = list(self.by_dataset.values())
-        combined = weighted_mean([{k: part[k] for k in Figures.model_fields if k in part} for part in parts], self.weights)
+        combined = weighted_mean(
+            [{k: part[k] for k in Figures.model_fields if k in part} for part in parts], self.weights
+        )
         largest = [figure.name for figure in declared("attacked") if figure.combined == "largest"]
         for name, attack in combined["attacks"].items():
             for figure in largest:

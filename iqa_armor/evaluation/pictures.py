@@ -14,7 +14,7 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.budgets import budget_key
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended
-from iqa_armor.evaluation.evaluate import Evaluation
+from iqa_armor.evaluation.evaluation import Evaluation
 from iqa_armor.evaluation.randomness import generator_for, reseed
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
 from iqa_armor.evaluation.threats import followed_score

@@ -144,7 +144,9 @@ class Reduction:
             return _by_budget(kept, {key: Sample(state, clean, self.scale, rows) for key, state in states.items()})
 
         states = {name: self._states(table.where(attack=name), keys) for name, keys in self.budgets.items()}
-        found = _reduced([figure for figure in chosen if figure.of != "attacked"], Sample(clean, clean, self.scale, rows))
+        found = _reduced(
+            [figure for figure in chosen if figure.of != "attacked"], Sample(clean, clean, self.scale, rows)
+        )
         found["attacks"] = {name: attacked(of_attack) for name, of_attack in states.items()}
         if len(self.swept) > 1:
             found["worst_case"] = attacked(self._worst([states[name] for name in self.swept]))

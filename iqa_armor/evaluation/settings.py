@@ -60,7 +60,11 @@ class EvaluationSettings(BaseModel):
 
     def model_post_init(self, _: object) -> None:
         """Refuse budgets that do not ascend, and attacks that are unknown or repeated."""
-        if not self.epsilons or not all(0 < e <= 1 for e in self.epsilons) or any(a >= b for a, b in pairwise(self.epsilons)):
+        if (
+            not self.epsilons
+            or not all(0 < e <= 1 for e in self.epsilons)
+            or any(a >= b for a, b in pairwise(self.epsilons))
+        ):
             raise UsageError(f"budgets must ascend within (0, 1], got {self.epsilons}")
         self.named_attacks()
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
+import torch
+
 from iqa_armor.data import open_dataset
-from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
+from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import Options
@@ -51,8 +52,8 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
         [base, control.model, hardened.model],
         [dataset],
         baseline=0,
-        settings=replace(EvaluationSettings(), device=chosen),
-        on_progress=lambda p: progress(f"attacking {p.model}", p.done, p.total),
+        device=torch.device(chosen),
+        progress=progress,
     )
     return hardened, evaluation
 

@@ -10,10 +10,11 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses import replace_activations
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
-from iqa_armor.evaluation import on_device, scale_of
-from iqa_armor.metrics import srocc
+from iqa_armor.evaluation.run import on_device
+from iqa_armor.evaluation.scale import scale_of
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
 from iqa_armor.pipeline.devices import choose_device

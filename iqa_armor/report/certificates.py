@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from iqa_armor.report.notation import DASH, plain, short
-from iqa_armor.results import Certification, CertifiedImage, CertifiedModel, MethodFigures
+from iqa_armor.results.certification import Certification, CertifiedImage, CertifiedModel, MethodFigures
 
 IMAGE_HEADINGS = ("score", "smoothed", "lower", "upper", "seconds")
 

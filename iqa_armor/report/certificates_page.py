@@ -12,7 +12,7 @@ from iqa_armor.report.drawing import Chart, Label, label_right, make_room, panel
 from iqa_armor.report.looks import brief, looks_of
 from iqa_armor.report.notation import plain, short
 from iqa_armor.report.templates import inside_script, source, template
-from iqa_armor.results import Certification, CertifiedModel, MethodFigures
+from iqa_armor.results.certification import Certification, CertifiedModel, MethodFigures
 
 LARGEST_RATIO = 20.0  # of values on a linear axis
 MOST_ROWS = 200  # of a table of images

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from iqa_armor.report.certificates import IMAGE_HEADINGS, data_words, headings, image_cells, lines, notes
-from iqa_armor.results import Certification
+from iqa_armor.results.certification import Certification
 
 WIDE = 100  # columns
 

@@ -11,7 +11,10 @@ from iqa_armor.report.drawing import INK, Chart, Label, label_right, make_room, 
 from iqa_armor.report.looks import GREY, Look, labels, looks
 from iqa_armor.report.notation import budget, is_number, short
 from iqa_armor.report.reading import WORST, area, attacks_shown, figures_of, has_own_budget, headline
-from iqa_armor.results import ModelEntry, Outcome, Points
+from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.table import CLEAN as CLEAN_ROWS
+from iqa_armor.results.table import Table as ScoreTable
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -21,6 +24,19 @@ POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
 PANELS = 12  # of scores before and after
 Swept = Literal["abs_gain", "srocc"]
 TITLES: Mapping[Swept, str] = {"abs_gain": "AbsGain", "srocc": "SROCC"}
+
+
+@dataclass(frozen=True)
+class _Points:
+    """Scores of one model on one dataset before and after one attack, one entry per image; mos may be None."""
+
+    model: str
+    dataset: str
+    attack: str
+    budget: str
+    mos: list[float] | None
+    clean: list[float]
+    attacked: list[float]
 
 
 @dataclass(frozen=True)
@@ -84,15 +100,32 @@ def tradeoff(outcome: Outcome) -> Chart | None:
         return to_chart(figure, title=f"SROCC over {name} under {attack}", description=f"{told}.")
 
 
-def score_scatters(outcome: Outcome, points: Sequence[Points]) -> list[Chart]:
-    """Return a panel per model, dataset and attack: scores before and after, over opinion where there is any.
+def scattered(outcome: Outcome, table: ScoreTable | None) -> list[_Points]:
+    """Return what the panels of `score_scatters` could show: every model on every dataset under the headline attack."""
+    if table is None:
+        return []
+    attack, key = headline(outcome)
+    found = []
+    for model in outcome.models:
+        rows = table.where(model=model.name)
+        for spec in (entry.spec for entry in outcome.data):
+            clean, attacked = (
+                rows.where(dataset=spec, attack=a, budget=b) for a, b in ((CLEAN_ROWS,) * 2, (attack, key))
+            )
+            mos = None if math.isnan(clean["mos"].sum()) else clean["mos"].tolist()
+            scores = clean["score"].tolist(), attacked["score"].tolist()
+            found += [_Points(model.name, spec, attack, key, mos, *scores)] if scores[0] and scores[1] else []
+    return found
+
+
+def score_scatters(outcome: Outcome, points: Sequence[_Points]) -> list[Chart]:
+    """Return a panel per model and dataset: scores before and after the attack, over opinion where there is any.
 
     Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
     drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
     """
     place = {model.name: (None, "adaptive", "bare").index(model.threat) for model in outcome.models}
-    named = [part for part in points if part.names]
-    shown = sorted(named, key=lambda part: place.get(part.model, 0))[:PANELS] if len(named) > PANELS else named
+    shown = sorted(points, key=lambda part: place.get(part.model, 0))[:PANELS] if len(points) > PANELS else points
     most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
     return [_scatter(outcome, part, most=most, identifier=f"scores{i}") for i, part in enumerate(shown)]
 
@@ -149,8 +182,8 @@ def _told(line: _Line) -> str:
     return ", ".join(" ".join(word) for word in words)
 
 
-def _scatter(outcome: Outcome, part: Points, *, most: int, identifier: str) -> Chart:
-    step = math.ceil(len(part.names) / most)
+def _scatter(outcome: Outcome, part: _Points, *, most: int, identifier: str) -> Chart:
+    step = math.ceil(len(part.clean) / most)
     before, after = part.clean[::step], part.attacked[::step]
     across = before if part.mos is None else part.mos[::step]
     with panel(identifier) as (figure, axes):
@@ -181,8 +214,8 @@ def _flat(parts: Sequence[Sequence[float]]) -> list[float]:
     return [value for part in parts for value in part]
 
 
-def _told_scores(outcome: Outcome, part: Points, *, drawn: int) -> str:
-    count = len(part.names)
+def _told_scores(outcome: Outcome, part: _Points, *, drawn: int) -> str:
+    count = len(part.clean)
     means = f"{sum(part.clean) / count:.4g} to {sum(part.attacked) / count:.4g}"
     words = [f"On {part.dataset} the attack takes the mean score from {means}"]
     model = next((model for model in outcome.models if model.name == part.model), None)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from iqa_armor.report.notation import NORMS, listed, plain
 from iqa_armor.report.reading import has_own_budget
-from iqa_armor.results import DataEntry, Outcome
+from iqa_armor.results.outcome import DataEntry, Outcome
 
 
 def reach(outcome: Outcome) -> str:

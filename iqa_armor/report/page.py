@@ -5,11 +5,11 @@ from __future__ import annotations
 import base64
 import io
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from html import escape
 
-from iqa_armor.report.charts import ATTACKED, CLEAN, curves, score_scatters, tradeoff
+from iqa_armor.report.charts import ATTACKED, CLEAN, curves, scattered, score_scatters, tradeoff
 from iqa_armor.report.conditions import facts, reach
 from iqa_armor.report.details import budgets_table, checks_table, datasets_table
 from iqa_armor.report.notation import budget, listed, plain, signed
@@ -18,7 +18,9 @@ from iqa_armor.report.reading import Standing, compare, failed_checks, standing
 from iqa_armor.report.tables import attacks_table, differences_table, models_table
 from iqa_armor.report.templates import inside_script, source, template
 from iqa_armor.report.verdicts import caveats, conclusions
-from iqa_armor.results import Exhibit, Outcome, Picture
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.pictures import Picture
+from iqa_armor.results.table import Table as ScoreTable
 
 STATES = {
     "caution": "Caution: a strength check failed, so these figures may be too good.",
@@ -60,16 +62,18 @@ class _Item:
     images: tuple[_Image, ...]
 
 
-def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
+def render_page(outcome: Outcome, table: ScoreTable | None = None, pictures: Sequence[Picture] = ()) -> str:
     """Return a report as the text of one HTML file that needs no other file and no network.
 
     The outcome's JSON stands in the element with the id `outcome`.
 
     Args:
         outcome: Figures of the models.
-        exhibit: Scores and images to show besides; may be empty.
+        table: Scores of the images, or None to show none.
+        pictures: Images to show besides.
     """
-    state, scatters = _state(outcome), score_scatters(outcome, exhibit.points)
+    state, points = _state(outcome), scattered(outcome, table)
+    scatters = score_scatters(outcome, points)
     return template("page.html").render(
         style=source("page.css"),
         title=f"Robustness of {_names(outcome)}",
@@ -92,10 +96,10 @@ def render_page(outcome: Outcome, exhibit: Exhibit) -> str:
         purifiers=purifiers_table(outcome),
         plane=plane(outcome),
         scatters=scatters,
-        hidden_scatters=len(exhibit.points) - len(scatters),
+        hidden_scatters=len(points) - len(scatters),
         colors=(CLEAN, ATTACKED),
-        pictured=len({picture.model for picture in exhibit.pictures}),
-        gallery=[_item(picture) for picture in exhibit.pictures],
+        pictured=len({picture.model for picture in pictures}),
+        gallery=[_item(picture) for picture in pictures],
         checks=checks_table(outcome),
         all_budgets=budgets_table(outcome),
         facts=list(facts(outcome)),

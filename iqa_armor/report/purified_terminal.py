@@ -21,7 +21,8 @@ from iqa_armor.report.purified import (
     ranking,
 )
 from iqa_armor.report.reading import headline
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.outcome import Outcome
 
 
 def purifiers_table(outcome: Outcome, *, is_wide: bool = False) -> Table | None:

@@ -6,17 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iqa_armor.report.notation import budget
-from iqa_armor.results import (
+from iqa_armor.results.entries import (
     AttackDifferences,
     AttackFigures,
-    Check,
     Differences,
     Figures,
     Interval,
     ModelEntry,
-    Outcome,
-    epsilon_key,
 )
+from iqa_armor.results.figures import epsilon_key
+from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
 Standing = Literal["better", "worse", "mixed", "open"]

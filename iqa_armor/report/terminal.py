@@ -30,7 +30,8 @@ from iqa_armor.report.reading import (
     shown_budget,
 )
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.outcome import Outcome
 
 WIDE = 110  # columns from which cost fits beside the figures
 MORE = 15  # further columns that it takes with attacks below one another or with the worst case beside them

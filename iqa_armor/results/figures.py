@@ -83,7 +83,9 @@ FIGURES: list[Figure] = [
     ),
     Figure("srocc", "attacked", "SROCC", "rank correlation with opinion", better=1, compared=VALUE),
     Figure("plcc", "attacked", "PLCC", "linear correlation with opinion", better=1),
-    Figure("quality", "attacked", "Quality", "quality of purified attacked images: (SSIM + PSNR/80)/2 ([AP])", better=1),
+    Figure(
+        "quality", "attacked", "Quality", "quality of purified attacked images: (SSIM + PSNR/80)/2 ([AP])", better=1
+    ),
     Figure(
         "gain_score",
         "attacked",

@@ -113,7 +113,9 @@ def write_table(table: Table, path: Path) -> None:
             from pyarrow import Table as Arrow
             from pyarrow.parquet import write_table as write_parquet
 
-            write_parquet(Arrow.from_pydict({name: _plain(column) for name, column in table.columns.items()}), unfinished)
+            write_parquet(
+                Arrow.from_pydict({name: _plain(column) for name, column in table.columns.items()}), unfinished
+            )
             return
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if path.suffix == ".csv":

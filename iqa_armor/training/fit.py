@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iqa_armor.data.transforms import PreparedImages
 from iqa_armor.errors import ArmorError
-from iqa_armor.metrics import plcc, srocc
+from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.recipe import Training
 from iqa_armor.training.checkpoint import read_checkpoint, write_atomically

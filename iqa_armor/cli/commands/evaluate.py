@@ -28,10 +28,11 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.data.base import Dataset
-    from iqa_armor.evaluation import Evaluation, EvaluationSettings
+    from iqa_armor.evaluation.evaluation import Evaluation
+    from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.models.base import QualityModel
-    from iqa_armor.results import Outcome, Requirement
+    from iqa_armor.results.outcome import Outcome
+    from iqa_armor.results.requirements import Requirement
 
 
 def evaluate(
@@ -108,6 +109,12 @@ def evaluate(
     report: Annotated[
         Path | None, typer.Option(metavar="OUT.html", help="Write a report that needs no network, with images.")
     ] = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="OUT.csv|.jsonl|.parquet", help="Write a row per model, dataset, image, attack and budget."
+        ),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -129,13 +136,20 @@ def evaluate(
     json: JsonOpt = False,
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
-    from iqa_armor import evaluation
-    from iqa_armor.results import parse_requirement, require_path
+    import torch
+
+    from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
+    from iqa_armor.pipeline.devices import choose_device
+    from iqa_armor.results.requirements import parse_requirement, require_path
+    from iqa_armor.results.table import check_table_file, write_table
     from iqa_armor.training import is_main_process
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
         require_writable(report)
+    if scores is not None:
+        check_table_file(scores)
+        require_writable(scores)
     settings = _settings(
         epsilon,
         attacks=tuple(attack or ("pgd1", "pgd8")),
@@ -145,7 +159,6 @@ def evaluate(
         checks=checks,
         check_images=check_images,
         eot=eot,
-        device=device,
         seed=seed,
         weights=tuple(weight) if weight else None,
     )
@@ -155,45 +168,41 @@ def evaluate(
     with progress() as bars:
         opened = _defended(_open(paths, context), purify or [], smooth or [], threat=threat)
         datasets = [open_data(spec, seed=seed, progress=bars) for spec in data or (None,)]
-        found = evaluation.evaluate(
+        found = evaluate_models(
             opened,
             datasets,
             baseline=None if baseline is None else paths.index(baseline),
             settings=settings,
             output=output,
-            on_progress=lambda p: bars(f"evaluating {p.model} on {p.dataset}", p.done, p.total),
+            device=torch.device(choose_device(device)),
+            progress=bars,
         )
         if not is_main_process():
             return
         if output is not None:
             write_text(output / "outcome.json", found.outcome.to_json() + "\n")
+        if scores is not None:
+            write_table(found.table, scores)
         if report is not None:
-            _write_report(report, found, opened, datasets, settings)
+            _write_report(report, found)
     _show(found.outcome, requirements, json=json)
 
 
-def _write_report(
-    path: Path,
-    found: Evaluation,
-    models: list[QualityModel],
-    datasets: list[Dataset],
-    settings: EvaluationSettings,
-) -> None:
-    from iqa_armor.evaluation import build_exhibit
+def _write_report(path: Path, found: Evaluation) -> None:
+    from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report import headline, render_page
 
     attack, budget = headline(found.outcome)
-    exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
-    write_text(path, render_page(found.outcome, exhibit))
+    pictures = take_pictures(found, attack=attack, budget=budget)
+    write_text(path, render_page(found.outcome, found.table, pictures))
     stderr.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
-def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSettings:
-    from iqa_armor.evaluation import EvaluationSettings
-    from iqa_armor.pipeline.devices import choose_device
+def _settings(epsilons: str, **values: object) -> EvaluationSettings:
+    from iqa_armor.evaluation.settings import EvaluationSettings
 
     budgets = tuple(value / 255 for value in numbers_of(epsilons, count=None, option="--epsilon"))
-    return EvaluationSettings(epsilons=budgets, device=choose_device(device), **values)  # type: ignore[arg-type]
+    return EvaluationSettings(epsilons=budgets, **values)
 
 
 def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
@@ -217,9 +226,9 @@ def _defended(models: list[QualityModel], purify: list[str], smooth: list[str], 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:
     """Show the outcome, then fail if a requirement does not hold."""
     from iqa_armor.errors import RequirementError
-    from iqa_armor.results import check
+    from iqa_armor.results.requirements import unmet
 
-    failures = [failure for requirement in requirements for failure in check(requirement, outcome)]
+    failures = [failure for requirement in requirements for failure in unmet(requirement, outcome)]
     if json:
         show_json(outcome.model_dump(mode="json"))
     else:
