@@ -69,4 +69,4 @@ def test_outcome_states_own_budgets() -> None:
 
 
 def test_direction_is_handed_to_every_attack() -> None:
-    assert [attack.direction for attack in EvaluationSettings(direction=-1).build_attacks().values()] == [-1, -1]
+    assert [attack.direction for attack in EvaluationSettings(direction=-1).named_attacks().values()] == [-1, -1]

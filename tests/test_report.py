@@ -4,13 +4,14 @@ import pytest
 from rich.console import Console
 
 from iqa_armor.report import TerminalReport, compare, failed_checks, headline, verdict
-from iqa_armor.results.entries import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
     Differences,
     Interval,
     ModelEntry,
     Scale,
+    StrengthCheck,
 )
 from iqa_armor.results.outcome import DataEntry, Outcome, Settings
 
@@ -149,8 +150,8 @@ def running(value: Outcome, *attacks: str) -> Outcome:
     return value.model_copy(update={"settings": settings})
 
 
-FAILED = Check(name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9})
-PASSED = Check(name="steps", status="passed", says="More steps did more.", figures={"pgd50": 1.9})
+FAILED = StrengthCheck(name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9})
+PASSED = StrengthCheck(name="steps", status="passed", says="More steps did more.", figures={"pgd50": 1.9})
 OWN = AttackFigures(abs_gain={"own": 0.125}, r_score={"own": 0.75}, srocc={"own": 0.625})
 
 

@@ -95,7 +95,7 @@ class Batch:
         reseed(self.model, self.settings.seed, "score", *self.place, scored, state)
 
     def _quality(self, images: Tensor, state: str) -> dict[str, Any]:
-        """Return the quality of purified images, with the draws that they are scored with; nothing without a purifier."""
+        """Return the quality of purified images, with the draws that they are scored with, if there is a purifier."""
         if not isinstance(self.model, Purified):
             return {}
         self._reseed(state)

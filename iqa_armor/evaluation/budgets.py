@@ -24,6 +24,10 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
     Raises:
         ArmorError: Naming the attack and by how much it went too far.
     """
+    if attacked.shape != clean.shape:
+        raise ArmorError(
+            f"attack {name} changed the size of images: {tuple(attacked.shape)} instead of {tuple(clean.shape)}"
+        )
     _check_distance(name, attack, clean, attacked)
     low, high = float(attacked.min()), float(attacked.max())
     if not (low >= -BUDGET_TOLERANCE and high <= 1 + BUDGET_TOLERANCE):

@@ -14,8 +14,8 @@ from iqa_armor.evaluation.reductions import Nested, Reduction
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
 from iqa_armor.results.arithmetic import divide, weighted_mean
-from iqa_armor.results.entries import Differences, Figures, ModelEntry, Ratios
-from iqa_armor.results.figures import declared
+from iqa_armor.results.figure_registry import declared
+from iqa_armor.results.figures import Differences, Figures, ModelEntry, Ratios
 from iqa_armor.results.table import CLEAN, Table
 
 
@@ -38,7 +38,8 @@ class Summary:
     @cached_property
     def by_dataset(self) -> dict[str, Nested]:
         """All figures of every dataset."""
-        return {spec: _floats(self.reduction.figures(table)) for spec, table in self.tables.items()}
+        figures = {spec: _floats(self.reduction.figures(table)) for spec, table in self.tables.items()}
+        return {spec: {**part, "images": self._count(self.tables[spec])} for spec, part in figures.items()}
 
     @cached_property
     def combined(self) -> Nested:
@@ -59,11 +60,14 @@ class Summary:
         """Compared figures of every resample; each dataset is drawn by itself, alike for every model."""
         drawn = []
         for position, table in enumerate(self.tables.values()):
-            count = len(table.where(attack=CLEAN))
-            draws = draw_resamples(count, resamples=self.settings.resamples, seed=self.settings.seed + position)
+            resamples, seed = self.settings.resamples, self.settings.seed + position
+            draws = draw_resamples(self._count(table), resamples=resamples, seed=seed)
             chunks = [self.reduction.figures(table, draws=rows) for rows in draws]
             drawn.append(_each(lambda *parts: torch.cat(parts), *chunks))
         return weighted_mean(drawn, self.weights)
+
+    def _count(self, table: Table) -> int:
+        return len(table.where(attack=CLEAN))
 
 
 def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Summary) -> ModelEntry:

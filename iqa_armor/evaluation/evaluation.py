@@ -22,7 +22,7 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import current_shard
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
 

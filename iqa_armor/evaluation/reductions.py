@@ -1,6 +1,6 @@
 """Figures as reductions of the table: of the images themselves, and of resamples of them.
 
-Below stands how every figure that `iqa_armor.results.figures` declares is computed, under its name.
+Below stands how every figure that `iqa_armor.results.figure_registry` declares is computed, under its name.
 """
 
 from __future__ import annotations
@@ -18,10 +18,10 @@ from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, sroc
 from iqa_armor.metrics.purification import gain_score
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
 from iqa_armor.models.base import ScoreScale
-from iqa_armor.results.figures import Figure, declared
+from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.table import CLEAN, Table
 
-Nested = dict[str, Any]  # tensors (R,) by the names of results.entries.DatasetFigures
+Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetFigures
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ class Reduction:
     direction: int
 
     def figures(self, table: Table, *, draws: Tensor | None = None) -> Nested:
-        """Return figures by the names of `results.entries.DatasetFigures`, (R,) each.
+        """Return figures by the names of `results.figures.DatasetFigures`, (R,) each.
 
         Args:
             table: Rows of one model on one dataset.
@@ -156,7 +156,7 @@ class Reduction:
         return {key: table.where(budget=key) for key in keys}
 
     def _worst(self, states: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
-        """Return, by budget, the images with the farthest of their scores; distances of different attacks do not mix."""
+        """Return, by budget, the images with the farthest of their scores; distances do not mix."""
         farthest = np.maximum if self.direction > 0 else np.minimum
         worst = {key: farthest.reduce([state[key]["score"] for state in states]) for key in states[0]}
         return {key: Table.of(len(s), score=s, mos=states[0][key]["mos"]) for key, s in worst.items()}

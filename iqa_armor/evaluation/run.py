@@ -28,7 +28,7 @@ from iqa_armor.evaluation.strength import check_strength
 from iqa_armor.evaluation.threats import followed_score, undefended
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results.entries import ModelEntry, Scale, StrengthCheck
+from iqa_armor.results.figures import ModelEntry, Scale, StrengthCheck
 from iqa_armor.results.table import Table
 
 STORED = "stored with the model"

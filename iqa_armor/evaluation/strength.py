@@ -13,7 +13,7 @@ from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.expectation import expectation
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.evaluation.attack_gains import TOLERANCE, AttackGains, PassThrough, exceeds
-from iqa_armor.results.entries import StrengthCheck
+from iqa_armor.results.figures import StrengthCheck
 
 EOT_SAMPLES = 8
 FEWEST = 0.5  # share of the strongest attack's gain that the headline attack must find

@@ -25,7 +25,7 @@ from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress
 from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
-from iqa_armor.results.entries import Scale
+from iqa_armor.results.figures import Scale
 
 T = TypeVar("T")
 TIMED_IMAGES = 3  # for which the smoothed score alone is timed as well

@@ -25,7 +25,7 @@ from iqa_armor.pipeline.provenance import versions
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.certification import Certification, CertifiedModel
-from iqa_armor.results.entries import Scale
+from iqa_armor.results.figures import Scale
 from iqa_armor.results.outcome import DataEntry
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")

@@ -6,6 +6,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import check_storable, save_artifact
@@ -85,7 +86,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     the result is brought back to the mean and spread of the original's scores.
     """
     options = options or Options()
-    with on_device(model, choose_device(options.device)):
+    with on_device(model, torch.device(choose_device(options.device))):
         return _Job(model, dataset, recipe, options).run()
 
 

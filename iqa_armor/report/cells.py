@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from iqa_armor.report.looks import looks, row_name
 from iqa_armor.report.notation import short
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 

@@ -11,7 +11,7 @@ from iqa_armor.report.drawing import INK, Chart, Label, label_right, make_room, 
 from iqa_armor.report.looks import GREY, Look, labels, looks
 from iqa_armor.report.notation import budget, is_number, short
 from iqa_armor.report.reading import WORST, area, attacks_shown, figures_of, has_own_budget, headline
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import CLEAN as CLEAN_ROWS
 from iqa_armor.results.table import Table as ScoreTable

@@ -8,7 +8,7 @@ from iqa_armor.report.cells import Cell, Row, Table, across, figure_text, head_c
 from iqa_armor.report.notation import DASH, budget, listed, plain
 from iqa_armor.report.purified import purifications
 from iqa_armor.report.reading import area, attacks_shown, figures_of, headline
-from iqa_armor.results.entries import DatasetFigures, Figures
+from iqa_armor.results.figures import DatasetFigures, Figures
 from iqa_armor.results.outcome import Outcome
 
 SYMBOLS = {"passed": "✓", "failed": "✗", "not applicable": DASH}

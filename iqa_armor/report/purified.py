@@ -10,7 +10,7 @@ from iqa_armor.report.conditions import starred
 from iqa_armor.report.looks import defense_label
 from iqa_armor.report.notation import budget, short
 from iqa_armor.report.reading import figures_of, headline, shown_budget
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 Threat = Literal["bare", "adaptive"]

@@ -21,7 +21,7 @@ from iqa_armor.report.purified import (
     ranking,
 )
 from iqa_armor.report.reading import headline
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 UP, DOWN = "\u00a0↑", "\u00a0↓"

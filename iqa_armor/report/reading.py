@@ -6,15 +6,16 @@ from dataclasses import dataclass
 from typing import Literal
 
 from iqa_armor.report.notation import budget
-from iqa_armor.results.entries import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
     Differences,
     Figures,
     Interval,
     ModelEntry,
+    StrengthCheck,
+    epsilon_key,
 )
-from iqa_armor.results.figures import epsilon_key
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
@@ -128,7 +129,7 @@ def standing(outcome: Outcome, model: ModelEntry) -> Standing:
     return "better" if "better" in readings else "worse" if "worse" in readings else "open"
 
 
-def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, Check]]:
+def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, StrengthCheck]]:
     """Return the strength checks that failed: with one, the figures may flatter a model."""
     return [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
 

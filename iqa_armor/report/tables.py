@@ -29,7 +29,7 @@ from iqa_armor.report.reading import (
     headline,
     shown_budget,
 )
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another

@@ -30,7 +30,7 @@ from iqa_armor.report.reading import (
     shown_budget,
 )
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 WIDE = 110  # columns from which cost fits beside the figures

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.notation import budget, short
 from iqa_armor.report.reading import figures_of, headline, spoken
-from iqa_armor.results.entries import ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 MOST_DEFENDED = 4  # defended models, each with a sentence of its own

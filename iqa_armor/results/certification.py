@@ -7,7 +7,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError
 
 from iqa_armor.errors import DataError
-from iqa_armor.results.entries import Number, Scale, Value
+from iqa_armor.results.figures import Number, Scale, Value
 from iqa_armor.results.outcome import DataEntry
 
 CERTIFICATION_SCHEMA: Literal["iqa-armor/certification/1"] = "iqa-armor/certification/1"

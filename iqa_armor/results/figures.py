@@ -1,115 +1,180 @@
-"""Every figure that is reported of a model, declared once.
-
-The JSON, its areas, ratios, differences and requirements follow from these entries; how a figure is computed stands
-under its name in `iqa_armor.evaluation.reductions`.
-"""
+"""What is reported of one model, with stable names: agreement, robustness, cost, and differences to a baseline."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
-@dataclass(frozen=True)
-class Figure:
-    """One figure.
-
-    Args:
-        name: Its name in the JSON.
-        of: "clean" images; "attacked" ones, with a value per budget; or clean ones of one dataset ("data"), which are
-            not combined over datasets.
-        label: What tables call it.
-        says: What it is, in a sentence; gains are in score ranges of the model unless it says otherwise.
-        better: +1 where more is better, -1 where less is, 0 where neither. A gain is better the less it follows the
-            direction of the attack.
-        is_gain: Whether it is signed along the attack.
-        has_area: Whether its mean over the budgets is given too, as NAME_auc.
-        compared: What is given as a difference to the baseline, with limits.
-        combined: What stands for all datasets.
-        notation: "figure" as papers print it, with three decimals, or "number" of any size.
-    """
-
-    name: str
-    of: Literal["clean", "attacked", "data"]
-    label: str
-    says: str
-    better: Literal[-1, 0, 1] = 0
-    is_gain: bool = False
-    has_area: bool = False
-    compared: frozenset[Literal["value", "area"]] = frozenset()
-    combined: Literal["weighted mean", "largest"] = "weighted mean"
-    notation: Literal["figure", "number"] = "figure"
-
-    @property
-    def area(self) -> str:
-        """Name of the mean over the budgets."""
-        return f"{self.name}_auc"
-
-
-VALUE, AREA = frozenset({"value"}), frozenset({"area"})
-FIGURES: list[Figure] = [
-    Figure("srocc", "clean", "SROCC", "rank correlation with opinion", better=1, compared=VALUE),
-    Figure("plcc", "clean", "PLCC", "linear correlation with opinion", better=1, compared=VALUE),
-    Figure("plcc_logistic", "clean", "PLCC, logistic fit", "PLCC after a fit of four parameters", better=1),
-    Figure("clean_quality", "clean", "Quality, clean", "quality of purified clean images ([AP])", better=1),
-    Figure("clean_gain_score", "clean", "Gain score, clean", "change of clean scores by a purifier", better=-1),
-    Figure("clean_mean", "data", "Mean score", "mean of the clean scores, in model units", notation="number"),
-    Figure("clean_std", "data", "Deviation of scores", "their standard deviation", notation="number"),
-    Figure(
-        "abs_gain",
-        "attacked",
-        "AbsGain",
-        "mean change of the score",
-        better=-1,
-        is_gain=True,
-        has_area=True,
-        compared=VALUE | AREA,
-    ),
-    Figure(
-        "abs_gain_unsigned", "attacked", "unsigned", "mean size of the change of the score", better=-1, has_area=True
-    ),
-    Figure(
-        "abs_gain_std",
-        "attacked",
-        "in std",
-        "mean change in deviations of the clean scores",
-        better=-1,
-        is_gain=True,
-        has_area=True,
-        compared=AREA,
-    ),
-    Figure(
-        "r_score", "attacked", "R-Score", "log of possible over achieved change", better=1, has_area=True, compared=AREA
-    ),
-    Figure("srocc", "attacked", "SROCC", "rank correlation with opinion", better=1, compared=VALUE),
-    Figure("plcc", "attacked", "PLCC", "linear correlation with opinion", better=1),
-    Figure(
-        "quality", "attacked", "Quality", "quality of purified attacked images: (SSIM + PSNR/80)/2 ([AP])", better=1
-    ),
-    Figure(
-        "gain_score",
-        "attacked",
-        "Gain score",
-        "mean change from the score of the clean image without purifier, relative to it ([AP])",
-        better=-1,
-    ),
-    Figure(
-        "max_linf",
-        "attacked",
-        "max L∞ ·255",
-        "largest change of a pixel value, in 1/255",
-        combined="largest",
-        notation="number",
-    ),
-    Figure("psnr", "attacked", "PSNR, dB", "mean decibels between clean and attacked", notation="number"),
-]
-
-
-def declared(*kinds: str) -> list[Figure]:
-    """Return the figures of clean or attacked images, or of the data, in the order of the JSON."""
-    return [figure for figure in FIGURES if figure.of in kinds]
+from iqa_armor.results.figure_registry import declared
 
 
 def epsilon_key(epsilon: float) -> str:
     """Return the JSON key of a budget in [0, 1]: its size in 1/255, such as "4"."""
     return f"{epsilon * 255:g}"
+
+
+def _finite_or_none(value: object) -> object:
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+# JSON has no NaN: a figure that is not defined is null from the start, so that a round trip keeps it.
+Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+ByEpsilon = dict[str, Number]
+
+
+class Value(BaseModel):
+    """A frozen value that knows no other fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Interval(Value):
+    """A difference to the baseline with its confidence limits."""
+
+    value: Number = None
+    low: Number = None
+    high: Number = None
+
+
+if TYPE_CHECKING:
+
+    class _FromDeclaration(Value):
+        """Fields that follow from the declared figures."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    class _AtBudgets(_FromDeclaration): ...
+
+    class _OfClean(_FromDeclaration): ...
+
+    class _OfData(_FromDeclaration): ...
+
+    class _AttackDifferences(_FromDeclaration): ...
+
+    class _CleanDifferences(_FromDeclaration): ...
+
+else:
+
+    def _model(name: str, fields: dict[str, tuple[Any, Any]]) -> type[Value]:
+        return create_model(name, __base__=Value, **fields)
+
+    _attacked = declared("attacked")
+    _OfClean = _model("_OfClean", {each.name: (Number, None) for each in declared("clean")})
+    _OfData = _model("_OfData", {each.name: (Number, None) for each in declared("data")})
+    _AtBudgets = _model(
+        "_AtBudgets",
+        {each.name: (ByEpsilon, {}) for each in _attacked}
+        | {each.area: (Number, None) for each in _attacked if each.has_area},
+    )
+    _CleanDifferences = _model(
+        "_CleanDifferences", {each.name: (Interval, Interval()) for each in declared("clean") if each.compared}
+    )
+    _AttackDifferences = _model(
+        "_AttackDifferences",
+        {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
+        | {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared},
+    )
+
+
+class AttackFigures(_AtBudgets):
+    """One attack on one model: the figures of attacked images by budget, and the areas of those that have one."""
+
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> Self:
+        """Return figures with every budget of `keys` (1/255 as text) and no value."""
+        return cls.model_validate({figure.name: dict.fromkeys(keys) for figure in declared("attacked")})
+
+
+class Figures(_OfClean):
+    """Agreement with opinion and robustness to each attack; null where images have no scores.
+
+    `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
+    run at every budget; null where fewer than two were.
+    """
+
+    attacks: dict[str, AttackFigures] = Field({})
+    worst_case: AttackFigures | None = None
+
+
+class DatasetFigures(_OfData, Figures):
+    """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
+
+    images: int
+
+
+class StrengthCheck(Value):
+    """One test of whether the attacks on a model were strong: what was found and the figures it rests on."""
+
+    name: str
+    status: Literal["passed", "failed", "not applicable"]
+    says: str
+    figures: dict[str, Number] = {}
+
+
+class Timing(Value):
+    """Median seconds of a clean forward pass per image."""
+
+    seconds_per_image: Number = None
+
+
+class Scale(Value):
+    """Range of the model's clean predictions on training images, and where it comes from."""
+
+    low: float
+    high: float
+    higher_is_better: bool = True
+    source: str = "stored with the model"
+
+
+class AttackDifferences(_AttackDifferences):
+    """Model minus baseline under one attack, by budget or over all."""
+
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> Self:
+        """Return differences with every budget of `keys` and no value."""
+        compared = (figure for figure in declared("attacked") if "value" in figure.compared)
+        return cls.model_validate({figure.name: dict.fromkeys(keys, Interval()) for figure in compared})
+
+
+class Differences(_CleanDifferences):
+    """Model minus baseline, from the same images."""
+
+    attacks: dict[str, AttackDifferences] = Field({})
+    worst_case: AttackDifferences | None = None
+
+
+class Ratios(Figures):
+    """Model ÷ baseline for every figure of an entry; null where the baseline is not positive."""
+
+    parameters: Number = None
+    flops: Number = None
+    timing: Timing = Timing()
+
+
+class _Named(Value):
+    name: str
+    arch: str = ""
+
+
+class ModelEntry(Figures, _Named):
+    """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
+
+    `defense` names what stands around the model called `defends`, and `threat` whether attacks knew it or fooled the
+    bare model. `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
+    """
+
+    defense: str = ""
+    defends: str = ""
+    threat: Literal["adaptive", "bare"] | None = None
+    srocc_drop: Number = None
+    parameters: int
+    flops: int | None = None
+    timing: Timing = Timing()
+    scale: Scale
+    datasets: dict[str, DatasetFigures] = {}
+    checks: tuple[StrengthCheck, ...] = ()
+    ratio_to_baseline: Ratios | None = None
+    difference_to_baseline: Differences | None = None

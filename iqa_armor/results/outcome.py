@@ -12,7 +12,7 @@ from pydantic import (
 )
 
 from iqa_armor.errors import DataError
-from iqa_armor.results.entries import ModelEntry, Value
+from iqa_armor.results.figures import ModelEntry, Value
 
 SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.entries import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
     DatasetFigures,

@@ -111,9 +111,7 @@ def evaluate(
     ] = None,
     scores: Annotated[
         Path | None,
-        typer.Option(
-            metavar="OUT.csv|.jsonl|.parquet", help="Write a row per model, dataset, image, attack and budget."
-        ),
+        typer.Option(metavar="OUT.csv|….jsonl|….parquet", help="Write the scores: a row per image, attack and budget."),
     ] = None,
     require: Annotated[
         list[str] | None,
