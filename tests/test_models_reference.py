@@ -93,7 +93,7 @@ def test_the_fit_can_be_repeated_and_keeps_the_norm_statistics() -> None:
     first, second = network(), network()
     seen: list[int] = []
     losses = [
-        fit_reference(each, images, settings, on_epoch=lambda number, _: seen.append(number))
+        fit_reference(each, images, settings, progress=lambda task, done, total, detail="": seen.append(done))
         for each in (first, second)
     ]
     assert losses[0] == losses[1]
