@@ -30,6 +30,7 @@ FLOORS = {
     "machine": 1,
     "gradients": 1,
     "results": 1,
+    "numerals": 0,
     "files": 0,
     "progress": 0,
     "registry": 0,

@@ -17,7 +17,7 @@ from typer.testing import CliRunner, Result
 from iqa_armor.attacks import PGD, UAP, Attack, parse_attack
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset, held_out
-from iqa_armor.data.transforms import PreparedImages, load_prepared
+from iqa_armor.data.prepared import PreparedImages, load_prepared
 from iqa_armor.defenses import Purified, parse_purifier
 from iqa_armor.defenses.purifiers import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError

@@ -7,7 +7,7 @@ import torch
 from conftest import memory_dataset
 
 from iqa_armor.data.base import held_out
-from iqa_armor.data.transforms import load_prepared
+from iqa_armor.data.prepared import load_prepared
 from iqa_armor.errors import ArmorError, DataError, RecipeError
 from iqa_armor.recipe import Training
 from iqa_armor.training import FitData, fit, predict

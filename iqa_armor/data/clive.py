@@ -39,6 +39,4 @@ def open_clive(spec: str, location: str) -> Dataset:
         LabelledImage(name, folder / plain_name(name, problems), finite_score(score, name, problems))
         for name, score in zip(names[PRACTICE:], mos[PRACTICE:], strict=True)
     ]
-    return labelled_dataset(
-        images, problems, folder=folder, labels="MOS as published, 0 to 100", advice=HOW_TO_GET
-    )
+    return labelled_dataset(images, problems, folder=folder, labels="MOS as published, 0 to 100", advice=HOW_TO_GET)

@@ -33,7 +33,6 @@ def open_kadid10k(spec: str, location: str) -> Dataset:
     file = find_labels(location, ["dmos.csv"], how_to_get=HOW_TO_GET)
     problems, folder = Problems(spec), file.parent / "images"
     rows = read_table(file, ("dist_img", "ref_img", "dmos"))
-    problems.extend("rows without a reference", (f"line {row.line}" for row in rows if not row["ref_img"]))
     images = [
         LabelledImage(
             row["dist_img"],
@@ -44,5 +43,6 @@ def open_kadid10k(spec: str, location: str) -> Dataset:
         )
         for row in rows
     ]
+    problems.extend("rows without a reference", (f"line {row.line}" for row in rows if not row["ref_img"]))
     labels = "dmos as published: it rises with quality, 1 to 5"
     return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET)

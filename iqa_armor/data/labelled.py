@@ -55,8 +55,7 @@ def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) ->
         for place in places:
             if (place / name).is_file():
                 return place / name
-    further = "".join(f" or {Path(name).suffix}" for name in candidates[1:] if Path(name).stem == Path(candidates[0]).stem)
-    raise DataError(f"{folder} holds no {candidates[0]}{further}. {how_to_get}")
+    raise DataError(f"{folder} holds no {' or '.join(candidates)}. {how_to_get}")
 
 
 def plain_name(name: str, problems: Problems) -> str:

@@ -121,9 +121,7 @@ def _csv_lines(path: Path) -> Lines:
 
 
 def _sheet_lines(path: Path) -> Lines:
-    export = (
-        f"Open it in a spreadsheet program, save the sheet beside it as '{path.stem}.csv', or pip install openpyxl"
-    )
+    export = f"Open it in a spreadsheet program, save the sheet beside it as '{path.stem}.csv', or pip install openpyxl"
     try:
         from openpyxl import load_workbook
     except ImportError as error:

@@ -9,7 +9,7 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks import Attack, Batches, Fitted, Plan, at_budgets, budget_key, frozen
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import batches, load_prepared, to_float
+from iqa_armor.data.prepared import batches, load_prepared, to_float
 from iqa_armor.defenses import Defended
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.surface import surface_of

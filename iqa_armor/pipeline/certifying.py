@@ -10,8 +10,8 @@ from typing import Any
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
+from iqa_armor.data.prepared import to_float
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.transforms import to_float
 from iqa_armor.defenses import Defended, Smoother, parse_smoother
 from iqa_armor.defenses.smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError

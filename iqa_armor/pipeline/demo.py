@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from iqa_armor.data import open_dataset
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.devices import choose_device
@@ -42,7 +42,7 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
     chosen = choose_device(device)
     base = demo_model()
     base.name = "demo"
-    dataset = open_dataset(DEMO_DATA, on_progress=lambda done, total: progress("generating scenes", done, total))
+    dataset = open_dataset(DEMO_DATA, progress=progress)
     control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))

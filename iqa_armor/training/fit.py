@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iqa_armor.data.transforms import PreparedImages
+from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.errors import ArmorError
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel

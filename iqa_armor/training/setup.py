@@ -11,7 +11,7 @@ from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from iqa_armor.data.transforms import PreparedImages, worker_count
+from iqa_armor.data.prepared import PreparedImages, worker_count
 from iqa_armor.errors import DataError
 from iqa_armor.recipe import Training
 
