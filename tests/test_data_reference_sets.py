@@ -291,9 +291,7 @@ def test_spaq_with_a_broken_sheet_is_refused(tmp_path: Path) -> None:
 
 
 def test_spaq_refuses_what_is_missing(tmp_path: Path) -> None:
-    with pytest.raises(
-        DataError, match=r"holds no Annotations/MOS and .* scores\.csv or Annotations/.*\.xlsx\. SPAQ"
-    ):
+    with pytest.raises(DataError, match=r"holds no Annotations/MOS and .* scores\.csv or Annotations/.*\.xlsx\. SPAQ"):
         open_dataset(f"spaq:{tmp_path}")
     spaq(tmp_path, extension=".csv")
     (tmp_path / "TestImage" / "00007.jpg").unlink()
