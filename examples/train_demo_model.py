@@ -123,7 +123,7 @@ def trained_model() -> Trained:
     torch.manual_seed(SETTINGS.seed)
     dataset = joined([open_dataset(spec, progress=tell) for spec in DATA])
     model = QualityModel(demo_network(), DEMO_PREPROCESSING, name="demo", arch="iqa_armor.models.demo:demo_network")
-    return train(model, dataset, SETTINGS, options=Options(device="cpu", progress=tell))
+    return train(model, dataset, SETTINGS, options=Options(device=torch.device("cpu"), progress=tell))
 
 
 def measure(model: QualityModel, folder: Path | None) -> dict[str, Any]:

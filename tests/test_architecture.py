@@ -27,6 +27,7 @@ FLOORS = {
     "metrics": 1,
     "recipe": 1,
     "machine": 1,
+    "randomness": 1,
     "gradients": 1,
     "results": 1,
     "numerals": 0,

@@ -32,7 +32,7 @@ from iqa_armor.training import FilterSettings, fit_filter
 from iqa_armor.training.pairs import fit_attacks, make_pairs
 
 SPEED = FilterSettings(epochs=4, learning_rate=5e-3)
-CPU = Options(device="cpu")
+CPU = Options(device=torch.device("cpu"))
 
 
 def prepared(model: QualityModel, dataset: Dataset) -> tuple[PreparedImages, PreparedImages]:

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
+import torch
 from torch import Tensor
 
 from iqa_armor.attacks.base import frozen
@@ -221,7 +222,7 @@ def prepare_for(model: QualityModel, dataset: Dataset) -> Callable[[Tensor], Ten
 
 
 @contextmanager
-def on_device(model: QualityModel, device: str) -> Iterator[None]:
+def on_device(model: QualityModel, device: torch.device) -> Iterator[None]:
     """Move a model to a device while the block runs, and back afterwards."""
     home = model.mean.device
     try:

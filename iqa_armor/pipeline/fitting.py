@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, fx
 from iqa_armor.data.base import ImageSet, held_out
 from iqa_armor.data.prepared import PreparedImages, load_prepared
 from iqa_armor.errors import DataError
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
@@ -27,13 +28,13 @@ class Options:
     """How this machine carries a job out; none of it changes what the result is.
 
     Args:
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         checkpoint: File kept after each epoch, or None.
         resume: Whether to continue from it.
         progress: Receiver of progress.
     """
 
-    device: str = "auto"
+    device: torch.device = field(default_factory=choose_device)
     checkpoint: Path | None = None
     resume: bool = False
     progress: Progress = silent

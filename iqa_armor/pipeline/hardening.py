@@ -16,7 +16,6 @@ from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,
@@ -84,7 +83,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     the result is brought back to the mean and spread of the original's scores.
     """
     options = options or Options()
-    with on_device(model, choose_device(options.device)):
+    with on_device(model, options.device):
         return _Job(model, dataset, recipe, options).run()
 
 

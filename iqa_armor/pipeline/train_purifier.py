@@ -18,7 +18,6 @@ from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import Material, Options, load_material, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.training import FilterEpoch, FilterSettings, FittedFilter, fit_filter
@@ -132,7 +131,7 @@ def train_purifier(
     """
     options, threats = options or Options(), threats or Threats()
     attacks = threats.build()
-    model.eval().to(choose_device(options.device))
+    model.eval().to(options.device)
     material = load_material(dataset.training().limit(limit), model, options.progress)
     scale = model.scale or scale_of(model, score_all(model, material, options.progress), material.names)
     ready = fit_attacks(model, attacks, material.fitting, batch_size=settings.batch_size, seed=settings.seed)

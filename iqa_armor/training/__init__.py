@@ -3,7 +3,6 @@
 from iqa_armor.training.fit import Epoch, Fit, FitData, fit
 from iqa_armor.training.predict import predict
 from iqa_armor.training.purifier import FilterEpoch, FilterSettings, FittedFilter, fit_filter
-from iqa_armor.training.setup import is_main_process
 
 __all__ = [
     "Epoch",
@@ -14,6 +13,5 @@ __all__ = [
     "FittedFilter",
     "fit",
     "fit_filter",
-    "is_main_process",
     "predict",
 ]

@@ -130,8 +130,8 @@ def evaluate(
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
     from iqa_armor import evaluation
+    from iqa_armor.machine import is_main_process
     from iqa_armor.results import parse_requirement, require_path
-    from iqa_armor.training import is_main_process
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
@@ -190,7 +190,7 @@ def _write_report(
 
 def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSettings:
     from iqa_armor.evaluation import EvaluationSettings
-    from iqa_armor.pipeline.devices import choose_device
+    from iqa_armor.machine import choose_device
 
     budgets = tuple(value / 255 for value in numbers_of(epsilons, count=None, option="--epsilon"))
     return EvaluationSettings(epsilons=budgets, device=choose_device(device), **values)  # type: ignore[arg-type]
