@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, ssim
 from iqa_armor.ortho.cache import CachingModule
@@ -20,7 +20,7 @@ GRADIENT_SCALE = 2.0**12
 
 
 class TrainingDefense:
-    """What a fit does differently, step by step: here nothing. Nothing may be drawn, so that a resumed fit is the same."""
+    """What a fit does differently, step by step: here nothing. It draws nothing: a resumed fit is the same."""
 
     def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the images (N, 3, H, W) in [0, 1] and targets (N,) that are fitted instead of the given ones."""

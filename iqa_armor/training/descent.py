@@ -54,7 +54,7 @@ def descend(
 
 
 def run_epoch(
-    batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None]
+    batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None] | None = None
 ) -> float:
     """Return the mean loss of an epoch of steps.
 
@@ -70,7 +70,8 @@ def run_epoch(
     losses: list[Tensor] = []
     for batch in batches:
         losses.append(step(batch))
-        report(len(losses))
+        if report is not None:
+            report(len(losses))
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
         raise ArmorError(f"the loss of epoch {number} is {loss}; lower --learning-rate, or check the scores")

@@ -173,14 +173,15 @@ class _Fitting:
         generator = Generator().manual_seed(self.settings.seed * 1_000_003 + number)
         loss = run_epoch(
             self.loader,
-            lambda batch: self._step(*batch[:2], generator),
+            lambda batch: self._step(batch, generator),
             number=number,
             report=lambda done: progress("fine-tuning", (number - 1) * steps + done, total),
         )
         self._note(number, loss, started)
         progress("fine-tuning", number * steps, total, str(self.epochs.done[-1]))
 
-    def _step(self, images: Tensor, mos: Tensor, generator: Generator) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
+        images, mos, _ = batch
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread

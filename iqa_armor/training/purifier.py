@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack
-from iqa_armor.data.transforms import PreparedImages
-from iqa_armor.defenses.purifiers import FCN, new_fcn
+from iqa_armor.attacks.base import Attack
+from iqa_armor.data.prepared import PreparedImages
+from iqa_armor.defenses.purifiers.fcn import FCN, new_fcn
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
@@ -194,9 +194,7 @@ class _FilterTraining:
         """Return the mean loss and the mean PSNR on the held-out pairs."""
         self.network.eval()
         losses, decibels = [], []
-        for clean, attacked in self.held_out.batches(
-            range(len(self.held_out)), self.settings.batch_size, self.device
-        ):
+        for clean, attacked in self.held_out.batches(range(len(self.held_out)), self.settings.batch_size, self.device):
             purified = self.network(attacked)
             losses.append(_losses(clean, purified))
             decibels.append(psnr(clean, purified))

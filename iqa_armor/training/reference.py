@@ -61,7 +61,7 @@ def fit_reference(
 
     losses: list[float] = []
     for number, batches in enumerate(epochs, start=1):
-        losses.append(run_epoch(batches, step, number=number, report=lambda done: None))
+        losses.append(run_epoch(batches, step, number=number))
         progress("epochs", number, settings.epochs, f"epoch {number}: loss {losses[-1]:.4f}")
     model.eval()
     return tuple(losses)
