@@ -12,7 +12,7 @@ from torch import Tensor
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.transforms import PreparedImages, batches
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import DataError
 from iqa_armor.evaluation.batch import Batch
 from iqa_armor.evaluation.journal import Block, Journal, digest_of

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,9 @@ import torch
 
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.cost import count_flops
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_costs import Cost, Notes
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.loading import Opening, load_model
 from iqa_armor.pipeline.peak_memory import Request, Task, measured_apart
 from iqa_armor.pipeline.timed_model import Trial, cuda_peak, first_score
@@ -33,7 +33,7 @@ class BenchSettings:
         size: (height, width) of the images, or None for each model's own.
         batches: Images per call for latency and throughput.
         repeats: Rounds; each times every model once at every batch.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         cache_limit: Bytes that each orthogonal layer may keep in eval mode, 0 to recompute at every call, or
             None for the layers' own limits.
         has_training: Whether to time training steps.
@@ -46,7 +46,7 @@ class BenchSettings:
     size: tuple[int, int] | None = None
     batches: tuple[int, ...] = (1, 8)
     repeats: int = 10
-    device: str = "auto"
+    device: torch.device = field(default_factory=choose_device)
     cache_limit: int | None = None
     has_training: bool = True
     has_memory: bool = True
@@ -100,7 +100,7 @@ def benchmark(
         progress: Receiver of progress.
 
     Raises:
-        UsageError: If there is no file, no such device, or a network does not take such images.
+        UsageError: If there is no file, or a network does not take such images.
         ModelLoadError: If a file cannot be opened.
     """
     if not paths:
@@ -113,7 +113,7 @@ class _Bench:
 
     def __init__(self, paths: Sequence[Path], settings: BenchSettings, opening: Opening, progress: Progress) -> None:
         self.settings, self.opening, self.progress = settings, opening, progress
-        self.device = choose_device(settings.device)
+        self.device = settings.device
         self.notes = [self._opened(path, is_alone=sum(path.stem == p.stem for p in paths) == 1) for path in paths]
 
     def run(self) -> Benchmark:
@@ -172,7 +172,7 @@ class _Bench:
 
     def _peak(self, notes: Notes, task: Task, batch: int) -> int | None:
         trial = notes.trial
-        if self.device.startswith("cuda"):
+        if self.device.type == "cuda":
             return cuda_peak(trial, trial.score if task == "inference" else trial.train, batch)
         request = Request(
             path=notes.path,
@@ -186,7 +186,7 @@ class _Bench:
         return measured_apart(request)
 
     def _described(self) -> dict[str, Any]:
-        is_cuda = self.device.startswith("cuda")
+        is_cuda = self.device.type == "cuda"
         return {
             "device": torch.cuda.get_device_name(self.device) if is_cuda else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),

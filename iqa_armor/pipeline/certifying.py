@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
+from iqa_armor.data.prepared import to_float
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.transforms import to_float
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation.scale import measure_scale
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.calibrating import calibrated
 from iqa_armor.pipeline.certified import Subject, certify_model
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
@@ -45,7 +47,7 @@ class CertifySettings:
         batch_size: Noisy copies in a forward pass.
         limit: Most images of a dataset, spread over it.
         seed: Of the noise; every image has noise of its own, by its file name.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         global_bound: Whether local certificates get the global product bound beside them, which takes a while.
     """
 
@@ -58,7 +60,7 @@ class CertifySettings:
     batch_size: int | None = None
     limit: int | None = None
     seed: int = 0
-    device: str = "auto"
+    device: torch.device = field(default_factory=choose_device)
     global_bound: bool = True
 
     def smoothers(self) -> dict[str, Smoother]:
@@ -123,7 +125,7 @@ def certify_images(
     smoothers = settings.smoothers()
     if not models:
         raise UsageError("name at least one model to certify")
-    device = choose_device(settings.device)
+    device = settings.device
     split, images = dataset.reported()
     images = images.limit(settings.limit)
     _check_readable(images)
@@ -150,7 +152,7 @@ def certify_images(
         baseline=name,
         data=data,
         seed=settings.seed,
-        device=device,
+        device=str(device),
         versions=versions(),
     )
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from iqa_armor.artifact import is_artifact, load_artifact
@@ -18,6 +17,7 @@ from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
 from iqa_armor.models.factories import build
+from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
 
@@ -102,8 +102,7 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
         return Start(load_model(arch, opening=opening), ())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = _built(arch, opening)
     model.name = arch.rpartition(":")[2]
     fresh: tuple[str, ...] | None = None

@@ -75,7 +75,7 @@ def main() -> None:
 def _answer(request: Request) -> int | None:
     torch.set_num_threads(request.threads)
     model = load_model(request.path, opening=request.opening)
-    trial = Trial(model, size=request.size, device="cpu", cache_limit=request.cache_limit)
+    trial = Trial(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
     images = trial.images(request.batch)
     grown = _growth(lambda: trial.score(images) if request.task == "inference" else trial.train(images))
     return None if grown is None else grown + trial.own_bytes

@@ -27,7 +27,7 @@ class Trial:
     """
 
     def __init__(
-        self, model: QualityModel, *, size: tuple[int, int], device: str, cache_limit: int | None = None
+        self, model: QualityModel, *, size: tuple[int, int], device: torch.device, cache_limit: int | None = None
     ) -> None:
         self.model = model.eval().to(device)
         self.size = size
@@ -112,7 +112,7 @@ class Trial:
         return time.perf_counter() - started
 
     def _wait(self) -> None:
-        if self.device.startswith("cuda"):
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
 

@@ -79,6 +79,7 @@ def attack(
 
     Clean scores are those of the images as MODEL sees them, attacked scores those of the written files.
     """
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
     from iqa_armor.pipeline.defending import defended_model
@@ -86,12 +87,13 @@ def attack(
 
     sign: Literal[1, -1] = 1 if direction == "up" else -1
     attacks = build_attacks(attack or ["pgd8"], epsilon=epsilon / 255, direction=sign)
+    chosen = choose_device(device)
     with progress() as bars:
         opened = defended_model(
             load_model(model, opening=opening_of(context.params)), purify or [], smooth, threat=threat
         )
         attacked = attack_images(
-            opened, images, output, attacks=attacks, seed=seed, device=device, overwrite=overwrite, progress=bars
+            opened, images, output, attacks=attacks, seed=seed, device=chosen, overwrite=overwrite, progress=bars
         )
     if json:
         listed = [entry.as_row() for entry in attacked]

@@ -56,13 +56,14 @@ def bench(
     json: JsonOpt = False,
 ) -> None:
     """Time MODELs side by side: calls, training steps, memory, parameters, operations, file size."""
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.bench import BenchSettings, benchmark
 
     settings = BenchSettings(
         size=None if size is None else size_of(size, option="--size"),
         batches=tuple(dict.fromkeys(batch or (1, 8))),
         repeats=repeats,
-        device=device,
+        device=choose_device(device),
         cache_limit=0 if no_cache else None,
         has_training=not no_training,
         has_memory=not no_memory,

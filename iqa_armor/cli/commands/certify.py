@@ -94,6 +94,7 @@ def certify(
     json: JsonOpt = False,
 ) -> None:
     """Bound the smoothed scores of MODELs for every change of an image within an L2 radius."""
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
     from iqa_armor.report import CertificationReport, render_certification
 
@@ -110,7 +111,7 @@ def certify(
         batch_size=batch_size,
         limit=limit,
         seed=seed,
-        device=device,
+        device=choose_device(device),
         global_bound=global_bound,
     )
     settings.smoothers()  # a mistyped word should not cost the opening of models and data

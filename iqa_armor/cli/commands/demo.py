@@ -25,6 +25,7 @@ def demo(
 ) -> None:
     """Harden the small network that iqa-armor ships and attack it, on generated images, in a few minutes."""
     from iqa_armor.errors import UsageError
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.demo import run_demo
     from iqa_armor.recipe import make_recipe
     from iqa_armor.report import TerminalReport
@@ -32,8 +33,9 @@ def demo(
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
     recipe = make_recipe({"backend": backend, "seed": seed})
+    chosen = choose_device(device)
     with progress() as bars:
-        hardened, evaluation = run_demo(recipe, device=device, progress=bars)
+        hardened, evaluation = run_demo(recipe, device=chosen, progress=bars)
     report = TerminalReport(evaluation.outcome)
     output.mkdir(parents=True, exist_ok=True)
     hardened.save(output / "hardened.safetensors")

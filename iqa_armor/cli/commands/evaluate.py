@@ -134,13 +134,10 @@ def evaluate(
     json: JsonOpt = False,
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
-    import torch
-
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.pipeline.devices import choose_device
+    from iqa_armor.machine import choose_device, is_main_process
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.table import check_table_file, write_table
-    from iqa_armor.training import is_main_process
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
@@ -172,7 +169,7 @@ def evaluate(
             baseline=None if baseline is None else paths.index(baseline),
             settings=settings,
             output=output,
-            device=torch.device(choose_device(device)),
+            device=choose_device(device),
             progress=bars,
         )
         if not is_main_process():

@@ -32,7 +32,7 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.hardening import Hardened
+    from iqa_armor.pipeline.harden import Hardened
 
 SURGERY, TUNING = "Surgery", "Fine-tuning"
 
@@ -130,11 +130,11 @@ def harden(
     json: JsonOpt = False,
 ) -> None:
     """Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file."""
-    from iqa_armor.pipeline import hardening
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.machine import choose_device, is_main_process
+    from iqa_armor.pipeline import harden as hardening
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.recipe import Recipe, make_recipe, read_recipe
-    from iqa_armor.training import is_main_process
 
     given = {name: value for name, value in context.params.items() if value is not None}
     values = (read_recipe(recipe) if recipe else {}) | {k: v for k, v in given.items() if k in Recipe.model_fields}
@@ -142,10 +142,11 @@ def harden(
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
     check_target(target, model)
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
+    chosen = choose_device(device)
     with progress() as bars:
         original = load_model(model, opening=opening_of(context.params))
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        options = Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        options = RunOptions(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
         run = hardening.plan if dry_run else hardening.harden
         result = run(original, dataset, settings, options=options)
         if not is_main_process():

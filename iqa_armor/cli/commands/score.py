@@ -50,13 +50,15 @@ def score(
     json: JsonOpt = False,
 ) -> None:
     """Score images with MODEL."""
+    from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.pipeline.score import score_files
 
+    chosen = choose_device(device)
     with progress() as bars:
         opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], smooth)
-        scored = score_files(opened, images, device=device, seed=seed, progress=bars)
+        scored = score_files(opened, images, device=chosen, seed=seed, progress=bars)
     scale = opened.scale
     if json:
         span = None if scale is None else [scale.low, scale.high]
