@@ -21,8 +21,8 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.inspection import Inspection
-    from iqa_armor.pipeline.spectra import BlockSpectrum
+    from iqa_armor.pipeline.inspect import Inspection
+    from iqa_armor.surgery.spectra import BlockSpectrum
 
 
 def inspect(
@@ -40,7 +40,7 @@ def inspect(
 
     Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
     """
-    from iqa_armor.pipeline.inspection import inspect_model
+    from iqa_armor.pipeline.inspect import inspect_model
     from iqa_armor.pipeline.loading import load_model
 
     found = inspect_model(load_model(model, opening=opening_of(context.params)))
