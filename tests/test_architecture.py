@@ -31,6 +31,7 @@ FLOORS = {
     "gradients": 1,
     "results": 1,
     "files": 0,
+    "limits": 0,
     "progress": 0,
     "registry": 0,
     "plugins": 0,
