@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -165,10 +166,10 @@ def size_of(text: str, *, option: str = "--input-size") -> tuple[int, int] | Non
     """Return (height, width) of a text such as 498x664, or None for "own"."""
     if text == "own":
         return None
-    parts = text.lower().split("x")
-    if len(parts) != 2 or not all(part.isdigit() and int(part) > 0 for part in parts):
-        raise typer.BadParameter(f"{option} takes HEIGHTxWIDTH, e.g. 498x664, or 'own'; got {text!r}")
-    return int(parts[0]), int(parts[1])
+    if not re.fullmatch("[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", text.lower()):
+        raise typer.BadParameter(f"{option} takes HEIGHTxWIDTH, e.g. 498x664, or 'own'; got {text[:80]!r}")
+    height, width = map(int, text.lower().split("x"))
+    return height, width
 
 
 def numbers_of(text: str, *, count: int | None, option: str) -> tuple[float, ...]:
@@ -184,10 +185,6 @@ def numbers_of(text: str, *, count: int | None, option: str) -> tuple[float, ...
 
 def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     """Return the named dataset, or KonIQ-10k at the place that the environment names."""
-    from iqa_armor.data import default_spec, open_dataset
+    from iqa_armor.data.specs import default_spec, open_dataset
 
-    return open_dataset(
-        spec or default_spec(),
-        seed=seed,
-        on_progress=lambda done, total: progress("generating images", done, total),
-    )
+    return open_dataset(spec or default_spec(), seed=seed, progress=progress)

@@ -12,8 +12,8 @@ import torch
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
+from iqa_armor.data.prepared import to_float
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.transforms import to_float
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing

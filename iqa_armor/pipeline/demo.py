@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.data import open_dataset
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.hardening import Hardened, harden
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.harden import Hardened, harden
 from iqa_armor.pipeline.loading import load_model
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
@@ -42,7 +42,7 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     """
     base = demo_model()
     base.name = "demo"
-    dataset = open_dataset(DEMO_DATA, on_progress=lambda done, total: progress("generating scenes", done, total))
+    dataset = open_dataset(DEMO_DATA, progress=progress)
     control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
@@ -57,10 +57,10 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     return hardened, evaluation
 
 
-def _options(name: str, device: torch.device, progress: Progress) -> Options:
+def _options(name: str, device: torch.device, progress: Progress) -> RunOptions:
     """Return options under which every task is told as one of the model called `name`."""
 
     def told(task: str, done: int, total: int, detail: str = "") -> None:
         progress(f"{name}: {task}", done, total, detail)
 
-    return Options(device=device, progress=told)
+    return RunOptions(device=device, progress=told)

@@ -32,7 +32,7 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.hardening import Hardened
+    from iqa_armor.pipeline.harden import Hardened
 
 SURGERY, TUNING = "Surgery", "Fine-tuning"
 
@@ -131,8 +131,8 @@ def harden(
 ) -> None:
     """Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file."""
     from iqa_armor.machine import choose_device, is_main_process
-    from iqa_armor.pipeline import hardening
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline import harden as hardening
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.recipe import Recipe, make_recipe, read_recipe
 
@@ -146,7 +146,7 @@ def harden(
     with progress() as bars:
         original = load_model(model, opening=opening_of(context.params))
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        options = Options(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
+        options = RunOptions(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
         run = hardening.plan if dry_run else hardening.harden
         result = run(original, dataset, settings, options=options)
         if not is_main_process():

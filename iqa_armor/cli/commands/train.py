@@ -76,8 +76,8 @@ def train(
 ) -> None:
     """Train ARCH on scored images and write it as one self-contained file."""
     from iqa_armor.machine import choose_device, is_main_process
-    from iqa_armor.pipeline import supervised
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline import train as training
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import start_model
     from iqa_armor.recipe import Training, make_training
 
@@ -89,8 +89,8 @@ def train(
     with progress() as bars:
         start = start_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
         dataset = open_data(data, seed=seed, progress=bars)
-        options = Options(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = supervised.train(start.model, dataset, settings, options=options, fresh=start.fresh)
+        options = RunOptions(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = training.train(start.model, dataset, settings, options=options, fresh=start.fresh)
         if not is_main_process():
             return
         result.model.name = output.stem

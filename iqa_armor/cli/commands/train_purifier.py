@@ -80,10 +80,10 @@ def train_purifier(
     and the figures shown are taken on it.
     """
     from iqa_armor.machine import choose_device
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.pipeline.train_purifier import Threats, train_purifier
-    from iqa_armor.training import FilterSettings
+    from iqa_armor.training.purifier import FilterSettings
 
     check_target(output, model)
     settings = FilterSettings(epochs, learning_rate, batch_size, fresh, seed)
@@ -94,7 +94,7 @@ def train_purifier(
     with progress() as bars:
         opened = load_model(model, opening=opening_of(context.params))
         dataset = open_data(data, seed=seed, progress=bars)
-        options = Options(device=chosen, progress=bars)
+        options = RunOptions(device=chosen, progress=bars)
         result = train_purifier(opened, dataset, settings, threats=threats, limit=limit, options=options)
     result.save(output)
     if json:
