@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 import torch
 from benchmarks.smoothing_coverage import Blur
-from iqa_armor.defenses.smoothing.noisy_images import NoisyScores
 from torch import Generator, Tensor, nn
 
 from iqa_armor.attacks.base import frozen
@@ -18,7 +17,7 @@ from iqa_armor.defenses.base import BoundSmoother, Defended, Smoother
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
-from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing, NoisyScores
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
