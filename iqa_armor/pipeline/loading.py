@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,28 +18,9 @@ from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
 from iqa_armor.models.factories import build
+from iqa_armor.pipeline.opening import Opening
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How to open a foreign model file.
-
-    Args:
-        arch: Built-in name, `timm:NAME`, `pyiqa:NAME`, `package.module:factory`, `path/file.py:factory`, or None to
-            match the weights against the built-in architectures.
-        preprocessing: Fields of `Preprocessing` that the user gave.
-        score_range: (low, high) of the model's scores, or None.
-        lower_is_better: Whether small scores mean good quality.
-        trust_pickle: Whether a file may run its author's code while it is opened.
-    """
-
-    arch: str | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    score_range: tuple[float, float] | None = None
-    lower_is_better: bool = False
-    trust_pickle: bool = False
 
 
 @dataclass(frozen=True)
