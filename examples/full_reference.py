@@ -15,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from iqa_armor.data import open_dataset
-from iqa_armor.defenses.features import FeatureSmoothing
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics import srocc
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.checkpoints import load_matching, read_state

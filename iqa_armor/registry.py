@@ -135,6 +135,10 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the names, and what else may be named, without importing a value."""
         return ", ".join([*self.entries, *([self.also] if self.also else [])])
 
+    def names(self) -> list[str]:
+        """Return the names of built-in values and of installed plug-ins."""
+        return [*self.entries, *self._installed()]
+
     def rows(self) -> list[Row]:
         """Return name, description and settings of every built-in value."""
         return [Row(name, entry.says, self._written(self[name])) for name, entry in self.entries.items()]
@@ -160,7 +164,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise self.error(f"the installed {self.kind} {name!r} cannot be imported: {error}") from error
 
     def _meant(self, name: str) -> str:
-        near = difflib.get_close_matches(name, [*self.entries, *self._installed()], n=1)
+        near = difflib.get_close_matches(name, self.names(), n=1)
         return f"did you mean {near[0]}? " if near else ""
 
     def _written(self, value: Any) -> dict[str, Setting]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.artifact import load_artifact, save_artifact
-from iqa_armor.defenses import replace_activations
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import RecipeError, SurgeryError
 from iqa_armor.export import export_model
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale

@@ -26,7 +26,6 @@ FLOORS = {
     "ortho": 1,
     "metrics": 1,
     "recipe": 1,
-    "words": 1,
     "machine": 1,
     "gradients": 1,
     "results": 1,

@@ -17,8 +17,9 @@ from typer.testing import CliRunner
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.cli import app
-from iqa_armor.defenses import Certificate, MeanSmoothing, MedianSmoothing, parse_smoother
-from iqa_armor.defenses.smoothing import SMOOTHERS, inputs
+from iqa_armor.defenses.base import Certificate
+from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
@@ -161,7 +162,9 @@ def test_options_change_the_methods_that_have_them() -> None:
 
 def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[str] = []
-    monkeypatch.setattr(inputs, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None))
+    monkeypatch.setattr(
+        input_smoothing, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None)
+    )
     settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser="halving", limit=3, device="cpu")
     found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings)
     assert set(words) == {"", "halving"}
@@ -170,17 +173,17 @@ def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest
     assert 0 < methods["dms"].delta < methods["ms"].delta  # type: ignore[operator]
 
 
-def test_another_guarantee_is_said(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(SMOOTHERS, "fs", Local())  # type: ignore[misc]
-    assert parse_smoother("fs:radius=0.1") == Local(radius=0.1)
-    assert CertifySettings(methods=("ms", "fs"), sigma=0.2, radius=0.1).smoothers() == {
+def test_another_guarantee_is_said(make_model: MakeModel) -> None:
+    local = f"{__name__}:Local"
+    assert SMOOTHERS.read(f"{local}:radius=0.1") == Local(radius=0.1)
+    assert CertifySettings(methods=("ms", local), sigma=0.2, radius=0.1).smoothers() == {
         "ms": MedianSmoothing(sigma=0.2, radius=0.1),
-        "fs": Local(radius=0.1),  # whose sigma is no noise on pixels
+        local: Local(radius=0.1),  # whose sigma is no noise on pixels
     }
-    settings = CertifySettings(methods=("fs",), limit=2, device="cpu")
+    settings = CertifySettings(methods=(local,), limit=2, device="cpu")
     found = certify_images([make_model()], memory_dataset(8, 4), settings)
-    assert found.models[0].methods["fs"].guarantee == "local, first-order"
-    assert any("fs is local, first-order" in note for note in notes(found))
+    assert found.models[0].methods[local].guarantee == "local, first-order"
+    assert any(f"{local} is local, first-order" in note for note in notes(found))
     assert "<svg" not in render_certification(found)  # nothing is bounded, and one score for all ranks nothing
 
 

@@ -14,12 +14,16 @@ from conftest import memory_dataset, small_network
 from torch import Tensor
 from typer.testing import CliRunner, Result
 
-from iqa_armor.attacks import PGD, UAP, Attack, parse_attack
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Attack
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset, held_out
 from iqa_armor.data.transforms import PreparedImages, load_prepared
-from iqa_armor.defenses import Purified, parse_purifier
-from iqa_armor.defenses.purifiers import load_fcn
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers.chain import read_purifier
+from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import Options
@@ -120,7 +124,7 @@ def test_the_file_defends_and_says_where_it_comes_from(
     result = train_purifier(make_model(), smooth, SPEED, threats=Threats(("pgd1",), (4 / 255,)), options=CPU)
     path = tmp_path / "fcn.safetensors"
     result.save(path)
-    purifier, images = parse_purifier(f"fcn:path={path}"), torch.rand(2, 3, 32, 40)
+    purifier, images = read_purifier(f"fcn:path={path}"), torch.rand(2, 3, 32, 40)
     torch.testing.assert_close(purifier(images, torch.Generator()), result.fitted.network(images))
     assert Purified(make_model(), {"fcn": purifier})(images).shape == (2,)
     provenance = load_fcn(path)[1]
@@ -133,7 +137,7 @@ def test_threats_are_every_attack_at_every_budget_once() -> None:
     threats = Threats(("pgd8", "stadv"), (2 / 255, 4 / 255), "both")
     assert set(threats.build()) == {
         *(PGD(steps=8, epsilon=value / 255, direction=sign) for value in (2, 4) for sign in (1, -1)),
-        *(replace(parse_attack("stadv"), direction=sign) for sign in (1, -1)),  # type: ignore[type-var]
+        *(replace(ATTACKS.read("stadv"), direction=sign) for sign in (1, -1)),  # type: ignore[type-var]
     }
     with pytest.raises(UsageError, match="budgets above 0 and at most 255"):
         Threats(epsilons=(0.0,))
@@ -196,7 +200,7 @@ def test_the_command_trains_shows_and_writes(base: tuple[Path, str], tmp_path: P
     assert shown.exit_code == 0, shown.stderr
     for text in ("held-out PSNR", "attacked, filtered", "clean, filtered", "gain score", "wrote"):
         assert text in shown.stdout
-    assert parse_purifier(f"fcn:path={output}").is_differentiable
+    assert read_purifier(f"fcn:path={output}").is_differentiable
     told = run(*words, "--json", "--fresh")
     assert told.exit_code == 0, told.stderr
     record = json.loads(told.stdout)

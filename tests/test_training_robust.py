@@ -10,7 +10,8 @@ import torch
 from test_training import fit_data, settings
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel

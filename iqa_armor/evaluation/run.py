@@ -9,10 +9,11 @@ from functools import cache
 
 from torch import Tensor
 
-from iqa_armor.attacks import Plan, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.transforms import PreparedImages, batches, to_float
-from iqa_armor.defenses import Defended, Threat
+from iqa_armor.defenses.base import Defended, Threat
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.checks import check_strength
 from iqa_armor.evaluation.cost import count_flops, count_parameters

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from iqa_armor.attacks import Attack, Direction, at_budgets, budget_key, parse_attack
-from iqa_armor.attacks.words import in_pixel_values
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Attack, Direction
+from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.surface import EOT_SAMPLES
 from iqa_armor.results import Settings
@@ -19,7 +20,7 @@ class EvaluationSettings:
     """Attacks, budgets and bookkeeping of an evaluation.
 
     Args:
-        attacks: Words that `parse_attack` reads, all different.
+        attacks: Words that `ATTACKS.read` reads, all different.
         epsilons: Budgets every attack is run at, ascending, pixels being in [0, 1].
         direction: +1 raises the model's score, -1 lowers it, whatever either means for quality.
         batch_size: Images per forward pass.
@@ -77,7 +78,7 @@ class EvaluationSettings:
 
     def build_attacks(self) -> dict[str, Attack]:
         """Return the attacks by the words that name them, in this evaluation's direction."""
-        built: dict[str, Any] = {word: parse_attack(word) for word in self.attacks}
+        built: dict[str, Any] = {word: ATTACKS.read(word) for word in self.attacks}
         return {word: replace(attack, direction=self.direction) for word, attack in built.items()}
 
     def budgets(self) -> dict[str, tuple[str, ...]]:

@@ -12,10 +12,11 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack, Direction, Fitted, frozen, parse_attack
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.data.problems import Problems
-from iqa_armor.defenses import Defended
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
 from iqa_armor.evaluation.surface import surface_of
 from iqa_armor.metrics import fidelity
@@ -42,7 +43,7 @@ def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction)
     """Return attacks by the words that name them.
 
     Args:
-        words: What `parse_attack` reads.
+        words: What `ATTACKS.read` reads.
         epsilon: Budget of L-infinity attacks whose word sets none, pixels being in [0, 1]; others keep their own.
         direction: +1 raises scores, -1 lowers them.
 
@@ -51,7 +52,7 @@ def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction)
     """
     built: dict[str, Attack] = {}
     for word in words:
-        attack: Any = parse_attack(word)
+        attack: Any = ATTACKS.read(word)
         changes: dict[str, Any] = {"direction": direction}
         if attack.norm == "linf" and not re.search("[:,]epsilon=", word):
             changes["epsilon"] = epsilon

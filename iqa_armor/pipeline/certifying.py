@@ -12,8 +12,9 @@ from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.transforms import to_float
-from iqa_armor.defenses import Defended, Smoother, parse_smoother
-from iqa_armor.defenses.smoothing import InputSmoothing
+from iqa_armor.defenses.base import Defended, Smoother
+from iqa_armor.defenses.smoothing import SMOOTHERS
+from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation import measure_scale
 from iqa_armor.models.base import QualityModel
@@ -67,7 +68,7 @@ class CertifySettings:
         if not self.methods:
             raise UsageError("name at least one method to certify by")
         given = {key: value for key in OPTIONS if (value := getattr(self, key)) is not None}
-        found = {word: parse_smoother(word) for word in self.methods}
+        found = {word: SMOOTHERS.read(word) for word in self.methods}
         for key in given:
             if not any(_takes(smoother, key) for smoother in found.values()):
                 raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses import replace_activations
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc

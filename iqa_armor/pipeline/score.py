@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from iqa_armor.data.images import EXTENSIONS, read_image
-from iqa_armor.defenses import Defended
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.devices import choose_device

@@ -11,7 +11,7 @@ from torch import fx
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses import replace_activations
+from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.evaluation import scale_of
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest

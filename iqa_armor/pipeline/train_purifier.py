@@ -10,9 +10,9 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks import Attack, Direction
+from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses.purifiers import save_fcn
+from iqa_armor.defenses.purifiers.fcn import save_fcn
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
@@ -32,7 +32,7 @@ class Threats:
     """Attacks that a purifier learns to undo.
 
     Args:
-        words: What `parse_attack` reads.
+        words: What `ATTACKS.read` reads.
         epsilons: Budgets of L-infinity attacks whose word names none, pixels being in [0, 1].
         direction: Whether attacks raise the score, lower it, or take turns.
 

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
-from iqa_armor.attacks import frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.transforms import PreparedImages, worker_count
 
 

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack
+from iqa_armor.attacks.base import Attack
 from iqa_armor.data.transforms import PreparedImages
-from iqa_armor.defenses.purifiers import FCN, new_fcn
+from iqa_armor.defenses.purifiers.fcn import FCN, new_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel

@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, ssim
 from iqa_armor.ortho.cache import CachingModule

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +9,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.tracking import (
-    Best,
-    divide_by_norm,
-    evaluate_score,
-    linf_box,
-    per_image,
-    score_and_gradient,
-)
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.climb import climb
+from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
 
 _WINDOW = 7  # pixels
 _LEAST_SHARE = 0.25
@@ -29,14 +22,10 @@ class MIFGSM:
     """Move the predicted score inside an L-infinity ball, following gradients accumulated over the steps.
 
     Args:
-        epsilon: Ball radius in pixel units, images being in [0, 1].
+        epsilon: Ball radius, pixels being in [0, 1].
         step_size: Length of one signed step, in the same units.
         steps: Number of gradient steps, from a zero start.
         momentum: Share of the accumulated gradient that the next step keeps; 0 gives PGD.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If radius or momentum are negative, step size or count are not positive, or a number is not finite.
 
     Source: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, arXiv:1710.06081, Algorithm 1:
     g ← μ·g + ∇/‖∇‖₁, then a signed step. The step size is a setting of its own, not ε/T, and the best iterate
@@ -52,30 +41,21 @@ class MIFGSM:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        if not (lengths_fit and 0 <= self.momentum < math.inf and self.steps >= 1 and self.direction in (1, -1)):
-            raise ValueError(
-                f"{type(self).__name__} needs finite epsilon >= 0, step_size > 0 and momentum >= 0, steps >= 1, "
-                f"direction 1 or -1, got {self}"
-            )
+        check_settings(self, not_negative=("momentum",), positive=("step_size",), counts=("steps",))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
         images = images.detach()
         low, high = linf_box(images, per_image(self.budgets(images)))
-        scores, gradient = score_and_gradient(score, images)
-        best = Best(images, self.direction * scores)
-        attacked, accumulated = images, torch.zeros_like(images)
-        for step in range(1, self.steps + 1):
+        accumulated = torch.zeros_like(images)
+
+        def move(attacked: Tensor, gradient: Tensor) -> Tensor:
+            nonlocal accumulated
             accumulated = self.momentum * accumulated + divide_by_norm(gradient, order=1)
             signs = accumulated.sign().to(images)
-            attacked = torch.clamp(attacked + self.direction * self.step_size * signs, low, high)
-            if step < self.steps:
-                scores, gradient = score_and_gradient(score, attacked)
-            else:
-                scores = evaluate_score(score, attacked)
-            best.update(attacked, self.direction * scores)
-        return best.images
+            return torch.clamp(attacked + self.direction * self.step_size * signs, low, high)
+
+        return climb(score, images, move, direction=self.direction, steps=self.steps)
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), at most `epsilon`."""
@@ -90,16 +70,8 @@ class AMIFGSM(MIFGSM):
     larger its contrast, the more it masks.
 
     Args:
-        epsilon: Largest ball radius in pixel units, images being in [0, 1].
-        step_size: Length of one signed step, in the same units.
-        steps: Number of gradient steps, from a zero start.
-        momentum: Share of the accumulated gradient that the next step keeps.
-        direction: +1 raises the score, -1 lowers it.
         full_contrast: Contrast from which an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE
-            a tenth reach .08, and the median is .04.
-
-    Raises:
-        ValueError: As for MIFGSM, or if full_contrast is not positive and finite.
+            a tenth reach .08, and the median is .04. The others are those of MIFGSM.
 
     Source: the adaptive form of MI-FGSM among the attacks of [AP] Gushchin et al., arXiv:2404.06957, whose budget
     depends on a no-reference measure of the clean image; this measure, its limits and the bound by ε are (ours).
@@ -108,9 +80,7 @@ class AMIFGSM(MIFGSM):
     full_contrast: float = 0.08
 
     def __post_init__(self) -> None:
-        super().__post_init__()
-        if not 0 < self.full_contrast < math.inf:
-            raise ValueError(f"AMIFGSM needs finite full_contrast > 0, got {self.full_contrast}")
+        check_settings(self, not_negative=("momentum",), positive=("step_size", "full_contrast"), counts=("steps",))
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.defenses.features.sampling import (
+from iqa_armor.defenses.smoothing.feature_noise import (
     FeatureCertificate,
     certificate,
     known_level,
@@ -20,7 +20,7 @@ from iqa_armor.models.graph import evaluating
 from iqa_armor.models.reference import ReferenceModel
 
 if TYPE_CHECKING:
-    from iqa_armor.defenses.features.smoothing import FeatureSmoothing
+    from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 
 
 class BoundReferenceSmoother:

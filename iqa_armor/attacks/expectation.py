@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.attacks.tracking import evaluate_score, per_image, score_and_gradient
+from iqa_armor.attacks.projection import per_image
+from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 
 
 def expectation(score: ScoreFn, samples: int) -> ScoreFn:

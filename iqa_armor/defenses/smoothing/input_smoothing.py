@@ -9,9 +9,9 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Certificate, Defended, Purifier
-from iqa_armor.defenses.purifiers import parse_purifier
+from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.smoothing.bounds import check_smoothing, mean_bounds, median_bounds
-from iqa_armor.defenses.smoothing.noisy import NoisyScores
+from iqa_armor.defenses.smoothing.noisy_images import NoisyScores
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.gradients import straight_through
 from iqa_armor.models.base import QualityModel, ScoreScale
@@ -178,7 +178,7 @@ def denoiser_of(word: str) -> Purifier | None:
     """
     if not word:
         return None
-    return parse_purifier(word)
+    return read_purifier(word)
 
 
 def _middle(ordered: Tensor) -> Tensor:

@@ -11,8 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, project_linf, score_gradient
-from iqa_armor.attacks.uap import batches_of, mean_score
+from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import score_gradient
 
 WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
 _MULTIPLE = 4  # two halvings
@@ -83,12 +85,6 @@ class Perturber:
         network: Maps images (N, 3, H, W) in [0, 1] to directions in [-1, 1], same shape; never changed.
         epsilon: L-infinity budget that scales the directions, pixels being in [0, 1].
         direction: +1 if the network was fitted to raise scores, -1 to lower them.
-
-    Raises:
-        ValueError: If the radius is negative or not finite, or the direction is not 1 or -1.
-
-    Source: Shumitskaya et al., "Fast Adversarial CNN-based Perturbation Attack on No-Reference Image- and
-    Video-Quality Metrics", 2023, arXiv:2305.15544.
     """
 
     norm: ClassVar[Norm] = "linf"
@@ -98,7 +94,7 @@ class Perturber:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        _check("Perturber", self.epsilon, self.direction)
+        check_settings(self)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
@@ -118,10 +114,6 @@ class FACPA:
         epsilon: Ball radius, pixels being in [0, 1]; the network's tanh is multiplied by it.
         learning_rate: Of Adam.
         passes: Passes over the images, with one step per batch.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the radius is negative, learning rate or count are not positive, or a number is not finite.
 
     Source: Shumitskaya et al., "Fast Adversarial CNN-based Perturbation Attack on No-Reference Image- and
     Video-Quality Metrics", 2023, arXiv:2305.15544. The architecture, the start at no perturbation, the loss (mean
@@ -136,27 +128,16 @@ class FACPA:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        _check("FACPA", self.epsilon, self.direction)
-        if not 0 < self.learning_rate < math.inf or self.passes < 1:
-            raise ValueError(
-                f"FACPA needs finite learning_rate > 0 and passes >= 1, got {self.learning_rate}, {self.passes}"
-            )
+        check_settings(self, positive=("learning_rate",), counts=("passes",))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""
-        return self.fit(score, lambda: (images,), generator)(score, images, generator)
+        return fitted_on(self, score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:
         """Return the network after the pass with the best mean score, no perturbation being one candidate.
 
-        Args:
-            score: Maps images (N, 3, H, W) in [0, 1] to scores (N,); gradients of its own parameters are not kept.
-            batches: Gives one pass over the images at every call; sizes may differ between batches.
-            generator: Draws the network's first weights.
-
-        Raises:
-            ValueError: If there are no images.
-            ArmorError: If the score has no gradient by the pixels.
+        The generator draws the network's first weights; gradients of the score's own parameters are not kept.
         """
         first = next(batches_of(batches))
         scale = _score_unit(score, first)
@@ -207,8 +188,3 @@ def _new_network(generator: Generator) -> PerturbationNetwork:
     with torch.random.fork_rng(devices=[]):
         torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA too
         return PerturbationNetwork()
-
-
-def _check(owner: str, epsilon: float, direction: int) -> None:
-    if not 0 <= epsilon < math.inf or direction not in (1, -1):
-        raise ValueError(f"{owner} needs finite epsilon >= 0 and direction 1 or -1, got {epsilon}, {direction}")

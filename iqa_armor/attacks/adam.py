@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from iqa_armor.attacks.base import Direction, ScoreFn
-from iqa_armor.attacks.tracking import Best, score_and_gradient
+from iqa_armor.attacks.climb import Best
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 
 # Far below the gradients met here (see `ascend`) and far above their rounding: a parameter without influence rests.
 _ADAM_EPS = 1e-10
@@ -32,6 +34,23 @@ class Search:
     project: Callable[[Tensor], Tensor]
     radius: float
     penalty: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def pixels_within(clean: Tensor, epsilon: float, penalty: Callable[[Tensor], Tensor]) -> Search:
+    """Return the search among images that differ from clean ones (N, 3, H, W) by at most epsilon per value.
+
+    Args:
+        clean: Clean images in `working` precision.
+        epsilon: Largest change, pixels being in [0, 1].
+        penalty: Maps images to prices (N,).
+    """
+    return Search(
+        start=clean,
+        render=lambda attacked: attacked,
+        project=lambda attacked: project_linf(attacked, clean, epsilon).clamp(0, 1),
+        radius=epsilon,
+        penalty=lambda _, attacked: penalty(attacked),
+    )
 
 
 def working(dtype: torch.dtype) -> torch.dtype:
@@ -63,6 +82,8 @@ def ascend(
     the unit; projecting after every step; keeping the image with the best score, whatever its price, since
     an attack that returned the clean image as the best bargain would make a model look robust.
     """
+    if not search.radius:
+        return images.detach().clone()
     parameters = search.start.detach().clone()
     adam = torch.optim.Adam([parameters], lr=step_size, eps=_ADAM_EPS, maximize=True)
     clean = unit = torch.ones(len(images), dtype=parameters.dtype, device=parameters.device)
@@ -78,7 +99,7 @@ def ascend(
         parameters.copy_(search.project(parameters))
     with torch.no_grad():
         pixels = _pixels(search.render(parameters), images.dtype)
-        best.update(pixels, direction * (score(pixels).to(clean.dtype) - clean))
+    best.update(pixels, direction * (evaluate_score(score, pixels).to(clean.dtype) - clean))
     return best.images
 
 

@@ -11,10 +11,7 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Defended
-from iqa_armor.defenses.features.jacobian import Operator
-from iqa_armor.defenses.features.product import ProductBound, product_bound
-from iqa_armor.defenses.features.reference import BoundReferenceSmoother
-from iqa_armor.defenses.features.sampling import (
+from iqa_armor.defenses.smoothing.feature_noise import (
     FeatureCertificate,
     certificate,
     known_level,
@@ -22,6 +19,9 @@ from iqa_armor.defenses.features.sampling import (
     noise_levels,
     noisy_scores,
 )
+from iqa_armor.defenses.smoothing.full_reference import BoundReferenceSmoother
+from iqa_armor.defenses.smoothing.jacobian import Operator
+from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.graph import evaluating

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Attack, ScoreFn, project_linf
+from iqa_armor.attacks.base import Attack, ScoreFn
 from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.projection import project_linf
 
 Plan = Mapping[str, Sequence[Attack]]  # the attacks of every name, one per budget
 
@@ -30,25 +30,7 @@ class Attacked:
     images: Tensor
 
 
-def at_budgets(attack: Attack, epsilons: Sequence[float]) -> tuple[Attack, ...]:
-    """Return the attack at every L-infinity budget, in [0, 1] units; one in another norm keeps its own budget."""
-    return tuple(at_epsilon(attack, epsilon) for epsilon in epsilons) if attack.norm == "linf" else (attack,)
-
-
-def at_epsilon(attack: Attack, epsilon: float) -> Attack:
-    """Return the attack with another budget, in [0, 1] units."""
-    changed: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
-    return replace(changed, epsilon=epsilon)  # type: ignore[no-any-return]
-
-
-def budget_key(attack: Attack) -> str:
-    """Return the name of an attack's budget: pixel values in 1/255, other lengths as they are, or "own"."""
-    if attack.norm == "none":
-        return "own"
-    return f"{attack.epsilon * 255:g}" if attack.norm in ("linf", "rmse") else f"{attack.epsilon:g}"
-
-
-def run_sweep(
+def run_plan(
     plan: Plan, score: ScoreFn, images: Tensor, *, generator: Callable[[str], Generator]
 ) -> Iterator[Attacked]:
     """Run every attack at every budget; each (name, budget) is yielded once, in no promised order.

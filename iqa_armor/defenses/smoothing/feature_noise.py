@@ -11,11 +11,11 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Certificate
-from iqa_armor.defenses.features.jacobian import MARGIN, Operator, largest_singular_value
-from iqa_armor.defenses.order import median_indices
+from iqa_armor.defenses.smoothing.jacobian import MARGIN, Operator, largest_singular_value
+from iqa_armor.defenses.smoothing.ranks import median_indices
 
 if TYPE_CHECKING:
-    from iqa_armor.defenses.features.smoothing import FeatureSmoothing
+    from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 
 # Noisy features held at once.
 CHUNK = 2**22

@@ -10,7 +10,7 @@ from iqa_armor.errors import ModelLoadError
 
 
 @runtime_checkable
-class Stored(Protocol):
+class PurifierFile(Protocol):
     """Settings of a purifier that is read from a file or folder: a frozen dataclass."""
 
     @property
