@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from iqa_armor.data import open_dataset
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics import srocc
 from iqa_armor.models.backbone import torchvision_network

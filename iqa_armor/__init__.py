@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iqa_armor.artifact import save_artifact as save_model
-    from iqa_armor.data import open_dataset
+    from iqa_armor.data.specs import open_dataset
     from iqa_armor.evaluation import EvaluationSettings, evaluate
     from iqa_armor.export import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
@@ -45,7 +45,7 @@ _HOMES = {
     "export_model": ("iqa_armor.export", "export_model"),
     "harden": ("iqa_armor.pipeline.hardening", "harden"),
     "load_model": ("iqa_armor.pipeline.loading", "load_model"),
-    "open_dataset": ("iqa_armor.data", "open_dataset"),
+    "open_dataset": ("iqa_armor.data.specs", "open_dataset"),
     "save_model": ("iqa_armor.artifact", "save_artifact"),
     "train": ("iqa_armor.pipeline.supervised", "train"),
 }

@@ -72,6 +72,12 @@ class Training(SettingsModel):
         return value
 
 
+class TrainSettings(Training):
+    """Settings of the command that only trains."""
+
+    epochs: Annotated[Epochs, TUNING] = Field(6, ge=1, le=10_000)
+
+
 class Recipe(Training):
     """Settings of one hardening, beside those of its fine-tuning."""
 

@@ -118,8 +118,7 @@ class Registry(Mapping[str, T], Generic[T]):
         spec = split_spec(word)
         if spec is not None:
             source, attribute, settings = spec
-            found = import_object(source, attribute, kind=self.kind, error=self.error)
-            return self._accepted(found, word), settings
+            return self._accepted(self._imported(source, attribute), word), settings
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
 
     def changed(self, value: T, settings: str, *, word: str) -> T:
@@ -153,6 +152,13 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _accepted(self, found: Any, name: str) -> T:
         return self.accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)
+
+    def _imported(self, source: str, attribute: str) -> Any:
+        try:
+            return import_object(source, attribute, kind=self.kind, error=self.error)
+        except self.error as error:
+            meant = self._meant(source)  # "koniq:data" reads like a module too
+            raise self.error(f"{error}; {meant.strip()}" if meant else str(error)) from error
 
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}

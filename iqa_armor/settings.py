@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Self, get_args
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 from pydantic_core import CoreSchema, core_schema
@@ -86,25 +86,26 @@ class OneOf:
         module, _, name = self.home.partition(":")
         return getattr(import_module(module), name)
 
-    def check(self, word: str) -> str:
-        """Return the word.
+    def check(self, word: Any) -> None:
+        """Refuse a word that the registry cannot read; nothing is imported for a built-in name.
 
         Raises:
-            ArmorError: If the registry knows no such word; nothing is imported for a built-in name.
+            ArmorError: If there is no such value.
         """
         registry = self.registry()
-        if word not in registry:
+        if isinstance(word, str) and word not in registry:
             registry.read(word)
-        return word
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
-    def _known(self, word: str) -> str:
+    def _known(self, value: Any) -> Any:
         try:
-            return self.check(word)
+            for word in value if isinstance(value, tuple) else (value,):
+                self.check(word)
         except ArmorError as error:
             raise ValueError(str(error)) from error
+        return value
 
 
 def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
@@ -162,14 +163,29 @@ Epochs = Annotated[int, Field(description="Passes over the training images.")]
 LearningRate = Annotated[
     float, Field(description="Peak step size; warmed up over the first tenth, then cosine to zero.")
 ]
-BatchSize = Annotated[int, Field(description="Images, or noisy copies of one, that pass the network together.")]
+PASSING = "Images, or noisy copies of one, that pass the network together."
+BatchSize = Annotated[int, Field(description=PASSING)]
 Limit = Annotated[int | None, Field(ge=1, description="Most images of a dataset, spread over it.")]
 Size = Annotated[tuple[int, int], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
+BUDGET = "L-infinity budget of attacks that have one and do not name it themselves, in 1/255 of the pixel range."
 Budgets = Annotated[
     tuple[float, ...],
     BeforeValidator(read_levels),
-    Field(description="L-infinity budgets of attacks that name none themselves, in 1/255 of the pixel range."),
+    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10"),
+    Field(description=BUDGET),
+]
+Attacks = Annotated[
+    tuple[Any, ...],
+    OneOf("iqa_armor.attacks:ATTACKS"),
+    Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
+    Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),
+]
+Direction = Annotated[
+    Literal[1, -1],
+    BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value)),
+    Flag(kind=Literal["up", "down"], shown="up"),
+    Field(description="Whether attacks push the score up or down; both: they take turns."),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

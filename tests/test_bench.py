@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CPU
 from torch import nn
 
 from iqa_armor.artifact import save_artifact
@@ -22,7 +23,7 @@ from iqa_armor.pipeline.timed_model import Trial
 from iqa_armor.surgery import choose, splice, trace
 
 Make = Callable[..., QualityModel]
-QUICK = BenchSettings(batches=(1, 2), repeats=2, device="cpu", has_memory=False)
+QUICK = BenchSettings(batches=(1, 2), repeats=2, device=CPU, has_memory=False)
 
 
 def saved(folder: Path, model: QualityModel, name: str, *, backend: str | None = None) -> Path:
@@ -84,12 +85,12 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path, plain: Path
     (tmp_path / "b").mkdir()
     twin = tmp_path / "b" / plain.name
     twin.write_bytes(plain.read_bytes())
-    settings = BenchSettings(batches=(1,), repeats=1, device="cpu", has_memory=False, has_training=False)
+    settings = BenchSettings(batches=(1,), repeats=1, device=CPU, has_memory=False, has_training=False)
     assert [cost.name for cost in benchmark([plain, twin], settings).models] == [str(plain), str(twin)]
 
 
 def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
-    settings = BenchSettings(batches=(1,), repeats=1, device="cpu", size=(64, 64), has_training=False)
+    settings = BenchSettings(batches=(1,), repeats=1, device=CPU, size=(64, 64), has_training=False)
     found = benchmark([cayley], settings)
     (cost,) = found.models
     assert set(cost.peak_memory) == {"inference"}
@@ -144,7 +145,7 @@ def test_no_model_is_refused() -> None:
 def test_size_that_a_network_cannot_take_is_refused_by_name(make_model: Make) -> None:
     model = make_model()
     model.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1))
-    trial = Trial(model, size=(8, 9), device="cpu")
+    trial = Trial(model, size=(8, 9), device=CPU)
     with pytest.raises(UsageError, match=r"small cannot score 1 images of 8x9.*another --size"):
         trial.score(trial.images(1))
     with pytest.raises(UsageError, match=r"small cannot be trained.*--no-training"):
@@ -154,7 +155,7 @@ def test_size_that_a_network_cannot_take_is_refused_by_name(make_model: Make) ->
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_peak_memory_on_cuda_counts_the_model(cayley: Path) -> None:
-    settings = BenchSettings(batches=(1, 4), repeats=2, device="cuda")
+    settings = BenchSettings(batches=(1, 4), repeats=2, device=torch.device("cuda"))
     found = benchmark([cayley], settings)
     assert found.settings["memory_method"] == "allocator statistics"
     assert all(

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 
 import pytest
 import torch
-from conftest import memory_dataset, small_network, write_images
+from conftest import CPU, memory_dataset, small_network, write_images
 from torch import Generator, Tensor
 from typer.testing import CliRunner
 
@@ -31,7 +31,7 @@ from iqa_armor.results import Certification
 from iqa_armor.surgery import trace
 
 MakeModel = Callable[..., QualityModel]
-QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5, device="cpu")
+QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5, device=CPU)
 RANGE = ScoreScale(-1, 1)
 
 
@@ -102,7 +102,7 @@ def test_bounds_are_those_of_the_smoother(found: Certification) -> None:
     plain = Preprocessing(size=(32, 40), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     model = QualityModel(small_network(), plain, scale=ScoreScale(-1, 1)).eval()
     images = memory_dataset(8, 8).reported()[1].limit(5)
-    subject = Subject(model, images, model.prepare, device="cpu", seed=0)
+    subject = Subject(model, images, model.prepare, device=CPU, seed=0)
     certificate = MedianSmoothing(samples=50).bind(model).certify(subject.image(3), subject.generator(3))
     image = found.models[0].methods["ms"].images[3]
     assert (image.lower, image.smoothed) == pytest.approx((float(certificate.lower), float(certificate.scores)))
@@ -110,7 +110,9 @@ def test_bounds_are_those_of_the_smoother(found: Certification) -> None:
 
 def test_an_image_gets_the_same_noise_whatever_else_there_is(make_model: MakeModel, found: Certification) -> None:
     fewer = certify_images(
-        [make_model(scale=ScoreScale(-1, 1))], memory_dataset(8, 8), CertifySettings(samples=50, limit=2, device="cpu")
+        [make_model(scale=ScoreScale(-1, 1))],
+        memory_dataset(8, 8),
+        CertifySettings(samples=50, limit=2, device=CPU),
     )
     image = fewer.models[0].methods["ms"].images[1]
     (same,) = (other for other in found.models[0].methods["ms"].images if other.name == image.name)
@@ -118,7 +120,7 @@ def test_an_image_gets_the_same_noise_whatever_else_there_is(make_model: MakeMod
 
 
 def test_json_round_trip_keeps_missing_bounds(make_model: MakeModel) -> None:
-    few = certify_images([make_model()], memory_dataset(8, 4), CertifySettings(samples=3, limit=2, device="cpu"))
+    few = certify_images([make_model()], memory_dataset(8, 4), CertifySettings(samples=3, limit=2, device=CPU))
     figures = few.models[0].methods["ms"]
     assert figures.abstained == 1
     assert figures.delta is None
@@ -165,7 +167,7 @@ def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest
     monkeypatch.setattr(
         input_smoothing, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None)
     )
-    settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser="halving", limit=3, device="cpu")
+    settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser="halving", limit=3, device=CPU)
     found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings)
     assert set(words) == {"", "halving"}
     methods = found.models[0].methods
@@ -180,7 +182,7 @@ def test_another_guarantee_is_said(make_model: MakeModel) -> None:
         "ms": MedianSmoothing(sigma=0.2, radius=0.1),
         local: Local(radius=0.1),  # whose sigma is no noise on pixels
     }
-    settings = CertifySettings(methods=(local,), limit=2, device="cpu")
+    settings = CertifySettings(methods=(local,), limit=2, device=CPU)
     found = certify_images([make_model()], memory_dataset(8, 4), settings)
     assert found.models[0].methods[local].guarantee == "local, first-order"
     assert any(f"{local} is local, first-order" in note for note in notes(found))

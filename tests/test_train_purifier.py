@@ -20,7 +20,7 @@ from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset, held_out
-from iqa_armor.data.transforms import PreparedImages, load_prepared
+from iqa_armor.data.prepared import PreparedImages, load_prepared
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn
@@ -32,7 +32,7 @@ from iqa_armor.training import FilterSettings, fit_filter
 from iqa_armor.training.pairs import fit_attacks, make_pairs
 
 SPEED = FilterSettings(epochs=4, learning_rate=5e-3)
-CPU = Options(device="cpu")
+CPU = Options(device=torch.device("cpu"))
 
 
 def prepared(model: QualityModel, dataset: Dataset) -> tuple[PreparedImages, PreparedImages]:

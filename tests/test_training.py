@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import memory_dataset
+from conftest import CPU, memory_dataset
 
 from iqa_armor.data.base import held_out
-from iqa_armor.data.transforms import load_prepared
+from iqa_armor.data.prepared import load_prepared
 from iqa_armor.errors import ArmorError, DataError, RecipeError
 from iqa_armor.recipe import Training
 from iqa_armor.training import FitData, fit, predict
@@ -55,7 +55,7 @@ def test_constant_scores_give_finite_gradients(name: str) -> None:
 @pytest.mark.parametrize("loss", LOSSES)
 def test_fitting_learns_the_order_of_held_out_images(make_model, loss: str) -> None:
     model = make_model()
-    done = fit(model, fit_data(model), settings(epochs=6, loss=loss), device="cpu")
+    done = fit(model, fit_data(model), settings(epochs=6, loss=loss), device=CPU)
     assert done.epochs[done.best].srocc > 0.8
     assert [epoch.number for epoch in done.epochs] == list(range(7))
 
@@ -63,7 +63,7 @@ def test_fitting_learns_the_order_of_held_out_images(make_model, loss: str) -> N
 def test_model_holds_the_best_epoch_in_eval_mode(make_model) -> None:
     model = make_model()
     data = fit_data(model)
-    done = fit(model, data, settings(epochs=4), device="cpu")
+    done = fit(model, data, settings(epochs=4), device=CPU)
     from iqa_armor.metrics import srocc
 
     best = max(epoch.srocc for epoch in done.epochs[1:])
@@ -75,7 +75,7 @@ def test_same_seed_gives_the_same_weights(make_model) -> None:
     states = []
     for _ in range(2):
         model = make_model()
-        fit(model, fit_data(model), settings(epochs=2), device="cpu")
+        fit(model, fit_data(model), settings(epochs=2), device=CPU)
         states.append(model.state_dict())
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
@@ -89,8 +89,8 @@ def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path) -> 
             raise Stopped
 
     whole, parts = make_model(), make_model()
-    uninterrupted = fit(whole, fit_data(whole), settings(epochs=4), device="cpu")
-    options = {"device": "cpu", "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
+    uninterrupted = fit(whole, fit_data(whole), settings(epochs=4), device=CPU)
+    options = {"device": CPU, "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
     with pytest.raises(Stopped):
         fit(parts, fit_data(parts), settings(epochs=4), on_step=stop_after_two, **options)
     again = make_model(seed=5)
@@ -127,7 +127,7 @@ def test_diverging_loss_is_an_error_that_says_what_to_change(make_model) -> None
     with torch.no_grad():
         model.network[0].weight.fill_(float("inf"))
     with pytest.raises(ArmorError, match="--learning-rate"):
-        fit(model, fit_data(model), settings(epochs=1), device="cpu")
+        fit(model, fit_data(model), settings(epochs=1), device=CPU)
 
 
 def test_images_of_several_sizes_are_refused(make_model) -> None:
@@ -135,14 +135,14 @@ def test_images_of_several_sizes_are_refused(make_model) -> None:
     data = fit_data(model)
     data.training.stored[0] = torch.zeros(3, 8, 8)
     with pytest.raises(DataError, match="--input-size"):
-        fit(model, data, settings(), device="cpu")
+        fit(model, data, settings(), device=CPU)
 
 
 def test_lower_is_better_models_learn_to_fall(make_model) -> None:
     model = make_model()
     data = fit_data(model)
     falling = FitData(data.training, data.held_out, center=data.center, spread=-data.spread)
-    done = fit(model, falling, settings(epochs=6), device="cpu")
+    done = fit(model, falling, settings(epochs=6), device=CPU)
     assert done.epochs[done.best].srocc > 0.8
     from iqa_armor.metrics import srocc
 

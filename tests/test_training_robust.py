@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from conftest import CPU
 from test_training import fit_data, settings
 from torch import Tensor, nn
 
@@ -16,7 +17,7 @@ from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock
-from iqa_armor.recipe import Training, make_training
+from iqa_armor.recipe import Training
 from iqa_armor.training import fit
 from iqa_armor.training.robust import AdversarialTraining, GradientNorm, gradient_norms, make_defense
 
@@ -112,7 +113,7 @@ def test_defenses_leave_the_statistics_of_batch_norm(make_model, defense: str) -
 def fitted(make_model, **changes: object) -> tuple[QualityModel, Tensor]:
     model = make_model()
     data = fit_data(model)
-    done = fit(model, data, settings(epochs=8, **changes), device="cpu")
+    done = fit(model, data, settings(epochs=8, **changes), device=CPU)
     assert done.epochs[done.best].srocc > 0.9
     return model, torch.stack([data.training[i][0] for i in range(len(data.training))])
 
@@ -150,8 +151,8 @@ def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path, def
 
     asked = settings(epochs=2, defense=defense)
     whole, parts, again = make_model(), make_model(), make_model(seed=5)
-    fit(whole, fit_data(whole), asked, device="cpu")
-    options = {"device": "cpu", "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
+    fit(whole, fit_data(whole), asked, device=CPU)
+    options = {"device": CPU, "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
     with pytest.raises(Stopped):
         fit(parts, fit_data(parts), asked, on_step=stop, **options)
     fit(again, fit_data(again), asked, resume=True, **options)
@@ -162,7 +163,7 @@ def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path, def
 @pytest.mark.parametrize("defense", ["nt", "at"])
 def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
     model = make_model()
-    done = fit(model, fit_data(model), settings(epochs=1, defense=defense, precision="bf16"), device="cpu")
+    done = fit(model, fit_data(model), settings(epochs=1, defense=defense, precision="bf16"), device=CPU)
     assert done.epochs[1].loss > 0
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
@@ -170,7 +171,7 @@ def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
 def test_at_learns_where_small_scores_are_good(make_model) -> None:
     model = make_model()
     data = fit_data(model)
-    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device="cpu")
+    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device=CPU)
     assert done.epochs[done.best].srocc > 0.8
 
 
@@ -191,7 +192,7 @@ def test_images_too_small_for_ssim_are_refused() -> None:
 )
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_training(values)
+        Training.read(values)
 
 
 def test_defenses_are_values() -> None:

@@ -15,6 +15,7 @@ from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_sett
 from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.randomness import seeded
 
 WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
 _MULTIPLE = 4  # two halvings
@@ -185,6 +186,5 @@ def _score_unit(score: ScoreFn, images: Tensor) -> float:
 def _new_network(generator: Generator) -> PerturbationNetwork:
     """Return a network whose weights depend on the generator only; the global one is left as it was."""
     seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)  # torch.manual_seed would touch CUDA too
+    with seeded(seed):
         return PerturbationNetwork()

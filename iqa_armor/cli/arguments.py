@@ -8,6 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
+from iqa_armor.data import DATASETS
+from iqa_armor.defenses.purifiers import PURIFIERS
+from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.machine import choose_device, prepare_threads
 from iqa_armor.settings import Flag, Seed, SettingsModel
@@ -17,6 +20,9 @@ if TYPE_CHECKING:
 
     from iqa_armor.data.base import Dataset
     from iqa_armor.progress import Progress
+
+
+OWN = "package.module:NAME or file.py:NAME"
 
 
 class Machine(SettingsModel):
@@ -51,14 +57,13 @@ class Defenses(SettingsModel):
 
     purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
         (),
-        description="Purify images first: flip, rotate, crop, resize, blur, median, unsharp, jpeg, diffjpeg, quantize, "
-        "noise, fcn, diffusion or file, with settings as in jpeg:quality=60; + chains them. May be repeated: evaluate "
-        "compares them, other commands apply them in order.",
+        description=f"Purify images first: {PURIFIERS.summary()}, {OWN}, with settings as in jpeg:quality=60; + chains "
+        "them. May be repeated: evaluate compares them, other commands apply them in order.",
     )
     smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
         (),
-        description="Smooth scores by ms, rs, dms, drs or fs, with settings as in ms:samples=100,sigma=0.12. evaluate "
-        "compares several, other commands take one.",
+        description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
+        "evaluate compares several, other commands take one.",
     )
     threat: Literal["adaptive", "bare"] = Field(
         "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
@@ -99,25 +104,21 @@ BaselineOpt = Annotated[
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="koniq10k:DIR, kadid10k:DIR, live:DIR, spaq:DIR, clive:DIR, csv:FILE (columns image, mos, optional split), "
-    "nips2017:DIR, folder:DIR or synthetic; evaluate takes several. "
-    "\\[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
+    help="NAME:PATH, such as csv:labels.csv (columns image, mos, optional split) or folder:DIR; evaluate takes "
+    f"several. Names are {DATASETS.summary()}. \\[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
+ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 
 
 def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     """Return the named dataset, or KonIQ-10k at the place that the environment names."""
-    from iqa_armor.data import default_spec, open_dataset
+    from iqa_armor.data.specs import default_spec, open_dataset
 
-    return open_dataset(
-        spec or default_spec(),
-        seed=seed,
-        on_progress=lambda done, total: progress("generating images", done, total),
-    )
+    return open_dataset(spec or default_spec(), seed=seed, progress=progress)
 
 
 def require_target(target: Path, source: Path, *, suffix: str | None = None) -> None:

@@ -15,7 +15,7 @@ from rich.markup import escape
 from iqa_armor.settings import Flag, OneOf, SettingsModel
 
 S = TypeVar("S", bound=SettingsModel)
-LIMITS = {"ge": "{} <= x", "gt": "{} < x", "le": "x <= {}", "lt": "x < {}"}
+LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "": "x", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
 
 
@@ -59,9 +59,7 @@ def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]],
         kinds = {name: kind for name, hint in hints.items() if (kind := _settings_kind(hint)) is not None}
         parameters = {}
         for name, parameter in inspect.signature(command).parameters.items():
-            made = (
-                _parameters(kinds[name], without) if name in kinds else [parameter.replace(annotation=hints[name])]
-            )
+            made = _parameters(kinds[name], without) if name in kinds else [parameter.replace(annotation=hints[name])]
             parameters.update({one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made})
 
         def run(**values: Any) -> None:
@@ -129,14 +127,17 @@ def _written_type(field: FieldInfo, flag: Flag) -> Any:
 
 def _help(field: FieldInfo, flag: Flag) -> str:
     says = [str(field.description), *(choice.registry().summary() for choice in _marks(field, OneOf))]
-    limits = [
-        text.format(bound)
-        for key, text in LIMITS.items()
+    bounds = {
+        key: bound
         for mark in field.metadata
-        if (bound := getattr(mark, key, None)) is not None and bound < HUGE
-    ]
-    facts = [f"default: {shown}"] if (shown := _default(field, flag)) else []
-    facts += [", ".join(limits)] if limits else []
+        for key in LIMITS
+        if (bound := getattr(mark, key or "_", None)) is not None
+    }
+    limits = "".join(
+        text.format(bounds.get(key)) for key, text in LIMITS.items() if not key or bounds.get(key, HUGE) < HUGE
+    )
+    shown = _default(field, flag)
+    facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(bounds)
     return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
 
 

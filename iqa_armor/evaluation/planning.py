@@ -11,7 +11,7 @@ from iqa_armor.attacks.base import Attack, Batches, Fitted, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import batches, load_prepared, to_float
+from iqa_armor.data.prepared import batches, load_prepared, to_float
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.surface import surface_of

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
+
+import torch
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack, Direction
@@ -25,7 +27,7 @@ class EvaluationSettings:
         direction: +1 raises the model's score, -1 lowers it, whatever either means for quality.
         batch_size: Images per forward pass.
         limit: Most images per dataset, spread evenly over it; None for all.
-        device: Torch device the models are moved to while they are evaluated.
+        device: Where the models are while they are evaluated.
         seed: Seed of attacks that draw or learn, and of the bootstrap.
         fit_images: Most images that an attack which learns does so on.
         checks: Whether to check the strength of the attacks, on images of the first dataset.
@@ -45,7 +47,7 @@ class EvaluationSettings:
     direction: Direction = 1
     batch_size: int = 8
     limit: int | None = None
-    device: str = "cpu"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     fit_images: int = 64
     checks: bool = False
@@ -108,7 +110,7 @@ class EvaluationSettings:
             direction=self.direction,
             batch_size=self.batch_size,
             limit=self.limit,
-            device=self.device,
+            device=str(self.device),
             seed=self.seed,
             eot=self.eot,
             resamples=self.resamples,

@@ -19,6 +19,7 @@ from iqa_armor.data.problems import Problems
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
 from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.attack_files import (
@@ -32,7 +33,6 @@ from iqa_armor.pipeline.attack_files import (
     write_png,
     write_table,
 )
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
 
@@ -70,7 +70,7 @@ def attack_images(
     *,
     attacks: Mapping[str, Attack],
     seed: int = 0,
-    device: str = "auto",
+    device: torch.device | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> list[AttackedImage]:
@@ -85,7 +85,7 @@ def attack_images(
         output: Folder for the files, made if need be.
         attacks: Attacks by name.
         seed: Of attacks that draw.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute; None lets `choose_device` decide.
         overwrite: Whether files of these names are replaced.
         progress: Receiver of progress.
 
@@ -101,7 +101,7 @@ def attack_images(
     files = list(dict.fromkeys(find_images(paths)))
     names = name_files(files, list(attacks))
     check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
-    chosen = choose_device(device)
+    chosen = device or choose_device()
     model.eval().to(chosen)
     _check_readable(files)
     with frozen(model), staging(output) as folder:
@@ -125,7 +125,7 @@ def attack_images(
 @dataclass(frozen=True)
 class _Run:
     model: QualityModel
-    device: str
+    device: torch.device
     seed: int
     folder: Path
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import PreparedImages, batches
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import Smoother
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import UsageError

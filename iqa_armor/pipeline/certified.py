@@ -47,7 +47,7 @@ class Subject:
     model: QualityModel
     images: ImageSet
     prepare: Callable[[Tensor], Tensor]
-    device: str
+    device: torch.device
     seed: int
     wants_bound: bool = True
 
@@ -81,7 +81,7 @@ class Subject:
         return result, time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.device.startswith("cuda"):
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, fx
 
 from iqa_armor.data.base import ImageSet, held_out
-from iqa_armor.data.transforms import PreparedImages, load_prepared
+from iqa_armor.data.prepared import PreparedImages, load_prepared
 from iqa_armor.errors import DataError
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
@@ -27,13 +28,13 @@ class Options:
     """How this machine carries a job out; none of it changes what the result is.
 
     Args:
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         checkpoint: File kept after each epoch, or None.
         resume: Whether to continue from it.
         progress: Receiver of progress.
     """
 
-    device: str = "auto"
+    device: torch.device = field(default_factory=choose_device)
     checkpoint: Path | None = None
     resume: bool = False
     progress: Progress = silent
@@ -78,16 +79,11 @@ def load_material(images: ImageSet, model: QualityModel, progress: Progress) -> 
     """
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
-    parts = []
-    for task, part in zip(("training images", "held-out images"), held_out(images), strict=True):
-        parts.append(
-            load_prepared(
-                part,
-                model.prepare,
-                on_progress=lambda done, total, task=task: progress(f"reading {task}", done, total),  # type: ignore[misc]
-            )
-        )
-    return Material(*parts)
+    fitting, held = held_out(images)
+    return Material(
+        load_prepared(fitting, model.prepare, progress=progress, task="reading training images"),
+        load_prepared(held, model.prepare, progress=progress, task="reading held-out images"),
+    )
 
 
 def calibration_batch(material: Material, model: QualityModel, count: int) -> Tensor:

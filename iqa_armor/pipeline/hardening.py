@@ -16,7 +16,6 @@ from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,
@@ -65,6 +64,16 @@ class Hardened:
         """Write the model as one self-contained safetensors file, atomically."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
 
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        scale = self.model.scale
+        return {
+            "name": self.model.name,
+            "recipe": self.recipe.model_dump(),
+            "score_range": None if scale is None else [scale.low, scale.high],
+            **self.provenance,
+        }
+
 
 def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
@@ -84,7 +93,7 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     the result is brought back to the mean and spread of the original's scores.
     """
     options = options or Options()
-    with on_device(model, choose_device(options.device)):
+    with on_device(model, options.device):
         return _Job(model, dataset, recipe, options).run()
 
 

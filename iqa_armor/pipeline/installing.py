@@ -9,6 +9,7 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho import RobustBlock, TokenBlock, initialize_identity
+from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import Flow, TokenGrid, propagate_sizes, size_of, token_grid
 
@@ -65,8 +66,7 @@ def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: i
             "square pooling would change the number of tokens on a grid of {}x{}; pass --pool none".format(*grid.size)
         )
     try:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with seeded(seed):
             if grid:
                 return TokenBlock(channels, size=grid.size, extra=grid.extra, backend=recipe.backend)
             return RobustBlock(channels, backend=recipe.backend, pool=recipe.pool)

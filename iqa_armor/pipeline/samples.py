@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from iqa_armor.data.transforms import batches
+from iqa_armor.data.prepared import batches
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import Material

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -87,7 +88,7 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
         SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
     """
     by_name = {node.name: node for node in traced.graph.nodes}
-    if position == "last" or position.isdigit():
+    if position == "last" or re.fullmatch("[0-9]{1,9}", position):
         found = branches(traced)
         if position == "last" and any(branch.problem for branch in found):
             _point_to_tokens(traced)

@@ -1,9 +1,9 @@
 """Fitting quality models to opinion scores, and purifiers to attacks."""
 
+from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.fit import Epoch, Fit, FitData, fit
 from iqa_armor.training.predict import predict
-from iqa_armor.training.purifier import FilterEpoch, FilterSettings, FittedFilter, fit_filter
-from iqa_armor.training.setup import is_main_process
+from iqa_armor.training.purifier import FilterEpoch, FittedFilter, fit_filter
 
 __all__ = [
     "Epoch",
@@ -14,6 +14,5 @@ __all__ = [
     "FittedFilter",
     "fit",
     "fit_filter",
-    "is_main_process",
     "predict",
 ]

@@ -8,21 +8,27 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from iqa_armor.data.transforms import PreparedImages
+from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.errors import ArmorError
+from iqa_armor.machine import choose_device
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
+from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.checkpoint import read_checkpoint, write_atomically
 from iqa_armor.training.losses import LOSSES
 from iqa_armor.training.predict import predict
 from iqa_armor.training.robust import make_defense
-from iqa_armor.training.setup import WarmCosine, make_accelerator, make_loader, parameter_groups, require_one_size
+from iqa_armor.training.setup import WarmCosine, make_loader, parameter_groups, require_one_size
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -84,7 +90,7 @@ def fit(
     data: FitData,
     settings: Training,
     *,
-    device: str = "auto",
+    device: torch.device | None = None,
     checkpoint: Path | None = None,
     fingerprint: str = "",
     resume: bool = False,
@@ -98,7 +104,7 @@ def fit(
         model: Model whose scores are fitted to (mos − center) / spread.
         data: Prepared images, all of one size.
         settings: Epochs, step size, loss and the rest.
-        device: "auto", "cpu", "cuda" or "cuda:N"; under `accelerate launch` each process has its own.
+        device: Where to compute; None lets `choose_device` decide. Under `accelerate launch` each process has its own.
         checkpoint: File kept after every epoch, or None.
         fingerprint: Of model, data and settings; a checkpoint of another one is refused.
         resume: Whether to continue from `checkpoint` if it exists.
@@ -111,35 +117,39 @@ def fit(
     """
     if settings.epochs == 0:
         return Fit((), 0)
-    run = _Run(model, data, settings, device)
-    run.start(checkpoint if resume else None, fingerprint)
-    while run.next_epoch <= settings.epochs:
-        run.epoch(on_step)
-        if checkpoint is not None and run.accelerator.is_main_process:
-            write_atomically(run.state(fingerprint), checkpoint)
-    return run.finish()
+    require_one_size(data.training, data.held_out)
+    device = device or choose_device()
+    # Dropout draws from the global generators.
+    with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
+        run = _Run(model, data, settings, accelerator)
+        run.start(checkpoint if resume else None, fingerprint)
+        while run.next_epoch <= settings.epochs:
+            run.epoch(on_step)
+            if checkpoint is not None and accelerator.is_main_process:
+                write_atomically(run.state(fingerprint), checkpoint)
+        return run.finish()
 
 
 class _Run:
     """One fit under way."""
 
-    def __init__(self, model: QualityModel, data: FitData, settings: Training, device: str) -> None:
-        require_one_size(data.training, data.held_out)
-        torch.manual_seed(settings.seed)  # dropout draws from the global generator
-        self.accelerator = make_accelerator(settings, device)
+    def __init__(self, model: QualityModel, data: FitData, settings: Training, accelerator: Accelerator) -> None:
+        self.accelerator = accelerator
         self.settings = settings
         self.data = data
         self.model = model
         self.loss = LOSSES[settings.loss]
         self.defense = make_defense(settings, data.training.mos, spread=data.spread)
         model.requires_grad_(True)
-        loader = make_loader(data.training, settings)
+        loader = make_loader(data.training, settings, accelerator.device)
         optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
         # Steps of this process: Accelerate's scheduler advances once per process and step.
         steps = settings.epochs * len(loader)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(steps))
+        # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
+        self.shell = nn.Sequential(model)
         self.network, self.optimizer, self.loader, self.schedule = self.accelerator.prepare(
-            model, optimizer, loader, schedule
+            self.shell, optimizer, loader, schedule
         )
         self.epochs: list[Epoch] = []
         self.best: dict[str, Tensor] = {}
@@ -183,10 +193,10 @@ class _Run:
             mirrored = torch.rand(len(images), generator=generator) < 0.5
             images = torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
         targets = (mos - self.data.center) / self.data.spread
-        images, targets = self.defense.batch(self.model, images, targets)
+        images, targets = self.defense.batch(self.shell, images, targets)
         loss = self.loss(self.network(images).float(), targets)
         # Behind the forward pass in training mode, which changes buffers that this one reads.
-        loss = loss + self.defense.penalty(self.model, images)
+        loss = loss + self.defense.penalty(self.shell, images)
         self.optimizer.zero_grad(set_to_none=True)
         self.accelerator.backward(loss)
         self.optimizer.step()
@@ -195,7 +205,7 @@ class _Run:
 
     def _held_out_agreement(self) -> tuple[float, float]:
         """Return SROCC and PLCC on the held-out images, positive where scores have learnt their direction."""
-        scores = predict(self.model, self.data.held_out, batch_size=self.settings.batch_size)
+        scores = predict(self.shell, self.data.held_out, batch_size=self.settings.batch_size)
         scores = scores * math.copysign(1.0, self.data.spread)
         mos = self.data.held_out.mos
         return float(srocc(scores, mos)), float(plcc(scores, mos))
@@ -223,8 +233,6 @@ class _Run:
     def finish(self) -> Fit:
         fitted = [epoch for epoch in self.epochs if epoch.number]
         best = max(fitted, key=lambda epoch: (_rank(epoch.srocc), -epoch.number))
-        # Accelerate has wrapped forward for mixed precision; the model returned is the plain one.
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
         self.model.load_state_dict(self.best)
         self.model.eval()
         self.accelerator.wait_for_everyone()

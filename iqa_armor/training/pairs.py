@@ -9,7 +9,7 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Attack, Fitted, ScoreFn, frozen
-from iqa_armor.data.transforms import PreparedImages
+from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.errors import ArmorError
 from iqa_armor.models.base import QualityModel
 

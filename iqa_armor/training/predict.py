@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from iqa_armor.attacks.base import frozen
-from iqa_armor.data.transforms import PreparedImages, worker_count
+from iqa_armor.data.prepared import PreparedImages, worker_count
 
 
 def predict(

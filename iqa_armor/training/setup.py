@@ -6,12 +6,10 @@ import math
 from typing import Any
 
 import torch
-from accelerate import Accelerator, DataLoaderConfiguration
-from accelerate.state import AcceleratorState, PartialState
 from torch import nn
 from torch.utils.data import DataLoader
 
-from iqa_armor.data.transforms import PreparedImages, worker_count
+from iqa_armor.data.prepared import PreparedImages, worker_count
 from iqa_armor.errors import DataError
 from iqa_armor.recipe import Training
 
@@ -30,7 +28,7 @@ class WarmCosine:
         return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, self.steps - warm)))
 
 
-def make_loader(images: PreparedImages, settings: Training) -> DataLoader[Any]:
+def make_loader(images: PreparedImages, settings: Training, device: torch.device) -> DataLoader[Any]:
     """Return shuffled batches (images (N, 3, H, W), scores (N,), indices (N,))."""
     workers = worker_count(images)
     return DataLoader(
@@ -39,6 +37,7 @@ def make_loader(images: PreparedImages, settings: Training) -> DataLoader[Any]:
         shuffle=True,
         drop_last=len(images) % settings.batch_size == 1,  # one image has no correlation and breaks batch norm
         num_workers=workers,
+        pin_memory=device.type == "cuda",
         persistent_workers=workers > 0,
         generator=torch.Generator().manual_seed(settings.seed),
     )
@@ -51,23 +50,6 @@ def parameter_groups(model: nn.Module, settings: Training) -> list[dict[str, Any
         {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
-
-
-def make_accelerator(settings: Training, device: str) -> Accelerator:
-    """Return what places model and data: on this process's device, or the CPU where that is asked for."""
-    # Accelerate keeps one state per process, and refuses a second run with another precision.
-    AcceleratorState._reset_state(reset_partial_state=device != "auto")
-    return Accelerator(
-        mixed_precision=settings.precision,
-        # Without this, processes on CPUs would not find each other.
-        cpu=device == "cpu" or not torch.accelerator.is_available(),
-        dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True),
-    )
-
-
-def is_main_process() -> bool:
-    """Return whether this process writes results; of those started by `accelerate launch` only one does."""
-    return bool(PartialState().is_main_process)
 
 
 def require_one_size(*sets: PreparedImages) -> None:

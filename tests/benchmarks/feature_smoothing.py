@@ -22,7 +22,7 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor import load_model
-from iqa_armor.data import open_dataset
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.feature_noise import noisy_scores
 from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
 from iqa_armor.defenses.smoothing.ranks import median_indices

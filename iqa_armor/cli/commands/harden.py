@@ -19,6 +19,7 @@ from iqa_armor.cli.arguments import (
 )
 from iqa_armor.cli.console import note, progress, say, show_json, show_table
 from iqa_armor.cli.options import Given, options
+from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe, read_recipe
 
@@ -47,7 +48,6 @@ def harden(
     from iqa_armor.pipeline import hardening
     from iqa_armor.pipeline.fitting import Options
     from iqa_armor.pipeline.loading import load_model
-    from iqa_armor.training import is_main_process
 
     settings = given.read(read_recipe(recipe), source=str(recipe)) if recipe else given.read()
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")

@@ -18,6 +18,7 @@ from iqa_armor.cli.arguments import (
 )
 from iqa_armor.cli.console import progress, say, show_json, show_table
 from iqa_armor.cli.options import options
+from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
 
@@ -54,7 +55,6 @@ def train(
     from iqa_armor.pipeline import supervised
     from iqa_armor.pipeline.fitting import Options
     from iqa_armor.pipeline.loading import start_model
-    from iqa_armor.training import is_main_process
 
     require_target(output, Path(arch), suffix=".safetensors")
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
@@ -83,9 +83,7 @@ def _show(fit: Fit, *, title: str) -> None:
     for epoch in fit.epochs:
         loss = f"{epoch.loss:.4f}" if epoch.number else "-"
         mark = " *" if epoch.number == fit.best else ""
-        rows.append(
-            (f"{epoch.number}{mark}", loss, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}")
-        )
+        rows.append((f"{epoch.number}{mark}", loss, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}"))
     show_table(("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"), rows, title=title)
     if fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
         say("warning: no epoch agrees with opinion as well as the network did before training")

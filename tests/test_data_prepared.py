@@ -10,9 +10,10 @@ from torch import Tensor
 from torch.nn import functional
 from torch.utils.data import DataLoader
 
-from iqa_armor.data import ImageSet, open_dataset
+from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages
-from iqa_armor.data.transforms import batches, load_prepared, to_float, worker_count
+from iqa_armor.data.prepared import batches, load_prepared, to_float, worker_count
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.errors import DataError
 
 
@@ -83,7 +84,8 @@ def test_unreadable_images_are_listed_together(tmp_path: Path, limit: int) -> No
 
 def test_progress_ends_with_all_images(tmp_path: Path) -> None:
     seen: list[tuple[int, int]] = []
-    load_prepared(write(tmp_path, [(8, 6)] * 70), halved, on_progress=lambda done, total: seen.append((done, total)))
+    images = write(tmp_path, [(8, 6)] * 70)
+    load_prepared(images, halved, progress=lambda _, done, total, __="": seen.append((done, total)))
     assert seen == [(64, 70), (70, 70)]
 
 

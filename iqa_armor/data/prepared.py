@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
+import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,19 +15,13 @@ from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
+from iqa_armor.machine import usable_processors
+from iqa_armor.progress import Progress, silent
 
 Prepare = Callable[[Tensor], Tensor]
-Progress = Callable[[int, int], None]
 MEMORY_LIMIT = 2 * 2**30
 _CHUNK = 64
 _MOST_WORKERS = 8
-
-
-def available_cpus() -> int:
-    """Return the number of processors this process may use."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -78,7 +72,8 @@ def load_prepared(
     prepare: Prepare,
     *,
     memory_limit: int = MEMORY_LIMIT,
-    on_progress: Progress | None = None,
+    progress: Progress = silent,
+    task: str = "reading images",
 ) -> PreparedImages:
     """Decode every image once: to keep it where all fit into memory, else only to know that it can be read.
 
@@ -86,7 +81,8 @@ def load_prepared(
         images: The set to read.
         prepare: Turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1].
         memory_limit: Bytes that prepared images may take.
-        on_progress: Called with (images done, images in all).
+        progress: Receiver of progress.
+        task: What it is told.
 
     Raises:
         DataError: Listing every image that cannot be read.
@@ -95,15 +91,14 @@ def load_prepared(
     problems = Problems("the image set")
     stored: list[Tensor] | None = []
     total = len(images)
-    with ThreadPoolExecutor(min(_MOST_WORKERS, available_cpus())) as pool:
+    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
         for start in range(0, total, _CHUNK):
             chunk = range(start, min(start + _CHUNK, total))
             keep = stored is not None
             results = list(pool.map(lambda i, keep=keep: _attempt(plain, i, keep=keep), chunk))
             problems.extend("unreadable images", (item for item in results if isinstance(item, str)))
             stored = _extended(stored, results, total=total, limit=memory_limit)
-            if on_progress is not None:
-                on_progress(chunk.stop, total)
+            progress(task, chunk.stop, total)
     problems.raise_if_any("replace or remove these files, then run again")
     return PreparedImages(images, prepare, stored)
 
@@ -166,5 +161,12 @@ def _collated(group: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tens
 
 
 def worker_count(prepared: PreparedImages) -> int:
-    """Return how many worker processes a DataLoader should have: none where nothing is decoded."""
-    return 0 if prepared.is_in_memory else min(_MOST_WORKERS, available_cpus())
+    """Return how many worker processes a DataLoader should have: none where nothing is decoded.
+
+    Workers that are not forked must import what they call, and do not find a user's module or lambda.
+    """
+    code = (prepared.images.read, prepared.prepare)
+    is_ours = all(part.__module__.partition(".")[0] == __name__.partition(".")[0] for part in code)
+    if prepared.is_in_memory or not (is_ours or multiprocessing.get_start_method() == "fork"):
+        return 0
+    return min(_MOST_WORKERS, usable_processors())
