@@ -166,7 +166,8 @@ LearningRate = Annotated[
 PASSING = "Images, or noisy copies of one, that pass the network together."
 BatchSize = Annotated[int, Field(description=PASSING)]
 Limit = Annotated[int | None, Field(ge=1, description="Most images of a dataset, spread over it.")]
-Size = Annotated[tuple[int, int], BeforeValidator(read_size)]
+Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
 BUDGET = "L-infinity budget of attacks that have one and do not name it themselves, in 1/255 of the pixel range."
@@ -177,7 +178,7 @@ Budgets = Annotated[
     Field(description=BUDGET),
 ]
 Attacks = Annotated[
-    tuple[Any, ...],
+    tuple[str, ...],
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
     Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),

@@ -73,7 +73,7 @@ def test_report_that_cannot_be_written_is_refused_at_once(
 ) -> None:
     done = run("evaluate", models[0], *options, "--report", tmp_path)
     assert done.exit_code == 2
-    assert "it is a folder" in done.stderr
+    assert "is a folder" in done.stderr
     done = run("evaluate", models[0], *options, "--report", models[0] / "report.html")
     assert done.exit_code == 2
     assert "cannot make the folder" in done.stderr

@@ -59,5 +59,5 @@ def test_unusable_file_is_refused_by_name(tmp_path: Path, text: str | None, mess
     if text is not None:
         path.write_text(text)
     with pytest.raises(RecipeError, match=message) as caught:
-        read_recipe(path)
+        Recipe.read(read_recipe(path), source=str(path))
     assert "recipe.toml" in str(caught.value)

@@ -15,7 +15,7 @@ from rich.markup import escape
 from iqa_armor.settings import Flag, OneOf, SettingsModel
 
 S = TypeVar("S", bound=SettingsModel)
-LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "": "x", "le": " <= {:g}", "lt": " < {:g}"}
+LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
 
 
@@ -122,23 +122,28 @@ def _written_type(field: FieldInfo, flag: Flag) -> Any:
     kind = field.annotation
     if get_origin(kind) in (Union, UnionType):
         (kind,) = (part for part in get_args(kind) if part is not type(None))
-    return list[get_args(kind)[0]] if get_origin(kind) is tuple else kind  # type: ignore[misc]
+    if get_origin(kind) is not tuple:
+        return kind
+    item = get_args(kind)[0]
+    return list[get_args(item)[0] if get_origin(item) is Annotated else item]  # type: ignore[misc]
 
 
 def _help(field: FieldInfo, flag: Flag) -> str:
     says = [str(field.description), *(choice.registry().summary() for choice in _marks(field, OneOf))]
-    bounds = {
-        key: bound
-        for mark in field.metadata
-        for key in LIMITS
-        if (bound := getattr(mark, key or "_", None)) is not None
-    }
-    limits = "".join(
-        text.format(bounds.get(key)) for key, text in LIMITS.items() if not key or bounds.get(key, HUGE) < HUGE
-    )
-    shown = _default(field, flag)
-    facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(bounds)
+    shown, limits = _default(field, flag), _limits(field)
+    facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
     return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
+
+
+def _limits(field: FieldInfo) -> str:
+    """Return the range of a number, such as "0 <= x < 1"."""
+    found = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
+    bounds = {key: bound for key, bound in found.items() if bound < HUGE}
+    low, high = (
+        next((text.format(bounds[key]) for key, text in LIMITS.items() if key in bounds and key in side), "")
+        for side in ("ge gt", "le lt")
+    )
+    return f"{low}x{high}" if low or high else ""
 
 
 def _default(field: FieldInfo, flag: Flag) -> str:

@@ -6,7 +6,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from iqa_armor.settings import Flag, SettingsModel, Size
+from iqa_armor.settings import Flag, Positive, SettingsModel, Size
 
 
 class BenchSettings(SettingsModel):
@@ -15,7 +15,7 @@ class BenchSettings(SettingsModel):
     size: Annotated[Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
         None, description="Size of the images."
     )
-    batches: Annotated[tuple[Annotated[int, Field(ge=1)], ...], Flag(("--batch",))] = Field(
+    batches: Annotated[tuple[Positive, ...], Flag(("--batch",))] = Field(
         (1, 8), min_length=1, description="Images per call; may be repeated."
     )
     repeats: int = Field(10, ge=1, description="Rounds; each times every model once per batch.")

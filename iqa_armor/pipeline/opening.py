@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field
 
-from iqa_armor.settings import Flag, Pair, SettingsModel, Triple, read_size
+from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, read_size
 
 PANEL = "Foreign model files"
 
@@ -28,7 +28,7 @@ class Opening(SettingsModel):
         "against the built-in ones.",
     )
     input_size: Annotated[
-        tuple[int, int] | Literal["own"] | None,
+        tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
         Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", panel=PANEL),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
