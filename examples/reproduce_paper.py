@@ -28,7 +28,7 @@ from iqa_armor.cli.console import progress, show_messages, stderr, stdout
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError
 from iqa_armor.machine import choose_device
-from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.inspection import inspect_model
 
 PLAIN = {"position": "none", "prune": 0.0}
@@ -77,7 +77,7 @@ class Grid:
         path = self.folder / "models" / f"{name.replace(' ', '-')}.safetensors"
         if not path.exists():
             recipe: Recipe = Recipe.read({"epochs": self.epochs, "seed": seed, **changes})
-            options = Options(
+            options = RunOptions(
                 device=self.device,
                 checkpoint=path.with_suffix(".resume.pt"),
                 resume=True,

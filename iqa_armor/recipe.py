@@ -9,11 +9,9 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from iqa_armor.errors import ArmorError, RecipeError
-from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, Seed, SettingsModel
+from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, Seed, SettingsModel
 
-Loss = Literal["norm-in-norm", "plcc", "mse", "plcc+mse"]
 Precision = Literal["no", "bf16", "fp16"]
-Defense = Literal["none", "nt", "at"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
 Criterion = Literal["l1", "l2", "pls", "distilled-pls", "hsic", "random"]
@@ -31,18 +29,18 @@ class Training(SettingsModel):
     weight_decay: Annotated[float, TUNING] = Field(
         1e-4, ge=0, le=10, description="AdamW's, on weights of at least two dimensions."
     )
-    loss: Annotated[Loss, TUNING] = Field(
-        "plcc+mse", description="What is minimised; norm-in-norm is that of Li et al. 2020."
+    loss: Annotated[str, OneOf("iqa_armor.training:LOSSES"), TUNING] = Field(
+        "plcc+mse", description="What is minimised; norm-in-norm is that of Li et al. 2020. Known are"
     )
     flip: Annotated[bool, TUNING] = Field(True, description="Whether training images are mirrored at random.")
     precision: Annotated[Precision, TUNING] = Field(
         "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
     )
     seed: Annotated[Seed, TUNING] = 0
-    defense: Annotated[Defense, RIVAL] = Field(
+    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES"), RIVAL] = Field(
         "none",
         description="Way of training: nt penalises the gradient of the score by the pixels, at attacks half of each "
-        "batch and lowers its labels by what SSIM says.",
+        "batch and lowers its labels by what SSIM says. Known are",
     )
     nt_weight: Annotated[float, RIVAL] = Field(
         1e-3, ge=0, le=1e6, description="Factor of nt's penalty, for scores of unit spread."
@@ -66,7 +64,7 @@ class Training(SettingsModel):
 
     @field_validator("defense")
     @classmethod
-    def _needs_epochs(cls, value: Defense, info: ValidationInfo) -> Defense:
+    def _needs_epochs(cls, value: str, info: ValidationInfo) -> str:
         if value != "none" and info.data.get("epochs") == 0:
             raise ValueError("needs at least one epoch, since it is a way of training")
         return value

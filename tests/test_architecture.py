@@ -73,7 +73,7 @@ def test_imports_go_down(path: Path) -> None:
 
 
 def test_the_graph_sees_real_imports() -> None:
-    assert {"surgery", "pruning", "artifact"} <= imported_units(PACKAGE / "pipeline" / "hardening.py")
+    assert {"surgery", "pruning", "artifact"} <= imported_units(PACKAGE / "pipeline" / "harden.py")
 
 
 def test_help_imports_no_torch() -> None:

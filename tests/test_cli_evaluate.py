@@ -75,7 +75,7 @@ def test_report_that_cannot_be_written_is_refused_at_once(
     assert done.exit_code == 2
     assert "is a folder" in done.stderr
     done = run("evaluate", models[0], *options, "--report", models[0] / "report.html")
-    assert done.exit_code == 2
+    assert done.exit_code == 1
     assert "cannot make the folder" in done.stderr
 
 

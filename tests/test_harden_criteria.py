@@ -15,11 +15,11 @@ from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import load_material
-from iqa_armor.pipeline.hardening import Hardened, harden, plan
+from iqa_armor.pipeline.harden import Hardened, harden, plan
 from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe
+from iqa_armor.training.images import load_training_images
 
 
 @pytest.fixture
@@ -42,15 +42,15 @@ def weights(result: Hardened) -> list[torch.Tensor]:
 
 def test_samples_are_200_spread_images_with_their_scores(make_model) -> None:
     dataset, model = memory_dataset(training=300), make_model()
-    material = load_material(dataset.training(), model, silent)
-    images, scores = zip(*labelled_batches(material, model), strict=True)
+    images = load_training_images(dataset.training(), model, silent)
+    batches, scores = zip(*labelled_batches(images, model), strict=True)
     assert sum(map(len, scores)) == 200
-    assert max(map(len, images)) == 8
+    assert max(map(len, batches)) == 8
     every = torch.cat(scores)
-    positions = [material.mos.tolist().index(value) for value in every.tolist()]
-    assert positions == [i * len(material.fitting) // 200 for i in range(200)]
-    first = model.normalize(material.fitting[positions[1]][0])
-    torch.testing.assert_close(torch.cat(images)[1], first)
+    positions = [images.mos.tolist().index(value) for value in every.tolist()]
+    assert positions == [i * len(images.fitted) // 200 for i in range(200)]
+    first = model.normalize(images.fitted[positions[1]][0])
+    torch.testing.assert_close(torch.cat(batches)[1], first)
 
 
 @pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "random"])

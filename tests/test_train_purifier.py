@@ -19,26 +19,27 @@ from iqa_armor.attacks.base import Attack
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
-from iqa_armor.data.base import Dataset, held_out
-from iqa_armor.data.prepared import PreparedImages, load_prepared
+from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
 from iqa_armor.pipeline.train_purifier import build_threats, train_purifier
-from iqa_armor.training import FilterSettings, fit_filter
+from iqa_armor.progress import silent
+from iqa_armor.training.filter_settings import FilterSettings
+from iqa_armor.training.images import TrainingImages, load_training_images
 from iqa_armor.training.pairs import fit_attacks, make_pairs
+from iqa_armor.training.purifier import fit_filter
 
 SPEED = PurifierSettings(epochs=4, learning_rate=5e-3)
-CPU = Options(device=torch.device("cpu"))
+CPU = RunOptions(device=torch.device("cpu"))
 
 
-def prepared(model: QualityModel, dataset: Dataset) -> tuple[PreparedImages, PreparedImages]:
-    fitting, held = (load_prepared(part, model.prepare) for part in held_out(dataset.training()))
-    return fitting, held
+def prepared(model: QualityModel, dataset: Dataset) -> TrainingImages:
+    return load_training_images(dataset.training(), model, silent)
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def smooth() -> Dataset:
 
 def test_every_image_is_attacked_once_within_its_budget(make_model: Callable[..., QualityModel]) -> None:
     model, dataset = make_model(), memory_dataset(training=10, test=2)
-    images, _ = prepared(model, dataset)
+    images = prepared(model, dataset).fitted
     attacks = [PGD(epsilon=value / 255, steps=6) for value in (2, 6)]
     pairs = make_pairs(model, images, attacks, batch_size=2, seed=3)
     clean = torch.stack([image for image, _, _ in images])
@@ -71,7 +72,7 @@ def test_every_image_is_attacked_once_within_its_budget(make_model: Callable[...
 
 def test_fitted_attacks_are_fitted_once(make_model: Callable[..., QualityModel]) -> None:
     model, dataset = make_model(), memory_dataset(training=6, test=2)
-    images, _ = prepared(model, dataset)
+    images = prepared(model, dataset).fitted
     ready = fit_attacks(model, [PGD(), replace(UAP(), passes=1)], images, batch_size=2, seed=0)
     assert isinstance(ready[0], PGD)
     assert not isinstance(ready[1], UAP)
@@ -107,15 +108,15 @@ def test_training_depends_on_its_seed_only(make_model: Callable[..., QualityMode
 def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:
     counted: list[int] = []
 
-    def count(done: int, total: int) -> None:
-        if done == total:
+    def count(task: str, done: int, total: int, detail: str = "") -> None:
+        if task == "attacking" and done == total:
             counted.append(total)
 
     images = prepared(make_model(), Dataset("few", {"training": smooth.training().limit(6)}))
     for fresh, rounds in ((False, 2), (True, 4)):
         counted.clear()
         settings = SPEED.model_copy(update={"epochs": 3, "fresh": fresh})
-        fit_filter(make_model(), images, [PGD(steps=1)], settings=settings, on_attack=count)
+        fit_filter(make_model(), images, [PGD(steps=1)], settings=settings, progress=count)
         assert len(counted) == rounds
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -12,6 +12,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
+from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.settings import Flag, OneOf, SettingsModel
 
 S = TypeVar("S", bound=SettingsModel)
@@ -37,12 +38,20 @@ class Given(Generic[S]):
         Raises:
             ArmorError: If a value is not allowed, naming flag and value.
         """
+        names = {name: _flags(name, self.kind.model_fields[name])[0].split("/")[0] for name in self.values}
         for name, value in self.values.items():
             for choice in _marks(self.kind.model_fields[name], OneOf):
-                for word in value if isinstance(value, list) else [value]:
-                    choice.check(word)
-        names = {name: _flags(name, self.kind.model_fields[name])[0].split("/")[0] for name in self.values}
+                _check(choice, names[name], value if isinstance(value, list) else [value])
         return self.kind.read({**(others or {}), **self.values}, source=source, names=names)
+
+
+def _check(choice: OneOf, flag: str, words: Sequence[str]) -> None:
+    """Refuse words that a registry cannot read, as a word that the command line itself offers not."""
+    try:
+        for word in words:
+            choice.check(word)
+    except ArmorError as error:
+        raise UsageError(f"{flag}: {error}") from error
 
 
 def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -92,7 +101,7 @@ def _parameters(kind: type[SettingsModel], without: Collection[str]) -> Iterator
         option = typer.Option(
             *_flags(name, field),
             help=_help(field, flag),
-            metavar=flag.metavar,
+            metavar=flag.metavar or ("NAME" if _marks(field, OneOf) else None),
             rich_help_panel=flag.panel,
             show_default=False,
         )

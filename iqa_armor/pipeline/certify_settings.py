@@ -37,7 +37,7 @@ class CertifySettings(SettingsModel):
         str | None, OneOf("iqa_armor.defenses.purifiers:PURIFIERS"), Flag(metavar="NAME[:KEY=VALUE,…]", shown="median")
     ] = Field(None, description="Purifier of dms and drs:")
     batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1, description=PASSING)
-    limit: Limit = None
+    limit: Annotated[Limit, Flag(shown="all")] = None
     global_bound: bool = Field(True, description="Whether fs also gets the product bound of its backbone.")
     seed: Seed = 0
 

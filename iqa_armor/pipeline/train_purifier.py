@@ -17,11 +17,13 @@ from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
-from iqa_armor.pipeline.fitting import Material, Options, load_material, score_all
+from iqa_armor.pipeline.fitting import RunOptions, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
-from iqa_armor.training import FilterEpoch, FilterSettings, FittedFilter, fit_filter
+from iqa_armor.training.filter_settings import FilterSettings
+from iqa_armor.training.images import TrainingImages, load_training_images
 from iqa_armor.training.pairs import fit_attacks
+from iqa_armor.training.purifier import FittedFilter, fit_filter
 
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 
@@ -70,9 +72,9 @@ class TrainedPurifier:
     undone: Undone
     provenance: dict[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Write the filter as one safetensors file, atomically."""
-        save_fcn(self.fitted.network, path, provenance=self.provenance)
+    def save(self, path: Path | str) -> None:
+        """Write the filter as one safetensors file, whole or not at all."""
+        save_fcn(self.fitted.network, Path(path), provenance=self.provenance)
 
 
 def train_purifier(
@@ -80,7 +82,7 @@ def train_purifier(
     dataset: Dataset,
     settings: PurifierSettings | None = None,
     *,
-    options: Options | None = None,
+    options: RunOptions | None = None,
 ) -> TrainedPurifier:
     """Return a filter trained to undo attacks of a model, which is moved to the device and else left as it was.
 
@@ -95,33 +97,26 @@ def train_purifier(
         UsageError: If an attack is unknown.
         ArmorError: If training fails.
     """
-    options, settings = options or Options(), settings or PurifierSettings()
+    options, settings = options or RunOptions(), settings or PurifierSettings()
     attacks = build_threats(settings)
     model.eval().to(options.device)
-    material = load_material(dataset.training().limit(settings.limit), model, options.progress)
-    scale = model.scale or scale_of(model, score_all(model, material, options.progress), material.names)
-    ready = fit_attacks(model, attacks, material.fitting, batch_size=settings.batch_size, seed=settings.seed)
+    images = load_training_images(dataset.training().limit(settings.limit), model, options.progress)
+    scale = model.scale or scale_of(model, score_all(model, images, options.progress), images.names)
+    ready = fit_attacks(model, attacks, images.fitted, batch_size=settings.batch_size, seed=settings.seed)
     fitted = fit_filter(
         model,
-        (material.fitting, material.held_out),
+        images,
         ready,
         settings=settings,
-        on_attack=lambda done, total: options.progress("attacking", done, total),
-        on_step=lambda done, total: options.progress("training the filter", done, total),
-        on_epoch=lambda epoch: options.progress("epochs", epoch.number, settings.epochs, describe(epoch)),
+        progress=options.progress,
     )
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
-    facts = _facts(fitted, undone, settings, material)
-    return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, facts=facts))
+    facts = _facts(fitted, undone, settings, images)
+    return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
 
-def describe(epoch: FilterEpoch) -> str:
-    """Return a line on an epoch that just ended."""
-    return f"epoch {epoch.number}: held-out loss {epoch.held_out:.6f}, PSNR {epoch.psnr:.2f} dB"
-
-
-def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, material: Material) -> dict[str, Any]:
+def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, images: TrainingImages) -> dict[str, Any]:
     epochs = [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs]
     return {
         "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
@@ -130,7 +125,7 @@ def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, mat
             "epsilons": [round(value * 255, 6) for value in settings.epsilons],
             "direction": settings.direction,
         },
-        "images_used": {"training": len(material.fitting), "held_out": len(material.held_out)},
+        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
         "epochs": epochs,
         "best_epoch": fitted.best,
         "held_out": asdict(undone),

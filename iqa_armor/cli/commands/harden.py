@@ -24,7 +24,7 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe, read_recipe
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.hardening import Hardened
+    from iqa_armor.pipeline.harden import Hardened
 
 
 @options(without={"score_range"})
@@ -45,8 +45,8 @@ def harden(
     json: JsonOpt = False,
 ) -> None:
     """MODEL stays as it is."""
-    from iqa_armor.pipeline import hardening
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline import harden as hardening
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import load_model
 
     settings = given.read(read_recipe(recipe), source=str(recipe)) if recipe else given.read()
@@ -58,7 +58,7 @@ def harden(
     with progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        how = Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         run = hardening.plan if dry_run else hardening.harden
         result = run(original, dataset, settings, options=how)
         if not is_main_process():

@@ -23,7 +23,7 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
-    from iqa_armor.training import Fit
+    from iqa_armor.training.fit import FitHistory
 
 
 @options(without={"arch", "score_range", "lower_is_better"})
@@ -52,8 +52,8 @@ def train(
     json: JsonOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch."""
-    from iqa_armor.pipeline import supervised
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline import train as training
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import start_model
 
     require_target(output, Path(arch), suffix=".safetensors")
@@ -62,8 +62,8 @@ def train(
     with progress() as bars:
         start = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        how = Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = supervised.train(start.model, dataset, settings, options=how, fresh=start.fresh)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = training.train(start.model, dataset, settings, options=how, fresh=start.fresh)
         if not is_main_process():
             return
         result.model.name = output.stem
@@ -78,7 +78,7 @@ def train(
     say(f"wrote {output} (epoch {result.fit.best})")
 
 
-def _show(fit: Fit, *, title: str) -> None:
+def _show(fit: FitHistory, *, title: str) -> None:
     rows = []
     for epoch in fit.epochs:
         loss = f"{epoch.loss:.4f}" if epoch.number else "-"

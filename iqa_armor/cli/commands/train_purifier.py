@@ -30,7 +30,7 @@ def train_purifier(
     A tenth of the training images is held out: it chooses the epoch, and the figures shown are taken on it. Attacked
     versions of the others are kept in memory.
     """
-    from iqa_armor.pipeline.fitting import Options
+    from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.pipeline.train_purifier import train_purifier
 
@@ -39,7 +39,7 @@ def train_purifier(
     with progress() as bars:
         opened = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        result = train_purifier(opened, dataset, settings, options=Options(device=device, progress=bars))
+        result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
     result.save(output)
     if json:
         show_json({"output": str(output), **result.provenance})
