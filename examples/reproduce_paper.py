@@ -29,7 +29,7 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError
 from iqa_armor.machine import choose_device
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.inspection import inspect_model
+from iqa_armor.pipeline.inspect import inspect_model
 
 PLAIN = {"position": "none", "prune": 0.0}
 # Row → what it changes in the recipe of the full method; the base is not fine-tuned at all.

@@ -18,10 +18,10 @@ from iqa_armor.artifact import load_artifact, save_artifact
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import RecipeError, SurgeryError
 from iqa_armor.export import export_model
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.recipe import Recipe, Training
-from iqa_armor.surgery import trace
 
 EXAMPLE = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
 

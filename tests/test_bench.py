@@ -13,6 +13,7 @@ from torch import nn
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pipeline import peak_memory as apart
@@ -21,7 +22,8 @@ from iqa_armor.pipeline.bench_settings import BenchSettings
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, measured_apart
 from iqa_armor.pipeline.timed_model import TimedModel
-from iqa_armor.surgery import choose, splice, trace
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 
 Make = Callable[..., QualityModel]
 QUICK = BenchSettings(batches=(1, 2), repeats=2, has_memory=False)

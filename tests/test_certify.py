@@ -21,6 +21,7 @@ from iqa_armor.defenses.base import Certificate
 from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
+from iqa_armor.graph.trace import trace
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.certified import Subject
@@ -29,7 +30,6 @@ from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certif
 from iqa_armor.report import render_certification
 from iqa_armor.report.certificates import notes
 from iqa_armor.results import Certification
-from iqa_armor.surgery import trace
 
 MakeModel = Callable[..., QualityModel]
 QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.cli import app
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import BACKENDS, RobustBlock
-from iqa_armor.surgery import choose, splice, trace
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 
 BENCH = ("--batch", 1, "--batch", 2, "--repeats", 1, "--device", "cpu", "--no-memory")
 

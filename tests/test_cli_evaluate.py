@@ -76,7 +76,7 @@ def test_report_that_cannot_be_written_is_refused_at_once(
     assert "is a folder" in done.stderr
     done = run("evaluate", models[0], *options, "--report", models[0] / "report.html")
     assert done.exit_code == 1
-    assert "cannot make the folder" in done.stderr
+    assert "cannot write" in done.stderr
 
 
 def test_results_of_another_command_are_refused(models: list[Path], options: list[str], tmp_path: Path) -> None:

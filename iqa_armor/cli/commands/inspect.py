@@ -10,14 +10,14 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.inspection import Inspection
-    from iqa_armor.pipeline.spectra import BlockSpectrum
+    from iqa_armor.pipeline.inspect import Inspection
+    from iqa_armor.surgery.spectra import BlockSpectrum
 
 
 @options(without={"score_range", "lower_is_better", "device"})
 def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
     """Of a hardened model, also the measured singular values of its blocks and of the layers behind them."""
-    from iqa_armor.pipeline.inspection import inspect_model
+    from iqa_armor.pipeline.inspect import inspect_model
     from iqa_armor.pipeline.loading import load_model
 
     found = inspect_model(load_model(model, opening=opening))
