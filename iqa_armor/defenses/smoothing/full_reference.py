@@ -7,7 +7,7 @@ from torch import Generator, Tensor
 
 from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate, FeatureNoise
 from iqa_armor.defenses.smoothing.jacobian import Operator
-from iqa_armor.models.graph import evaluating
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.models.reference import ReferenceModel
 
 
