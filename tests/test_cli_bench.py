@@ -75,7 +75,11 @@ def test_no_cache_keeps_nothing(pair: tuple[Path, Path]) -> None:
     ("arguments", "code", "message"),
     [
         (["absent.pt"], 3, "no model file absent.pt"),
-        (["MODEL", "--size", "12"], 2, "--size takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "12"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "²x²"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "٣٢x٣٢"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--threads", "0"], 2, "--threads"),
+        (["MODEL", "--device", "cuda:x"], 2, "cuda:x"),
         (["MODEL", "--batch", "0"], 2, "--batch"),
         (["MODEL", "--repeats", "0"], 2, "--repeats"),
         (["MODEL", "--device", "tpu"], 2, "tpu"),

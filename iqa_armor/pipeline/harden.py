@@ -60,6 +60,16 @@ class Hardened:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
 
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        scale = self.model.scale
+        return {
+            "name": self.model.name,
+            "recipe": self.recipe.model_dump(),
+            "score_range": None if scale is None else [scale.low, scale.high],
+            **self.provenance,
+        }
+
 
 def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
