@@ -17,7 +17,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pipeline import peak_memory as apart
 from iqa_armor.pipeline.bench import BenchSettings, benchmark
-from iqa_armor.pipeline.loading import Opening
+from iqa_armor.pipeline.load import Opening
 from iqa_armor.pipeline.peak_memory import Request, measured_apart
 from iqa_armor.pipeline.timed_model import Trial
 from iqa_armor.surgery import choose, splice, trace

@@ -11,7 +11,7 @@ import typer
 
 if TYPE_CHECKING:
     from iqa_armor.data.base import Dataset
-    from iqa_armor.pipeline.loading import Opening
+    from iqa_armor.pipeline.load import Opening
     from iqa_armor.progress import Progress
 
 FOREIGN, DEFENSE = "Foreign model files", "Rival defences"
@@ -139,7 +139,7 @@ def opening_of(params: Mapping[str, Any]) -> Opening:
     Raises:
         typer.BadParameter: If a text is not what its option takes.
     """
-    from iqa_armor.pipeline.loading import Opening
+    from iqa_armor.pipeline.load import Opening
 
     given = {name: params.get(name) for name in ("input_size", "interpolation", "mean", "std", "score_range")}
     preprocessing: dict[str, Any] = {}

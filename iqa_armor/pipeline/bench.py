@@ -15,7 +15,7 @@ from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_costs import Cost, Notes
-from iqa_armor.pipeline.loading import Opening, load_model
+from iqa_armor.pipeline.load import Opening, load_model
 from iqa_armor.pipeline.peak_memory import Request, Task, measured_apart
 from iqa_armor.pipeline.timed_model import Trial, cuda_peak, first_score
 from iqa_armor.progress import Progress, silent

@@ -14,8 +14,7 @@ from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
 from iqa_armor.metrics import srocc
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,

@@ -14,7 +14,7 @@ from typing import Literal
 import torch
 
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline.loading import Opening, load_model
+from iqa_armor.pipeline.load import Opening, load_model
 from iqa_armor.pipeline.timed_model import Trial
 
 Task = Literal["inference", "training"]

@@ -13,8 +13,7 @@ from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.evaluation import scale_of
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.pipeline.fitting import (
     Options,
     Unit,

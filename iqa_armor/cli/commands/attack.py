@@ -83,7 +83,7 @@ def attack(
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
     from iqa_armor.pipeline.defending import defended_model
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     sign: Literal[1, -1] = 1 if direction == "up" else -1
     attacks = build_attacks(attack or ["pgd8"], epsilon=epsilon / 255, direction=sign)

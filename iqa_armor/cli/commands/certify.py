@@ -149,7 +149,7 @@ def _sorted(files: list[Path], baseline: Path | None) -> tuple[list[Path], list[
 
 def _opened(paths: list[Path], context: typer.Context) -> list[QualityModel]:
     """Open every model; two files of one name are told apart by their folders."""
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     opened = [load_model(path, opening=opening_of(context.params)) for path in paths]
     stems = [path.stem for path in paths]

@@ -198,7 +198,7 @@ def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSett
 
 def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
     """Open every model; two files of one name are told apart by their folders."""
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     opened = [load_model(path, opening=opening_of(context.params)) for path in paths]
     stems = [path.stem for path in paths]

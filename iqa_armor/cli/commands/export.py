@@ -49,7 +49,7 @@ def export(
 ) -> None:
     """Export MODEL to ONNX or torch.export, and keep the file only where it scores as MODEL does."""
     from iqa_armor.export import export_model, format_of
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     format_of(output)
     check_place(output, model)

@@ -133,7 +133,7 @@ def harden(
     from iqa_armor.machine import choose_device, is_main_process
     from iqa_armor.pipeline import hardening
     from iqa_armor.pipeline.fitting import Options
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
     from iqa_armor.recipe import Recipe, make_recipe, read_recipe
 
     given = {name: value for name, value in context.params.items() if value is not None}

@@ -41,7 +41,7 @@ def inspect(
     Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
     """
     from iqa_armor.pipeline.inspection import inspect_model
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     found = inspect_model(load_model(model, opening=opening_of(context.params)))
     if json:

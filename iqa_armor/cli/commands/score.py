@@ -52,7 +52,7 @@ def score(
     """Score images with MODEL."""
     from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.defending import defended_model
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.score import score_files
 
     chosen = choose_device(device)

@@ -78,7 +78,7 @@ def train(
     from iqa_armor.machine import choose_device, is_main_process
     from iqa_armor.pipeline import supervised
     from iqa_armor.pipeline.fitting import Options
-    from iqa_armor.pipeline.loading import start_model
+    from iqa_armor.pipeline.load import start_model
     from iqa_armor.recipe import Training, make_training
 
     check_target(output, Path(arch))

@@ -81,7 +81,7 @@ def train_purifier(
     """
     from iqa_armor.machine import choose_device
     from iqa_armor.pipeline.fitting import Options
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.train_purifier import Threats, train_purifier
     from iqa_armor.training import FilterSettings
 
