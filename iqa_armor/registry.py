@@ -119,7 +119,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if spec is not None:
             source, attribute, settings = spec
             return self._accepted(self._imported(source, attribute), word), settings
-        raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
+        raise self.error(self._unknown(name))
 
     def changed(self, value: T, settings: str, *, word: str) -> T:
         """Return a frozen dataclass with the settings `key=value,…` changed; errors as in `read`."""
@@ -157,8 +157,13 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return import_object(source, attribute, kind=self.kind, error=self.error)
         except self.error as error:
-            meant = self._meant(source)  # "koniq:data" reads like a module too
-            raise self.error(f"{error}; {meant.strip()}" if meant else str(error)) from error
+            if "." in source:
+                raise
+            # "koniq:data" reads like a module, but more likely is a name misspelt.
+            raise self.error(self._unknown(source, f", nor is there such a module ({error})")) from error
+
+    def _unknown(self, name: str, more: str = "") -> str:
+        return f"unknown {self.kind} {name!r}{more}; {self._meant(name)}known are {self.summary()}"
 
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}
