@@ -51,7 +51,7 @@ def main() -> None:
         model,
         data.training(),
         Training(epochs=options.epochs, learning_rate=1e-4),
-        on_epoch=lambda number, loss: say(f"epoch {number}: loss {loss:.4f}"),
+        progress=lambda *told: say(told[-1]),
     )
     split, images = data.reported()
     scores = predict_reference(model, images)

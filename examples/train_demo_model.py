@@ -32,10 +32,10 @@ from iqa_armor.data.specs import open_dataset
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.supervised import Trained, train
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.train import Trained, train
 from iqa_armor.recipe import Training
-from iqa_armor.training import predict
+from iqa_armor.training.predict import predict
 
 Pixels = NDArray[np.uint8]
 
@@ -123,7 +123,7 @@ def trained_model() -> Trained:
     torch.manual_seed(SETTINGS.seed)
     dataset = joined([open_dataset(spec, progress=tell) for spec in DATA])
     model = QualityModel(demo_network(), DEMO_PREPROCESSING, name="demo", arch="iqa_armor.models.demo:demo_network")
-    return train(model, dataset, SETTINGS, options=Options(device=torch.device("cpu"), progress=tell))
+    return train(model, dataset, SETTINGS, options=RunOptions(device=torch.device("cpu"), progress=tell))
 
 
 def measure(model: QualityModel, folder: Path | None) -> dict[str, Any]:

@@ -119,7 +119,7 @@ class Registry(Mapping[str, T], Generic[T]):
         if spec is not None:
             source, attribute, settings = spec
             return self._accepted(self._imported(source, attribute), word), settings
-        raise self.error(self._unknown(name))
+        raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
 
     def changed(self, value: T, settings: str, *, word: str) -> T:
         """Return a frozen dataclass with the settings `key=value,…` changed; errors as in `read`."""
@@ -159,11 +159,9 @@ class Registry(Mapping[str, T], Generic[T]):
         except self.error as error:
             if "." in source:
                 raise
-            # "koniq:data" reads like a module, but more likely is a name misspelt.
-            raise self.error(self._unknown(source, f", nor is there such a module ({error})")) from error
-
-    def _unknown(self, name: str, more: str = "") -> str:
-        return f"unknown {self.kind} {name!r}{more}; {self._meant(name)}known are {self.summary()}"
+            # "koniq:data" reads like a module too
+            known = f"{self._meant(source)}known are {self.summary()}"
+            raise self.error(f"unknown {self.kind} {source!r}; {known}; {error}") from error
 
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}

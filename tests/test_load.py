@@ -24,11 +24,12 @@ from iqa_armor.data.specs import open_dataset
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.load import Opening, start_model
+from iqa_armor.pipeline.load import start_model
+from iqa_armor.pipeline.opening import Opening
 from iqa_armor.surgery import trace
 
 # Everything that can be said of a model, so that each part must be carried to the one that is built.
-SAID = Opening(preprocessing={"size": (32, 40), "mean": (0.1, 0.2, 0.3)}, score_range=(2, 5), lower_is_better=True)
+SAID = Opening(input_size=(32, 40), mean=(0.1, 0.2, 0.3), score_range=(2, 5), lower_is_better=True)
 
 
 class Small(nn.Module):
@@ -92,13 +93,13 @@ def test_network_of_a_state_dict_is_built_once(
 
 def test_pickled_module_is_wrapped_once(tmp_path: Path, counted: Callable[[], tuple[int, int]]) -> None:
     torch.save(small_network(), tmp_path / "m.pt")
-    check_said(load_model(tmp_path / "m.pt", opening=Opening(**{**SAID.__dict__, "trust_pickle": True})))
+    check_said(load_model(tmp_path / "m.pt", opening=SAID.model_copy(update={"trust_pickle": True})))
     assert counted() == (0, 1)
 
 
 def test_pickled_quality_model_is_not_wrapped_again(tmp_path: Path, counted: Callable[[], tuple[int, int]]) -> None:
     torch.save(QualityModel(small_network(), name="other"), tmp_path / "m.pt")
-    check_said(load_model(tmp_path / "m.pt", opening=Opening(**{**SAID.__dict__, "trust_pickle": True})))
+    check_said(load_model(tmp_path / "m.pt", opening=SAID.model_copy(update={"trust_pickle": True})))
     assert counted() == (0, 1)  # the one that was saved
 
 
@@ -120,10 +121,10 @@ def test_quality_model_of_a_users_class_keeps_its_class(tmp_path: Path) -> None:
     assert model.mine  # type: ignore[truthy-bool]
 
 
-@pytest.mark.parametrize("said", [{"score_range": (2, 1)}, {"preprocessing": {"std": (0, 1, 1)}}])
+@pytest.mark.parametrize("said", [{"score_range": (2, 1)}, {"std": (0, 1, 1)}])
 def test_what_cannot_be_is_refused_before_a_file_is_read(said: dict[str, object]) -> None:
     with pytest.raises(ModelLoadError, match=r"needs finite low < high|positive ones"):
-        Opening(**said)  # type: ignore[arg-type]
+        load_model("absent.pt", opening=Opening(**said))  # type: ignore[arg-type]
 
 
 FACTORY = """
@@ -220,7 +221,7 @@ def test_pickled_module_in_another_precision_is_cast(tmp_path: Path, name: str) 
     network = small_network()
     network[0 if name in ("mixed", "buffers") else slice(None)].to(kinds.get(name, torch.float16))
     torch.save(network, tmp_path / "m.pt")
-    model = load_model(tmp_path / "m.pt", opening=Opening(preprocessing={"size": None}, trust_pickle=True))
+    model = load_model(tmp_path / "m.pt", opening=Opening(input_size="own", trust_pickle=True))
     assert {value.dtype for value in model.parameters()} == {torch.float32}
     assert model(torch.rand(2, 3, 32, 40)).dtype == torch.float32
 
@@ -271,7 +272,8 @@ import sys, torch
 from torch.utils.data import DataLoader
 from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.data.specs import open_dataset
-from iqa_armor.pipeline.load import Opening, start_model
+from iqa_armor.pipeline.load import start_model
+from iqa_armor.pipeline.opening import Opening
 
 if __name__ == "__main__":
     model = start_model(sys.argv[1], opening=Opening()).model

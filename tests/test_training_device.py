@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import random
-import sys
 
 import accelerate.state
 import numpy as np
@@ -12,14 +11,14 @@ import pytest
 import torch
 from accelerate import Accelerator
 from conftest import CPU
-from test_training import fit_data, settings
+from test_training import fit_small, settings
 from torch import nn
 
 from iqa_armor.errors import UsageError
 from iqa_armor.machine import choose_device, is_main_process
 from iqa_armor.randomness import seeded
+from iqa_armor.training import fit as fitting
 from iqa_armor.training.accelerator import accelerator_on
-from iqa_armor.training.fit import fit
 
 
 @pytest.fixture
@@ -40,7 +39,7 @@ def test_auto_fits_on_the_processor_where_metal_is_available(
     with accelerator_on(choose_device("auto"), precision="no") as accelerator:
         assert accelerator.device == CPU
     model = make_model()
-    fit(model, fit_data(model), settings(epochs=1), device=choose_device("auto"))
+    fit_small(model, settings(epochs=1), device=choose_device("auto"))
     assert model.mean.device == CPU
     assert dict(os.environ) == before
 
@@ -81,11 +80,11 @@ def test_a_caller_keeps_its_own_accelerator(make_model, monkeypatch: pytest.Monk
     state = dict(vars(mine.state))
     model = make_model()
     if fails:
-        monkeypatch.setattr(sys.modules["iqa_armor.training.fit"], "predict", _stop)
+        monkeypatch.setattr(fitting, "predict", _stop)
         with pytest.raises(_Stopped):
-            fit(model, fit_data(model), settings(epochs=1, precision=precision), device=CPU)
+            fit_small(model, settings(epochs=1, precision=precision))
     else:
-        fit(model, fit_data(model), settings(epochs=1, precision=precision), device=CPU)
+        fit_small(model, settings(epochs=1, precision=precision))
     assert vars(mine.state) == state
     assert (mine.mixed_precision, mine.gradient_accumulation_steps) == ("no", 3)
     assert accelerate.state.AcceleratorState().mixed_precision == "no"
@@ -107,7 +106,7 @@ def test_a_caller_keeps_its_random_numbers(make_model) -> None:
     before, numbers, plain = torch.get_rng_state(), np.random.get_state()[1].copy(), random.getstate()
     model = make_model()
     model.network.insert(-1, nn.Dropout(0.5))
-    fit(model, fit_data(model), settings(epochs=1), device=CPU)
+    fit_small(model, settings(epochs=1))
     assert torch.equal(torch.get_rng_state(), before)
     assert np.array_equal(np.random.get_state()[1], numbers)
     assert random.getstate() == plain
@@ -119,7 +118,7 @@ def test_what_is_drawn_does_not_depend_on_the_caller(make_model) -> None:
         torch.manual_seed(seed)
         model = make_model()
         model.network.insert(-1, nn.Dropout(0.5))
-        fit(model, fit_data(model), settings(epochs=1), device=CPU)
+        fit_small(model, settings(epochs=1))
         weights.append(model.network[0].weight.detach())
     assert torch.equal(*weights)
 
@@ -131,7 +130,7 @@ def test_half_precision_is_used_in_every_fit_of_one_model(make_model, count: int
     model.network[0].register_forward_hook(lambda module, inputs, output: types.add(output.dtype))
     for _ in range(count):
         types.clear()
-        fit(model, fit_data(model), settings(epochs=1, precision="bf16"), device=CPU)
+        fit_small(model, settings(epochs=1, precision="bf16"))
         assert torch.bfloat16 in types
     types.clear()
     model(torch.rand(1, 3, 32, 40))
@@ -163,6 +162,6 @@ def test_a_caller_keeps_its_random_numbers_on_cuda(make_model) -> None:
     before = torch.cuda.get_rng_state(device)
     model = make_model()
     model.network.insert(-1, nn.Dropout(0.5))
-    fit(model, fit_data(model), settings(epochs=1), device=device)
+    fit_small(model, settings(epochs=1), device=device)
     assert model.mean.device == device
     assert torch.equal(torch.cuda.get_rng_state(device), before)

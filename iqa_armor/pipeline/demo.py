@@ -10,8 +10,8 @@ import torch
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.hardening import Hardened, harden
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.harden import Hardened, harden
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
@@ -57,10 +57,10 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     return hardened, evaluation
 
 
-def _options(name: str, device: torch.device, progress: Progress) -> Options:
+def _options(name: str, device: torch.device, progress: Progress) -> RunOptions:
     """Return options under which every task is told as one of the model called `name`."""
 
     def told(task: str, done: int, total: int, detail: str = "") -> None:
         progress(f"{name}: {task}", done, total, detail)
 
-    return Options(device=device, progress=told)
+    return RunOptions(device=device, progress=told)

@@ -3,53 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from iqa_armor.artifact import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How to open a foreign model file.
-
-    Args:
-        arch: Built-in name, `timm:NAME`, `pyiqa:NAME`, `package.module:factory`, `path/file.py:factory`, or None to
-            match the weights against the built-in architectures.
-        preprocessing: Fields of `Preprocessing` that the user gave.
-        score_range: (low, high) of the model's scores, or None.
-        lower_is_better: Whether small scores mean good quality.
-        trust_pickle: Whether a file may run its author's code while it is opened.
-
-    Raises:
-        ModelLoadError: If the preprocessing or the range is not possible.
-    """
-
-    arch: str | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    score_range: tuple[float, float] | None = None
-    lower_is_better: bool = False
-    trust_pickle: bool = False
-
-    def __post_init__(self) -> None:
-        try:
-            Preprocessing(**self.preprocessing)
-            if self.score_range is not None:
-                ScoreScale(*self.score_range)
-        except ValueError as error:
-            raise ModelLoadError(str(error)) from error
 
 
 @dataclass(frozen=True)
@@ -77,6 +46,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
     path, opening = Path(path), opening or Opening()
+    _check(opening)
     if not path.is_file():
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
@@ -85,6 +55,15 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         return _quality_model(load_artifact(path), opening, name=path.stem).eval()
     made, arch = _load_foreign(path, arch or opening.arch, opening)
     return _quality_model(made, opening, name=path.stem, arch=arch).eval()
+
+
+def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
+    """Return the models of several files, named apart: two files of one name are told by their folders."""
+    opened = [load_model(path, opening=opening) for path in paths]
+    stems = [path.stem for path in paths]
+    for model, path in zip(opened, paths, strict=True):
+        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
+    return opened
 
 
 def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:
@@ -103,16 +82,26 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
     """
     from iqa_armor.models.build import build
 
+    _check(opening)
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
         return Start(load_model(arch, opening=opening), ())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
     fresh = None if weights is None else _load_partly(made, weights, opening)
     return Start(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
+
+
+def _check(opening: Opening) -> None:
+    """Refuse an impossible preprocessing or range before anything is read or built."""
+    try:
+        Preprocessing(**opening.preprocessing)
+        if opening.score_range is not None:
+            ScoreScale(*opening.score_range)
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from error
 
 
 def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str, ...]:

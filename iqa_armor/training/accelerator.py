@@ -30,6 +30,7 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
         UsageError: If several processes shall compute on one CUDA device.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
+    from accelerate.utils import patch_environment
 
     is_cuda = device.type == "cuda"
     rank = os.environ.get("LOCAL_RANK")
@@ -38,8 +39,8 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
             raise UsageError(f"each process needs a CUDA device of its own; pass --device cuda, not {device}")
         torch.cuda.set_device(device)
     # What a launcher or a user has said in these variables would be stronger than the arguments.
-    said = {"ACCELERATE_TORCH_DEVICE": str(device), "ACCELERATE_USE_CPU": str(not is_cuda).lower()}
-    with _state_set_aside(), _environment(said):
+    said = patch_environment(ACCELERATE_TORCH_DEVICE=device, ACCELERATE_USE_CPU=not is_cuda)
+    with _state_set_aside(), said:
         yield Accelerator(
             mixed_precision=precision,
             cpu=not is_cuda,  # without it, processes on CPUs would not find each other
@@ -60,17 +61,3 @@ def _state_set_aside() -> Iterator[None]:
     finally:
         for state, shared in zip(states, kept, strict=True):
             state._shared_state = shared
-
-
-@contextmanager
-def _environment(values: dict[str, str]) -> Iterator[None]:
-    before = {name: os.environ.get(name) for name in values}
-    try:
-        os.environ.update(values)
-        yield
-    finally:
-        for name, value in before.items():
-            if value is None:
-                os.environ.pop(name, None)
-            else:
-                os.environ[name] = value

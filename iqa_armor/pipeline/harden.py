@@ -13,25 +13,21 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace
 from iqa_armor.metrics import srocc
-from iqa_armor.models.base import QualityModel, state_digest
-from iqa_armor.pipeline.fitting import (
-    Options,
-    Unit,
-    calibration_batch,
-    fit_to_opinion,
-    load_material,
-    predict_all,
-    score_all,
-)
-from iqa_armor.pipeline.installing import Block, install
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import choose, size_of, splice, trace
-from iqa_armor.training import Fit
-from iqa_armor.training.checkpoint import fingerprint_of
+from iqa_armor.surgery.install import InstalledBlock, install
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
+from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.images import load_training_images
+from iqa_armor.training.predict import predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
@@ -53,18 +49,28 @@ class Hardened:
 
     model: QualityModel
     recipe: Recipe
-    blocks: tuple[Block, ...]
+    blocks: tuple[InstalledBlock, ...]
     pruned: Pruned | None
-    fit: Fit
+    fit: FitHistory
     srocc: dict[str, float]
     provenance: dict[str, Any] = field(default_factory=dict)
 
-    def save(self, path: Path) -> None:
-        """Write the model as one self-contained safetensors file, atomically."""
-        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
+    def save(self, path: Path | str) -> None:
+        """Write the model as one self-contained safetensors file, whole or not at all."""
+        save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        scale = self.model.scale
+        return {
+            "name": self.model.name,
+            "recipe": self.recipe.model_dump(),
+            "score_range": None if scale is None else [scale.low, scale.high],
+            **self.provenance,
+        }
 
 
-def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
+def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
 
     Args:
@@ -81,12 +87,12 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Op
     Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
     the result is brought back to the mean and spread of the original's scores.
     """
-    options = options or Options()
+    options = options or RunOptions()
     with on_device(model, options.device):
-        return _Job(model, dataset, recipe, options).run()
+        return _Hardening(model, dataset, recipe, options).run()
 
 
-def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Options | None = None) -> Hardened:
+def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
     """Return the model after surgery, pruning and block installation but before fine-tuning.
 
     Only as many training images are read as calibration and pruning take, so that a dry run is quick.
@@ -96,53 +102,59 @@ def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Opti
     return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
 
 
-class _Job:
+class _Hardening:
     """One hardening under way."""
 
-    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: Options) -> None:
+    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
         self.original = model.eval()
-        self.dataset = dataset
-        self.recipe = recipe
-        self.options = options
-        self.lower_is_better = not model.higher_is_better
-        self.material = load_material(dataset.training(), model, options.progress)
-        check_samples(self.material.mos, recipe)
-        self.calibration = calibration_batch(self.material, model, recipe.calibration)
+        self.dataset, self.recipe, self.options = dataset, recipe, options
+        self.images = load_training_images(dataset.training(), model, options.progress)
+        check_samples(self.images.mos, recipe)
+        self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
-        self.smooth: list[str] = []
 
     def run(self) -> Hardened:
+        recipe = self.recipe
         traced = trace(self.original.network, self.calibration[:1])
-        cuts = [] if self.recipe.position == "none" else choose(traced, self.recipe.position)
+        cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
-        names = {splice(traced, cut, nn.Identity(), taps=self.recipe.taps): cut.name for cut in cuts}
-        base_scores = self._note("original", self.original.network)
-        if self.recipe.activation != "keep":
-            self.smooth = replace_activations(traced, self.recipe.activation)
+        names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
+        base = moments_of(self._note("original", self.original.network))
+        smooth: list[str] = []
+        if recipe.activation != "keep":
+            smooth = replace_activations(traced, recipe.activation)
             self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=halved)
-        blocks = install(traced, names, self.recipe, calibration=self.calibration)
+        blocks = install(traced, names, recipe, calibration=self.calibration)
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
         check_storable(model)
-        fitted, scores = self._fit(model, base_scores)
-        held_out = self.material.held_out
-        self.srocc["result"] = self._agreement(scores[-len(held_out) :])
-        model.scale = scale_of(model, scores, self.material.names)
-        provenance = self._provenance(blocks, pruned, fitted)
-        return Hardened(model.to("cpu").eval(), self.recipe, blocks, pruned, fitted, self.srocc, provenance)
+        history, scores = self._fit(model, base)
+        self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
+        model.scale = scale_of(model, scores, self.images.names)
+        record = provenance_of(
+            self.original,
+            self.dataset,
+            seed=recipe.seed,
+            blocks=[asdict(block) for block in blocks],
+            pruned=pruned.facts() if pruned else None,
+            smooth_activations=smooth,
+            held_out_srocc=self.srocc,
+            **history.facts(),
+        )
+        return Hardened(model.to("cpu").eval(), recipe, blocks, pruned, history, self.srocc, record)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
         model = self.original.with_network(network, scale=None)
-        scores = predict_all(model, self.material.held_out, f"scoring: {step}", self.options.progress)
+        scores = predict(model, self.images.held_out, progress=self.options.progress, task=f"scoring: {step}")
         self.srocc[step] = self._agreement(scores)
         return scores
 
     def _agreement(self, scores: Tensor) -> float:
         """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
-        return float(srocc(-scores if self.lower_is_better else scores, self.material.held_out.mos))
+        return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
         if self.recipe.prune == 0:
@@ -155,7 +167,7 @@ class _Job:
             criterion=self.recipe.criterion,
             across_layers=self.recipe.prune_global,
             halved=halved,
-            samples=labelled_batches(self.material, self.original) if takes_samples(self.recipe) else None,
+            samples=labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
             seed=self.recipe.seed,
         )
         if pruned.share == 0:
@@ -167,44 +179,21 @@ class _Job:
         self._note("pruned", pruned.network)
         return pruned.network, pruned
 
-    def _fit(self, model: QualityModel, base_scores: Tensor) -> tuple[Fit, Tensor]:
+    def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
         if self.recipe.epochs == 0:
-            return Fit((), 0), score_all(model, self.material, self.options.progress)
-        now = Unit(float(base_scores.mean()), float(base_scores.std()))
-        then = now
+            return FitHistory(), score_all(model, self.images, self.options.progress)
+        turned = not self.original.higher_is_better
+        then = ScoreMoments(now.center, -now.spread if turned else now.spread)
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
-            mos, sign = self.material.mos, -1.0 if self.lower_is_better else 1.0
-            now, then = Unit(0.0, 1.0), Unit(float(mos.mean()), sign * float(mos.std()))
-        elif self.lower_is_better:
-            then = Unit(now.center, -now.spread)
+            now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
+        facts = {"recipe": self.recipe.model_dump()}
         return fit_to_opinion(
             model,
-            self.material,
+            self.images,
             self.recipe,
             now=now,
             then=then,
             options=self.options,
-            fingerprint=self._fingerprint(),
+            checkpoint=self.options.checkpoint_of(self.original, self.dataset, **facts),
         )
-
-    def _fingerprint(self) -> str:
-        return fingerprint_of(
-            {
-                "recipe": self.recipe.model_dump(),
-                "data": self.dataset.fingerprint,
-                "preprocessing": asdict(self.original.preprocessing),
-                "weights": state_digest(self.original),
-            }
-        )
-
-    def _provenance(self, blocks: tuple[Block, ...], pruned: Pruned | None, fitted: Fit) -> dict[str, Any]:
-        facts = {
-            "blocks": [asdict(block) for block in blocks],
-            "pruned": pruned.facts() if pruned else None,
-            "smooth_activations": self.smooth,
-            "held_out_srocc": self.srocc,
-            "epochs": [asdict(epoch) for epoch in fitted.epochs],
-            "best_epoch": fitted.best,
-        }
-        return provenance_of(self.original, self.dataset, seed=self.recipe.seed, facts=facts)

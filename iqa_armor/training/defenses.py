@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 import torch
 from torch import Tensor, nn
@@ -20,32 +19,20 @@ from iqa_armor.recipe import Training
 GRADIENT_SCALE = 2.0**12
 
 
-class Defense(Protocol):
-    """What a fit does differently, step by step; nothing is drawn, so that a resumed fit is the same."""
-
-    def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the images (N, 3, H, W) in [0, 1] and targets (N,) that are fitted instead of the given ones."""
-        ...
-
-    def penalty(self, model: nn.Module, images: Tensor) -> Tensor | float:
-        """Return what is added to the loss for images (N, 3, H, W) in [0, 1]."""
-        ...
-
-
-class NoDefense:
-    """Plain fitting."""
+class TrainingDefense:
+    """What a fit does differently, step by step: here nothing. It draws nothing: a resumed fit is the same."""
 
     def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the batch as it is."""
+        """Return the images (N, 3, H, W) in [0, 1] and targets (N,) that are fitted instead of the given ones."""
         return images, targets
 
     def penalty(self, model: nn.Module, images: Tensor) -> Tensor | float:  # noqa: ARG002
-        """Return 0."""
+        """Return what is added to the loss for images (N, 3, H, W) in [0, 1]."""
         return 0.0
 
 
 @dataclass(frozen=True)
-class GradientNorm(NoDefense):
+class GradientNorm(TrainingDefense):
     """Penalise the L1 norm of the gradient of each score by its image ("NT").
 
     Args:
@@ -68,7 +55,7 @@ class GradientNorm(NoDefense):
 
 
 @dataclass(frozen=True)
-class AdversarialTraining(NoDefense):
+class AdversarialTraining(TrainingDefense):
     """Attack half of each batch and lower its labels by what the attack did to the images ("AT").
 
     Args:
@@ -110,20 +97,25 @@ class AdversarialTraining(NoDefense):
             return attack(lambda moved: GRADIENT_SCALE * model(moved).float(), images, torch.Generator())
 
 
-def make_defense(settings: Training, mos: Tensor, *, spread: float) -> Defense:
-    """Return the defense that a fit's settings ask for.
+# Makes the defense of one fit from its settings, the opinion scores (N,) of its images, and the number of opinion
+# scores that is 1 in the unit of the targets, negative where small scores mean good quality.
+MakeDefense = Callable[[Training, Tensor, float], TrainingDefense]
 
-    Args:
-        settings: Of the fit.
-        mos: Opinion scores (N,) of its training images.
-        spread: Opinion scores that are 1 in the unit of the targets; negative where small scores mean good quality.
-    """
-    if settings.defense == "nt":
-        return GradientNorm(settings.nt_weight, settings.nt_step)
-    if settings.defense == "at":
-        width = float(mos.max() - mos.min()) / abs(spread)
-        return AdversarialTraining(width, direction=1 if spread > 0 else -1, epsilon=settings.at_epsilon / 255)
-    return NoDefense()
+
+def no_defense(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:  # noqa: ARG001
+    """Return plain fitting."""
+    return TrainingDefense()
+
+
+def gradient_norm(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:  # noqa: ARG001
+    """Return NT as the settings say."""
+    return GradientNorm(settings.nt_weight, settings.nt_step)
+
+
+def adversarial(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:
+    """Return AT for the range of these labels."""
+    width = float(mos.max() - mos.min()) / abs(spread)
+    return AdversarialTraining(width, direction=1 if spread > 0 else -1, epsilon=settings.at_epsilon / 255)
 
 
 def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -13,40 +13,27 @@ from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.evaluation import scale_of
-from iqa_armor.models.base import QualityModel, state_digest
-from iqa_armor.pipeline.fitting import (
-    Options,
-    Unit,
-    calibration_batch,
-    fit_to_opinion,
-    load_material,
-)
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.recipe import Training
-from iqa_armor.surgery import trace
-from iqa_armor.training import Fit
-from iqa_armor.training.checkpoint import fingerprint_of
+from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.images import load_training_images
 
 
 @dataclass(frozen=True)
 class Trained:
-    """A trained model, answering in the unit of the opinion scores.
-
-    Args:
-        model: The result, in eval mode on the CPU.
-        settings: How it was fitted.
-        fit: What each epoch gave.
-        provenance: Source, data and versions, as stored in the file.
-    """
+    """A trained model, in eval mode on the CPU, answering in the unit of the opinion scores."""
 
     model: QualityModel
     settings: Training
-    fit: Fit
+    fit: FitHistory
     provenance: dict[str, Any]
 
-    def save(self, path: Path) -> None:
-        """Write the model as one self-contained safetensors file, atomically."""
-        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=self.provenance)
+    def save(self, path: Path | str) -> None:
+        """Write the model as one self-contained safetensors file, whole or not at all."""
+        save_artifact(self.model, Path(path), recipe=self.settings.model_dump(), provenance=self.provenance)
 
 
 def train(
@@ -54,7 +41,7 @@ def train(
     dataset: Dataset,
     settings: Training,
     *,
-    options: Options | None = None,
+    options: RunOptions | None = None,
     fresh: Collection[str] | None = None,
 ) -> Trained:
     """Return a traced copy of a model, fitted to the training split; the model itself is left untouched.
@@ -72,36 +59,25 @@ def train(
         SurgeryError: If the model cannot be traced (its file could then not be opened without its source),
             or has no activation to replace.
     """
-    options = options or Options()
-    material = load_material(dataset.training(), model, options.progress)
-    traced = trace(model.network, calibration_batch(material, model, 2)[:1])
+    options = options or RunOptions()
+    images = load_training_images(dataset.training(), model, options.progress)
+    traced = trace(model.network, calibration_batch(images, model, 2)[:1])
     smooth = _smoothed(traced, settings, fresh)
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
-    facts = {
-        "training": settings.model_dump(),
-        "data": dataset.fingerprint,
-        "preprocessing": asdict(model.preprocessing),
-        "weights": state_digest(model),
-        "smooth_activations": smooth,
-    }
-    fitted, scores = fit_to_opinion(
+    facts = {"training": settings.model_dump(), "smooth_activations": smooth}
+    history, scores = fit_to_opinion(
         copied,
-        material,
+        images,
         settings,
-        now=Unit(0.0, 1.0),
-        then=Unit(float(material.mos.mean()), float(material.mos.std())),
+        now=ScoreMoments(),
+        then=moments_of(images.mos),
         options=options,
-        fingerprint=fingerprint_of(facts),
+        checkpoint=options.checkpoint_of(model, dataset, **facts),
     )
-    copied.scale = scale_of(copied, scores, material.names)
-    history = {
-        "epochs": [asdict(epoch) for epoch in fitted.epochs],
-        "best_epoch": fitted.best,
-        "smooth_activations": smooth,
-    }
-    provenance = provenance_of(model, dataset, seed=settings.seed, facts=history)
-    return Trained(copied.eval(), settings, fitted, provenance)
+    copied.scale = scale_of(copied, scores, images.names)
+    record = provenance_of(model, dataset, seed=settings.seed, **history.facts(), smooth_activations=smooth)
+    return Trained(copied.eval(), settings, history, record)
 
 
 def _smoothed(traced: fx.GraphModule, settings: Training, fresh: Collection[str] | None) -> list[str]:
