@@ -22,11 +22,11 @@ from iqa_armor.cli import app
 from iqa_armor.data.prepared import PreparedImages, worker_count
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.graph.trace import trace
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.load import start_model
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.surgery import trace
 
 # Everything that can be said of a model, so that each part must be carried to the one that is built.
 SAID = Opening(input_size=(32, 40), mean=(0.1, 0.2, 0.3), score_range=(2, 5), lower_is_better=True)
