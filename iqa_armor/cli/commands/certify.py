@@ -95,7 +95,9 @@ def certify(
 ) -> None:
     """Bound the smoothed scores of MODELs for every change of an image within an L2 radius."""
     from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
-    from iqa_armor.report import CertificationReport, render_certification
+    from iqa_armor.report.certification import certification_report
+    from iqa_armor.report.page import render_page
+    from iqa_armor.report.terminal import TerminalReport
 
     models, images = _sorted(files, baseline)
     if images and (data is not None or limit is not None):
@@ -125,12 +127,12 @@ def certify(
             dataset = open_data(data, seed=seed, progress=bars)
             found = certify_images(opened, dataset, settings, baseline=position, progress=bars)
     if report is not None:
-        write_text(report, render_certification(found))
+        write_text(report, render_page(certification_report(found)))
         stderr.print(f"wrote {report}", markup=False, soft_wrap=True)
     if json:
         show_json(found.as_plain())
         return
-    stdout.print(CertificationReport(found))
+    stdout.print(TerminalReport(certification_report(found)))
 
 
 def _sorted(files: list[Path], baseline: Path | None) -> tuple[list[Path], list[Path]]:

@@ -27,14 +27,15 @@ def demo(
     from iqa_armor.errors import UsageError
     from iqa_armor.pipeline.demo import run_demo
     from iqa_armor.recipe import make_recipe
-    from iqa_armor.report import TerminalReport
+    from iqa_armor.report.evaluation import evaluation_report
+    from iqa_armor.report.terminal import TerminalReport
 
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
     recipe = make_recipe({"backend": backend, "seed": seed})
     with progress() as bars:
         hardened, evaluation = run_demo(recipe, device=device, progress=bars)
-    report = TerminalReport(evaluation.outcome)
+    report = TerminalReport(evaluation_report(evaluation.outcome))
     output.mkdir(parents=True, exist_ok=True)
     hardened.save(output / "hardened.safetensors")
     (output / "results.json").write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")

@@ -180,11 +180,13 @@ def _write_report(
     settings: EvaluationSettings,
 ) -> None:
     from iqa_armor.evaluation import build_exhibit
-    from iqa_armor.report import headline, render_page
+    from iqa_armor.report.attack_figures import headline
+    from iqa_armor.report.evaluation import evaluation_report
+    from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
     exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
-    write_text(path, render_page(found.outcome, exhibit))
+    write_text(path, render_page(evaluation_report(found.outcome, exhibit)))
     stderr.print(f"wrote {path}", markup=False, soft_wrap=True)
 
 
@@ -223,9 +225,10 @@ def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> N
     if json:
         show_json(outcome.model_dump(mode="json"))
     else:
-        from iqa_armor.report import TerminalReport
+        from iqa_armor.report.evaluation import evaluation_report
+        from iqa_armor.report.terminal import TerminalReport
 
-        stdout.print(TerminalReport(outcome))
+        stdout.print(TerminalReport(evaluation_report(outcome)))
     if failures:
         raise RequirementError("; ".join(map(str, failures)))
     if requirements:
