@@ -423,7 +423,7 @@ def test_descriptions_of_charts_tell_their_figures() -> None:
 
 def test_worst_case_stands_in_table_and_differences() -> None:
     shown = rendered("worst case")[1].shown
-    assert "SROCC under attack at 4/255 ↑" in shown
+    assert "SROCC, 4/255 ↑" in shown
     assert ".666" in shown
     assert "AbsGainAUC worst case" in shown
     assert "SROCC, worst case at 4/255" in shown

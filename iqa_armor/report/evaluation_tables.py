@@ -184,7 +184,7 @@ def _area_column(outcome: Outcome, group: str, attack: str, name: Area, *, spare
 
 def _ranking_column(outcome: Outcome, attack: str) -> tuple[Column, Show]:
     key = shown_budget(outcome, attack)
-    column = Column(attack, f"SROCC under attack at {budget(key)}{UP}")
+    column = Column(attack, f"SROCC, {budget(key)}{UP}")
     return column, lambda model: short(figures_of(model, attack).srocc.get(key))
 
 

@@ -62,12 +62,12 @@ def purifiers_table(outcome: Outcome) -> Table | None:
     shown = {name: starred(outcome, name) if name != OVERALL else name for name in names}
     columns = [
         Column("Purifier", kind="text"),
-        *number_columns((f"Clean quality{UP}", f"Clean gain score{DOWN}")),
-        *_bare_and_purified(f"Clean SROCC{UP}"),
+        *number_columns((f"Clean quality{UP}", f"Clean gain{DOWN}")),
+        *_before_and_after(f"Clean SROCC{UP}"),
         Column("Attack", kind="text"),
         *(Column(shown[name], f"Quality{UP}", spare=spare[name]) for name in names),
         *(Column(shown[name], f"Gain score{DOWN}", spare=spare[name]) for name in names),
-        *_bare_and_purified(f"SROCC under {under_headline(outcome)}{UP}"),
+        *_before_and_after(f"SROCC, {under_headline(outcome)}{UP}"),
     ]
     groups = tuple(Rows(tuple(_rows(outcome, each))) for each in found)
     return Table("Images and scores behind purifiers", tuple(columns), groups, tuple(_notes(outcome)))
@@ -97,8 +97,8 @@ def plane(outcome: Outcome) -> tuple[Chart, ...]:
     return (Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series)),)
 
 
-def _bare_and_purified(group: str) -> tuple[Column, Column]:
-    return Column("bare", group, spare=2), Column("purified", group)
+def _before_and_after(group: str) -> tuple[Column, Column]:
+    return Column("before", group, spare=2), Column("after", group)
 
 
 def _columns(outcome: Outcome) -> list[str]:
@@ -149,7 +149,7 @@ def _notes(outcome: Outcome) -> Iterator[str]:
     yield (
         f"Quality: (SSIM + PSNR/80)/2 of the purified image against the clean one, 1 is best. Gain score: change of "
         f"the score from that of the clean image without purifier, relative to it, 0 is best. Both are those "
-        f"{', '.join(where)}. Bare: without the purifier."
+        f"{', '.join(where)}. SROCC: before and after the purifier."
     )
     if len(attacks) > 1:
         yield f"Overall: mean over {', '.join(starred(outcome, name) for name in attacks)}, with equal weights."

@@ -24,7 +24,7 @@ STYLES: Mapping[Tone, str] = {
 GAP = 2  # columns of the terminal between those of a table
 ROOMY = 28  # a text may take so much width before dispensable columns do
 WORD = 16  # longer ones may be broken behind punctuation
-MOST_LINES = 3  # of a heading
+HEADING_LINES = (5, 3)  # where there is little room, and else
 BREAK = "\u200b"  # a place of no width where a line may end
 
 
@@ -62,14 +62,11 @@ class _Shown:
         texts = [text.plain for group in self.cells for text in group]
         whole = max(map(cell_len, texts), default=0)
         least = whole if self.kind == "number" else max(map(_longest_piece, texts), default=0)
-        width = _longest_piece(self.heading)
-        while _wrapped(self.heading, width).count("\n") >= MOST_LINES:
-            width += 1
+        squeezed, headed = (_heading_width(self.heading, lines) for lines in HEADING_LINES)
         natural = max(map(cell_len, self.heading.split("\n")))
-        whole = max(whole, width)
+        whole = max(whole, headed)
         whole = natural if whole < natural <= whole + GAP else whole
-        least = max(least, width)
-        return least, min(whole, max(least, ROOMY)), whole
+        return max(least, squeezed), min(whole, max(least, headed, ROOMY)), whole
 
 
 def _verdict(verdict: Verdict) -> Iterator[Text]:
@@ -172,6 +169,13 @@ def _grid(
     for row in rows:
         grid.add_row(*(Text(_wrapped(text.plain, w), style=text.style) for text, w in zip(row, widths, strict=True)))
     return grid
+
+
+def _heading_width(heading: str, lines: int) -> int:
+    width = _longest_piece(heading)
+    while _wrapped(heading, width).count("\n") >= lines:
+        width += 1
+    return width
 
 
 def _wrapped(text: str, width: int) -> str:
