@@ -535,7 +535,7 @@ def test_terminal_keeps_the_width_breaks_no_word_and_shows_what_the_page_does(ca
 
 def test_columns_without_room_follow_below() -> None:
     text = in_terminal(CASES["compared"][0], 40)
-    assert text.count("\nModel ") == 3
+    assert text.count("\nModel ") == 2
     for figure in (".910/.920", "[-.300, -.100]", ".250/.500"):
         assert figure in text
 
