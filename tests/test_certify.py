@@ -158,7 +158,7 @@ def test_options_change_the_methods_that_have_them() -> None:
     }
     with pytest.raises(UsageError, match="none of the methods ms, rs has the setting 'denoiser'"):
         build_smoothers(CertifySettings(methods=("ms", "rs"), denoiser="blur"))
-    with pytest.raises(UsageError, match="method 'ms': sigma must be positive"):
+    with pytest.raises(UsageError, match="method 'ms': MedianSmoothing needs sigma"):
         build_smoothers(CertifySettings(sigma=-1.0))
     with pytest.raises(UsageError, match=r"methods: .*at least 1"):
         CertifySettings(methods=())
@@ -259,7 +259,7 @@ def test_data_gets_a_comparison_and_a_page(files: list[Path], tmp_path: Path) ->
     ("arguments", "code", "message"),
     [
         (["MODEL", "IMAGES", "--method", "mss"], 2, "unknown smoother 'mss'; did you mean ms? known are ms, rs"),
-        (["MODEL", "IMAGES", "--sigma", "0"], 2, "sigma must be positive"),
+        (["MODEL", "IMAGES", "--sigma", "0"], 2, "MedianSmoothing needs sigma"),
         (["MODEL", "IMAGES", "--denoiser", "x"], 2, "unknown purifier 'x'"),
         (["MODEL", "IMAGES", "--denoiser", "blur"], 2, "has the setting 'denoiser'"),
         (["MODEL", "IMAGES", "--data", "synthetic"], 2, "nothing for --data"),
