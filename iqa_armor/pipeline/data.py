@@ -48,7 +48,7 @@ class SizeSummary:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What a dataset holds, what may be wrong with it (warnings) and what is (problems); None where there is nothing."""
+    """What a dataset holds, what may be wrong with it (warnings) and what is (problems); None is nothing."""
 
     spec: str
     fingerprint: str
