@@ -14,8 +14,7 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import DataError, OutputError
 from iqa_armor.files import write_whole
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.results.table import Table
 
 SCHEMA = "iqa-armor/journal/2"

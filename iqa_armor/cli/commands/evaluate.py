@@ -98,7 +98,7 @@ def evaluate(
     from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.defending import THREATS, defended_models
-    from iqa_armor.pipeline.loading import load_models
+    from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.table import check_table_file, write_table
 
@@ -150,10 +150,13 @@ def evaluate(
 
 def _page(found: Evaluation) -> str:
     from iqa_armor.evaluation.pictures import take_pictures
-    from iqa_armor.report import headline, render_page
+    from iqa_armor.report.attack_figures import headline
+    from iqa_armor.report.evaluation import evaluation_report
+    from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
-    return render_page(found.outcome, found.table, take_pictures(found, attack=attack, budget=budget))
+    pictures = take_pictures(found, attack=attack, budget=budget)
+    return render_page(evaluation_report(found.outcome, found.table, pictures))
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:
@@ -165,9 +168,10 @@ def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> N
     if json:
         show_json(outcome.model_dump(mode="json"))
     else:
-        from iqa_armor.report import TerminalReport
+        from iqa_armor.report.evaluation import evaluation_report
+        from iqa_armor.report.terminal import TerminalReport
 
-        stdout.print(TerminalReport(outcome))
+        stdout.print(TerminalReport(evaluation_report(outcome)))
     if failures:
         raise RequirementError("; ".join(map(str, failures)))
     if requirements:
