@@ -21,7 +21,7 @@ from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, Progress, evaluate
 from iqa_armor.metrics import gain_score, quality_score
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defending import defended_model, defended_models
+from iqa_armor.pipeline.defended_models import defended_model, defended_models
 from iqa_armor.results import ModelEntry, Outcome
 
 SCALE = ScoreScale(-1, 1)

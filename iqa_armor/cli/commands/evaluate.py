@@ -93,7 +93,7 @@ def evaluate(
     """The test split is used, else the validation split."""
     from iqa_armor import evaluation
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.defending import THREATS, defended_models
+    from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.loading import load_models
     from iqa_armor.results import parse_requirement, require_path
 
