@@ -16,7 +16,7 @@ from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_costs import Cost, middle, over
 from iqa_armor.pipeline.bench_settings import BenchSettings
-from iqa_armor.pipeline.loading import load_models
+from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
 from iqa_armor.pipeline.timed_model import Task, TimedModel

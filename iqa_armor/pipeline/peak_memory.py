@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.timed_model import Task, TimedModel
 

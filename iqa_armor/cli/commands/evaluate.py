@@ -94,7 +94,7 @@ def evaluate(
     from iqa_armor import evaluation
     from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.defended_models import THREATS, defended_models
-    from iqa_armor.pipeline.loading import load_models
+    from iqa_armor.pipeline.load import load_models
     from iqa_armor.results import parse_requirement, require_path
 
     requirements = [parse_requirement(text) for text in require or ()]
