@@ -23,7 +23,7 @@ from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.purification import gain_score, quality_score
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defending import defended_model, defended_models
+from iqa_armor.pipeline.defended_models import defended_model, defended_models
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome

@@ -24,7 +24,7 @@ from iqa_armor.evaluation.scoring import SetScorer
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defending import defended_models
+from iqa_armor.pipeline.defended_models import defended_models
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import Table
 

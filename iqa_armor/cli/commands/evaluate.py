@@ -97,7 +97,7 @@ def evaluate(
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.defending import THREATS, defended_models
+    from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.table import check_table_file, write_table

@@ -20,8 +20,7 @@ from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.calibrating import calibrated
-from iqa_armor.pipeline.certified import Subject, certify_model
+from iqa_armor.pipeline.certify_model import Subject, calibrated, certify_model
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
@@ -105,7 +104,7 @@ def certify_images(
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
         prepare = to_float if dataset.keeps_size else model.prepare
         subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
-        fitted = calibrated(smoothers, subject, dataset, progress=progress)
+        fitted = calibrated(smoothers, subject, dataset.splits.get("training"), progress=progress)
         entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
     data = DataEntry(
         spec=dataset.spec,
