@@ -53,3 +53,7 @@ class UsageError(ArmorError):
     """Words of a command that cannot be understood, such as an unknown attack or requirement path."""
 
     exit_code = 2
+
+
+class OutputError(ArmorError):
+    """A file or folder that cannot be written."""

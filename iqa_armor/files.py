@@ -1,0 +1,175 @@
+"""Write files whole or not at all: the one way in which everything in this package reaches the disk.
+
+Unfinished files stand in a hidden folder beside their target. Its writer holds a lock on it, so that the next writer
+of the same target can tell what a killed run left behind from what another process is writing right now.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+from iqa_armor.errors import OutputError, UsageError
+
+MARK = ".unfinished-"
+
+
+@contextmanager
+def replacing(path: Path | str) -> Iterator[Path]:
+    """Give a name to write to, and make what stands there the file at `path` once the block has ended well.
+
+    The name has the suffix of `path` and lies in a folder of its own, so that a writer may leave side files there;
+    they are dropped. What was at `path` before stays as it is if the block fails.
+
+    Raises:
+        OutputError: If the file cannot be written; also in place of an OSError of the block.
+    """
+    path = Path(path)
+    with _refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
+        unfinished = folder / path.name
+        yield unfinished
+        _sync(unfinished)
+        unfinished.replace(path)
+        _sync_folder(path.parent)
+
+
+@contextmanager
+def staging(output: Path | str) -> Iterator[Path]:
+    """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
+
+    `output` is made if need be, and removed again if the block fails and nothing else is in it.
+
+    Raises:
+        OutputError: If the files cannot be written; also in place of an OSError of the block.
+    """
+    output = Path(output)
+    is_new = not output.exists()
+    with _refusing(output):
+        output.mkdir(parents=True, exist_ok=True)
+        try:
+            with _unfinished(output, prefix=MARK) as folder:
+                yield folder
+                for file in sorted(folder.iterdir()):
+                    _sync(file)
+                    file.replace(output / file.name)
+                _sync_folder(output)
+        finally:
+            if is_new:
+                with suppress(OSError):  # holds the finished files
+                    output.rmdir()
+
+
+def write_whole(path: Path | str, content: bytes | str) -> None:
+    """Write bytes, or text in UTF-8, so that the file is never seen half-written.
+
+    Raises:
+        OutputError: If it cannot be written.
+    """
+    # File names need not be text; the bytes of one that stands in a text are kept.
+    data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content
+    with replacing(path) as unfinished:
+        unfinished.write_bytes(data)
+
+
+def require_writable(path: Path | str) -> None:
+    """Refuse a file that could not be written, before any work is done; its folder is made.
+
+    Raises:
+        UsageError: If the path is a folder.
+        OutputError: If its folder cannot be made, or a file cannot be made there.
+    """
+    path = Path(path)
+    if path.is_dir():
+        raise UsageError(f"{path} is a folder; name a file in it")
+    with _refusing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
+            (folder / path.name).write_bytes(b"\0" * 4096)
+
+
+@contextmanager
+def _refusing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise OutputError(f"cannot write {path}: {error.strerror or error}; name another place") from error
+
+
+@contextmanager
+def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
+    """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
+    for leftover in parent.glob(f"{_literal(prefix)}*"):
+        _remove_abandoned(leftover)
+    folder, lock = _locked_folder(parent, prefix)
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+        if lock is not None:
+            os.close(lock)
+
+
+def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
+    """Make a folder and lock it; once more where another writer took it for abandoned in between."""
+    while True:
+        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        try:
+            lock = _lock(folder, waits=True)
+        except FileNotFoundError:
+            continue
+        if folder.exists():
+            return folder, lock
+        if lock is not None:
+            os.close(lock)
+
+
+def _literal(prefix: str) -> str:
+    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in prefix)
+
+
+def _lock(folder: Path, *, waits: bool = False) -> int | None:
+    """Lock a folder for its writer; None where the platform has no such locks, or somebody else holds this one."""
+    try:
+        import fcntl
+    except ImportError:  # Windows refuses to remove what is open, which serves as well
+        return None
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+    except OSError:  # held, or a file system without locks
+        os.close(descriptor)
+        return None
+    return descriptor
+
+
+def _remove_abandoned(leftover: Path) -> None:
+    """Remove a folder that no writer holds; the lock is held meanwhile, lest a new writer takes it over."""
+    try:
+        lock = _lock(leftover)
+    except OSError:  # gone already, or no folder
+        return
+    if lock is None and os.name != "nt":
+        return
+    shutil.rmtree(leftover, ignore_errors=True)
+    if lock is not None:
+        os.close(lock)
+
+
+def _sync(file: Path) -> None:
+    # A handle that may write: Windows refuses to sync others.
+    with file.open("r+b") as opened:
+        os.fsync(opened.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename in a folder last, where the platform lets folders be opened."""
+    if hasattr(os, "O_DIRECTORY"):
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)

@@ -1,0 +1,115 @@
+"""Decide, in one place, on which device and with how many processor threads work is done."""
+
+from __future__ import annotations
+
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from iqa_armor.errors import UsageError
+
+if TYPE_CHECKING:
+    import torch
+
+CGROUPS = Path("/sys/fs/cgroup")
+_DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
+# OpenMP and MKL read these when torch is imported; threads that wait by spinning take the processor from others.
+_THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
+
+
+def choose_device(word: str = "auto") -> torch.device:
+    """Return the device that a word names; nothing else in the package decides this.
+
+    Of several processes that a launcher started on a machine, each gets a CUDA device of its own.
+
+    Args:
+        word: "auto" (CUDA where there is one, else the processor), "cpu", "cuda" or "cuda:N".
+
+    Raises:
+        UsageError: If the word is another, or there is no such device here.
+    """
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if word == "auto":
+        word = "cuda" if count else "cpu"
+    if not _DEVICE.fullmatch(word):
+        raise UsageError(f"there is no device {word!r}; known are auto, cpu, cuda and cuda:N")
+    if word == "cpu":
+        return torch.device("cpu")
+    if not count:
+        raise UsageError("there is no CUDA device here; use --device cpu or auto")
+    index = int(word.partition(":")[2] or os.environ.get("LOCAL_RANK", "0"))
+    if index >= count:
+        raise UsageError(f"there is no device cuda:{index} here; this machine has {count}, from cuda:0 on")
+    return torch.device("cuda", index)
+
+
+def usable_processors() -> int:
+    """Return how many processors this process may keep busy: its affinity, and the quota of its container."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    quota = _quota()
+    return allowed if quota is None else max(1, min(allowed, int(quota + 0.5)))
+
+
+def prepare_threads(count: int | None = None) -> None:
+    """Say how many threads to use, and that idle ones wait passively; call it before torch is imported.
+
+    Args:
+        count: Threads of one operation; None keeps what the environment says, or else takes `usable_processors`.
+
+    Raises:
+        UsageError: If the count is not positive.
+    """
+    if count is not None and count < 1:
+        raise UsageError(f"--threads must be at least 1, got {count}")
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    for name in _THREADS:
+        if count is not None or not os.environ.get(name):
+            os.environ[name] = str(count or os.environ.get(_THREADS[0]) or usable_processors())
+    if count is not None and "torch" in sys.modules:
+        import torch
+
+        if torch.get_num_threads() != count:
+            torch.set_num_threads(count)
+
+
+def _quota() -> float | None:
+    """Return the processors that the cgroup of this process grants, from version 2 or 1; None without a limit."""
+    shares = [_ratio(*text.split()[:2]) for text in _contents("cpu.max") if len(text.split()) >= 2]
+    if not shares:
+        limits, periods = _contents("cpu/cpu.cfs_quota_us"), _contents("cpu/cpu.cfs_period_us")
+        shares = [_ratio(limit, period) for limit, period in zip(limits, periods, strict=False)]
+    granted = [share for share in shares if share is not None]
+    return min(granted, default=None)
+
+
+def _ratio(limit: str, period: str) -> float | None:
+    try:
+        share = float(limit) / float(period)
+    except (ValueError, ZeroDivisionError):  # "max" is no limit
+        return None
+    return share if share > 0 else None
+
+
+def _contents(name: str) -> list[str]:
+    """Return a file of this process's cgroup and of all cgroups around it, those that can be read."""
+    found = []
+    for folder in (CGROUPS, *_own_cgroups()):
+        try:
+            found.append((folder / name).read_text(encoding="ascii").strip())
+        except (OSError, UnicodeDecodeError):
+            continue
+    return found
+
+
+def _own_cgroups() -> list[Path]:
+    try:
+        lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
+    except (OSError, UnicodeDecodeError):
+        return []
+    names = [line.split(":", 2)[2].strip("/") for line in lines if line.startswith("0::")]
+    own = [CGROUPS / name for name in names if name]
+    return [folder for path in own for folder in (path, *path.parents) if folder.is_relative_to(CGROUPS)]

@@ -1,0 +1,193 @@
+"""Named values that describe themselves: one declaration for reading a word, for help texts and for documents."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, fields, is_dataclass, replace
+from functools import cache
+from importlib import import_module
+from importlib.metadata import EntryPoint, entry_points
+from typing import Any, Generic, TypeVar
+
+from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.plugins import import_object, split_spec
+
+T = TypeVar("T")
+Setting = int | float | str | bool
+SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """What a registry says of one of its values before anything is imported.
+
+    Args:
+        home: `module:NAME` of a value, or of a class that is called with `settings`.
+        says: One line for help texts and documents.
+        settings: Arguments of that class; None where NAME is the value itself, be it a class or a function.
+    """
+
+    home: str
+    says: str
+    settings: Mapping[str, Any] | None = None
+
+    def value(self) -> Any:
+        """Return the value, imported now."""
+        module, _, name = self.home.partition(":")
+        found = getattr(import_module(module), name)
+        return found if self.settings is None else found(**self.settings)
+
+
+@dataclass(frozen=True)
+class Row:
+    """A registry's value as documents show it: settings with their defaults, in the unit they are written in."""
+
+    name: str
+    says: str
+    settings: dict[str, Setting] = field(default_factory=dict)
+
+
+def unscaled(value: Any, key: str) -> float:  # noqa: ARG001
+    """Return 1: settings are written in the unit that the value keeps them in."""
+    return 1.0
+
+
+@dataclass(frozen=True, eq=False)
+class Registry(Mapping[str, T], Generic[T]):
+    """Values by name, imported when they are first asked for, and those that users add.
+
+    Args:
+        kind: What messages call such a value.
+        entries: The built-in values.
+        group: Entry-point group under which installed packages offer further ones; "" for none.
+        accepts: Turns what a user named into a value, or raises an ArmorError; called with the object and its name.
+        pattern: Value of further names such as "pgd12", or None where a name is no such.
+        also: What else may be named, for help texts: "pgdN for N steps".
+        unit: Number that the written text of a value's setting is divided by.
+        error: Class of the errors.
+    """
+
+    kind: str
+    entries: Mapping[str, Entry]
+    group: str = ""
+    accepts: Callable[[Any, str], T] = lambda value, name: value  # noqa: ARG005
+    pattern: Callable[[str], T | None] = lambda name: None  # noqa: ARG005
+    also: str = ""
+    unit: Callable[[Any, str], float] = unscaled
+    error: type[ArmorError] = UsageError
+    _made: dict[str, T] = field(default_factory=dict, repr=False)
+
+    def __getitem__(self, name: str) -> T:
+        if name not in self._made:
+            self._made[name] = self.entries[name].value()
+        return self._made[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.entries)
+
+    def __len__(self) -> int:
+        return len(self.entries)
+
+    def __contains__(self, name: object) -> bool:
+        return name in self.entries
+
+    def read(self, word: str) -> T:
+        """Return the value that a word means.
+
+        Args:
+            word: `NAME`, `package.module:NAME`, `path/file.py:NAME` or the name of an installed plug-in, each with
+                `:key=value,…` behind it where the value is a frozen dataclass with such fields.
+
+        Raises:
+            ArmorError: Of the registry's class, if the name or a setting is unknown, or a value is not allowed.
+        """
+        value, settings = self.find(word)
+        return self.changed(value, settings, word=word) if settings else value
+
+    def find(self, word: str) -> tuple[T, str]:
+        """Return the value that a word names, and what stands behind the name and a colon; errors as in `read`."""
+        name, _, rest = word.partition(":")
+        if name in self.entries:
+            return self[name], rest
+        special = self.pattern(name)
+        if special is not None:
+            return special, rest
+        if name in self._installed():
+            return self._accepted(self._load(name), name), rest
+        spec = split_spec(word)
+        if spec is not None:
+            source, attribute, settings = spec
+            found = import_object(source, attribute, kind=self.kind, error=self.error)
+            return self._accepted(found, word), settings
+        raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
+
+    def changed(self, value: T, settings: str, *, word: str) -> T:
+        """Return a frozen dataclass with the settings `key=value,…` changed; errors as in `read`."""
+        changes = dict(self._setting(value, pair) for pair in settings.split(","))
+        target: Any = value
+        try:
+            return replace(target, **changes)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise self.error(f"{self.kind} {word!r}: {error}") from error
+
+    def summary(self) -> str:
+        """Return the names, and what else may be named, without importing a value."""
+        return ", ".join([*self.entries, *([self.also] if self.also else [])])
+
+    def rows(self) -> list[Row]:
+        """Return name, description and settings of every built-in value."""
+        return [Row(name, entry.says, self._written(self[name])) for name, entry in self.entries.items()]
+
+    def lazy_attribute(self, name: str) -> Any:
+        """Return the public class or function of this name; serves as `__getattr__` of the registry's package."""
+        for entry in self.entries.values():
+            module, _, attribute = entry.home.partition(":")
+            if attribute == name:
+                return getattr(import_module(module), name)
+        raise AttributeError(f"there is no {self.kind} class {name!r}")
+
+    def _accepted(self, found: Any, name: str) -> T:
+        return self.accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)
+
+    def _installed(self) -> Mapping[str, EntryPoint]:
+        return _entry_points(self.group) if self.group else {}
+
+    def _load(self, name: str) -> Any:
+        try:
+            return self._installed()[name].load()
+        except (ImportError, AttributeError) as error:
+            raise self.error(f"the installed {self.kind} {name!r} cannot be imported: {error}") from error
+
+    def _meant(self, name: str) -> str:
+        near = difflib.get_close_matches(name, [*self.entries, *self._installed()], n=1)
+        return f"did you mean {near[0]}? " if near else ""
+
+    def _written(self, value: Any) -> dict[str, Setting]:
+        if not is_dataclass(value) or isinstance(value, type):
+            return {}
+        kept = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
+        return {key: self._in_unit(value, key, item) for key, item in kept.items() if isinstance(item, Setting)}
+
+    def _in_unit(self, value: Any, key: str, kept: Setting) -> Setting:
+        unit = self.unit(value, key)
+        return kept if unit == 1 or isinstance(kept, str) else float(f"{kept * unit:.12g}")
+
+    def _setting(self, value: Any, pair: str) -> tuple[str, Setting]:
+        key, _, written = pair.partition("=")
+        is_settled = not is_dataclass(value) or isinstance(value, type)
+        types = {} if is_settled else {f.name: type(getattr(value, f.name)) for f in fields(value) if f.init}
+        if key not in types:
+            allowed = f"known are {', '.join(types)}" if types else "it has none"
+            raise self.error(f"unknown {self.kind} setting {key!r}; {allowed}")
+        try:
+            read: Setting = SWITCHES[written.lower()] if types[key] is bool else types[key](written)
+        except (ValueError, KeyError, TypeError) as error:
+            raise self.error(f"{self.kind} setting {key} must be {types[key].__name__}, got {written!r}") from error
+        unit = self.unit(value, key)
+        return key, read if unit == 1 or isinstance(read, str) else read / unit
+
+
+@cache
+def _entry_points(group: str) -> Mapping[str, EntryPoint]:
+    return {point.name: point for point in entry_points(group=group)}

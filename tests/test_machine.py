@@ -1,0 +1,117 @@
+"""Devices and threads are decided in one place."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from iqa_armor import machine
+from iqa_armor.errors import UsageError
+
+
+@pytest.fixture
+def two_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+
+
+@pytest.fixture
+def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("word", ["auto", "cpu"])
+def test_without_cuda_it_is_the_processor(word: str) -> None:
+    assert machine.choose_device(word) == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize(("word", "index"), [("auto", 0), ("cuda", 0), ("cuda:0", 0), ("cuda:1", 1)])
+def test_cuda_devices_by_number(word: str, index: int) -> None:
+    assert machine.choose_device(word) == torch.device("cuda", index)
+
+
+@pytest.mark.usefixtures("two_gpus")
+def test_each_process_of_a_launcher_gets_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert machine.choose_device("auto") == torch.device("cuda", 1)
+    assert machine.choose_device("cuda:0") == torch.device("cuda", 0)
+    assert machine.choose_device("cpu") == torch.device("cpu")
+
+
+@pytest.mark.usefixtures("two_gpus")
+@pytest.mark.parametrize("word", ["mps", "xpu", "cuda:2", "cuda:", "cuda:²", "CUDA", "", "cpu:0", "cuda:-1"])
+def test_devices_that_are_not_there(word: str) -> None:
+    with pytest.raises(UsageError, match="there is no device"):
+        machine.choose_device(word)
+
+
+@pytest.mark.usefixtures("no_gpu")
+@pytest.mark.parametrize("word", ["cuda", "cuda:0"])
+def test_cuda_where_there_is_none(word: str) -> None:
+    with pytest.raises(UsageError, match="there is no CUDA device here"):
+        machine.choose_device(word)
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "150000 100000"}, 1.5),
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4.0),
+        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.max": "nonsense"}, None),
+        ({}, None),
+    ],
+)
+def test_quota_of_a_container(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(text + "\n")
+    monkeypatch.setattr(machine, "CGROUPS", tmp_path)
+    monkeypatch.setattr(machine, "_own_cgroups", list)
+    assert machine._quota() == quota
+
+
+@pytest.mark.parametrize(("quota", "processors"), [(None, 8), (1.5, 2), (0.1, 1), (64.0, 8), (3.2, 3)])
+def test_processors_are_those_that_may_be_kept_busy(
+    monkeypatch: pytest.MonkeyPatch, quota: float | None, processors: int
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    monkeypatch.setattr(machine, "_quota", lambda: quota)
+    assert machine.usable_processors() == processors
+
+
+def threads_of(count: int | None, environment: dict[str, str]) -> list[str]:
+    code = (
+        "import os, sys; from iqa_armor.machine import prepare_threads; "
+        f"prepare_threads({count}); assert 'torch' not in sys.modules; import torch; "
+        "print(torch.get_num_threads(), os.environ['OMP_WAIT_POLICY'])"
+    )
+    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")}
+    done = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout.split()
+
+
+def test_threads_asked_for_win_over_the_environment() -> None:
+    assert threads_of(1, {"OMP_NUM_THREADS": "2"}) == ["1", "PASSIVE"]
+
+
+def test_the_environment_wins_over_the_default() -> None:
+    assert threads_of(None, {"OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "ACTIVE"}) == ["1", "ACTIVE"]
+
+
+def test_the_default_is_what_may_be_kept_busy() -> None:
+    assert threads_of(None, {}) == [str(machine.usable_processors()), "PASSIVE"]
+
+
+def test_no_threads_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1"):
+        machine.prepare_threads(0)
