@@ -26,7 +26,8 @@ from iqa_armor import EvaluationSettings, QualityModel, Recipe, evaluate, harden
 from iqa_armor.cli.console import progress, show_messages, stderr, stdout
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline import Options, inspect_model
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.inspection import inspect_model
 from iqa_armor.recipe import make_recipe
 
 PLAIN = {"position": "none", "prune": 0.0}

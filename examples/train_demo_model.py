@@ -32,7 +32,8 @@ from iqa_armor.data.transforms import load_prepared
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
-from iqa_armor.pipeline import Options, Trained, train
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.supervised import Trained, train
 from iqa_armor.recipe import Training
 from iqa_armor.training import predict
 

@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from iqa_armor.evaluation import EvaluationSettings, evaluate
     from iqa_armor.export import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-    from iqa_armor.pipeline import harden, load_model, train
+    from iqa_armor.pipeline.hardening import harden
+    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.supervised import train
     from iqa_armor.recipe import Recipe, Training
 
 __version__ = "0.1.0"
@@ -41,11 +43,11 @@ _HOMES = {
     "Training": ("iqa_armor.recipe", "Training"),
     "evaluate": ("iqa_armor.evaluation", "evaluate"),
     "export_model": ("iqa_armor.export", "export_model"),
-    "harden": ("iqa_armor.pipeline", "harden"),
-    "load_model": ("iqa_armor.pipeline", "load_model"),
+    "harden": ("iqa_armor.pipeline.hardening", "harden"),
+    "load_model": ("iqa_armor.pipeline.loading", "load_model"),
     "open_dataset": ("iqa_armor.data", "open_dataset"),
     "save_model": ("iqa_armor.artifact", "save_artifact"),
-    "train": ("iqa_armor.pipeline", "train"),
+    "train": ("iqa_armor.pipeline.supervised", "train"),
 }
 
 

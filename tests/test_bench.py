@@ -14,10 +14,11 @@ from iqa_armor.artifact import save_artifact
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock
-from iqa_armor.pipeline import BenchSettings, Opening, benchmark
-from iqa_armor.pipeline import memory as apart
-from iqa_armor.pipeline.memory import Request, measured_apart
-from iqa_armor.pipeline.trial import Trial
+from iqa_armor.pipeline import peak_memory as apart
+from iqa_armor.pipeline.bench import BenchSettings, benchmark
+from iqa_armor.pipeline.loading import Opening
+from iqa_armor.pipeline.peak_memory import Request, measured_apart
+from iqa_armor.pipeline.timed_model import Trial
 from iqa_armor.surgery import choose, splice, trace
 
 Make = Callable[..., QualityModel]

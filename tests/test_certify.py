@@ -22,8 +22,8 @@ from iqa_armor.defenses.smoothing import SMOOTHERS, inputs
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline import CertifySettings, certify_files, certify_images
 from iqa_armor.pipeline.certified import Subject
+from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
 from iqa_armor.report import render_certification
 from iqa_armor.report.certificates import notes
 from iqa_armor.results import Certification

@@ -19,7 +19,9 @@ from iqa_armor.errors import DataError, ModelLoadError, RecipeError, SurgeryErro
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock, singular_values
-from iqa_armor.pipeline import Options, harden, plan, train
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.hardening import harden, plan
+from iqa_armor.pipeline.supervised import train
 from iqa_armor.recipe import Recipe, Training
 
 QUICK = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}

@@ -15,10 +15,10 @@ from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline import Hardened, harden, plan
 from iqa_armor.pipeline.fitting import load_material
-from iqa_armor.pipeline.progress import silent
+from iqa_armor.pipeline.hardening import Hardened, harden, plan
 from iqa_armor.pipeline.samples import labelled_batches
+from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, make_recipe
 
 

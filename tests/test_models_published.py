@@ -26,7 +26,7 @@ from iqa_armor.models.matching import RESCALING, bare, load_matching, load_stric
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.ortho import RobustBlock
-from iqa_armor.pipeline import harden
+from iqa_armor.pipeline.hardening import harden
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import choose, trace
 

@@ -17,7 +17,7 @@ from iqa_armor.cli import app
 from iqa_armor.errors import SurgeryError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock, TokenBlock
-from iqa_armor.pipeline import harden
+from iqa_armor.pipeline.hardening import harden
 from iqa_armor.pipeline.inspection import inspect_model
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import Flow, choose, size_of, token_grid, token_grids, trace

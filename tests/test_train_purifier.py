@@ -22,7 +22,8 @@ from iqa_armor.defenses import Purified, parse_purifier
 from iqa_armor.defenses.purifiers import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline import Options, Threats, train_purifier
+from iqa_armor.pipeline.fitting import Options
+from iqa_armor.pipeline.train_purifier import Threats, train_purifier
 from iqa_armor.training import FilterSettings, fit_filter
 from iqa_armor.training.pairs import fit_attacks, make_pairs
 

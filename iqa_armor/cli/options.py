@@ -11,7 +11,7 @@ import typer
 if TYPE_CHECKING:
     from iqa_armor.data.base import Dataset
     from iqa_armor.pipeline.loading import Opening
-    from iqa_armor.pipeline.progress import Progress
+    from iqa_armor.progress import Progress
 
 FOREIGN, DEFENSE = "Foreign model files", "Rival defences"
 

@@ -11,7 +11,7 @@ from iqa_armor.defenses import Smoother
 from iqa_armor.defenses.features import FeatureSmoothing
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.certified import Subject
-from iqa_armor.pipeline.progress import Progress
+from iqa_armor.progress import Progress
 
 CALIBRATION_IMAGES = 32
 BATCH = 8

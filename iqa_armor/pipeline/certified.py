@@ -22,7 +22,7 @@ from iqa_armor.defenses.features import BoundFeatureSmoother, FeatureCertificate
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.progress import Progress
+from iqa_armor.progress import Progress
 from iqa_armor.results import CertifiedImage, CertifiedModel, MethodFigures, Scale
 
 T = TypeVar("T")

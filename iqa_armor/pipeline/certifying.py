@@ -20,9 +20,9 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.calibrating import calibrated
 from iqa_armor.pipeline.certified import Subject, certify_model
 from iqa_armor.pipeline.devices import choose_device
-from iqa_armor.pipeline.progress import Progress, silent
 from iqa_armor.pipeline.provenance import versions
-from iqa_armor.pipeline.scoring import find_images
+from iqa_armor.pipeline.score import find_images
+from iqa_armor.progress import Progress, silent
 from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")

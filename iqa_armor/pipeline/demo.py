@@ -12,7 +12,7 @@ from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import Options
 from iqa_armor.pipeline.hardening import Hardened, harden
 from iqa_armor.pipeline.loading import load_model
-from iqa_armor.pipeline.progress import Progress
+from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
 
 DEMO_MODEL = Path(__file__).parents[1] / "assets" / "demo.safetensors"

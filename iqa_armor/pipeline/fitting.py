@@ -13,7 +13,7 @@ from iqa_armor.data.base import ImageSet, held_out
 from iqa_armor.data.transforms import PreparedImages, load_prepared
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.progress import Progress, silent
+from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery import rescale_output
 from iqa_armor.training import Epoch, Fit, FitData, fit, predict

@@ -79,8 +79,8 @@ def attack(
 
     Clean scores are those of the images as MODEL sees them, attacked scores those of the written files.
     """
+    from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
-    from iqa_armor.pipeline.attacking import attack_images, build_attacks
     from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
 

@@ -24,8 +24,8 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.benchmark import Benchmark, BenchSettings
-    from iqa_armor.pipeline.costs import Cost
+    from iqa_armor.pipeline.bench import Benchmark, BenchSettings
+    from iqa_armor.pipeline.bench_costs import Cost
 
 MEBI = 2**20
 
@@ -56,7 +56,7 @@ def bench(
     json: JsonOpt = False,
 ) -> None:
     """Time MODELs side by side: calls, training steps, memory, parameters, operations, file size."""
-    from iqa_armor.pipeline.benchmark import BenchSettings, benchmark
+    from iqa_armor.pipeline.bench import BenchSettings, benchmark
 
     settings = BenchSettings(
         size=None if size is None else size_of(size, option="--size"),

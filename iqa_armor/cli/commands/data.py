@@ -11,7 +11,7 @@ from iqa_armor.cli.console import progress, show_json, stderr, stdout
 from iqa_armor.cli.options import JsonOpt, open_data
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.data_check import DataCheck, SizeSummary
+    from iqa_armor.pipeline.data import DataCheck, SizeSummary
 
 data = typer.Typer(no_args_is_help=True, help="Look at datasets before they are used.")
 
@@ -33,7 +33,7 @@ def check(
     Ends with exit code 5 where images or labels are missing or cannot be read. Labels that seem to fall with
     quality are a warning only.
     """
-    from iqa_armor.pipeline.data_check import check_data
+    from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
         found = check_data(open_data(spec, seed=0, progress=bars), progress=bars)

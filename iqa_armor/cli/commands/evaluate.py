@@ -130,8 +130,8 @@ def evaluate(
 ) -> None:
     """Measure quality prediction and robustness of MODELs, with attacks."""
     from iqa_armor import evaluation
-    from iqa_armor.pipeline import is_main_process
     from iqa_armor.results import parse_requirement, require_path
+    from iqa_armor.training import is_main_process
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
@@ -198,7 +198,7 @@ def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSett
 
 def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
     """Open every model; two files of one name are told apart by their folders."""
-    from iqa_armor.pipeline import load_model
+    from iqa_armor.pipeline.loading import load_model
 
     opened = [load_model(path, opening=opening_of(context.params)) for path in paths]
     stems = [path.stem for path in paths]

@@ -130,9 +130,11 @@ def harden(
     json: JsonOpt = False,
 ) -> None:
     """Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file."""
-    from iqa_armor import pipeline
+    from iqa_armor.pipeline import hardening
+    from iqa_armor.pipeline.fitting import Options
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.recipe import Recipe, make_recipe, read_recipe
+    from iqa_armor.training import is_main_process
 
     given = {name: value for name, value in context.params.items() if value is not None}
     values = (read_recipe(recipe) if recipe else {}) | {k: v for k, v in given.items() if k in Recipe.model_fields}
@@ -143,10 +145,10 @@ def harden(
     with progress() as bars:
         original = load_model(model, opening=opening_of(context.params))
         dataset = open_data(data, seed=settings.seed, progress=bars)
-        options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        run = pipeline.plan if dry_run else pipeline.harden
+        options = Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        run = hardening.plan if dry_run else hardening.harden
         result = run(original, dataset, settings, options=options)
-        if not pipeline.is_main_process():
+        if not is_main_process():
             return
         if not dry_run:
             result.save(target)

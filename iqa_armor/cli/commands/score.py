@@ -52,7 +52,7 @@ def score(
     """Score images with MODEL."""
     from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
-    from iqa_armor.pipeline.scoring import score_files
+    from iqa_armor.pipeline.score import score_files
 
     with progress() as bars:
         opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], smooth)

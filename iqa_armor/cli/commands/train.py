@@ -75,9 +75,11 @@ def train(
     json: JsonOpt = False,
 ) -> None:
     """Train ARCH on scored images and write it as one self-contained file."""
-    from iqa_armor import pipeline
+    from iqa_armor.pipeline import supervised
+    from iqa_armor.pipeline.fitting import Options
     from iqa_armor.pipeline.loading import start_model
     from iqa_armor.recipe import Training, make_training
+    from iqa_armor.training import is_main_process
 
     check_target(output, Path(arch))
     given = {name: value for name in Training.model_fields if (value := context.params.get(name)) is not None}
@@ -86,9 +88,9 @@ def train(
     with progress() as bars:
         start = start_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
         dataset = open_data(data, seed=seed, progress=bars)
-        options = pipeline.Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = pipeline.train(start.model, dataset, settings, options=options, fresh=start.fresh)
-        if not pipeline.is_main_process():
+        options = Options(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = supervised.train(start.model, dataset, settings, options=options, fresh=start.fresh)
+        if not is_main_process():
             return
         result.model.name = output.stem
         result.save(output)

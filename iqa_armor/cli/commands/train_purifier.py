@@ -29,7 +29,7 @@ from iqa_armor.cli.options import (
 )
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.purifying import TrainedPurifier
+    from iqa_armor.pipeline.train_purifier import TrainedPurifier
 
 
 def train_purifier(
@@ -81,7 +81,7 @@ def train_purifier(
     """
     from iqa_armor.pipeline.fitting import Options
     from iqa_armor.pipeline.loading import load_model
-    from iqa_armor.pipeline.purifying import Threats, train_purifier
+    from iqa_armor.pipeline.train_purifier import Threats, train_purifier
     from iqa_armor.training import FilterSettings
 
     check_target(output, model)

@@ -17,7 +17,7 @@ from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
 from iqa_armor.models.base import QualityModel, ScoreScale
-from iqa_armor.pipeline.attacking import build_attacks
+from iqa_armor.pipeline.attack import build_attacks
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.fitting import Material, Options, load_material, score_all
 from iqa_armor.pipeline.provenance import provenance_of

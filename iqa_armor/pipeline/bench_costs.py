@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa_armor.evaluation.cost import count_parameters
-from iqa_armor.pipeline.trial import Trial
+from iqa_armor.pipeline.timed_model import Trial
 
 
 @dataclass(frozen=True)

@@ -13,12 +13,12 @@ import torch
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.pipeline.costs import Cost, Notes
+from iqa_armor.pipeline.bench_costs import Cost, Notes
 from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.loading import Opening, load_model
-from iqa_armor.pipeline.memory import Request, Task, measured_apart
-from iqa_armor.pipeline.progress import Progress, silent
-from iqa_armor.pipeline.trial import Trial, cuda_peak, first_score
+from iqa_armor.pipeline.peak_memory import Request, Task, measured_apart
+from iqa_armor.pipeline.timed_model import Trial, cuda_peak, first_score
+from iqa_armor.progress import Progress, silent
 
 SCHEMA = "iqa-armor/bench/1"
 # Preparing a large Cayley layer takes many times as long as a call.

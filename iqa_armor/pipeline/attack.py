@@ -32,8 +32,8 @@ from iqa_armor.pipeline.attack_files import (
     write_table,
 )
 from iqa_armor.pipeline.devices import choose_device
-from iqa_armor.pipeline.progress import Progress, silent
-from iqa_armor.pipeline.scoring import find_images
+from iqa_armor.pipeline.score import find_images
+from iqa_armor.progress import Progress, silent
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
 

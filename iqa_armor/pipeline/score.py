@@ -12,7 +12,7 @@ from iqa_armor.defenses import Defended
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.devices import choose_device
-from iqa_armor.pipeline.progress import Progress, silent
+from iqa_armor.progress import Progress, silent
 
 
 def score_files(

@@ -15,7 +15,7 @@ import torch
 
 from iqa_armor.errors import ArmorError
 from iqa_armor.pipeline.loading import Opening, load_model
-from iqa_armor.pipeline.trial import Trial
+from iqa_armor.pipeline.timed_model import Trial
 
 Task = Literal["inference", "training"]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -53,7 +53,7 @@ def measured_apart(request: Request) -> int | None:
     Raises:
         ArmorError: If the process fails.
     """
-    code = "from iqa_armor.pipeline.memory import main; main()"
+    code = "from iqa_armor.pipeline.peak_memory import main; main()"
     # Our own request to our own process: nothing foreign is unpickled.
     done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(request), capture_output=True, check=False)
     if done.returncode != 0:

@@ -14,7 +14,7 @@ from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.transforms import available_cpus
 from iqa_armor.errors import DataError
-from iqa_armor.pipeline.progress import Progress, silent
+from iqa_armor.progress import Progress, silent
 
 Size = tuple[int, int]  # (height, width)
 _CHUNK = 64
