@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from iqa_armor.artifact import load_artifact, read_metadata, save_artifact
+from iqa_armor.artifact.storage import load_artifact, read_metadata, save_artifact
 from iqa_armor.defenses.purifiers.fcn import load_fcn
 
 FOLDER = Path(__file__).parent / "data" / "legacy"

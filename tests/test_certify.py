@@ -15,7 +15,7 @@ from conftest import memory_dataset, small_network, write_images
 from torch import Generator, Tensor
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.defenses import Certificate, MeanSmoothing, MedianSmoothing, parse_smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS, inputs

@@ -13,7 +13,7 @@ from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate, measure
 from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.metrics import abs_gain, srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.results import ModelEntry, Outcome
 
 QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), resamples=60, batch_size=4)

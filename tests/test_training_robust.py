@@ -14,7 +14,7 @@ from iqa_armor.attacks import PGD, frozen
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.recipe import Training, make_training
 from iqa_armor.training import fit
 from iqa_armor.training.robust import AdversarialTraining, GradientNorm, gradient_norms, make_defense

@@ -12,7 +12,8 @@ from torchvision.ops import StochasticDepth
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.models.sqish import Sqish
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 
 # What user code raises when it looks at the value of a traced tensor, or when its layers do not fit the input.
 TRACE_FAILURES = (fx.proxy.TraceError, *NETWORK_FAILURES)

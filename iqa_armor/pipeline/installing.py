@@ -8,7 +8,9 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.ortho import RobustBlock, TokenBlock, initialize_identity
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.initialize import initialize_identity
+from iqa_armor.ortho.tokens import TokenBlock
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery import Flow, TokenGrid, propagate_sizes, size_of, token_grid
 

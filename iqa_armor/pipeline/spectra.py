@@ -9,7 +9,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.ortho import Gains, OrthogonalConv2d, RobustBlock, TokenBlock, extreme_gains, singular_values
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.gains import Gains, extreme_gains
+from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.ortho.lipschitz import singular_values
+from iqa_armor.ortho.tokens import TokenBlock
 from iqa_armor.surgery import size_of
 
 # Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.

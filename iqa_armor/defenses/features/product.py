@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.models.graph import shared_graph, size_of
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.bounds import convolution_bound
 
 # Largest slopes of activations and of what only moves numbers.
