@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.data import SPLITS, Dataset, ImageSet, open_dataset
 from iqa_armor.data.distortions import distort
 from iqa_armor.data.scenes import render_scene

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from iqa_armor.artifact import is_artifact, load_artifact
+from iqa_armor.artifact.storage import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale

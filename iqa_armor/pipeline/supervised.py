@@ -9,7 +9,7 @@ from typing import Any
 
 from torch import fx
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses import replace_activations
 from iqa_armor.evaluation import scale_of

@@ -22,9 +22,10 @@ from iqa_armor.cli.options import (
     TrustOpt,
     opening_of,
 )
+from iqa_armor.export import FORMATS
 
 if TYPE_CHECKING:
-    from iqa_armor.export import Exported
+    from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
 
@@ -34,7 +35,10 @@ def export(
     output: Annotated[
         Path,
         typer.Option(
-            "-o", "--output", metavar="OUT", help="OUT.onnx (needs the extra 'onnx') or OUT.pt2 (torch.export)."
+            "-o",
+            "--output",
+            metavar="OUT",
+            help=f"{' or '.join(f'OUT.{name} ({entry.says})' for name, entry in FORMATS.entries.items())}.",
         ),
     ],
     arch: ArchOpt = None,
@@ -48,7 +52,8 @@ def export(
     json: JsonOpt = False,
 ) -> None:
     """Export MODEL to ONNX or torch.export, and keep the file only where it scores as MODEL does."""
-    from iqa_armor.export import export_model, format_of
+    from iqa_armor.export.formats import format_of
+    from iqa_armor.export.write import export_model
     from iqa_armor.pipeline.loading import load_model
 
     format_of(output)
@@ -63,7 +68,7 @@ def export(
 
 def as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
     """Return an export's outcome as plain values for JSON."""
-    from iqa_armor.export import described
+    from iqa_armor.export.write import described
 
     check = exported.check
     return {
