@@ -14,8 +14,8 @@ from pathlib import Path
 import torch
 from safetensors.torch import save_file
 
-from iqa_armor.data import open_dataset
-from iqa_armor.defenses.features import FeatureSmoothing
+from iqa_armor.data.specs import open_dataset
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics import srocc
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.checkpoints import load_matching, read_state
@@ -50,7 +50,7 @@ def main() -> None:
         model,
         data.training(),
         Training(epochs=options.epochs, learning_rate=1e-4),
-        on_epoch=lambda number, loss: say(f"epoch {number}: loss {loss:.4f}"),
+        progress=lambda *told: say(told[-1]),
     )
     split, images = data.reported()
     scores = predict_reference(model, images)

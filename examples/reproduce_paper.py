@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
 
+import torch
 import typer
 from paper_report import write_tables
 
@@ -26,9 +27,9 @@ from iqa_armor import EvaluationSettings, QualityModel, Recipe, evaluate, harden
 from iqa_armor.cli.console import progress, show_messages, stderr, stdout
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.inspection import inspect_model
-from iqa_armor.recipe import make_recipe
+from iqa_armor.machine import choose_device
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.inspect import inspect_model
 
 PLAIN = {"position": "none", "prune": 0.0}
 # Row → what it changes in the recipe of the full method; the base is not fine-tuned at all.
@@ -59,7 +60,7 @@ class Grid:
         folder: Of models and results.
         epochs: Of every row's fine-tuning.
         settings: Of the evaluation.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         report: Receiver of progress.
     """
 
@@ -67,7 +68,7 @@ class Grid:
     folder: Path
     epochs: int
     settings: EvaluationSettings
-    device: str
+    device: torch.device
     report: Callable[..., None]
 
     def make(self, base: QualityModel, row: str, changes: dict[str, Any], seed: int) -> QualityModel:
@@ -75,8 +76,8 @@ class Grid:
         name = f"{base.name} {row}" + (f" seed {seed}" if seed else "")
         path = self.folder / "models" / f"{name.replace(' ', '-')}.safetensors"
         if not path.exists():
-            recipe: Recipe = make_recipe({"epochs": self.epochs, "seed": seed, **changes})
-            options = Options(
+            recipe: Recipe = Recipe.read({"epochs": self.epochs, "seed": seed, **changes})
+            options = RunOptions(
                 device=self.device,
                 checkpoint=path.with_suffix(".resume.pt"),
                 resume=True,
@@ -130,12 +131,12 @@ def main(
         limit=limit or (SMALL["limit"] if small else None),
         fit_images=SMALL["fit_images"] if small else 64,
         batch_size=batch_size,
-        device="cuda" if device == "cuda" else "cpu",
+        device=choose_device(device),
     )
     try:
         with progress() as bars:
             datasets = [open_dataset(spec) for spec in data]
-            grid = Grid(datasets, output, epochs or (SMALL["epochs"] if small else 5), settings, device, bars)
+            grid = Grid(datasets, output, epochs or (SMALL["epochs"] if small else 5), settings, settings.device, bars)
             results = [run_model(grid, word, chosen, cuts, seeds) for word in models]
     except ArmorError as error:
         stderr.print(f"error: {error}", markup=False, soft_wrap=True)

@@ -14,7 +14,6 @@ import statistics
 import sys
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,17 +24,18 @@ from scipy.stats import spearmanr
 from torch import Tensor
 
 from iqa_armor.artifact.storage import load_artifact
-from iqa_armor.data import SPLITS, Dataset, ImageSet, open_dataset
+from iqa_armor.data.base import SPLITS, Dataset, ImageSet
 from iqa_armor.data.distortions import distort
+from iqa_armor.data.prepared import load_prepared
 from iqa_armor.data.scenes import render_scene
-from iqa_armor.data.transforms import load_prepared
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.supervised import Trained, train
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.train import Trained, train
 from iqa_armor.recipe import Training
-from iqa_armor.training import predict
+from iqa_armor.training.predict import predict
 
 Pixels = NDArray[np.uint8]
 
@@ -121,9 +121,9 @@ def trained_model() -> Trained:
     """Generate the data and train on it; one thread, so that sums are taken in a fixed order."""
     torch.set_num_threads(1)
     torch.manual_seed(SETTINGS.seed)
-    dataset = joined([open_dataset(spec, on_progress=partial(tell, "scenes")) for spec in DATA])
+    dataset = joined([open_dataset(spec, progress=tell) for spec in DATA])
     model = QualityModel(demo_network(), DEMO_PREPROCESSING, name="demo", arch="iqa_armor.models.demo:demo_network")
-    return train(model, dataset, SETTINGS, options=Options(device="cpu", progress=tell))
+    return train(model, dataset, SETTINGS, options=RunOptions(device=torch.device("cpu"), progress=tell))
 
 
 def measure(model: QualityModel, folder: Path | None) -> dict[str, Any]:

@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from iqa_armor.artifact.storage import save_artifact as save_model
-    from iqa_armor.data import open_dataset
+    from iqa_armor.data.specs import open_dataset
     from iqa_armor.evaluation import EvaluationSettings, evaluate
     from iqa_armor.export.write import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-    from iqa_armor.pipeline.hardening import harden
+    from iqa_armor.pipeline.harden import harden
     from iqa_armor.pipeline.loading import load_model
-    from iqa_armor.pipeline.supervised import train
+    from iqa_armor.pipeline.train import train
     from iqa_armor.recipe import Recipe, Training
 
 __version__ = "0.1.0"
@@ -43,11 +43,11 @@ _HOMES = {
     "Training": ("iqa_armor.recipe", "Training"),
     "evaluate": ("iqa_armor.evaluation", "evaluate"),
     "export_model": ("iqa_armor.export.write", "export_model"),
-    "harden": ("iqa_armor.pipeline.hardening", "harden"),
+    "harden": ("iqa_armor.pipeline.harden", "harden"),
     "load_model": ("iqa_armor.pipeline.loading", "load_model"),
-    "open_dataset": ("iqa_armor.data", "open_dataset"),
+    "open_dataset": ("iqa_armor.data.specs", "open_dataset"),
     "save_model": ("iqa_armor.artifact.storage", "save_artifact"),
-    "train": ("iqa_armor.pipeline.supervised", "train"),
+    "train": ("iqa_armor.pipeline.train", "train"),
 }
 
 

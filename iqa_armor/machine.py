@@ -47,6 +47,11 @@ def choose_device(word: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+def is_main_process() -> bool:
+    """Return whether this process writes results: of those that a launcher has started, only the first does."""
+    return int(os.environ.get("RANK", "0")) == 0
+
+
 def usable_processors() -> int:
     """Return how many processors this process may keep busy: its affinity, and the quota of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

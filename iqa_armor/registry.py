@@ -122,8 +122,7 @@ class Registry(Mapping[str, T], Generic[T]):
         spec = split_spec(word)
         if spec is not None:
             source, attribute, settings = spec
-            found = import_object(source, attribute, kind=self.kind, error=self.error)
-            return self._accepted(found, word), settings
+            return self._accepted(self._imported(source, attribute), word), settings
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
 
     def changed(self, value: T, settings: str, *, word: str) -> T:
@@ -138,6 +137,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def summary(self) -> str:
         """Return the names, and what else may be named, without importing a value."""
         return ", ".join([*self.entries, *([self.also] if self.also else [])])
+
+    def names(self) -> list[str]:
+        """Return the names of built-in values and of installed plug-ins."""
+        return [*self.entries, *self._installed()]
 
     def rows(self) -> list[Row]:
         """Return name, description and settings of every built-in value."""
@@ -154,6 +157,16 @@ class Registry(Mapping[str, T], Generic[T]):
     def _accepted(self, found: Any, name: str) -> T:
         return self.accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)
 
+    def _imported(self, source: str, attribute: str) -> Any:
+        try:
+            return import_object(source, attribute, kind=self.kind, error=self.error)
+        except self.error as error:
+            if "." in source:
+                raise
+            # "koniq:data" reads like a module too
+            known = f"{self._meant(source)}known are {self.summary()}"
+            raise self.error(f"unknown {self.kind} {source!r}; {known}; {error}") from error
+
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}
 
@@ -164,7 +177,7 @@ class Registry(Mapping[str, T], Generic[T]):
             raise self.error(f"the installed {self.kind} {name!r} cannot be imported: {error}") from error
 
     def _meant(self, name: str) -> str:
-        near = difflib.get_close_matches(name, [*self.entries, *self._installed()], n=1)
+        near = difflib.get_close_matches(name, self.names(), n=1)
         return f"did you mean {near[0]}? " if near else ""
 
     def _written(self, value: Any) -> dict[str, Setting]:

@@ -19,6 +19,7 @@ if "PYTEST_XDIST_WORKER" in os.environ:
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"  # for the processes that tests start
 
+CPU = torch.device("cpu")
 SHARED = Path(__file__).parents[2] / "shared"
 
 # A user's file with a factory of `small_network`.

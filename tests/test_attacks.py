@@ -8,25 +8,16 @@ import torch
 from torch import Generator, Tensor, linalg, nn
 from white_subjects import tiny
 
-from iqa_armor.attacks import (
-    ATTACKS,
-    L2PGD,
-    MADC,
-    PGD,
-    AdvCF,
-    Attack,
-    Attacked,
-    Direction,
-    Norm,
-    ScoreFn,
-    StAdv,
-    at_budgets,
-    budget_key,
-    frozen,
-    parse_attack,
-    project_linf,
-    run_sweep,
-)
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.advcf import AdvCF
+from iqa_armor.attacks.base import Attack, Direction, Norm, ScoreFn, frozen
+from iqa_armor.attacks.budgets import at_budgets, budget_key
+from iqa_armor.attacks.l2pgd import L2PGD
+from iqa_armor.attacks.madc import MADC
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.plan import Attacked, run_plan
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.stadv import StAdv
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.evaluation.budgets import check_budget
 
@@ -45,7 +36,7 @@ def sweep(
     attacks: Mapping[str, Attack], score: ScoreFn, images: Tensor, *, epsilons: Sequence[float] = EPSILONS
 ) -> Iterator[Attacked]:
     plan = {name: at_budgets(attack, epsilons) for name, attack in attacks.items()}
-    return run_sweep(plan, score, images, generator=lambda _: Generator().manual_seed(7))
+    return run_plan(plan, score, images, generator=lambda _: Generator().manual_seed(7))
 
 
 class Counted:
@@ -171,7 +162,7 @@ def test_sweep_runs_the_same_pgd_at_other_budgets_by_itself(images: Tensor) -> N
     model, plan = tiny("smooth"), {"a": (PGD(steps=2), PGD(steps=3)), "b": (PGD(steps=2, epsilon=0.01),)}
     runs = [
         (run.attack, budget, run.images)
-        for run in run_sweep(plan, model, images, generator=lambda _: Generator())
+        for run in run_plan(plan, model, images, generator=lambda _: Generator())
         for budget in run.budgets
     ]
     assert {(name, budget) for name, budget, _ in runs} == {(name, each) for name in plan for each in plan[name]}
@@ -236,7 +227,7 @@ def words() -> Iterator[tuple[str, PGD]]:
 
 @pytest.mark.parametrize(("text", "attack"), list(words()))
 def test_words_name_attacks(text: str, attack: PGD) -> None:
-    assert parse_attack(text) == attack
+    assert ATTACKS.read(text) == attack
 
 
 @pytest.mark.parametrize(
@@ -253,4 +244,4 @@ def test_words_name_attacks(text: str, attack: PGD) -> None:
 )
 def test_words_that_name_nothing_are_refused(text: str, match: str) -> None:
     with pytest.raises(UsageError, match=match):
-        parse_attack(text)
+        ATTACKS.read(text)

@@ -6,9 +6,10 @@ import torch
 from torch import Generator, Tensor, nn
 from white_subjects import MeanScore, draw_images, gains, tiny
 
-from iqa_armor.attacks import PGD, ScoreFn
-from iqa_armor.attacks.adaptive import expectation
 from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.expectation import expectation
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.square import Square
 from iqa_armor.errors import ArmorError
 from iqa_armor.gradients import straight_through

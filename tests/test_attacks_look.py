@@ -10,8 +10,8 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from white_subjects import tiny
 
-from iqa_armor.attacks import Attack, Direction
 from iqa_armor.attacks.advcf import PIECES, AdvCF, apply_curve, project_curve
+from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.attacks.korhonen import KorhonenYou, edge_map
 from iqa_armor.attacks.madc import MADC
 from iqa_armor.attacks.ssah import SSAH

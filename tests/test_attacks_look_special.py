@@ -11,10 +11,10 @@ import torch
 from torch import Generator, Tensor, nn
 from torchvision.models import vgg
 
-from iqa_armor.attacks import PGD
 from iqa_armor.attacks.advcf import PIECES, AdvCF, apply_curve, project_curve
 from iqa_armor.attacks.korhonen import KorhonenYou, edge_map
 from iqa_armor.attacks.madc import MADC
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.ssah import SSAH, low_band
 from iqa_armor.attacks.stadv import StAdv, roughness, warp
 from iqa_armor.attacks.zhang import Zhang

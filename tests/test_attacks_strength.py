@@ -6,10 +6,12 @@ import torch
 from torch import Generator, Tensor
 from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, tiny
 
-from iqa_armor.attacks import PGD, Direction, ScoreFn
 from iqa_armor.attacks.apgd import APGD, checkpoints
-from iqa_armor.attacks.l2 import L2PGD, project_l2
-from iqa_armor.attacks.momentum import AMIFGSM, MIFGSM, local_contrast
+from iqa_armor.attacks.base import Direction, ScoreFn
+from iqa_armor.attacks.l2pgd import L2PGD
+from iqa_armor.attacks.mifgsm import AMIFGSM, MIFGSM, local_contrast
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.projection import project_l2
 
 both_directions = pytest.mark.parametrize("direction", BOTH)
 every_model = pytest.mark.parametrize("name", NAMES)

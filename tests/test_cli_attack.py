@@ -10,12 +10,12 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import contrast_images, small_network, write_images
+from conftest import CPU, contrast_images, small_network, write_images
 from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
-from iqa_armor.attacks import PGD
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
@@ -156,8 +156,8 @@ def test_a_number_that_another_image_already_has_is_skipped() -> None:
     [
         (["absent.png"], 5, "no such image: absent.png"),
         (["EMPTY"], 5, "no images in"),
-        (["PHOTOS", "--epsilon", "-1"], 2, "Invalid value"),
-        (["PHOTOS", "--epsilon", "nan"], 2, "Invalid value"),
+        (["PHOTOS", "--epsilon", "-1"], 2, "--epsilon: input should be greater"),
+        (["PHOTOS", "--epsilon", "nan"], 2, "--epsilon: input should be"),
         (["PHOTOS", "--attack", "pdg8"], 2, "unknown attack 'pdg8'"),
         (["PHOTOS", "--attack", "pgd:epsilon=-1"], 2, "epsilon >= 0"),
         (["PHOTOS", "--direction", "left"], 2, "left"),
@@ -247,7 +247,7 @@ def test_an_interrupted_run_leaves_nothing_half_written(
         output.mkdir()
         (output / "note.txt").write_text("mine")
     with pytest.raises(type(error)):
-        attack_images(opened(model), [photos], output, attacks={"fails": _Fails(error)}, device="cpu")
+        attack_images(opened(model), [photos], output, attacks={"fails": _Fails(error)}, device=CPU)
     assert output.exists() is not is_new
     assert [file.name for file in output.rglob("*")] == ([] if is_new else ["note.txt"])
 
@@ -261,16 +261,16 @@ class _Bad:
 
 def test_pixels_and_scores_that_are_not_finite_are_refused(model: list[object], photos: Path, output: Path) -> None:
     with pytest.raises(ArmorError, match=r"attack bad gave pixels that are not finite for .*000\.png"):
-        attack_images(opened(model), [photos], output, attacks={"bad": _Bad()}, device="cpu")
+        attack_images(opened(model), [photos], output, attacks={"bad": _Bad()}, device=CPU)
     broken = QualityModel(nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1)))
     nn.init.constant_(broken.network[2].bias, torch.nan)
     with pytest.raises(ModelLoadError, match=r"000\.png a score that is not finite"):
-        attack_images(broken, [photos], output, attacks={"pgd": PGD()}, device="cpu")
+        attack_images(broken, [photos], output, attacks={"pgd": PGD()}, device=CPU)
 
 
 def test_fitted_attacks_learn_from_the_given_images(model: list[object], photos: Path, output: Path) -> None:
     network = opened(model)
-    done = attack_images(network, [photos], output, attacks={"uap": UAP()}, device="cpu")
+    done = attack_images(network, [photos], output, attacks={"uap": UAP()}, device=CPU)
     gains = [entry.gain for entry in done]
     assert sum(gains) > 0
     changes = [
@@ -284,7 +284,7 @@ def test_fitted_attacks_learn_from_the_given_images(model: list[object], photos:
 def test_small_images_have_no_ssim(tmp_path: Path, output: Path) -> None:
     network = QualityModel(small_network(), Preprocessing(size=None)).eval()
     Image.new("RGB", (9, 8), (10, 200, 30)).save(tmp_path / "tiny.png")
-    done = attack_images(network, [tmp_path / "tiny.png"], output, attacks={"pgd": PGD()}, device="cpu")
+    done = attack_images(network, [tmp_path / "tiny.png"], output, attacks={"pgd": PGD()}, device=CPU)
     assert math.isnan(done[0].ssim)
     assert table(output)[0]["ssim"] == ""
 
@@ -292,10 +292,10 @@ def test_small_images_have_no_ssim(tmp_path: Path, output: Path) -> None:
 def test_result_does_not_depend_on_the_other_images(model: list[object], photos: Path, tmp_path: Path) -> None:
     network = opened(model)
     attacks = build_attacks(["pgd8"], epsilon=4 / 255, direction=1)
-    both = attack_images(network, [photos], tmp_path / "both", attacks=attacks, device="cpu")
-    alone = attack_images(network, [photos / "001.png"], tmp_path / "alone", attacks=attacks, device="cpu")
+    both = attack_images(network, [photos], tmp_path / "both", attacks=attacks, device=CPU)
+    alone = attack_images(network, [photos / "001.png"], tmp_path / "alone", attacks=attacks, device=CPU)
     assert alone[0] == both[1]
-    assert score_files(network, [tmp_path / "alone" / alone[0].file], device="cpu")[0][1] == alone[0].attacked_score
+    assert score_files(network, [tmp_path / "alone" / alone[0].file], device=CPU)[0][1] == alone[0].attacked_score
 
 
 def test_attacks_are_built_with_the_budget_their_words_leave_open() -> None:

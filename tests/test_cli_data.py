@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from iqa_armor.cli import app
-from iqa_armor.data import open_dataset
 from iqa_armor.data.direction import Direction, measure_direction, sharpness
 from iqa_armor.data.images import FileImages, read_image
+from iqa_armor.data.specs import open_dataset
 
 
 def run(*arguments: object):
@@ -155,8 +155,8 @@ def test_a_long_list_of_unreadable_images_is_cut_short_on_stderr_but_whole_in_js
         ("live:absent", "LIVE release 2 is at"),
         ("spaq:absent", "SPAQ is at"),
         ("clive:absent", "LIVE In the Wild is at"),
-        ("kadid:x", "did you mean 'kadid10k'?"),
-        ("live", "write live:DIR"),
+        ("kadid:x", "did you mean kadid10k?"),
+        ("live", "write live:PATH"),
     ],
 )
 def test_what_cannot_be_opened_ends_with_five(spec: str, message: str, tmp_path: Path) -> None:

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from iqa_armor.data import DATASETS, KONIQ10K_VARIABLE, default_spec, open_dataset
-from iqa_armor.data.tables import hashed_splits
+from iqa_armor.data import DATASETS
+from iqa_armor.data.base import hashed_splits
+from iqa_armor.data.specs import KONIQ10K_VARIABLE, default_spec, open_dataset
 from iqa_armor.errors import DataError
 
 
@@ -176,14 +177,14 @@ def test_folder_without_images_is_refused(tmp_path: Path) -> None:
 
 
 def test_unknown_kind_lists_the_known_and_the_nearest(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"did you mean 'koniq10k'\?") as caught:
+    with pytest.raises(DataError, match=r"did you mean koniq10k\?") as caught:
         open_dataset("koniq:/data")
     assert all(kind in str(caught.value) for kind in DATASETS)
     file = tmp_path / "labels.csv"
     file.write_text("image,mos\n")
     with pytest.raises(DataError, match=r"did you mean csv:.*labels\.csv\?"):
         open_dataset(str(file))
-    with pytest.raises(DataError, match="write csv:FILE"):
+    with pytest.raises(DataError, match="write csv:PATH"):
         open_dataset("csv")
 
 
@@ -211,3 +212,88 @@ def test_fingerprint_changes_with_scores_and_not_with_place(tmp_path: Path) -> N
         spec = labels(tmp_path / folder, ["image,mos,split", f"a.png,{score},test", "b.png,2,test"])
         prints.append(open_dataset(spec).fingerprint)
     assert prints[0] == prints[1] != prints[2]
+
+
+OWN_DATA = """
+import neighbour_of_data
+import torch
+from iqa_armor.data.base import Dataset, ImageSet
+
+def read(index):
+    return torch.full((3, 6, 8), index, dtype=torch.uint8)
+
+def gray(spec, location, seed=5):
+    images = ImageSet(tuple("abc"), read, torch.tensor([1.0, 2.0, neighbour_of_data.THIRD + seed]))
+    return Dataset(spec + "@" + location, {"test": images})
+
+READY = gray("ready", "")
+NUMBER = 3
+
+def needs_a_place(spec, location):
+    return READY
+
+def fails(spec, location=""):
+    raise FileNotFoundError("nothing there")
+
+def gives_none(spec, location=""):
+    return None
+"""
+
+
+@pytest.fixture
+def own_data(tmp_path: Path) -> Path:
+    (tmp_path / "neighbour_of_data.py").write_text("THIRD = 3.0\n")
+    file = tmp_path / "own_data.py"
+    file.write_text(OWN_DATA)
+    return file
+
+
+def test_own_dataset_is_opened_by_a_function_in_a_file_or_taken_as_it_is(own_data: Path) -> None:
+    spec = f"{own_data}:gray:C:\\place"
+    dataset = open_dataset(spec, seed=7)
+    assert dataset.spec == spec + "@C:\\place"
+    assert dataset.reported()[1].mos.tolist() == [1.0, 2.0, 10.0]  # type: ignore[union-attr]
+    assert open_dataset(f"{own_data}:READY").spec == "ready@"
+    assert open_dataset(dataset) is dataset
+
+
+def test_own_dataset_is_opened_from_a_module_in_the_working_folder(
+    own_data: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(own_data.parent)
+    monkeypatch.syspath_prepend(str(own_data.parent))
+    assert len(open_dataset("own_data:gray:x").splits["test"]) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("NUMBER", "neither a Dataset nor a function"),
+        ("needs_a_place", r"needs_a_place:PATH"),
+        ("fails", "FileNotFoundError: nothing there"),
+        ("gives_none", "gave NoneType, not a Dataset"),
+        ("absent", "has no dataset 'absent'"),
+    ],
+)
+def test_what_gives_no_dataset_is_refused(own_data: Path, name: str, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        open_dataset(f"{own_data}:{name}")
+
+
+def test_every_dataset_describes_itself() -> None:
+    assert [row.name for row in DATASETS.rows()] == list(DATASETS)
+    assert all(row.says for row in DATASETS.rows())
+
+
+@pytest.mark.parametrize("digits", ["²", "٣", "１", "1_0", "9" * 5000, "-1", "1.5"])
+@pytest.mark.parametrize("pattern", ["scenes={}", "size={}x64", "size=64x{}", "seed={}", "{}"])
+def test_numbers_in_other_digits_are_refused_with_a_sentence(digits: str, pattern: str) -> None:
+    with pytest.raises(DataError, match="synthetic: "):
+        open_dataset(f"synthetic:{pattern.format(digits)}")
+
+
+@pytest.mark.parametrize("digits", ["²", "1²", "٣x", "½", "1,5"])
+def test_scores_in_other_digits_are_refused_with_a_sentence(tmp_path: Path, digits: str) -> None:
+    pictures(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(DataError, match="no numbers"):
+        open_dataset(labels(tmp_path, ["image;mos", f"a.png;{digits}", "b.png;2"]))

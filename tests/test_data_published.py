@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_armor.data import open_dataset
 from iqa_armor.data.koniq10k import COLUMNS, open_koniq10k
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.tables import parse_split, read_table
+from iqa_armor.data.specs import open_dataset
+from iqa_armor.data.table import read_table
 from iqa_armor.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -75,7 +75,7 @@ def test_real_koniq_label_file_has_the_published_split() -> None:
         pytest.skip("the label file of KonIQ-10k is not beside this checkout")
     rows = read_table(file, COLUMNS)
     problems = Problems("koniq10k")
-    found = collections.Counter(parse_split(row, "set", problems) for row in rows)
+    found = collections.Counter(row.split("set", problems) for row in rows)
     problems.raise_if_any()
     # Hosu et al., IEEE TIP 2020: 7058 / 1000 / 2015 of 10,073.
     assert found == {"training": 7058, "validation": 1000, "test": 2015}

@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 import torch
 
-from iqa_armor.data import SPLITS, Dataset, open_dataset
+from iqa_armor.data.base import SPLITS, Dataset
 from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.data.synthetic import (
     IMAGES_PER_SCENE,
     make_scene,
@@ -171,5 +172,5 @@ def test_wrong_settings_are_refused(text: str, message: str) -> None:
 
 def test_progress_counts_scenes() -> None:
     seen: list[tuple[int, int]] = []
-    open_dataset("synthetic:scenes=3,size=64x64", on_progress=lambda done, total: seen.append((done, total)))
+    open_dataset("synthetic:scenes=3,size=64x64", progress=lambda _, done, total, __="": seen.append((done, total)))
     assert seen == [(1, 3), (2, 3), (3, 3)]

@@ -11,8 +11,10 @@ from conftest import contrast_images
 from scipy.stats import binom, binomtest, norm
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses import BoundSmoother, Purified, Smoother
-from iqa_armor.defenses.features import FeatureSmoothing, median_indices
+from iqa_armor.defenses.base import BoundSmoother, Smoother
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
+from iqa_armor.defenses.smoothing.ranks import median_indices
 from iqa_armor.errors import ArmorError, SurgeryError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -117,12 +119,12 @@ def test_calibration_takes_the_largest_jacobian(make_model: ModelMaker) -> None:
 def test_a_given_noise_level_needs_no_jacobian_without_certificate(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iqa_armor.defenses.features import sampling
+    from iqa_armor.defenses.smoothing import feature_noise
 
     bound = FeatureSmoothing(sigma=0.3, samples=50).bind(make_model())
     certificate = bound.certify(images(), seeded(0))
     assert certificate.sigma.tolist() == pytest.approx([0.3] * 4)
-    monkeypatch.setattr(sampling, "largest_singular_value", None)
+    monkeypatch.setattr(feature_noise, "largest_singular_value", None)
     torch.testing.assert_close(bound.scores(images(), seeded(0)), certificate.scores)
 
 
@@ -204,9 +206,9 @@ def test_maps_can_be_smoothed_too(make_model: ModelMaker) -> None:
 def test_noise_is_drawn_in_parts_where_features_are_many(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iqa_armor.defenses.features import sampling
+    from iqa_armor.defenses.smoothing import feature_noise
 
-    monkeypatch.setattr(sampling, "CHUNK", 1000)
+    monkeypatch.setattr(feature_noise, "CHUNK", 1000)
     certificate = FeatureSmoothing(samples=100).bind(make_model()).certify(images(), seeded(0))
     assert not bool(certificate.abstained.any())
 

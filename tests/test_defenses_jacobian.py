@@ -9,8 +9,8 @@ import torch
 from conftest import small_network
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.features import largest_singular_value, product_bound
-from iqa_armor.defenses.features.jacobian import linearized
+from iqa_armor.defenses.smoothing.jacobian import largest_singular_value, linearized
+from iqa_armor.defenses.smoothing.product_bound import product_bound
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.bounds import _reshaped, convolution_bound

@@ -6,7 +6,9 @@ import pytest
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.attacks import ATTACKS, PGD, Direction, Norm, ScoreFn
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import ArmorError, ModelLoadError
 from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate, measure_scale
@@ -14,6 +16,7 @@ from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.metrics import abs_gain, srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.registry import Entry
 from iqa_armor.results import ModelEntry, Outcome
 
 QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), resamples=60, batch_size=4)
@@ -202,8 +205,9 @@ class Cheat:
 
 
 def test_attack_that_cheats_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(ATTACKS, "far", Cheat(1.5))
-    monkeypatch.setitem(ATTACKS, "bright", Cheat(1.0))
+    for name, too_far in (("far", 1.5), ("bright", 1.0)):
+        entry = Entry(f"{__name__}:Cheat", "Cheats.", {"too_far": too_far})
+        monkeypatch.setitem(ATTACKS.entries, name, entry)  # type: ignore[arg-type]
     with pytest.raises(ArmorError, match="far moved a pixel by 3/255, more than its budget of 2/255"):
         run([model("a")], settings=replace(QUICK, attacks=("far",)))
     with pytest.raises(ArmorError, match="bright left the pixel range"):

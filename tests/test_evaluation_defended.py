@@ -11,9 +11,12 @@ import torch
 from conftest import contrast_images, small_network
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import PGD, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.defenses import Defended, Purified, parse_chain
+from iqa_armor.defenses.base import Defended
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, Progress, evaluate
 from iqa_armor.metrics import gain_score, quality_score
@@ -79,7 +82,7 @@ class Stairs:
 
 
 def test_unaware_attack_is_one_on_the_bare_model_shown_to_the_defense() -> None:
-    (word,) = chain = parse_chain("blur")
+    (word,) = chain = read_chain("blur")
     found = run([word]).scores[f"small + {word}{UNAWARE}"]["csv:six.csv"]
     model, clean, attacked = network(), [], []
     with frozen(model):
@@ -93,7 +96,7 @@ def test_unaware_attack_is_one_on_the_bare_model_shown_to_the_defense() -> None:
 
 
 def test_adaptive_attack_is_one_through_the_defense() -> None:
-    (word,) = chain = parse_chain("blur")
+    (word,) = chain = read_chain("blur")
     found = run([word]).scores[f"small + {word}"]["csv:six.csv"]
     model = network()
     with frozen(model):
@@ -116,7 +119,7 @@ def test_attack_that_knows_the_defense_does_more(word: str) -> None:
 @pytest.mark.parametrize("word", ["jpeg", "quantize:levels=8"])
 def test_missing_gradient_is_no_protection(word: str) -> None:
     entry, bare = (entries(run([word]).outcome)[name] for name in (word, "small"))
-    model = Purified(network(), parse_chain(word))
+    model = Purified(network(), read_chain(word))
     with frozen(model):
         stuck = [
             PGD(epsilon=4 / 255, steps=8)(lambda x: model(x) + 0 * x.sum((1, 2, 3)), p, seeded()) for p in batches()
@@ -157,7 +160,7 @@ def test_entries_say_what_stands_around_which_model() -> None:
 
 @pytest.mark.parametrize("threat", ["", UNAWARE])
 def test_quality_and_gain_score_equal_those_by_hand(threat: str) -> None:
-    (word,) = chain = parse_chain("resize")
+    (word,) = chain = read_chain("resize")
     found = run([word])
     entry, scores = entries(found.outcome)[word + threat], found.scores[f"small + {word}{threat}"]["csv:six.csv"]
     model = network()

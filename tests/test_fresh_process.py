@@ -15,7 +15,7 @@ from torch import Tensor
 from iqa_armor import load_model
 from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline.hardening import harden
+from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 
 # Modules that make architectures; the process below cannot import them.

@@ -16,7 +16,7 @@ from iqa_armor.errors import ArmorError, ModelLoadError, SurgeryError
 from iqa_armor.models.backbone import EXTRA_ARGUMENTS
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.pipeline.hardening import harden
+from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 
 slow = pytest.mark.slow

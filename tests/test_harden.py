@@ -20,9 +20,9 @@ from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.lipschitz import singular_values
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.hardening import harden, plan
-from iqa_armor.pipeline.supervised import train
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.train import train
 from iqa_armor.recipe import Recipe, Training
 
 QUICK = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
@@ -108,7 +108,7 @@ def test_defense_goes_with_block_and_pruning(trained, dataset, defense: str) -> 
 
 
 def test_checkpoint_of_another_defense_is_refused(trained, dataset, tmp_path: Path) -> None:
-    options = Options(checkpoint=tmp_path / "resume.pt")
+    options = RunOptions(checkpoint=tmp_path / "resume.pt")
     harden(trained, dataset, Recipe(epochs=1), options=options)
     with pytest.raises(RecipeError, match="other settings"):
         harden(trained, dataset, Recipe(epochs=1, defense="at"), options=replace(options, resume=True))
@@ -161,8 +161,8 @@ def test_interrupted_hardening_resumes_to_the_same_model(trained, dataset, tmp_p
     recipe, checkpoint = Recipe(**QUICK), tmp_path / "resume.pt"
     whole = harden(trained, dataset, recipe)
     with pytest.raises(Stopped):
-        harden(trained, dataset, recipe, options=Options(checkpoint=checkpoint, progress=stop))
-    resumed = harden(trained, dataset, recipe, options=Options(checkpoint=checkpoint, resume=True))
+        harden(trained, dataset, recipe, options=RunOptions(checkpoint=checkpoint, progress=stop))
+    resumed = harden(trained, dataset, recipe, options=RunOptions(checkpoint=checkpoint, resume=True))
     torch.testing.assert_close(scores_of(resumed.model, dataset), scores_of(whole.model, dataset), rtol=0, atol=0)
 
 
@@ -211,7 +211,7 @@ def test_what_could_not_be_saved_is_refused_before_training(trained, dataset) ->
         assert task != "fine-tuning"
 
     with pytest.raises(ModelLoadError, match="could not be stored once it is hardened"):
-        harden(model, dataset, Recipe(**QUICK), options=Options(progress=stop))
+        harden(model, dataset, Recipe(**QUICK), options=RunOptions(progress=stop))
 
 
 CHECK = """

@@ -15,11 +15,11 @@ from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import load_material
-from iqa_armor.pipeline.hardening import Hardened, harden, plan
+from iqa_armor.pipeline.harden import Hardened, harden, plan
 from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.progress import silent
-from iqa_armor.recipe import Recipe, make_recipe
+from iqa_armor.recipe import Recipe
+from iqa_armor.training.images import load_training_images
 
 
 @pytest.fixture
@@ -42,20 +42,20 @@ def weights(result: Hardened) -> list[torch.Tensor]:
 
 def test_samples_are_200_spread_images_with_their_scores(make_model) -> None:
     dataset, model = memory_dataset(training=300), make_model()
-    material = load_material(dataset.training(), model, silent)
-    images, scores = zip(*labelled_batches(material, model), strict=True)
+    images = load_training_images(dataset.training(), model, silent)
+    batches, scores = zip(*labelled_batches(images, model), strict=True)
     assert sum(map(len, scores)) == 200
-    assert max(map(len, images)) == 8
+    assert max(map(len, batches)) == 8
     every = torch.cat(scores)
-    positions = [material.mos.tolist().index(value) for value in every.tolist()]
-    assert positions == [i * len(material.fitting) // 200 for i in range(200)]
-    first = model.normalize(material.fitting[positions[1]][0])
-    torch.testing.assert_close(torch.cat(images)[1], first)
+    positions = [images.mos.tolist().index(value) for value in every.tolist()]
+    assert positions == [i * len(images.fitted) // 200 for i in range(200)]
+    first = model.normalize(images.fitted[positions[1]][0])
+    torch.testing.assert_close(torch.cat(batches)[1], first)
 
 
 @pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "random"])
 def test_hardening_is_the_same_each_time(make_model, dataset: Dataset, criterion: str) -> None:
-    recipe = make_recipe({"criterion": criterion, "epochs": 0, "prune": 0.2})
+    recipe = Recipe.read({"criterion": criterion, "epochs": 0, "prune": 0.2})
     one, two = (harden(make_model(), dataset, recipe) for _ in range(2))
     assert one.pruned is not None
     assert one.pruned.samples == (0 if criterion == "random" else 144)
@@ -64,7 +64,7 @@ def test_hardening_is_the_same_each_time(make_model, dataset: Dataset, criterion
 
 def test_another_seed_removes_other_channels_at_random(make_model, dataset: Dataset) -> None:
     values = {"criterion": "random", "epochs": 0, "prune": 0.5, "position": "none"}
-    one, two = (harden(make_model(), dataset, make_recipe({**values, "seed": seed})) for seed in (0, 1))
+    one, two = (harden(make_model(), dataset, Recipe.read({**values, "seed": seed})) for seed in (0, 1))
     assert not all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
 
 

@@ -18,7 +18,7 @@ from torchvision.models import vgg
 from torchvision.transforms.functional import to_pil_image
 
 from iqa_armor.data.base import ImageSet
-from iqa_armor.defenses.features import FeatureSmoothing
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, SurgeryError, UsageError
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing
@@ -93,8 +93,7 @@ def test_the_fit_can_be_repeated_and_keeps_the_norm_statistics() -> None:
     first, second = network(), network()
     seen: list[int] = []
     losses = [
-        fit_reference(each, images, settings, on_epoch=lambda number, _: seen.append(number))
-        for each in (first, second)
+        fit_reference(each, images, settings, progress=lambda *told: seen.append(told[1])) for each in (first, second)
     ]
     assert losses[0] == losses[1]
     assert seen == [1, 1]

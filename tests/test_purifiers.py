@@ -9,8 +9,11 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.defenses import PURIFIERS, Approximated, Purified, Purifier, parse_purifier
-from iqa_armor.defenses.purifiers import Stored
+from iqa_armor.defenses.base import Approximated, Purifier
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers import PURIFIERS
+from iqa_armor.defenses.purifiers.chain import read_purifier
+from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
 from iqa_armor.errors import UsageError
 
 WORDS = [
@@ -21,7 +24,7 @@ WORDS = [
     "jpeg:quality=20",
     "quantize:levels=2",
 ]
-DIFFERENTIABLE = [word for word in WORDS if parse_purifier(word).is_differentiable]
+DIFFERENTIABLE = [word for word in WORDS if read_purifier(word).is_differentiable]
 SIZES = [(1, 1), (2, 1), (5, 3), (17, 33), (32, 48)]
 
 
@@ -41,7 +44,7 @@ def photographs(count: int = 2, size: tuple[int, int] = (24, 34)) -> Tensor:
 def test_size_range_and_input_stay(word: str, size: tuple[int, int]) -> None:
     images = torch.rand(2, 3, *size, generator=seeded(3)).round(decimals=1)
     before = images.clone()
-    purified = parse_purifier(word)(images, seeded())
+    purified = read_purifier(word)(images, seeded())
     assert purified.shape == images.shape
     assert purified.dtype == images.dtype
     assert 0 <= purified.min() <= purified.max() <= 1
@@ -51,28 +54,28 @@ def test_size_range_and_input_stay(word: str, size: tuple[int, int]) -> None:
 
 @pytest.mark.parametrize("word", WORDS)
 def test_seed_decides_what_is_drawn(word: str) -> None:
-    purifier, images = parse_purifier(word), photographs()
+    purifier, images = read_purifier(word), photographs()
     assert torch.equal(purifier(images, seeded(5)), purifier(images, seeded(5)))
     assert torch.equal(purifier(images, seeded(5)), purifier(images, seeded(6))) != purifier.is_random
 
 
-@pytest.mark.parametrize("word", [word for word in WORDS if parse_purifier(word).is_random])
+@pytest.mark.parametrize("word", [word for word in WORDS if read_purifier(word).is_random])
 def test_images_draw_for_themselves(word: str) -> None:
     twins = photographs(1).repeat(2, 1, 1, 1)
-    first, second = parse_purifier(word)(twins, seeded())
+    first, second = read_purifier(word)(twins, seeded())
     assert not torch.equal(first, second)
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_images_do_not_influence_each_other(word: str) -> None:
-    images, purifier = photographs(2), parse_purifier(word)
+    images, purifier = photographs(2), read_purifier(word)
     changed = torch.stack((images[0], torch.rand(images[1].shape, generator=seeded(9))))
     torch.testing.assert_close(purifier(images, seeded())[0], purifier(changed, seeded())[0])
 
 
 @pytest.mark.parametrize("word", WORDS)
 def test_photographs_stay_recognisable(word: str) -> None:
-    images, purifier = photographs(size=(64, 64)), parse_purifier(word)
+    images, purifier = photographs(size=(64, 64)), read_purifier(word)
     purified = purifier(images, seeded())
     assert not torch.equal(purified, images)
     upright = purified.flip(-1) if word == "flip" else purified
@@ -81,7 +84,7 @@ def test_photographs_stay_recognisable(word: str) -> None:
 
 @pytest.mark.parametrize("word", DIFFERENTIABLE)
 def test_gradient_is_that_of_what_is_computed(word: str) -> None:
-    purifier, images = parse_purifier(word), photographs(1, (9, 11)).double()
+    purifier, images = read_purifier(word), photographs(1, (9, 11)).double()
     weights = torch.randn(images.shape, generator=seeded(4)).double()
 
     def total(at: Tensor) -> Tensor:
@@ -97,26 +100,26 @@ def test_gradient_is_that_of_what_is_computed(word: str) -> None:
 
 
 def test_jpeg_has_a_stand_in_near_it() -> None:
-    jpeg, images = parse_purifier("jpeg:quality=50"), photographs(size=(33, 47))
+    jpeg, images = read_purifier("jpeg:quality=50"), photographs(size=(33, 47))
     assert isinstance(jpeg, Approximated)
     assert (jpeg.surrogate(images) - jpeg(images, seeded())).abs().mean() < 0.01
 
 
 def test_quantize_by_hand() -> None:
     images = torch.tensor([0.0, 0.2, 0.3, 1.0]).view(1, 1, 1, 4).expand(1, 3, 1, 4)
-    purified = parse_purifier("quantize:levels=3")(images, seeded())
+    purified = read_purifier("quantize:levels=3")(images, seeded())
     torch.testing.assert_close(purified[0, 0, 0], torch.tensor([0.0, 0.0, 0.5, 1.0]))
 
 
 def test_median_removes_a_single_pixel_and_keeps_the_border() -> None:
     images = torch.full((1, 3, 7, 7), 0.5)
     images[..., 0, 0] = 1.0
-    torch.testing.assert_close(parse_purifier("median")(images, seeded()), torch.full((1, 3, 7, 7), 0.5))
+    torch.testing.assert_close(read_purifier("median")(images, seeded()), torch.full((1, 3, 7, 7), 0.5))
 
 
 def test_rotation_by_a_right_angle_is_counter_clockwise() -> None:
     images = torch.rand(1, 3, 9, 9, generator=seeded())
-    turned = parse_purifier("rotate:degrees=90")(images, seeded())
+    turned = read_purifier("rotate:degrees=90")(images, seeded())
     torch.testing.assert_close(turned, images.rot90(1, (-2, -1)), atol=1e-4, rtol=0)
 
 
@@ -143,12 +146,12 @@ def test_rotation_by_a_right_angle_is_counter_clockwise() -> None:
 )
 def test_refuses_with_what_is_allowed(word: str, said: str) -> None:
     with pytest.raises(UsageError, match=said):
-        parse_purifier(word)
+        read_purifier(word)
 
 
 def test_a_chain_defends_a_model(make_model: object) -> None:
     words = ("jpeg:quality=60", "noise", "blur")
-    model = Purified(make_model(), {word: parse_purifier(word) for word in words})  # type: ignore[operator]
+    model = Purified(make_model(), {word: read_purifier(word) for word in words})  # type: ignore[operator]
     images = torch.rand(2, 3, 32, 40, generator=seeded()).requires_grad_()
     (gradient,) = torch.autograd.grad(model.attacked_scores(images).sum(), images)
     assert gradient.abs().sum() > 0
@@ -156,7 +159,7 @@ def test_a_chain_defends_a_model(make_model: object) -> None:
 
 
 def test_registry_holds_purifiers() -> None:
-    assert all(isinstance(purifier, Purifier | Stored) for purifier in PURIFIERS.values())
+    assert all(isinstance(purifier, Purifier | PurifierFile) for purifier in PURIFIERS.values())
 
 
 def test_libraries_are_imported_where_they_are_needed() -> None:

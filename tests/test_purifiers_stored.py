@@ -16,8 +16,9 @@ from safetensors.torch import save_file
 from torch import Generator, Tensor, nn
 from torch.export import Dim
 
-from iqa_armor.defenses import Purified, parse_purifier
-from iqa_armor.defenses.purifiers import load_fcn, new_fcn, save_fcn
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers.chain import read_purifier
+from iqa_armor.defenses.purifiers.fcn import load_fcn, new_fcn, save_fcn
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 
 
@@ -103,7 +104,7 @@ def test_a_filter_has_the_layers_of_the_paper() -> None:
 def test_a_filter_comes_back_bit_by_bit(tmp_path: Path) -> None:
     network, path = trained_looking(), tmp_path / "fcn.safetensors"
     save_fcn(network, path, provenance={"epochs": 3})
-    purifier = parse_purifier(f"fcn:path={path}")
+    purifier = read_purifier(f"fcn:path={path}")
     assert torch.equal(purifier(noisy(), seeded()), network(noisy()))
     assert load_fcn(path)[1] == {"epochs": 3}
     assert [file.name for file in tmp_path.iterdir()] == ["fcn.safetensors"]
@@ -121,7 +122,7 @@ def test_a_filter_takes_any_size_and_keeps_images_apart(size: tuple[int, int]) -
 def test_a_filter_passes_gradients_to_the_attacker(make_model: Callable[..., Any], tmp_path: Path) -> None:
     path = tmp_path / "fcn.safetensors"
     save_fcn(trained_looking(), path, provenance={})
-    model = Purified(make_model(), {"fcn": parse_purifier(f"fcn:path={path}")})
+    model = Purified(make_model(), {"fcn": read_purifier(f"fcn:path={path}")})
     images = noisy(1, (32, 40)).requires_grad_()
     (gradient,) = torch.autograd.grad(model.attacked_scores(images).sum(), images)
     (bare,) = torch.autograd.grad(model.inner(images).sum(), images)
@@ -133,23 +134,23 @@ def test_other_files_are_no_filters(tmp_path: Path) -> None:
     other, path = tmp_path / "other.safetensors", tmp_path / "fcn.safetensors"
     save_file({"weight": torch.zeros(3)}, other)
     with pytest.raises(ModelLoadError, match="is no FCN filter; train one with"):
-        parse_purifier(f"fcn:path={other}")
+        read_purifier(f"fcn:path={other}")
     save_file({"weight": torch.zeros(3)}, path, {"iqa_armor_purifier": json.dumps({"kind": "fcn", "format": 1})})
     with pytest.raises(ModelLoadError, match="layers of an FCN filter"):
-        parse_purifier(f"fcn:path={path}")
+        read_purifier(f"fcn:path={path}")
     save_file({"weight": torch.zeros(3)}, path, {"iqa_armor_purifier": json.dumps({"kind": "fcn", "format": 2})})
     with pytest.raises(ModelLoadError, match="format 2 and this version reads 1"):
-        parse_purifier(f"fcn:path={path}")
+        read_purifier(f"fcn:path={path}")
     path.write_bytes(b"nothing")
     with pytest.raises(ModelLoadError, match="damaged"):
-        parse_purifier(f"fcn:path={path}")
+        read_purifier(f"fcn:path={path}")
 
 
 # Networks from files
 
 
 def test_an_exported_network_computes_and_differentiates_as_it_did(exported: Path) -> None:
-    purifier, images = parse_purifier(f"file:path={exported}"), noisy(3, (19, 37)).requires_grad_()
+    purifier, images = read_purifier(f"file:path={exported}"), noisy(3, (19, 37)).requires_grad_()
     assert purifier.is_differentiable
     purified = purifier(images, seeded())
     torch.testing.assert_close(purified, Soften()(images).clamp(0, 1))
@@ -162,14 +163,14 @@ def test_an_exported_network_computes_and_differentiates_as_it_did(exported: Pat
 def test_an_exported_network_is_part_of_a_model_that_is_switched_to_eval(
     exported: Path, make_model: Callable[..., Any]
 ) -> None:
-    model = Purified(make_model(), {"file": parse_purifier(f"file:path={exported}")})
+    model = Purified(make_model(), {"file": read_purifier(f"file:path={exported}")})
     assert model.eval()(noisy(2, (32, 40))).shape == (2,)
     assert any("sha256" in name for name in model.state_dict())
 
 
 def test_a_network_for_one_image_is_called_image_by_image(tmp_path: Path) -> None:
     path = write_pt2(tmp_path / "one.pt2", Soften(), free=False, count=1)
-    purifier = parse_purifier(f"file:path={path}")
+    purifier = read_purifier(f"file:path={path}")
     images = noisy(3, (16, 24))
     torch.testing.assert_close(purifier(images, seeded()), Soften()(images).clamp(0, 1))
     with pytest.raises(ModelLoadError, match="takes images of 16x24 only, got 16x25"):
@@ -178,7 +179,7 @@ def test_a_network_for_one_image_is_called_image_by_image(tmp_path: Path) -> Non
 
 def test_onnx_computes_the_same_without_a_gradient(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
-    purifier = parse_purifier(f"file:path={write_onnx(tmp_path / 'soften.onnx', Soften())}")
+    purifier = read_purifier(f"file:path={write_onnx(tmp_path / 'soften.onnx', Soften())}")
     images = noisy(2, (17, 21))
     torch.testing.assert_close(purifier(images, seeded()), Soften()(images).clamp(0, 1), atol=1e-5, rtol=1e-5)
     assert not purifier.is_differentiable
@@ -192,8 +193,8 @@ def test_sides_can_be_padded_to_a_multiple(tmp_path: Path) -> None:
     torch.export.save(torch.export.export(network, (torch.rand(2, 3, 16, 24),), dynamic_shapes=sides), path)
     images = noisy(2, (17, 22))
     with pytest.raises(ModelLoadError, match="add multiple=NUMBER"):
-        parse_purifier(f"file:path={path}")(images, seeded())
-    assert torch.equal(parse_purifier(f"file:path={path},multiple=4")(images, seeded()), images)
+        read_purifier(f"file:path={path}")(images, seeded())
+    assert torch.equal(read_purifier(f"file:path={path},multiple=4")(images, seeded()), images)
 
 
 @pytest.mark.parametrize(
@@ -208,7 +209,7 @@ def test_sides_can_be_padded_to_a_multiple(tmp_path: Path) -> None:
 )
 def test_networks_that_break_the_contract_are_refused(network: nn.Module, said: str, tmp_path: Path) -> None:
     with pytest.raises(ModelLoadError, match=said):
-        parse_purifier(f"file:path={write_pt2(tmp_path / 'network.pt2', network)}")
+        read_purifier(f"file:path={write_pt2(tmp_path / 'network.pt2', network)}")
 
 
 def test_a_network_without_a_gradient_is_passed_straight_through(tmp_path: Path) -> None:
@@ -217,7 +218,7 @@ def test_a_network_without_a_gradient_is_passed_straight_through(tmp_path: Path)
             return super().forward(images.detach())
 
     path = write_pt2(tmp_path / "cut.pt2", Cut())
-    assert not parse_purifier(f"file:path={path}").is_differentiable
+    assert not read_purifier(f"file:path={path}").is_differentiable
 
 
 # Files that would run code
@@ -272,7 +273,7 @@ def replaced(part: str, old: str, new: str) -> Callable[[str, bytes], bytes]:
 def test_hostile_archives_are_refused(part: str, old: str, new: str, said: str, exported: Path, tmp_path: Path) -> None:
     path = edited(exported, tmp_path / "hostile.pt2", replaced(part, old, new))
     with pytest.raises(ModelLoadError, match="was not opened, because") as caught:
-        parse_purifier(f"file:path={path}")
+        read_purifier(f"file:path={path}")
     assert said in str(caught.value)
 
 
@@ -282,10 +283,10 @@ def test_pickles_inside_an_archive_are_not_run(exported: Path, tmp_path: Path) -
     bomb = (tmp_path / "bomb.pt").read_bytes()
     sample = edited(exported, tmp_path / "a.pt2", lambda name, old: bomb if name.endswith(".pt") else old)
     with pytest.raises(ModelLoadError, match="sample inputs are more than tensors"):
-        parse_purifier(f"file:path={sample}")
+        read_purifier(f"file:path={sample}")
     extra = edited(exported, tmp_path / "b.pt2", lambda _, old: old, **{"data/constants/model.pt": bomb})
     with pytest.raises(ModelLoadError, match="no part of an exported network"):
-        parse_purifier(f"file:path={extra}")
+        read_purifier(f"file:path={extra}")
     assert not mark.exists()
 
 
@@ -296,14 +297,14 @@ def test_a_graph_is_checked_whatever_its_name(exported: Path, tmp_path: Path) ->
     disguised = json.dumps({"config": {}, **json.loads(graph)}).encode()
     path = edited(exported, tmp_path / "c.pt2", lambda _, old: old, **{"models/graph_config.json": disguised})
     with pytest.raises(ModelLoadError, match=r"target 'torch\.os\.system'"):
-        parse_purifier(f"file:path={path}")
+        read_purifier(f"file:path={path}")
 
 
 def test_guards_in_an_archive_are_not_evaluated(exported: Path, tmp_path: Path) -> None:
     mark = tmp_path / "ran"
     guard = json.dumps([f"__import__('pathlib').Path({str(mark)!r}).touch()"])
     path = edited(exported, tmp_path / "guard.pt2", replaced("models/", '"guards_code": []', f'"guards_code": {guard}'))
-    parse_purifier(f"file:path={path}")
+    read_purifier(f"file:path={path}")
     assert not mark.exists()
 
 
@@ -312,24 +313,24 @@ def test_torchscript_and_pickles_are_refused_with_the_way_out(tmp_path: Path) ->
     script, mark = tmp_path / "script.pt2", tmp_path / "ran"
     torch.jit.save(torch.jit.trace(Soften(), noisy()), script)
     with pytest.raises(ModelLoadError, match=r"it is TorchScript.*torch.export.save or as ONNX"):
-        parse_purifier(f"file:path={script}")
+        read_purifier(f"file:path={script}")
     for name in ("network.pt", "network.pt2", "network.onnx"):
         (tmp_path / name).write_bytes(pickle.dumps(Bomb(mark)))
         with pytest.raises(ModelLoadError):
-            parse_purifier(f"file:path={tmp_path / name}")
+            read_purifier(f"file:path={tmp_path / name}")
     assert not mark.exists()
 
 
 @pytest.mark.parametrize("name", ["fcn", "file", "diffusion"])
 def test_a_path_is_asked_for_and_must_exist(name: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=f"needs a path: {name}:path="):
-        parse_purifier(name)
+        read_purifier(name)
     with pytest.raises(ModelLoadError, match="does not exist; the purifier"):
-        parse_purifier(f"{name}:path={tmp_path / 'nothing'}")
+        read_purifier(f"{name}:path={tmp_path / 'nothing'}")
     wrong = tmp_path / "wrong"
     wrong.mkdir() if name != "diffusion" else wrong.touch()
     with pytest.raises(ModelLoadError, match=r"is a (folder|file); the purifier"):
-        parse_purifier(f"{name}:path={wrong}")
+        read_purifier(f"{name}:path={wrong}")
 
 
 # Diffusion
@@ -356,7 +357,7 @@ def pipeline(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize("settings", ["step=5", "step=7,stride=3,unsharp=yes"])
 @pytest.mark.parametrize("size", [(16, 16), (7, 13)], ids=str)
 def test_diffusion_keeps_its_promises(settings: str, size: tuple[int, int], pipeline: Path) -> None:
-    purifier, images = parse_purifier(f"diffusion:path={pipeline},{settings}"), noisy(2, size)
+    purifier, images = read_purifier(f"diffusion:path={pipeline},{settings}"), noisy(2, size)
     before = images.clone()
     purified = purifier(images, seeded())
     assert purified.shape == images.shape
@@ -369,7 +370,7 @@ def test_diffusion_keeps_its_promises(settings: str, size: tuple[int, int], pipe
 
 def test_diffusion_adds_the_noise_that_the_schedule_says(pipeline: Path) -> None:
     """With a network that always predicts the noise it was given, the image comes back."""
-    purifier: Any = parse_purifier(f"diffusion:path={pipeline},step=40,stride=40")
+    purifier: Any = read_purifier(f"diffusion:path={pipeline},step=40,stride=40")
     images = 0.2 + 0.6 * noisy(2, (16, 16))
     noise = torch.randn(images.shape, generator=seeded(4))
 
@@ -383,10 +384,10 @@ def test_diffusion_adds_the_noise_that_the_schedule_says(pipeline: Path) -> None
 
 
 def test_diffusion_is_differentiated_only_where_asked(pipeline: Path) -> None:
-    plain = parse_purifier(f"diffusion:path={pipeline},step=2")
+    plain = read_purifier(f"diffusion:path={pipeline},step=2")
     assert not plain.is_differentiable
     assert not plain(noisy().requires_grad_(), seeded()).requires_grad
-    whole = parse_purifier(f"diffusion:path={pipeline},step=2,gradient=yes")
+    whole = read_purifier(f"diffusion:path={pipeline},step=2,gradient=yes")
     assert whole.is_differentiable
     images = noisy(1, (8, 8)).requires_grad_()
     (gradient,) = torch.autograd.grad(whole(images, seeded()).sum(), images)
@@ -399,10 +400,10 @@ def test_pipelines_that_may_run_code_are_refused(pipeline: Path, tmp_path: Path)
     index = json.loads((folder / "model_index.json").read_text())
     (folder / "model_index.json").write_text(json.dumps({**index, "unet": ["my_unet", "MyUNet"]}))
     with pytest.raises(ModelLoadError, match="others may run code of the folder"):
-        parse_purifier(f"diffusion:path={folder}")
+        read_purifier(f"diffusion:path={folder}")
     (folder / "model_index.json").write_text("[]")
     with pytest.raises(ModelLoadError, match="missing, damaged or names no unet"):
-        parse_purifier(f"diffusion:path={folder}")
+        read_purifier(f"diffusion:path={folder}")
 
 
 def test_pickled_weights_of_a_pipeline_are_refused(pipeline: Path, tmp_path: Path) -> None:
@@ -411,19 +412,19 @@ def test_pickled_weights_of_a_pipeline_are_refused(pipeline: Path, tmp_path: Pat
     weights = folder / "unet" / "diffusion_pytorch_model.safetensors"
     weights.rename(weights.with_suffix(".bin"))
     with pytest.raises(ModelLoadError, match="safe_serialization=True"):
-        parse_purifier(f"diffusion:path={folder}")
+        read_purifier(f"diffusion:path={folder}")
     weights.write_bytes(b"nothing")
     with pytest.raises(ModelLoadError, match="cannot be opened by diffusers"):
-        parse_purifier(f"diffusion:path={folder}")
+        read_purifier(f"diffusion:path={folder}")
 
 
 def test_diffusion_steps_have_bounds(pipeline: Path) -> None:
     with pytest.raises(UsageError, match="step from 1 to 10000, got 0"):
-        parse_purifier(f"diffusion:path={pipeline},step=0")
+        read_purifier(f"diffusion:path={pipeline},step=0")
     with pytest.raises(UsageError, match="stride from 1 to its step 5, got 6"):
-        parse_purifier(f"diffusion:path={pipeline},step=5,stride=6")
+        read_purifier(f"diffusion:path={pipeline},step=5,stride=6")
     with pytest.raises(ModelLoadError, match="trained with 100 steps, got step=101"):
-        parse_purifier(f"diffusion:path={pipeline},step=101")
+        read_purifier(f"diffusion:path={pipeline},step=101")
 
 
 @pytest.mark.parametrize(("word", "missing", "extra"), [("diffusion", "diffusers", "diffusion"), ("file", "x", "onnx")])
@@ -435,4 +436,4 @@ def test_missing_extras_are_named(
     path = tmp_path / "network.onnx"
     path.mkdir() if word == "diffusion" else path.touch()
     with pytest.raises(ArmorError, match=rf"pip install 'iqa-armor\[{extra}\]'"):
-        parse_purifier(f"{word}:path={path}")
+        read_purifier(f"{word}:path={path}")

@@ -11,10 +11,14 @@ import torch
 from benchmarks.smoothing_coverage import Blur
 from torch import Generator, Tensor, nn
 
-from iqa_armor.attacks import PGD, frozen
-from iqa_armor.defenses import Purified, Smoothed
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.defenses.base import BoundSmoother, Defended, Smoother
-from iqa_armor.defenses.smoothing import SMOOTHERS, MeanSmoothing, MedianSmoothing, NoisyScores, parse_smoother
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing import SMOOTHERS
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
+from iqa_armor.defenses.smoothing.noisy_images import NoisyScores
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
@@ -150,11 +154,11 @@ def test_scores_that_are_not_finite_are_refused() -> None:
 
 
 def test_words_change_settings_in_units_of_images() -> None:
-    assert parse_smoother("ms:samples=200,sigma=0.25,radius=0.1") == MedianSmoothing(
+    assert SMOOTHERS.read("ms:samples=200,sigma=0.25,radius=0.1") == MedianSmoothing(
         samples=200, sigma=0.25, radius=0.1
     )
-    assert parse_smoother("rs:confidence=0.9,clamp=true") == MeanSmoothing(confidence=0.9, clamp=True)
-    assert parse_smoother("dms:denoiser=jpeg") == MedianSmoothing(denoiser="jpeg", clamp=True)
+    assert SMOOTHERS.read("rs:confidence=0.9,clamp=true") == MeanSmoothing(confidence=0.9, clamp=True)
+    assert SMOOTHERS.read("dms:denoiser=jpeg") == MedianSmoothing(denoiser="jpeg", clamp=True)
     assert {smoother.guarantee for smoother in (SMOOTHERS[word] for word in ("ms", "rs", "drs", "dms"))} == {"global"}
 
 
@@ -169,7 +173,7 @@ def test_words_change_settings_in_units_of_images() -> None:
 )
 def test_words_that_mean_nothing_are_refused(word: str, message: str) -> None:
     with pytest.raises(UsageError, match=message):
-        parse_smoother(word)
+        SMOOTHERS.read(word)
 
 
 def test_a_smoothed_model_is_a_quality_model(make_model: MakeModel) -> None:

@@ -11,7 +11,8 @@ import torch
 from benchmarks.smoothing_coverage import METHODS, simulate, simulate_network
 from scipy.stats import norm
 
-from iqa_armor.defenses.smoothing import MeanSmoothing, MedianSmoothing, mean_bounds, median_bounds, order_indices
+from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds, order_indices
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 
 FIELD = {"sigma": 0.12, "radius": 0.05, "confidence": 0.999}
 

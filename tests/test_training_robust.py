@@ -3,21 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from test_training import fit_data, settings
+from test_training import fit_small, images_of, settings
 from torch import Tensor, nn
 
-from iqa_armor.attacks import PGD, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.recipe import Training, make_training
-from iqa_armor.training import fit
-from iqa_armor.training.robust import AdversarialTraining, GradientNorm, gradient_norms, make_defense
+from iqa_armor.recipe import Training
+from iqa_armor.training import DEFENSES
+from iqa_armor.training.defenses import AdversarialTraining, GradientNorm, TrainingDefense, gradient_norms
 
 BARE = Preprocessing(size=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 
@@ -33,11 +33,15 @@ class Linear(nn.Module):
         return (images * self.weight).sum((1, 2, 3))
 
 
+def defense_of(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:
+    return DEFENSES.read(settings.defense)(settings, mos, spread)
+
+
 def linear_model() -> QualityModel:
     return QualityModel(Linear(), BARE)
 
 
-def images_of(count: int = 4, side: int = 12) -> Tensor:
+def drawn(count: int = 4, side: int = 12) -> Tensor:
     return 0.2 + 0.6 * torch.rand(count, 3, side, side, generator=torch.Generator().manual_seed(1))
 
 
@@ -45,9 +49,9 @@ def images_of(count: int = 4, side: int = 12) -> Tensor:
 def test_gradient_norm_of_a_linear_score_is_the_sum_of_its_weights(step: float, tolerance: float) -> None:
     model = linear_model()
     expected = model.network.weight.detach().abs().sum()
-    norms = gradient_norms(model, images_of(), step=step)
+    norms = gradient_norms(model, drawn(), step=step)
     torch.testing.assert_close(norms, expected.expand(4), rtol=tolerance, atol=0)
-    penalty = GradientNorm(weight=0.5, step=step).penalty(model, images_of())
+    penalty = GradientNorm(weight=0.5, step=step).penalty(model, drawn())
     torch.testing.assert_close(penalty, 0.5 * expected, rtol=tolerance, atol=0)
     penalty.backward()
     torch.testing.assert_close(model.network.weight.grad, 0.5 * model.network.weight.detach().sign(), rtol=1e-2, atol=0)
@@ -58,22 +62,22 @@ def test_penalty_reaches_an_orthogonal_block(step: float) -> None:
     block = RobustBlock(4)
     network = nn.Sequential(nn.Conv2d(3, 4, 3), nn.SiLU(), block, nn.SiLU(), nn.Flatten(), nn.LazyLinear(1))
     model = QualityModel(network, BARE)
-    model(images_of())
+    model(drawn())
     model.train()
-    GradientNorm(step=step).penalty(model, images_of()).backward()
+    GradientNorm(step=step).penalty(model, drawn()).backward()
     assert float(block.orthogonal.weight.grad.abs().max()) > 0
 
 
 def test_dropout_is_no_noise_in_the_penalty() -> None:
     network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Flatten(), nn.Dropout(0.75), nn.Linear(800, 1))
     model = QualityModel(network, BARE).train()
-    first, second = (gradient_norms(model, images_of(), step=0.01) for _ in range(2))
+    first, second = (gradient_norms(model, drawn(), step=0.01) for _ in range(2))
     assert torch.equal(first, second)
     assert all(module.training for module in model.modules())
 
 
 def test_labels_of_the_attacked_half_fall_by_the_lost_similarity() -> None:
-    model, images, targets = linear_model(), images_of(5), torch.zeros(5)
+    model, images, targets = linear_model(), drawn(5), torch.zeros(5)
     moved, lowered = AdversarialTraining(score_range=3.0).batch(model, images, targets)
     expected = images[:2] + 4 / 255 * model.network.weight.detach().sign()
     torch.testing.assert_close(moved[:2], expected)
@@ -85,9 +89,9 @@ def test_labels_of_the_attacked_half_fall_by_the_lost_similarity() -> None:
 
 
 def test_where_small_scores_are_good_the_attack_lowers_them_and_labels_rise() -> None:
-    model, images, targets = linear_model(), images_of(), torch.zeros(4)
+    model, images, targets = linear_model(), drawn(), torch.zeros(4)
     mos = torch.tensor([10.0, 30.0])
-    defense = make_defense(Training(defense="at", at_epsilon=2), mos, spread=-5.0)
+    defense = defense_of(Training(defense="at", at_epsilon=2), mos, -5.0)
     assert defense == AdversarialTraining(4.0, direction=-1, epsilon=2 / 255)
     moved, corrected = defense.batch(model, images, targets)
     torch.testing.assert_close(moved[:2], images[:2] - 2 / 255 * model.network.weight.detach().sign())
@@ -99,7 +103,7 @@ def test_where_small_scores_are_good_the_attack_lowers_them_and_labels_rise() ->
 def test_defenses_leave_the_statistics_of_batch_norm(make_model, defense: str) -> None:
     model = make_model().train()
     before = {name: buffer.clone() for name, buffer in model.named_buffers()}
-    made = make_defense(Training(defense=defense), torch.tensor([0.0, 1.0]), spread=1.0)
+    made = defense_of(Training(defense=defense), torch.tensor([0.0, 1.0]), 1.0)
     images = torch.rand(4, 3, 32, 40)
     made.batch(model, images, torch.zeros(4))
     made.penalty(model, images)
@@ -110,10 +114,10 @@ def test_defenses_leave_the_statistics_of_batch_norm(make_model, defense: str) -
 
 def fitted(make_model, **changes: object) -> tuple[QualityModel, Tensor]:
     model = make_model()
-    data = fit_data(model)
-    done = fit(model, data, settings(epochs=8, **changes), device="cpu")
+    data = images_of(model)
+    done = fit_small(model, settings(epochs=8, **changes), images=data)
     assert done.epochs[done.best].srocc > 0.9
-    return model, torch.stack([data.training[i][0] for i in range(len(data.training))])
+    return model, torch.stack([data.fitted[i][0] for i in range(len(data.fitted))])
 
 
 def gradient_norm(model: QualityModel, images: Tensor) -> float:
@@ -139,49 +143,28 @@ def test_at_makes_the_gain_of_one_step_smaller(make_model) -> None:
 
 
 @pytest.mark.parametrize("defense", ["nt", "at"])
-def test_resumed_fit_equals_an_uninterrupted_one(make_model, tmp_path: Path, defense: str) -> None:
-    class Stopped(Exception):
-        pass
-
-    def stop(done: int, total: int, epoch) -> None:
-        if epoch is None and done > total // 2:
-            raise Stopped
-
-    asked = settings(epochs=2, defense=defense)
-    whole, parts, again = make_model(), make_model(), make_model(seed=5)
-    fit(whole, fit_data(whole), asked, device="cpu")
-    options = {"device": "cpu", "checkpoint": tmp_path / "resume.pt", "fingerprint": "f"}
-    with pytest.raises(Stopped):
-        fit(parts, fit_data(parts), asked, on_step=stop, **options)
-    fit(again, fit_data(again), asked, resume=True, **options)
-    for key, value in whole.state_dict().items():
-        assert torch.equal(again.state_dict()[key], value), key
-
-
-@pytest.mark.parametrize("defense", ["nt", "at"])
 def test_defenses_run_in_half_precision(make_model, defense: str) -> None:
     model = make_model()
-    done = fit(model, fit_data(model), settings(epochs=1, defense=defense, precision="bf16"), device="cpu")
+    done = fit_small(model, settings(epochs=1, defense=defense, precision="bf16"))
     assert done.epochs[1].loss > 0
     assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 def test_at_learns_where_small_scores_are_good(make_model) -> None:
     model = make_model()
-    data = fit_data(model)
-    done = fit(model, replace(data, spread=-data.spread), settings(epochs=6, defense="at"), device="cpu")
+    done = fit_small(model, settings(epochs=6, defense="at"), turned=True)
     assert done.epochs[done.best].srocc > 0.8
 
 
 def test_images_too_small_for_ssim_are_refused() -> None:
     with pytest.raises(DataError, match="--input-size"):
-        AdversarialTraining(1.0).batch(linear_model(), images_of(side=8), torch.zeros(4))
+        AdversarialTraining(1.0).batch(linear_model(), drawn(side=8), torch.zeros(4))
 
 
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "trades"}, "defense: must be one of none, nt, at, got 'trades'"),
+        ({"defense": "trades"}, "defense: unknown training defense 'trades'.*got 'trades'"),
         ({"defense": "nt", "epochs": 0}, "defense: needs at least one epoch.*got 'nt'"),
         ({"nt_weight": -1}, "nt_weight"),
         ({"at_epsilon": 0}, "at_epsilon"),
@@ -190,10 +173,10 @@ def test_images_too_small_for_ssim_are_refused() -> None:
 )
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_training(values)
+        Training.read(values)
 
 
 def test_defenses_are_values() -> None:
-    made = make_defense(Training(defense="nt", nt_weight=2, nt_step=0.5), torch.zeros(2), spread=1.0)
+    made = defense_of(Training(defense="nt", nt_weight=2, nt_step=0.5), torch.zeros(2), 1.0)
     assert made == GradientNorm(2, 0.5)
     assert replace(made, step=0.1) != made

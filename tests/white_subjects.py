@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.attacks import Attack, Direction, ScoreFn
+from iqa_armor.attacks.base import Attack, Direction, ScoreFn
 
 NAMES = ("smooth", "relu", "normed")
 BOTH: tuple[Direction, ...] = (1, -1)

@@ -2,100 +2,54 @@
 
 from __future__ import annotations
 
-from iqa_armor.attacks.adaptive import expectation
-from iqa_armor.attacks.advcf import AdvCF
-from iqa_armor.attacks.apgd import APGD
-from iqa_armor.attacks.base import (
-    Attack,
-    Batches,
-    Direction,
-    Fitted,
-    Norm,
-    ScoreFn,
-    frozen,
-    project_linf,
-    score_gradient,
+import re
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from iqa_armor.attacks.budgets import unit_of
+from iqa_armor.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iqa_armor.attacks.base import Attack
+
+
+def _accepted(found: object, name: str) -> Attack:
+    from iqa_armor.attacks.base import accepted
+
+    return accepted(found, name)
+
+
+def _pgd_of_steps(name: str) -> Attack | None:
+    steps = re.fullmatch(r"pgd([1-9][0-9]{0,4})", name)
+    pgd: Any = ATTACKS["pgd"] if steps else None
+    return replace(pgd, steps=int(steps[1])) if steps else None
+
+
+_HOME = "iqa_armor.attacks"
+ATTACKS: Registry[Attack] = Registry(
+    "attack",
+    {
+        "pgd1": Entry(f"{_HOME}.pgd:PGD", "One signed gradient step (FGSM) in the L-infinity ball.", {"steps": 1}),
+        "pgd8": Entry(f"{_HOME}.pgd:PGD", "Eight projected gradient steps in the L-infinity ball.", {"steps": 8}),
+        "pgd": Entry(f"{_HOME}.pgd:PGD", "Projected gradient steps in the L-infinity ball (I-FGSM).", {}),
+        "mifgsm": Entry(f"{_HOME}.mifgsm:MIFGSM", "Signed steps along gradients accumulated with momentum.", {}),
+        "amifgsm": Entry(f"{_HOME}.mifgsm:AMIFGSM", "MI-FGSM whose budget follows the contrast of the image.", {}),
+        "apgd": Entry(f"{_HOME}.apgd:APGD", "Auto-PGD: steps that halve where they stop helping.", {}),
+        "l2pgd": Entry(f"{_HOME}.l2pgd:L2PGD", "Projected gradient steps in the Euclidean ball.", {}),
+        "madc": Entry(f"{_HOME}.madc:MADC", "Gradient steps among images of one mean squared error.", {}),
+        "korhonen-you": Entry(f"{_HOME}.korhonen:KorhonenYou", "Adam on changes hidden at edges.", {}),
+        "zhang": Entry(f"{_HOME}.zhang:Zhang", "Adam at a price on a perceptual distance.", {}),
+        "ssah": Entry(f"{_HOME}.ssah:SSAH", "Adam at a price on changes of low frequencies.", {}),
+        "stadv": Entry(f"{_HOME}.stadv:StAdv", "A smooth flow that moves pixels.", {}),
+        "advcf": Entry(f"{_HOME}.advcf:AdvCF", "A color curve for the whole image.", {}),
+        "square": Entry(f"{_HOME}.square:Square", "Random squares, kept by the score alone; needs no gradient.", {}),
+        "uap": Entry(f"{_HOME}.uap:UAP", "One pattern for all images, learned from some.", {}),
+        "facpa": Entry(f"{_HOME}.facpa:FACPA", "A small network that perturbs any image, learned from some.", {}),
+    },
+    group="iqa_armor.attacks",
+    accepts=_accepted,
+    pattern=_pgd_of_steps,
+    also="pgdN for N steps",
+    unit=unit_of,
 )
-from iqa_armor.attacks.generator import FACPA, Perturber
-from iqa_armor.attacks.korhonen import KorhonenYou
-from iqa_armor.attacks.l2 import L2PGD
-from iqa_armor.attacks.madc import MADC
-from iqa_armor.attacks.momentum import AMIFGSM, MIFGSM
-from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.square import Square
-from iqa_armor.attacks.ssah import SSAH
-from iqa_armor.attacks.stadv import StAdv
-from iqa_armor.attacks.sweep import Attacked, Plan, at_budgets, at_epsilon, budget_key, run_sweep
-from iqa_armor.attacks.uap import UAP, Pattern
-from iqa_armor.attacks.words import parse_word
-from iqa_armor.attacks.zhang import Zhang
-
-__all__ = [
-    "AMIFGSM",
-    "APGD",
-    "ATTACKS",
-    "FACPA",
-    "L2PGD",
-    "MADC",
-    "MIFGSM",
-    "PGD",
-    "SSAH",
-    "UAP",
-    "AdvCF",
-    "Attack",
-    "Attacked",
-    "Batches",
-    "Direction",
-    "Fitted",
-    "KorhonenYou",
-    "Norm",
-    "Pattern",
-    "Perturber",
-    "Plan",
-    "ScoreFn",
-    "Square",
-    "StAdv",
-    "Zhang",
-    "at_budgets",
-    "at_epsilon",
-    "budget_key",
-    "expectation",
-    "frozen",
-    "parse_attack",
-    "project_linf",
-    "run_sweep",
-    "score_gradient",
-]
-
-ATTACKS: dict[str, Attack] = {
-    "pgd1": PGD(steps=1),
-    "pgd8": PGD(steps=8),
-    "pgd": PGD(),
-    "mifgsm": MIFGSM(),
-    "amifgsm": AMIFGSM(),
-    "apgd": APGD(),
-    "l2pgd": L2PGD(),
-    "madc": MADC(),
-    "korhonen-you": KorhonenYou(),
-    "zhang": Zhang(),
-    "ssah": SSAH(),
-    "stadv": StAdv(),
-    "advcf": AdvCF(),
-    "square": Square(),
-    "uap": UAP(),
-    "facpa": FACPA(),
-}
-
-
-def parse_attack(text: str) -> Attack:
-    """Return the attack named by a word of the command line.
-
-    Args:
-        text: A name in `ATTACKS`; `pgdN` for N steps; or `NAME:key=value,…` with the attack's own
-            hyperparameters, of which pixel values (`step_size`, and `epsilon` unless it is another length) are
-            in 1/255.
-
-    Raises:
-        UsageError: If the name or a hyperparameter is unknown, or a value is not allowed.
-    """
-    return parse_word(text, ATTACKS)
+__getattr__ = ATTACKS.lazy_attribute

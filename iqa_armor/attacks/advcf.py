@@ -10,8 +10,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.attacks.adam import Search, ascend, working
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
 
 PIECES = 64
 _LEAST = 1e-6  # rise of a piece that keeps a curve increasing
@@ -28,10 +28,6 @@ class AdvCF:
             colors, 0.1 shows, 1 limits nothing.
         learning_rate: Adam's for the rise of a piece, in units of the identity's rise, 1/64.
         steps: Number of gradients.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the strength is outside [0, 1], or the learning rate or the count are not positive.
 
     Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64
     pieces; used against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a
@@ -48,14 +44,11 @@ class AdvCF:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.strength <= 1 and 0 < self.learning_rate < math.inf
-        if not lengths_fit or self.steps < 1 or self.direction not in (1, -1):
-            raise ValueError(
-                f"AdvCF needs strength in [0, 1], finite learning_rate > 0, steps >= 1, direction 1 or -1, got {self}"
-            )
+        strength = ("in [0, 1]", 0 <= self.strength <= 1)
+        check_settings(self, positive=("learning_rate",), counts=("steps",), strength=strength)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); AdvCF draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; AdvCF draws nothing."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_ones(*clean.shape[:2], PIECES),

@@ -9,8 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.tracking import Best, evaluate_score, linf_box, per_image, score_and_gradient
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.climb import Best
+from iqa_armor.attacks.projection import linf_box, per_image
+from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 
 _MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement
 _ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps raised the gain
@@ -21,13 +23,9 @@ class APGD:
     """Move the predicted score inside an L-infinity ball with steps that halve where they stop helping.
 
     Args:
-        epsilon: Ball radius in pixel units, images being in [0, 1].
+        epsilon: Ball radius, pixels being in [0, 1].
         steps: Number of gradient steps of each start.
         restarts: Number of starts: the clean image, then points drawn uniformly from the ball.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the radius is negative or not finite, or a count is not positive.
 
     Source: Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, arXiv:2003.01690, Algorithm 1 with its constants, the objective being the score. The
@@ -42,21 +40,17 @@ class APGD:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        counts_fit = self.steps >= 1 and self.restarts >= 1
-        if not (0 <= self.epsilon < math.inf and counts_fit and self.direction in (1, -1)):
-            raise ValueError(
-                f"APGD needs finite epsilon >= 0, steps >= 1, restarts >= 1, direction 1 or -1, got {self}"
-            )
+        check_settings(self, counts=("steps", "restarts"))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); restarts are drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; restarts are drawn."""
         images = images.detach()
         box = linf_box(images, self.epsilon)
-        best = _Climb(self, score, images, box=box).run()
+        best = _Start(self, score, images, box=box).run()
         for _ in range(1, self.restarts):
             drawn = torch.rand(images.shape, generator=generator, device=generator.device).to(images)
             start = torch.clamp(images + self.epsilon * (2 * drawn - 1), *box)
-            again = _Climb(self, score, start, box=box).run()
+            again = _Start(self, score, start, box=box).run()
             best.update(again.images, again.gains)
         return best.images
 
@@ -74,7 +68,7 @@ def checkpoints(steps: int) -> tuple[int, ...]:
     return tuple(sorted({math.ceil(percent * steps / 100) for percent in percents[:-1]}))
 
 
-class _Climb:
+class _Start:
     """One start of Auto-PGD on a batch; every image has its own step size, counts and best point."""
 
     def __init__(self, attack: APGD, score: ScoreFn, start: Tensor, *, box: tuple[Tensor, Tensor]) -> None:

@@ -1,15 +1,16 @@
-"""What an attack is, and the frozen state that models are attacked in."""
+"""What an attack is, its limits, and the frozen state that models are attacked in."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Literal, Protocol, runtime_checkable
+from dataclasses import is_dataclass
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
-import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import UsageError
 
 ScoreFn = Callable[[Tensor], Tensor]
 Direction = Literal[1, -1]
@@ -21,7 +22,10 @@ Norm = Literal["linf", "l2", "rmse", "flow", "none"]
 
 @runtime_checkable
 class Attack(Protocol):
-    """A frozen dataclass of hyperparameters with the budget `epsilon` and the `direction` among them."""
+    """A frozen dataclass of hyperparameters with the budget `epsilon` and the `direction` among them.
+
+    Values that make no sense are refused with ValueError when it is made.
+    """
 
     @property
     def norm(self) -> Norm:
@@ -39,7 +43,10 @@ class Attack(Protocol):
         ...
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,)."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
+
+        What is drawn comes from the generator, on its device. The images are left as they are.
+        """
         ...
 
 
@@ -48,8 +55,66 @@ class Fitted(Attack, Protocol):
     """An attack with something to learn from images before it is run; run without, it learns from its own images."""
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Attack:
-        """Return the attack that was learned; it draws nothing and knows no score function."""
+        """Return the attack that was learned; it draws nothing and knows no score function.
+
+        Args:
+            score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
+            batches: Gives one pass over the images at every call; sizes may differ between batches.
+            generator: Source of randomness.
+
+        Raises:
+            ValueError: If there are no images.
+            ArmorError: If the score has no gradient by the pixels.
+        """
         ...
+
+
+def accepted(found: object, name: str) -> Attack:
+    """Return what a user named as an attack.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    norms = get_args(Norm)
+    if isinstance(found, Attack) and is_dataclass(found) and not isinstance(found, type) and found.norm in norms:
+        return found
+    raise UsageError(
+        f"{name} is no attack: it must be a frozen dataclass with a norm out of {', '.join(norms)}, an epsilon and a "
+        "direction, that is called with (score, images, generator)"
+    )
+
+
+def check_settings(
+    attack: Any,
+    *,
+    not_negative: Sequence[str] = (),
+    positive: Sequence[str] = (),
+    counts: Sequence[str] = (),
+    **others: tuple[str, bool],
+) -> None:
+    """Refuse values outside an attack's limits; those of budget and direction are the same for all.
+
+    Args:
+        attack: With these settings.
+        not_negative: Names of settings from 0, finite.
+        positive: Names of settings above 0, finite.
+        counts: Names of settings from 1.
+        others: Limits by the settings' names: what each is, and whether it holds.
+
+    Raises:
+        ValueError: If one does not hold.
+    """
+    not_negative = not_negative if attack.norm == "none" else ("epsilon", *not_negative)
+    limits = {
+        **{name: (f"finite {name} >= 0", 0 <= getattr(attack, name) < math.inf) for name in not_negative},
+        **{name: (f"finite {name} > 0", 0 < getattr(attack, name) < math.inf) for name in positive},
+        **{name: (f"{name} >= 1", getattr(attack, name) >= 1) for name in counts},
+        **{name: (f"{name} {limit}", holds) for name, (limit, holds) in others.items()},
+        "direction": ("direction 1 or -1", attack.direction in (1, -1)),
+    }
+    if not all(holds for _, holds in limits.values()):
+        got = ", ".join(f"{name}={getattr(attack, name)!r}" for name in limits)
+        raise ValueError(f"{type(attack).__name__} needs {', '.join(text for text, _ in limits.values())}, got {got}")
 
 
 @contextmanager
@@ -71,36 +136,3 @@ def frozen(model: nn.Module) -> Iterator[None]:
             module.training = was_training
         for parameter in trainable:
             parameter.requires_grad_(True)
-
-
-def project_linf(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
-    """Return the nearest images to `images` that differ from `center` by at most epsilon per value.
-
-    Values inside the ball keep their bits, which is what lets budgets share gradients.
-
-    Args:
-        images: Images (N, 3, H, W), any range.
-        center: Images in the middle of the ball, same shape.
-        epsilon: Radius of the ball, pixels being in [0, 1].
-    """
-    return torch.clamp(images, center - epsilon, center + epsilon)
-
-
-def score_gradient(score: ScoreFn, images: Tensor) -> Tensor:
-    """Return the gradient of every image's own score by its pixels, (N, 3, H, W).
-
-    Raises:
-        ArmorError: If the score does not depend on the pixels by differentiable steps.
-    """
-    with torch.enable_grad():
-        images = images.detach().requires_grad_()
-        scores = score(images)
-        gradient: Tensor | None = None
-        if scores.requires_grad:
-            (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
-    if gradient is None:
-        raise ArmorError(
-            "the score has no gradient by the pixels, so a gradient attack cannot run; "
-            "remove whatever detaches it from its input"
-        )
-    return gradient

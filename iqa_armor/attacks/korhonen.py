@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,8 +9,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.attacks.adam import Search, ascend, working
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -26,10 +25,6 @@ class KorhonenYou:
         epsilon: Largest change of a pixel value, images being in [0, 1].
         step_size: Adam's learning rate for the perturbation at the strongest edge, in the same units.
         steps: Number of gradients.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the radius is negative, step size or count are not positive, or a length is not finite.
 
     Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022.
     (ours): the mask is the Sobel magnitude of the luma divided by its maximum in the image; the change is
@@ -44,14 +39,10 @@ class KorhonenYou:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        if not lengths_fit or self.steps < 1 or self.direction not in (1, -1):
-            raise ValueError(
-                f"KorhonenYou needs finite epsilon >= 0 and step_size > 0, steps >= 1, direction 1 or -1, got {self}"
-            )
+        check_settings(self, positive=("step_size",), counts=("steps",))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
         clean = images.detach().to(working(images.dtype))
         mask = edge_map(clean)
         lowest, highest = (-clean).clamp(min=-self.epsilon), (1 - clean).clamp(max=self.epsilon)

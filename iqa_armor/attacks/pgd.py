@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf, score_gradient
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import score_gradient
 
 
 @dataclass(frozen=True)
@@ -16,13 +17,10 @@ class PGD:
     """Move the predicted score of an image inside an L-infinity ball.
 
     Args:
-        epsilon: Ball radius in pixel units, images being in [0, 1].
+        epsilon: Ball radius, pixels being in [0, 1].
         step_size: Length of one signed gradient step, in the same units.
         steps: Number of gradient steps, from a zero start.
         direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the radius is negative, step size or count are not positive, or a length is not finite.
 
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
     arXiv:1706.06083, Section 2.1; step and zero start as in [RA] Meleshin et al., arXiv:2506.04951.
@@ -36,19 +34,14 @@ class PGD:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        if not lengths_fit or self.steps < 1 or self.direction not in (1, -1):
-            raise ValueError(
-                f"PGD needs finite epsilon >= 0 and step_size > 0, steps >= 1, direction 1 or -1, got {self}"
-            )
+        check_settings(self, positive=("step_size",), counts=("steps",))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); PGD draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; PGD draws nothing."""
         images = images.detach()
         attacked = images.clone()
         for _ in range(self.steps):
-            moved = self.ascend(score, attacked)
-            attacked = project_linf(moved, images, self.epsilon).clamp(0, 1)
+            attacked = project_linf(self.ascend(score, attacked), images, self.epsilon).clamp(0, 1)
         return attacked
 
     def ascend(self, score: ScoreFn, images: Tensor) -> Tensor:

@@ -9,8 +9,9 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.tracking import Best, linf_box, per_image
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.climb import Best
+from iqa_armor.attacks.projection import linf_box, per_image
 
 # Of 10,000 queries: where the share of changed pixels halves.
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
@@ -25,14 +26,9 @@ class Square:
     moved the right way.
 
     Args:
-        epsilon: Ball radius in pixel units, images being in [0, 1].
+        epsilon: Ball radius, pixels being in [0, 1].
         queries: Number of scores asked for per image.
         initial_share: Share p of the pixels that the first squares cover, in (0, 1].
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If the radius is negative or not finite, there are fewer than two queries, or the share does not
-            fit.
 
     Source: Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
     ECCV 2020, arXiv:1912.00049, Algorithms 1 and 2, vertical stripes to begin with, p = 0.05 and its halvings
@@ -48,16 +44,15 @@ class Square:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        numbers_fit = 0 <= self.epsilon < math.inf and 0 < self.initial_share <= 1
-        if not numbers_fit or self.queries < 2 or self.direction not in (1, -1):
-            raise ValueError(
-                "Square needs finite epsilon >= 0, queries >= 2, initial_share in (0, 1], direction 1 or -1, "
-                f"got {self}"
-            )
+        check_settings(
+            self,
+            queries=(">= 2", self.queries >= 2),
+            initial_share=("in (0, 1]", 0 < self.initial_share <= 1),
+        )
 
     @torch.no_grad()
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,)."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         count, channels, height, width = images.shape
         low, high = linf_box(images, self.epsilon)

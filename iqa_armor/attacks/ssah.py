@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf
-from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.attacks.adam import ascend, pixels_within, working
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
 
 
 @dataclass(frozen=True)
@@ -22,10 +21,6 @@ class SSAH:
         weight: Price of a band that changes by epsilon everywhere, in the unit of `ascend`.
         step_size: Adam's learning rate, in the units of epsilon.
         steps: Number of gradients.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If radius or weight are negative, step size or count are not positive, or one is not finite.
 
     Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022.
     (ours): the score stands where the paper has the similarity of a classifier's
@@ -42,26 +37,16 @@ class SSAH:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        weight_fits = 0 <= self.weight < math.inf
-        if not (lengths_fit and weight_fits) or self.steps < 1 or self.direction not in (1, -1):
-            raise ValueError(
-                "SSAH needs finite epsilon >= 0, weight >= 0 and step_size > 0, steps >= 1, direction 1 or -1, "
-                f"got {self}"
-            )
+        check_settings(self, not_negative=("weight",), positive=("step_size",), counts=("steps",))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); SSAH draws nothing."""
-        if self.epsilon == 0:
-            return images.detach().clone()
+        """Return attacked images (N, 3, H, W) in [0, 1]; SSAH draws nothing."""
         clean = images.detach().to(working(images.dtype))
         low = low_band(clean)
-        search = Search(
-            start=clean,
-            render=lambda attacked: attacked,
-            project=lambda attacked: project_linf(attacked, clean, self.epsilon).clamp(0, 1),
-            radius=self.epsilon,
-            penalty=lambda _, attacked: self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3)),
+        search = pixels_within(
+            clean,
+            self.epsilon,
+            lambda attacked: self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3)),
         )
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 

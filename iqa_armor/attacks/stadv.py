@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.attacks.adam import Search, ascend, working
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
 
 # Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
 _CORNER = 1e-3
@@ -27,11 +26,6 @@ class StAdv:
         iterations: Outer iterations.
         inner_steps: Gradients in each of them.
         learning_rate: Adam's, in pixels.
-        direction: +1 raises the score, -1 lowers it.
-
-    Raises:
-        ValueError: If a value is negative or not finite, the learning rate or a count is not positive, or the
-            direction is not 1 or -1.
 
     Source: Xiao et al., "Spatially Transformed Adversarial Examples", ICLR 2018, arXiv:1801.02612, Section 3;
     five iterations as in [RA] Meleshin et al., arXiv:2506.04951. (ours): Adam for L-BFGS, so that the images
@@ -51,18 +45,12 @@ class StAdv:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.learning_rate < math.inf
-        counts_fit = self.iterations >= 1 and self.inner_steps >= 1
-        if not (lengths_fit and counts_fit and 0 <= self.smoothness < math.inf) or self.direction not in (1, -1):
-            raise ValueError(
-                "StAdv needs finite epsilon >= 0, smoothness >= 0 and learning_rate > 0, iterations >= 1, "
-                f"inner_steps >= 1, direction 1 or -1, got {self}"
-            )
+        check_settings(
+            self, not_negative=("smoothness",), positive=("learning_rate",), counts=("iterations", "inner_steps")
+        )
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); stAdv draws nothing."""
-        if self.epsilon == 0:
-            return images.detach().clone()
+        """Return attacked images (N, 3, H, W) in [0, 1]; stAdv draws nothing."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_zeros(len(clean), 2, *clean.shape[2:]),

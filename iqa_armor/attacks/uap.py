@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
 
@@ -11,7 +10,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Attack, Batches, Direction, Norm, ScoreFn, project_linf, score_gradient
+from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import score_and_gradient
 
 Placement = Literal["resize", "tile"]
 
@@ -24,13 +26,10 @@ class Pattern:
         pattern: What is added to an image of its own size, (1, 3, h, w), in the same units as images.
         epsilon: L-infinity budget, pixels being in [0, 1]; a smaller one than the pattern was fitted for clips it.
         direction: +1 if the pattern was fitted to raise scores, -1 to lower them.
-        placement: How images of another size get it: "tile" repeats and crops it, "resize" interpolates bilinearly.
+        placement: As in `UAP`.
 
     Raises:
-        ValueError: If the pattern has another shape, the radius is negative or the placement unknown.
-
-    Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401. The
-    placement on other sizes is (ours).
+        ValueError: If the pattern has another shape.
     """
 
     norm: ClassVar[Norm] = "linf"
@@ -43,11 +42,7 @@ class Pattern:
     def __post_init__(self) -> None:
         if self.pattern.ndim != 4 or self.pattern.shape[:2] != (1, 3) or not self.pattern.numel():
             raise ValueError(f"Pattern needs a pattern (1, 3, h, w), got {tuple(self.pattern.shape)}")
-        if not 0 <= self.epsilon < math.inf or self.direction not in (1, -1):
-            raise ValueError(
-                f"Pattern needs finite epsilon >= 0 and direction 1 or -1, got {self.epsilon}, {self.direction}"
-            )
-        _check_placement("Pattern", self.placement)
+        check_settings(self, placement=_known(self.placement))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
@@ -67,13 +62,8 @@ class UAP:
         epsilon: Ball radius, pixels being in [0, 1].
         step_size: Length of one signed step, in the same units.
         passes: Passes over the images, each with one step, from a zero pattern.
-        direction: +1 raises the score, -1 lowers it.
         placement: How images of another size than the first one get the pattern: "tile" repeats and crops it,
             "resize" interpolates bilinearly, which costs the pattern most of its effect on a convolutional network.
-
-    Raises:
-        ValueError: If the radius is negative, step size or count are not positive, a length is not finite or the
-            placement is unknown.
 
     Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401; gradient of
     the mean score, clipping and ten passes as in [RA] Meleshin et al., arXiv:2506.04951. One step of 1/255 per
@@ -89,29 +79,15 @@ class UAP:
     placement: Placement = "tile"
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        if not lengths_fit or self.passes < 1 or self.direction not in (1, -1):
-            raise ValueError(
-                f"UAP needs finite epsilon >= 0 and step_size > 0, passes >= 1, direction 1 or -1, got {self}"
-            )
-        _check_placement("UAP", self.placement)
+        placement = _known(self.placement)
+        check_settings(self, positive=("step_size",), counts=("passes",), placement=placement)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
-        return self.fit(score, lambda: (images,), generator)(score, images, generator)
+        return fitted_on(self, score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:
-        """Return the pattern with the best mean score over the images, no pattern at all being one candidate.
-
-        Args:
-            score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
-            batches: Gives one pass over the images at every call; sizes may differ between batches.
-            generator: Unused.
-
-        Raises:
-            ValueError: If there are no images.
-            ArmorError: If the score has no gradient by the pixels.
-        """
+        """Return the pattern with the best mean score over the images, no pattern at all being one candidate."""
         first = next(batches_of(batches))
         pattern = torch.zeros_like(first[:1])
         best, best_mean = pattern, -math.inf
@@ -130,21 +106,17 @@ class UAP:
         """Return the gradient of the sum of all scores by the pattern, and their mean."""
         gradient, total, count = torch.zeros_like(pattern), 0.0, 0
         for images in batches_of(batches):
-            by_pattern, scores = self._gradient(score, images, pattern)
+            scores, by_pattern = self._gradient(score, images, pattern)
             gradient += by_pattern.to(gradient)
             total += float(scores.double().sum())
             count += len(images)
         return gradient, total / count
 
     def _gradient(self, score: ScoreFn, images: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
-        seen: list[Tensor] = []
-
         def with_pattern(pattern: Tensor) -> Tensor:
-            placed = place(pattern, images.shape[-2:], self.placement)
-            seen.append(score((images + placed).clamp(0, 1)))
-            return seen[0]
+            return score((images + place(pattern, images.shape[-2:], self.placement)).clamp(0, 1))
 
-        return score_gradient(with_pattern, pattern.to(images)), seen[0].detach()
+        return score_and_gradient(with_pattern, pattern.to(images))
 
     def _fitted(self, pattern: Tensor) -> Pattern:
         return Pattern(pattern, epsilon=self.epsilon, direction=self.direction, placement=self.placement)
@@ -161,36 +133,6 @@ def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tenso
     return functional.interpolate(pattern, size=tuple(size), mode="bilinear", align_corners=False)
 
 
-def batches_of(batches: Batches) -> Iterator[Tensor]:
-    """Yield the batches of one pass that hold images.
-
-    Raises:
-        ValueError: If none does.
-    """
-    is_empty = True
-    for images in batches():
-        if len(images):
-            is_empty = False
-            yield images.detach()
-    if is_empty:
-        raise ValueError("an attack cannot be fitted without images; every pass over the batches must give some")
-
-
-def mean_score(score: ScoreFn, attack: Attack, batches: Batches, generator: Generator) -> float:
-    """Return the mean score of all images under an attack.
-
-    Raises:
-        ValueError: If there are no images.
-    """
-    total, count = 0.0, 0
-    with torch.no_grad():
-        for images in batches_of(batches):
-            total += float(score(attack(score, images, generator)).double().sum())
-            count += len(images)
-    return total / count
-
-
-def _check_placement(owner: str, placement: str) -> None:
+def _known(placement: str) -> tuple[str, bool]:
     allowed = get_args(Placement)
-    if placement not in allowed:
-        raise ValueError(f"{owner} needs a placement out of {', '.join(allowed)}, got {placement!r}")
+    return f"out of {', '.join(allowed)}", placement in allowed

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, Literal, get_args
@@ -10,8 +9,8 @@ from typing import ClassVar, Literal, get_args
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, project_linf
-from iqa_armor.attacks.optimize import Search, ascend, working
+from iqa_armor.attacks.adam import ascend, pixels_within, working
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.perceptual import perceptual_network
 
@@ -30,11 +29,9 @@ class Zhang:
         weight: Price λ of a distance of 1, in the unit of `ascend`.
         step_size: Adam's learning rate, in the units of epsilon.
         steps: Number of gradients.
-        direction: +1 raises the score, -1 lowers it.
 
     Raises:
-        ValueError: If radius or weight are negative, step size or count are not positive, one is not finite, or
-            the distance is none of the three; when called, if images are too small for the distance.
+        ValueError: When called, if images are too small for the distance.
         ModelLoadError: When called, if weights of the distance are missing or run code when opened.
 
     Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop",
@@ -52,28 +49,17 @@ class Zhang:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        lengths_fit = 0 <= self.epsilon < math.inf and 0 < self.step_size < math.inf
-        words_fit = self.distance in get_args(Distance) and self.direction in (1, -1)
-        if not (lengths_fit and words_fit) or self.steps < 1 or not 0 <= self.weight < math.inf:
-            raise ValueError(
-                "Zhang needs finite epsilon >= 0, weight >= 0 and step_size > 0, steps >= 1, distance ssim, lpips "
-                f"or dists, direction 1 or -1, got {self}"
-            )
+        distance = ("ssim, lpips or dists", self.distance in get_args(Distance))
+        check_settings(self, not_negative=("weight",), positive=("step_size",), counts=("steps",), distance=distance)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps them to (N,); nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
         least = _LEAST_SIZE[self.distance]
         if min(images.shape[2:]) < least:
             raise ValueError(f"{self.distance} needs at least {least}×{least} pixels, got {tuple(images.shape[2:])}")
         clean = images.detach().to(working(images.dtype))
         measure = _measure(self.distance, clean)
-        search = Search(
-            start=clean,
-            render=lambda attacked: attacked,
-            project=lambda attacked: project_linf(attacked, clean, self.epsilon).clamp(0, 1),
-            radius=self.epsilon,
-            penalty=lambda _, attacked: self.weight * measure(attacked),
-        )
+        search = pixels_within(clean, self.epsilon, lambda attacked: self.weight * measure(attacked))
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 
 

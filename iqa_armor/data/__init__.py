@@ -1,93 +1,37 @@
-"""Datasets by name: `open_dataset("csv:labels.csv")`."""
+"""Datasets by name."""
 
 from __future__ import annotations
 
-import difflib
-import os
-from collections.abc import Callable, Mapping
-from pathlib import Path
+from typing import Any
 
-from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, held_out
-from iqa_armor.data.clive import open_clive
-from iqa_armor.data.csv_folder import open_csv, open_folder
-from iqa_armor.data.kadid10k import open_kadid10k
-from iqa_armor.data.koniq10k import HOW_TO_GET, open_koniq10k
-from iqa_armor.data.live import open_live
-from iqa_armor.data.nips2017 import open_nips2017
-from iqa_armor.data.spaq import open_spaq
-from iqa_armor.data.synthetic import open_synthetic
 from iqa_armor.errors import DataError
-
-__all__ = [
-    "DATASETS",
-    "KONIQ10K_VARIABLE",
-    "SPLITS",
-    "Dataset",
-    "ImageSet",
-    "Split",
-    "default_spec",
-    "held_out",
-    "open_dataset",
-]
-
-KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
-DATASETS: Mapping[str, Callable[[str, str], Dataset]] = {
-    "synthetic": open_synthetic,
-    "csv": open_csv,
-    "folder": open_folder,
-    "koniq10k": open_koniq10k,
-    "kadid10k": open_kadid10k,
-    "live": open_live,
-    "spaq": open_spaq,
-    "clive": open_clive,
-    "nips2017": open_nips2017,
-}
+from iqa_armor.registry import Entry, Registry
 
 
-def open_dataset(spec: str, *, seed: int = 0, on_progress: Callable[[int, int], None] | None = None) -> Dataset:
-    """Return the dataset that a text such as `csv:labels.csv` or `synthetic` names.
+def _accepts(found: Any, name: str) -> Any:
+    from iqa_armor.data.base import Dataset
 
-    Args:
-        spec: `synthetic[:SETTINGS]`, `csv:FILE`, or KIND:DIR with KIND one of folder, koniq10k, kadid10k, live,
-            spaq, clive, nips2017.
-        seed: Seed of generated data whose spec names none; files do not depend on it.
-        on_progress: Called with (done, in all) while data is generated.
-
-    Raises:
-        DataError: If the kind is unknown or the data is missing, incomplete or inconsistent.
-    """
-    kind, _, location = spec.partition(":")
-    if kind not in DATASETS:
-        raise DataError(_unknown(spec, kind))
-    if kind == "synthetic":
-        return open_synthetic(spec, location, seed=seed, on_progress=on_progress)
-    if not location:
-        raise DataError(f"{spec!r} names no place; write {kind}:{'FILE' if kind == 'csv' else 'DIR'}")
-    return DATASETS[kind](spec, location)
+    if not isinstance(found, Dataset) and not callable(found):
+        raise DataError(f"{name} is neither a Dataset nor a function (spec, location) that returns one")
+    return found
 
 
-def _unknown(spec: str, kind: str) -> str:
-    known = ", ".join(DATASETS)
-    path = Path(spec).expanduser()
-    if path.is_file() or path.is_dir():
-        guess = f"; did you mean {'csv' if path.is_file() else 'folder'}:{spec}?"
-    else:
-        nearest = difflib.get_close_matches(kind.lower(), DATASETS, n=1)
-        guess = f"; did you mean {nearest[0]!r}?" if nearest else ""
-    return f"unknown dataset kind {kind!r} in {spec!r}; known are {known}{guess}"
-
-
-def default_spec() -> str:
-    """Return the spec of the KonIQ-10k folder that the environment variable names.
-
-    Raises:
-        DataError: If the variable is unset or empty.
-    """
-    folder = os.environ.get(KONIQ10K_VARIABLE, "").strip()
-    if folder:
-        return f"koniq10k:{folder}"
-    raise DataError(
-        "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "
-        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {HOW_TO_GET}. "
-        "--data synthetic needs no files, but its scores are computed, not human"
-    )
+# Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
+DATASETS: Registry[Any] = Registry(
+    "dataset",
+    {
+        "synthetic": Entry("iqa_armor.data.synthetic:open_synthetic", "made on the spot, scores computed; no files"),
+        "csv": Entry("iqa_armor.data.csv_file:open_csv", "label file with columns image, mos, optional split"),
+        "folder": Entry("iqa_armor.data.folder:open_folder", "folder of images without scores"),
+        "koniq10k": Entry("iqa_armor.data.koniq10k:open_koniq10k", "folder of KonIQ-10k, its official split"),
+        "kadid10k": Entry("iqa_armor.data.kadid10k:open_kadid10k", "folder of KADID-10k, split by reference"),
+        "live": Entry("iqa_armor.data.live:open_live", "folder of LIVE release 2, split by reference"),
+        "spaq": Entry("iqa_armor.data.spaq:open_spaq", "folder of SPAQ, split by name"),
+        "clive": Entry("iqa_armor.data.clive:open_clive", "folder of LIVE In the Wild, split by name"),
+        "nips2017": Entry("iqa_armor.data.nips2017:open_nips2017", "folder of NIPS 2017 images, own size, no scores"),
+    },
+    group="iqa_armor.datasets",
+    accepts=_accepts,
+    also="package.module:NAME:LOCATION or path/file.py:NAME:LOCATION for your own",
+    error=DataError,
+)

@@ -146,3 +146,32 @@ def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
         out = sorted(range(len(ranks)), key=ranks.__getitem__)[: min(2, len(ranks) // 2)]
     kept = set(out)
     return images.select([i for i in range(len(ranks)) if i not in kept]), images.select(out)
+
+
+def hashed_splits(names: Sequence[str]) -> list[Split]:
+    """Return a split for each name: exactly 70/10/20 %, by the order of a hash of the names.
+
+    From three images on no split is empty.
+    """
+    count = len(names)
+    test = max(round(0.2 * count), int(count >= 3))
+    validation = max(round(0.1 * count), int(count >= 3))
+    order = sorted(range(count), key=lambda i: hashlib.sha256(names[i].encode()).digest())
+    splits: list[Split] = ["training"] * count
+    for rank, index in enumerate(order):
+        if rank >= count - test:
+            splits[index] = "test"
+        elif rank >= count - test - validation:
+            splits[index] = "validation"
+    return splits
+
+
+def grouped_splits(groups: Sequence[str]) -> list[Split]:
+    """Return a split for each image so that no group is in two: 70/10/20 % of the groups, by a hash of theirs.
+
+    Args:
+        groups: Group of each image, e.g. the name of its reference.
+    """
+    distinct = list(dict.fromkeys(groups))
+    split_of = dict(zip(distinct, hashed_splits(distinct), strict=True))
+    return [split_of[group] for group in groups]

@@ -12,6 +12,7 @@ from torch import Tensor
 from iqa_armor.data.base import Dataset, ImageSet, Split
 from iqa_armor.errors import DataError
 from iqa_armor.metrics import psnr, srocc
+from iqa_armor.progress import Progress, silent
 
 SAMPLE = 200
 SUSPICIOUS = -0.2
@@ -45,7 +46,7 @@ class Direction:
         return self.correlation < min(SUSPICIOUS, -2 / math.sqrt(self.images - 1))
 
 
-def measure_direction(dataset: Dataset, *, on_progress: Callable[[int, int], None] | None = None) -> Direction | None:
+def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direction | None:
     """Return how the labels of a sample of the images go with PSNR or, without references, with sharpness.
 
     PSNR is meant where every image has its pristine original. Sharpness is a weak sign: noise raises it, and
@@ -54,7 +55,7 @@ def measure_direction(dataset: Dataset, *, on_progress: Callable[[int, int], Non
 
     Args:
         dataset: Any dataset; at most 200 images are read, spread evenly over the splits.
-        on_progress: Called with (images done, images in all).
+        progress: Receiver of progress.
 
     Returns:
         None where there are no labels, or they are generated and rise by construction.
@@ -70,8 +71,7 @@ def measure_direction(dataset: Dataset, *, on_progress: Callable[[int, int], Non
         if value is not None and images.mos is not None:
             values.append(value)
             labels.append(float(images.mos[index]))
-        if on_progress is not None:
-            on_progress(done, len(sample))
+        progress("checking the labels' direction", done, len(sample))
     correlation = srocc(torch.tensor(values), torch.tensor(labels)) if values else torch.tensor(math.nan)
     return Direction("PSNR to the reference" if has_references else "sharpness", float(correlation), len(values))
 

@@ -2,24 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
-from iqa_armor.data.base import Dataset, Split
+from iqa_armor.data.base import Dataset
+from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.published import existing, image_file, release_folder
-from iqa_armor.data.tables import (
-    Entry,
-    Row,
-    check_constant,
-    check_duplicates,
-    grouped_splits,
-    image_sets,
-    parse_score,
-    read_table,
-)
+from iqa_armor.data.table import read_table
 
-LABEL_FILE = "dmos.csv"
-COLUMNS = ("dist_img", "ref_img", "dmos")
 HOW_TO_GET = (
     "KADID-10k is at https://database.mmsp-kn.de/kadid-10k-database.html: unpack kadid10k.zip, which holds "
     "dmos.csv and images/"
@@ -27,7 +14,7 @@ HOW_TO_GET = (
 
 
 def open_kadid10k(spec: str, location: str) -> Dataset:
-    """Return KADID-10k, divided 70/10/20 by a hash of the reference's name so that no scene is in two splits.
+    """Return KADID-10k, divided by a hash of the reference's name so that no scene is in two splits.
 
     Its column `dmos` averages the ratings of a five-point impairment scale on which 5 is imperceptible, so
     it rises with quality in spite of its name and is taken as it is.
@@ -43,22 +30,19 @@ def open_kadid10k(spec: str, location: str) -> Dataset:
         Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019. It
         has no official split; this one is by reference (ours).
     """
-    folder = release_folder(location, LABEL_FILE, HOW_TO_GET)
-    rows = read_table(folder / LABEL_FILE, COLUMNS)
-    splits = grouped_splits([row.values["ref_img"] for row in rows])
-    problems = Problems(spec)
-    entries = [
-        _entry(row, split, folder / "images", problems=problems) for row, split in zip(rows, splits, strict=True)
+    file = find_labels(location, ["dmos.csv"], how_to_get=HOW_TO_GET)
+    problems, folder = Problems(spec), file.parent / "images"
+    rows = read_table(file, ("dist_img", "ref_img", "dmos"))
+    images = [
+        LabelledImage(
+            row["dist_img"],
+            folder / plain_name(row["dist_img"], problems),
+            row.score("dmos", problems),
+            scene=row["ref_img"],
+            reference=folder / row["ref_img"],
+        )
+        for row in rows
     ]
-    check_duplicates(entries, problems)
-    check_constant(entries, problems)
-    problems.raise_if_any(HOW_TO_GET)
-    return Dataset(spec, image_sets(entries), labels="dmos as published: it rises with quality, 1 to 5")
-
-
-def _entry(row: Row, split: Split, images: Path, *, problems: Problems) -> Entry:
-    name, reference = row.values["dist_img"], row.values["ref_img"]
-    if not reference:
-        problems.add("rows without a reference", f"line {row.line}")
-    path = image_file(images, name, problems)
-    return Entry(name, path, split, parse_score(row, "dmos", problems), existing(images / reference))
+    problems.extend("rows without a reference", (f"line {row.line}" for row in rows if not row["ref_img"]))
+    labels = "dmos as published: it rises with quality, 1 to 5"
+    return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET)

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
 from iqa_armor.data.base import Dataset
+from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.tables import (
-    Entry,
-    Row,
-    check_constant,
-    check_duplicates,
-    image_sets,
-    parse_score,
-    parse_split,
-    read_table,
-)
+from iqa_armor.data.table import read_table
 from iqa_armor.errors import DataError
 
 LABEL_FILES = ("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
@@ -45,57 +36,22 @@ def open_koniq10k(spec: str, location: str) -> Dataset:
         Hosu et al., "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image Quality
         Assessment", IEEE TIP 2020, arXiv:1910.06180.
     """
-    folder = Path(location).expanduser()
-    rows = read_table(_label_file(folder), COLUMNS)
-    names = [row.values["image_name"] for row in rows]
-    images = _image_folder(folder, names)
-    present = _file_names(images)
-    problems = Problems(spec)
-    problems.extend(f"missing images in {images}", (name for name in names if name not in present))
-    entries = [_entry(row, images, problems) for row in rows]
-    check_duplicates(entries, problems)
-    check_constant(entries, problems)
-    problems.raise_if_any()
-    return Dataset(spec, image_sets(entries))
-
-
-def _entry(row: Row, images: Path, problems: Problems) -> Entry:
-    name = row.values["image_name"]
-    return Entry(name, images / name, parse_split(row, "set", problems), parse_score(row, "mos", problems))
-
-
-def _label_file(folder: Path) -> Path:
-    if not folder.is_dir():
-        raise DataError(f"{folder} is not a folder. {HOW_TO_GET}")
-    places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
-    for name in LABEL_FILES:
-        for place in places:
-            if (place / name).is_file():
-                return place / name
-    raise DataError(f"{folder} holds no {LABEL_FILES[0]}. {HOW_TO_GET}")
+    rows = read_table(find_labels(location, LABEL_FILES, how_to_get=HOW_TO_GET), COLUMNS)
+    problems, names = Problems(spec), [row["image_name"] for row in rows]
+    folder = _image_folder(Path(location).expanduser(), names)
+    images = [
+        LabelledImage(
+            name, folder / plain_name(name, problems), row.score("mos", problems), split=row.split("set", problems)
+        )
+        for name, row in zip(names, rows, strict=True)
+    ]
+    return labelled_dataset(images, problems, folder=folder)
 
 
 def _image_folder(folder: Path, names: Sequence[str]) -> Path:
     """Return the first folder of either release that holds any image of the label file."""
-    wanted = set(names)
-    candidates = [
-        place
-        for release in RELEASES
-        for place in (
-            folder / release,
-            folder / f"koniq10k_{release}" / release,
-            folder / f"koniq10k_{release}",
-            folder / "images" / release,
-        )
-    ]
-    for place in (*candidates, folder / "images", folder):
-        if wanted & _file_names(place):
-            return place
+    layouts = ("{}", "koniq10k_{0}/{0}", "koniq10k_{}", "images/{}")
+    for place in [*(layout.format(release) for release in RELEASES for layout in layouts), "images", "."]:
+        if (folder / place).is_dir() and any((folder / place / name).is_file() for name in names):
+            return folder / place
     raise DataError(f"{folder} holds none of the images in 1024x768 or 512x384. {HOW_TO_GET}")
-
-
-def _file_names(folder: Path) -> set[str]:
-    if not folder.is_dir():
-        return set()
-    with os.scandir(folder) as found:
-        return {item.name for item in found if item.is_file()}

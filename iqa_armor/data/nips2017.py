@@ -7,16 +7,12 @@ from pathlib import Path
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.tables import read_table
+from iqa_armor.data.table import read_table
 from iqa_armor.errors import DataError
 
 
 def open_nips2017(spec: str, location: str) -> Dataset:
     """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size.
-
-    Args:
-        spec: The user's text, for messages and records.
-        location: The folder.
 
     Raises:
         DataError: If the list is missing or names images that are missing or repeated.
@@ -27,7 +23,7 @@ def open_nips2017(spec: str, location: str) -> Dataset:
             f"{folder} holds no images.csv; name the folder of the NIPS 2017 adversarial-learning "
             "development set (images.csv and images/*.png)"
         )
-    names = [f"{row.values['imageid']}.png" for row in read_table(folder / "images.csv", ("imageid",))]
+    names = [f"{row['imageid']}.png" for row in read_table(folder / "images.csv", ("imageid",))]
     problems = Problems(spec)
     seen: set[str] = set()
     for name in names:

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from iqa_armor.errors import DataError
 
 SHOWN = 10
+MEND = "mend or remove these rows or files, then run again"
 
 
 class Problems:
@@ -29,15 +30,11 @@ class Problems:
         for entry in entries:
             self.add(kind, entry)
 
-    def count(self, kind: str) -> int:
-        """Return how many faults of a kind were noted."""
-        return len(self._entries.get(kind, ()))
-
     def as_plain(self) -> dict[str, list[str]]:
         """Return every fault by kind, for JSON."""
         return {kind: list(entries) for kind, entries in self._entries.items()}
 
-    def raise_if_any(self, advice: str = "mend or remove these rows or files, then run again") -> None:
+    def raise_if_any(self, advice: str = MEND) -> None:
         """Raise one error that lists every kind of fault, the first ten of each.
 
         Raises:

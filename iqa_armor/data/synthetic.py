@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
 
@@ -12,12 +12,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split
+from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, hashed_splits
 from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
-from iqa_armor.data.tables import hashed_splits
-from iqa_armor.data.transforms import available_cpus
 from iqa_armor.errors import DataError
+from iqa_armor.machine import usable_processors
+from iqa_armor.numerals import whole_number
+from iqa_armor.progress import Progress, silent
 
 IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
 PRISTINE = "pristine"
@@ -71,13 +72,7 @@ class Scene:
     pixels: Tensor
 
 
-def open_synthetic(
-    spec: str,
-    settings: str,
-    *,
-    seed: int = 0,
-    on_progress: Callable[[int, int], None] | None = None,
-) -> Dataset:
+def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progress = silent) -> Dataset:
     """Return the dataset that a spec such as `synthetic:scenes=96,size=192x256,seed=3` describes.
 
     A scene and all its distorted images belong to one split, 70/10/20 % of the scenes. Images and scores
@@ -88,7 +83,7 @@ def open_synthetic(
         settings: Its part behind the colon: a number of scenes, or `key=value` pairs of scenes, size
             (HEIGHTxWIDTH) and seed.
         seed: Used where the settings name none.
-        on_progress: Called with (scenes done, scenes in all).
+        progress: Receiver of progress.
 
     Raises:
         DataError: If the settings cannot be read.
@@ -96,13 +91,12 @@ def open_synthetic(
     chosen = parse_settings(settings, seed=seed)
     scenes: list[Scene] = []
     scores: list[Tensor] = []
-    with ThreadPoolExecutor(min(chosen.scenes, available_cpus())) as pool:
+    with ThreadPoolExecutor(min(chosen.scenes, usable_processors())) as pool:
         # Scored in this thread: several teams of torch's own threads would slow each other down.
         for scene in pool.map(lambda index: make_scene(chosen, index), range(chosen.scenes)):
             scenes.append(scene)
             scores.append(reference_scores(scene.pixels, scene.pixels[:1]))
-            if on_progress is not None:
-                on_progress(len(scenes), chosen.scenes)
+            progress("generating images", len(scenes), chosen.scenes)
     splits = hashed_splits([f"{chosen.seed}/{index}" for index in range(chosen.scenes)])
     sets: dict[Split, ImageSet] = {}
     for split in SPLITS:
@@ -186,10 +180,10 @@ def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
 def _with(settings: SyntheticSettings, key: str, value: str) -> SyntheticSettings:
     try:
         if key == "size":
-            height, width = (int(side) for side in value.lower().split("x"))
+            height, width = (whole_number(side) for side in value.lower().split("x"))
             return replace(settings, height=height, width=width)
         if key in {field.name for field in fields(settings)}:
-            return replace(settings, **{key: int(value)})
+            return replace(settings, **{key: whole_number(value)})
     except ValueError as error:
         raise DataError(
             f"synthetic: {key}={value} cannot be read; write for example scenes=48,size=192x256,seed=3"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from iqa_armor.attacks import Attack
+from iqa_armor.attacks.base import Attack
 from iqa_armor.errors import ArmorError
 from iqa_armor.metrics import l2, linf
 

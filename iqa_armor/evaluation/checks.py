@@ -9,7 +9,10 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks import PGD, ScoreFn, at_budgets, budget_key, expectation
+from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.budgets import at_budgets, budget_key
+from iqa_armor.attacks.expectation import expectation
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.evaluation.probing import TOLERANCE, PassThrough, Probe, exceeds
 from iqa_armor.results import Check
 

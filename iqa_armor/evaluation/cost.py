@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from iqa_armor.attacks import frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.models.base import QualityModel
 
 

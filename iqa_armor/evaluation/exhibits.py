@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from iqa_armor.attacks import Attack, budget_key, frozen
+from iqa_armor.attacks.base import Attack, frozen
+from iqa_armor.attacks.budgets import budget_key
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses import Defended
+from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.planning import generator_for, plan_attacks, reseed
 from iqa_armor.evaluation.protocol import Evaluation
 from iqa_armor.evaluation.run import on_device, prepare_for, reported_images

@@ -7,10 +7,12 @@ from collections.abc import Callable, Iterator, Sequence
 
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack, Batches, Fitted, Plan, at_budgets, budget_key, frozen
+from iqa_armor.attacks.base import Attack, Batches, Fitted, frozen
+from iqa_armor.attacks.budgets import at_budgets, budget_key
+from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import batches, load_prepared, to_float
-from iqa_armor.defenses import Defended
+from iqa_armor.data.prepared import batches, load_prepared, to_float
+from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.surface import surface_of
 from iqa_armor.models.base import QualityModel

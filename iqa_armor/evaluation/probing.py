@@ -10,8 +10,11 @@ import torch
 from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
-from iqa_armor.attacks import APGD, PGD, Attack, Direction, ScoreFn, Square
-from iqa_armor.attacks.base import score_gradient
+from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.base import Attack, Direction, ScoreFn
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.attacks.square import Square
 from iqa_armor.gradients import straight_through
 
 TOLERANCE = 0.002  # of the score range: less is noise

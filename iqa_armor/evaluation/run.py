@@ -7,12 +7,14 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 
+import torch
 from torch import Tensor
 
-from iqa_armor.attacks import Plan, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import PreparedImages, batches, to_float
-from iqa_armor.defenses import Defended, Threat
+from iqa_armor.data.prepared import PreparedImages, batches, to_float
+from iqa_armor.defenses.base import Defended, Threat
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.checks import check_strength
 from iqa_armor.evaluation.cost import count_flops, count_parameters
@@ -220,7 +222,7 @@ def prepare_for(model: QualityModel, dataset: Dataset) -> Callable[[Tensor], Ten
 
 
 @contextmanager
-def on_device(model: QualityModel, device: str) -> Iterator[None]:
+def on_device(model: QualityModel, device: torch.device) -> Iterator[None]:
     """Move a model to a device while the block runs, and back afterwards."""
     home = model.mean.device
     try:

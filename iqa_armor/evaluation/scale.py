@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks import frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.transforms import PreparedImages, batches
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, ScoreScale
 

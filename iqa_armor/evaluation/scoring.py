@@ -11,9 +11,9 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks import Direction, frozen
-from iqa_armor.data.transforms import PreparedImages, batches
-from iqa_armor.defenses import Purified
+from iqa_armor.attacks.base import Direction, frozen
+from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.defenses.purified import Purified
 from iqa_armor.errors import DataError
 from iqa_armor.evaluation.journal import Block, Columns, Journal, digest_of
 from iqa_armor.evaluation.shards import Shard

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
-from iqa_armor.attacks import Attack, Direction, at_budgets, budget_key, parse_attack
-from iqa_armor.attacks.words import in_pixel_values
+import torch
+
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Attack, Direction
+from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.surface import EOT_SAMPLES
 from iqa_armor.results import Settings
@@ -19,12 +22,12 @@ class EvaluationSettings:
     """Attacks, budgets and bookkeeping of an evaluation.
 
     Args:
-        attacks: Words that `parse_attack` reads, all different.
+        attacks: Words that `ATTACKS.read` reads, all different.
         epsilons: Budgets every attack is run at, ascending, pixels being in [0, 1].
         direction: +1 raises the model's score, -1 lowers it, whatever either means for quality.
         batch_size: Images per forward pass.
         limit: Most images per dataset, spread evenly over it; None for all.
-        device: Torch device the models are moved to while they are evaluated.
+        device: Where the models are while they are evaluated.
         seed: Seed of attacks that draw or learn, and of the bootstrap.
         fit_images: Most images that an attack which learns does so on.
         checks: Whether to check the strength of the attacks, on images of the first dataset.
@@ -44,7 +47,7 @@ class EvaluationSettings:
     direction: Direction = 1
     batch_size: int = 8
     limit: int | None = None
-    device: str = "cpu"
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     seed: int = 0
     fit_images: int = 64
     checks: bool = False
@@ -77,7 +80,7 @@ class EvaluationSettings:
 
     def build_attacks(self) -> dict[str, Attack]:
         """Return the attacks by the words that name them, in this evaluation's direction."""
-        built: dict[str, Any] = {word: parse_attack(word) for word in self.attacks}
+        built: dict[str, Any] = {word: ATTACKS.read(word) for word in self.attacks}
         return {word: replace(attack, direction=self.direction) for word, attack in built.items()}
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
@@ -107,7 +110,7 @@ class EvaluationSettings:
             direction=self.direction,
             batch_size=self.batch_size,
             limit=self.limit,
-            device=self.device,
+            device=str(self.device),
             seed=self.seed,
             eot=self.eot,
             resamples=self.resamples,

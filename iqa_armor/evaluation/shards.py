@@ -37,15 +37,15 @@ class Shard:
         return {number: item for part in parts for number, item in part.items()}
 
 
-def current_shard(device: str) -> Shard:
+def current_shard(device: torch.device) -> Shard:
     """Return the share of this process: all of it unless a launcher has started several.
 
     Args:
-        device: Torch device that the evaluation runs on; it decides how processes talk to each other.
+        device: Where the evaluation runs; it decides how processes talk to each other.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Shard()
     from accelerate.state import PartialState
 
-    state = PartialState(cpu=device == "cpu")
+    state = PartialState(cpu=device.type == "cpu")
     return Shard(state.process_index, state.num_processes)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from iqa_armor.attacks import ScoreFn, expectation
-from iqa_armor.defenses import Defended
+from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.expectation import expectation
+from iqa_armor.defenses.base import Defended
 from iqa_armor.models.base import QualityModel
 
 EOT_SAMPLES = 8

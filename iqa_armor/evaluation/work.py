@@ -9,9 +9,10 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Plan, budget_key, run_sweep
+from iqa_armor.attacks.budgets import budget_key
+from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import ImageSet
-from iqa_armor.defenses import Purified
+from iqa_armor.defenses.purified import Purified
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.budgets import check_budget
 from iqa_armor.evaluation.journal import Block
@@ -89,7 +90,7 @@ class Batch:
             return generator_for(work.settings, "run", work.set_number, self.block.number, drawn, name)
 
         surface = surface_of(work.model, work.settings.eot)
-        for run in run_sweep(plan, surface, self.images, generator=generator):
+        for run in run_plan(plan, surface, self.images, generator=generator):
             distance = linf(self.images, run.images)
             values = {"attacked": self.score(run.images, run.attack).double(), "linf": distance}
             values["psnr"] = psnr(self.images, run.images)

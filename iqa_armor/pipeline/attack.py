@@ -12,12 +12,15 @@ from typing import Any
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack, Direction, Fitted, frozen, parse_attack
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.data.problems import Problems
-from iqa_armor.defenses import Defended
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
 from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.files import staging
+from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.attack_files import (
@@ -26,12 +29,10 @@ from iqa_armor.pipeline.attack_files import (
     AttackedImage,
     check_output,
     name_files,
-    staging,
     to_levels,
     write_png,
     write_table,
 )
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
 
@@ -42,7 +43,7 @@ def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction)
     """Return attacks by the words that name them.
 
     Args:
-        words: What `parse_attack` reads.
+        words: What `ATTACKS.read` reads.
         epsilon: Budget of L-infinity attacks whose word sets none, pixels being in [0, 1]; others keep their own.
         direction: +1 raises scores, -1 lowers them.
 
@@ -51,7 +52,7 @@ def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction)
     """
     built: dict[str, Attack] = {}
     for word in words:
-        attack: Any = parse_attack(word)
+        attack: Any = ATTACKS.read(word)
         changes: dict[str, Any] = {"direction": direction}
         if attack.norm == "linf" and not re.search("[:,]epsilon=", word):
             changes["epsilon"] = epsilon
@@ -69,7 +70,7 @@ def attack_images(
     *,
     attacks: Mapping[str, Attack],
     seed: int = 0,
-    device: str = "auto",
+    device: torch.device | None = None,
     overwrite: bool = False,
     progress: Progress = silent,
 ) -> list[AttackedImage]:
@@ -84,7 +85,7 @@ def attack_images(
         output: Folder for the files, made if need be.
         attacks: Attacks by name.
         seed: Of attacks that draw.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute; None lets `choose_device` decide.
         overwrite: Whether files of these names are replaced.
         progress: Receiver of progress.
 
@@ -100,7 +101,7 @@ def attack_images(
     files = list(dict.fromkeys(find_images(paths)))
     names = name_files(files, list(attacks))
     check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
-    chosen = choose_device(device)
+    chosen = device or choose_device()
     model.eval().to(chosen)
     _check_readable(files)
     with frozen(model), staging(output) as folder:
@@ -116,15 +117,13 @@ def attack_images(
             ]
             progress("attacking", count, len(files))
         write_table(folder / TABLE, done)
-        for name in (*names.values(), TABLE):
-            (folder / name).replace(output / name)
     return done
 
 
 @dataclass(frozen=True)
 class _Run:
     model: QualityModel
-    device: str
+    device: torch.device
     seed: int
     folder: Path
 

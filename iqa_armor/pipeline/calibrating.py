@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from iqa_armor.attacks import frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.transforms import PreparedImages, batches
-from iqa_armor.defenses import Smoother
-from iqa_armor.defenses.features import FeatureSmoothing
+from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.defenses.base import Smoother
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.certified import Subject
 from iqa_armor.progress import Progress

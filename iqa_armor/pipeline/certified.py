@@ -15,10 +15,11 @@ from typing import Any, TypeVar
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet
-from iqa_armor.defenses import BoundSmoother, Certificate, Smoother
-from iqa_armor.defenses.features import BoundFeatureSmoother, FeatureCertificate
+from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
+from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
@@ -46,7 +47,7 @@ class Subject:
     model: QualityModel
     images: ImageSet
     prepare: Callable[[Tensor], Tensor]
-    device: str
+    device: torch.device
     seed: int
     wants_bound: bool = True
 
@@ -80,7 +81,7 @@ class Subject:
         return result, time.perf_counter() - start
 
     def _wait(self) -> None:
-        if self.device.startswith("cuda"):
+        if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
 
     def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:

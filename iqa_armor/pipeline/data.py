@@ -12,8 +12,8 @@ from iqa_armor.data.base import Dataset, ImageSet, Split
 from iqa_armor.data.direction import Direction, measure_direction
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.transforms import available_cpus
 from iqa_armor.errors import DataError
+from iqa_armor.machine import usable_processors
 from iqa_armor.progress import Progress, silent
 
 Size = tuple[int, int]  # (height, width)
@@ -99,9 +99,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
     """
     problems = Problems(dataset.spec)
     sizes = _sizes(dataset, problems, progress)
-    direction = measure_direction(
-        dataset, on_progress=lambda done, total: progress("checking the labels' direction", done, total)
-    )
+    direction = measure_direction(dataset, progress=progress)
     return DataCheck(
         spec=dataset.spec,
         fingerprint=dataset.fingerprint,
@@ -117,7 +115,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
 def _sizes(dataset: Dataset, problems: Problems, progress: Progress) -> Counter[Size]:
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
     found: Counter[Size] = Counter()
-    with ThreadPoolExecutor(min(_MOST_WORKERS, available_cpus())) as pool:
+    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
         for start in range(0, len(everything), _CHUNK):
             chunk = everything[start : start + _CHUNK]
             results = list(pool.map(lambda place: _size_or_reason(*place), chunk))

@@ -4,7 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from iqa_armor.defenses import Defended, Purified, Smoothed, Threat, parse_chain, parse_smoother
+from iqa_armor.defenses.base import Defended, Threat
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers.chain import read_chain
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.models.base import QualityModel
 
 THREATS: tuple[Threat, ...] = ("adaptive", "bare")
@@ -29,8 +33,8 @@ def defended_models(
         UsageError: If a purifier, a smoother or a setting is unknown, or a value is not allowed.
         ModelLoadError: If a purifier's file cannot be used, or a smoother cannot smooth a model.
     """
-    chains = [parse_chain(word) for word in purifiers]
-    parsed = [(word, parse_smoother(word)) for word in smoothers]
+    chains = [read_chain(word) for word in purifiers]
+    parsed = [(word, SMOOTHERS.read(word)) for word in smoothers]
     behind: list[Defended] = []
     for model in models:
         for threat in threats:
@@ -47,9 +51,9 @@ def defended_model(
     Arguments and errors as in `defended_models`.
     """
     if purifiers:
-        model = Purified(model, parse_chain("+".join(purifiers)), threat=threat)
+        model = Purified(model, read_chain("+".join(purifiers)), threat=threat)
     if smoother is not None:
-        model = Smoothed(model, parse_smoother(smoother), word=smoother, threat=threat)
+        model = Smoothed(model, SMOOTHERS.read(smoother), word=smoother, threat=threat)
     return _named(model) if isinstance(model, Defended) else model
 
 

@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from iqa_armor.data import open_dataset
+import torch
+
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.devices import choose_device
-from iqa_armor.pipeline.fitting import Options
-from iqa_armor.pipeline.hardening import Hardened, harden
+from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.harden import Hardened, harden
 from iqa_armor.pipeline.loading import load_model
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
@@ -25,7 +26,7 @@ def demo_model() -> QualityModel:
     return load_model(DEMO_MODEL)
 
 
-def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Hardened, Evaluation]:
+def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tuple[Hardened, Evaluation]:
     """Harden the shipped network and evaluate it beside the original and a control.
 
     The control is fine-tuned as long as the hardened model but has no block and all its channels, so that what
@@ -33,16 +34,15 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
 
     Args:
         recipe: Settings of the hardening.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         progress: Receiver of progress.
 
     Returns:
         The hardened model, and the evaluation of all three on images of scenes kept aside.
     """
-    chosen = choose_device(device)
     base = demo_model()
     base.name = "demo"
-    dataset = open_dataset(DEMO_DATA, on_progress=lambda done, total: progress("generating scenes", done, total))
+    dataset = open_dataset(DEMO_DATA, progress=progress)
     control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
@@ -51,16 +51,16 @@ def run_demo(recipe: Recipe, *, device: str, progress: Progress) -> tuple[Harden
         [base, control.model, hardened.model],
         [dataset],
         baseline=0,
-        settings=replace(EvaluationSettings(), device=chosen),
+        settings=replace(EvaluationSettings(), device=device),
         on_progress=lambda p: progress(f"attacking {p.model}", p.done, p.total),
     )
     return hardened, evaluation
 
 
-def _options(name: str, device: str, progress: Progress) -> Options:
+def _options(name: str, device: torch.device, progress: Progress) -> RunOptions:
     """Return options under which every task is told as one of the model called `name`."""
 
     def told(task: str, done: int, total: int, detail: str = "") -> None:
         progress(f"{name}: {task}", done, total, detail)
 
-    return Options(device=device, progress=told)
+    return RunOptions(device=device, progress=told)

@@ -1,128 +1,95 @@
-"""What hardening and training share: images, fitting in standardised scores, the score range."""
+"""What hardening and training share: fitting in standardised scores, the score range."""
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, fx
 
-from iqa_armor.data.base import ImageSet, held_out
-from iqa_armor.data.transforms import PreparedImages, load_prepared
-from iqa_armor.errors import DataError
+from iqa_armor.data.base import Dataset
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.digest import state_digest
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
-from iqa_armor.surgery import rescale_output
-from iqa_armor.training import Epoch, Fit, FitData, fit, predict
+from iqa_armor.surgery.rescale import rescale_output
+from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
+from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
+from iqa_armor.training.images import TrainingImages
+from iqa_armor.training.predict import predict
 
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
 CALIBRATION_PIXELS = 2**25
 
 
 @dataclass(frozen=True)
-class Options:
+class RunOptions:
     """How this machine carries a job out; none of it changes what the result is.
 
     Args:
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute.
         checkpoint: File kept after each epoch, or None.
         resume: Whether to continue from it.
         progress: Receiver of progress.
     """
 
-    device: str = "auto"
-    checkpoint: Path | None = None
+    device: torch.device = field(default_factory=choose_device)
+    checkpoint: Path | str | None = None
     resume: bool = False
     progress: Progress = silent
 
-
-@dataclass(frozen=True)
-class Material:
-    """Training images, prepared for one model.
-
-    Args:
-        fitting: Nine tenths, which the network is fitted to.
-        held_out: One tenth, which chooses the epoch.
-    """
-
-    fitting: PreparedImages
-    held_out: PreparedImages
-
-    @property
-    def mos(self) -> Tensor:
-        """Opinion scores (N,) of the images fitted to."""
-        return self.fitting.mos
-
-    @property
-    def names(self) -> tuple[str, ...]:
-        """Names of all training images, those fitted to first."""
-        return (*self.fitting.images.names, *self.held_out.images.names)
-
-
-@dataclass(frozen=True)
-class Unit:
-    """Mean and standard deviation that scores shall have; a negative spread turns their direction round."""
-
-    center: float
-    spread: float
-
-
-def load_material(images: ImageSet, model: QualityModel, progress: Progress) -> Material:
-    """Read and check every training image.
-
-    Raises:
-        DataError: If some cannot be read, or there are too few to fit to.
-    """
-    if len(images) < 4:
-        raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
-    parts = []
-    for task, part in zip(("training images", "held-out images"), held_out(images), strict=True):
-        parts.append(
-            load_prepared(
-                part,
-                model.prepare,
-                on_progress=lambda done, total, task=task: progress(f"reading {task}", done, total),  # type: ignore[misc]
-            )
+    def checkpoint_of(self, model: QualityModel, dataset: Dataset, **facts: Any) -> Checkpoint | None:
+        """Return the checkpoint of a fit that follows from a model, a dataset and further facts."""
+        if self.checkpoint is None:
+            return None
+        fingerprint = fingerprint_of(
+            {
+                "data": dataset.fingerprint,
+                "preprocessing": asdict(model.preprocessing),
+                "weights": state_digest(model),
+                **facts,
+            }
         )
-    return Material(*parts)
+        return Checkpoint(Path(self.checkpoint), fingerprint, resumes=self.resume)
 
 
-def calibration_batch(material: Material, model: QualityModel, count: int) -> Tensor:
+def calibration_batch(images: TrainingImages, model: QualityModel, count: int) -> Tensor:
     """Return `count` normalised training images (N, 3, H, W), evenly spread; fewer where they are large."""
-    total = len(material.fitting)
+    total = len(images.fitted)
     count = min(count, total)
-    images = [material.fitting[i * total // count][0] for i in range(count)]
-    alike = [image for image in images if image.shape == images[0].shape]
-    most = max(2, CALIBRATION_PIXELS // images[0][0].numel())
+    chosen = [images.fitted[i * total // count][0] for i in range(count)]
+    alike = [image for image in chosen if image.shape == chosen[0].shape]
+    most = max(2, CALIBRATION_PIXELS // chosen[0][0].numel())
     return model.normalize(torch.stack(alike[:most]).to(model.mean.device))
 
 
 def fit_to_opinion(
     model: QualityModel,
-    material: Material,
+    images: TrainingImages,
     settings: Training,
     *,
-    now: Unit,
-    then: Unit,
-    options: Options,
-    fingerprint: str,
-) -> tuple[Fit, Tensor]:
+    now: ScoreMoments,
+    then: ScoreMoments,
+    options: RunOptions,
+    checkpoint: Checkpoint | None,
+) -> tuple[FitHistory, Tensor]:
     """Fit a traced model in place on standardised scores; its scores then have the mean and spread of `then`.
 
     Standardising makes step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that
     answers in 0–100 (ours).
 
     Args:
-        model: Model whose network is a graph.
-        material: Images.
+        model: Model whose network is a graph; it is on the CPU afterwards.
+        images: Fitted to.
         settings: Epochs, step size, loss and the rest.
-        now: Mean and spread of the scores as they are.
-        then: Those the fitted model's scores shall have on the images fitted to.
+        now: Moments of the scores as they are.
+        then: Those that the fitted model's scores shall have on the images fitted to.
         options: How this machine does it.
-        fingerprint: Of everything the fit depends on, for its checkpoint.
+        checkpoint: Of the fit.
 
     Returns:
         What each epoch gave, and the fitted model's scores (N,) of all training images.
@@ -131,40 +98,31 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
-    sign = math.copysign(1.0, then.spread)
-    mos = material.mos
-    fitted = fit(
+    labels = moments_of(images.mos, turned=then.spread < 0)
+    history = fit(
         model,
-        FitData(material.fitting, material.held_out, center=float(mos.mean()), spread=sign * float(mos.std())),
+        images,
         settings,
+        labels=labels,
         device=options.device,
-        checkpoint=options.checkpoint,
-        fingerprint=fingerprint,
-        resume=options.resume,
-        on_step=lambda done, total, epoch: options.progress("fine-tuning", done, total, describe(epoch)),
+        checkpoint=checkpoint,
+        progress=options.progress,
     )
-    scores = score_all(model, material, options.progress)
+    scores = score_all(model, images, options.progress)
     model.to("cpu")
-    fitted_to = scores[: len(material.fitting)]
-    gain = abs(then.spread) / max(float(fitted_to.std()), 1e-12)
-    offset = then.center - gain * float(fitted_to.mean())
+    reached = moments_of(scores[: len(images.fitted)])
+    gain = abs(then.spread) / max(reached.spread, 1e-12)
+    offset = then.center - gain * reached.center
     rescale_output(network, gain=gain, offset=offset)
-    return fitted, gain * scores + offset
+    return history, gain * scores + offset
 
 
-def score_all(model: QualityModel, material: Material, progress: Progress) -> Tensor:
+def moments_of(scores: Tensor, *, turned: bool = False) -> ScoreMoments:
+    """Return the moments of scores (N,), the spread negative where their direction shall be turned round."""
+    return ScoreMoments(float(scores.mean()), math.copysign(float(scores.std()), -1 if turned else 1))
+
+
+def score_all(model: QualityModel, images: TrainingImages, progress: Progress) -> Tensor:
     """Return the scores (N,) of all training images, those fitted to first."""
-    parts = (material.fitting, material.held_out)
-    return torch.cat([predict_all(model, part, "measuring the score range", progress) for part in parts])
-
-
-def predict_all(model: QualityModel, images: PreparedImages, task: str, progress: Progress) -> Tensor:
-    """Return the scores (N,) of prepared images, telling progress."""
-    return predict(model, images, on_progress=lambda done, total: progress(task, done, total))
-
-
-def describe(epoch: Epoch | None) -> str:
-    """Return a line on an epoch that just ended, or ""."""
-    if epoch is None:
-        return ""
-    return f"epoch {epoch.number}: loss {epoch.loss:.4f}, held-out SROCC {epoch.srocc:.3f}"
+    parts = (images.fitted, images.held_out)
+    return torch.cat([predict(model, part, progress=progress, task="measuring the score range") for part in parts])

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from iqa_armor.artifact.storage import is_artifact, load_artifact
@@ -18,28 +17,10 @@ from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
 from iqa_armor.models.factories import build
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How to open a foreign model file.
-
-    Args:
-        arch: Built-in name, `timm:NAME`, `pyiqa:NAME`, `package.module:factory`, `path/file.py:factory`, or None to
-            match the weights against the built-in architectures.
-        preprocessing: Fields of `Preprocessing` that the user gave.
-        score_range: (low, high) of the model's scores, or None.
-        lower_is_better: Whether small scores mean good quality.
-        trust_pickle: Whether a file may run its author's code while it is opened.
-    """
-
-    arch: str | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    score_range: tuple[float, float] | None = None
-    lower_is_better: bool = False
-    trust_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -84,6 +65,15 @@ def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed:
     return start_model(arch, opening=opening, weights=weights, seed=seed).model
 
 
+def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
+    """Return the models of several files, named apart: two files of one name are told by their folders."""
+    opened = [load_model(path, opening=opening) for path in paths]
+    stems = [path.stem for path in paths]
+    for model, path in zip(opened, paths, strict=True):
+        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
+    return opened
+
+
 def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
@@ -102,8 +92,7 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
         return Start(load_model(arch, opening=opening), ())
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
+    with seeded(seed):
         model = _built(arch, opening)
     model.name = arch.rpartition(":")[2]
     fresh: tuple[str, ...] | None = None

@@ -20,7 +20,7 @@ def versions() -> dict[str, str]:
     return {"iqa-armor": __version__, "python": platform.python_version(), **found}
 
 
-def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, facts: dict[str, Any]) -> dict[str, Any]:
+def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
     """Return the record stored with a model made from `model` on `dataset`."""
     return {
         "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model)},

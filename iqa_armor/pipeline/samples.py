@@ -6,12 +6,12 @@ from collections.abc import Iterator
 
 from torch import Tensor
 
-from iqa_armor.data.transforms import batches
+from iqa_armor.data.prepared import batches
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import Material
 from iqa_armor.pruning import FROM_SAMPLES
 from iqa_armor.recipe import Recipe
+from iqa_armor.training.images import TrainingImages
 
 SAMPLES = 200  # [RA] Section 3
 FEWEST = 10  # ours
@@ -42,13 +42,13 @@ def check_samples(mos: Tensor, recipe: Recipe) -> None:
         raise DataError(f"--criterion {criterion} compares scores, but all are {float(mos[0]):g}; {way_out}")
 
 
-def labelled_batches(material: Material, model: QualityModel) -> Iterator[tuple[Tensor, Tensor]]:
+def labelled_batches(images: TrainingImages, model: QualityModel) -> Iterator[tuple[Tensor, Tensor]]:
     """Yield up to 200 normalised images (N, 3, H, W) that are fitted to, evenly spread, with scores (N,); N ≤ 8.
 
     Higher scores mean better quality, whatever the model's own direction; no criterion asks for it.
     """
-    total = len(material.fitting)
+    total = len(images.fitted)
     count = min(SAMPLES, total)
-    chosen = material.fitting.select([i * total // count for i in range(count)])
-    for images, scores, _ in batches(chosen, BATCH):
-        yield model.normalize(images.to(model.mean.device)), scores
+    chosen = images.fitted.select([i * total // count for i in range(count)])
+    for batch, scores, _ in batches(chosen, BATCH):
+        yield model.normalize(batch.to(model.mean.device)), scores

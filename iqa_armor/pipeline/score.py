@@ -8,22 +8,27 @@ from pathlib import Path
 import torch
 
 from iqa_armor.data.images import EXTENSIONS, read_image
-from iqa_armor.defenses import Defended
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import DataError
+from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.devices import choose_device
 from iqa_armor.progress import Progress, silent
 
 
 def score_files(
-    model: QualityModel, paths: Sequence[Path], *, device: str = "auto", seed: int = 0, progress: Progress = silent
+    model: QualityModel,
+    paths: Sequence[Path],
+    *,
+    device: torch.device | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
 ) -> list[tuple[Path, float]]:
     """Return (path, score) of image files, one at a time, in the given order; folders are searched.
 
     Args:
         model: Moved to the device.
         paths: Image files, or folders whose images are taken in the order of their names.
-        device: "auto", "cpu" or "cuda".
+        device: Where to compute; None lets `choose_device` decide.
         seed: Of defenses that draw; every image gets the same draws, so no score depends on other images.
         progress: Receiver of progress.
 
@@ -31,7 +36,7 @@ def score_files(
         DataError: If a file is missing or no image; lists every such file.
     """
     files = find_images(paths)
-    chosen = choose_device(device)
+    chosen = device or choose_device()
     model.eval().to(chosen)
     scored = []
     with torch.inference_mode():

@@ -4,58 +4,64 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import pickle
-import tempfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from iqa_armor.errors import RecipeError
+from iqa_armor.files import replacing, require_writable
 
 
-def write_atomically(state: Mapping[str, Any], path: Path) -> None:
-    """Write tensors and plain values with torch.save, so that `path` is never seen half-written.
-
-    Args:
-        state: Nested dictionaries and lists of tensors, numbers and strings.
-        path: File to write; its folder is made.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            torch.save(dict(state), file)
-            file.flush()
-            os.fsync(file.fileno())
-        Path(name).replace(path)
-    except BaseException:
-        Path(name).unlink(missing_ok=True)
-        raise
-
-
-def read_checkpoint(path: Path, *, fingerprint: str) -> dict[str, Any]:
-    """Return the state that `write_atomically` kept.
+@dataclass(frozen=True)
+class Checkpoint:
+    """A file that keeps the state of one fit.
 
     Args:
-        path: File to read; only tensors and plain values are accepted.
-        fingerprint: What the state must have been made from.
-
-    Raises:
-        RecipeError: If the file is broken, or was made from another model, other data or other settings.
+        path: The file.
+        fingerprint: What the state is made from: model, data and settings.
+        resumes: Whether a fit continues from the file, where there is one.
     """
-    try:
-        state: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-        raise RecipeError(f"{path} is no usable checkpoint; run without --resume to start afresh") from error
-    if state.get("fingerprint") != fingerprint:
-        raise RecipeError(
-            f"{path} was made from another model, other data or other settings; run with the same ones, or without "
-            "--resume to start afresh"
-        )
-    return state
+
+    path: Path
+    fingerprint: str = ""
+    resumes: bool = False
+
+    def prepare(self) -> None:
+        """Make the folder, and remove what killed runs left of this file.
+
+        Raises:
+            OutputError: If the file could not be written.
+        """
+        require_writable(self.path)
+        # Version 0.1.0 wrote under such names before it renamed.
+        for leftover in self.path.parent.glob(f".{self.path.name}.{'[a-z0-9_]' * 8}"):
+            leftover.unlink(missing_ok=True)
+
+    def write(self, state: Mapping[str, Any]) -> None:
+        """Write nested dictionaries and lists of tensors, numbers and strings, whole or not at all."""
+        with replacing(self.path) as unfinished:
+            torch.save({"fingerprint": self.fingerprint, **state}, unfinished)
+
+    def read(self) -> dict[str, Any]:
+        """Return the state that was written last; only tensors and plain values are accepted.
+
+        Raises:
+            RecipeError: If the file is broken, or was made from another model, other data or other settings.
+        """
+        try:
+            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
+            raise RecipeError(f"{self.path} is no usable checkpoint; run without --resume to start afresh") from error
+        if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:
+            raise RecipeError(
+                f"{self.path} was made from another model, other data or other settings; run with the same ones, or "
+                "without --resume to start afresh"
+            )
+        return state
 
 
 def fingerprint_of(values: Mapping[str, Any]) -> str:

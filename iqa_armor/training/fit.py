@@ -5,24 +5,27 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor, nn
 
-from iqa_armor.data.transforms import PreparedImages
-from iqa_armor.errors import ArmorError
+from iqa_armor.machine import choose_device
 from iqa_armor.metrics import plcc, srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.progress import Progress, silent
+from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
-from iqa_armor.training.checkpoint import read_checkpoint, write_atomically
-from iqa_armor.training.losses import LOSSES
+from iqa_armor.training import DEFENSES, LOSSES
+from iqa_armor.training.accelerator import accelerator_on
+from iqa_armor.training.checkpoint import Checkpoint
+from iqa_armor.training.descent import Epochs, decayed_optimizer, descend, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.images import TrainingImages
 from iqa_armor.training.predict import predict
-from iqa_armor.training.robust import make_defense
-from iqa_armor.training.setup import WarmCosine, make_accelerator, make_loader, parameter_groups, require_one_size
+
+if TYPE_CHECKING:
+    from accelerate import Accelerator
 
 logger = logging.getLogger(__name__)
 
@@ -45,192 +48,186 @@ class Epoch:
     plcc: float
     seconds: float
 
+    def __str__(self) -> str:
+        return f"epoch {self.number}: loss {self.loss:.4f}, held-out SROCC {self.srocc:.3f}"
+
 
 @dataclass(frozen=True)
-class Fit:
-    """The outcome of a fit.
+class FitHistory:
+    """What a fit went through.
 
     Args:
         epochs: Every epoch, the untouched network first.
         best: Number of the epoch whose weights the model holds now.
     """
 
-    epochs: tuple[Epoch, ...]
-    best: int
+    epochs: tuple[Epoch, ...] = ()
+    best: int = 0
+
+    def facts(self) -> dict[str, Any]:
+        """Return plain values to store with the model."""
+        return {"epochs": [asdict(epoch) for epoch in self.epochs], "best_epoch": self.best}
 
 
 @dataclass(frozen=True)
-class FitData:
-    """Prepared images of a fit.
+class ScoreMoments:
+    """Mean and standard deviation of scores; a negative spread turns their direction round."""
 
-    Args:
-        training: Images fitted to.
-        held_out: Tenth of the training images that chooses the epoch.
-        center: Opinion score that becomes 0 for the network.
-        spread: Opinion scores that become 1 for the network; negative where small scores mean good quality.
-    """
-
-    training: PreparedImages
-    held_out: PreparedImages
     center: float = 0.0
     spread: float = 1.0
 
 
-OnStep = Callable[[int, int, Epoch | None], None]
-
-
 def fit(
     model: QualityModel,
-    data: FitData,
+    images: TrainingImages,
     settings: Training,
     *,
-    device: str = "auto",
-    checkpoint: Path | None = None,
-    fingerprint: str = "",
-    resume: bool = False,
-    on_step: OnStep | None = None,
-) -> Fit:
+    labels: ScoreMoments | None = None,
+    device: torch.device | None = None,
+    checkpoint: Checkpoint | None = None,
+    progress: Progress = silent,
+) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
     The best epoch has the highest SROCC on the held-out tenth, which no reported number is taken from.
 
     Args:
         model: Model whose scores are fitted to (mos − center) / spread.
-        data: Prepared images, all of one size.
+        images: Prepared images, all of one size.
         settings: Epochs, step size, loss and the rest.
-        device: "auto", "cpu", "cuda" or "cuda:N"; under `accelerate launch` each process has its own.
-        checkpoint: File kept after every epoch, or None.
-        fingerprint: Of model, data and settings; a checkpoint of another one is refused.
-        resume: Whether to continue from `checkpoint` if it exists.
-        on_step: Called with (steps done, steps in all, the epoch if one just ended).
+        labels: The center and spread; a negative spread where small scores shall mean good quality. 0 and 1 by default.
+        device: Where to compute; None lets `choose_device` decide. Under a launcher each process has its own.
+        checkpoint: Where the state is kept after every epoch.
+        progress: Told of steps, and of epochs that end.
 
     Raises:
         DataError: If there are fewer than two images, or they differ in size.
         ArmorError: If the loss is not finite.
-        RecipeError: If the checkpoint belongs to another run.
+        RecipeError: If the checkpoint belongs to another run, or a loss or defense is unknown.
+        OutputError: If the checkpoint cannot be written.
     """
     if settings.epochs == 0:
-        return Fit((), 0)
-    run = _Run(model, data, settings, device)
-    run.start(checkpoint if resume else None, fingerprint)
-    while run.next_epoch <= settings.epochs:
-        run.epoch(on_step)
-        if checkpoint is not None and run.accelerator.is_main_process:
-            write_atomically(run.state(fingerprint), checkpoint)
-    return run.finish()
+        return FitHistory()
+    images.require_one_size()
+    device = device or choose_device()
+    # Dropout draws from the global generators.
+    with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
+        fitting = _Fitting(model, images, settings, labels=labels or ScoreMoments(), accelerator=accelerator)
+        fitting.start(checkpoint)
+        while fitting.next_epoch <= settings.epochs:
+            fitting.run_epoch(progress)
+            if checkpoint is not None and accelerator.is_main_process:
+                checkpoint.write(fitting.state())
+        return fitting.finish()
 
 
-class _Run:
+class _Fitting:
     """One fit under way."""
 
-    def __init__(self, model: QualityModel, data: FitData, settings: Training, device: str) -> None:
-        require_one_size(data.training, data.held_out)
-        torch.manual_seed(settings.seed)  # dropout draws from the global generator
-        self.accelerator = make_accelerator(settings, device)
-        self.settings = settings
-        self.data = data
-        self.model = model
-        self.loss = LOSSES[settings.loss]
-        self.defense = make_defense(settings, data.training.mos, spread=data.spread)
+    def __init__(
+        self,
+        model: QualityModel,
+        images: TrainingImages,
+        settings: Training,
+        *,
+        labels: ScoreMoments,
+        accelerator: Accelerator,
+    ) -> None:
+        self.model, self.images, self.settings, self.labels = model, images, settings, labels
+        self.accelerator = accelerator
+        self.loss = LOSSES.read(settings.loss)
+        self.defense = DEFENSES.read(settings.defense)(settings, images.mos, labels.spread)
         model.requires_grad_(True)
-        loader = make_loader(data.training, settings)
-        optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
-        # Steps of this process: Accelerate's scheduler advances once per process and step.
-        steps = settings.epochs * len(loader)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(steps))
-        self.network, self.optimizer, self.loader, self.schedule = self.accelerator.prepare(
-            model, optimizer, loader, schedule
+        loader = images.loader(settings, accelerator.device)
+        optimizer = decayed_optimizer(model, settings)
+        # Steps of this process: Accelerate's schedule advances once per process and step.
+        schedule = warm_cosine(optimizer, settings.epochs * len(loader))
+        # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
+        self.shell = nn.Sequential(model)
+        self.network, self.optimizer, self.loader, self.schedule = accelerator.prepare(
+            self.shell, optimizer, loader, schedule
         )
-        self.epochs: list[Epoch] = []
-        self.best: dict[str, Tensor] = {}
+        self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.srocc)
 
     @property
     def next_epoch(self) -> int:
-        return self.epochs[-1].number + 1
+        return len(self.epochs.done)
 
-    def start(self, checkpoint: Path | None, fingerprint: str) -> None:
-        if checkpoint is not None and checkpoint.is_file():
-            self._restore(read_checkpoint(checkpoint, fingerprint=fingerprint))
-            return
+    def start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint)
+            if self.accelerator.is_main_process:
+                checkpoint.prepare()
+            if checkpoint.resumes and checkpoint.path.is_file():
+                self._restore(checkpoint.read())
+                return
+            if checkpoint.resumes:
+                logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint.path)
         started = time.perf_counter()
-        before = self._held_out_agreement()
-        self.epochs.append(Epoch(0, math.nan, *before, time.perf_counter() - started))
+        self._note(0, math.nan, started)
 
-    def epoch(self, on_step: OnStep | None) -> None:
-        number, total, started = self.next_epoch, self.settings.epochs * len(self.loader), time.perf_counter()
+    def run_epoch(self, progress: Progress) -> None:
+        number, steps, started = self.next_epoch, len(self.loader), time.perf_counter()
+        total = self.settings.epochs * steps
         self.loader.set_epoch(number)
-        generator = torch.Generator().manual_seed(self.settings.seed * 1_000_003 + number)
         self.network.train()
-        losses: list[Tensor] = []
-        for images, mos, _ in self.loader:
-            losses.append(self._step(images, mos, generator))
-            if on_step is not None:
-                on_step((number - 1) * len(self.loader) + len(losses), total, None)
-        loss = float(torch.stack(losses).mean())
-        if not math.isfinite(loss):
-            raise ArmorError(f"the loss of epoch {number} is {loss}; lower --learning-rate, or check the scores")
-        agreement = self._held_out_agreement()
-        if not self.best or _rank(agreement[0]) > max(_rank(e.srocc) for e in self.epochs if e.number):
-            self.best = {name: value.detach().cpu().clone() for name, value in self.model.state_dict().items()}
-        self.epochs.append(Epoch(number, loss, *agreement, time.perf_counter() - started))
-        if on_step is not None:
-            on_step(number * len(self.loader), total, self.epochs[-1])
+        generator = Generator().manual_seed(self.settings.seed * 1_000_003 + number)
+        loss = run_epoch(
+            self.loader,
+            lambda batch: self._step(batch, generator),
+            number=number,
+            report=lambda done: progress("fine-tuning", (number - 1) * steps + done, total),
+        )
+        self._note(number, loss, started)
+        progress("fine-tuning", number * steps, total, str(self.epochs.done[-1]))
 
-    def _step(self, images: Tensor, mos: Tensor, generator: torch.Generator) -> Tensor:
+    def _step(self, batch: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
+        images, mos, _ = batch
         if self.settings.flip:
-            mirrored = torch.rand(len(images), generator=generator) < 0.5
-            images = torch.where(mirrored.to(images.device).view(-1, 1, 1, 1), images.flip(-1), images)
-        targets = (mos - self.data.center) / self.data.spread
-        images, targets = self.defense.batch(self.model, images, targets)
+            (images,) = mirrored(images, generator=generator)
+        targets = (mos - self.labels.center) / self.labels.spread
+        images, targets = self.defense.batch(self.shell, images, targets)
         loss = self.loss(self.network(images).float(), targets)
         # Behind the forward pass in training mode, which changes buffers that this one reads.
-        loss = loss + self.defense.penalty(self.model, images)
-        self.optimizer.zero_grad(set_to_none=True)
-        self.accelerator.backward(loss)
-        self.optimizer.step()
-        self.schedule.step()
-        return loss.detach()
+        loss = loss + self.defense.penalty(self.shell, images)
+        return descend(loss, self.optimizer, self.schedule, backward=self.accelerator.backward)
 
-    def _held_out_agreement(self) -> tuple[float, float]:
-        """Return SROCC and PLCC on the held-out images, positive where scores have learnt their direction."""
-        scores = predict(self.model, self.data.held_out, batch_size=self.settings.batch_size)
-        scores = scores * math.copysign(1.0, self.data.spread)
-        mos = self.data.held_out.mos
-        return float(srocc(scores, mos)), float(plcc(scores, mos))
+    def _note(self, number: int, loss: float, started: float) -> None:
+        """Measure agreement on the held-out images, positive where scores have learnt their direction."""
+        scores = predict(self.shell, self.images.held_out, batch_size=self.settings.batch_size)
+        scores, mos = scores * math.copysign(1.0, self.labels.spread), self.images.held_out.mos
+        agreement = float(srocc(scores, mos)), float(plcc(scores, mos))
+        self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started), self.model)
 
-    def state(self, fingerprint: str) -> dict[str, Any]:
+    def state(self) -> dict[str, Any]:
+        device, scaler = self.accelerator.device, self.accelerator.scaler
         return {
-            "fingerprint": fingerprint,
-            "epochs": [asdict(epoch) for epoch in self.epochs],
+            "epochs": [asdict(epoch) for epoch in self.epochs.done],
             "model": self.model.state_dict(),
-            "best": self.best,
+            "best": self.epochs.weights,
             "optimizer": self.optimizer.state_dict(),
             "schedule": self.schedule.state_dict(),
             "random": torch.get_rng_state(),
+            "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
+            "scaler": None if scaler is None else scaler.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        self.epochs = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
+        self.epochs.weights = state["best"]
         self.model.load_state_dict(state["model"])
-        self.best = state["best"]
         self.optimizer.load_state_dict(state["optimizer"])
         self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
-        logger.info("continuing after epoch %d of %d", self.epochs[-1].number, self.settings.epochs)
+        device, scaler = self.accelerator.device, self.accelerator.scaler
+        # Version 0.1.0 kept neither of these.
+        if device.type == "cuda" and state.get("cuda_random") is not None:
+            torch.cuda.set_rng_state(state["cuda_random"], device)
+        if scaler is not None and state.get("scaler") is not None:
+            scaler.load_state_dict(state["scaler"])
+        logger.info("continuing after epoch %d of %d", self.next_epoch - 1, self.settings.epochs)
 
-    def finish(self) -> Fit:
-        fitted = [epoch for epoch in self.epochs if epoch.number]
-        best = max(fitted, key=lambda epoch: (_rank(epoch.srocc), -epoch.number))
-        # Accelerate has wrapped forward for mixed precision; the model returned is the plain one.
-        self.accelerator.unwrap_model(self.network, keep_fp32_wrapper=False)
-        self.model.load_state_dict(self.best)
+    def finish(self) -> FitHistory:
+        self.model.load_state_dict(self.epochs.weights)
         self.model.eval()
         self.accelerator.wait_for_everyone()
-        return Fit(tuple(self.epochs), best.number)
-
-
-def _rank(value: float) -> float:
-    """Return a correlation for comparing; an undefined one (constant scores) is the worst."""
-    return value if math.isfinite(value) else -2.0
+        return FitHistory(tuple(self.epochs.done), self.epochs.best)

@@ -53,14 +53,6 @@ def plcc_and_mse(scores: Tensor, mos: Tensor) -> Tensor:
     return plcc_loss(scores, mos) + mse(scores, mos)
 
 
-LOSSES: dict[str, Loss] = {
-    "norm-in-norm": norm_in_norm,
-    "plcc": plcc_loss,
-    "mse": mse,
-    "plcc+mse": plcc_and_mse,
-}
-
-
 def _unit(values: Tensor) -> Tensor:
     centred = values - values.mean()
     length: Tensor = torch.linalg.vector_norm(centred)

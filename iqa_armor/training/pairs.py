@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack, Fitted, ScoreFn, frozen
-from iqa_armor.data.transforms import PreparedImages
+from iqa_armor.attacks.base import Attack, Fitted, ScoreFn, frozen
+from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.errors import ArmorError
 from iqa_armor.models.base import QualityModel
-
-OnPairs = Callable[[int, int], None]
+from iqa_armor.progress import Progress, silent
 
 
 @dataclass(frozen=True)
@@ -64,7 +63,7 @@ def make_pairs(
     *,
     batch_size: int,
     seed: int,
-    on_batch: OnPairs | None = None,
+    progress: Progress = silent,
 ) -> Pairs:
     """Attack every image once; the images take turns with the attacks in an order that the seed draws.
 
@@ -74,7 +73,7 @@ def make_pairs(
         attacks: At least one, ready to run.
         batch_size: Images attacked at once.
         seed: Of the order, and of attacks that draw.
-        on_batch: Called with (images done, images in all).
+        progress: Told of images attacked.
 
     Raises:
         ArmorError: If an attack gives pixels that are not finite.
@@ -91,8 +90,7 @@ def make_pairs(
                 clean = torch.stack([images[index][0] for index in chosen]).to(model.mean.device)
                 attacked[chosen] = _attacked(attack, model, clean, generator).half().cpu()
                 done += len(chosen)
-                if on_batch is not None:
-                    on_batch(done, len(images))
+                progress("attacking", done, len(images))
     return Pairs(images, attacked)
 
 

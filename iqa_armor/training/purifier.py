@@ -4,53 +4,24 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks import Attack
-from iqa_armor.data.transforms import PreparedImages
-from iqa_armor.defenses.purifiers import FCN, new_fcn
-from iqa_armor.errors import ArmorError, DataError, RecipeError
+from iqa_armor.attacks.base import Attack
+from iqa_armor.data.prepared import PreparedImages
+from iqa_armor.defenses.purifiers.fcn import FCN, new_fcn
+from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
-from iqa_armor.training.pairs import OnPairs, Pairs, make_pairs
-from iqa_armor.training.setup import WarmCosine, require_one_size
+from iqa_armor.progress import Progress, silent
+from iqa_armor.training.descent import Epochs, descend, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.filter_settings import FilterSettings
+from iqa_armor.training.images import TrainingImages
+from iqa_armor.training.pairs import Pairs, make_pairs
 
 SSIM_WEIGHT = 0.001
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """How a filter is trained.
-
-    Args:
-        epochs: Passes over the pairs, at least 1.
-        learning_rate: Peak step size of Adam, in (0, 1]; warmed up over the first tenth, then cosine to zero.
-        batch_size: Images per step, at least 1.
-        fresh: Whether training images are attacked anew in every epoch, each by the next draw of an attack.
-        seed: Of everything that is drawn.
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 2e-3
-    batch_size: int = 4
-    fresh: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.seed < 0:
-            raise RecipeError(
-                "training a purifier needs epochs and a batch size of at least 1 and a seed of at least 0, got "
-                f"{self.epochs}, {self.batch_size} and {self.seed}"
-            )
-        if not 0 < self.learning_rate <= 1:
-            raise RecipeError(f"the learning rate must be above 0 and at most 1, got {self.learning_rate}")
 
 
 @dataclass(frozen=True)
@@ -71,6 +42,9 @@ class FilterEpoch:
     psnr: float
     seconds: float
 
+    def __str__(self) -> str:
+        return f"epoch {self.number}: held-out loss {self.held_out:.6f}, PSNR {self.psnr:.2f} dB"
+
 
 @dataclass(frozen=True)
 class FittedFilter:
@@ -89,18 +63,13 @@ class FittedFilter:
     held_out: Pairs
 
 
-OnEpoch = Callable[[FilterEpoch], None]
-
-
 def fit_filter(
     model: QualityModel,
-    images: tuple[PreparedImages, PreparedImages],
+    images: TrainingImages,
     attacks: list[Attack],
     *,
     settings: FilterSettings,
-    on_attack: OnPairs | None = None,
-    on_step: OnPairs | None = None,
-    on_epoch: OnEpoch | None = None,
+    progress: Progress = silent,
 ) -> FittedFilter:
     """Return a filter trained on attacks of a model, which is left as it was.
 
@@ -108,12 +77,10 @@ def fit_filter(
 
     Args:
         model: What is attacked, without a purifier, on the device to compute on.
-        images: Images trained on, and the held-out ones that choose the epoch; all of one size.
-        attacks: Attacks that are ready to run; images take turns with them.
+        images: All of one size; images take turns with the attacks.
+        attacks: Ready to run.
         settings: Epochs, step size and the rest.
-        on_attack: Called with (images attacked, images in all) while pairs are made.
-        on_step: Called with (steps done, steps in all).
-        on_epoch: Called with every epoch, the untrained filter's first.
+        progress: Told of images attacked, of steps, and of epochs that end.
 
     Raises:
         DataError: If there are fewer than two images, they differ in size, or are smaller than 11×11.
@@ -123,104 +90,84 @@ def fit_filter(
     images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
     of the epoch are (ours).
     """
-    require_one_size(*images)
-    if min(images[0][0][0].shape[-2:]) < SSIM_WINDOW:
+    images.require_one_size()
+    if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
-    run = _Run(model, images, attacks, settings=settings, on_attack=on_attack)
-    run.note(0, math.nan, time.perf_counter(), on_epoch)
+    training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
+    training.note(0, math.nan, time.perf_counter())
     for number in range(1, settings.epochs + 1):
-        run.epoch(number, on_step, on_epoch)
-    return run.finish()
+        training.run_epoch(number)
+    return training.finish()
 
 
-class _Run:
+class _FilterTraining:
     """One training under way."""
 
     def __init__(
         self,
         model: QualityModel,
-        images: tuple[PreparedImages, PreparedImages],
+        images: TrainingImages,
         attacks: list[Attack],
         *,
         settings: FilterSettings,
-        on_attack: OnPairs | None,
+        progress: Progress,
     ) -> None:
-        self.model, self.attacks, self.settings, self.on_attack = model, attacks, settings, on_attack
+        self.model, self.attacks, self.settings, self.progress = model, attacks, settings, progress
         self.device = model.mean.device
-        self.held_out = self._pairs(images[1], 0)
-        self.pairs = self._pairs(images[0], 1)
+        self.held_out = self._pairs(images.held_out, 0)
+        self.pairs = self._pairs(images.fitted, 1)
         self.network = new_fcn(settings.seed).to(self.device)
         self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
         self.steps = math.ceil(len(self.pairs) / settings.batch_size)
-        schedule = WarmCosine(settings.epochs * self.steps)
-        self.schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, schedule)
-        self.epochs: list[FilterEpoch] = []
-        self.best: dict[str, Tensor] = {}
+        self.schedule = warm_cosine(self.optimizer, settings.epochs * self.steps)
+        self.epochs: Epochs[FilterEpoch] = Epochs(lambda epoch: -epoch.held_out)
 
-    def epoch(self, number: int, on_step: OnPairs | None, on_epoch: OnEpoch | None) -> None:
+    def run_epoch(self, number: int) -> None:
         started = time.perf_counter()
         if self.settings.fresh and number > 1:
             self.pairs = self._pairs(self.pairs.clean, number)
         generator = Generator().manual_seed(self._seed(number))
         order = torch.randperm(len(self.pairs), generator=generator).tolist()
         self.network.train()
-        losses: list[Tensor] = []
-        for clean, attacked in self.pairs.batches(order, self.settings.batch_size, self.device):
-            mirrored = (torch.rand(len(clean), 1, 1, 1, generator=generator) < 0.5).to(self.device)
-            losses.append(self._step(*(torch.where(mirrored, part.flip(-1), part) for part in (clean, attacked))))
-            if on_step is not None:
-                on_step((number - 1) * self.steps + len(losses), self.settings.epochs * self.steps)
-        loss = float(torch.stack(losses).mean())
-        if not math.isfinite(loss):
-            raise ArmorError(f"the loss of epoch {number} is {loss}; lower --learning-rate")
-        self.note(number, loss, started, on_epoch)
+        total, before = self.settings.epochs * self.steps, (number - 1) * self.steps
+        loss = run_epoch(
+            self.pairs.batches(order, self.settings.batch_size, self.device),
+            lambda batch: self._step(*mirrored(*batch, generator=generator)),
+            number=number,
+            report=lambda done: self.progress("training the filter", before + done, total),
+        )
+        self.note(number, loss, started)
 
-    def note(self, number: int, loss: float, started: float, on_epoch: OnEpoch | None) -> None:
-        """Measure the filter on the held-out pairs and keep it where it is the best trained one."""
-        held_out, decibels = self._measured()
-        if number and held_out < min((epoch.held_out for epoch in self.epochs if epoch.number), default=math.inf):
-            self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
-        self.epochs.append(FilterEpoch(number, loss, held_out, decibels, time.perf_counter() - started))
-        if on_epoch is not None:
-            on_epoch(self.epochs[-1])
+    def note(self, number: int, loss: float, started: float) -> None:
+        """Measure the filter on the held-out pairs."""
+        epoch = FilterEpoch(number, loss, *self._measured(), time.perf_counter() - started)
+        self.epochs.add(epoch, self.network)
+        self.progress("epochs", number, self.settings.epochs, str(epoch))
 
     def finish(self) -> FittedFilter:
-        trained = [epoch for epoch in self.epochs if epoch.number]
-        best = min(trained, key=lambda epoch: (epoch.held_out, epoch.number))
-        self.network.load_state_dict(self.best)
+        self.network.load_state_dict(self.epochs.weights)
         network = self.network.eval().requires_grad_(False)
-        return FittedFilter(network, tuple(self.epochs), best.number, self.held_out)
+        return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)
 
     def _pairs(self, images: PreparedImages, number: int) -> Pairs:
-        return make_pairs(
-            self.model,
-            images,
-            self.attacks,
-            batch_size=self.settings.batch_size,
-            seed=self._seed(number),
-            on_batch=self.on_attack,
-        )
+        size, seed = self.settings.batch_size, self._seed(number)
+        return make_pairs(self.model, images, self.attacks, batch_size=size, seed=seed, progress=self.progress)
 
     def _seed(self, number: int) -> int:
         return (self.settings.seed * 1_000_003 + number) % 2**63
 
     def _step(self, clean: Tensor, attacked: Tensor) -> Tensor:
-        loss = _losses(clean, self.network(attacked)).mean()
-        self.optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        self.optimizer.step()
-        self.schedule.step()
-        return loss.detach()
+        return descend(_losses(clean, self.network(attacked)).mean(), self.optimizer, self.schedule)
 
+    @torch.no_grad()
     def _measured(self) -> tuple[float, float]:
+        """Return the mean loss and the mean PSNR on the held-out pairs."""
         self.network.eval()
         losses, decibels = [], []
-        with torch.no_grad():
-            order = range(len(self.held_out))
-            for clean, attacked in self.held_out.batches(order, self.settings.batch_size, self.device):
-                purified = self.network(attacked)
-                losses.append(_losses(clean, purified))
-                decibels.append(psnr(clean, purified))
+        for clean, attacked in self.held_out.batches(range(len(self.held_out)), self.settings.batch_size, self.device):
+            purified = self.network(attacked)
+            losses.append(_losses(clean, purified))
+            decibels.append(psnr(clean, purified))
         return float(torch.cat(losses).mean()), float(torch.cat(decibels).mean())
 
 

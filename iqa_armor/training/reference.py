@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -11,9 +10,10 @@ from torch import Tensor
 from iqa_armor.data.base import ImageSet
 from iqa_armor.errors import ArmorError, DataError
 from iqa_armor.models.reference import ReferenceModel, StageDistance
+from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
-from iqa_armor.training.losses import LOSSES
-from iqa_armor.training.setup import WarmCosine, parameter_groups
+from iqa_armor.training import LOSSES
+from iqa_armor.training.descent import decayed_optimizer, descend, mirrored, run_epoch, warm_cosine
 
 
 def fit_reference(
@@ -21,7 +21,7 @@ def fit_reference(
     images: ImageSet,
     settings: Training,
     *,
-    on_epoch: Callable[[int, float], None] | None = None,
+    progress: Progress = silent,
 ) -> tuple[float, ...]:
     """Fit a full-reference network in place, on its device, and leave it in eval mode after the last epoch.
 
@@ -32,7 +32,7 @@ def fit_reference(
         model: Network whose scores become opinion scores, in the unit of `images.mos`.
         images: Scored images with references, such as KADID-10k's training split.
         settings: Epochs, step size, loss and the rest.
-        on_epoch: Called with (epoch from 1, mean loss) after each.
+        progress: Told of every epoch with its loss.
 
     Returns:
         Mean training loss of every epoch.
@@ -47,25 +47,22 @@ def fit_reference(
     model.offset.fill_(mos.mean())
     model.unit.fill_(mos.std().clamp_min(1e-6))
     model.train().requires_grad_(True)
-    generator = torch.Generator().manual_seed(settings.seed)
-    optimizer = torch.optim.AdamW(parameter_groups(model, settings), lr=settings.learning_rate)
+    generator, loss_of = torch.Generator().manual_seed(settings.seed), LOSSES.read(settings.loss)
+    optimizer = decayed_optimizer(model, settings)
     epochs = [_batches(len(images), settings.batch_size, generator) for _ in range(settings.epochs)]
-    schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, WarmCosine(sum(map(len, epochs))))
+    schedule = warm_cosine(optimizer, sum(map(len, epochs)))
+
+    def step(batch: Tensor) -> Tensor:
+        pairs = tuple(part.to(model.mean.device) for part in read_pairs(model, images, batch.tolist()))
+        if settings.flip:
+            pairs = mirrored(*pairs, generator=generator)
+        targets = (mos[batch].to(model.offset) - model.offset) / model.unit
+        return descend(loss_of((model(*pairs) - model.offset) / model.unit, targets), optimizer, schedule)
+
     losses: list[float] = []
-    for batches in epochs:
-        steps = []
-        for batch in batches:
-            loss = _loss(model, (images, mos), batch, settings=settings, generator=generator)
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
-            schedule.step()
-            steps.append(float(loss.detach()))
-        losses.append(sum(steps) / len(steps))
-        if not math.isfinite(losses[-1]):
-            raise ArmorError(f"the loss of epoch {len(losses)} is {losses[-1]}; lower the learning rate")
-        if on_epoch is not None:
-            on_epoch(len(losses), losses[-1])
+    for number, batches in enumerate(epochs, start=1):
+        losses.append(run_epoch(batches, step, number=number))
+        progress("epochs", number, settings.epochs, f"epoch {number}: loss {losses[-1]:.4f}")
     model.eval()
     return tuple(losses)
 
@@ -103,24 +100,6 @@ def _scores(images: ImageSet) -> Tensor:
             "kadid10k:DIR or live:DIR"
         )
     return images.mos.float()
-
-
-def _loss(
-    model: StageDistance,
-    data: tuple[ImageSet, Tensor],
-    batch: Tensor,
-    *,
-    settings: Training,
-    generator: torch.Generator,
-) -> Tensor:
-    """Return the loss of one batch; images and their references are mirrored together."""
-    images, mos = data
-    reference, distorted = (part.to(model.mean.device) for part in read_pairs(model, images, batch.tolist()))
-    if settings.flip:
-        mirrored = (torch.rand(len(batch), generator=generator) < 0.5).to(reference.device).view(-1, 1, 1, 1)
-        reference, distorted = (torch.where(mirrored, part.flip(-1), part) for part in (reference, distorted))
-    targets = (mos[batch].to(model.offset) - model.offset) / model.unit
-    return LOSSES[settings.loss]((model(reference, distorted) - model.offset) / model.unit, targets)
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:

@@ -22,9 +22,10 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor import load_model
-from iqa_armor.data import open_dataset
-from iqa_armor.defenses.features import BoundFeatureSmoother, FeatureSmoothing, median_indices
-from iqa_armor.defenses.features.sampling import noisy_scores
+from iqa_armor.data.specs import open_dataset
+from iqa_armor.defenses.smoothing.feature_noise import noisy_scores
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.defenses.smoothing.ranks import median_indices
 from iqa_armor.models.base import QualityModel
 
 SAMPLES, UNCERTIFIED, SIGMA = 1000, 100, 0.12

@@ -19,9 +19,10 @@ from scipy.stats import binomtest
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.attacks import frozen
-from iqa_armor.attacks.l2 import L2PGD
-from iqa_armor.defenses import MeanSmoothing, MedianSmoothing, Smoothed
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.l2pgd import L2PGD
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
 SIZE = (3, 2, 3)

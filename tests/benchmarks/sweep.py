@@ -20,7 +20,10 @@ import torch
 import torchvision
 from torch import Generator, Tensor, nn
 
-from iqa_armor.attacks import PGD, Plan, at_budgets, frozen, run_sweep
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.budgets import at_budgets
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.evaluation import PAPER_EPSILONS, EvaluationSettings, evaluate
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
@@ -50,7 +53,7 @@ def network() -> QualityModel:
 def sweep(model: Counted, images: Tensor) -> None:
     """Run the paper's sweep."""
     plan: Plan = {f"pgd{steps}": at_budgets(PGD(steps=steps), PAPER_EPSILONS) for steps in (1, 8)}
-    for _ in run_sweep(plan, model, images, generator=lambda _: Generator()):
+    for _ in run_plan(plan, model, images, generator=lambda _: Generator()):
         pass
 
 

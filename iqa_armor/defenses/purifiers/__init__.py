@@ -2,92 +2,42 @@
 
 from __future__ import annotations
 
-import re
+from typing import TYPE_CHECKING
 
-from iqa_armor.defenses.base import Purifier
-from iqa_armor.defenses.purifiers.compression import JPEG, DiffJPEG, Quantize
-from iqa_armor.defenses.purifiers.diffusion import DiffusionFolder
-from iqa_armor.defenses.purifiers.fcn import FCN, FCNFile, load_fcn, new_fcn, save_fcn
-from iqa_armor.defenses.purifiers.filters import Blur, Median, Noise, Unsharp
-from iqa_armor.defenses.purifiers.geometry import Crop, Flip, Resize, Rotate
-from iqa_armor.defenses.purifiers.network_file import NetworkFile
-from iqa_armor.defenses.purifiers.stored import Stored
-from iqa_armor.errors import UsageError
-from iqa_armor.words import read_word
+from iqa_armor.registry import Entry, Registry
 
-__all__ = [
-    "FCN",
-    "JPEG",
-    "PURIFIERS",
-    "Blur",
-    "Crop",
-    "DiffJPEG",
-    "DiffusionFolder",
-    "FCNFile",
-    "Flip",
-    "Median",
-    "NetworkFile",
-    "Noise",
-    "Quantize",
-    "Resize",
-    "Rotate",
-    "Stored",
-    "Unsharp",
-    "load_fcn",
-    "new_fcn",
-    "parse_chain",
-    "parse_purifier",
-    "save_fcn",
-]
-
-# Those read from a file are settings here, and a purifier once loaded.
-PURIFIERS: dict[str, Purifier | Stored] = {
-    "flip": Flip(),
-    "rotate": Rotate(),
-    "crop": Crop(),
-    "resize": Resize(),
-    "blur": Blur(),
-    "median": Median(),
-    "unsharp": Unsharp(),
-    "jpeg": JPEG(),
-    "diffjpeg": DiffJPEG(),
-    "quantize": Quantize(),
-    "noise": Noise(),
-    "fcn": FCNFile(),
-    "diffusion": DiffusionFolder(),
-    "file": NetworkFile(),
-}
+if TYPE_CHECKING:
+    from iqa_armor.defenses.base import Purifier
+    from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
 
 
-def parse_chain(text: str) -> dict[str, Purifier]:
-    """Return purifiers that are applied one after the other, by their words.
+def _accepted(found: object, name: str) -> Purifier | PurifierFile:
+    from iqa_armor.defenses.purifiers.chain import accepted
 
-    Args:
-        text: Words as `parse_purifier` reads them, joined by "+": "jpeg:quality=60+flip".
-
-    Raises:
-        UsageError: As `parse_purifier`, or if a word stands there twice.
-    """
-    words = re.split(rf"\+(?=(?:{'|'.join(PURIFIERS)})(?:[:+]|$))", text)
-    if len(set(words)) < len(words):
-        raise UsageError(f"the chain {text!r} names a purifier twice with the same settings; once is enough")
-    return {word: parse_purifier(word) for word in words}
+    return accepted(found, name)
 
 
-def parse_purifier(text: str) -> Purifier:
-    """Return the purifier named by a word of the command line, loaded where it is read from a file.
-
-    Args:
-        text: A name in `PURIFIERS`, or `NAME:key=value,…` with the purifier's own settings.
-
-    Raises:
-        UsageError: If the name or a setting is unknown, a value is not allowed, or a path is not given.
-        ModelLoadError: If a file is missing, or not what it should be.
-        ArmorError: If an optional extra is missing.
-    """
-    purifier = read_word(text, PURIFIERS, kind="purifier")
-    if not isinstance(purifier, Stored):
-        return purifier
-    if not purifier.path:
-        raise UsageError(f"purifier {text!r} needs a path: {text.partition(':')[0]}:path=…")
-    return purifier.load()
+_HOME = "iqa_armor.defenses.purifiers"
+# Those read from a file are settings here, and a purifier once loaded: see `read_purifier`.
+PURIFIERS: Registry[Purifier | PurifierFile] = Registry(
+    "purifier",
+    {
+        "flip": Entry(f"{_HOME}.geometry:Flip", "Mirror from left to right.", {}),
+        "rotate": Entry(f"{_HOME}.geometry:Rotate", "Turn about the center.", {}),
+        "crop": Entry(f"{_HOME}.geometry:Crop", "Cut out a random part and enlarge it.", {}),
+        "resize": Entry(f"{_HOME}.geometry:Resize", "Resize and back.", {}),
+        "blur": Entry(f"{_HOME}.filters:Blur", "Gaussian blur.", {}),
+        "median": Entry(f"{_HOME}.filters:Median", "Median of the pixels around.", {}),
+        "unsharp": Entry(f"{_HOME}.filters:Unsharp", "Sharpen by what a Gaussian blur takes away.", {}),
+        "jpeg": Entry(f"{_HOME}.compression:JPEG", "JPEG compression.", {}),
+        "diffjpeg": Entry(f"{_HOME}.compression:DiffJPEG", "JPEG with rounding that has a gradient.", {}),
+        "quantize": Entry(f"{_HOME}.compression:Quantize", "Few levels per color channel.", {}),
+        "noise": Entry(f"{_HOME}.filters:Noise", "Gaussian noise.", {}),
+        "fcn": Entry(f"{_HOME}.fcn:FCNFile", "A filter trained by train-purifier, from its file.", {}),
+        "diffusion": Entry(f"{_HOME}.diffusion:DiffusionFolder", "Noise, and a diffusion model against it.", {}),
+        "file": Entry(f"{_HOME}.network_file:NetworkFile", "Any network from a .pt2 or .onnx file.", {}),
+    },
+    group="iqa_armor.purifiers",
+    accepts=_accepted,
+)
+__getattr__ = PURIFIERS.lazy_attribute

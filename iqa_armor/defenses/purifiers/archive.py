@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from iqa_armor.defenses.purifiers.stored import first_line
+from iqa_armor.defenses.purifiers.purifier_file import first_line
 from iqa_armor.errors import ModelLoadError
 
 # What a file made by torch.export.save holds, below its first folder.

@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.filters import Unsharp
+from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
-from iqa_armor.defenses.purifiers.stored import existing, first_line
 from iqa_armor.errors import ArmorError, ModelLoadError
 
 INDEX = "model_index.json"

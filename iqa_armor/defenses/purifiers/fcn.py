@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
-import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Purifier
+from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
-from iqa_armor.defenses.purifiers.stored import existing, first_line
 from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.randomness import seeded
 
 METADATA_KEY = "iqa_armor_purifier"
 KIND, FORMAT = "fcn", 1
@@ -80,8 +80,7 @@ class FCN(nn.Module):
 
 def new_fcn(seed: int) -> FCN:
     """Return an untrained filter whose weights depend on the seed only; the global generator is left as it was."""
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
+    with seeded(seed):
         return FCN()
 
 

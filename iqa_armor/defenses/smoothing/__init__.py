@@ -1,20 +1,41 @@
-"""Smoothers of scores by noise on the image, with bounds within an L2 radius."""
+"""Smoothers of scores by noise on images or features, with bounds within an L2 radius, by the words that name them."""
 
-from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds, order_indices
-from iqa_armor.defenses.smoothing.inputs import BoundMean, BoundMedian, InputSmoothing, MeanSmoothing, MedianSmoothing
-from iqa_armor.defenses.smoothing.noisy import NoisyScores
-from iqa_armor.defenses.smoothing.words import SMOOTHERS, parse_smoother
+from __future__ import annotations
 
-__all__ = [
-    "SMOOTHERS",
-    "BoundMean",
-    "BoundMedian",
-    "InputSmoothing",
-    "MeanSmoothing",
-    "MedianSmoothing",
-    "NoisyScores",
-    "mean_bounds",
-    "median_bounds",
-    "order_indices",
-    "parse_smoother",
-]
+from typing import TYPE_CHECKING
+
+from iqa_armor.errors import UsageError
+from iqa_armor.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iqa_armor.defenses.base import Smoother
+
+
+def _accepted(found: object, name: str) -> Smoother:
+    from iqa_armor.defenses.base import Smoother
+
+    if isinstance(found, Smoother) and not isinstance(found, type):
+        return found
+    raise UsageError(f"{name} is no smoother: it must have a guarantee in words and bind(model)")
+
+
+_INPUT = "iqa_armor.defenses.smoothing.input_smoothing"
+# Purifiers take images in [0, 1]; so noisy images are cut to it in front of them.
+_DENOISED = {"denoiser": "median", "clamp": True}
+SMOOTHERS: Registry[Smoother] = Registry(
+    "smoother",
+    {
+        "ms": Entry(f"{_INPUT}:MedianSmoothing", "Median of the scores of noisy images.", {}),
+        "rs": Entry(f"{_INPUT}:MeanSmoothing", "Mean of the scores of noisy images, clipped to their range.", {}),
+        "drs": Entry(f"{_INPUT}:MeanSmoothing", "rs with a denoiser in front of the model.", _DENOISED),
+        "dms": Entry(f"{_INPUT}:MedianSmoothing", "ms with a denoiser in front of the model.", _DENOISED),
+        "fs": Entry(
+            "iqa_armor.defenses.smoothing.feature_smoothing:FeatureSmoothing",
+            "Median of the scores of noisy features; bounds are local and first-order.",
+            {},
+        ),
+    },
+    group="iqa_armor.smoothers",
+    accepts=_accepted,
+)
+__getattr__ = SMOOTHERS.lazy_attribute

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from iqa_armor.defenses.order import median_indices
+from iqa_armor.defenses.smoothing.ranks import median_indices
 
 
 def check_smoothing(*, samples: int, sigma: float, radius: float, confidence: float) -> None:

@@ -1,0 +1,135 @@
+"""Adam on the parameters of changed images, every image on its own, with the best of each kept."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iqa_armor.attacks.base import Direction, ScoreFn
+from iqa_armor.attacks.climb import Best
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
+
+# Far below the gradients met here (see `ascend`) and far above their rounding: a parameter without influence rests.
+_ADAM_EPS = 1e-10
+
+
+@dataclass(frozen=True)
+class Search:
+    """What an attack optimizes: a parametrization of changed images, its limits and its price.
+
+    Args:
+        start: Parameters (N, …) that render the clean images to the bit.
+        render: Maps parameters to images (N, 3, H, W), differentiably, image by image.
+        project: Maps parameters to the nearest allowed ones.
+        radius: How far a parameter may move, in its own unit; weighs the penalty against the score.
+        penalty: Maps parameters and the images they render to prices (N,), flat at the start; None for none.
+    """
+
+    start: Tensor
+    render: Callable[[Tensor], Tensor]
+    project: Callable[[Tensor], Tensor]
+    radius: float
+    penalty: Callable[[Tensor, Tensor], Tensor] | None = None
+
+
+def pixels_within(clean: Tensor, epsilon: float, penalty: Callable[[Tensor], Tensor]) -> Search:
+    """Return the search among images that differ from clean ones (N, 3, H, W) by at most epsilon per value.
+
+    Args:
+        clean: Clean images in `working` precision.
+        epsilon: Largest change, pixels being in [0, 1].
+        penalty: Maps images to prices (N,).
+    """
+    return Search(
+        start=clean,
+        render=lambda attacked: attacked,
+        project=lambda attacked: project_linf(attacked, clean, epsilon).clamp(0, 1),
+        radius=epsilon,
+        penalty=lambda _, attacked: penalty(attacked),
+    )
+
+
+def working(dtype: torch.dtype) -> torch.dtype:
+    """Return the precision to optimize in: that of the images, float32 at least."""
+    return torch.promote_types(dtype, torch.float32)
+
+
+def ascend(
+    score: ScoreFn, images: Tensor, search: Search, *, direction: Direction, steps: int, step_size: float
+) -> Tensor:
+    """Return the images (N, 3, H, W) in [0, 1] with the best scores on Adam's way, clean ones included.
+
+    The way of every image is uphill on direction · score / unit − penalty, where unit = radius · ‖∇ score‖₁, the
+    gradient taken by the parameters at the start: what a full move of all parameters would gain were the
+    score linear. Prices therefore weigh the same for all score scales.
+
+    Args:
+        score: Maps images to scores (N,).
+        images: Clean images (N, 3, H, W) in [0, 1].
+        search: What is optimized, its parameters in `working` precision.
+        direction: +1 raises the score, -1 lowers it.
+        steps: Number of gradients.
+        step_size: Adam's learning rate, in the parameters' unit.
+
+    Raises:
+        ArmorError: If the score does not depend on the pixels by differentiable steps.
+
+    Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, with β = (0.9, 0.999). (ours):
+    the unit; projecting after every step; keeping the image with the best score, whatever its price, since
+    an attack that returned the clean image as the best bargain would make a model look robust.
+    """
+    if not search.radius:
+        return images.detach().clone()
+    parameters = search.start.detach().clone()
+    adam = torch.optim.Adam([parameters], lr=step_size, eps=_ADAM_EPS, maximize=True)
+    clean = unit = torch.ones(len(images), dtype=parameters.dtype, device=parameters.device)
+    best = Best(images.detach(), torch.zeros_like(clean))
+    for step in range(steps):
+        point = _measure(score, search, parameters, dtype=images.dtype)
+        if step == 0:
+            clean, length = point.scores, search.radius * point.slope.abs().flatten(1).sum(1)
+            unit = torch.where(length > 0, length, unit)
+        best.update(point.pixels, direction * (point.scores - clean))
+        parameters.grad = direction * point.slope / _like(unit, parameters) - point.price_slope
+        adam.step()
+        parameters.copy_(search.project(parameters))
+    with torch.no_grad():
+        pixels = _pixels(search.render(parameters), images.dtype)
+    best.update(pixels, direction * (evaluate_score(score, pixels).to(clean.dtype) - clean))
+    return best.images
+
+
+@dataclass(frozen=True)
+class _Point:
+    """Images and scores (N,) at some parameters, and the gradients of score and price by the parameters."""
+
+    pixels: Tensor
+    scores: Tensor
+    slope: Tensor
+    price_slope: Tensor
+
+
+def _measure(score: ScoreFn, search: Search, parameters: Tensor, *, dtype: torch.dtype) -> _Point:
+    with torch.enable_grad():
+        free = parameters.detach().requires_grad_()
+        rendered = search.render(free)
+        pixels = _pixels(rendered.detach(), dtype)
+        scores, by_pixels = (found.to(working(dtype)) for found in score_and_gradient(score, pixels))
+        price_slope = torch.zeros_like(parameters)
+        if search.penalty is not None:
+            (price_slope,) = torch.autograd.grad(search.penalty(free, rendered).sum(), free, retain_graph=True)
+        (slope,) = torch.autograd.grad(rendered, free, by_pixels)
+    return _Point(pixels, scores, slope, price_slope)
+
+
+def _pixels(rendered: Tensor, dtype: torch.dtype) -> Tensor:
+    # Clamped outside the graph: a pixel that rounding puts past 0 or 1 must not lose its gradient.
+    return rendered.clamp(0, 1).to(dtype)
+
+
+def _like(values: Tensor, parameters: Tensor) -> Tensor:
+    return values.reshape(-1, *[1] * (parameters.ndim - 1))

@@ -1,0 +1,190 @@
+"""An attack learned as a network: one forward pass of a small U-Net perturbs an image."""
+
+from __future__ import annotations
+
+import copy
+import math
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Generator, Tensor, nn
+from torch.nn import functional
+
+from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
+from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.randomness import seeded
+
+WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
+_MULTIPLE = 4  # two halvings
+_LARGEST_SEED = 2**62
+
+
+class PerturbationNetwork(nn.Module):
+    """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] to directions (N, 3, H, W) in [-1, 1].
+
+    Sides of any length are padded to a multiple of four by repeating the border, and cropped again. No layer mixes
+    the images of a batch. A new network gives zeros, since its last layers start at zero.
+
+    Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape. The widths, normalisation
+    over each image's features, and a sub-pixel path (Shi et al., CVPR 2016, arXiv:1609.05158) that lets a pixel's
+    change depend on its place in the grid of a strided network are (ours).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        full, half, quarter = WIDTHS
+        self.entry = _convolution(3, full)
+        self.down1 = _convolution(full, half, stride=2)
+        self.down2 = _convolution(half, quarter, stride=2)
+        self.middle = _convolution(quarter, quarter)
+        self.up1 = _convolution(quarter + half, half)
+        self.up2 = _convolution(half + full, full)
+        self.exit = _zeroed(nn.Conv2d(full, 3, 3, padding=1))
+        self.subpixel_exit = _zeroed(nn.Conv2d(half, 3 * 2**2, 1))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Return directions (N, 3, H, W) in [-1, 1]."""
+        height, width = images.shape[-2:]
+        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
+        halved = _active(self.down1(entered))
+        lowest = _active(self.middle(_active(self.down2(halved))))
+        half = _active(self.up1(torch.cat((_doubled(lowest), halved), 1)))
+        full = _active(self.up2(torch.cat((_doubled(half), entered), 1)))
+        directions = self.exit(full) + functional.pixel_shuffle(self.subpixel_exit(half), 2)
+        return torch.tanh(directions)[..., :height, :width]
+
+
+def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+    layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
+    nn.init.kaiming_normal_(layer.weight)
+    return layer
+
+
+def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
+    for parameter in layer.parameters():
+        nn.init.zeros_(parameter)
+    return layer
+
+
+def _active(maps: Tensor) -> Tensor:
+    return functional.leaky_relu(functional.group_norm(maps, 1), 0.1)
+
+
+def _doubled(maps: Tensor) -> Tensor:
+    return functional.interpolate(maps, scale_factor=2.0, mode="nearest")
+
+
+@dataclass(frozen=True, eq=False)
+class Perturber:
+    """Add what a fitted network gives for an image; draws nothing, asks no score.
+
+    Args:
+        network: Maps images (N, 3, H, W) in [0, 1] to directions in [-1, 1], same shape; never changed.
+        epsilon: L-infinity budget that scales the directions, pixels being in [0, 1].
+        direction: +1 if the network was fitted to raise scores, -1 to lower them.
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    network: nn.Module
+    epsilon: float = 4 / 255
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        check_settings(self)
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
+        images = images.detach()
+        network = copy.deepcopy(self.network).to(images.device)
+        with torch.no_grad():
+            return _perturbed(network, images, self.epsilon)
+
+
+@dataclass(frozen=True)
+class FACPA:
+    """Train a small U-Net whose output, within an L-infinity ball, moves the score of any image.
+
+    Run without fitting, it trains on the images it is given, which then influence one another.
+
+    Args:
+        epsilon: Ball radius, pixels being in [0, 1]; the network's tanh is multiplied by it.
+        learning_rate: Of Adam.
+        passes: Passes over the images, with one step per batch.
+
+    Source: Shumitskaya et al., "Fast Adversarial CNN-based Perturbation Attack on No-Reference Image- and
+    Video-Quality Metrics", 2023, arXiv:2305.15544. The architecture, the start at no perturbation, the loss (mean
+    score in units of its own gradient), learning rate, number of passes and keeping the best pass are (ours).
+    """
+
+    norm: ClassVar[Norm] = "linf"
+
+    epsilon: float = 4 / 255
+    learning_rate: float = 5e-3
+    passes: int = 20
+    direction: Direction = +1
+
+    def __post_init__(self) -> None:
+        check_settings(self, positive=("learning_rate",), counts=("passes",))
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""
+        return fitted_on(self, score, images, generator)
+
+    def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:
+        """Return the network after the pass with the best mean score, no perturbation being one candidate.
+
+        The generator draws the network's first weights; gradients of the score's own parameters are not kept.
+        """
+        first = next(batches_of(batches))
+        scale = _score_unit(score, first)
+        network = _new_network(generator).to(first.device)
+        optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
+        best = self._fitted(network)
+        best_mean = self.direction * mean_score(score, best, batches, generator)
+        for _ in range(self.passes):
+            for images in batches_of(batches):
+                self._step(score, network, optimizer, images=images, scale=scale)
+            current = self._fitted(network)
+            mean = self.direction * mean_score(score, current, batches, generator)
+            if mean > best_mean:
+                best, best_mean = current, mean
+        return best
+
+    def _step(
+        self, score: ScoreFn, network: nn.Module, optimizer: torch.optim.Optimizer, *, images: Tensor, scale: float
+    ) -> None:
+        parameters = list(network.parameters())
+        with torch.enable_grad():
+            loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
+            gradients = torch.autograd.grad(loss, parameters)
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimizer.step()
+
+    def _fitted(self, network: nn.Module) -> Perturber:
+        kept = copy.deepcopy(network).requires_grad_(False)
+        return Perturber(kept, epsilon=self.epsilon, direction=self.direction)
+
+
+def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
+    # The network stays in float32: its weights would not survive Adam in half precision.
+    change = epsilon * network(images.float()).to(images.dtype)
+    return project_linf(images + change, images, epsilon).clamp(0, 1)
+
+
+def _score_unit(score: ScoreFn, images: Tensor) -> float:
+    """Return the mean L1 norm of the scores' gradients: what no change of the score's unit can hide."""
+    length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
+    return length if 0 < length < math.inf else 1.0
+
+
+def _new_network(generator: Generator) -> PerturbationNetwork:
+    """Return a network whose weights depend on the generator only; the global one is left as it was."""
+    seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
+    with seeded(seed):
+        return PerturbationNetwork()

@@ -1,0 +1,137 @@
+"""A dataset of image files with opinion scores: what every label file comes down to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, grouped_splits
+from iqa_armor.data.images import FileImages
+from iqa_armor.data.problems import MEND, SHOWN, Problems
+from iqa_armor.errors import DataError
+
+
+@dataclass(frozen=True)
+class LabelledImage:
+    """One image that a label file names.
+
+    Args:
+        name: Unique name shown to the user.
+        path: Its file.
+        mos: Opinion score, higher is better.
+        split: Split it belongs to; None where the dataset has no official one.
+        scene: What it shows, e.g. the name of its pristine original: one scene is never in two splits; the name of the
+            image by default.
+        reference: Where the file of its pristine original lies, if it is there.
+    """
+
+    name: str
+    path: Path
+    mos: float
+    split: Split | None = None
+    scene: str = ""
+    reference: Path | None = None
+
+
+def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) -> Path:
+    """Return the label file of a release: in the named folder or, unpacked, one below it.
+
+    Args:
+        location: Path that the user named.
+        candidates: Paths of label files within the release, the preferred one first.
+        how_to_get: Where the release is and what is to be unpacked, for messages.
+
+    Raises:
+        DataError: If there is no such folder or it holds no label file.
+    """
+    folder = Path(location).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder. {how_to_get}")
+    places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
+    for name in candidates:
+        for place in places:
+            if (place / name).is_file():
+                return place / name
+    raise DataError(f"{folder} holds no {' or '.join(candidates)}. {how_to_get}")
+
+
+def plain_name(name: str, problems: Problems) -> str:
+    """Return the name of an image, noting one that is no plain file name."""
+    if not name or Path(name).name != name or "\\" in name:
+        problems.add("image names that are empty or paths", repr(name))
+    return name
+
+
+def labelled_dataset(
+    images: Sequence[LabelledImage],
+    problems: Problems,
+    *,
+    folder: Path | None = None,
+    labels: str = Dataset.labels,
+    advice: str = MEND,
+    hint: Callable[[Path], str] = lambda path: "",  # noqa: ARG005
+) -> Dataset:
+    """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
+
+    Args:
+        images: In the order of the label file.
+        problems: Of that file so far; files that are missing or named twice and constant scores are added.
+        folder: What messages name as the place of the images.
+        labels: As in `Dataset`.
+        advice: End of the message.
+        hint: What to add to the name of a missing file.
+
+    Raises:
+        DataError: Listing every problem.
+    """
+    missing = [image for image in images if not image.path.is_file()]
+    kind = f"missing images in {folder}" if folder else "missing images"
+    # A hint may need a look into the folder, so it is asked for only for what the message will show.
+    problems.extend(kind, (image.name + hint(image.path) for image in missing[:SHOWN]))
+    problems.extend(kind, (image.name for image in missing[SHOWN:]))
+    if not all(image.split for image in images):
+        splits = grouped_splits([image.scene or image.name for image in images])
+        images = [replace(image, split=split) for image, split in zip(images, splits, strict=True)]
+    _check_duplicates(images, problems)
+    _check_constant(images, problems)
+    problems.raise_if_any(advice)
+    return Dataset(problems.spec, _image_sets(images), labels=labels)
+
+
+def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> None:
+    """Note files that are named twice, apart by whether the second place is another split."""
+    first: dict[Path, LabelledImage] = {}
+    for image in images:
+        earlier = first.setdefault(image.path, image)
+        if earlier is image:
+            continue
+        if earlier.split == image.split:
+            problems.add("duplicate images", image.name)
+        else:
+            problems.add("images in two splits", f"{image.name}: {earlier.split} and {image.split}")
+
+
+def _check_constant(images: Sequence[LabelledImage], problems: Problems) -> None:
+    """Note splits of two images or more whose scores are all equal: nothing can be learned or ranked."""
+    for split in SPLITS:
+        scores = [image.mos for image in images if image.split == split]
+        if len(scores) > 1 and len(set(scores)) == 1:
+            problems.add("splits with constant scores", f"{split}: {len(scores)} images, all {scores[0]:g}")
+
+
+def _image_sets(images: Sequence[LabelledImage]) -> dict[Split, ImageSet]:
+    by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
+    return {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
+
+
+def _image_set(images: Sequence[LabelledImage]) -> ImageSet:
+    originals = tuple(image.reference for image in images if image.reference is not None and image.reference.is_file())
+    return ImageSet(
+        tuple(image.name for image in images),
+        FileImages(tuple(image.path for image in images)),
+        torch.tensor([image.mos for image in images], dtype=torch.float32),
+        references=FileImages(originals) if len(originals) == len(images) else None,
+    )

@@ -1,0 +1,71 @@
+"""Datasets by the text that names them: `open_dataset("csv:labels.csv")`."""
+
+from __future__ import annotations
+
+import inspect
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+from iqa_armor.data import DATASETS
+from iqa_armor.data.base import Dataset
+from iqa_armor.data.koniq10k import HOW_TO_GET
+from iqa_armor.errors import NETWORK_FAILURES, DataError
+from iqa_armor.progress import Progress, silent
+
+KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
+
+
+def open_dataset(spec: str | Dataset, *, seed: int = 0, progress: Progress = silent) -> Dataset:
+    """Return the dataset that a text such as `csv:labels.csv` or `synthetic` names; a dataset is returned as it is.
+
+    Args:
+        spec: NAME:LOCATION with a name of `DATASETS` or of an installed plug-in; or `package.module:NAME[:LOCATION]`,
+            `path/file.py:NAME[:LOCATION]`, where NAME is a Dataset, or a function that is called with the spec and
+            the location, and with `seed` and `progress` where it has such parameters.
+        seed: Seed of generated data whose spec names none; files do not depend on it.
+        progress: Told while data is generated.
+
+    Raises:
+        DataError: If the name is unknown or the data is missing, incomplete or inconsistent.
+    """
+    if isinstance(spec, Dataset):
+        return spec
+    try:
+        opener, location = DATASETS.find(spec)
+    except DataError as error:
+        path = Path(spec).expanduser()
+        if not path.exists():
+            raise
+        raise DataError(f"{error}; did you mean {'csv' if path.is_file() else 'folder'}:{spec}?") from error
+    return opener if isinstance(opener, Dataset) else _opened(opener, spec, location, seed=seed, progress=progress)
+
+
+def _opened(opener: Callable[..., object], spec: str, location: str, *, seed: int, progress: Progress) -> Dataset:
+    takes = inspect.signature(opener).parameters
+    if not location and "location" in takes and takes["location"].default is inspect.Parameter.empty:
+        raise DataError(f"{spec!r} names no place; write {spec.rstrip(':')}:PATH")
+    options = {"seed": seed, "progress": progress}
+    try:
+        dataset = opener(spec, location, **{name: value for name, value in options.items() if name in takes})
+    except (*NETWORK_FAILURES, OSError, ImportError) as error:
+        raise DataError(f"{spec} cannot be opened: {type(error).__name__}: {error}") from error
+    if not isinstance(dataset, Dataset):
+        raise DataError(f"{spec} gave {type(dataset).__name__}, not a Dataset")
+    return dataset
+
+
+def default_spec() -> str:
+    """Return the spec of the KonIQ-10k folder that the environment variable names.
+
+    Raises:
+        DataError: If the variable is unset or empty.
+    """
+    folder = os.environ.get(KONIQ10K_VARIABLE, "").strip()
+    if folder:
+        return f"koniq10k:{folder}"
+    raise DataError(
+        "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "
+        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {HOW_TO_GET}. "
+        "--data synthetic needs no files, but its scores are computed, not human"
+    )

@@ -1,0 +1,199 @@
+"""Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from iqa_armor.artifact.storage import check_storable, save_artifact
+from iqa_armor.data.base import Dataset
+from iqa_armor.defenses.activations import replace_activations
+from iqa_armor.errors import SurgeryError
+from iqa_armor.evaluation import on_device, scale_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace
+from iqa_armor.metrics import srocc
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
+from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
+from iqa_armor.pruning import Pruned, prune
+from iqa_armor.recipe import Recipe
+from iqa_armor.surgery.install import InstalledBlock, install
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
+from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.images import load_training_images
+from iqa_armor.training.predict import predict
+
+# Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
+INFORMED_SROCC = 0.1
+
+
+@dataclass(frozen=True)
+class Hardened:
+    """A hardened model and what was done to it.
+
+    Args:
+        model: The result, in eval mode on the CPU.
+        recipe: Settings it was made by.
+        blocks: Where the blocks stand.
+        pruned: What pruning removed, or None.
+        fit: The fine-tuning.
+        srocc: On the held-out tenth of the training images after each step, in [-1, 1].
+        provenance: Source, data, versions and the above, as stored in the file.
+    """
+
+    model: QualityModel
+    recipe: Recipe
+    blocks: tuple[InstalledBlock, ...]
+    pruned: Pruned | None
+    fit: FitHistory
+    srocc: dict[str, float]
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    def save(self, path: Path | str) -> None:
+        """Write the model as one self-contained safetensors file, whole or not at all."""
+        save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        scale = self.model.scale
+        return {
+            "name": self.model.name,
+            "recipe": self.recipe.model_dump(),
+            "score_range": None if scale is None else [scale.low, scale.high],
+            **self.provenance,
+        }
+
+
+def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+    """Return a hardened copy of a model; the model itself is left untouched.
+
+    Args:
+        model: Pretrained model.
+        dataset: Scored images; only its training split is used.
+        recipe: What to do.
+        options: How this machine does it.
+
+    Raises:
+        DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
+        SurgeryError: If the model cannot be traced, cut or pruned as asked.
+        ModelLoadError: If the result could not be stored in a file; nothing has been trained by then.
+
+    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
+    the result is brought back to the mean and spread of the original's scores.
+    """
+    options = options or RunOptions()
+    with on_device(model, options.device):
+        return _Hardening(model, dataset, recipe, options).run()
+
+
+def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+    """Return the model after surgery, pruning and block installation but before fine-tuning.
+
+    Only as many training images are read as calibration and pruning take, so that a dry run is quick.
+    """
+    training = dataset.training().limit(max(2 * recipe.calibration, SAMPLES_TO_READ * takes_samples(recipe)))
+    small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
+    return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
+
+
+class _Hardening:
+    """One hardening under way."""
+
+    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
+        self.original = model.eval()
+        self.dataset, self.recipe, self.options = dataset, recipe, options
+        self.images = load_training_images(dataset.training(), model, options.progress)
+        check_samples(self.images.mos, recipe)
+        self.calibration = calibration_batch(self.images, model, recipe.calibration)
+        self.srocc: dict[str, float] = {}
+
+    def run(self) -> Hardened:
+        recipe = self.recipe
+        traced = trace(self.original.network, self.calibration[:1])
+        cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
+        halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
+        names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
+        base = moments_of(self._note("original", self.original.network))
+        smooth: list[str] = []
+        if recipe.activation != "keep":
+            smooth = replace_activations(traced, recipe.activation)
+            self._note("activations replaced", traced)
+        traced, pruned = self._prune(traced, halved=halved)
+        blocks = install(traced, names, recipe, calibration=self.calibration)
+        if blocks:
+            self._note("block installed", traced)
+        model = self.original.with_network(traced, scale=None)
+        check_storable(model)
+        history, scores = self._fit(model, base)
+        self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
+        model.scale = scale_of(model, scores, self.images.names)
+        record = provenance_of(
+            self.original,
+            self.dataset,
+            seed=recipe.seed,
+            blocks=[asdict(block) for block in blocks],
+            pruned=pruned.facts() if pruned else None,
+            smooth_activations=smooth,
+            held_out_srocc=self.srocc,
+            **history.facts(),
+        )
+        return Hardened(model.to("cpu").eval(), recipe, blocks, pruned, history, self.srocc, record)
+
+    def _note(self, step: str, network: nn.Module) -> Tensor:
+        """Return the scores of the held-out images and note their agreement with opinion."""
+        model = self.original.with_network(network, scale=None)
+        scores = predict(model, self.images.held_out, progress=self.options.progress, task=f"scoring: {step}")
+        self.srocc[step] = self._agreement(scores)
+        return scores
+
+    def _agreement(self, scores: Tensor) -> float:
+        """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
+        return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
+
+    def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
+        if self.recipe.prune == 0:
+            return traced, None
+        self.options.progress("pruning", 0, 1)
+        pruned = prune(
+            traced,
+            self.calibration,
+            ratio=self.recipe.prune,
+            criterion=self.recipe.criterion,
+            across_layers=self.recipe.prune_global,
+            halved=halved,
+            samples=labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
+            seed=self.recipe.seed,
+        )
+        if pruned.share == 0:
+            raise SurgeryError(
+                "torch-pruning finds no channel of this network that can go, as in most transformers; --prune 0 skips "
+                "pruning"
+            )
+        self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
+        self._note("pruned", pruned.network)
+        return pruned.network, pruned
+
+    def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
+        if self.recipe.epochs == 0:
+            return FitHistory(), score_all(model, self.images, self.options.progress)
+        turned = not self.original.higher_is_better
+        then = ScoreMoments(now.center, -now.spread if turned else now.spread)
+        if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
+            # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
+            now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
+        facts = {"recipe": self.recipe.model_dump()}
+        return fit_to_opinion(
+            model,
+            self.images,
+            self.recipe,
+            now=now,
+            then=then,
+            options=self.options,
+            checkpoint=self.options.checkpoint_of(self.original, self.dataset, **facts),
+        )

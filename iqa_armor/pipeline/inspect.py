@@ -1,0 +1,86 @@
+"""Find out where a block can stand in a model, and what the blocks it has do to norms."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import KONIQ_SIZE, QualityModel
+from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
+from iqa_armor.surgery.stages import Branch, Cut, branches
+from iqa_armor.surgery.tokens import TokenGrid, token_grids
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The cuts of a model by branch and position, and the blocks it has already.
+
+    Args:
+        input_size: (height, width) that sizes refer to.
+        recommended: Nodes that `--position last` takes.
+        grids: Tokens on which a block can stand, where no cut is recommended.
+        blocks: Modules of the model that are RobustBlocks already.
+        spectra: Their measured singular values and those of the layers behind them.
+    """
+
+    name: str
+    parameters: int
+    input_size: tuple[int, int]
+    cuts: tuple[Cut, ...]
+    recommended: tuple[str, ...]
+    grids: tuple[TokenGrid, ...]
+    blocks: tuple[str, ...]
+    spectra: tuple[BlockSpectrum, ...]
+    remarks: tuple[str, ...]
+
+    @property
+    def several_branches(self) -> bool:
+        """Whether the network has more than one convolutional branch."""
+        return any(cut.branch for cut in self.cuts)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        return asdict(self)
+
+
+def inspect_model(model: QualityModel) -> Inspection:
+    """Trace a model, find its cuts and measure its blocks.
+
+    Raises:
+        SurgeryError: If it cannot be traced, or has neither a convolution nor tokens.
+    """
+    size = model.preprocessing.size or KONIQ_SIZE
+    traced = trace(model.network, torch.zeros(1, 3, *size))
+    lineage = Lineage(traced)
+    found = branches(lineage) if lineage.convolutions else ()
+    recommended = tuple(branch.cuts[-1].node for branch in found if not branch.problem)
+    grids = () if recommended else token_grids(lineage)
+    if not (found or grids):
+        branches(lineage)  # says what is missing
+    spectra = measure_blocks(traced)
+    blocks = tuple(spectrum.name for spectrum in spectra)
+    return Inspection(
+        name=model.name,
+        parameters=sum(parameter.numel() for parameter in model.parameters()),
+        input_size=size,
+        cuts=tuple(cut for branch in found for cut in branch.cuts),
+        recommended=recommended,
+        grids=grids,
+        blocks=blocks,
+        spectra=spectra,
+        remarks=(*_remarks(found, grids), *(f"{name} is a RobustBlock already" for name in blocks)),
+    )
+
+
+def _remarks(found: tuple[Branch, ...], grids: tuple[TokenGrid, ...]) -> list[str]:
+    if grids:
+        return ["a transformer has no last cut; name the tokens to protect with --position NODE"]
+    return [
+        f"no cut is recommended: {branch.problem}; name the tensor with --position NODE"
+        for branch in found
+        if branch.problem
+    ]

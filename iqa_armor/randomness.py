@@ -1,0 +1,26 @@
+"""Draw from torch's global generators without a trace."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+CPU = torch.device("cpu")
+
+
+@contextmanager
+def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
+    """Seed torch's global generators while the block runs, that of the processor and that of a device.
+
+    Those of the caller go on afterwards as if nothing had been drawn; generators of other devices are not touched,
+    which `torch.manual_seed` would seed as well.
+    """
+    devices = [device] if device.type == "cuda" else []
+    with torch.random.fork_rng(devices=devices):
+        torch.default_generator.manual_seed(seed)
+        for each in devices:
+            with torch.cuda.device(each):
+                torch.cuda.manual_seed(seed)
+        yield

@@ -1,0 +1,110 @@
+"""What every training shares: step sizes, epochs of steps, and the weights of the best epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Generator, Tensor, nn
+
+from iqa_armor.errors import ArmorError
+from iqa_armor.recipe import Training
+
+T = TypeVar("T")
+E = TypeVar("E")
+
+
+def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+    """Return a schedule of step sizes: linear over the first tenth of the steps, then half a cosine to zero."""
+    warm = max(1, steps // 10)
+
+    def factor(step: int) -> float:
+        if step < warm:
+            return (step + 1) / warm
+        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def decayed_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+    """Return AdamW under which weights decay, biases and the gains of norms do not."""
+    parameters = list(model.parameters())
+    groups: list[dict[str, Any]] = [
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def descend(
+    loss: Tensor,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    *,
+    backward: Callable[[Tensor], None] = torch.autograd.backward,
+) -> Tensor:
+    """Make one step down the gradient of a loss, and return the loss without its graph."""
+    optimizer.zero_grad(set_to_none=True)
+    backward(loss)
+    optimizer.step()
+    schedule.step()
+    return loss.detach()
+
+
+def run_epoch(
+    batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None] | None = None
+) -> float:
+    """Return the mean loss of an epoch of steps.
+
+    Args:
+        batches: What `step` takes, one after the other; it returns the loss of each.
+        step: Makes one step.
+        number: Of the epoch, from 1.
+        report: Called with the number of steps done in this epoch.
+
+    Raises:
+        ArmorError: If the loss is not finite.
+    """
+    losses: list[Tensor] = []
+    for batch in batches:
+        losses.append(step(batch))
+        if report is not None:
+            report(len(losses))
+    loss = float(torch.stack(losses).mean())
+    if not math.isfinite(loss):
+        raise ArmorError(f"the loss of epoch {number} is {loss}; lower --learning-rate, or check the scores")
+    return loss
+
+
+def mirrored(*parts: Tensor, generator: Generator) -> tuple[Tensor, ...]:
+    """Flip images (N, 3, H, W) left to right at random, each together with its partners in the other parts."""
+    chosen = torch.rand(len(parts[0]), generator=generator) < 0.5
+    chosen = chosen.to(parts[0].device).view(-1, 1, 1, 1)
+    return tuple(torch.where(chosen, part.flip(-1), part) for part in parts)
+
+
+class Epochs(Generic[E]):
+    """What the epochs of a training gave, and the weights of the best; epoch 0 is the network before training.
+
+    Args:
+        figure: What the best epoch has most of; of equals the first is best, and NaN counts least.
+    """
+
+    def __init__(self, figure: Callable[[E], float]) -> None:
+        self.done: list[E] = []
+        self.weights: dict[str, Tensor] = {}
+        self._figure = figure
+
+    @property
+    def best(self) -> int:
+        """Number of the best epoch, from 1."""
+        figures = [self._figure(epoch) for epoch in self.done]
+        return max(range(1, len(figures)), key=lambda n: -math.inf if math.isnan(figures[n]) else figures[n])
+
+    def add(self, epoch: E, module: nn.Module) -> None:
+        """Note an epoch, and keep the module's weights, on the CPU, where it is the best."""
+        self.done.append(epoch)
+        if len(self.done) > 1 and self.best == len(self.done) - 1:
+            self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
