@@ -35,44 +35,51 @@ def run_plan(
 ) -> Iterator[Attacked]:
     """Run every attack at every budget; each (name, budget) is yielded once, in no promised order.
 
-    PGDs that differ only in the number of steps share one trajectory per budget, and budgets share
-    gradients while their images have the same bits; results equal those of each attack run alone.
-    On the paper's sweep (1 and 8 steps, five budgets) 20 gradients do the work of 45.
+    PGDs that differ only in the number of steps share one trajectory per budget, and budgets share gradients while
+    their images have the same bits; results equal those of each attack run alone, for a random score in a plan of its
+    own. On the paper's plan (1 and 8 steps, five budgets) 20 gradients do the work of 45.
 
     Args:
         plan: Attacks by name, one per budget.
         score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
         images: Clean images (N, 3, H, W) in [0, 1].
-        generator: Returns the source of randomness of the attacks of a name.
+        generator: Returns the source of randomness of a purpose, and reseeds a score that draws; called before every
+            attack, and before every gradient of PGDs.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4; the sharing is (ours).
     """
     families: dict[tuple[PGD, tuple[float, ...]], dict[int, str]] = {}
     for name, attacks in plan.items():
-        pgds = [attack for attack in attacks if isinstance(attack, PGD)]
-        if pgds and len(pgds) == len(attacks):
-            steps, kind = pgds[0].steps, replace(pgds[0], epsilon=0.0)
-            alike = all(replace(pgd, epsilon=0.0) == kind for pgd in pgds)
-            family = families.setdefault((replace(kind, steps=1), tuple(pgd.epsilon for pgd in pgds)), {})
-            if alike and steps not in family:
-                family[steps] = name
+        pgds = [attack for attack in attacks if type(attack) is PGD]
+        if pgds and len({replace(pgd, epsilon=0.0) for pgd in pgds}) == 1 and len(pgds) == len(attacks):
+            kind = replace(pgds[0], epsilon=0.0, steps=1)
+            family = families.setdefault((kind, tuple(pgd.epsilon for pgd in pgds)), {})
+            if pgds[0].steps not in family:
+                family[pgds[0].steps] = name
                 continue
         source = generator(name)
         for attack in attacks:
             yield Attacked(name, (attack,), attack(score, images, source))
     for (pgd, epsilons), names in families.items():
-        yield from _sweep_pgd(pgd, names, score, images=images.detach(), epsilons=epsilons)
+        yield from _run_family(pgd, names, score, images.detach(), epsilons=epsilons, generator=generator)
 
 
-def _sweep_pgd(
-    pgd: PGD, names: Mapping[int, str], score: ScoreFn, *, images: Tensor, epsilons: Sequence[float]
+def _run_family(
+    pgd: PGD,
+    names: Mapping[int, str],
+    score: ScoreFn,
+    images: Tensor,
+    *,
+    epsilons: tuple[float, ...],
+    generator: Callable[[str], Generator],
 ) -> Iterator[Attacked]:
-    groups = [(tuple(epsilons), images)]
-    for step in range(1, max(names, default=0) + 1):
+    groups = [(epsilons, images)]
+    for step in range(1, max(names) + 1):
         following: list[tuple[tuple[float, ...], Tensor]] = []
         for members, current in groups:
-            moved = pgd.ascend(score, current)
-            following += _split(members, moved, images)
+            # So a random score draws alike whichever steps, budgets and other attacks are run.
+            generator(f"PGD {pgd.step_size:g} {pgd.direction:+d}, gradient {step}")
+            following += _split(members, pgd.ascend(score, current), images)
         groups = following
         if step in names:
             whole = replace(pgd, steps=step)
