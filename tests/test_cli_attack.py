@@ -23,7 +23,7 @@ from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.attack import attack_images, build_attacks
 from iqa_armor.pipeline.attack_files import COLUMNS, name_files, to_levels
-from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.score import score_files
 
 ARCH = """
