@@ -34,7 +34,7 @@ class Linear(nn.Module):
 
 
 def defense_of(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:
-    return DEFENSES.read(settings.defense)(settings, mos, spread)
+    return DEFENSES.read(settings.defense).of(settings, mos, spread)
 
 
 def linear_model() -> QualityModel:
