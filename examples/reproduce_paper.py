@@ -29,8 +29,7 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError
 from iqa_armor.machine import choose_device
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.inspection import inspect_model
-from iqa_armor.recipe import make_recipe
+from iqa_armor.pipeline.inspect import inspect_model
 
 PLAIN = {"position": "none", "prune": 0.0}
 # Row → what it changes in the recipe of the full method; the base is not fine-tuned at all.
@@ -77,7 +76,7 @@ class Grid:
         name = f"{base.name} {row}" + (f" seed {seed}" if seed else "")
         path = self.folder / "models" / f"{name.replace(' ', '-')}.safetensors"
         if not path.exists():
-            recipe: Recipe = make_recipe({"epochs": self.epochs, "seed": seed, **changes})
+            recipe: Recipe = Recipe.read({"epochs": self.epochs, "seed": seed, **changes})
             options = RunOptions(
                 device=self.device,
                 checkpoint=path.with_suffix(".resume.pt"),

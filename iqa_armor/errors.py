@@ -10,6 +10,8 @@ NETWORK_FAILURES = (
     AssertionError,
     LookupError,
     ArithmeticError,
+    NameError,
+    ImportError,
 )
 
 

@@ -2,100 +2,116 @@
 
 from __future__ import annotations
 
-import difflib
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from iqa_armor.errors import RecipeError
+from iqa_armor.errors import ArmorError, RecipeError
+from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, Seed, SettingsModel
 
-Loss = Literal["norm-in-norm", "plcc", "mse", "plcc+mse"]
 Precision = Literal["no", "bf16", "fp16"]
-Defense = Literal["none", "nt", "at"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
 Criterion = Literal["l1", "l2", "pls", "distilled-pls", "hsic", "random"]
-T = TypeVar("T", bound=BaseModel)
+SURGERY, TUNING, RIVAL = Flag(panel="Surgery"), Flag(panel="Fine-tuning"), Flag(panel="Rival defences")
 
 
-class Training(BaseModel):
-    """How a network is fitted to opinion scores.
+class Training(SettingsModel):
+    """How a network is fitted to opinion scores."""
 
-    Attributes:
-        epochs: Passes over the training images; 0 leaves the network as it is.
-        learning_rate: Peak step size of AdamW; warmed up over the first tenth, then cosine to zero.
-        batch_size: Images per step and process.
-        weight_decay: AdamW's, on weights of at least two dimensions.
-        loss: "norm-in-norm" (Li et al. 2020), "plcc", "mse" or "plcc+mse".
-        flip: Whether training images are mirrored at random.
-        precision: Arithmetic of the forward pass: "no" is float32.
-        seed: Of everything that is drawn.
-        defense: What is added to the objective: "none", "nt" (a penalty on the gradient by the pixels) or "at" (half
-            of each batch attacked, its labels lowered).
-        nt_weight: Factor of the penalty, for scores of unit spread.
-        nt_step: Step of the difference that stands for the gradient, pixels being in [0, 1]; 0 takes the gradient
-            itself by double backward.
-        at_epsilon: Radius of the training attack, in 1/255.
-        activation: What takes the place of ReLU, ReLU6 and leaky ReLU; "keep" leaves them.
-        activation_scope: Whether that happens in all layers or only behind those that are not pretrained ("new").
-    """
+    error: ClassVar[type[ArmorError]] = RecipeError
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-    epochs: int = Field(5, ge=0, le=10_000)
-    learning_rate: float = Field(3e-4, gt=0, le=10)
-    batch_size: int = Field(8, ge=2, le=65_536)
-    weight_decay: float = Field(1e-4, ge=0, le=10)
-    loss: Loss = "plcc+mse"
-    flip: bool = True
-    precision: Precision = "no"
-    seed: int = Field(0, ge=0, lt=2**63)
-    defense: Defense = "none"
-    nt_weight: float = Field(1e-3, ge=0, le=1e6)
-    nt_step: float = Field(0.01, ge=0, le=1)
-    at_epsilon: float = Field(4.0, gt=0, le=255)
-    activation: Activation = "keep"
-    activation_scope: ActivationScope = "all"
+    epochs: Annotated[Epochs, TUNING] = Field(5, ge=0, le=10_000)
+    learning_rate: Annotated[LearningRate, TUNING] = Field(3e-4, gt=0, le=10)
+    batch_size: Annotated[BatchSize, TUNING] = Field(8, ge=2, le=65_536)
+    weight_decay: Annotated[float, TUNING] = Field(
+        1e-4, ge=0, le=10, description="AdamW's, on weights of at least two dimensions."
+    )
+    loss: Annotated[str, OneOf("iqa_armor.training:LOSSES"), TUNING] = Field(
+        "plcc+mse", description="What is minimised; norm-in-norm is that of Li et al. 2020. Known are"
+    )
+    flip: Annotated[bool, TUNING] = Field(True, description="Whether training images are mirrored at random.")
+    precision: Annotated[Precision, TUNING] = Field(
+        "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
+    )
+    seed: Annotated[Seed, TUNING] = 0
+    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES"), RIVAL] = Field(
+        "none",
+        description="Way of training: nt penalises the gradient of the score by the pixels, at attacks half of each "
+        "batch and lowers its labels by what SSIM says. Known are",
+    )
+    nt_weight: Annotated[float, RIVAL] = Field(
+        1e-3, ge=0, le=1e6, description="Factor of nt's penalty, for scores of unit spread."
+    )
+    nt_step: Annotated[float, RIVAL] = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Step of nt's difference, pixels being in 0..1; 0 takes the gradient itself, by double backward.",
+    )
+    at_epsilon: Annotated[float, RIVAL] = Field(
+        4.0, gt=0, le=255, description="Radius and step of at's attack, in 1/255."
+    )
+    activation: Annotated[Activation, RIVAL] = Field(
+        "keep", description="What takes the place of ReLU, ReLU6 and leaky ReLU."
+    )
+    activation_scope: Annotated[ActivationScope, RIVAL] = Field(
+        "all",
+        description="Whether in all layers or, with train --weights, only behind those that FILE has no weights for.",
+    )
 
     @field_validator("defense")
     @classmethod
-    def _needs_epochs(cls, value: Defense, info: ValidationInfo) -> Defense:
+    def _needs_epochs(cls, value: str, info: ValidationInfo) -> str:
         if value != "none" and info.data.get("epochs") == 0:
             raise ValueError("needs at least one epoch, since it is a way of training")
         return value
 
 
-class Recipe(Training):
-    """Settings of one hardening, beside those of its fine-tuning.
+class TrainSettings(Training):
+    """Settings of the command that only trains."""
 
-    Attributes:
-        position: Where the block stands: "last", a cut's number, a node or module, or "none" for no block (the
-            control that is only fine-tuned).
-        backend: Orthogonal convolution of the block.
-        init: "random" (the paper's) or "identity" (principal directions of the calibration images).
-        pool: "square" (the paper's) or "none", which keeps the map's height and width.
-        taps: Whether side readers of the cut tensor read the protected one ("all") or not ("trunk").
-        prune: Share of channels removed, in [0, 1).
-        criterion: Channel importance: size of the weights ("l1", "l2"), what 200 labelled training images say of it
-            ("pls", "distilled-pls", "hsic"), or "random".
-        prune_global: Rank channels across layers instead of within each; always so with "distilled-pls".
-        calibration: Training images that statistics are taken from.
-    """
+    epochs: Annotated[Epochs, TUNING] = Field(6, ge=1, le=10_000)
+
+
+class Recipe(Training):
+    """Settings of one hardening, beside those of its fine-tuning."""
 
     # [RA] gives no figure; with 3e-4 NIMA on CLIVE lost SROCC .27 in its first epoch, with 1e-4 .09.
-    learning_rate: float = Field(1e-4, gt=0, le=10)
-    position: str = "last"
-    backend: Literal["cayley", "aoc", "aol"] = "cayley"
-    init: Literal["random", "identity"] = "random"
-    pool: Literal["square", "none"] = "square"
-    taps: Literal["all", "trunk"] = "all"
-    prune: float = Field(0.10, ge=0, lt=1)
-    criterion: Criterion = "l2"
-    prune_global: bool = False
-    calibration: int = Field(64, ge=2, le=4096)
+    learning_rate: Annotated[LearningRate, TUNING] = Field(1e-4, gt=0, le=10)
+    position: Annotated[str, Flag(metavar="last|N|NODE|none", panel=SURGERY.panel)] = Field(
+        "last",
+        description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "
+        "fine-tunes.",
+    )
+    backend: Annotated[Literal["cayley", "aoc", "aol"], SURGERY] = Field(
+        "cayley", description="Orthogonal convolution of the block."
+    )
+    init: Annotated[Literal["random", "identity"], SURGERY] = Field(
+        "random",
+        description="First weights of the block: the paper's, or principal directions of calibration images, which "
+        "keep the model's scores nearly as they are.",
+    )
+    pool: Annotated[Literal["square", "none"], SURGERY] = Field(
+        "square", description="Whether the block pools maps to squares, as the paper's, or keeps height and width."
+    )
+    taps: Annotated[Literal["all", "trunk"], SURGERY] = Field(
+        "all", description="Whether side readers of the tensor read the protected one."
+    )
+    prune: Annotated[float, SURGERY] = Field(0.10, ge=0, lt=1, description="Share of the channels to remove.")
+    criterion: Annotated[Criterion, SURGERY] = Field(
+        "l2",
+        description="Importance that decides which go: size of the weights (l1, l2), what 200 scored training images "
+        "say (pls, hsic; distilled-pls, which ranks across layers), or chance (random).",
+    )
+    prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",), panel=SURGERY.panel)] = Field(
+        False, description="Rank channels across layers or within each."
+    )
+    calibration: Annotated[int, SURGERY] = Field(
+        64, ge=2, le=4096, description="Training images that statistics are taken from."
+    )
 
     @field_validator("activation_scope")
     @classmethod
@@ -124,60 +140,15 @@ class Recipe(Training):
         return value
 
 
-def make_recipe(values: Mapping[str, Any], *, source: str = "the recipe") -> Recipe:
-    """Return a validated recipe.
-
-    Args:
-        values: Settings by name; the rest take their defaults.
-        source: What messages call their origin.
-
-    Raises:
-        RecipeError: If a name is unknown (the nearest valid one is given) or a value is not allowed.
-    """
-    return _validated(Recipe, values, source)
-
-
-def make_training(values: Mapping[str, Any], *, source: str = "the command line") -> Training:
-    """Return validated settings of plain training; arguments and errors as in `make_recipe`."""
-    return _validated(Training, values, source)
-
-
-def _validated(kind: type[T], values: Mapping[str, Any], source: str) -> T:
-    _refuse_unknown(values, source)
-    try:
-        return kind.model_validate(dict(values))
-    except ValidationError as error:
-        faults = "; ".join(f"{fault['loc'][0]}: {_explain(fault)}" for fault in error.errors())
-        raise RecipeError(f"{source}: {faults}") from error
-
-
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings that a TOML file gives, unvalidated but for their names.
+    """Return the settings that a TOML file gives, unvalidated.
 
     Raises:
-        RecipeError: If the file cannot be read, is not TOML or holds an unknown name.
+        RecipeError: If the file cannot be read or is not TOML.
     """
     try:
-        values = tomllib.loads(path.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
-    _refuse_unknown(values, str(path))
-    return values
-
-
-def _refuse_unknown(values: Mapping[str, Any], source: str) -> None:
-    for name in values:
-        if name not in Recipe.model_fields:
-            near = difflib.get_close_matches(name, Recipe.model_fields, n=1, cutoff=0)
-            raise RecipeError(f"{source} has no setting {name!r}; did you mean {near[0]!r}?")
-
-
-def _explain(fault: Any) -> str:
-    given = repr(fault["input"])
-    if fault["type"] == "literal_error":
-        allowed = get_args(Recipe.model_fields[fault["loc"][0]].annotation)
-        return f"must be one of {', '.join(map(str, allowed))}, got {given}"
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    return f"{message[0].lower()}{message[1:]}, got {given}"

@@ -157,8 +157,11 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return import_object(source, attribute, kind=self.kind, error=self.error)
         except self.error as error:
-            meant = self._meant(source)  # "koniq:data" reads like a module too
-            raise self.error(f"{error}; {meant.strip()}" if meant else str(error)) from error
+            if "." in source:
+                raise
+            # "koniq:data" reads like a module too
+            known = f"{self._meant(source)}known are {self.summary()}"
+            raise self.error(f"unknown {self.kind} {source!r}; {known}; {error}") from error
 
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}

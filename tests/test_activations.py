@@ -18,10 +18,10 @@ from iqa_armor.artifact import load_artifact, save_artifact
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import RecipeError, SurgeryError
 from iqa_armor.export import export_model
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.sqish import Sqish
-from iqa_armor.recipe import make_recipe, make_training
-from iqa_armor.surgery import trace
+from iqa_armor.recipe import Recipe, Training
 
 EXAMPLE = torch.rand(2, 3, 32, 40, generator=torch.Generator().manual_seed(0))
 
@@ -176,6 +176,6 @@ def test_new_scope_follows_the_weights_that_were_found(arch, spec, tmp_path: Pat
 
 def test_settings_that_make_no_sense_are_refused() -> None:
     with pytest.raises(RecipeError, match="activation_scope: a model that is hardened has no new layers"):
-        make_recipe({"activation": "silu", "activation_scope": "new"})
+        Recipe.read({"activation": "silu", "activation_scope": "new"})
     with pytest.raises(RecipeError, match="activation: must be one of keep, elu"):
-        make_training({"activation": "mish"})
+        Training.read({"activation": "mish"})

@@ -30,6 +30,7 @@ FLOORS = {
     "randomness": 1,
     "gradients": 1,
     "results": 1,
+    "settings": 0,
     "numerals": 0,
     "files": 0,
     "progress": 0,

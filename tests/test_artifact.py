@@ -137,7 +137,7 @@ def test_scores_are_bit_equal_after_save_and_load(name: str, tmp_path: Path) -> 
 
 def test_a_spliced_block_survives_save_and_load_twice(tmp_path: Path) -> None:
     torch.manual_seed(2)
-    from iqa_armor.surgery import trace
+    from iqa_armor.graph.trace import trace
 
     traced = trace(torchvision_network("resnet18").eval(), torch.zeros(1, 3, *SIZE))
     cut = next(node for node in traced.graph.nodes if node.name == "layer3_1_relu_1")
@@ -179,7 +179,7 @@ def test_a_model_without_size_and_scale_survives(tmp_path: Path) -> None:
 
 
 def test_half_precision_weights_keep_their_type(tmp_path: Path) -> None:
-    from iqa_armor.surgery import trace
+    from iqa_armor.graph.trace import trace
 
     traced = trace(
         nn.Sequential(nn.Conv2d(3, 1, 1), nn.BatchNorm2d(1), nn.AdaptiveAvgPool2d(1)), torch.zeros(1, 3, 8, 8)

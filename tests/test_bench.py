@@ -13,17 +13,20 @@ from torch import nn
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pipeline import peak_memory as apart
-from iqa_armor.pipeline.bench import BenchSettings, benchmark
-from iqa_armor.pipeline.loading import Opening
+from iqa_armor.pipeline.bench import benchmark
+from iqa_armor.pipeline.bench_settings import BenchSettings
+from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, measured_apart
-from iqa_armor.pipeline.timed_model import Trial
-from iqa_armor.surgery import choose, splice, trace
+from iqa_armor.pipeline.timed_model import TimedModel
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 
 Make = Callable[..., QualityModel]
-QUICK = BenchSettings(batches=(1, 2), repeats=2, device=CPU, has_memory=False)
+QUICK = BenchSettings(batches=(1, 2), repeats=2, has_memory=False)
 
 
 def saved(folder: Path, model: QualityModel, name: str, *, backend: str | None = None) -> Path:
@@ -47,7 +50,7 @@ def cayley(tmp_path: Path, make_model: Make) -> Path:
 
 
 def test_models_stand_side_by_side(plain: Path, cayley: Path) -> None:
-    first, second = benchmark([plain, cayley], QUICK).models
+    first, second = benchmark([plain, cayley], QUICK, device=CPU).models
     assert (first.name, second.name) == ("plain", "cayley")
     assert second.parameters > first.parameters
     assert second.file_bytes == cayley.stat().st_size > first.file_bytes
@@ -60,7 +63,7 @@ def test_models_stand_side_by_side(plain: Path, cayley: Path) -> None:
 
 
 def test_first_model_has_ratios_of_one(plain: Path) -> None:
-    (cost,) = benchmark([plain], QUICK).models
+    (cost,) = benchmark([plain], QUICK, device=CPU).models
     assert cost.ratio["latency"] == {"1": 1, "2": 1}
     assert [cost.ratio[name] for name in ("parameters", "flops", "file_bytes", "first_call", "training_step")] == [
         1
@@ -68,15 +71,15 @@ def test_first_model_has_ratios_of_one(plain: Path) -> None:
 
 
 def test_cache_is_shown_with_its_bound_and_can_be_done_without(plain: Path, cayley: Path) -> None:
-    first, second = benchmark([plain, cayley], QUICK).models
+    first, second = benchmark([plain, cayley], QUICK, device=CPU).models
     assert first.cache_bytes == first.cache_limit_bytes == 0
     assert 0 < second.cache_bytes <= second.cache_limit_bytes
-    (without,) = benchmark([cayley], BenchSettings(**{**vars(QUICK), "cache_limit": 0})).models
+    (without,) = benchmark([cayley], QUICK.model_copy(update={"has_cache": False}), device=CPU).models
     assert without.cache_bytes == without.cache_limit_bytes == 0
 
 
 def test_parts_left_out_are_not_measured(plain: Path) -> None:
-    found = benchmark([plain], BenchSettings(**{**vars(QUICK), "has_training": False}))
+    found = benchmark([plain], QUICK.model_copy(update={"has_training": False}), device=CPU)
     assert found.models[0].training_step is None
     assert found.models[0].peak_memory == {}
 
@@ -85,13 +88,13 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path, plain: Path
     (tmp_path / "b").mkdir()
     twin = tmp_path / "b" / plain.name
     twin.write_bytes(plain.read_bytes())
-    settings = BenchSettings(batches=(1,), repeats=1, device=CPU, has_memory=False, has_training=False)
-    assert [cost.name for cost in benchmark([plain, twin], settings).models] == [str(plain), str(twin)]
+    settings = BenchSettings(batches=(1,), repeats=1, has_memory=False, has_training=False)
+    assert [cost.name for cost in benchmark([plain, twin], settings, device=CPU).models] == [str(plain), str(twin)]
 
 
 def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
-    settings = BenchSettings(batches=(1,), repeats=1, device=CPU, size=(64, 64), has_training=False)
-    found = benchmark([cayley], settings)
+    settings = BenchSettings(batches=(1,), repeats=1, size=(64, 64), has_training=False)
+    found = benchmark([cayley], settings, device=CPU)
     (cost,) = found.models
     assert set(cost.peak_memory) == {"inference"}
     assert (cost.peak_memory["inference"] or 0) > 4 * cost.parameters
@@ -119,13 +122,13 @@ def test_failing_process_is_an_error_with_its_last_line(tmp_path: Path) -> None:
 
 
 def test_requests_survive_the_way_to_the_process(tmp_path: Path) -> None:
-    request = Request(tmp_path, Opening(arch="resnet18", preprocessing={"size": (8, 8)}), (8, 8), 1, "training", 0, 1)
+    request = Request(tmp_path, Opening(arch="resnet18", input_size=(8, 8)), (8, 8), 1, "training", 0, 1)
     assert pickle.loads(pickle.dumps(request)) == request
 
 
 def test_benchmark_leaves_the_file_alone(plain: Path) -> None:
     before = plain.read_bytes()
-    benchmark([plain], QUICK)
+    benchmark([plain], QUICK, device=CPU)
     assert plain.read_bytes() == before
 
 
@@ -133,8 +136,8 @@ def test_benchmark_leaves_the_file_alone(plain: Path) -> None:
     "settings", [{"batches": ()}, {"batches": (0,)}, {"repeats": 0}, {"size": (0, 32)}], ids=lambda given: str(given)
 )
 def test_impossible_settings_are_refused(settings: dict[str, object]) -> None:
-    with pytest.raises(UsageError, match="must be positive"):
-        BenchSettings(**settings)  # type: ignore[arg-type]
+    with pytest.raises(UsageError, match=r"greater than|at least"):
+        BenchSettings(**settings)
 
 
 def test_no_model_is_refused() -> None:
@@ -145,18 +148,18 @@ def test_no_model_is_refused() -> None:
 def test_size_that_a_network_cannot_take_is_refused_by_name(make_model: Make) -> None:
     model = make_model()
     model.network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 8 * 8, 1))
-    trial = Trial(model, size=(8, 9), device=CPU)
+    timed = TimedModel(model, size=(8, 9), device=CPU)
     with pytest.raises(UsageError, match=r"small cannot score 1 images of 8x9.*another --size"):
-        trial.score(trial.images(1))
+        timed.score(timed.images(1))
     with pytest.raises(UsageError, match=r"small cannot be trained.*--no-training"):
-        trial.train(trial.images(1))
+        timed.train(timed.images(1))
 
 
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_peak_memory_on_cuda_counts_the_model(cayley: Path) -> None:
-    settings = BenchSettings(batches=(1, 4), repeats=2, device=torch.device("cuda"))
-    found = benchmark([cayley], settings)
+    settings = BenchSettings(batches=(1, 4), repeats=2)
+    found = benchmark([cayley], settings, device=torch.device("cuda"))
     assert found.settings["memory_method"] == "allocator statistics"
     assert all(
         (found.models[0].peak_memory[task] or 0) > 4 * found.models[0].parameters for task in ("inference", "training")

@@ -21,17 +21,18 @@ from iqa_armor.defenses.base import Certificate
 from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
+from iqa_armor.graph.trace import trace
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.certified import Subject
-from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
+from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
 from iqa_armor.report import render_certification
 from iqa_armor.report.certificates import notes
 from iqa_armor.results import Certification
-from iqa_armor.surgery import trace
 
 MakeModel = Callable[..., QualityModel]
-QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5, device=CPU)
+QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)
 RANGE = ScoreScale(-1, 1)
 
 
@@ -76,7 +77,7 @@ def found() -> Certification:
         QualityModel(small_network(seed), plain, scale=ScoreScale(-1, seed + 1), name=f"model{seed}").eval()
         for seed in (0, 1)
     ]
-    return certify_images(models, memory_dataset(8, 8), QUICK, baseline=0)
+    return certify_images(models, memory_dataset(8, 8), QUICK, baseline=0, device=CPU)
 
 
 def test_figures_are_those_of_the_images(found: Certification) -> None:
@@ -112,7 +113,8 @@ def test_an_image_gets_the_same_noise_whatever_else_there_is(make_model: MakeMod
     fewer = certify_images(
         [make_model(scale=ScoreScale(-1, 1))],
         memory_dataset(8, 8),
-        CertifySettings(samples=50, limit=2, device=CPU),
+        CertifySettings(samples=50, limit=2),
+        device=CPU,
     )
     image = fewer.models[0].methods["ms"].images[1]
     (same,) = (other for other in found.models[0].methods["ms"].images if other.name == image.name)
@@ -120,7 +122,7 @@ def test_an_image_gets_the_same_noise_whatever_else_there_is(make_model: MakeMod
 
 
 def test_json_round_trip_keeps_missing_bounds(make_model: MakeModel) -> None:
-    few = certify_images([make_model()], memory_dataset(8, 4), CertifySettings(samples=3, limit=2, device=CPU))
+    few = certify_images([make_model()], memory_dataset(8, 4), CertifySettings(samples=3, limit=2), device=CPU)
     figures = few.models[0].methods["ms"]
     assert figures.abstained == 1
     assert figures.delta is None
@@ -133,33 +135,33 @@ def test_json_round_trip_keeps_missing_bounds(make_model: MakeModel) -> None:
 
 
 def test_range_is_measured_where_the_data_allows_it(make_model: MakeModel, tmp_path: Path) -> None:
-    measured = certify_images([make_model()], memory_dataset(8, 4), QUICK)
+    measured = certify_images([make_model()], memory_dataset(8, 4), QUICK, device=CPU)
     assert measured.models[0].scale is not None
     assert "measured on 5 training images" in measured.models[0].scale.source
     folder = write_images(tmp_path / "images", count=2)
     with pytest.raises(ModelLoadError, match="--score-range"):
-        certify_files([make_model()], [folder], QUICK)
+        certify_files([make_model()], [folder], QUICK, device=CPU)
 
 
 def test_the_model_keeps_its_state(make_model: MakeModel) -> None:
     model = make_model(scale=RANGE)
-    certify_images([model], memory_dataset(8, 4), QUICK)
+    certify_images([model], memory_dataset(8, 4), QUICK, device=CPU)
     assert all(parameter.requires_grad for parameter in model.parameters())
 
 
 def test_options_change_the_methods_that_have_them() -> None:
     settings = CertifySettings(methods=("ms:sigma=0.3", "rs", "drs"), sigma=0.2, radius=0.1, denoiser="blur")
-    assert settings.smoothers() == {
+    assert build_smoothers(settings) == {
         "ms:sigma=0.3": MedianSmoothing(sigma=0.3, radius=0.1),
         "rs": MeanSmoothing(sigma=0.2, radius=0.1),
         "drs": MeanSmoothing(sigma=0.2, radius=0.1, denoiser="blur", clamp=True),
     }
     with pytest.raises(UsageError, match="none of the methods ms, rs has the setting 'denoiser'"):
-        CertifySettings(methods=("ms", "rs"), denoiser="blur").smoothers()
+        build_smoothers(CertifySettings(methods=("ms", "rs"), denoiser="blur"))
     with pytest.raises(UsageError, match="method 'ms': sigma must be positive"):
-        CertifySettings(sigma=-1.0).smoothers()
-    with pytest.raises(UsageError, match="at least one method"):
-        CertifySettings(methods=()).smoothers()
+        build_smoothers(CertifySettings(sigma=-1.0))
+    with pytest.raises(UsageError, match=r"methods: .*at least 1"):
+        CertifySettings(methods=())
 
 
 def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,23 +169,23 @@ def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest
     monkeypatch.setattr(
         input_smoothing, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None)
     )
-    settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser="halving", limit=3, device=CPU)
-    found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings)
-    assert set(words) == {"", "halving"}
+    settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser=f"{__name__}:Halving", limit=3)
+    found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings, device=CPU)
+    assert set(words) == {"", f"{__name__}:Halving"}
     methods = found.models[0].methods
-    assert methods["dms"].settings["denoiser"] == "halving"
+    assert methods["dms"].settings["denoiser"] == f"{__name__}:Halving"
     assert 0 < methods["dms"].delta < methods["ms"].delta  # type: ignore[operator]
 
 
 def test_another_guarantee_is_said(make_model: MakeModel) -> None:
     local = f"{__name__}:Local"
     assert SMOOTHERS.read(f"{local}:radius=0.1") == Local(radius=0.1)
-    assert CertifySettings(methods=("ms", local), sigma=0.2, radius=0.1).smoothers() == {
+    assert build_smoothers(CertifySettings(methods=("ms", local), sigma=0.2, radius=0.1)) == {
         "ms": MedianSmoothing(sigma=0.2, radius=0.1),
         local: Local(radius=0.1),  # whose sigma is no noise on pixels
     }
-    settings = CertifySettings(methods=(local,), limit=2, device=CPU)
-    found = certify_images([make_model()], memory_dataset(8, 4), settings)
+    settings = CertifySettings(methods=(local,), limit=2)
+    found = certify_images([make_model()], memory_dataset(8, 4), settings, device=CPU)
     assert found.models[0].methods[local].guarantee == "local, first-order"
     assert any(f"{local} is local, first-order" in note for note in notes(found))
     assert "<svg" not in render_certification(found)  # nothing is bounded, and one score for all ranks nothing
@@ -258,13 +260,14 @@ def test_data_gets_a_comparison_and_a_page(files: list[Path], tmp_path: Path) ->
     [
         (["MODEL", "IMAGES", "--method", "mss"], 2, "unknown smoother 'mss'; did you mean ms? known are ms, rs"),
         (["MODEL", "IMAGES", "--sigma", "0"], 2, "sigma must be positive"),
-        (["MODEL", "IMAGES", "--denoiser", "x"], 2, "has the setting 'denoiser'"),
+        (["MODEL", "IMAGES", "--denoiser", "x"], 2, "unknown purifier 'x'"),
+        (["MODEL", "IMAGES", "--denoiser", "blur"], 2, "has the setting 'denoiser'"),
         (["MODEL", "IMAGES", "--data", "synthetic"], 2, "nothing for --data"),
         (["IMAGES"], 2, "name a MODEL file"),
         (["absent.pt", "IMAGES"], 3, "no model file absent.pt"),
         (["MODEL", "absent.png"], 5, "no such image: absent.png"),
         (["MODEL", "--data", "folder:absent"], 5, "absent"),
-        (["MODEL", "IMAGES", "--report", "IMAGES"], 2, "cannot write"),
+        (["MODEL", "IMAGES", "--report", "IMAGES"], 2, "is a folder"),
     ],
 )
 def test_mistakes_have_a_message_and_an_exit_code(

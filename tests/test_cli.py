@@ -180,11 +180,11 @@ def test_file_that_would_run_code_is_refused_with_the_way_out(command: str, tmp_
     [
         (["inspect", "absent.pt"], 3, "no model file absent.pt"),
         (["harden", "MODEL", "--data", "csv:absent.csv"], 5, "absent.csv"),
-        (["harden", "MODEL", "--data", "video:x"], 5, "unknown dataset kind"),
+        (["harden", "MODEL", "--data", "video:x"], 5, "unknown dataset 'video'"),
         (["harden", "MODEL", "--data", "SPEC", "--position", "layer9", "--input-size", "64x64"], 4, "layer9"),
         (["harden", "MODEL", "--data", "SPEC", "--prune", "1.5"], 6, "prune"),
         (["harden", "MODEL", "--data", "SPEC", "-o", "MODEL"], 2, "safetensors"),
-        (["harden", "MODEL", "--data", "SPEC", "-o", "nowhere/out.safetensors"], 2, "does not exist"),
+        (["harden", "MODEL", "--data", "SPEC", "-o", "MODEL/out.safetensors"], 1, "cannot write"),
         (["harden", "MODEL", "--input-size", "12"], 2, "HEIGHTxWIDTH"),
         (["harden", "MODEL", "--backend", "fourier"], 2, "fourier"),
         (["evaluate", "MODEL", "--data", "SPEC", "--attack", "pgdx"], 2, "unknown attack"),

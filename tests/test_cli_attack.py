@@ -156,8 +156,8 @@ def test_a_number_that_another_image_already_has_is_skipped() -> None:
     [
         (["absent.png"], 5, "no such image: absent.png"),
         (["EMPTY"], 5, "no images in"),
-        (["PHOTOS", "--epsilon", "-1"], 2, "Invalid value"),
-        (["PHOTOS", "--epsilon", "nan"], 2, "Invalid value"),
+        (["PHOTOS", "--epsilon", "-1"], 2, "--epsilon: input should be greater"),
+        (["PHOTOS", "--epsilon", "nan"], 2, "--epsilon: input should be"),
         (["PHOTOS", "--attack", "pdg8"], 2, "unknown attack 'pdg8'"),
         (["PHOTOS", "--attack", "pgd:epsilon=-1"], 2, "epsilon >= 0"),
         (["PHOTOS", "--direction", "left"], 2, "left"),

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from iqa_armor.artifact import save_artifact
 from iqa_armor.cli import app
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import BACKENDS, RobustBlock
-from iqa_armor.surgery import choose, splice, trace
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 
 BENCH = ("--batch", 1, "--batch", 2, "--repeats", 1, "--device", "cpu", "--no-memory")
 
@@ -73,7 +75,11 @@ def test_no_cache_keeps_nothing(pair: tuple[Path, Path]) -> None:
     ("arguments", "code", "message"),
     [
         (["absent.pt"], 3, "no model file absent.pt"),
-        (["MODEL", "--size", "12"], 2, "--size takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "12"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "²x²"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--size", "٣٢x٣٢"], 2, "--size: takes HEIGHTxWIDTH"),
+        (["MODEL", "--threads", "0"], 2, "--threads"),
+        (["MODEL", "--device", "cuda:x"], 2, "cuda:x"),
         (["MODEL", "--batch", "0"], 2, "--batch"),
         (["MODEL", "--repeats", "0"], 2, "--repeats"),
         (["MODEL", "--device", "tpu"], 2, "tpu"),

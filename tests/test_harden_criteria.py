@@ -18,7 +18,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.harden import Hardened, harden, plan
 from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.progress import silent
-from iqa_armor.recipe import Recipe, make_recipe
+from iqa_armor.recipe import Recipe
 from iqa_armor.training.images import load_training_images
 
 
@@ -55,7 +55,7 @@ def test_samples_are_200_spread_images_with_their_scores(make_model) -> None:
 
 @pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "random"])
 def test_hardening_is_the_same_each_time(make_model, dataset: Dataset, criterion: str) -> None:
-    recipe = make_recipe({"criterion": criterion, "epochs": 0, "prune": 0.2})
+    recipe = Recipe.read({"criterion": criterion, "epochs": 0, "prune": 0.2})
     one, two = (harden(make_model(), dataset, recipe) for _ in range(2))
     assert one.pruned is not None
     assert one.pruned.samples == (0 if criterion == "random" else 144)
@@ -64,7 +64,7 @@ def test_hardening_is_the_same_each_time(make_model, dataset: Dataset, criterion
 
 def test_another_seed_removes_other_channels_at_random(make_model, dataset: Dataset) -> None:
     values = {"criterion": "random", "epochs": 0, "prune": 0.5, "position": "none"}
-    one, two = (harden(make_model(), dataset, make_recipe({**values, "seed": seed})) for seed in (0, 1))
+    one, two = (harden(make_model(), dataset, Recipe.read({**values, "seed": seed})) for seed in (0, 1))
     assert not all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
 
 

@@ -17,6 +17,7 @@ from torch.nn import functional
 from iqa_armor import load_model
 from iqa_armor.artifact import load_artifact
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.checkpoints import read_state
@@ -28,7 +29,7 @@ from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import choose, trace
+from iqa_armor.surgery.stages import choose
 
 # Names with the nodes that blocks stand on: before the last stage, in each branch.
 CUTS = {

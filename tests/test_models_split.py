@@ -8,9 +8,10 @@ from conftest import small_network
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.trace import trace_shared
+from iqa_armor.graph.walk import passages
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.demo import demo_network
-from iqa_armor.models.graph import passages, shared_graph
 from iqa_armor.models.linearity import linearity_network
 from iqa_armor.models.split import split_network
 
@@ -77,7 +78,7 @@ def test_head_of_backbone_has_the_bits_of_the_network(name: str, is_traced: bool
 def test_every_passage_can_be_split_at_bit_for_bit() -> None:
     network, _ = features_of("resnet18")
     scores = network(IMAGES)
-    nodes = passages(shared_graph(network, IMAGES).graph)
+    nodes = passages(trace_shared(network, IMAGES).graph)
     assert {"relu", "maxpool", "flatten"} <= {node.name for node in nodes}
     for node in nodes[1:]:
         backbone, head = split_network(network, node.name, example=IMAGES)
@@ -127,7 +128,7 @@ def test_a_network_that_cannot_be_followed_is_refused() -> None:
         def forward(self, images: Tensor) -> Tensor:
             return images.mean((1, 2, 3)) if images.mean() > 0 else images.sum((1, 2, 3))
 
-    with pytest.raises(SurgeryError, match="cannot be followed"):
+    with pytest.raises(SurgeryError, match="cannot be traced"):
         split_network(Branching(), example=IMAGES)
 
 

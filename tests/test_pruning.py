@@ -7,10 +7,12 @@ from torch import Tensor, nn
 from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.trace import trace
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.pruning import prune
 from iqa_armor.pruning.rounding import Rounding, promising
-from iqa_armor.surgery import choose, splice, trace
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 
 
 def images(count: int = 8, size: int = 64) -> Tensor:

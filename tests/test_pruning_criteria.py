@@ -10,9 +10,9 @@ import torch
 import torchvision
 from torch import Tensor, fx, nn
 
+from iqa_armor.graph.trace import trace
 from iqa_armor.pruning import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import trace
 
 SAMPLED = pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic"])
 WIDTH, PLANTED = 16, 5

@@ -6,18 +6,18 @@ import pytest
 from pydantic import ValidationError
 
 from iqa_armor.errors import RecipeError
-from iqa_armor.recipe import make_recipe, read_recipe
+from iqa_armor.recipe import Recipe, read_recipe
 
 
 def test_defaults_are_the_papers() -> None:
-    recipe = make_recipe({})
+    recipe = Recipe.read({})
     chosen = (recipe.position, recipe.backend, recipe.init, recipe.pool, recipe.prune, recipe.criterion, recipe.epochs)
     assert chosen == ("last", "cayley", "random", "square", 0.10, "l2", 5)
 
 
 def test_recipe_cannot_be_changed_afterwards() -> None:
     with pytest.raises(ValidationError, match="frozen"):
-        make_recipe({}).epochs = 3  # type: ignore[misc]
+        Recipe.read({}).epochs = 3  # type: ignore[misc]
 
 
 @pytest.mark.parametrize(
@@ -34,20 +34,20 @@ def test_recipe_cannot_be_changed_afterwards() -> None:
 )
 def test_wrong_settings_are_named_with_their_value(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_recipe(values)
+        Recipe.read(values)
 
 
 def test_distilled_pls_ranks_across_layers_and_the_recipe_says_so() -> None:
-    recipe = make_recipe({"criterion": "distilled-pls"})
+    recipe = Recipe.read({"criterion": "distilled-pls"})
     assert recipe.prune_global
-    assert make_recipe(recipe.model_dump()) == recipe
-    assert not make_recipe({"criterion": "pls"}).prune_global
+    assert Recipe.read(recipe.model_dump()) == recipe
+    assert not Recipe.read({"criterion": "pls"}).prune_global
 
 
 def test_toml_gives_settings_and_numbers_become_positions(tmp_path: Path) -> None:
     path = tmp_path / "recipe.toml"
     path.write_text('position = 3\nbackend = "aol"\nepochs = 2\n')
-    recipe = make_recipe(read_recipe(path), source=str(path))
+    recipe = Recipe.read(read_recipe(path), source=str(path))
     assert (recipe.position, recipe.backend, recipe.epochs) == ("3", "aol", 2)
 
 
@@ -59,5 +59,5 @@ def test_unusable_file_is_refused_by_name(tmp_path: Path, text: str | None, mess
     if text is not None:
         path.write_text(text)
     with pytest.raises(RecipeError, match=message) as caught:
-        read_recipe(path)
+        Recipe.read(read_recipe(path), source=str(path))
     assert "recipe.toml" in str(caught.value)

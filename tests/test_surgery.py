@@ -10,7 +10,12 @@ from torch.nn import functional
 from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.surgery import branches, choose, rescale_output, size_of, splice, trace
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace
+from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.surgery.rescale import rescale_output
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import branches, choose
 
 
 def example(size: int = 96) -> Tensor:
@@ -47,7 +52,7 @@ class Residual(nn.Module):
 def test_last_cut_is_where_the_final_stage_begins(name: str, node: str, channels: int) -> None:
     network = torchvision.models.get_model(name, weights=None, num_classes=1)
     traced = trace(network, example()[:1])
-    (found,) = branches(traced)
+    (found,) = branches(Lineage(traced))
     assert (found.cuts[-1].node, found.cuts[-1].channels) == (node, channels)
     assert [cut.name for cut in choose(traced, "last")] == [node]
 
@@ -60,7 +65,7 @@ def test_mobilenet_cut_is_the_input_of_features_14() -> None:
 
 def test_cuts_are_numbered_from_the_input_by_map_size() -> None:
     traced = trace(torchvision.models.resnet50(weights=None), torch.rand(1, 3, 498, 664))
-    (found,) = branches(traced)
+    (found,) = branches(Lineage(traced))
     # Table 1 of the paper names 3 x 498 x 664, 64 x 125 x 166 and 1024 x 32 x 42 among its positions.
     sizes = [(cut.position, cut.channels, *cut.size) for cut in found.cuts]
     assert sizes == [(1, 3, 498, 664), (2, 64, 125, 166), (3, 256, 125, 166), (4, 512, 63, 83), (5, 1024, 32, 42)]
@@ -188,7 +193,7 @@ def test_untraceable_network_names_the_line() -> None:
 def test_network_without_convolutions_is_refused() -> None:
     traced = trace(nn.Sequential(nn.Flatten(), nn.Linear(3 * 96 * 96, 1)), example())
     with pytest.raises(SurgeryError, match="no convolution"):
-        branches(traced)
+        branches(Lineage(traced))
 
 
 def test_wrong_input_size_is_named() -> None:

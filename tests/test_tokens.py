@@ -15,12 +15,16 @@ from typer.testing import CliRunner
 from iqa_armor.artifact import load_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock, TokenBlock
 from iqa_armor.pipeline.harden import harden
-from iqa_armor.pipeline.inspection import inspect_model
+from iqa_armor.pipeline.inspect import inspect_model
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import Flow, choose, size_of, token_grid, token_grids, trace
+from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.surgery.stages import choose
+from iqa_armor.surgery.tokens import token_grid, token_grids
 
 VIT_FILE = """
 from torch import nn
@@ -60,7 +64,7 @@ class Patches(nn.Module):
 
 
 def grids_of(network: nn.Module, *size: int) -> list[tuple[str, int, tuple[int, int], int]]:
-    found = token_grids(Flow(trace(network, torch.zeros(1, 3, *size))))
+    found = token_grids(Lineage(trace(network, torch.zeros(1, 3, *size))))
     return [(grid.node, grid.channels, grid.size, grid.extra) for grid in found]
 
 
@@ -160,14 +164,16 @@ def test_windowed_transformer_has_maps_with_their_channels_last() -> None:
         embed_dim=24, num_heads=(2, 2)
     )  # fmt: skip
     traced = trace(network, torch.zeros(1, 3, 64, 64))
-    assert [(grid.channels, grid.size) for grid in token_grids(Flow(traced))] == [(24, (16, 16))] * 2 + [(48, (8, 8))]
+    assert [(grid.channels, grid.size) for grid in token_grids(Lineage(traced))] == [(24, (16, 16))] * 2 + [
+        (48, (8, 8))
+    ]
 
 
 def test_maps_of_convolutions_are_no_tokens() -> None:
     traced = trace(
         nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1)), torch.zeros(1, 3, 8, 8)
     )
-    assert all(token_grid(Flow(traced), node) is None for node in traced.graph.nodes if node.op == "call_module")
+    assert all(token_grid(Lineage(traced), node) is None for node in traced.graph.nodes if node.op == "call_module")
 
 
 @pytest.mark.parametrize(("backend", "init"), [("cayley", "identity"), ("aoc", "random"), ("aol", "identity")])

@@ -26,13 +26,15 @@ from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.train_purifier import Threats, train_purifier
+from iqa_armor.pipeline.purifier_settings import PurifierSettings
+from iqa_armor.pipeline.train_purifier import build_threats, train_purifier
 from iqa_armor.progress import silent
+from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages, load_training_images
 from iqa_armor.training.pairs import fit_attacks, make_pairs
-from iqa_armor.training.purifier import FilterSettings, fit_filter
+from iqa_armor.training.purifier import fit_filter
 
-SPEED = FilterSettings(epochs=4, learning_rate=5e-3)
+SPEED = PurifierSettings(epochs=4, learning_rate=5e-3)
 CPU = RunOptions(device=torch.device("cpu"))
 
 
@@ -79,7 +81,7 @@ def test_fitted_attacks_are_fitted_once(make_model: Callable[..., QualityModel])
 def test_a_filter_brings_attacked_images_back(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:
     model = make_model()
     before = {name: value.clone() for name, value in model.state_dict().items()}
-    result = train_purifier(model, smooth, replace(SPEED, epochs=8), options=CPU)
+    result = train_purifier(model, smooth, SPEED.model_copy(update={"epochs": 8}), options=CPU)
     undone = result.undone
     assert undone.psnr_after > undone.psnr_before + 1
     assert undone.gain_after < 0.8 * undone.gain_before
@@ -97,10 +99,10 @@ def test_training_depends_on_its_seed_only(make_model: Callable[..., QualityMode
         images = prepared(make_model(), few)
         return fit_filter(make_model(), images, attacks, settings=settings).network.layers[0].weight
 
-    quick = replace(SPEED, epochs=3)
+    quick = SPEED.model_copy(update={"epochs": 3})
     assert torch.equal(weights(quick), weights(quick))
-    assert not torch.equal(weights(quick), weights(replace(quick, seed=1)))
-    assert not torch.equal(weights(quick), weights(replace(quick, fresh=True)))
+    assert not torch.equal(weights(quick), weights(quick.model_copy(update={"seed": 1})))
+    assert not torch.equal(weights(quick), weights(quick.model_copy(update={"fresh": True})))
 
 
 def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:
@@ -113,7 +115,7 @@ def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityMo
     images = prepared(make_model(), Dataset("few", {"training": smooth.training().limit(6)}))
     for fresh, rounds in ((False, 2), (True, 4)):
         counted.clear()
-        settings = replace(SPEED, epochs=3, fresh=fresh)
+        settings = SPEED.model_copy(update={"epochs": 3, "fresh": fresh})
         fit_filter(make_model(), images, [PGD(steps=1)], settings=settings, progress=count)
         assert len(counted) == rounds
 
@@ -121,7 +123,9 @@ def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityMo
 def test_the_file_defends_and_says_where_it_comes_from(
     make_model: Callable[..., QualityModel], smooth: Dataset, tmp_path: Path
 ) -> None:
-    result = train_purifier(make_model(), smooth, SPEED, threats=Threats(("pgd1",), (4 / 255,)), options=CPU)
+    result = train_purifier(
+        make_model(), smooth, SPEED.model_copy(update={"attacks": ("pgd1",), "epsilons": (4 / 255,)}), options=CPU
+    )
     path = tmp_path / "fcn.safetensors"
     result.save(path)
     purifier, images = read_purifier(f"fcn:path={path}"), torch.rand(2, 3, 32, 40)
@@ -134,21 +138,21 @@ def test_the_file_defends_and_says_where_it_comes_from(
 
 
 def test_threats_are_every_attack_at_every_budget_once() -> None:
-    threats = Threats(("pgd8", "stadv"), (2 / 255, 4 / 255), "both")
-    assert set(threats.build()) == {
+    settings = PurifierSettings(attacks=("pgd8", "stadv"), epsilons="2,4", direction="both")
+    assert set(build_threats(settings)) == {
         *(PGD(steps=8, epsilon=value / 255, direction=sign) for value in (2, 4) for sign in (1, -1)),
         *(replace(ATTACKS.read("stadv"), direction=sign) for sign in (1, -1)),  # type: ignore[type-var]
     }
-    with pytest.raises(UsageError, match="budgets above 0 and at most 255"):
-        Threats(epsilons=(0.0,))
+    with pytest.raises(UsageError, match="budgets lie above 0 and at most at 255"):
+        PurifierSettings(epsilons=(0.0,))
 
 
 @pytest.mark.parametrize(
     ("changes", "said"),
     [
-        ({"learning_rate": 0.0}, "above 0 and at most 1, got 0.0"),
-        ({"epochs": 0}, "at least 1"),
-        ({"batch_size": 0}, "at least 1"),
+        ({"learning_rate": 0.0}, "learning_rate: .*greater than 0, got 0.0"),
+        ({"epochs": 0}, "greater than or equal to 1, got 0"),
+        ({"batch_size": 0}, "greater than or equal to 1, got 0"),
     ],
 )
 def test_settings_have_bounds(changes: dict[str, Any], said: str) -> None:
@@ -215,9 +219,9 @@ def test_the_command_trains_shows_and_writes(base: tuple[Path, str], tmp_path: P
     ("words", "code", "said"),
     [
         (["--attack", "pdg8"], 2, "unknown attack"),
-        (["--epsilon", "0"], 2, "budgets above 0"),
+        (["--epsilon", "0"], 2, "--epsilon: budgets lie above 0"),
         (["--epsilon", "x"], 2, "numbers separated by commas"),
-        (["--learning-rate", "2"], 6, "above 0 and at most 1"),
+        (["--learning-rate", "2"], 2, "--learning-rate: input should be less than or equal to 1, got 2.0"),
         (["-o", "fcn.pt"], 2, "name it fcn.safetensors"),
         (["--data", "csv:nothing.csv"], 5, "nothing.csv"),
     ],

@@ -15,7 +15,7 @@ from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock
-from iqa_armor.recipe import Training, make_training
+from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES
 from iqa_armor.training.defenses import AdversarialTraining, GradientNorm, TrainingDefense, gradient_norms
 
@@ -164,7 +164,7 @@ def test_images_too_small_for_ssim_are_refused() -> None:
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"defense": "trades"}, "defense: must be one of none, nt, at, got 'trades'"),
+        ({"defense": "trades"}, "defense: unknown training defense 'trades'.*got 'trades'"),
         ({"defense": "nt", "epochs": 0}, "defense: needs at least one epoch.*got 'nt'"),
         ({"nt_weight": -1}, "nt_weight"),
         ({"at_epsilon": 0}, "at_epsilon"),
@@ -173,7 +173,7 @@ def test_images_too_small_for_ssim_are_refused() -> None:
 )
 def test_wrong_settings_are_refused(values: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        make_training(values)
+        Training.read(values)
 
 
 def test_defenses_are_values() -> None:

@@ -36,8 +36,8 @@ from iqa_armor.artifact.settings import (
     read_scale,
 )
 from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
-from iqa_armor.surgery import trace
 
 T = TypeVar("T")
 

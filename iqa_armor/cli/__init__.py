@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Annotated, Any
 
 import typer
 
 from iqa_armor import __version__
-from iqa_armor.cli.commands import COMMANDS, GROUPS
+from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import show_messages, stderr, stdout
 from iqa_armor.errors import ArmorError
 
 
 class ArmorGroup(typer.core.TyperGroup):
-    """The only place where an expected failure becomes a message and an exit code."""
+    """The only place where an expected failure becomes a message and an exit code; imports only the chosen command."""
+
+    def __init__(self, **settings: Any) -> None:
+        super().__init__(**settings)
+        self.commands = {name: typer.core.TyperCommand(name, help=says) for name, says in COMMANDS.items()}
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command, turning an ArmorError into an exit code."""
@@ -22,6 +27,22 @@ class ArmorGroup(typer.core.TyperGroup):
         except ArmorError as error:
             stderr.print(f"[red]error:[/] {_escaped(error)}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Return the chosen command in place of what only says what it does, with its name and its arguments."""
+        name, said, rest = super().resolve_command(ctx, args)
+        return name, load_command(name) if name in COMMANDS else said, rest
+
+
+def load_command(name: str) -> Any:
+    """Return a command with its options, or a group of commands."""
+    module = name.replace("-", "_")
+    found = getattr(import_module(f"iqa_armor.cli.commands.{module}"), module)
+    if isinstance(found, typer.Typer):
+        return typer.main.get_command(found)
+    alone = typer.Typer(add_completion=False)
+    alone.command(name, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
+    return typer.main.get_command(alone)
 
 
 def _escaped(error: ArmorError) -> str:
@@ -54,12 +75,6 @@ def _root(
     ] = False,
 ) -> None:
     show_messages()
-
-
-for _name, _command in COMMANDS.items():
-    app.command(_name)(_command)
-for _name, _group in GROUPS.items():
-    app.add_typer(_group, name=_name)
 
 
 def main() -> None:

@@ -6,12 +6,17 @@ import json
 import logging
 import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from iqa_armor.models.base import ScoreScale
 
 stdout = Console(highlight=False)
 # Of the processes that a launcher starts, the first one speaks.
@@ -83,3 +88,32 @@ def progress() -> Iterator[Bars]:
     )
     with Progress(*columns, console=stderr) as bars:
         yield Bars(bars)
+
+
+def say(*lines: str) -> None:
+    """Write lines to stdout as they are."""
+    for line in lines:
+        stdout.print(line, markup=False, soft_wrap=True)
+
+
+def note(*lines: str) -> None:
+    """Write lines to stderr as they are."""
+    for line in lines:
+        stderr.print(line, markup=False, soft_wrap=True)
+
+
+def show_table(
+    headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, caption: str | None = None
+) -> None:
+    """Show a table on stdout; what stands in the first column is text, in the others numbers."""
+    table = Table(title=title, caption=caption)
+    for number, heading in enumerate(headings):
+        table.add_column(heading, justify="right" if number else "left", overflow="ellipsis" if number else "fold")
+    for row in rows:
+        table.add_row(*map(Text, row))
+    stdout.print(table)
+
+
+def scale_note(scale: ScoreScale | None) -> str | None:
+    """Return what scores of training images span, for the caption of a table of scores."""
+    return None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}"

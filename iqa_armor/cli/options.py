@@ -1,190 +1,167 @@
-"""Options that several commands share, and how their texts become values."""
+"""Make a command's options from the settings that it takes."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+import inspect
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from types import UnionType
+from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic.fields import FieldInfo
+from rich.markup import escape
 
-if TYPE_CHECKING:
-    from iqa_armor.data.base import Dataset
-    from iqa_armor.pipeline.loading import Opening
-    from iqa_armor.progress import Progress
+from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.settings import Flag, OneOf, SettingsModel
 
-FOREIGN, DEFENSE = "Foreign model files", "Rival defences"
-
-ModelArg = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL",
-        help="An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a "
-        "pickled module.",
-    ),
-]
-ArchOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--arch",
-        help="Architecture of a state dict: a built-in name such as resnet50, timm:NAME, pyiqa:NAME (licensed for "
-        "non-commercial use), package.module:factory or path/file.py:factory. Without it the weights are matched "
-        "against the built-in ones.",
-        rich_help_panel=FOREIGN,
-    ),
-]
-InputSizeOpt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="HEIGHTxWIDTH",
-        help="Size images are resized to before the network, or 'own' to keep theirs. [default: 498x664]",
-        rich_help_panel=FOREIGN,
-    ),
-]
-MeanOpt = Annotated[
-    str | None,
-    typer.Option(metavar="R,G,B", help="Mean of the normalisation. [default: ImageNet's]", rich_help_panel=FOREIGN),
-]
-StdOpt = Annotated[
-    str | None,
-    typer.Option(metavar="R,G,B", help="Divisor of the normalisation. [default: ImageNet's]", rich_help_panel=FOREIGN),
-]
-InterpolationOpt = Annotated[
-    Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None,
-    typer.Option(help="Resampling of the resize. [default: bilinear, antialiased]", rich_help_panel=FOREIGN),
-]
-ScoreRangeOpt = Annotated[
-    str | None,
-    typer.Option(
-        metavar="LOW,HIGH",
-        help="Range of the model's scores on clean training images; otherwise measured there.",
-        rich_help_panel=FOREIGN,
-    ),
-]
-LowerOpt = Annotated[
-    bool,
-    typer.Option("--lower-is-better", help="Small scores mean good quality.", rich_help_panel=FOREIGN),
-]
-TrustOpt = Annotated[
-    bool,
-    typer.Option(
-        "--trust-pickle",
-        help="Open a file although it may run its author's code. Only for authors you trust.",
-        rich_help_panel=FOREIGN,
-    ),
-]
-DataOpt = Annotated[
-    str | None,
-    typer.Option(
-        "--data",
-        metavar="SPEC",
-        help="koniq10k:DIR, kadid10k:DIR, live:DIR, spaq:DIR, clive:DIR, csv:FILE (columns image, mos, optional "
-        "split), nips2017:DIR, folder:DIR or synthetic. "
-        "[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
-    ),
-]
-DefenseOpt = Annotated[
-    Literal["none", "nt", "at"] | None,
-    typer.Option(
-        help="Way of training: nt penalises the gradient of the score by the pixels, at attacks half of each batch "
-        "and lowers its labels by what SSIM says. [default: none]",
-        rich_help_panel=DEFENSE,
-    ),
-]
-NtWeightOpt = Annotated[
-    float | None,
-    typer.Option(help="Factor of nt's penalty, for scores of unit spread. [default: 0.001]", rich_help_panel=DEFENSE),
-]
-NtStepOpt = Annotated[
-    float | None,
-    typer.Option(
-        help="Step of nt's difference, pixels being in 0..1; 0 takes the gradient itself, by double backward. "
-        "[default: 0.01]",
-        rich_help_panel=DEFENSE,
-    ),
-]
-AtEpsilonOpt = Annotated[
-    float | None,
-    typer.Option(help="Radius and step of at's attack, in 1/255. [default: 4]", rich_help_panel=DEFENSE),
-]
-ActivationOpt = Annotated[
-    Literal["keep", "elu", "silu", "gelu", "sqish"] | None,
-    typer.Option(help="What takes the place of ReLU, ReLU6 and leaky ReLU. [default: keep]", rich_help_panel=DEFENSE),
-]
-ActivationScopeOpt = Annotated[
-    Literal["all", "new"] | None,
-    typer.Option(
-        help="Whether in all layers or, with train --weights, only behind those that FILE has no weights for. "
-        "[default: all]",
-        rich_help_panel=DEFENSE,
-    ),
-]
-DeviceOpt = Annotated[Literal["auto", "cpu", "cuda"], typer.Option(help="Where to compute.")]
-PURIFY_HELP = (
-    "flip, rotate, crop, resize, blur, median, unsharp, jpeg, diffjpeg, quantize, noise, fcn, diffusion or file, with "
-    "settings as in jpeg:quality=60; + chains them."
-)
-SMOOTH_HELP = "ms, rs, dms, drs or fs, with settings as in ms:samples=100,sigma=0.12."
-ThreatOpt = Annotated[
-    Literal["adaptive", "bare"],
-    typer.Option(help="Whether attacks know the defense, or fool the bare model."),
-]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
+S = TypeVar("S", bound=SettingsModel)
+LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
+HUGE = 2**31
 
 
-def opening_of(params: Mapping[str, Any]) -> Opening:
-    """Return how a foreign model is opened, from a command's parameters by name.
+@dataclass(frozen=True)
+class Given(Generic[S]):
+    """Settings that flags gave, before they are validated, for a command that completes them from a file.
 
-    Raises:
-        typer.BadParameter: If a text is not what its option takes.
+    Args:
+        kind: What they are settings of.
+        values: Those given, by name.
     """
-    from iqa_armor.pipeline.loading import Opening
 
-    given = {name: params.get(name) for name in ("input_size", "interpolation", "mean", "std", "score_range")}
-    preprocessing: dict[str, Any] = {}
-    if given["input_size"] is not None:
-        preprocessing["size"] = size_of(given["input_size"])
-    if given["interpolation"] is not None:
-        preprocessing["interpolation"] = given["interpolation"]
-    for name in ("mean", "std"):
-        text = given[name]
-        if text is not None:
-            preprocessing[name] = numbers_of(text, count=3, option=f"--{name}")
-    span = given["score_range"]
-    low_high = None if span is None else numbers_of(span, count=2, option="--score-range")
-    return Opening(
-        arch=params.get("arch"),
-        preprocessing=preprocessing,
-        score_range=None if low_high is None else (low_high[0], low_high[1]),
-        lower_is_better=params.get("lower_is_better", False),
-        trust_pickle=params.get("trust_pickle", False),
-    )
+    kind: type[S]
+    values: Mapping[str, Any]
+
+    def read(self, others: Mapping[str, Any] | None = None, *, source: str = "") -> S:
+        """Return validated settings; a flag wins over what `others`, which come from `source`, say.
+
+        Raises:
+            ArmorError: If a value is not allowed, naming flag and value.
+        """
+        names = {name: _flags(name, self.kind.model_fields[name])[0].split("/")[0] for name in self.values}
+        for name, value in self.values.items():
+            for choice in _marks(self.kind.model_fields[name], OneOf):
+                _check(choice, names[name], value if isinstance(value, list) else [value])
+        return self.kind.read({**(others or {}), **self.values}, source=source, names=names)
 
 
-def size_of(text: str, *, option: str = "--input-size") -> tuple[int, int] | None:
-    """Return (height, width) of a text such as 498x664, or None for "own"."""
-    if text == "own":
-        return None
-    if not re.fullmatch("[1-9][0-9]{0,5}x[1-9][0-9]{0,5}", text.lower()):
-        raise typer.BadParameter(f"{option} takes HEIGHTxWIDTH, e.g. 498x664, or 'own'; got {text[:80]!r}")
-    height, width = map(int, text.lower().split("x"))
-    return height, width
-
-
-def numbers_of(text: str, *, count: int | None, option: str) -> tuple[float, ...]:
-    """Return the comma-separated numbers of a text."""
+def _check(choice: OneOf, flag: str, words: Sequence[str]) -> None:
+    """Refuse words that a registry cannot read, as a word that the command line itself offers not."""
     try:
-        values = tuple(float(part) for part in text.split(","))
-    except ValueError as error:
-        raise typer.BadParameter(f"{option} takes numbers separated by commas, got {text!r}") from error
-    if count is not None and len(values) != count:
-        raise typer.BadParameter(f"{option} takes {count} numbers, got {len(values)} in {text!r}")
-    return values
+        for word in words:
+            choice.check(word)
+    except ArmorError as error:
+        raise UsageError(f"{flag}: {error}") from error
 
 
-def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
-    """Return the named dataset, or KonIQ-10k at the place that the environment names."""
-    from iqa_armor.data.specs import default_spec, open_dataset
+def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of every parameter whose type is a `SettingsModel`, or `Given` of one.
 
-    return open_dataset(spec or default_spec(), seed=seed, progress=progress)
+    The command is called with the validated settings; its other parameters stay what they are.
+
+    Args:
+        without: Settings that this command has no option for.
+    """
+
+    def decorate(command: Callable[..., None]) -> Callable[..., None]:
+        hints = get_type_hints(command, include_extras=True)
+        kinds = {name: kind for name, hint in hints.items() if (kind := _settings_kind(hint)) is not None}
+        parameters = {}
+        for name, parameter in inspect.signature(command).parameters.items():
+            made = _parameters(kinds[name], without) if name in kinds else [parameter.replace(annotation=hints[name])]
+            parameters.update({one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made})
+
+        def run(**values: Any) -> None:
+            own = {name: value for name, value in values.items() if name in hints}
+            for name, kind in kinds.items():
+                given = {key: values[key] for key in kind.model_fields if values.get(key) not in (None, [])}
+                found = Given(kind, given)
+                own[name] = found if get_origin(hints[name]) is Given else found.read()
+            command(**own)
+
+        run.__doc__, run.__module__ = command.__doc__, command.__module__
+        run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
+        run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        return run
+
+    return decorate
+
+
+def _settings_kind(hint: Any) -> type[SettingsModel] | None:
+    if get_origin(hint) is Given:
+        (hint,) = get_args(hint)
+    return hint if isinstance(hint, type) and issubclass(hint, SettingsModel) else None
+
+
+def _parameters(kind: type[SettingsModel], without: Collection[str]) -> Iterator[inspect.Parameter]:
+    for name, field in kind.model_fields.items():
+        if name in without:
+            continue
+        flag = _flag(field)
+        option = typer.Option(
+            *_flags(name, field),
+            help=_help(field, flag),
+            metavar=flag.metavar or ("NAME" if _marks(field, OneOf) else None),
+            rich_help_panel=flag.panel,
+            show_default=False,
+        )
+        typed = Annotated[_written_type(field, flag) | None, option]  # type: ignore[valid-type]
+        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typed)
+
+
+def _marks(field: FieldInfo, kind: type[Any]) -> list[Any]:
+    return [mark for mark in field.metadata if isinstance(mark, kind)]
+
+
+def _flag(field: FieldInfo) -> Flag:
+    return next(iter(_marks(field, Flag)), Flag())
+
+
+def _flags(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """Return the flags of a setting; a switch that is on by default gets one that turns it off."""
+    plain = f"--{name.replace('_', '-')}"
+    off = f"/--no-{plain[2:]}" if field.annotation is bool and field.default is True else ""
+    return _flag(field).names or (plain + off,)
+
+
+def _written_type(field: FieldInfo, flag: Flag) -> Any:
+    """Return the type that Typer reads: the field's, but no None, and a list where a flag may be repeated."""
+    if flag.kind is not None:
+        return flag.kind
+    kind = field.annotation
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is not tuple:
+        return kind
+    item = get_args(kind)[0]
+    return list[get_args(item)[0] if get_origin(item) is Annotated else item]  # type: ignore[misc]
+
+
+def _help(field: FieldInfo, flag: Flag) -> str:
+    says = [str(field.description), *(choice.registry().summary() for choice in _marks(field, OneOf))]
+    shown, limits = _default(field, flag), _limits(field)
+    facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
+    return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
+
+
+def _limits(field: FieldInfo) -> str:
+    """Return the range of a number, such as "0 <= x < 1"."""
+    found = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
+    bounds = {key: bound for key, bound in found.items() if bound < HUGE}
+    low, high = (
+        next((text.format(bounds[key]) for key, text in LIMITS.items() if key in bounds and key in side), "")
+        for side in ("ge gt", "le lt")
+    )
+    return f"{low}x{high}" if low or high else ""
+
+
+def _default(field: FieldInfo, flag: Flag) -> str:
+    if flag.shown is not None:
+        return flag.shown
+    value = field.default
+    if isinstance(value, bool):
+        on, _, off = "".join(flag.names).partition("/")
+        return (on if value else off).removeprefix("--") if off else "yes" if value else ""
+    if isinstance(value, tuple):
+        return ", ".join(map(str, value))
+    return "" if value is None else f"{value:g}" if isinstance(value, float) else str(value)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.calls import argument, called_name, layer_of
+from iqa_armor.graph.walk import nearest
 from iqa_armor.models.sqish import Sqish
 
 Smooth = Literal["elu", "silu", "gelu", "sqish"]
@@ -64,11 +66,8 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
 
 
 def _is_rectifier(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return type(traced.get_submodule(str(node.target))) in LAYERS
-    return (node.op == "call_function" and node.target in FUNCTIONS) or (
-        node.op == "call_method" and node.target in METHODS
-    )
+    calls = {"call_function": FUNCTIONS, "call_method": METHODS}
+    return type(layer_of(traced, node)) in LAYERS or node.target in calls.get(node.op, ())
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> None:
@@ -85,33 +84,21 @@ def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> No
 
 
 def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        layer: Any = traced.get_submodule(str(node.target))
-        return bool(layer.inplace)
-    if node.op == "call_method" or node.target in (torch.relu, torch.relu_, functional.leaky_relu_):
-        return str(getattr(node.target, "__name__", node.target)).endswith("_")
-    position = 2 if node.target is functional.leaky_relu else 1
-    return bool(node.kwargs.get("inplace", node.args[position] if len(node.args) > position else False))
+    return called_name(node).endswith("_") or bool(
+        node.op != "call_method" and node.target not in (torch.relu, torch.relu_) and argument(traced, node, "inplace")
+    )
 
 
 def _is_behind_new(traced: fx.GraphModule, node: fx.Node, fresh: frozenset[str]) -> bool:
     """Return whether each nearest layer with parameters before a node has one that is new; the image has none."""
-    seen, waiting = {node}, list(node.all_input_nodes)
-    while waiting:
-        current = waiting.pop()
-        names = _parameters(traced, current)
-        if current.op == "placeholder" or (names and not names & fresh):
-            return False
-        if not names:
-            waiting.extend(source for source in current.all_input_nodes if source not in seen)
-        seen.add(current)
-    return True
+    layers = nearest(node, lambda each: each.op == "placeholder" or bool(_parameters(traced, each)))
+    return all(_parameters(traced, layer) & fresh for layer in layers)
 
 
 def _parameters(traced: fx.GraphModule, node: fx.Node) -> frozenset[str]:
     """Return the names of the parameters that a node computes with."""
-    if node.op == "call_module":
-        layer = traced.get_submodule(str(node.target))
+    layer = layer_of(traced, node)
+    if layer is not None:
         return frozenset(f"{node.target}.{name}" for name, _ in layer.named_parameters())
     given = {str(source.target) for source in node.all_input_nodes if source.op == "get_attr"}
     return frozenset(given & {name for name, _ in traced.named_parameters(remove_duplicate=False)})

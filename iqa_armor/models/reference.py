@@ -9,9 +9,11 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace_shared
+from iqa_armor.graph.walk import passages
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
-from iqa_armor.models.graph import passages, shared_graph, size_of
 
 PREPROCESSING = Preprocessing(size=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
 STAGES = 4
@@ -144,7 +146,7 @@ def reference_network(
 
 def _stages(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Return the part of a network that gives the last map of each of the last sizes, through which all passes."""
-    traced = shared_graph(network, example)
+    traced = trace_shared(network, example)
     last: dict[tuple[int, ...], fx.Node] = {}
     for node in passages(traced.graph)[1:]:
         size = size_of(node) or ()

@@ -6,7 +6,10 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.models.graph import passages, shared_graph, size_of
+from iqa_armor.graph.calls import layer_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace_shared
+from iqa_armor.graph.walk import ancestors, descendants, passages
 
 
 def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -23,14 +26,14 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
     Raises:
         SurgeryError: If the network cannot be traced, there is no such tensor, or the head reads anything else.
     """
-    traced = shared_graph(network, example)
+    traced = trace_shared(network, example)
     cut = _named(traced, node) if node else _features(traced)
-    order = {each: index for index, each in enumerate(traced.graph.nodes)}
-    behind = _readers(cut)
-    needed = _sources(next(each for each in traced.graph.nodes if each.op == "output"), stop=cut)
-    _refuse_taps(cut, [each for each in traced.graph.nodes if each in needed], behind)
+    nodes = list(traced.graph.nodes)
+    behind = set(descendants(cut)) - {cut}
+    needed = ancestors(traced.graph.output_node(), stops=lambda each: each is cut)
+    _refuse_taps(cut, [each for each in nodes if each in needed], behind)
     # All that comes before, not only what the cut reads: an operation in place may change what it reads.
-    before = [each for each in traced.graph.nodes if order[each] <= order[cut] and each not in behind]
+    before = [each for each in nodes[: nodes.index(cut) + 1] if each not in behind]
     backbone = fx.Graph()
     kept: dict[fx.Node, fx.Node] = {}
     for each in before:
@@ -38,7 +41,7 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
     backbone.output(kept[cut])
     head = fx.Graph()
     kept = {cut: head.placeholder("features")}
-    for each in traced.graph.nodes:
+    for each in nodes:
         if each in needed and each is not cut:
             kept[each] = head.node_copy(each, kept.__getitem__)
     return _module(network, backbone, "Backbone"), _module(network, head, "Head")
@@ -53,18 +56,18 @@ def _module(network: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
 
 def _features(traced: fx.GraphModule) -> fx.Node:
     """Return the last vectors before the first linear layer behind the first vectors."""
-    weighted = next((node for node in traced.graph.nodes if _has_weights(traced, node)), None)
-    learned = set() if weighted is None else _readers(weighted) | {weighted}
+    nodes = list(traced.graph.nodes)
+    weighted = next((node for node in nodes if _has_weights(traced, node)), None)
+    learned = () if weighted is None else descendants(weighted)
     vectors = [node for node in passages(traced.graph) if node in learned and _is_vector(node)]
     if not vectors:
         raise SurgeryError(
             "the network has no learned vectors (N, C) through which everything passes; name the tensor to split at by "
             f"node=NAME, e.g. {_listed(traced.graph)}"
         )
-    order = {node: index for index, node in enumerate(traced.graph.nodes)}
-    linear = [node for node in traced.graph.nodes if _is_linear(traced, node) and order[node] > order[vectors[0]]]
-    first = order[linear[0]] if linear else len(order)
-    return [node for node in vectors if order[node] < first][-1]
+    behind = nodes[nodes.index(vectors[0]) + 1 :]
+    first = next((node for node in behind if _is_linear(traced, node)), nodes[-1])
+    return [node for node in vectors if node in nodes[: nodes.index(first)]][-1]
 
 
 def _named(traced: fx.GraphModule, name: str) -> fx.Node:
@@ -87,7 +90,7 @@ def _listed(graph: fx.Graph, limit: int = 8) -> str:
 
 def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> None:
     """Refuse a cut around which the input reaches the output."""
-    fed = _fed_by_input(cut.graph)
+    fed = {each for node in cut.graph.nodes if node.op == "placeholder" for each in descendants(node)}
     around = [node for node in needed if node is not cut and node not in behind and node in fed]
     read = [node.name for node in around if any(user in behind and user in needed for user in node.users)]
     if read:
@@ -97,44 +100,15 @@ def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> N
         )
 
 
-def _fed_by_input(graph: fx.Graph) -> set[fx.Node]:
-    return set().union(*(_readers(node) | {node} for node in graph.nodes if node.op == "placeholder"))
-
-
-def _readers(node: fx.Node) -> set[fx.Node]:
-    """Return what depends on a node, without the node itself."""
-    seen: set[fx.Node] = set()
-    waiting = [node]
-    while waiting:
-        fresh = [user for user in waiting.pop().users if user not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return seen
-
-
-def _sources(node: fx.Node, *, stop: fx.Node) -> set[fx.Node]:
-    """Return what a node depends on, itself included, without what lies before `stop`."""
-    seen, waiting = {node}, [node]
-    while waiting:
-        current = waiting.pop()
-        fresh = [] if current is stop else [source for source in current.all_input_nodes if source not in seen]
-        seen.update(fresh)
-        waiting.extend(fresh)
-    return seen
-
-
 def _is_vector(node: fx.Node) -> bool:
     size = size_of(node)
     return size is not None and len(size) == 2 and size[1] > 1
 
 
 def _has_weights(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return any(True for _ in traced.get_submodule(str(node.target)).parameters())
-    return node.op == "get_attr"
+    layer = layer_of(traced, node)
+    return node.op == "get_attr" if layer is None else any(True for _ in layer.parameters())
 
 
 def _is_linear(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(traced.get_submodule(str(node.target)), nn.Linear)
-    return node.op == "call_function" and node.target is functional.linear
+    return isinstance(layer_of(traced, node), nn.Linear) or node.target is functional.linear

@@ -24,6 +24,8 @@ class Sqish(nn.Module):
     α = 0.01, β = γ = 1 are fixed, not trained, and near ReLU, whose place the function takes in pretrained networks.
     """
 
+    is_traced_whole = True  # one node of a graph
+
     def __init__(self, alpha: float = 0.01, beta: float = 1.0, gamma: float = 1.0) -> None:
         super().__init__()
         if not (0 <= alpha < 1 and 0 < beta < math.inf and 0 < gamma < math.inf):

@@ -41,6 +41,8 @@ class RobustBlock(nn.Module):
     started with orthogonal rows of such length that the mean energy of its input is kept; 3×3 kernel.
     """
 
+    is_traced_whole = True  # one node of a graph
+
     def __init__(self, channels: int, *, backend: Backend = "cayley", pool: Pool = "square") -> None:
         super().__init__()
         if channels < 2:

@@ -32,6 +32,8 @@ class TokenBlock(nn.Module):
     Source: (ours); Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, speak of convolutional maps only.
     """
 
+    is_traced_whole = True  # one node of a graph
+
     def __init__(self, channels: int, *, size: tuple[int, int], extra: int = 0, backend: Backend = "cayley") -> None:
         super().__init__()
         if len(size) != 2 or min(size) < 1 or extra < 0:

@@ -19,6 +19,7 @@ from iqa_armor.data.problems import Problems
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
 from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
@@ -28,7 +29,6 @@ from iqa_armor.pipeline.attack_files import (
     AttackedImage,
     check_output,
     name_files,
-    staging,
     to_levels,
     write_png,
     write_table,
@@ -117,8 +117,6 @@ def attack_images(
             ]
             progress("attacking", count, len(files))
         write_table(folder / TABLE, done)
-        for name in (*names.values(), TABLE):
-            (folder / name).replace(output / name)
     return done
 
 

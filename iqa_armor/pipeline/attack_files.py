@@ -1,22 +1,20 @@
-"""Files of attacked images: names, 8-bit levels, the table, and a folder where they appear together."""
+"""Files of attacked images: names, 8-bit levels, and the table."""
 
 from __future__ import annotations
 
 import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
 from PIL import Image
 from torch import Tensor
 
-from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.errors import UsageError
 
 TABLE = "attacks.csv"
 COLUMNS = (
@@ -120,28 +118,6 @@ def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, o
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(f"{output / existing[0]}{more} would be overwritten; allow it with --overwrite")
-
-
-@contextmanager
-def staging(output: Path) -> Iterator[Path]:
-    """Give a folder for unfinished files inside the output folder, which is made if need be.
-
-    Both are removed on leaving, the output folder only if it is new and nothing was moved there.
-
-    Raises:
-        ArmorError: If the files cannot be written.
-    """
-    is_new = not output.exists()
-    try:
-        output.mkdir(parents=True, exist_ok=True)
-        with TemporaryDirectory(dir=output, prefix=".unfinished-") as folder:
-            yield Path(folder)
-    except OSError as error:
-        raise ArmorError(f"cannot write to {output}: {error.strerror or error}") from error
-    finally:
-        if is_new:
-            with suppress(OSError):  # holds the finished files
-                output.rmdir()
 
 
 def write_table(path: Path, rows: Sequence[AttackedImage]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +15,16 @@ from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_costs import Cost, Notes
-from iqa_armor.pipeline.loading import Opening, load_model
+from iqa_armor.pipeline.bench_settings import BenchSettings
+from iqa_armor.pipeline.loading import load_models
+from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, Task, measured_apart
-from iqa_armor.pipeline.timed_model import Trial, cuda_peak, first_score
+from iqa_armor.pipeline.timed_model import TimedModel, cuda_peak
 from iqa_armor.progress import Progress, silent
 
 SCHEMA = "iqa-armor/bench/1"
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3
-
-
-@dataclass(frozen=True)
-class BenchSettings:
-    """What to measure, and how often.
-
-    Args:
-        size: (height, width) of the images, or None for each model's own.
-        batches: Images per call for latency and throughput.
-        repeats: Rounds; each times every model once at every batch.
-        device: Where to compute.
-        cache_limit: Bytes that each orthogonal layer may keep in eval mode, 0 to recompute at every call, or
-            None for the layers' own limits.
-        has_training: Whether to time training steps.
-        has_memory: Whether to measure peak memory.
-
-    Raises:
-        UsageError: If a number is not positive, or there is no batch.
-    """
-
-    size: tuple[int, int] | None = None
-    batches: tuple[int, ...] = (1, 8)
-    repeats: int = 10
-    device: torch.device = field(default_factory=choose_device)
-    cache_limit: int | None = None
-    has_training: bool = True
-    has_memory: bool = True
-
-    def __post_init__(self) -> None:
-        numbers = (*self.batches, *(self.size or ()), self.repeats)
-        if not self.batches or min(numbers) < 1:
-            raise UsageError(
-                f"batches, size and repeats must be positive, got {self.batches}, {self.size}, {self.repeats}"
-            )
-
-    @property
-    def training_batch(self) -> int:
-        """Images of a training step: the largest batch, but two at least, as batch norm wants."""
-        return max(2, *self.batches)
 
 
 @dataclass(frozen=True)
@@ -86,6 +49,7 @@ def benchmark(
     settings: BenchSettings | None = None,
     *,
     opening: Opening | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Benchmark:
     """Measure the models of several files side by side; the files are only read.
@@ -97,6 +61,7 @@ def benchmark(
         paths: Model files; the first is what the others are compared with.
         settings: What to measure.
         opening: How to open foreign files.
+        device: Where to compute; None lets `choose_device` decide.
         progress: Receiver of progress.
 
     Raises:
@@ -105,16 +70,23 @@ def benchmark(
     """
     if not paths:
         raise UsageError("name at least one model file to measure")
-    return _Bench(paths, settings or BenchSettings(), opening or Opening(), progress).run()
+    settings, opening, device = settings or BenchSettings(), opening or Opening(), device or choose_device()
+    notes = []
+    for path, model in zip(paths, load_models(paths, opening), strict=True):
+        size = settings.size or model.preprocessing.size or KONIQ_SIZE
+        notes.append(Notes(TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit), path))
+    return _Rounds(notes, settings, opening, device, progress).run()
 
 
-class _Bench:
+@dataclass(frozen=True)
+class _Rounds:
     """One benchmark under way."""
 
-    def __init__(self, paths: Sequence[Path], settings: BenchSettings, opening: Opening, progress: Progress) -> None:
-        self.settings, self.opening, self.progress = settings, opening, progress
-        self.device = settings.device
-        self.notes = [self._opened(path, is_alone=sum(path.stem == p.stem for p in paths) == 1) for path in paths]
+    notes: list[Notes]
+    settings: BenchSettings
+    opening: Opening
+    device: torch.device
+    progress: Progress
 
     def run(self) -> Benchmark:
         for notes in self.notes:
@@ -122,8 +94,8 @@ class _Bench:
         self._rounds("timing first calls", self._time_first_call, most=FIRST_CALLS)
         self._rounds("timing calls", self._time_calls)
         for notes in self.notes:
-            notes.cache_bytes = notes.trial.cache_bytes
-            notes.flops = count_flops(notes.trial.model, notes.trial.images(1)[0])
+            notes.cache_bytes = notes.model.cache_bytes
+            notes.flops = count_flops(notes.model.model, notes.model.images(1)[0])
         self._measure_memory("inference", max(self.settings.batches))
         if self.settings.has_training:
             self._measure_memory("training", self.settings.training_batch)
@@ -133,19 +105,15 @@ class _Bench:
             self._rounds("timing training steps", self._time_step)
         return Benchmark(tuple(notes.cost(self.notes[0]) for notes in self.notes), self._described())
 
-    def _opened(self, path: Path, *, is_alone: bool) -> Notes:
-        model = load_model(path, opening=self.opening)
-        model.name = path.stem if is_alone else str(path)
-        size = self.settings.size or model.preprocessing.size or KONIQ_SIZE
-        return Notes(Trial(model, size=size, device=self.device, cache_limit=self.settings.cache_limit), path)
-
     def _warm(self, notes: Notes) -> None:
         """Run every batch once, so that later calls find the libraries ready."""
         for batch in self.settings.batches:
-            notes.trial.score(notes.trial.images(batch))
+            notes.model.score(notes.model.images(batch))
 
     def _time_first_call(self, notes: Notes) -> None:
-        notes.first_calls.append(first_score(notes.trial, notes.trial.images(min(self.settings.batches))))
+        notes.model.forget()
+        images = notes.model.images(min(self.settings.batches))
+        notes.first_calls.append(notes.model.seconds(notes.model.score, images))
 
     def _rounds(self, task: str, time_one: Callable[[Notes], None], *, most: int | None = None) -> None:
         count = min(self.settings.repeats, most or self.settings.repeats)
@@ -156,12 +124,12 @@ class _Bench:
 
     def _time_calls(self, notes: Notes) -> None:
         for batch in self.settings.batches:
-            seconds = notes.trial.seconds(notes.trial.score, notes.trial.images(batch))
+            seconds = notes.model.seconds(notes.model.score, notes.model.images(batch))
             notes.calls.setdefault(batch, []).append(seconds)
 
     def _time_step(self, notes: Notes) -> None:
-        images = notes.trial.images(self.settings.training_batch)
-        notes.steps.append(notes.trial.seconds(notes.trial.train, images))
+        images = notes.model.images(self.settings.training_batch)
+        notes.steps.append(notes.model.seconds(notes.model.train, images))
 
     def _measure_memory(self, task: Task, batch: int) -> None:
         if not self.settings.has_memory:
@@ -171,13 +139,13 @@ class _Bench:
             self.progress(f"measuring memory of {task}", number, len(self.notes))
 
     def _peak(self, notes: Notes, task: Task, batch: int) -> int | None:
-        trial = notes.trial
+        model = notes.model
         if self.device.type == "cuda":
-            return cuda_peak(trial, trial.score if task == "inference" else trial.train, batch)
+            return cuda_peak(model, model.score if task == "inference" else model.train, batch)
         request = Request(
             path=notes.path,
             opening=self.opening,
-            size=trial.size,
+            size=model.size,
             batch=batch,
             task=task,
             cache_limit=self.settings.cache_limit,

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa_armor.evaluation.cost import count_parameters
-from iqa_armor.pipeline.timed_model import Trial
+from iqa_armor.pipeline.timed_model import TimedModel
 
 
 @dataclass(frozen=True)
@@ -50,7 +50,7 @@ class Cost:
 class Notes:
     """What was measured of one model so far."""
 
-    trial: Trial
+    model: TimedModel
     path: Path
     first_calls: list[float] = field(default_factory=list)
     flops: int = 0
@@ -63,9 +63,9 @@ class Notes:
         """Return the figures of this model beside those of the first."""
         middle = {batch: statistics.median(times) for batch, times in self.calls.items()}
         return Cost(
-            name=self.trial.model.name,
-            size=self.trial.size,
-            parameters=count_parameters(self.trial.model),
+            name=self.model.model.name,
+            size=self.model.size,
+            parameters=count_parameters(self.model.model),
             flops=self.flops,
             file_bytes=self.path.stat().st_size,
             first_call=statistics.median(self.first_calls),
@@ -73,14 +73,14 @@ class Notes:
             throughput={str(batch): batch / seconds for batch, seconds in middle.items()},
             training_step=statistics.median(self.steps) if self.steps else None,
             cache_bytes=self.cache_bytes,
-            cache_limit_bytes=self.trial.cache_limit_bytes,
+            cache_limit_bytes=self.model.cache_limit_bytes,
             peak_memory=self.peaks,
             ratio=self._ratios(first),
         )
 
     def _ratios(self, first: Notes) -> dict[str, Any]:
         return {
-            "parameters": _over(count_parameters(self.trial.model), count_parameters(first.trial.model)),
+            "parameters": _over(count_parameters(self.model.model), count_parameters(first.model.model)),
             "flops": _over(self.flops, first.flops),
             "file_bytes": _over(self.path.stat().st_size, first.path.stat().st_size),
             "first_call": _paired(self.first_calls, first.first_calls),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.calibrating import calibrated
 from iqa_armor.pipeline.certified import Subject, certify_model
+from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
@@ -31,50 +32,18 @@ from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
 
-@dataclass(frozen=True)
-class CertifySettings:
-    """How to certify; None leaves a setting to the method.
+def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
+    """Return the methods by their words.
 
-    Args:
-        methods: Words that name smoothers; what a word sets itself wins over the rest.
-        samples: Number of noisy copies.
-        sigma: Standard deviation of the noise, pixels being in [0, 1].
-        radius: L2 radius, in the same units.
-        confidence: Probability with which both bounds of an image hold together.
-        denoiser: Word of the purifier in front of the model, for methods that have one.
-        batch_size: Noisy copies in a forward pass.
-        limit: Most images of a dataset, spread over it.
-        seed: Of the noise; every image has noise of its own, by its file name.
-        device: Where to compute.
-        global_bound: Whether local certificates get the global product bound beside them, which takes a while.
+    Raises:
+        UsageError: If a word or value is not allowed, or no method has a setting that is given.
     """
-
-    methods: tuple[str, ...] = ("ms",)
-    samples: int | None = None
-    sigma: float | None = None
-    radius: float | None = None
-    confidence: float | None = None
-    denoiser: str | None = None
-    batch_size: int | None = None
-    limit: int | None = None
-    seed: int = 0
-    device: torch.device = field(default_factory=choose_device)
-    global_bound: bool = True
-
-    def smoothers(self) -> dict[str, Smoother]:
-        """Return the methods by their words.
-
-        Raises:
-            UsageError: If a word or value is not allowed, there is no method, or no method has a setting that is given.
-        """
-        if not self.methods:
-            raise UsageError("name at least one method to certify by")
-        given = {key: value for key in OPTIONS if (value := getattr(self, key)) is not None}
-        found = {word: SMOOTHERS.read(word) for word in self.methods}
-        for key in given:
-            if not any(_takes(smoother, key) for smoother in found.values()):
-                raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")
-        return {word: _changed(word, smoother, given) for word, smoother in found.items()}
+    given = {key: value for key in OPTIONS if (value := getattr(settings, key)) is not None}
+    found = {word: SMOOTHERS.read(word) for word in settings.methods}
+    for key in given:
+        if not any(_takes(smoother, key) for smoother in found.values()):
+            raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")
+    return {word: _changed(word, smoother, given) for word, smoother in found.items()}
 
 
 def certify_files(
@@ -83,6 +52,7 @@ def certify_files(
     settings: CertifySettings | None = None,
     *,
     baseline: int | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Certification:
     """Certify models on image files, or folders whose images are taken in the order of their names.
@@ -92,7 +62,7 @@ def certify_files(
     files = tuple(dict.fromkeys(find_images(paths)))
     images = ImageSet(tuple(map(str, files)), FileImages(files))
     dataset = Dataset("files", {"test": images})
-    found = certify_images(models, dataset, settings, baseline=baseline, progress=progress)
+    found = certify_images(models, dataset, settings, baseline=baseline, device=device, progress=progress)
     return found.model_copy(update={"data": None})
 
 
@@ -102,6 +72,7 @@ def certify_images(
     settings: CertifySettings | None = None,
     *,
     baseline: int | None = None,
+    device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Certification:
     """Certify models on the images that results of a dataset are reported on.
@@ -112,6 +83,7 @@ def certify_images(
         dataset: Where images come from.
         settings: Methods and how to run them.
         baseline: Position of the model that the others are compared with.
+        device: Where to compute; None lets `choose_device` decide.
         progress: Receiver of progress.
 
     Raises:
@@ -120,10 +92,10 @@ def certify_images(
         ModelLoadError: If a score is not finite, or a method needs a score range and there is none.
     """
     settings = settings or CertifySettings()
-    smoothers = settings.smoothers()
+    smoothers = build_smoothers(settings)
     if not models:
         raise UsageError("name at least one model to certify")
-    device = settings.device
+    device = device or choose_device()
     split, images = dataset.reported()
     images = images.limit(settings.limit)
     _check_readable(images)

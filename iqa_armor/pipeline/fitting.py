@@ -16,7 +16,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.models.digest import state_digest
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
-from iqa_armor.surgery import rescale_output
+from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
 from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
 from iqa_armor.training.images import TrainingImages

@@ -13,15 +13,18 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation import on_device, scale_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace
 from iqa_armor.metrics import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
-from iqa_armor.pipeline.installing import Block, install
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import choose, size_of, splice, trace
+from iqa_armor.surgery.install import InstalledBlock, install
+from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.stages import choose
 from iqa_armor.training.fit import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 from iqa_armor.training.predict import predict
@@ -41,7 +44,7 @@ class Hardened:
 
     model: QualityModel
     recipe: Recipe
-    blocks: tuple[Block, ...]
+    blocks: tuple[InstalledBlock, ...]
     pruned: Pruned | None
     fit: FitHistory
     srocc: dict[str, float]
@@ -50,6 +53,16 @@ class Hardened:
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
+
+    def as_plain(self) -> dict[str, Any]:
+        """Return plain values for JSON."""
+        scale = self.model.scale
+        return {
+            "name": self.model.name,
+            "recipe": self.recipe.model_dump(),
+            "score_range": None if scale is None else [scale.low, scale.high],
+            **self.provenance,
+        }
 
 
 def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,29 +17,10 @@ from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
 from iqa_armor.models.factories import build
+from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Opening:
-    """How to open a foreign model file.
-
-    Args:
-        arch: Built-in name, `timm:NAME`, `pyiqa:NAME`, `package.module:factory`, `path/file.py:factory`, or None to
-            match the weights against the built-in architectures.
-        preprocessing: Fields of `Preprocessing` that the user gave.
-        score_range: (low, high) of the model's scores, or None.
-        lower_is_better: Whether small scores mean good quality.
-        trust_pickle: Whether a file may run its author's code while it is opened.
-    """
-
-    arch: str | None = None
-    preprocessing: Mapping[str, Any] = field(default_factory=dict)
-    score_range: tuple[float, float] | None = None
-    lower_is_better: bool = False
-    trust_pickle: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +63,15 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> QualityModel:
     """Return the model of `start_model`, which takes and refuses the same."""
     return start_model(arch, opening=opening, weights=weights, seed=seed).model
+
+
+def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
+    """Return the models of several files, named apart: two files of one name are told by their folders."""
+    opened = [load_model(path, opening=opening) for path in paths]
+    stems = [path.stem for path in paths]
+    for model, path in zip(opened, paths, strict=True):
+        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
+    return opened
 
 
 def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:

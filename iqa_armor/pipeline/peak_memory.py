@@ -14,8 +14,9 @@ from typing import Literal
 import torch
 
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline.loading import Opening, load_model
-from iqa_armor.pipeline.timed_model import Trial
+from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.timed_model import TimedModel
 
 Task = Literal["inference", "training"]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
@@ -31,7 +32,7 @@ class Request:
         size: (height, width) of the images.
         batch: Number of images.
         task: What to do with them.
-        cache_limit: As in `Trial`.
+        cache_limit: As in `TimedModel`.
         threads: Number of threads to compute with.
     """
 
@@ -75,10 +76,10 @@ def main() -> None:
 def _answer(request: Request) -> int | None:
     torch.set_num_threads(request.threads)
     model = load_model(request.path, opening=request.opening)
-    trial = Trial(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
-    images = trial.images(request.batch)
-    grown = _growth(lambda: trial.score(images) if request.task == "inference" else trial.train(images))
-    return None if grown is None else grown + trial.own_bytes
+    timed = TimedModel(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
+    images = timed.images(request.batch)
+    grown = _growth(lambda: timed.score(images) if request.task == "inference" else timed.train(images))
+    return None if grown is None else grown + timed.own_bytes
 
 
 def _growth(work: Callable[[], None]) -> int | None:

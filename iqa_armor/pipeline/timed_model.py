@@ -1,4 +1,4 @@
-"""One model on the bench: what is timed, and the memory it takes meanwhile."""
+"""A model on the bench: what is timed, and the memory it takes meanwhile."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from iqa_armor.ortho.cache import CachingModule
 LEARNING_RATE = 1e-6
 
 
-class Trial:
+class TimedModel:
     """A model ready to be timed on random images of one size.
 
     Args:
@@ -116,23 +116,17 @@ class Trial:
             torch.cuda.synchronize(self.device)
 
 
-def cuda_peak(trial: Trial, work: Callable[[Tensor], None], batch: int) -> int:
+def cuda_peak(model: TimedModel, work: Callable[[Tensor], None], batch: int) -> int:
     """Return the most memory that a model and its work take on a CUDA device, by the allocator's statistics.
 
     That is its parameters and buffers plus the growth while it works, caches and optimizer state included; the
     images are not.
     """
-    trial.forget()
-    images = trial.images(batch)
-    torch.cuda.synchronize(trial.device)
-    before = torch.cuda.memory_allocated(trial.device)
-    torch.cuda.reset_peak_memory_stats(trial.device)
+    model.forget()
+    images = model.images(batch)
+    torch.cuda.synchronize(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
     work(images)
-    torch.cuda.synchronize(trial.device)
-    return torch.cuda.max_memory_allocated(trial.device) - before + trial.own_bytes
-
-
-def first_score(trial: Trial, images: Tensor) -> float:
-    """Return the wall time of a call that finds every cache empty, in a process that is warm already."""
-    trial.forget()
-    return trial.seconds(trial.score, images)
+    torch.cuda.synchronize(model.device)
+    return torch.cuda.max_memory_allocated(model.device) - before + model.own_bytes

@@ -11,11 +11,11 @@ from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.evaluation import scale_of
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.recipe import Training
-from iqa_armor.surgery import trace
 from iqa_armor.training.fit import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 

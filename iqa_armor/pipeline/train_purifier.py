@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,67 +13,38 @@ from torch import Tensor
 from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.purifiers.fcn import save_fcn
-from iqa_armor.errors import UsageError
 from iqa_armor.evaluation import scale_of
 from iqa_armor.metrics import gain_score, psnr, quality_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
 from iqa_armor.pipeline.fitting import RunOptions, score_all
 from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.purifier_settings import PurifierSettings
+from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages, load_training_images
 from iqa_armor.training.pairs import fit_attacks
-from iqa_armor.training.purifier import FilterSettings, FittedFilter, fit_filter
+from iqa_armor.training.purifier import FittedFilter, fit_filter
 
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 
 
-@dataclass(frozen=True)
-class Threats:
-    """Attacks that a purifier learns to undo.
-
-    Args:
-        words: What `ATTACKS.read` reads.
-        epsilons: Budgets of L-infinity attacks whose word names none, pixels being in [0, 1].
-        direction: Whether attacks raise the score, lower it, or take turns.
-
-    Raises:
-        UsageError: If there is no budget or no attack.
-    """
-
-    words: tuple[str, ...] = ("pgd8",)
-    epsilons: tuple[float, ...] = tuple(value / 255 for value in (2, 4, 6, 8, 10))
-    direction: Literal["up", "down", "both"] = "up"
-
-    def __post_init__(self) -> None:
-        if not self.words or not self.epsilons or not all(0 < value <= 1 for value in self.epsilons):
-            raise UsageError("a purifier needs attacks, at budgets above 0 and at most 255 (in 1/255), to learn from")
-
-    def build(self) -> list[Attack]:
-        """Return every attack at every budget and in every direction, each once."""
-        return list(
-            dict.fromkeys(
-                attack
-                for epsilon in self.epsilons
-                for sign in DIRECTIONS[self.direction]
-                for attack in build_attacks(self.words, epsilon=epsilon, direction=sign).values()
-            )
+def build_threats(settings: PurifierSettings) -> list[Attack]:
+    """Return every attack at every budget and in every direction, each once."""
+    return list(
+        dict.fromkeys(
+            attack
+            for epsilon in settings.epsilons
+            for sign in DIRECTIONS[settings.direction]
+            for attack in build_attacks(settings.attacks, epsilon=epsilon, direction=sign).values()
         )
+    )
 
 
 @dataclass(frozen=True)
 class Undone:
-    """Means over held-out images, without the purifier (before) and with it (after).
+    """Means over held-out images attacked (before), attacked and purified (after), and purified only (clean).
 
-    Args:
-        psnr_before: Between attacked and clean images, in dB.
-        psnr_after: Between purified attacked and clean images, in dB.
-        psnr_clean: Between purified clean and clean images, in dB: what the purifier costs where nobody attacks.
-        quality_before: Quality score of attacked images, `metrics.quality_score`.
-        quality_after: Of purified attacked images.
-        gain_before: Gain score of attacked images, `metrics.gain_score`.
-        gain_after: Of purified attacked images.
-        gain_clean: Of purified clean images.
-        images: Number of held-out images.
+    PSNR is to the clean images, in dB; the scores are `metrics.quality_score` and `metrics.gain_score`.
     """
 
     psnr_before: float
@@ -109,10 +80,8 @@ class TrainedPurifier:
 def train_purifier(
     model: QualityModel,
     dataset: Dataset,
-    settings: FilterSettings,
+    settings: PurifierSettings | None = None,
     *,
-    threats: Threats | None = None,
-    limit: int | None = None,
     options: RunOptions | None = None,
 ) -> TrainedPurifier:
     """Return a filter trained to undo attacks of a model, which is moved to the device and else left as it was.
@@ -120,9 +89,7 @@ def train_purifier(
     Args:
         model: Attacked without a purifier; without a score scale, its scores on these images give it.
         dataset: Scored images; only its training split is used, a tenth of it held out.
-        settings: Epochs, step size and the rest.
-        threats: Attacks, budgets and direction; PGD-8 at the paper's budgets by default.
-        limit: Number of training images used, spread evenly; all by default.
+        settings: How long and against which attacks; PGD-8 at the paper's budgets by default.
         options: How this machine does it.
 
     Raises:
@@ -130,10 +97,10 @@ def train_purifier(
         UsageError: If an attack is unknown.
         ArmorError: If training fails.
     """
-    options, threats = options or RunOptions(), threats or Threats()
-    attacks = threats.build()
+    options, settings = options or RunOptions(), settings or PurifierSettings()
+    attacks = build_threats(settings)
     model.eval().to(options.device)
-    images = load_training_images(dataset.training().limit(limit), model, options.progress)
+    images = load_training_images(dataset.training().limit(settings.limit), model, options.progress)
     scale = model.scale or scale_of(model, score_all(model, images, options.progress), images.names)
     ready = fit_attacks(model, attacks, images.fitted, batch_size=settings.batch_size, seed=settings.seed)
     fitted = fit_filter(
@@ -145,17 +112,19 @@ def train_purifier(
     )
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
-    facts = _facts(fitted, undone, threats, settings, images)
+    facts = _facts(fitted, undone, settings, images)
     return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
 
-def _facts(
-    fitted: FittedFilter, undone: Undone, threats: Threats, settings: FilterSettings, images: TrainingImages
-) -> dict[str, Any]:
+def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, images: TrainingImages) -> dict[str, Any]:
     epochs = [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs]
     return {
-        "settings": asdict(settings),
-        "attacks": {**asdict(threats), "epsilons": [round(value * 255, 6) for value in threats.epsilons]},
+        "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
+        "attacks": {
+            "words": settings.attacks,
+            "epsilons": [round(value * 255, 6) for value in settings.epsilons],
+            "direction": settings.direction,
+        },
         "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
         "epochs": epochs,
         "best_epoch": fitted.best,

@@ -7,6 +7,8 @@ import operator
 import torch
 from torch import fx, nn
 
+from iqa_armor.graph.calls import called_name, layer_of
+
 RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")
 
 
@@ -26,7 +28,7 @@ def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> Non
     """
     if gain == 0:
         raise ValueError("a gain of 0 would make every score the same")
-    (output,) = (node for node in traced.graph.nodes if node.op == "output")
+    output = traced.graph.output_node()
     (scores,) = output.all_input_nodes
     layer = _last_linear(traced, scores)
     if layer is not None:
@@ -45,11 +47,10 @@ def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> Non
 def _last_linear(traced: fx.GraphModule, node: fx.Node) -> nn.Linear | None:
     """Return the linear layer with a bias that `node` is a mere reshaping of."""
     while len(node.users) == 1:
-        module = traced.get_submodule(str(node.target)) if node.op == "call_module" else None
-        if isinstance(module, nn.Linear):
-            return module if module.bias is not None and _calls(traced, node) == 1 else None
-        named = getattr(node.target, "__name__", node.target)
-        if not (isinstance(module, nn.Flatten | nn.Identity) or (module is None and named in RESHAPES)):
+        layer = layer_of(traced, node)
+        if isinstance(layer, nn.Linear):
+            return layer if layer.bias is not None and _calls(traced, node) == 1 else None
+        if not (isinstance(layer, nn.Flatten | nn.Identity) or called_name(node) in RESHAPES):
             return None
         node = node.all_input_nodes[0]
     return None

@@ -7,7 +7,8 @@ from typing import Literal
 from torch import fx, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.surgery.flow import leads_to_last_stage
+from iqa_armor.graph.calls import is_convolution
+from iqa_armor.graph.walk import descendants
 
 Taps = Literal["all", "trunk"]
 
@@ -28,7 +29,7 @@ def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps
     Raises:
         SurgeryError: If nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
     """
-    readers = [user for user in cut.users if taps == "all" or leads_to_last_stage(traced, user)]
+    readers = [user for user in cut.users if taps == "all" or _is_of_trunk(traced, user)]
     if not readers:
         raise SurgeryError(f"nothing reads {cut.name!r}; a block there would change no score")
     name = f"robust_{cut.name}"
@@ -42,3 +43,8 @@ def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps
     traced.graph.lint()
     traced.recompile()
     return name
+
+
+def _is_of_trunk(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a convolution lies at or behind a node, so that it belongs to the trunk, not to a head."""
+    return any(is_convolution(traced, each) for each in descendants(node))

@@ -5,36 +5,26 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.surgery.flow import Flow
+from iqa_armor.graph.calls import argument, layer_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.walk import ancestors
+from iqa_armor.surgery.lineage import Lineage
 from iqa_armor.surgery.tokens import token_grid, token_grids
-from iqa_armor.surgery.trace import size_of
 
-PADDING = (
-    nn.ZeroPad2d,
-    nn.ConstantPad2d,
-    nn.ReflectionPad2d,
-    nn.ReplicationPad2d,
-    nn.CircularPad2d,
-)
+PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 
 
 @dataclass(frozen=True)
 class Cut:
     """A tensor through which everything that reaches a branch's last convolutions passes.
 
-    Args:
-        node: Name of its node in the graph.
-        branch: Index of the branch, from 0.
-        position: Its number in that branch, from 1 at the input.
-        channels: Channels of the tensor.
-        size: (height, width) of its maps.
-        ratio: Output ÷ input elements of the first convolution behind it, a heuristic ([RA] eq. 7).
+    Branches count from 0, positions in them from 1 at the input; `size` is (height, width); `ratio` is output ÷ input
+    elements of the first convolution behind it, a heuristic ([RA] eq. 7).
     """
 
     node: str
@@ -47,33 +37,24 @@ class Cut:
 
 @dataclass(frozen=True)
 class Branch:
-    """The cuts of one branch, from the input on.
-
-    Args:
-        cuts: One cut for each map size of the branch's convolutions.
-        problem: Why no cut is the last one, or "".
-    """
+    """The cuts of one branch, one for each map size of its convolutions, and why none is the last, or ""."""
 
     cuts: tuple[Cut, ...]
     problem: str = ""
 
 
-def branches(traced: fx.GraphModule) -> tuple[Branch, ...]:
+def branches(lineage: Lineage) -> tuple[Branch, ...]:
     """Return the branches of a traced network with their cuts.
-
-    Args:
-        traced: Graph whose nodes have sizes, as `trace` gives it.
 
     Raises:
         SurgeryError: If the network has no convolution whose cut could be found.
     """
-    flow = Flow(traced)
-    if not flow.convolutions:
-        _point_to_tokens(traced)
+    if not lineage.convolutions:
+        _point_to_tokens(lineage)
         raise SurgeryError(
             "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
         )
-    return tuple(_branch(flow, index, sinks) for index, sinks in enumerate(_grouped_sinks(flow)))
+    return tuple(_branch(lineage, index, sinks) for index, sinks in enumerate(_grouped_sinks(lineage)))
 
 
 def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
@@ -87,40 +68,40 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     Raises:
         SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
     """
+    lineage = Lineage(traced)
     by_name = {node.name: node for node in traced.graph.nodes}
     if position == "last" or re.fullmatch("[0-9]{1,9}", position):
-        found = branches(traced)
+        found = branches(lineage)
         if position == "last" and any(branch.problem for branch in found):
-            _point_to_tokens(traced)
+            _point_to_tokens(lineage)
         return [by_name[_pick(branch, position).node] for branch in found]
     node = by_name.get(position) or _last_node_of_module(traced, position)
     if node is None:
-        raise SurgeryError(f"no node or module is called {position!r} in this network; {_places(traced)}")
+        raise SurgeryError(f"no node or module is called {position!r} in this network; {_places(lineage)}")
     if node.op == "output" or len(size_of(node) or ()) not in (3, 4):
         raise SurgeryError(
             f"no map (N, C, H, W) and no tokens (N, tokens, C) are called {position!r} in this network; "
-            f"{_places(traced)}"
+            f"{_places(lineage)}"
         )
-    token_grid(Flow(traced), node)
+    token_grid(lineage, node)
     return [node]
 
 
-def _places(traced: fx.GraphModule) -> str:
+def _places(lineage: Lineage) -> str:
     """Return where a block could stand, as text."""
-    flow = Flow(traced)
-    cuts = [cut.node for branch in branches(traced) for cut in branch.cuts] if flow.convolutions else []
-    grids = [grid.node for grid in token_grids(flow)]
+    cuts = [cut.node for branch in branches(lineage) for cut in branch.cuts] if lineage.convolutions else []
+    grids = [grid.node for grid in token_grids(lineage)]
     texts = [f"its cuts are {', '.join(cuts)}"] if cuts else []
     return "; ".join(texts + ([f"its tokens are {', '.join(grids)}"] if grids else []) or ["it has no cuts"])
 
 
-def _point_to_tokens(traced: fx.GraphModule) -> None:
+def _point_to_tokens(lineage: Lineage) -> None:
     """Refuse to choose in a transformer, naming its tokens.
 
     Raises:
         SurgeryError: If the network has tokens on a grid.
     """
-    names = [grid.node for grid in token_grids(Flow(traced))]
+    names = [grid.node for grid in token_grids(lineage)]
     if names:
         raise SurgeryError(
             "this is a transformer: behind its patch embedding there is no convolutional stage whose input could be "
@@ -154,22 +135,20 @@ def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
 
 
 def _is_padding(traced: fx.GraphModule, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        return isinstance(traced.get_submodule(str(node.target)), PADDING)
-    return node.op == "call_function" and node.target is functional.pad
+    return isinstance(layer_of(traced, node), PADDING) or node.target is functional.pad
 
 
-def _grouped_sinks(flow: Flow) -> list[list[fx.Node]]:
+def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
     followed = {
         source
-        for node in flow.convolutions
+        for node in lineage.convolutions
         for given in node.all_input_nodes
-        for source in flow.last_convolutions.get(given, ())
+        for source in lineage.last_convolutions.get(given, ())
     }
     groups: list[tuple[frozenset[fx.Node], list[fx.Node]]] = []
-    for sink in (node for node in flow.convolutions if node not in followed):
-        shared = frozenset(d for d in flow.dominators[sink] if flow.last_convolutions[d] and d is not sink)
+    for sink in (node for node in lineage.convolutions if node not in followed):
+        shared = frozenset(d for d in lineage.dominators.of(sink)[:-1] if lineage.last_convolutions[d])
         for index, (common, members) in enumerate(groups):
             if common & shared:
                 groups[index] = (common & shared, [*members, sink])
@@ -179,26 +158,26 @@ def _grouped_sinks(flow: Flow) -> list[list[fx.Node]]:
     return [members for _, members in groups]
 
 
-def _branch(flow: Flow, index: int, sinks: list[fx.Node]) -> Branch:
-    ancestors = frozenset[fx.Node]().union(*(flow.before(sink) for sink in sinks))
-    own = [node for node in flow.convolutions if node in ancestors]
-    common = frozenset.intersection(*(flow.dominators[sink] for sink in sinks)) - set(sinks)
-    passages = sorted((node for node in common if _is_map(node)), key=flow.order.__getitem__)
+def _branch(lineage: Lineage, index: int, sinks: list[fx.Node]) -> Branch:
+    before = frozenset[fx.Node]().union(*(ancestors(sink) for sink in sinks))
+    own = [node for node in lineage.convolutions if node in before]
+    common = frozenset.intersection(*(frozenset(lineage.dominators.of(sink)) for sink in sinks)) - set(sinks)
+    passed = [node for node in lineage.dominators.of(sinks[0]) if node in common and len(size_of(node) or ()) == 4]
     firsts: dict[tuple[int, ...], fx.Node] = {}
     for node in own:
         firsts.setdefault(_map_size(node), node)
-    nodes: list[tuple[fx.Node, fx.Node]] = []
+    nodes: list[fx.Node] = []
     for first in firsts.values():
-        cut = _latest_before(flow, passages, first)
-        if cut is not None and cut not in (earlier for earlier, _ in nodes):
-            nodes.append((cut, first))
-    cuts = tuple(_cut(flow, cut, branch=index, position=n) for n, (cut, _) in enumerate(nodes, start=1))
-    return Branch(cuts, problem=_problem(flow, own, nodes[-1][0] if nodes else None, final=_map_size(sinks[-1])))
+        cut = _latest_before(lineage, passed, first)
+        if cut is not None and cut not in nodes:
+            nodes.append(cut)
+    cuts = tuple(_cut(lineage, cut, branch=index, position=n) for n, cut in enumerate(nodes, start=1))
+    return Branch(cuts, problem=_problem(lineage, own, nodes[-1] if nodes else None, final=_map_size(sinks[-1])))
 
 
-def _problem(flow: Flow, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
+def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
     """Return why the last cut of a branch with convolutions `own` cannot be told, or ""."""
-    hiding = [node.name for node in own if _map_size(node) == final and _dilation(flow.traced, node) > 1]
+    hiding = [node.name for node in own if _map_size(node) == final and _dilation(lineage.traced, node) > 1]
     if hiding:
         return (
             f"the dilated convolution {hiding[0]!r} hides where the last stage begins: its maps are as large as "
@@ -209,21 +188,23 @@ def _problem(flow: Flow, own: list[fx.Node], last: fx.Node | None, *, final: tup
     return ""
 
 
-def _latest_before(flow: Flow, passages: list[fx.Node], first: fx.Node) -> fx.Node | None:
+def _latest_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> fx.Node | None:
     """Return the latest dominator that `first` depends on, outside the residual unit of `first`."""
-    ancestors = flow.before(first) - {first}
-    unit = first.meta.get("unit")
+    before, unit = ancestors(first), first.meta.get("unit")
     usable = [
         node
-        for node in passages
-        if node in ancestors and not _is_padding(flow.traced, node) and not (unit and node.meta.get("unit") == unit)
+        for node in passed
+        if node in before
+        and node is not first
+        and not _is_padding(lineage.traced, node)
+        and not (unit and node.meta.get("unit") == unit)
     ]
     return usable[-1] if usable else None
 
 
-def _cut(flow: Flow, node: fx.Node, *, branch: int, position: int) -> Cut:
+def _cut(lineage: Lineage, node: fx.Node, *, branch: int, position: int) -> Cut:
     _, channels, height, width = size_of(node) or (0, 0, 0, 0)
-    behind = next((conv for conv in flow.convolutions if node in flow.before(conv) and conv is not node), None)
+    behind = next((conv for conv in lineage.convolutions if conv is not node and node in ancestors(conv)), None)
     ratio = float("nan")
     if behind is not None:
         given = next(source for source in behind.all_input_nodes if size_of(source) is not None)
@@ -231,18 +212,10 @@ def _cut(flow: Flow, node: fx.Node, *, branch: int, position: int) -> Cut:
     return Cut(node.name, branch, position, channels, (height, width), ratio)
 
 
-def _is_map(node: fx.Node) -> bool:
-    size = size_of(node)
-    return size is not None and len(size) == 4
-
-
 def _map_size(node: fx.Node) -> tuple[int, ...]:
     return (size_of(node) or ())[2:]
 
 
 def _dilation(traced: fx.GraphModule, node: fx.Node) -> int:
-    if node.op == "call_module":
-        module: Any = traced.get_submodule(str(node.target))
-        return max(int(side) for side in module.dilation)
-    dilation = node.kwargs.get("dilation", node.args[5] if len(node.args) > 5 else 1)
-    return max(dilation) if isinstance(dilation, tuple | list) else int(dilation)  # type: ignore[arg-type]
+    dilation = argument(traced, node, "dilation", 1)
+    return max(dilation) if isinstance(dilation, tuple | list) else int(dilation)

@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.surgery.flow import Flow, is_convolution
-from iqa_armor.surgery.trace import size_of
+from iqa_armor.graph.calls import arguments, called_name, is_convolution, layer_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.units import ADDITIONS
+from iqa_armor.graph.walk import reach
+from iqa_armor.surgery.lineage import Lineage
 
 # Class and distillation tokens and registers; no published network has more of them.
 MOST_EXTRA = 8
-ADDITIONS = ("add", "iadd", "add_")
-MOVES = ("permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten")
+MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten"}
 
 
 @dataclass(frozen=True)
@@ -37,30 +38,31 @@ class TokenGrid:
     extra: int
 
 
-def token_grid(flow: Flow, node: fx.Node) -> TokenGrid | None:
+def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
     """Return the grid of the tokens that a node gives; None where it gives maps (N, C, H, W).
 
     The grid is that of the last convolutions before the node, which made the tokens; without any, that of equal
     square patches of the image.
 
     Args:
-        flow: Of a traced network whose nodes have sizes.
+        lineage: Of a traced network whose nodes have sizes.
         node: One of its nodes.
 
     Raises:
         SurgeryError: If its value is neither, or the grid cannot be told; says why.
     """
     size = size_of(node) or ()
-    if len(size) == 4 and not _has_channels_last(flow, node):
+    if len(size) == 4 and not _has_channels_last(lineage, node):
         return None
     if len(size) == 4:
         return _grid(node, (size[1], size[2]), 0)
-    if len(size) != 3 or size[0] != _image(flow)[0]:
+    if len(size) != 3 or size[0] != lineage.image_size[0]:
         raise SurgeryError(
             f"{node.name!r} gives {_described(size)}; a block stands on maps (N, C, H, W) or tokens (N, tokens, C) only"
         )
-    places = _made_by_convolutions(flow, node) if flow.last_convolutions.get(node) else _patches(_image(flow))
-    _check_axes(flow, node, size)
+    made_by_convolutions = bool(lineage.last_convolutions.get(node))
+    places = _maps_before(lineage, node) if made_by_convolutions else _patches(lineage.image_size)
+    _check_axes(lineage, node, size)
     fitting = sorted({place for place in places if 0 <= size[1] - place[0] * place[1] <= MOST_EXTRA})
     if len(fitting) != 1:
         listed = ", ".join("{}x{}".format(*place) for place in fitting or sorted(set(places))) or "none"
@@ -69,31 +71,29 @@ def token_grid(flow: Flow, node: fx.Node) -> TokenGrid | None:
     return _grid(node, fitting[0], size[1] - fitting[0][0] * fitting[0][1])
 
 
-def token_grids(flow: Flow) -> tuple[TokenGrid, ...]:
+def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
     """Return the tokens that everything passes: where a residual unit of a transformer ends.
 
     Args:
-        flow: Of a traced network whose nodes have sizes.
+        lineage: Of a traced network whose nodes have sizes.
     """
-    (output,) = (node for node in flow.order if node.op == "output")
+    output = lineage.traced.graph.output_node()
     found = []
-    for node in sorted(flow.dominators.get(output, ()), key=flow.order.__getitem__):
-        if _ends_unit(flow, node) and len(size_of(node) or ()) in (3, 4):
+    for node in lineage.dominators.of(output) if output in lineage.dominators else ():
+        if _ends_unit(lineage, node) and len(size_of(node) or ()) in (3, 4):
             try:
-                grid = token_grid(flow, node)
+                grid = token_grid(lineage, node)
             except SurgeryError:
                 continue
             found += [grid] if grid is not None else []
     return tuple(found)
 
 
-def _ends_unit(flow: Flow, node: fx.Node) -> bool:
+def _ends_unit(lineage: Lineage, node: fx.Node) -> bool:
     """Return whether a node adds two tensors of its own size, both made from the image."""
-    if node.op not in ("call_function", "call_method"):
-        return False
-    summands = [source for source in node.all_input_nodes if source in flow.dominators]
-    named = getattr(node.target, "__name__", node.target) in ADDITIONS
-    return named and len(summands) == 2 and all(size_of(source) == size_of(node) for source in summands)
+    summands = [source for source in node.all_input_nodes if source in lineage.dominators]
+    fit = len(summands) == 2 and all(size_of(source) == size_of(node) for source in summands)
+    return called_name(node) in ADDITIONS and fit
 
 
 def _grid(node: fx.Node, size: tuple[int, int], extra: int) -> TokenGrid:
@@ -101,13 +101,8 @@ def _grid(node: fx.Node, size: tuple[int, int], extra: int) -> TokenGrid:
     return TokenGrid(node.name, str(stack[-1][0]) if stack else "", (size_of(node) or (0,))[-1], size, extra)
 
 
-def _image(flow: Flow) -> tuple[int, ...]:
-    """Return the size (N, 3, H, W) of the example image."""
-    return next((size for node in flow.order if node.op == "placeholder" and (size := size_of(node))), ())
-
-
-def _made_by_convolutions(flow: Flow, node: fx.Node) -> list[tuple[int, int]]:
-    sizes = [size_of(convolution) or () for convolution in flow.last_convolutions[node]]
+def _maps_before(lineage: Lineage, node: fx.Node) -> list[tuple[int, int]]:
+    sizes = [size_of(convolution) or () for convolution in lineage.last_convolutions[node]]
     return [(size[2], size[3]) for size in sizes if len(size) == 4]
 
 
@@ -118,13 +113,13 @@ def _patches(image: tuple[int, ...]) -> list[tuple[int, int]]:
     return [(height // side, width // side) for side in sides]
 
 
-def _check_axes(flow: Flow, node: fx.Node, size: tuple[int, ...]) -> None:
+def _check_axes(lineage: Lineage, node: fx.Node, size: tuple[int, ...]) -> None:
     """Check that the places are on the second axis of (N, tokens, C), not on the third as in (N, C, places).
 
     Raises:
         SurgeryError: If they are, or may be.
     """
-    for convolution in flow.last_convolutions.get(node, ()):
+    for convolution in lineage.last_convolutions.get(node, ()):
         _, channels, height, width = size_of(convolution) or (0, 0, 0, 0)
         if size[1] == channels and size[2] == height * width:
             raise SurgeryError(
@@ -133,38 +128,35 @@ def _check_axes(flow: Flow, node: fx.Node, size: tuple[int, ...]) -> None:
             )
 
 
-def _has_channels_last(flow: Flow, node: fx.Node) -> bool:
+def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
     """Return whether maps are (N, h, w, C).
 
     So they are if a layer that works on the last axis makes or reads them, or maps added to them and the like, and no
     convolution does.
     """
-    alike, waiting = {node}, [node]
-    evidence = set()
-    while waiting:
-        current = waiting.pop()
-        for other in (*current.all_input_nodes, *current.users):
-            if is_convolution(flow.traced, other):
-                return False
-            evidence.add(_works_on_last_axis(flow, other) or _works_on_last_axis(flow, current))
-            if other not in alike and size_of(other) == size_of(node) and not _moves_axes(other, current):
-                alike.add(other)
-                waiting.append(other)
-    return True in evidence
 
+    def alike(current: fx.Node) -> list[fx.Node]:
+        """Return the neighbours of a node that have the same axes."""
+        return [
+            other
+            for other in (*current.all_input_nodes, *current.users)
+            if size_of(other) == size_of(node) and not {called_name(other), called_name(current)} & MOVES
+        ]
 
-def _moves_axes(*nodes: fx.Node) -> bool:
-    return any(getattr(node.target, "__name__", node.target) in MOVES for node in nodes)
-
-
-def _works_on_last_axis(flow: Flow, node: fx.Node) -> bool:
-    if node.op == "call_module":
-        module: Any = flow.traced.get_submodule(str(node.target))
-        return type(module) is nn.Linear or (type(module) is nn.LayerNorm and len(module.normalized_shape) == 1)
-    if node.op != "call_function" or node.target not in (functional.layer_norm, functional.linear):
+    maps = reach(node, alike)
+    touching = {other for current in maps for other in (current, *current.all_input_nodes, *current.users)}
+    if any(is_convolution(lineage.traced, other) for other in touching):
         return False
-    shape: Any = node.args[1] if node.target is functional.layer_norm and len(node.args) > 1 else (0,)
-    return len(shape) == 1
+    return any(_works_on_last_axis(lineage, other) for other in touching)
+
+
+def _works_on_last_axis(lineage: Lineage, node: fx.Node) -> bool:
+    layer = layer_of(lineage.traced, node)
+    if layer is not None:
+        return type(layer) is nn.Linear or (type(layer) is nn.LayerNorm and len(layer.normalized_shape) == 1)
+    if node.target is functional.layer_norm:
+        return len(arguments(node)["normalized_shape"]) == 1
+    return node.target is functional.linear
 
 
 def _described(size: tuple[int, ...]) -> str:

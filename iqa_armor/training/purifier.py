@@ -12,46 +12,16 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import Attack
 from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.defenses.purifiers.fcn import FCN, new_fcn
-from iqa_armor.errors import DataError, RecipeError
+from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.training.descent import Epochs, descend, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages
 from iqa_armor.training.pairs import Pairs, make_pairs
 
 SSIM_WEIGHT = 0.001
-
-
-@dataclass(frozen=True)
-class FilterSettings:
-    """How a filter is trained.
-
-    Args:
-        epochs: Passes over the pairs.
-        learning_rate: Peak step size of Adam, in (0, 1]; warmed up over the first tenth, then cosine to zero.
-        batch_size: Images per step.
-        fresh: Whether training images are attacked anew in every epoch, each by the next draw of an attack.
-        seed: Of everything that is drawn.
-
-    Raises:
-        RecipeError: If a value is out of range.
-    """
-
-    epochs: int = 10
-    learning_rate: float = 2e-3
-    batch_size: int = 4
-    fresh: bool = False
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        if self.epochs < 1 or self.batch_size < 1 or self.seed < 0:
-            raise RecipeError(
-                "training a purifier needs epochs and a batch size of at least 1 and a seed of at least 0, got "
-                f"{self.epochs}, {self.batch_size} and {self.seed}"
-            )
-        if not 0 < self.learning_rate <= 1:
-            raise RecipeError(f"the learning rate must be above 0 and at most 1, got {self.learning_rate}")
 
 
 @dataclass(frozen=True)

@@ -1,34 +1,16 @@
-"""The commands, by name."""
+"""The commands: a module of the same name in this folder, and what the list of commands says of it."""
 
-from collections.abc import Callable
-from typing import Any
-
-import typer
-
-from iqa_armor.cli.commands.attack import attack
-from iqa_armor.cli.commands.bench import bench
-from iqa_armor.cli.commands.certify import certify
-from iqa_armor.cli.commands.data import data
-from iqa_armor.cli.commands.demo import demo
-from iqa_armor.cli.commands.evaluate import evaluate
-from iqa_armor.cli.commands.export import export
-from iqa_armor.cli.commands.harden import harden
-from iqa_armor.cli.commands.inspect import inspect
-from iqa_armor.cli.commands.score import score
-from iqa_armor.cli.commands.train import train
-from iqa_armor.cli.commands.train_purifier import train_purifier
-
-COMMANDS: dict[str, Callable[..., Any]] = {
-    "inspect": inspect,
-    "harden": harden,
-    "evaluate": evaluate,
-    "score": score,
-    "attack": attack,
-    "certify": certify,
-    "train": train,
-    "train-purifier": train_purifier,
-    "bench": bench,
-    "export": export,
-    "demo": demo,
+COMMANDS = {
+    "inspect": "Show the tensors of MODEL on which a RobustBlock can stand, and the recommended one.",
+    "harden": "Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file.",
+    "evaluate": "Measure quality prediction and robustness of MODELs, with attacks.",
+    "score": "Score images with MODEL.",
+    "attack": "Attack images as MODEL sees them and write them as 8-bit PNG files.",
+    "certify": "Bound the smoothed scores of MODELs for every change of an image within an L2 radius.",
+    "train": "Train ARCH on scored images and write it as one self-contained file.",
+    "train-purifier": "Train a small filter to turn attacked images back into clean ones, for --purify fcn:path=OUT.",
+    "bench": "Time MODELs side by side: calls, training steps, memory, parameters, operations, file size.",
+    "export": "Export MODEL to ONNX or torch.export, and keep the file only where it scores as MODEL does.",
+    "demo": "Harden the small network that iqa-armor ships and attack it, on generated images, in a few minutes.",
+    "data": "Look at datasets before they are used.",
 }
-GROUPS: dict[str, typer.Typer] = {"data": data}

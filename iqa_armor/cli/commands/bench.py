@@ -3,91 +3,41 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-import typer
-from rich.table import Table
-
-from iqa_armor.cli.console import progress, show_json, stdout
-from iqa_armor.cli.options import (
-    ArchOpt,
-    DeviceOpt,
-    InputSizeOpt,
-    InterpolationOpt,
-    JsonOpt,
-    MeanOpt,
-    StdOpt,
-    TrustOpt,
-    opening_of,
-    size_of,
-)
+from iqa_armor.cli.arguments import JsonOpt, Machine, ModelsArg
+from iqa_armor.cli.console import progress, show_json, show_table
+from iqa_armor.cli.options import options
+from iqa_armor.pipeline.bench_settings import BenchSettings
+from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.bench import Benchmark, BenchSettings
+    from iqa_armor.pipeline.bench import Benchmark
     from iqa_armor.pipeline.bench_costs import Cost
 
 MEBI = 2**20
 
 
+@options(without={"score_range", "lower_is_better"})
 def bench(
-    context: typer.Context,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files; ratios refer to the first.")],
-    size: Annotated[
-        str | None, typer.Option(metavar="HEIGHTxWIDTH", help="Size of the images. [default: each model's own]")
-    ] = None,
-    batch: Annotated[
-        list[int] | None, typer.Option(min=1, help="Images per call; may be repeated. [default: 1 and 8]")
-    ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Rounds; each times every model once per batch.")] = 10,
-    no_cache: Annotated[
-        bool,
-        typer.Option("--no-cache", help="Recompute what orthogonal layers otherwise keep between calls."),
-    ] = False,
-    no_training: Annotated[bool, typer.Option("--no-training", help="Leave out training steps.")] = False,
-    no_memory: Annotated[bool, typer.Option("--no-memory", help="Leave out peak memory.")] = False,
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    trust_pickle: TrustOpt = False,
-    device: DeviceOpt = "auto",
-    json: JsonOpt = False,
+    models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine, json: JsonOpt = False
 ) -> None:
-    """Time MODELs side by side: calls, training steps, memory, parameters, operations, file size."""
-    from iqa_armor.machine import choose_device
-    from iqa_armor.pipeline.bench import BenchSettings, benchmark
+    """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all."""
+    from iqa_armor.pipeline.bench import benchmark
 
-    settings = BenchSettings(
-        size=None if size is None else size_of(size, option="--size"),
-        batches=tuple(dict.fromkeys(batch or (1, 8))),
-        repeats=repeats,
-        device=choose_device(device),
-        cache_limit=0 if no_cache else None,
-        has_training=not no_training,
-        has_memory=not no_memory,
-    )
     with progress() as bars:
-        found = benchmark(models, settings, opening=opening_of(context.params), progress=bars)
+        found = benchmark(models, settings, opening=opening, device=machine.chosen(), progress=bars)
     if json:
         show_json(found.as_plain())
         return
-    stdout.print(_table(found, settings))
-
-
-def _table(found: Benchmark, settings: BenchSettings) -> Table:
     used = found.settings
-    table = Table(
+    rows = ([heading, *map(cell, found.models)] for heading, cell in _rows(found, settings))
+    show_table(
+        ["", *(cost.name for cost in found.models)],
+        rows,
         caption=f"{used['device']}, {used['threads']} threads, torch {used['torch']}; medians of {used['repeats']} "
-        f"rounds; in brackets: times the first model; memory: {used['memory_method']}, the model included"
+        f"rounds; in brackets: times the first model; memory: {used['memory_method']}, the model included",
     )
-    table.add_column("")
-    for cost in found.models:
-        table.add_column(cost.name, justify="right", overflow="fold")
-    for heading, cell in _rows(found, settings):
-        table.add_row(heading, *(cell(cost) for cost in found.models))
-    return table
 
 
 def _rows(found: Benchmark, settings: BenchSettings) -> Iterator[tuple[str, Callable[[Cost], str]]]:

@@ -3,33 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.console import progress, show_json, stderr, stdout
-from iqa_armor.cli.files import require_writable, write_text
-from iqa_armor.cli.options import (
-    ArchOpt,
-    DeviceOpt,
-    InputSizeOpt,
-    InterpolationOpt,
-    JsonOpt,
-    LowerOpt,
-    MeanOpt,
-    ScoreRangeOpt,
-    StdOpt,
-    TrustOpt,
-    open_data,
-    opening_of,
-)
-
-if TYPE_CHECKING:
-    from iqa_armor.models.base import QualityModel
+from iqa_armor.cli.arguments import BaselineOpt, DataOpt, JsonOpt, Machine, ReportOpt, open_data
+from iqa_armor.cli.console import note, progress, show_json, stdout
+from iqa_armor.cli.options import options
+from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.opening import Opening
 
 
+@options()
 def certify(
-    context: typer.Context,
     files: Annotated[
         list[Path],
         typer.Argument(
@@ -37,97 +23,38 @@ def certify(
             help="Model files, and image files or folders of them; without images those of --data.",
         ),
     ],
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="The model that the others are compared with; certified as well."),
-    ] = None,
-    data: Annotated[
-        str | None,
-        typer.Option(
-            metavar="SPEC",
-            help="As in evaluate. [default: without IMAGEs, koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
-        ),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most images of --data, spread over it.")] = None,
-    method: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:KEY=VALUE,…]",
-            help="ms and rs: median and mean over noisy images; dms, drs: with a denoiser in front; fs: median over "
-            "noisy features, also fs:mode=calibrated. May be repeated; settings written here win over the options. "
-            "[default: ms]",
-        ),
-    ] = None,
-    samples: Annotated[int | None, typer.Option(min=1, help="Noisy copies of an image. [default: 1000]")] = None,
-    sigma: Annotated[
-        float | None,
-        typer.Option(help="Standard deviation of the noise, pixels being in [0, 1], not in 1/255. [default: 0.12]"),
-    ] = None,
-    radius: Annotated[
-        float | None,
-        typer.Option(help="L2 length of the whole change, pixels being in [0, 1], not in 1/255. [default: 0.05]"),
-    ] = None,
-    confidence: Annotated[
-        float | None, typer.Option(help="Of both bounds of an image together. [default: 0.999]")
-    ] = None,
-    denoiser: Annotated[
-        str | None, typer.Option(metavar="NAME[:KEY=VALUE,…]", help="Purifier of dms and drs. [default: median]")
-    ] = None,
-    batch_size: Annotated[int | None, typer.Option(min=1, help="Noisy copies per forward pass. [default: 16]")] = None,
-    global_bound: Annotated[
-        bool,
-        typer.Option(
-            "--global-bound/--no-global-bound", help="Whether fs also gets the product bound of its backbone."
-        ),
-    ] = True,
-    report: Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")] = None,
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    score_range: ScoreRangeOpt = None,
-    lower_is_better: LowerOpt = False,
-    trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the noise.")] = 0,
-    device: DeviceOpt = "auto",
+    settings: CertifySettings,
+    opening: Opening,
+    machine: Machine,
+    baseline: BaselineOpt = None,
+    data: DataOpt = None,
+    report: ReportOpt = None,
     json: JsonOpt = False,
 ) -> None:
-    """Bound the smoothed scores of MODELs for every change of an image within an L2 radius."""
-    from iqa_armor.machine import choose_device
-    from iqa_armor.pipeline.certifying import CertifySettings, certify_files, certify_images
+    """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing."""
+    from iqa_armor.files import require_writable, write_whole
+    from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
+    from iqa_armor.pipeline.loading import load_models
     from iqa_armor.report import CertificationReport, render_certification
 
     models, images = _sorted(files, baseline)
-    if images and (data is not None or limit is not None):
+    if images and (data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
-    settings = CertifySettings(
-        methods=tuple(dict.fromkeys(method or ("ms",))),
-        samples=samples,
-        sigma=sigma,
-        radius=radius,
-        confidence=confidence,
-        denoiser=denoiser,
-        batch_size=batch_size,
-        limit=limit,
-        seed=seed,
-        device=choose_device(device),
-        global_bound=global_bound,
-    )
-    settings.smoothers()  # a mistyped word should not cost the opening of models and data
+    build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
     if report is not None:
         require_writable(report)
     position = None if baseline is None else models.index(baseline)
+    device = machine.chosen()
     with progress() as bars:
-        opened = _opened(models, context)
+        opened = load_models(models, opening)
         if images:
-            found = certify_files(opened, images, settings, baseline=position, progress=bars)
+            found = certify_files(opened, images, settings, baseline=position, device=device, progress=bars)
         else:
-            dataset = open_data(data, seed=seed, progress=bars)
-            found = certify_images(opened, dataset, settings, baseline=position, progress=bars)
+            dataset = open_data(data, seed=settings.seed, progress=bars)
+            found = certify_images(opened, dataset, settings, baseline=position, device=device, progress=bars)
     if report is not None:
-        write_text(report, render_certification(found))
-        stderr.print(f"wrote {report}", markup=False, soft_wrap=True)
+        write_whole(report, render_certification(found))
+        note(f"wrote {report}")
     if json:
         show_json(found.as_plain())
         return
@@ -145,14 +72,3 @@ def _sorted(files: list[Path], baseline: Path | None) -> tuple[list[Path], list[
     if not models:
         raise typer.BadParameter("only images are named; name a MODEL file as well")
     return models, images
-
-
-def _opened(paths: list[Path], context: typer.Context) -> list[QualityModel]:
-    """Open every model; two files of one name are told apart by their folders."""
-    from iqa_armor.pipeline.loading import load_model
-
-    opened = [load_model(path, opening=opening_of(context.params)) for path in paths]
-    stems = [path.stem for path in paths]
-    for model, path in zip(opened, paths, strict=True):
-        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
-    return opened

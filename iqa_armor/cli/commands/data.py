@@ -5,15 +5,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from iqa_armor.cli.console import progress, show_json, stderr, stdout
-from iqa_armor.cli.options import JsonOpt, open_data
+from iqa_armor.cli.arguments import JsonOpt, open_data
+from iqa_armor.cli.commands import COMMANDS
+from iqa_armor.cli.console import note, progress, say, show_json, show_table
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.data import DataCheck, SizeSummary
 
-data = typer.Typer(no_args_is_help=True, help="Look at datasets before they are used.")
+data = typer.Typer(no_args_is_help=True, help=COMMANDS["data"], add_completion=False)
 
 
 @data.callback()
@@ -41,32 +41,23 @@ def check(
         show_json(found.as_plain())
     else:
         _show(found)
-    for warning in found.warnings:
-        stderr.print(f"warning: {warning}", markup=False, soft_wrap=True)
+    note(*(f"warning: {warning}" for warning in found.warnings))
     found.problems.raise_if_any("replace or remove these files, then run again")
 
 
 def _show(found: DataCheck) -> None:
-    stdout.print(found.spec, markup=False, soft_wrap=True)
-    table = Table()
-    table.add_column("split")
-    for heading in ("images", "lowest score", "highest", "mean"):
-        table.add_column(heading, justify="right")
-    for summary in found.splits:
-        numbers = (summary.low, summary.high, summary.mean)
-        table.add_row(
-            summary.split, str(summary.images), *("–" if number is None else f"{number:.4g}" for number in numbers)
-        )
-    stdout.print(table)
-    stdout.print(f"labels: {found.labels or 'none'}", markup=False, soft_wrap=True)
+    say(found.spec)
+    rows = (
+        (part.split, str(part.images), *("–" if n is None else f"{n:.4g}" for n in (part.low, part.high, part.mean)))
+        for part in found.splits
+    )
+    show_table(("split", "images", "lowest score", "highest", "mean"), rows)
+    say(f"labels: {found.labels or 'none'}")
     if found.direction is not None:
-        stdout.print(
-            f"direction: SROCC {found.direction.correlation:.3f} of the labels with {found.direction.measure} "
-            f"on {found.direction.images} images",
-            soft_wrap=True,
-        )
+        measured = f"{found.direction.measure} on {found.direction.images} images"
+        say(f"direction: SROCC {found.direction.correlation:.3f} of the labels with {measured}")
     if found.sizes is not None:
-        stdout.print(_sizes(found.sizes), soft_wrap=True)
+        say(_sizes(found.sizes))
 
 
 def _sizes(sizes: SizeSummary) -> str:

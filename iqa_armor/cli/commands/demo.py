@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated
 
-import typer
 from rich.console import Console
 
-from iqa_armor.cli.console import progress, show_json, stdout
-from iqa_armor.cli.options import DeviceOpt, JsonOpt
+from iqa_armor.cli.arguments import JsonOpt, Machine, output_option
+from iqa_armor.cli.console import progress, say, show_json, stdout
+from iqa_armor.cli.options import options
+from iqa_armor.recipe import Recipe
 
 
+@options(without=set(Recipe.model_fields) - {"backend", "seed"})
 def demo(
-    output: Annotated[
-        Path, typer.Option("-o", "--output", metavar="DIR", help="Folder for the model, the JSON and the table.")
-    ] = Path("iqa-armor-demo"),
-    backend: Annotated[
-        Literal["cayley", "aoc", "aol"], typer.Option(help="Orthogonal convolution of the block.")
-    ] = "cayley",
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    device: DeviceOpt = "auto",
+    recipe: Recipe,
+    machine: Machine,
+    output: Annotated[Path, output_option("DIR")] = Path("iqa-armor-demo"),
     json: JsonOpt = False,
 ) -> None:
-    """Harden the small network that iqa-armor ships and attack it, on generated images, in a few minutes."""
+    """DIR gets the hardened model, the outcome as JSON and the table."""
     from iqa_armor.errors import UsageError
-    from iqa_armor.machine import choose_device
+    from iqa_armor.files import staging
     from iqa_armor.pipeline.demo import run_demo
-    from iqa_armor.recipe import make_recipe
     from iqa_armor.report import TerminalReport
 
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
-    recipe = make_recipe({"backend": backend, "seed": seed})
-    chosen = choose_device(device)
+    device = machine.chosen()
     with progress() as bars:
-        hardened, evaluation = run_demo(recipe, device=chosen, progress=bars)
+        hardened, evaluation = run_demo(recipe, device=device, progress=bars)
     report = TerminalReport(evaluation.outcome)
-    output.mkdir(parents=True, exist_ok=True)
-    hardened.save(output / "hardened.safetensors")
-    (output / "results.json").write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
-    with (output / "results.txt").open("w", encoding="utf-8") as file:
-        Console(file=file, width=120).print(report)
+    with staging(output) as folder:
+        hardened.save(folder / "hardened.safetensors")
+        (folder / "results.json").write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
+        with (folder / "results.txt").open("w", encoding="utf-8") as file:
+            Console(file=file, width=120).print(report)
     if json:
         show_json(evaluation.outcome.model_dump(mode="json"))
         return
     stdout.print(report)
-    stdout.print(f"wrote hardened.safetensors, results.json and results.txt to {output}", markup=False, soft_wrap=True)
+    say(f"wrote hardened.safetensors, results.json and results.txt to {output}")

@@ -6,26 +6,24 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
+from pydantic import Field
 
-from iqa_armor.cli.console import progress, show_json, stderr, stdout
-from iqa_armor.cli.files import require_writable, write_text
-from iqa_armor.cli.options import (
-    PURIFY_HELP,
-    SMOOTH_HELP,
-    ArchOpt,
-    DeviceOpt,
-    InputSizeOpt,
-    InterpolationOpt,
+from iqa_armor.cli.arguments import (
+    BaselineOpt,
+    Defenses,
+    Draws,
     JsonOpt,
-    LowerOpt,
-    MeanOpt,
-    ScoreRangeOpt,
-    StdOpt,
-    TrustOpt,
-    numbers_of,
+    Machine,
+    ModelsArg,
+    ReportOpt,
+    SeveralDataOpt,
     open_data,
-    opening_of,
 )
+from iqa_armor.cli.console import note, progress, show_json, stderr, stdout
+from iqa_armor.cli.options import options
+from iqa_armor.machine import is_main_process
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.settings import read_levels
 
 if TYPE_CHECKING:
     from iqa_armor.data.base import Dataset
@@ -34,58 +32,34 @@ if TYPE_CHECKING:
     from iqa_armor.results import Outcome, Requirement
 
 
+class Compared(Defenses):
+    """Defenses that are compared, each under each threat."""
+
+    threat: Literal["both", "adaptive", "bare"] = Field(  # type: ignore[assignment]
+        "both", description=str(Defenses.model_fields["threat"].description)
+    )
+
+
+@options()
 def evaluate(
-    context: typer.Context,
-    models: Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")],
-    baseline: Annotated[
-        Path | None,
-        typer.Option(metavar="MODEL", help="The model that the others are compared with; evaluated as well."),
-    ] = None,
-    data: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--data",
-            metavar="SPEC",
-            help="As in harden; may be repeated. The test split is used, else the validation split. "
-            "[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
-        ),
-    ] = None,
+    models: ModelsArg,
+    defenses: Compared,
+    opening: Opening,
+    draws: Draws,
+    machine: Machine,
+    baseline: BaselineOpt = None,
+    data: SeveralDataOpt = None,
     weight: Annotated[
         list[float] | None,
         typer.Option(help="Weight of each --data in combined figures. [default: 2 with scores, 1 without]"),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Most images per dataset, spread over it.")] = None,
-    attack: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:KEY=VALUE,…]",
-            help="pgdN, mifgsm, amifgsm, apgd, square, uap, facpa, korhonen-you, zhang, ssah within --epsilon; l2pgd, "
-            "madc, stadv, advcf with a budget of their own. May be repeated. [default: pgd1 and pgd8]",
-        ),
-    ] = None,
+    attack: Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,…]", help="Attacks.")] = None,
     epsilon: Annotated[
         str, typer.Option(metavar="E,E,…", help="L-infinity budgets, in 1/255 of the pixel range.")
     ] = "2,4,6,8,10",
     direction: Annotated[Literal["up", "down"], typer.Option(help="Whether attacks raise or lower the score.")] = "up",
     batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
-    purify: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:PARAMS][+…]",
-            help=f"Also evaluate each model behind a purifier: {PURIFY_HELP} May be repeated, to compare several.",
-        ),
-    ] = None,
-    smooth: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="NAME[:PARAMS]",
-            help=f"Also evaluate each model with smoothed scores: {SMOOTH_HELP} May be repeated, to compare several.",
-        ),
-    ] = None,
-    threat: Annotated[
-        Literal["both", "adaptive", "bare"],
-        typer.Option(help="Whether attacks know the defenses, or fool the bare model, or both one after the other."),
-    ] = "both",
     eot: Annotated[int, typer.Option(min=1, help="Draws that attacks average where a defense is random (EOT).")] = 8,
     checks: Annotated[
         bool,
@@ -105,9 +79,7 @@ def evaluate(
             help="Keep results per image there; the same command goes on from them. Also gets outcome.json.",
         ),
     ] = None,
-    report: Annotated[
-        Path | None, typer.Option(metavar="OUT.html", help="Write a report that needs no network, with images.")
-    ] = None,
+    report: ReportOpt = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -116,28 +88,20 @@ def evaluate(
             "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
         ),
     ] = None,
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    score_range: ScoreRangeOpt = None,
-    lower_is_better: LowerOpt = False,
-    trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of the bootstrap and of attacks that draw.")] = 0,
-    device: DeviceOpt = "auto",
     json: JsonOpt = False,
 ) -> None:
-    """Measure quality prediction and robustness of MODELs, with attacks."""
+    """The test split is used, else the validation split."""
     from iqa_armor import evaluation
-    from iqa_armor.machine import is_main_process
+    from iqa_armor.files import require_writable, write_whole
+    from iqa_armor.pipeline.defending import THREATS, defended_models
+    from iqa_armor.pipeline.loading import load_models
     from iqa_armor.results import parse_requirement, require_path
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
         require_writable(report)
-    settings = _settings(
-        epsilon,
+    settings = evaluation.EvaluationSettings(
+        epsilons=read_levels(epsilon),
         attacks=tuple(attack or ("pgd1", "pgd8")),
         direction=1 if direction == "up" else -1,
         batch_size=batch_size,
@@ -145,16 +109,17 @@ def evaluate(
         checks=checks,
         check_images=check_images,
         eot=eot,
-        device=device,
-        seed=seed,
+        device=machine.chosen(),
+        seed=draws.seed,
         weights=tuple(weight) if weight else None,
     )
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths = ([baseline] if baseline is not None and baseline not in models else []) + models
+    threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with progress() as bars:
-        opened = _defended(_open(paths, context), purify or [], smooth or [], threat=threat)
-        datasets = [open_data(spec, seed=seed, progress=bars) for spec in data or (None,)]
+        opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
+        datasets = [open_data(spec, seed=draws.seed, progress=bars) for spec in data or (None,)]
         found = evaluation.evaluate(
             opened,
             datasets,
@@ -166,52 +131,20 @@ def evaluate(
         if not is_main_process():
             return
         if output is not None:
-            write_text(output / "outcome.json", found.outcome.to_json() + "\n")
+            write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
         if report is not None:
-            _write_report(report, found, opened, datasets, settings)
+            write_whole(report, _page(found, opened, datasets, settings))
+            note(f"wrote {report}")
     _show(found.outcome, requirements, json=json)
 
 
-def _write_report(
-    path: Path,
-    found: Evaluation,
-    models: list[QualityModel],
-    datasets: list[Dataset],
-    settings: EvaluationSettings,
-) -> None:
+def _page(found: Evaluation, models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings) -> str:
     from iqa_armor.evaluation import build_exhibit
     from iqa_armor.report import headline, render_page
 
     attack, budget = headline(found.outcome)
     exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
-    write_text(path, render_page(found.outcome, exhibit))
-    stderr.print(f"wrote {path}", markup=False, soft_wrap=True)
-
-
-def _settings(epsilons: str, *, device: str, **values: object) -> EvaluationSettings:
-    from iqa_armor.evaluation import EvaluationSettings
-    from iqa_armor.machine import choose_device
-
-    budgets = tuple(value / 255 for value in numbers_of(epsilons, count=None, option="--epsilon"))
-    return EvaluationSettings(epsilons=budgets, device=choose_device(device), **values)  # type: ignore[arg-type]
-
-
-def _open(paths: list[Path], context: typer.Context) -> list[QualityModel]:
-    """Open every model; two files of one name are told apart by their folders."""
-    from iqa_armor.pipeline.loading import load_model
-
-    opened = [load_model(path, opening=opening_of(context.params)) for path in paths]
-    stems = [path.stem for path in paths]
-    for model, path in zip(opened, paths, strict=True):
-        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
-    return opened
-
-
-def _defended(models: list[QualityModel], purify: list[str], smooth: list[str], *, threat: str) -> list[QualityModel]:
-    from iqa_armor.pipeline.defending import THREATS, defended_models
-
-    chosen = [known for known in THREATS if threat in (known, "both")]
-    return defended_models(models, purify, smooth, threats=chosen)
+    return render_page(found.outcome, exhibit)
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:

@@ -5,64 +5,39 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import typer
-
-from iqa_armor.cli.commands.harden import check_place
-from iqa_armor.cli.console import show_json, stdout
-from iqa_armor.cli.options import (
-    ArchOpt,
-    InputSizeOpt,
-    InterpolationOpt,
-    JsonOpt,
-    LowerOpt,
-    MeanOpt,
-    ModelArg,
-    ScoreRangeOpt,
-    StdOpt,
-    TrustOpt,
-    opening_of,
-)
+from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg, output_option, require_target
+from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.options import options
+from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
     from iqa_armor.export import Exported
     from iqa_armor.models.base import QualityModel
 
 
+@options(without={"device"})
 def export(
-    context: typer.Context,
     model: ModelArg,
-    output: Annotated[
-        Path,
-        typer.Option(
-            "-o", "--output", metavar="OUT", help="OUT.onnx (needs the extra 'onnx') or OUT.pt2 (torch.export)."
-        ),
-    ],
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    score_range: ScoreRangeOpt = None,
-    lower_is_better: LowerOpt = False,
-    trust_pickle: TrustOpt = False,
+    output: Annotated[Path, output_option("OUT.onnx|OUT.pt2")],
+    opening: Opening,
+    machine: Machine,
     json: JsonOpt = False,
 ) -> None:
-    """Export MODEL to ONNX or torch.export, and keep the file only where it scores as MODEL does."""
+    """The suffix of OUT says the format; ONNX needs the extra 'onnx'."""
     from iqa_armor.export import export_model, format_of
     from iqa_armor.pipeline.loading import load_model
 
     format_of(output)
-    check_place(output, model)
-    opened = load_model(model, opening=opening_of(context.params))
+    require_target(output, model)
+    opened = load_model(model, opening=opening)
     exported = export_model(opened, output)
     if json:
-        show_json(as_plain(opened, exported))
+        show_json(_as_plain(opened, exported))
         return
     _show(opened, exported)
 
 
-def as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
-    """Return an export's outcome as plain values for JSON."""
+def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
     from iqa_armor.export import described
 
     check = exported.check
@@ -87,21 +62,13 @@ def as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
 def _show(model: QualityModel, exported: Exported) -> None:
     check, used = exported.check, model.preprocessing
     height, width = (side or name for side, name in zip(exported.size, "HW", strict=True))
-    stdout.print(
-        f"accepts: images (N, 3, {height}, {width}), float32 in [0, 1], any N; gives scores (N,)", markup=False
-    )
+    say(f"accepts: images (N, 3, {height}, {width}), float32 in [0, 1], any N; gives scores (N,)")
     if exported.fixed_because:
-        stdout.print(f"the image size is fixed: {exported.fixed_because}", markup=False, soft_wrap=True)
+        say(f"the image size is fixed: {exported.fixed_because}")
     if used.size is not None:
         resize = "{}x{}".format(*used.size)
-        stdout.print(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside", markup=False)
+        say(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside")
     against = "their spread" if check.measured else "the score range"
-    stdout.print(
-        f"compared on {check.images} images: off by at most {check.largest_error:.2g}, {check.share:.2g} of {against}",
-        markup=False,
-    )
-    stdout.print(
-        f"wrote {exported.path} ({exported.format}, {exported.size_bytes / 2**20:.1f} MiB)",
-        markup=False,
-        soft_wrap=True,
-    )
+    error = f"{check.largest_error:.2g}, {check.share:.2g} of {against}"
+    say(f"compared on {check.images} images: off by at most {error}")
+    say(f"wrote {exported.path} ({exported.format}, {exported.size_bytes / 2**20:.1f} MiB)")

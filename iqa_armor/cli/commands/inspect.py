@@ -2,107 +2,71 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-import typer
-from rich.table import Table
-
-from iqa_armor.cli.console import show_json, stdout
-from iqa_armor.cli.options import (
-    ArchOpt,
-    InputSizeOpt,
-    InterpolationOpt,
-    JsonOpt,
-    MeanOpt,
-    ModelArg,
-    StdOpt,
-    TrustOpt,
-    opening_of,
-)
+from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg
+from iqa_armor.cli.console import say, show_json, show_table
+from iqa_armor.cli.options import options
+from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.inspection import Inspection
-    from iqa_armor.pipeline.spectra import BlockSpectrum
+    from iqa_armor.pipeline.inspect import Inspection
+    from iqa_armor.surgery.spectra import BlockSpectrum
 
 
-def inspect(
-    context: typer.Context,
-    model: ModelArg,
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    trust_pickle: TrustOpt = False,
-    json: JsonOpt = False,
-) -> None:
-    """Show the tensors of MODEL on which a RobustBlock can stand, and the recommended one.
-
-    Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
-    """
-    from iqa_armor.pipeline.inspection import inspect_model
+@options(without={"score_range", "lower_is_better", "device"})
+def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
+    """Of a hardened model, also the measured singular values of its blocks and of the layers behind them."""
+    from iqa_armor.pipeline.inspect import inspect_model
     from iqa_armor.pipeline.loading import load_model
 
-    found = inspect_model(load_model(model, opening=opening_of(context.params)))
+    found = inspect_model(load_model(model, opening=opening))
     if json:
         show_json(found.as_plain())
         return
-    stdout.print(_table(found))
+    _show_cuts(found)
     if found.grids:
-        stdout.print(_grid_table(found))
+        _show_grids(found)
     for spectrum in found.spectra:
-        stdout.print(_spectrum_table(spectrum))
-    for line in found.remarks:
-        stdout.print(line, markup=False)
+        _show_spectrum(spectrum)
+    say(*found.remarks)
 
 
-def _table(found: Inspection) -> Table:
-    height, width = found.input_size
-    table = Table(title=f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}")
-    for heading in ("position", "node", "channels", "map", "out ÷ in"):
-        table.add_column(heading, justify="left" if heading == "node" else "right")
-    if found.several_branches:
-        table.add_column("branch", justify="right")
-    table.add_column("")
+def _show_cuts(found: Inspection) -> None:
+    rows = []
     for cut in found.cuts:
-        branch: list[Any] = [str(cut.branch + 1)] if found.several_branches else []
-        table.add_row(
-            str(cut.position),
-            cut.node,
-            str(cut.channels),
-            "{}x{}".format(*cut.size),
-            f"{cut.ratio:.3f}",
-            *branch,
-            "recommended (last)" if cut.node in found.recommended else "",
-        )
-    return table
+        branch = [str(cut.branch + 1)] if found.several_branches else []
+        recommended = "recommended (last)" if cut.node in found.recommended else ""
+        figures = (str(cut.position), str(cut.channels), "{}x{}".format(*cut.size), f"{cut.ratio:.3f}")
+        rows.append([cut.node, *figures, *branch, recommended])
+    headings = ["node", "position", "channels", "map", "out ÷ in", *(["branch"] * found.several_branches), ""]
+    height, width = found.input_size
+    title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}"
+    show_table(headings, rows, title=title)
 
 
-def _grid_table(found: Inspection) -> Table:
-    table = Table(title="tokens at the end of a transformer's units")
-    table.add_column("node", overflow="fold")
-    for heading in ("channels", "grid", "further tokens"):
-        table.add_column(heading, justify="right")
-    table.add_column("module", overflow="fold")
-    for grid in found.grids:
-        table.add_row(grid.node, str(grid.channels), "{}x{}".format(*grid.size), str(grid.extra), grid.module)
-    return table
-
-
-def _spectrum_table(found: BlockSpectrum) -> Table:
-    table = Table(
-        title=f"singular values of {found.name} ({found.backend}) and behind it",
-        caption=f"orthogonal part: {found.method}; ± is how far a value may be from a singular value"
-        + (f"; not measured: {', '.join(found.unmeasured)}" if found.unmeasured else ""),
+def _show_grids(found: Inspection) -> None:
+    rows = (
+        (grid.node, str(grid.channels), "{}x{}".format(*grid.size), str(grid.extra), grid.module)
+        for grid in found.grids
     )
-    table.add_column("layer", overflow="fold")
-    for heading in ("map", "largest", "smallest", "±"):
-        table.add_column(heading, justify="right")
-    size, tolerance = "{}x{}".format(*found.size), f"{found.tolerance:.0e}"
-    reduction = found.reduction
-    table.add_row("reduction", size, f"{reduction.largest:.5f}", "", f"{reduction.tolerance:.0e}")
-    table.add_row("orthogonal", size, f"{found.largest:.5f}", f"{found.smallest:.5f}", tolerance, end_section=True)
+    title = "tokens at the end of a transformer's units"
+    show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
+
+
+def _show_spectrum(found: BlockSpectrum) -> None:
+    size, reduction = "{}x{}".format(*found.size), found.reduction
+    rows = [
+        ("reduction", size, f"{reduction.largest:.5f}", "", f"{reduction.tolerance:.0e}"),
+        ("orthogonal", size, f"{found.largest:.5f}", f"{found.smallest:.5f}", f"{found.tolerance:.0e}"),
+    ]
     for layer in found.after:
         size = "" if layer.size is None else "{}x{}".format(*layer.size)
-        table.add_row(f"{layer.name} ({layer.kind})", size, f"{layer.largest:.5f}", "", f"{layer.tolerance:.0e}")
-    return table
+        rows.append((f"{layer.name} ({layer.kind})", size, f"{layer.largest:.5f}", "", f"{layer.tolerance:.0e}"))
+    caption = f"orthogonal part: {found.method}; ± is how far a value may be from a singular value"
+    show_table(
+        ("layer", "map", "largest", "smallest", "±"),
+        rows,
+        title=f"singular values of {found.name} ({found.backend}) and behind it",
+        caption=caption + (f"; not measured: {', '.join(found.unmeasured)}" if found.unmeasured else ""),
+    )

@@ -2,72 +2,35 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Annotated
-
-import typer
-from rich.table import Table
-
-from iqa_armor.cli.console import progress, show_json, stdout
-from iqa_armor.cli.options import (
-    PURIFY_HELP,
-    SMOOTH_HELP,
-    ArchOpt,
-    DeviceOpt,
-    InputSizeOpt,
-    InterpolationOpt,
-    JsonOpt,
-    MeanOpt,
-    ModelArg,
-    ScoreRangeOpt,
-    StdOpt,
-    TrustOpt,
-    opening_of,
-)
+from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg
+from iqa_armor.cli.console import progress, scale_note, show_json, show_table
+from iqa_armor.cli.options import options
+from iqa_armor.pipeline.opening import Opening
 
 
+@options(without={"threat", "lower_is_better"})
 def score(
-    context: typer.Context,
     model: ModelArg,
-    images: Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")],
-    purify: Annotated[
-        list[str] | None,
-        typer.Option(metavar="NAME[:PARAMS]", help=f"Purify images first: {PURIFY_HELP} May be repeated, in order."),
-    ] = None,
-    smooth: Annotated[
-        str | None,
-        typer.Option(metavar="NAME[:PARAMS]", help=f"Smooth scores: {SMOOTH_HELP}"),
-    ] = None,
-    arch: ArchOpt = None,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    score_range: ScoreRangeOpt = None,
-    trust_pickle: TrustOpt = False,
-    seed: Annotated[int, typer.Option(min=0, help="Of defenses that draw.")] = 0,
-    device: DeviceOpt = "auto",
+    images: ImagesArg,
+    defenses: Defenses,
+    opening: Opening,
+    draws: Draws,
+    machine: Machine,
     json: JsonOpt = False,
 ) -> None:
-    """Score images with MODEL."""
-    from iqa_armor.machine import choose_device
+    """Images are scored one by one: no score depends on the other images."""
     from iqa_armor.pipeline.defending import defended_model
     from iqa_armor.pipeline.loading import load_model
     from iqa_armor.pipeline.score import score_files
 
-    chosen = choose_device(device)
+    device = machine.chosen()
     with progress() as bars:
-        opened = defended_model(load_model(model, opening=opening_of(context.params)), purify or [], smooth)
-        scored = score_files(opened, images, device=chosen, seed=seed, progress=bars)
-    scale = opened.scale
+        opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother)
+        scored = score_files(opened, images, device=device, seed=draws.seed, progress=bars)
     if json:
-        span = None if scale is None else [scale.low, scale.high]
+        span = None if opened.scale is None else [opened.scale.low, opened.scale.high]
         listed = [{"image": str(path), "score": value} for path, value in scored]
         show_json({"model": opened.name, "score_range": span, "images": listed})
         return
-    table = Table(caption=None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}")
-    table.add_column("image", overflow="fold")
-    table.add_column("score", justify="right")
-    for path, value in scored:
-        table.add_row(str(path), f"{value:.4f}")
-    stdout.print(table)
+    rows = ((str(path), f"{value:.4f}") for path, value in scored)
+    show_table(("image", "score"), rows, caption=scale_note(opened.scale))

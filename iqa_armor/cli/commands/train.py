@@ -3,35 +3,31 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.table import Table
 
-from iqa_armor.cli.commands.harden import check_target
-from iqa_armor.cli.console import progress, show_json, stdout
-from iqa_armor.cli.options import (
-    ActivationOpt,
-    ActivationScopeOpt,
-    AtEpsilonOpt,
+from iqa_armor.cli.arguments import (
     DataOpt,
-    DefenseOpt,
-    DeviceOpt,
-    InputSizeOpt,
-    InterpolationOpt,
     JsonOpt,
-    MeanOpt,
-    NtStepOpt,
-    NtWeightOpt,
-    StdOpt,
-    TrustOpt,
+    Machine,
+    ResumeOpt,
     open_data,
-    opening_of,
+    output_option,
+    require_target,
 )
+from iqa_armor.cli.console import progress, say, show_json, show_table
+from iqa_armor.cli.options import options
+from iqa_armor.machine import is_main_process
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.recipe import TrainSettings
+
+if TYPE_CHECKING:
+    from iqa_armor.training.fit import FitHistory
 
 
+@options(without={"arch", "score_range", "lower_is_better"})
 def train(
-    context: typer.Context,
     arch: Annotated[
         str,
         typer.Argument(
@@ -40,9 +36,10 @@ def train(
             "train further.",
         ),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", metavar="OUT", help="File to write.")] = Path(
-        "trained.safetensors"
-    ),
+    settings: TrainSettings,
+    opening: Opening,
+    machine: Machine,
+    output: Annotated[Path, output_option("OUT")] = Path("trained.safetensors"),
     data: DataOpt = None,
     weights: Annotated[
         Path | None,
@@ -51,46 +48,22 @@ def train(
             help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
         ),
     ] = None,
-    epochs: Annotated[int, typer.Option(min=1, help="Passes over the training images.")] = 6,
-    learning_rate: Annotated[float, typer.Option(help="Peak step size of AdamW.")] = 3e-4,
-    batch_size: Annotated[int, typer.Option(min=2, help="Images per step.")] = 8,
-    loss: Annotated[
-        Literal["norm-in-norm", "plcc", "mse", "plcc+mse"], typer.Option(help="What is minimised.")
-    ] = "plcc+mse",
-    precision: Annotated[Literal["no", "bf16", "fp16"], typer.Option(help="Mixed precision.")] = "no",
-    defense: DefenseOpt = None,
-    nt_weight: NtWeightOpt = None,
-    nt_step: NtStepOpt = None,
-    at_epsilon: AtEpsilonOpt = None,
-    activation: ActivationOpt = None,
-    activation_scope: ActivationScopeOpt = None,
-    seed: Annotated[int, typer.Option(min=0, help="Of everything that is drawn.")] = 0,
-    resume: Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")] = False,
-    input_size: InputSizeOpt = None,
-    mean: MeanOpt = None,
-    std: StdOpt = None,
-    interpolation: InterpolationOpt = None,
-    trust_pickle: TrustOpt = False,
-    device: DeviceOpt = "auto",
+    resume: ResumeOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Train ARCH on scored images and write it as one self-contained file."""
-    from iqa_armor.machine import choose_device, is_main_process
+    """A tenth of the training images is held out: it chooses the epoch."""
     from iqa_armor.pipeline import train as training
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.loading import start_model
-    from iqa_armor.recipe import Training, make_training
 
-    check_target(output, Path(arch))
-    given = {name: value for name in Training.model_fields if (value := context.params.get(name)) is not None}
-    settings = make_training(given)
+    require_target(output, Path(arch), suffix=".safetensors")
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
-    chosen = choose_device(device)
+    device = machine.chosen()
     with progress() as bars:
-        start = start_model(arch, opening=opening_of(context.params), weights=weights, seed=seed)
-        dataset = open_data(data, seed=seed, progress=bars)
-        options = RunOptions(device=chosen, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = training.train(start.model, dataset, settings, options=options, fresh=start.fresh)
+        start = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
+        dataset = open_data(data, seed=settings.seed, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = training.train(start.model, dataset, settings, options=how, fresh=start.fresh)
         if not is_main_process():
             return
         result.model.name = output.stem
@@ -101,15 +74,16 @@ def train(
         span = None if scale is None else [scale.low, scale.high]
         show_json({"output": str(output), "score_range": span, **result.provenance})
         return
-    table = Table(title=f"{arch} on {dataset.spec}")
-    for heading in ("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"):
-        table.add_column(heading, justify="right")
-    for epoch in result.fit.epochs:
-        mark = " *" if epoch.number == result.fit.best else ""
-        loss_shown = f"{epoch.loss:.4f}" if epoch.number else "-"
-        numbers = (loss_shown, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}")
-        table.add_row(f"{epoch.number}{mark}", *numbers)
-    stdout.print(table)
-    if result.fit.epochs[result.fit.best].srocc < result.fit.epochs[0].srocc:
-        stdout.print("warning: no epoch agrees with opinion as well as the network did before training", markup=False)
-    stdout.print(f"wrote {output} (epoch {result.fit.best})", markup=False, soft_wrap=True)
+    _show(result.fit, title=f"{arch} on {dataset.spec}")
+    say(f"wrote {output} (epoch {result.fit.best})")
+
+
+def _show(fit: FitHistory, *, title: str) -> None:
+    rows = []
+    for epoch in fit.epochs:
+        loss = f"{epoch.loss:.4f}" if epoch.number else "-"
+        mark = " *" if epoch.number == fit.best else ""
+        rows.append((f"{epoch.number}{mark}", loss, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}"))
+    show_table(("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"), rows, title=title)
+    if fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
+        say("warning: no epoch agrees with opinion as well as the network did before training")

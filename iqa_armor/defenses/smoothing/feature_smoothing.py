@@ -23,8 +23,8 @@ from iqa_armor.defenses.smoothing.full_reference import BoundReferenceSmoother
 from iqa_armor.defenses.smoothing.jacobian import Operator
 from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
 from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.graph import evaluating
 from iqa_armor.models.reference import ReferenceModel
 from iqa_armor.models.split import split_network
 

@@ -16,7 +16,7 @@ from iqa_armor.defenses.smoothing.feature_noise import (
     noise_levels,
     noisy_scores,
 )
-from iqa_armor.models.graph import evaluating
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.models.reference import ReferenceModel
 
 if TYPE_CHECKING:

@@ -12,7 +12,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
-from iqa_armor.models.graph import shared_graph, size_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.trace import trace_shared
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.ortho.bounds import convolution_bound
 
@@ -68,7 +69,7 @@ def product_bound(network: nn.Module, example: Tensor) -> ProductBound:
     Raises:
         SurgeryError: If the network cannot be traced.
     """
-    traced = shared_graph(network, example)
+    traced = trace_shared(network, example)
     bounds: dict[fx.Node, float] = {}
     for node in traced.graph.nodes:
         if node.op == "placeholder":

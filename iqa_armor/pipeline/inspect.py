@@ -7,25 +7,24 @@ from typing import Any
 
 import torch
 
+from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
-from iqa_armor.pipeline.spectra import BlockSpectrum, measure_blocks
-from iqa_armor.surgery import Branch, Cut, Flow, TokenGrid, branches, token_grids, trace
+from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
+from iqa_armor.surgery.stages import Branch, Cut, branches
+from iqa_armor.surgery.tokens import TokenGrid, token_grids
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The cuts of a model and the blocks it has already.
+    """The cuts of a model by branch and position, and the blocks it has already.
 
     Args:
-        name: What the model is called.
-        parameters: Their number.
         input_size: (height, width) that sizes refer to.
-        cuts: Every cut, by branch and position.
         recommended: Nodes that `--position last` takes.
         grids: Tokens on which a block can stand, where no cut is recommended.
         blocks: Modules of the model that are RobustBlocks already.
         spectra: Their measured singular values and those of the layers behind them.
-        remarks: What a user should know beside the table.
     """
 
     name: str
@@ -51,24 +50,19 @@ class Inspection:
 def inspect_model(model: QualityModel) -> Inspection:
     """Trace a model, find its cuts and measure its blocks.
 
-    Args:
-        model: Any model.
-
     Raises:
         SurgeryError: If it cannot be traced, or has neither a convolution nor tokens.
     """
     size = model.preprocessing.size or KONIQ_SIZE
     traced = trace(model.network, torch.zeros(1, 3, *size))
-    flow = Flow(traced)
-    found = branches(traced) if flow.convolutions else ()
+    lineage = Lineage(traced)
+    found = branches(lineage) if lineage.convolutions else ()
     recommended = tuple(branch.cuts[-1].node for branch in found if not branch.problem)
-    grids = () if recommended else token_grids(flow)
+    grids = () if recommended else token_grids(lineage)
     if not (found or grids):
-        branches(traced)  # says what is missing
-    remarks = _remarks(found, grids)
+        branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
     blocks = tuple(spectrum.name for spectrum in spectra)
-    remarks += [f"{name} is a RobustBlock already" for name in blocks]
     return Inspection(
         name=model.name,
         parameters=sum(parameter.numel() for parameter in model.parameters()),
@@ -78,7 +72,7 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=tuple(remarks),
+        remarks=(*_remarks(found, grids), *(f"{name} is a RobustBlock already" for name in blocks)),
     )
 
 

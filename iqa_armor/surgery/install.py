@@ -1,4 +1,4 @@
-"""Put blocks where surgery left placeholders."""
+"""Put blocks where splicing left placeholders."""
 
 from __future__ import annotations
 
@@ -8,22 +8,29 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.ortho import RobustBlock, TokenBlock, initialize_identity
+from iqa_armor.graph.interpret import interpret
+from iqa_armor.graph.sizes import record_sizes, size_of
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.initialize import initialize_identity
+from iqa_armor.ortho.tokens import TokenBlock
 from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery import Flow, TokenGrid, propagate_sizes, size_of, token_grid
+from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.surgery.tokens import TokenGrid, token_grid
 
 
 @dataclass(frozen=True)
-class Block:
-    """One installed block: the node it stands on, its channels and the map or grid (height, width) there."""
+class InstalledBlock:
+    """The node that a block stands on, its channels and the map or grid (height, width) there."""
 
     node: str
     channels: int
     size: tuple[int, int]
 
 
-def install(traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, *, calibration: Tensor) -> tuple[Block, ...]:
+def install(
+    traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, *, calibration: Tensor
+) -> tuple[InstalledBlock, ...]:
     """Replace placeholders by blocks of the width that they stand at, in place.
 
     Args:
@@ -35,29 +42,23 @@ def install(traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, *, ca
     Raises:
         SurgeryError: If no block fits there, or square pooling would change the number of tokens.
     """
-    propagate_sizes(traced, calibration[:1])
-    flow = Flow(traced)
+    record_sizes(traced, calibration[:1])
+    lineage = Lineage(traced)
     nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
-    blocks: list[Block] = []
+    blocks: list[InstalledBlock] = []
     for name, cut in names.items():
-        grid = token_grid(flow, nodes[name])
-        channels, size = (grid.channels, grid.size) if grid else _map_of(nodes[name])
-        block = _new_block(recipe, channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
+        grid = token_grid(lineage, nodes[name])
+        size = size_of(nodes[name]) or ()
+        place = InstalledBlock(cut, grid.channels if grid else size[1], grid.size if grid else (size[2], size[3]))
+        block = _new_block(recipe, place.channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
         if recipe.init == "identity":
-            value = _value_at(traced, name, calibration)
-            if isinstance(block, TokenBlock):
-                initialize_identity(block.block, block.maps(value))
-            else:
-                initialize_identity(block, value)
+            value = _value_of(traced, nodes[name], calibration)
+            maps, robust = (block.maps(value), block.block) if isinstance(block, TokenBlock) else (value, block)
+            initialize_identity(robust, maps)
         traced.set_submodule(name, block.eval())
-        blocks.append(Block(cut, channels, size))
-    propagate_sizes(traced, calibration[:1])
+        blocks.append(place)
+    record_sizes(traced, calibration[:1])
     return tuple(blocks)
-
-
-def _map_of(node: fx.Node) -> tuple[int, tuple[int, int]]:
-    _, channels, height, width = size_of(node) or (0, 0, 0, 0)
-    return channels, (height, width)
 
 
 def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: int) -> RobustBlock | TokenBlock:
@@ -74,13 +75,8 @@ def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: i
         raise SurgeryError(f"no block fits there: {error}") from error
 
 
-def _value_at(traced: fx.GraphModule, name: str, inputs: Tensor) -> Tensor:
-    """Return what the module called `name` gets for `inputs`."""
-    caught: list[Tensor] = []
-    handle = traced.get_submodule(name).register_forward_pre_hook(lambda _, given: caught.append(given[0]))
-    try:
-        with torch.no_grad():
-            traced(inputs)
-    finally:
-        handle.remove()
-    return caught[0]
+@torch.no_grad()
+def _value_of(traced: fx.GraphModule, placeholder: fx.Node, inputs: Tensor) -> Tensor:
+    """Return what an empty place gives for `inputs`, which is what it gets."""
+    value: Tensor = next(value for node, value in interpret(traced, inputs) if node is placeholder)
+    return value

@@ -3,32 +3,33 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.ortho import Gains, OrthogonalConv2d, RobustBlock, TokenBlock, extreme_gains, singular_values
-from iqa_armor.surgery import size_of
+from iqa_armor.graph.calls import called_name, layer_of
+from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.walk import descendants
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.gains import Gains, extreme_gains
+from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.ortho.lipschitz import singular_values
+from iqa_armor.ortho.tokens import TokenBlock
 
 # Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.
 EXACT_LIMIT = 2**26
 # Relative rounding of float32 layers in what is called exact.
 ROUNDING = 1e-5
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+PRODUCTS = ("conv", "linear", "matmul", "bmm", "einsum")  # parts of the names of functions
 
 
 @dataclass(frozen=True)
 class LayerGain:
-    """The largest singular value of one layer.
+    """The largest singular value of the linear part of one layer, which may be off by `tolerance`.
 
-    Args:
-        name: Its module name.
-        kind: Its class, e.g. "Conv2d".
-        size: (height, width) of its input maps, or None for vectors.
-        largest: Largest singular value of its linear part.
-        tolerance: How far that may be from a singular value.
+    `kind` is the layer's class, `size` is (height, width) of its input maps or None for vectors.
     """
 
     name: str
@@ -43,12 +44,8 @@ class BlockSpectrum:
     """Measured singular values of a RobustBlock at its map size, and of the layers behind it.
 
     Args:
-        name: Module name of the block.
-        backend: How its orthogonal convolution is made.
-        channels: C.
         size: (height, width) of the maps that the orthogonal convolution sees.
-        largest: Largest singular value of the orthogonal convolution there.
-        smallest: Smallest one.
+        largest: Largest singular value of the orthogonal convolution there; `smallest` likewise.
         tolerance: How far the two may be from singular values.
         method: "every frequency", or "Lanczos" where that would take too much memory.
         reduction: The block's 1×1 reduction.
@@ -75,19 +72,17 @@ def measure_blocks(traced: fx.GraphModule) -> tuple[BlockSpectrum, ...]:
     Args:
         traced: Graph in eval mode whose nodes have sizes, as `trace` gives it.
     """
-    return tuple(
-        _measure(traced, node, module)
-        for node, module in _modules(traced, list(traced.graph.nodes))
-        if isinstance(module, RobustBlock | TokenBlock)
-    )
+    layers = ((node, layer_of(traced, node)) for node in traced.graph.nodes)
+    return tuple(_measure(traced, node, layer) for node, layer in layers if isinstance(layer, RobustBlock | TokenBlock))
 
 
 def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenBlock) -> BlockSpectrum:
     height, width = module.size if isinstance(module, TokenBlock) else (size_of(node) or (0, 0, 1, 1))[2:]
     block = module.block if isinstance(module, TokenBlock) else module
     gains, method = _extremes(_thawed(block.orthogonal), (height, width))
-    behind = _behind(node)
-    after = (_layer_gain(inner, module) for inner, module in _modules(traced, behind))
+    reached = descendants(node)
+    behind = [later for later in traced.graph.nodes if later in reached and later is not node]
+    after = (_layer_gain(each, layer_of(traced, each)) for each in behind)
     return BlockSpectrum(
         name=str(node.target),
         backend=block.backend,
@@ -99,7 +94,7 @@ def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenB
         method=method,
         reduction=_of_reduction(str(node.target), block.reduction, (height, width)),
         after=tuple(gain for gain in after if gain is not None),
-        unmeasured=tuple(inner.name for inner in behind if _is_functional_product(inner)),
+        unmeasured=tuple(each.name for each in behind if any(word in called_name(each) for word in PRODUCTS)),
     )
 
 
@@ -123,28 +118,9 @@ def _extremes(layer: OrthogonalConv2d, size: tuple[int, int]) -> tuple[Gains, st
     return Gains(largest, smallest, ROUNDING * largest, 0), "every frequency"
 
 
-def _behind(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that depend on `node`, in the order of the graph."""
-    reached = {node}
-    for later in node.graph.nodes:
-        if reached.intersection(later.all_input_nodes):
-            reached.add(later)
-    return [later for later in node.graph.nodes if later in reached and later is not node]
-
-
-def _modules(traced: fx.GraphModule, nodes: list[fx.Node]) -> Iterator[tuple[fx.Node, nn.Module]]:
-    for node in nodes:
-        if node.op == "call_module":
-            yield node, traced.get_submodule(str(node.target))
-
-
-def _is_functional_product(node: fx.Node) -> bool:
-    name = getattr(node.target, "__name__", str(node.target))
-    words = ("conv", "linear", "matmul", "bmm", "einsum")
-    return node.op in ("call_function", "call_method") and any(word in name for word in words)
-
-
-def _layer_gain(node: fx.Node, module: nn.Module) -> LayerGain | None:
+def _layer_gain(node: fx.Node, module: nn.Module | None) -> LayerGain | None:
+    if module is None:
+        return None
     given = size_of(node.all_input_nodes[0]) or ()
     size = (given[2], given[3]) if len(given) == 4 else None
     if isinstance(module, nn.Linear) or _is_pointwise(module):

@@ -1,0 +1,74 @@
+"""Recognise what a node of a graph calls, and with which arguments."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+# Parameters of functions without a signature that Python could read.
+CONVOLUTION = "input weight bias stride padding dilation groups"
+TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
+_PARAMETERS: dict[Callable[..., Any], str] = {
+    **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), CONVOLUTION),
+    **dict.fromkeys(
+        (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), TRANSPOSED
+    ),
+    **dict.fromkeys(
+        (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"
+    ),
+}
+_ON_MAPS = (nn.Conv2d, nn.ConvTranspose2d)
+_SIZES = ("size", "dim", "ndimension", "numel", "nelement")
+
+
+def layer_of(traced: fx.GraphModule, node: fx.Node) -> Any:
+    """Return the module that a node calls, or None if it calls none."""
+    return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
+def called_name(node: fx.Node) -> str:
+    """Return the name of the function or method that a node calls, or "" if it calls none."""
+    if node.op not in ("call_function", "call_method"):
+        return ""
+    return str(getattr(node.target, "__name__", node.target))
+
+
+def arguments(node: fx.Node) -> dict[str, Any]:
+    """Return the arguments of a function call by the parameters' names, with defaults where Python knows them.
+
+    Raises:
+        ValueError: If the function's parameters are not known.
+    """
+    target: Any = node.target
+    if target in _PARAMETERS:
+        return {**dict(zip(_PARAMETERS[target].split(), node.args, strict=False)), **node.kwargs}
+    bound = inspect.signature(target).bind(*node.args, **node.kwargs)
+    bound.apply_defaults()
+    return dict(bound.arguments)
+
+
+def argument(traced: fx.GraphModule, node: fx.Node, name: str, default: Any = None) -> Any:
+    """Return an argument of a function call, or the attribute of that name of the layer that a node calls."""
+    layer = layer_of(traced, node)
+    return getattr(layer, name, default) if layer is not None else arguments(node).get(name, default)
+
+
+def is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node is a convolution on maps."""
+    if node.op == "call_module":
+        return isinstance(layer_of(traced, node), _ON_MAPS)
+    return node.op == "call_function" and node.target in (functional.conv2d, functional.conv_transpose2d)
+
+
+def reads_size(node: fx.Node) -> bool:
+    """Return whether a node reads the size or kind of a tensor, not its values."""
+    if node.op == "call_method":
+        return node.target in _SIZES
+    return (
+        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim", "device", "dtype")
+    )

@@ -1,0 +1,73 @@
+"""Run a graph node by node."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Iterator
+from itertools import islice
+from typing import Any
+
+from torch import fx
+
+from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.graph.failures import failure_at
+
+Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
+
+
+def call_node(traced: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+    """Return what a node that calls something gives for arguments."""
+    target: Any = node.target
+    if node.op == "call_module":
+        return traced.get_submodule(target)(*args, **kwargs)
+    if node.op == "call_method":
+        return getattr(args[0], target)(*args[1:], **kwargs)
+    return target(*args, **kwargs)
+
+
+def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> Iterator[tuple[fx.Node, Any]]:
+    """Yield each node of a graph with its value, the output last; values are dropped once nothing reads them.
+
+    Args:
+        traced: Graph, whose generated code is not used, so that torch prints nothing when it fails.
+        inputs: Values of its placeholders; those left out take their defaults.
+        call: What computes the value of a node that calls something, of the graph, the node and its arguments.
+
+    Raises:
+        NodeFailure: If a node cannot be computed; says which, why, and where its author wrote it.
+    """
+    values: dict[fx.Node, Any] = {}
+    given = iter(inputs)
+    finished = _last_read(traced.graph)
+    for node in traced.graph.nodes:
+        args, kwargs = (fx.node.map_arg(each, values.__getitem__) for each in (node.args, node.kwargs))
+        try:
+            values[node] = _value(traced, node, given, call, args, kwargs)
+        except NETWORK_FAILURES as error:
+            raise failure_at(node, traced, error) from error
+        yield node, values[node]
+        for each in finished.get(node, ()):
+            del values[each]
+
+
+def _value(
+    traced: fx.GraphModule, node: fx.Node, given: Iterator[Any], call: Call, args: Any, kwargs: dict[str, Any]
+) -> Any:
+    if node.op == "placeholder":
+        for value in (*islice(given, 1), *args):
+            return value
+        raise TypeError(f"the network needs a further input {node.target!r}")
+    if node.op == "get_attr":
+        return operator.attrgetter(str(node.target))(traced)
+    return args[0] if node.op == "output" else call(traced, node, args, kwargs)
+
+
+def _last_read(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
+    """Return the nodes whose values nothing reads after a node, by that node."""
+    seen: set[fx.Node] = set()
+    finished: dict[fx.Node, list[fx.Node]] = {}
+    for node in reversed(graph.nodes):
+        fresh = [each for each in (node, *node.all_input_nodes) if each not in seen]
+        seen.update(fresh)
+        finished[node] = fresh
+    return finished

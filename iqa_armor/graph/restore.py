@@ -1,0 +1,135 @@
+"""Undo what tracing freezes in a graph."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import fx, nn
+from torch.nn import functional
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.calls import arguments, layer_of
+
+# Functions that drop, by the layer that does the same.
+_DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.Dropout: functional.dropout,
+    nn.Dropout1d: functional.dropout1d,
+    nn.Dropout2d: functional.dropout2d,
+    nn.Dropout3d: functional.dropout3d,
+    nn.AlphaDropout: functional.alpha_dropout,
+    nn.FeatureAlphaDropout: functional.feature_alpha_dropout,
+}
+_LAYER_OF: dict[Any, type[nn.Module]] = {
+    **{function: layer for layer, function in _DROPPING.items()},
+    torch.dropout: nn.Dropout,
+    torch.feature_dropout: nn.Dropout2d,
+    torch.alpha_dropout: nn.AlphaDropout,
+    torch.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def keep_forced_dropout(traced: fx.GraphModule) -> None:
+    """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
+
+    So they stay on, which is what their author wants (Monte Carlo dropout).
+
+    Raises:
+        SurgeryError: If another layer is in training mode that works differently there.
+    """
+    for node in list(traced.graph.nodes):
+        layer = layer_of(traced, node)
+        if layer is None or not layer.training:
+            continue
+        if type(layer) in _DROPPING:
+            node.op, node.target = "call_function", _DROPPING[type(layer)]
+            node.kwargs = {"p": layer.p, "training": True, "inplace": layer.inplace}
+        elif _differs_in_training(layer):
+            raise SurgeryError(
+                f"layer {str(node.target)!r} ({type(layer).__name__}) stays in training mode when the network is put "
+                "in eval mode; only dropout may, so leave the mode of other layers to train() and eval()"
+            )
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+
+
+def restore_layers(traced: fx.GraphModule) -> None:
+    """Turn functional dropout that is off, and functional layer normalization, back into layers, in place.
+
+    `tensor.data` becomes `tensor.detach()`, which is the same and has a stored form.
+    """
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is getattr and node.args[1:] == ("data",):
+            node.op, node.target, node.args = "call_method", "detach", node.args[:1]
+        elif node.target in _LAYER_OF:
+            _restore_dropout(traced, node)
+        elif node.target is functional.layer_norm:
+            _restore_layer_norm(traced, node)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Make a call that does nothing in eval mode a layer that drops in training; one that drops always stays."""
+    given = arguments(node)
+    if given.get("training", given.get("train")) is not False:
+        return
+    layer = _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False))
+    name = f"dropout_{node.name}"
+    traced.add_submodule(name, layer)
+    _replace(traced, node, name, given["input"])
+
+
+def _restore_layer_norm(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Make `layer_norm` with the weight and bias of one submodule a LayerNorm in its place; names stay the same.
+
+    The width is a number in the graph otherwise, and stays it when channels are pruned.
+    """
+    given = arguments(node)
+    owner, shape = _owner(given.get("weight"), given.get("bias")), given["normalized_shape"]
+    is_vector = isinstance(shape, tuple | list) and len(shape) == 1 and isinstance(shape[0], int)
+    if not (is_vector and _has_only_affine(traced, owner)):
+        return
+    norm = nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5))
+    norm.weight, norm.bias = (operator.attrgetter(f"{owner}.{name}")(traced) for name in ("weight", "bias"))
+    traced.set_submodule(owner, norm)
+    _replace(traced, node, owner, given["input"])
+    for parameter in (given["weight"], given["bias"]):
+        if not parameter.users:
+            traced.graph.erase_node(parameter)
+
+
+def _replace(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.Node) -> None:
+    with traced.graph.inserting_after(node):
+        call = traced.graph.call_module(layer, (given,))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    traced.graph.erase_node(node)
+
+
+def _differs_in_training(layer: nn.Module) -> bool:
+    is_random = type(layer).__name__ in ("RReLU", "StochasticDepth") or isinstance(layer, nn.modules.dropout._DropoutNd)
+    has_statistics = getattr(layer, "track_running_stats", False)
+    return is_random or bool(has_statistics) or bool(getattr(layer, "dropout", 0))
+
+
+def _owner(weight: Any, bias: Any) -> str:
+    """Return the path of the module whose `weight` and `bias` two nodes read, or ""."""
+    nodes = [node for node in (weight, bias) if isinstance(node, fx.Node) and node.op == "get_attr"]
+    paths = [str(node.target).rpartition(".") for node in nodes]
+    if [name for _, _, name in paths] != ["weight", "bias"] or paths[0][0] != paths[1][0]:
+        return ""
+    return paths[0][0]
+
+
+def _has_only_affine(traced: fx.GraphModule, owner: str) -> bool:
+    """Return whether a submodule may be replaced: nothing of it but its weight and bias is used."""
+    if not owner:
+        return False
+    module = traced.get_submodule(owner)
+    used = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *module.named_children())}
+    return used == {"weight", "bias"}

@@ -1,0 +1,40 @@
+"""How large the values of a graph are."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, fx
+
+from iqa_armor.errors import ArmorError, SurgeryError
+from iqa_armor.graph.failures import NodeFailure
+from iqa_armor.graph.interpret import interpret
+
+ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
+
+
+def record_sizes(
+    traced: fx.GraphModule, example: Tensor, *, error: type[ArmorError] = SurgeryError, advice: str = ADVICE
+) -> None:
+    """Record the size of every node's value for `example` (N, 3, H, W), in place.
+
+    Args:
+        traced: Graph on the device of the example, in the mode in which it is to run.
+        example: Input; no gradient is kept.
+        error: Class of the error.
+        advice: What its message tells a user to do.
+
+    Raises:
+        ArmorError: Of the class `error`, if the network fails on that input: names layer, cause and line.
+    """
+    try:
+        with torch.no_grad():
+            for node, value in interpret(traced, example):
+                node.meta["size"] = tuple(value.shape) if isinstance(value, Tensor) else None
+    except NodeFailure as failure:
+        raise error(f"the network fails on an input of {tuple(example.shape)} at {failure}; {advice}") from failure
+
+
+def size_of(node: fx.Node) -> tuple[int, ...] | None:
+    """Return the recorded size of a node's tensor, or None if its value is not one tensor."""
+    size: tuple[int, ...] | None = node.meta.get("size")
+    return size

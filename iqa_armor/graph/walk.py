@@ -1,0 +1,91 @@
+"""Walk along a graph: what a node depends on, what depends on it, and what everything passes through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from functools import reduce
+
+from torch import fx
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.calls import reads_size
+from iqa_armor.graph.sizes import size_of
+
+
+def reach(start: fx.Node, step: Callable[[fx.Node], Iterable[fx.Node]]) -> dict[fx.Node, None]:
+    """Return what can be reached from a node, itself included, by steps from a node to others; a set with an order."""
+    seen, waiting = dict.fromkeys([start]), [start]
+    while waiting:
+        fresh = [node for node in step(waiting.pop()) if node not in seen]
+        seen.update(dict.fromkeys(fresh))
+        waiting.extend(fresh)
+    return seen
+
+
+def ancestors(node: fx.Node, *, stops: Callable[[fx.Node], bool] = lambda _: False) -> Collection[fx.Node]:
+    """Return what a node depends on, itself included, without what lies before the nodes that stop the walk."""
+    return reach(node, lambda each: () if stops(each) and each is not node else each.all_input_nodes)
+
+
+def nearest(node: fx.Node, is_wanted: Callable[[fx.Node], bool]) -> list[fx.Node]:
+    """Return the wanted nodes that a node depends on with no other wanted one in between."""
+    return [each for each in ancestors(node, stops=is_wanted) if each is not node and is_wanted(each)]
+
+
+def descendants(node: fx.Node) -> Collection[fx.Node]:
+    """Return what depends on a node, itself included."""
+    return reach(node, lambda each: each.users)
+
+
+class Dominators:
+    """The tensors through which everything passes on its way from the images to a node.
+
+    `node in dominators` says whether a node depends on the images at all.
+
+    Args:
+        graph: The graph; its first placeholder is the images, others are options such as an attention mask.
+        through_sizes: Whether a node that reads but the size of a tensor depends on it.
+    """
+
+    def __init__(self, graph: fx.Graph, *, through_sizes: bool = False) -> None:
+        self._order = {node: index for index, node in enumerate(graph.nodes)}
+        self._nearest: dict[fx.Node, fx.Node] = {}  # of the images: themselves
+        for node in graph.nodes:
+            if node.op == "placeholder" and not self._nearest:
+                self._nearest[node] = node
+            sources = [source for source in node.all_input_nodes if source in self._nearest]
+            if sources and (through_sizes or not reads_size(node)):
+                self._nearest[node] = reduce(self._common, sources)
+
+    def __contains__(self, node: object) -> bool:
+        return node in self._nearest
+
+    def of(self, node: fx.Node) -> list[fx.Node]:
+        """Return the nodes that everything on its way to `node` passes, the images first, `node` last."""
+        chain = [node]
+        while self._nearest[chain[-1]] is not chain[-1]:
+            chain.append(self._nearest[chain[-1]])
+        return chain[::-1]
+
+    def _common(self, one: fx.Node, other: fx.Node) -> fx.Node:
+        while one is not other:
+            if self._order[one] > self._order[other]:
+                one = self._nearest[one]
+            else:
+                other = self._nearest[other]
+        return one
+
+
+def passages(graph: fx.Graph) -> list[fx.Node]:
+    """Return the tensors through which everything passes from the input to the output, in order, the input first.
+
+    Reading the size of an earlier tensor is a way around.
+
+    Raises:
+        SurgeryError: If the graph has several inputs, or its output does not depend on the input.
+    """
+    dominators, output = Dominators(graph, through_sizes=True), graph.output_node()
+    inputs = sum(node.op == "placeholder" for node in graph.nodes)
+    if inputs != 1 or output not in dominators:
+        raise SurgeryError(f"a network of one input is needed whose output depends on it, got {inputs} inputs")
+    return [node for node in dominators.of(output)[:-1] if size_of(node)]

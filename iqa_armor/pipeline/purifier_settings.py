@@ -1,0 +1,31 @@
+"""What a purifier is trained against. Imports no torch."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from pydantic import Field, field_validator
+
+from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.settings import Attacks, Budgets, Limit
+from iqa_armor.training.filter_settings import FilterSettings
+
+
+class PurifierSettings(FilterSettings):
+    """How a filter is trained, and against which attacks: every one at every budget and in every direction."""
+
+    error: ClassVar[type[ArmorError]] = UsageError
+
+    attacks: Attacks = Field(("pgd8",), min_length=1)
+    epsilons: Budgets = Field(tuple(value / 255 for value in (2, 4, 6, 8, 10)), min_length=1)
+    direction: Literal["up", "down", "both"] = Field(
+        "up", description="Whether attacks push the score up or down; both: they take turns."
+    )
+    limit: Limit = Field(512, ge=4)
+
+    @field_validator("epsilons")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < epsilon <= 1 for epsilon in value):
+            raise ValueError("budgets lie above 0 and at most at 255 (in 1/255)")
+        return value

@@ -1,0 +1,192 @@
+"""Settings declared once: default, range, description, and how a command line writes them. Imports no torch."""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import partial
+from importlib import import_module
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic_core import CoreSchema, core_schema
+
+from iqa_armor.errors import ArmorError, UsageError
+
+LEVELS = 255
+
+
+class SettingsModel(BaseModel):
+    """Frozen, validated settings; a value that is not allowed raises `error`, which names setting and value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+    error: ClassVar[type[ArmorError]] = UsageError
+
+    def __init__(self, **values: Any) -> None:
+        unknown = next((name for name in values if name not in type(self).model_fields), None)
+        if unknown is not None:
+            near = difflib.get_close_matches(unknown, type(self).model_fields, n=1, cutoff=0)
+            raise self.error(f"there is no setting {unknown!r}; did you mean {near[0]!r}?")
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise self.error(explain(error, type(self))) from error
+
+    @classmethod
+    def read(cls, values: Mapping[str, Any], *, source: str = "", names: Mapping[str, str] | None = None) -> Self:
+        """Return validated settings.
+
+        Args:
+            values: Settings by name; the rest take their defaults.
+            source: What messages call their origin.
+            names: What messages call settings, such as their flags; their own names otherwise.
+
+        Raises:
+            ArmorError: Of the class `error`, if a name is unknown (the nearest valid one is given) or a value is
+                not allowed.
+        """
+        try:
+            return cls(**values)
+        except ArmorError as error:
+            cause = error.__cause__
+            told = explain(cause, cls, names) if isinstance(cause, ValidationError) else str(error)
+            raise cls.error(f"{source}: {told}" if source else told) from error
+
+
+@dataclass(frozen=True)
+class Flag:
+    """How the command line writes a setting, where its name and type do not say it all.
+
+    Args:
+        names: Its flags, such as "--prune-global/--prune-local"; made of the setting's name if there are none.
+        kind: Type of what is written, if not the setting's own; `str` for a text that the setting reads itself.
+        metavar: What stands for the value in help texts.
+        shown: The default as help texts show it; None for the setting's own.
+        panel: Heading under which help texts list it.
+    """
+
+    names: tuple[str, ...] = ()
+    kind: Any = None
+    metavar: str | None = None
+    shown: str | None = None
+    panel: str | None = None
+
+
+@dataclass(frozen=True)
+class OneOf:
+    """A word that a registry reads, which is named by `module:NAME` since it stands above the settings."""
+
+    home: str
+
+    def registry(self) -> Any:
+        """Return the registry; its values are not imported by this."""
+        module, _, name = self.home.partition(":")
+        return getattr(import_module(module), name)
+
+    def check(self, word: Any) -> None:
+        """Refuse a word that the registry cannot read; nothing is imported for a built-in name.
+
+        Raises:
+            ArmorError: If there is no such value.
+        """
+        registry = self.registry()
+        if isinstance(word, str) and word not in registry:
+            registry.read(word)
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
+        return core_schema.no_info_after_validator_function(self._known, handler(source))
+
+    def _known(self, value: Any) -> Any:
+        try:
+            for word in value if isinstance(value, tuple) else (value,):
+                self.check(word)
+        except ArmorError as error:
+            raise ValueError(str(error)) from error
+        return value
+
+
+def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
+    """Return what is wrong with which setting, in one line.
+
+    Args:
+        error: What validation found.
+        kind: The settings.
+        names: What settings are called, by their own name where not at all.
+    """
+    return "; ".join(_fault(fault, kind, names or {}) for fault in error.errors())
+
+
+def _fault(fault: Any, kind: type[BaseModel], names: Mapping[str, str]) -> str:
+    message = str(fault["msg"]).removeprefix("Value error, ")
+    if not fault["loc"]:  # settings that do not go together
+        return message
+    setting, given = str(fault["loc"][0]), repr(fault["input"])
+    if fault["type"] == "literal_error":
+        message = f"must be one of {', '.join(map(str, get_args(kind.model_fields[setting].annotation)))}"
+    return f"{names.get(setting, setting)}: {message[0].lower()}{message[1:]}, got {given}"
+
+
+def read_size(value: Any) -> Any:
+    """Return (height, width) of a text such as 498x664; what is no text is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    match = re.fullmatch("([1-9][0-9]{0,5})[xX]([1-9][0-9]{0,5})", value)
+    if match is None:
+        raise ValueError("takes HEIGHTxWIDTH, e.g. 498x664")
+    return int(match[1]), int(match[2])
+
+
+def read_numbers(value: Any, *, count: int | None = None) -> Any:
+    """Return the numbers, `count` of them, of a text that separates them by commas; no text is returned as it is."""
+    if not isinstance(value, str):
+        return value
+    wanted = f"takes {count or ''} numbers separated by commas".replace("  ", " ")
+    try:
+        found = tuple(float(part) for part in value.split(",")) if value.isascii() else ()
+    except ValueError:
+        raise ValueError(wanted) from None
+    if not found or len(found) != (count or len(found)) or not all(map(math.isfinite, found)):
+        raise ValueError(wanted)
+    return found
+
+
+def read_levels(value: Any) -> Any:
+    """Return pixel values in [0, 1] of a text that writes them in 1/255; what is no text is returned as it is."""
+    found = read_numbers(value)
+    return tuple(number / LEVELS for number in found) if isinstance(value, str) else found
+
+
+Epochs = Annotated[int, Field(description="Passes over the training images.")]
+LearningRate = Annotated[
+    float, Field(description="Peak step size; warmed up over the first tenth, then cosine to zero.")
+]
+PASSING = "Images, or noisy copies of one, that pass the network together."
+BatchSize = Annotated[int, Field(description=PASSING)]
+Limit = Annotated[int | None, Field(ge=1, description="Most images of a dataset, spread over it.")]
+Positive = Annotated[int, Field(gt=0)]
+Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
+Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
+Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
+BUDGET = "L-infinity budget of attacks that have one and do not name it themselves, in 1/255 of the pixel range."
+Budgets = Annotated[
+    tuple[float, ...],
+    BeforeValidator(read_levels),
+    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10"),
+    Field(description=BUDGET),
+]
+Attacks = Annotated[
+    tuple[str, ...],
+    OneOf("iqa_armor.attacks:ATTACKS"),
+    Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
+    Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),
+]
+Direction = Annotated[
+    Literal[1, -1],
+    BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value)),
+    Flag(kind=Literal["up", "down"], shown="up"),
+    Field(description="Whether attacks push the score up or down; both: they take turns."),
+]
+Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

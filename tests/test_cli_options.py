@@ -1,0 +1,166 @@
+"""Every command explains its parameters, alike everywhere, and without what only computing needs."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+import pytest
+import typer
+from pydantic import Field
+from typer.testing import CliRunner
+
+from iqa_armor.cli import load_command
+from iqa_armor.cli.arguments import Machine
+from iqa_armor.cli.commands import COMMANDS
+from iqa_armor.cli.options import Given, options
+from iqa_armor.errors import RecipeError, UsageError
+from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
+
+# Options for which absence is no value: nothing is done or said then.
+OPTIONAL = {
+    *("--help", "--recipe", "--report", "--scores", "--require", "--weights", "--baseline", "--purify", "--smooth"),
+    *("--limit", "--arch"),
+}
+EVALUATE_KEEPS = ("evaluate", "--output")
+
+
+def leaves() -> Iterator[tuple[str, Any]]:
+    for name in COMMANDS:
+        command = load_command(name)
+        yield from getattr(command, "commands", {name: command}).items()
+
+
+PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params if name != "evaluate"]
+
+
+def flag_of(parameter: Any) -> str:
+    return next((flag for flag in parameter.opts if flag.startswith("--")), parameter.name)
+
+
+@pytest.mark.parametrize(("command", "parameter"), PARAMETERS, ids=lambda value: getattr(value, "name", value))
+def test_every_parameter_has_help_and_shows_its_default(command: str, parameter: Any) -> None:
+    flag = flag_of(parameter)
+    assert parameter.help, f"{command} {flag} says nothing"
+    if parameter.required or flag in OPTIONAL or (command, flag) == EVALUATE_KEEPS:
+        return
+    is_switch = getattr(parameter, "is_flag", False) and not parameter.secondary_opts
+    is_shown = bool(parameter.show_default) and parameter.default is not None
+    assert is_switch or is_shown or "[default: " in parameter.help, f"{command} {flag} shows no default"
+
+
+def test_no_two_commands_describe_an_option_differently() -> None:
+    said: dict[str, set[str]] = {}
+    for _, parameter in PARAMETERS:
+        if flag_of(parameter).startswith("--"):
+            text = parameter.help.rpartition("[")[0].rstrip(" \\") if parameter.help[-1] == "]" else parameter.help
+            said.setdefault(flag_of(parameter), set()).add(text)
+    assert {flag: texts for flag, texts in said.items() if len(texts) > 1} == {}
+
+
+def test_help_of_every_command_imports_no_torch() -> None:
+    code = (
+        "import sys\n"
+        "from typer.testing import CliRunner\n"
+        "from iqa_armor.cli import app\n"
+        f"for name in {list(COMMANDS)}:\n"
+        "    words = [name, 'check', '--help'] if name == 'data' else [name, '--help']\n"
+        "    done = CliRunner().invoke(app, words)\n"
+        "    heavy = {'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)\n"
+        "    if heavy or done.exit_code:\n        sys.exit(f'{name}: {heavy} {done.output}')\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+
+
+class Soup(SettingsModel):
+    """Settings of every kind that an option is made from."""
+
+    kind: Annotated[str, OneOf("iqa_armor.attacks:ATTACKS")] = Field("pgd1", description="Kind, one of")
+    size: Annotated[Size | None, Flag(kind=str, metavar="HxW", shown="any")] = Field(None, description="Size.")
+    share: float = Field(0.5, gt=0, le=1, description="Share.")
+    counts: Annotated[tuple[int, ...], Flag(("--count",))] = Field((1, 8), description="Counts.")
+    is_hot: bool = Field(True, description="Whether it is hot.")
+    has_salt: bool = Field(False, description="Salted.")
+
+
+class StrictSoup(Soup):
+    """The same, refused as a recipe is."""
+
+    error = RecipeError
+
+
+def called(kind: type[SettingsModel], *words: str) -> Any:
+    """Return what a command that takes `kind` is called with."""
+    caught: list[Any] = []
+
+    def command(soup: Any, machine: Machine) -> None:
+        caught.append(soup)
+
+    command.__annotations__ = {"soup": kind, "machine": Machine, "return": None}
+    app = typer.Typer()
+    app.command()(options(without={"device"})(command))
+    done = CliRunner().invoke(app, list(words))
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    return caught[0] if caught else done
+
+
+def test_flags_become_settings_of_their_types() -> None:
+    assert called(Soup) == Soup()
+    words = ("--kind", "apgd", "--size", "32x40", "--count", "3", "--count", "5", "--no-is-hot", "--has-salt")
+    assert called(Soup, *words) == Soup(kind="apgd", size=(32, 40), counts=(3, 5), is_hot=False, has_salt=True)
+
+
+def test_defaults_and_ranges_are_in_the_help() -> None:
+    shown = " ".join(called(Soup, "--help").output.replace("│", " ").split())
+    for text in (
+        "[default: pgd1]",
+        "[default: any]",
+        "[default: 0.5; 0 < x <= 1]",
+        "[default: 1, 8]",
+        "Kind, one of pgd1",
+    ):
+        assert text in shown
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--share", "2"), "--share: input should be less than or equal to 1, got 2.0"),
+        (("--size", "²x3"), "--size: takes HEIGHTxWIDTH, e.g. 498x664, got '²x3'"),
+        (("--size", "0x3"), "--size: takes HEIGHTxWIDTH"),
+        (("--kind", "apgdd"), "unknown attack 'apgdd'; did you mean apgd"),
+    ],
+)
+def test_values_that_are_not_allowed_are_named_with_their_flag(words: tuple[str, ...], message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        called(Soup, *words)
+    with pytest.raises(UsageError if "unknown" in message else RecipeError, match=message):
+        called(StrictSoup, *words)
+
+
+def test_what_flags_gave_wins_over_a_file() -> None:
+    given = called(Given[Soup], "--share", "0.25")
+    assert isinstance(given, Given)
+    assert given.read({"share": 0.75, "has_salt": True}, source="soup.toml") == Soup(share=0.25, has_salt=True)
+    with pytest.raises(UsageError, match=r"soup\.toml: has_salt: .*got 'no salt'"):
+        given.read({"has_salt": "no salt"}, source="soup.toml")
+    with pytest.raises(UsageError, match=r"soup\.toml: there is no setting 'shar'; did you mean 'share'"):
+        given.read({"shar": 1}, source="soup.toml")
+
+
+@pytest.mark.parametrize("text", ["", "1,", "a", "nan", "1,inf", "٣", "²", "1;2"])
+def test_texts_that_are_no_numbers_are_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="takes numbers separated by commas"):
+        read_numbers(text)
+
+
+def test_texts_become_numbers_and_values_stay() -> None:
+    assert read_numbers("1,2.5") == (1.0, 2.5)
+    assert read_levels("51,255") == (0.2, 1.0)
+    assert read_levels((0.2, 1.0)) == (0.2, 1.0)
+    with pytest.raises(ValueError, match="takes 3 numbers"):
+        read_numbers("1,2", count=3)
