@@ -18,8 +18,9 @@ from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics import srocc
 from iqa_armor.models.backbone import torchvision_network
-from iqa_armor.models.checkpoints import load_matching, read_state
+from iqa_armor.models.checkpoints import read_state
 from iqa_armor.models.reference import StageDistance
+from iqa_armor.models.weights import load_matching
 from iqa_armor.recipe import Training
 from iqa_armor.training.reference import fit_reference, predict_reference, read_pairs
 

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from iqa_armor.export import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
     from iqa_armor.pipeline.harden import harden
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.train import train
     from iqa_armor.recipe import Recipe, Training
 
@@ -44,7 +44,7 @@ _HOMES = {
     "evaluate": ("iqa_armor.evaluation", "evaluate"),
     "export_model": ("iqa_armor.export", "export_model"),
     "harden": ("iqa_armor.pipeline.harden", "harden"),
-    "load_model": ("iqa_armor.pipeline.loading", "load_model"),
+    "load_model": ("iqa_armor.pipeline.load", "load_model"),
     "open_dataset": ("iqa_armor.data.specs", "open_dataset"),
     "save_model": ("iqa_armor.artifact", "save_artifact"),
     "train": ("iqa_armor.pipeline.train", "train"),

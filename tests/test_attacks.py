@@ -237,9 +237,9 @@ def test_words_name_attacks(text: str, attack: PGD) -> None:
         ("pgd0", "unknown attack"),
         ("pgd:step=3", "unknown attack setting 'step'; known are epsilon"),
         ("pgd:steps=many", "steps must be int"),
-        ("pgd:steps=0", "steps >= 1"),
-        ("pgd:epsilon=-1", "epsilon >= 0"),
-        ("pgd:epsilon=nan", "finite"),
+        ("pgd:steps=0", r"needs steps in \[1, inf\), got 0"),
+        ("pgd:epsilon=-1", r"epsilon in \[0, inf\), got -"),
+        ("pgd:epsilon=nan", "got nan"),
     ],
 )
 def test_words_that_name_nothing_are_refused(text: str, match: str) -> None:

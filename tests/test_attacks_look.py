@@ -217,6 +217,6 @@ BAD: dict[str, dict[str, Any]] = {
     [(name, key, value) for name, keys in BAD.items() for key, value in {**keys, "direction": 0}.items()],
 )
 def test_impossible_settings_are_refused(name: str, key: str, value: Any) -> None:
-    match = rf"{type(ALL[name]).__name__} needs .*{key}.*, got .*{key}={value!r}"
+    match = rf"{type(ALL[name]).__name__} needs {key} .*, got {value!r}"
     with pytest.raises(ValueError, match=match):
         replace(ALL[name], **{key: value})

@@ -140,25 +140,25 @@ def test_type_of_numbers_is_kept(attack: Any, dtype: torch.dtype, images: Tensor
 @pytest.mark.parametrize("bad", [{"epsilon": -1.0}, {"epsilon": torch.inf}, {"epsilon": torch.nan}, {"direction": 0}])
 @every_attack
 def test_bad_budgets_and_directions_are_refused(attack: Any, bad: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=rf"^{type(attack).__name__} needs .*, got "):
+    with pytest.raises(ValueError, match=rf"^{type(attack).__name__} needs {next(iter(bad))} .*, got "):
         replace(attack, **bad)
 
 
 @pytest.mark.parametrize(
     ("make", "match"),
     [
-        (lambda: MIFGSM(step_size=0.0), "MIFGSM needs .*step_size > 0"),
-        (lambda: MIFGSM(momentum=-0.1), "MIFGSM needs .*momentum >= 0"),
-        (lambda: MIFGSM(steps=0), "MIFGSM needs .*steps >= 1"),
-        (lambda: AMIFGSM(steps=0), "AMIFGSM needs .*steps >= 1"),
-        (lambda: AMIFGSM(full_contrast=0.0), "AMIFGSM needs .*finite full_contrast > 0, .*got .*full_contrast=0.0"),
-        (lambda: APGD(steps=0), "APGD needs .*steps >= 1"),
-        (lambda: APGD(restarts=0), "APGD needs .*restarts >= 1"),
-        (lambda: L2PGD(step_share=0.0), "L2PGD needs .*step_share > 0"),
-        (lambda: L2PGD(steps=0), "L2PGD needs .*steps >= 1"),
-        (lambda: Square(queries=1), "Square needs .*queries >= 2"),
-        (lambda: Square(initial_share=0.0), r"Square needs .*initial_share in \(0, 1\]"),
-        (lambda: Square(initial_share=1.5), r"Square needs .*initial_share in \(0, 1\]"),
+        (lambda: MIFGSM(step_size=0.0), r"MIFGSM needs step_size in \(0, inf\)"),
+        (lambda: MIFGSM(momentum=-0.1), r"MIFGSM needs momentum in \[0, inf\)"),
+        (lambda: MIFGSM(steps=0), r"MIFGSM needs steps in \[1, inf\)"),
+        (lambda: AMIFGSM(steps=0), r"AMIFGSM needs steps in \[1, inf\)"),
+        (lambda: AMIFGSM(full_contrast=0.0), r"AMIFGSM needs full_contrast in \(0, inf\), got 0.0"),
+        (lambda: APGD(steps=0), r"APGD needs steps in \[1, inf\)"),
+        (lambda: APGD(restarts=0), r"APGD needs restarts in \[1, inf\)"),
+        (lambda: L2PGD(step_share=0.0), r"L2PGD needs step_share in \(0, inf\)"),
+        (lambda: L2PGD(steps=0), r"L2PGD needs steps in \[1, inf\)"),
+        (lambda: Square(queries=1), r"Square needs queries in \[2, inf\)"),
+        (lambda: Square(initial_share=0.0), r"Square needs initial_share in \(0, 1\]"),
+        (lambda: Square(initial_share=1.5), r"Square needs initial_share in \(0, 1\]"),
     ],
 )
 def test_bad_hyperparameters_are_refused(make: Any, match: str) -> None:

@@ -1,3 +1,4 @@
+import io
 import json
 import re
 import struct
@@ -6,10 +7,15 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
-from iqa_armor.report import render_page
-from iqa_armor.report.drawing import spread
-from iqa_armor.report.looks import brief, labels, looks
+from iqa_armor.report.document import Column, Report, Rows, Section, Table, Terms, row
+from iqa_armor.report.evaluation import evaluation_report
+from iqa_armor.report.model_marks import brief, model_labels, model_marks
+from iqa_armor.report.page import render_page
+from iqa_armor.report.svg import spread
+from iqa_armor.report.terminal import TerminalReport
 from iqa_armor.results import (
     AttackDifferences,
     AttackFigures,
@@ -265,9 +271,13 @@ CASES: dict[str, tuple[Outcome, Exhibit]] = {
 }
 
 
+def page_of(value: Outcome, shown: Exhibit) -> str:
+    return render_page(evaluation_report(value, shown))
+
+
 @cache
 def rendered(case: str) -> tuple[str, Page]:
-    text = render_page(*CASES[case])
+    text = page_of(*CASES[case])
     return text, Page(text)
 
 
@@ -313,13 +323,13 @@ def test_rows_of_a_table_have_equal_widths(case: str) -> None:
 def _grid(table: str) -> list[list[int]]:
     rows = []
     hanging: list[int] = []  # rows that cells from above still cover, one number per column
-    for row in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL):
+    for line in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL):
         spans = [
             (
                 int((re.search(r'colspan="(\d+)"', cell) or ["", "1"])[1]),
                 int((re.search(r'rowspan="(\d+)"', cell) or ["", "1"])[1]),
             )
-            for cell in re.findall(r"<t[hd][ >][^>]*>?", row)
+            for cell in re.findall(r"<t[hd][ >][^>]*>?", line)
         ]
         rows.append([columns for columns, _ in spans] + [1] * len(hanging))
         hanging = [left - 1 for left in hanging if left > 1]
@@ -339,7 +349,7 @@ def test_page_shows_figures_in_the_form_of_the_paper() -> None:
 @pytest.mark.parametrize(("low", "high", "state"), [(-0.3, -0.1, "better"), (0.1, 0.3, "worse"), (-0.1, 0.1, "open")])
 def test_verdict_is_coloured_by_its_reading(low: float, high: float, state: str) -> None:
     hard = model("hard", difference_to_baseline=difference(low, high))
-    page = Page(render_page(outcome(model("base"), hard), Exhibit()))
+    page = Page(page_of(outcome(model("base"), hard), Exhibit()))
     assert {"class": f"verdict {state}", "aria-label": "Verdict"} in page.all("section")
 
 
@@ -349,7 +359,7 @@ def test_failed_check_turns_the_verdict_yellow_and_is_told_right_there() -> None
     verdict = text[text.index("<main>") : text.index("</section>")]
     assert "base: black box failed." in verdict
     assert "Square did more than APGD." in verdict
-    assert "square = 0.9, apgd = 0.4" in verdict
+    assert "square = 0.9, apgd = 0.4" in verdict.replace("\u00a0", " ")
     assert "gain grows with steps" not in verdict
 
 
@@ -413,7 +423,7 @@ def test_descriptions_of_charts_tell_their_figures() -> None:
 
 def test_worst_case_stands_in_table_and_differences() -> None:
     shown = rendered("worst case")[1].shown
-    assert "worst case, 4/255" in shown
+    assert "SROCC, 4/255 ↑" in shown
     assert ".666" in shown
     assert "AbsGainAUC worst case" in shown
     assert "SROCC, worst case at 4/255" in shown
@@ -437,7 +447,7 @@ def test_most_points_drawn_are_few() -> None:
 
 
 def test_page_is_the_same_every_time() -> None:
-    assert render_page(*CASES["compared"]) == rendered("compared")[0]
+    assert page_of(*CASES["compared"]) == rendered("compared")[0]
 
 
 def test_json_in_the_page_is_compact() -> None:
@@ -462,7 +472,7 @@ def test_brief_keeps_both_ends() -> None:
 
 def test_purifiers_have_a_row_per_threat_and_their_overall_figures() -> None:
     _, page = rendered("purified")
-    row = "jpeg:quality=60 .875 .125 .910 → .910 unaware .750 .750 .750 .250 .500 .375 .390 → .390"
+    row = "jpeg:quality=60 .875 .125 .910 .910 unaware .750 .750 .750 .250 .500 .375 .390 .390"
     assert row in page.shown.replace("▲ ", "")
     assert "adaptive .750 .750 .750 .250 .750 .500" in page.shown
     assert "Overall: mean over pgd1, pgd8" in page.shown
@@ -485,18 +495,18 @@ def test_overall_is_not_defined_where_an_attack_has_no_figure() -> None:
     entry = purified("jpeg", "adaptive")
     figures = entry.attacks["pgd8"].model_copy(update={"gain_score": {"4": None}})
     broken = entry.model_copy(update={"attacks": entry.attacks | {"pgd8": figures}})
-    page = Page(render_page(outcome(model("base"), broken), Exhibit()))
+    page = Page(page_of(outcome(model("base"), broken), Exhibit()))
     assert "adaptive .750 .750 .750 .250 – –" in page.shown
     assert "gain–quality plane" not in page.shown
 
 
 def test_labels_tell_defenses_and_threats_apart() -> None:
     value = CASES["many defenses"][0]
-    assert len(set(labels(value).values())) == len(value.models)
-    assert set(labels(value).values()) >= {"only", "noise:sigma=3", "noise:sigma=3 ○"}
-    drawn = {(look.color, look.marker, look.is_hollow) for look in looks(value).values()}
+    assert len(set(model_labels(value).values())) == len(value.models)
+    assert set(model_labels(value).values()) >= {"only", "noise:sigma=3", "noise:sigma=3 ○"}
+    drawn = {(look.color, look.marker, look.is_hollow) for look in model_marks(value).values()}
     assert len(drawn) == len(value.models)
-    assert labels(CASES["several purified"][0])["other + jpeg bare"] == "other + jpeg ○"
+    assert model_labels(CASES["several purified"][0])["other + jpeg bare"] == "other + jpeg ○"
 
 
 def test_many_defended_models_get_one_sentence_and_few_panels() -> None:
@@ -506,3 +516,45 @@ def test_many_defended_models_get_one_sentence_and_few_panels() -> None:
     assert page.inside("p").count("takes SROCC") == 1
     assert "9 more panels are left out" in page.shown
     assert len(text) < 600_000
+
+
+def in_terminal(value: Outcome, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(TerminalReport(evaluation_report(value)))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("case", CASES)
+def test_terminal_keeps_the_width_breaks_no_word_and_shows_what_the_page_does(case: str, width: int) -> None:
+    text = in_terminal(CASES[case][0], width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    words = set(re.findall(r"[\w.]+", rendered(case)[1].shown))
+    assert set(re.findall(r"[\w.]+", text)) - words <= {"Data", "Models", "Model"}
+
+
+def test_columns_without_room_follow_below() -> None:
+    text = in_terminal(CASES["compared"][0], 40)
+    assert text.count("\nModel ") == 2
+    for figure in (".910/.920", "[-.300, -.100]", ".250/.500"):
+        assert figure in text
+
+
+@pytest.mark.parametrize("width", [10, 24, 40])
+def test_no_line_is_longer_than_the_narrowest_terminal(width: int) -> None:
+    assert max(map(cell_len, in_terminal(CASES["compared"][0], width).splitlines())) <= width
+
+
+def test_texts_are_broken_behind_punctuation_only_where_they_must() -> None:
+    table = Table(
+        "t",
+        (Column("Name", kind="text"), Column("a", "G"), Column("b", "G"), Column("wide", spare=1)),
+        (Rows((row("linearity-hardened-cayley-random-twice", "-1.5", "2.25", "1" * 60),)),),
+    )
+    report = Report("t", Terms(()), (Section("s", (table,)),), "kind", "{}")
+    console = Console(file=io.StringIO(), width=37)
+    console.print(TerminalReport(report))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert "linearity-hardened-cayley-  -1.5/2.25" in lines
+    assert "random-twice" in lines
+    assert not any("111" in line for line in lines)

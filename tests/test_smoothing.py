@@ -17,8 +17,7 @@ from iqa_armor.defenses.base import BoundSmoother, Defended, Smoother
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
-from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
-from iqa_armor.defenses.smoothing.noisy_images import NoisyScores
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing, NoisyScores
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
@@ -167,7 +166,7 @@ def test_words_change_settings_in_units_of_images() -> None:
     [
         ("mss", r"unknown smoother 'mss'; did you mean ms\? known are ms, rs, drs, dms"),
         ("ms:sgma=1", "unknown smoother setting 'sgma'; known are samples, sigma"),
-        ("ms:sigma=0", "smoother 'ms:sigma=0': sigma must be positive"),
+        ("ms:sigma=0", "smoother 'ms:sigma=0': MedianSmoothing needs sigma"),
         ("ms:samples=many", "samples must be int"),
     ],
 )

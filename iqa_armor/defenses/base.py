@@ -41,6 +41,13 @@ class Purifier(Protocol):
         ...
 
 
+class Plain:
+    """Base of purifiers that draw nothing, and whose gradient is that of what they compute, unless they say else."""
+
+    is_differentiable: ClassVar[bool] = True
+    is_random: ClassVar[bool] = False
+
+
 @runtime_checkable
 class Approximated(Purifier, Protocol):
     """A purifier without a useful gradient that knows a better stand-in for it than the identity."""

@@ -13,8 +13,7 @@ from typing import Any
 from torch import Tensor, fx
 
 from iqa_armor.errors import DataError
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 
 SCHEMA = "iqa-armor/journal/1"
 Columns = dict[str, dict[str, dict[str, list[float]]]]  # measure → attack → budget → one number per image

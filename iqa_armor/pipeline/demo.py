@@ -12,7 +12,7 @@ from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.harden import Hardened, harden
-from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.load import load_model
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
 

@@ -12,8 +12,7 @@ from torch import Tensor, fx
 
 from iqa_armor.data.base import Dataset
 from iqa_armor.machine import choose_device
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output

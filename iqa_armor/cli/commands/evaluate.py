@@ -94,7 +94,7 @@ def evaluate(
     from iqa_armor import evaluation
     from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.defending import THREATS, defended_models
-    from iqa_armor.pipeline.loading import load_models
+    from iqa_armor.pipeline.load import load_models
     from iqa_armor.results import parse_requirement, require_path
 
     requirements = [parse_requirement(text) for text in require or ()]
@@ -140,11 +140,13 @@ def evaluate(
 
 def _page(found: Evaluation, models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings) -> str:
     from iqa_armor.evaluation import build_exhibit
-    from iqa_armor.report import headline, render_page
+    from iqa_armor.report.attack_figures import headline
+    from iqa_armor.report.evaluation import evaluation_report
+    from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
     exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
-    return render_page(found.outcome, exhibit)
+    return render_page(evaluation_report(found.outcome, exhibit))
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:
@@ -156,9 +158,10 @@ def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> N
     if json:
         show_json(outcome.model_dump(mode="json"))
     else:
-        from iqa_armor.report import TerminalReport
+        from iqa_armor.report.evaluation import evaluation_report
+        from iqa_armor.report.terminal import TerminalReport
 
-        stdout.print(TerminalReport(outcome))
+        stdout.print(TerminalReport(evaluation_report(outcome)))
     if failures:
         raise RequirementError("; ".join(map(str, failures)))
     if requirements:

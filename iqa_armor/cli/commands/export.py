@@ -25,7 +25,7 @@ def export(
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx'."""
     from iqa_armor.export import export_model, format_of
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     format_of(output)
     require_target(output, model)

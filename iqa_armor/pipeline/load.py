@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
-from typing import Any
+from types import MappingProxyType
 
-from torch import nn
+from torch import Tensor, nn
 
 from iqa_armor.artifact import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.models.checkpoints import load_matching, load_strict, match_architecture, read_state
-from iqa_armor.models.factories import build
+from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
 
@@ -48,21 +46,15 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
     path, opening = Path(path), opening or Opening()
-    arch = arch or opening.arch
+    _check(opening)
     if not path.is_file():
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
-    model = load_artifact(path) if is_artifact(path) else _open_foreign(path, arch, opening)
-    model.name = path.stem
-    if opening.preprocessing:
-        model = _changed(model, opening.preprocessing)
-    return _with_scale(model, opening).eval()
-
-
-def new_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> QualityModel:
-    """Return the model of `start_model`, which takes and refuses the same."""
-    return start_model(arch, opening=opening, weights=weights, seed=seed).model
+    if is_artifact(path):
+        return _quality_model(load_artifact(path), opening, name=path.stem).eval()
+    made, arch = _load_foreign(path, arch or opening.arch, opening)
+    return _quality_model(made, opening, name=path.stem, arch=arch).eval()
 
 
 def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
@@ -88,89 +80,85 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
     Raises:
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
+    from iqa_armor.models.build import build
+
+    _check(opening)
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
         return Start(load_model(arch, opening=opening), ())
     with seeded(seed):
-        model = _built(arch, opening)
-    model.name = arch.rpartition(":")[2]
-    fresh: tuple[str, ...] | None = None
-    if weights is not None:
-        state = _as_state(read_state(weights, trust_pickle=opening.trust_pickle))
-        fresh = tuple(load_matching(model.network, state, source=str(weights)))
-        shown = ", ".join(fresh[:10]) + (f" and {len(fresh) - 10} more" if len(fresh) > 10 else "")
-        logger.info("weights from %s; new: %s", weights, shown or "none")
-    return Start(_with_scale(model, opening), fresh)
+        made = build(arch)
+    _use_float32(made, arch)
+    fresh = None if weights is None else _load_partly(made, weights, opening)
+    return Start(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
 
 
-def sha256_of(path: Path) -> str:
-    """Return the sha256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-def _open_foreign(path: Path, arch: str | None, opening: Opening) -> QualityModel:
-    stored = read_state(path, trust_pickle=opening.trust_pickle)
-    if isinstance(stored, QualityModel):
-        return stored
-    if isinstance(stored, nn.Module):
-        logger.info("%s is a pickled %s", path, type(stored).__name__)
-        return _announced(QualityModel(stored, _made(Preprocessing(), opening.preprocessing)))
-    if arch is None:
-        arch = match_architecture(stored, ARCHITECTURES)
-        logger.info("%s holds the weights of a %s", path, arch)
-    model = _built(arch, opening)
-    load_strict(model.network, stored, source=str(path))
-    return model
-
-
-def _built(arch: str, opening: Opening) -> QualityModel:
-    """Return a new model of an architecture; what the user said of the preprocessing wins."""
-    made = build(arch, ARCHITECTURES)
-    if isinstance(made, QualityModel):
-        return _changed(made, opening.preprocessing) if opening.preprocessing else made
-    return _announced(QualityModel(made, _made(Preprocessing(), opening.preprocessing), arch=arch))
-
-
-def _announced(model: QualityModel) -> QualityModel:
-    """Say the preprocessing that a bare network was given, since it decides its scores."""
-    used = model.preprocessing
-    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
-    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
-    return model
-
-
-def _made(base: Preprocessing, changes: Mapping[str, Any]) -> Preprocessing:
+def _check(opening: Opening) -> None:
+    """Refuse an impossible preprocessing or range before anything is read or built."""
     try:
-        return Preprocessing(**{**base.__dict__, **changes})
+        Preprocessing(**opening.preprocessing)
+        if opening.score_range is not None:
+            ScoreScale(*opening.score_range)
     except ValueError as error:
         raise ModelLoadError(str(error)) from error
 
 
-def _changed(model: QualityModel, changes: Mapping[str, Any]) -> QualityModel:
-    return model.with_preprocessing(_made(model.preprocessing, changes))
+def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str, ...]:
+    from iqa_armor.models.checkpoints import read_state
+
+    stored = read_state(weights, trust_pickle=opening.trust_pickle)
+    state = stored.state_dict() if isinstance(stored, nn.Module) else stored
+    fresh = tuple(load_matching(bare(made), state, source=str(weights)))
+    logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
+    return fresh
 
 
-def _with_scale(model: QualityModel, opening: Opening) -> QualityModel:
-    """Return the model with what the user said of its scores."""
-    rising = model.higher_is_better and not opening.lower_is_better
-    scale = model.scale and replace(model.scale, higher_is_better=rising)
+def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:
+    """Return the pickled module of a file, or the network of an architecture with the file's weights, and its name."""
+    from iqa_armor.models import ARCHITECTURES
+    from iqa_armor.models.build import build
+    from iqa_armor.models.checkpoints import read_state
+
+    stored = read_state(path, trust_pickle=opening.trust_pickle)
+    if isinstance(stored, nn.Module):
+        logger.info("%s is a pickled %s", path, type(stored).__name__)
+        return stored, ""
+    if arch is None:
+        arch = match_architecture(stored, ARCHITECTURES)
+        logger.info("%s holds the weights of a %s", path, arch)
+    made = build(arch)
+    _use_float32(made, path.stem, stored)
+    load_strict(bare(made), stored, source=str(path))
+    return made, arch
+
+
+def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = "") -> QualityModel:
+    """Return the quality model of a network, or the given one, with what the user said of it."""
+    _use_float32(made, name)
+    model = made if isinstance(made, QualityModel) else QualityModel(made, arch=arch)
+    model.name = name
+    if opening.preprocessing:
+        model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
+    if model is not made:
+        _announce(model.preprocessing)
     if opening.score_range is not None:
-        try:
-            scale = ScoreScale(*opening.score_range, higher_is_better=rising)
-        except ValueError as error:
-            raise ModelLoadError(f"--score-range: {error}") from error
-    return QualityModel(
-        model.network,
-        model.preprocessing,
-        scale=scale,
-        higher_is_better=rising,
-        name=model.name,
-        arch=model.arch,
-    )
+        model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
+    model.higher_is_better = model.higher_is_better and not opening.lower_is_better
+    return model
 
 
-def _as_state(stored: Any) -> dict[str, Any]:
-    state: dict[str, Any] = stored.state_dict() if isinstance(stored, nn.Module) else stored
-    return state
+def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Cast a network, in place, to the precision of images, and say so if it or what it gets stored was in another."""
+    weights = (value for key, value in stored.items() if key not in RESCALING)
+    tensors = chain(made.parameters(), made.buffers(), weights)
+    types = {str(value.dtype).removeprefix("torch.") for value in tensors if value.is_floating_point()} - {"float32"}
+    if types:
+        logger.info("%s has weights in %s, which are cast to float32", name, " and ".join(sorted(types)))
+        made.float()
+
+
+def _announce(used: Preprocessing) -> None:
+    """Say the preprocessing that a bare network was given, since it decides its scores."""
+    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)

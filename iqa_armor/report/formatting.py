@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 DASH = "–"
+UP, DOWN = "\u00a0↑", "\u00a0↓"  # which way is better, behind a space that does not break
 NORMS = {"linf": "L∞", "l2": "L2", "rmse": "RMSE", "flow": "displacement", "none": "no limit"}
 
 
@@ -53,5 +54,15 @@ def budget(key: str) -> str:
 
 
 def listed(values: Mapping[str, float | int | str | None]) -> str:
-    """Return named values in one line."""
-    return ", ".join(f"{name} = {plain(value)}" for name, value in values.items())
+    """Return named values in one line, none of them to be broken."""
+    return ", ".join(f"{name}\u00a0=\u00a0{plain(value)}" for name, value in values.items())
+
+
+def significant(value: float | None, digits: int = 3) -> str:
+    """Return a number with some significant digits."""
+    return DASH if value is None else f"{value:.{digits}g}"
+
+
+def percent(share: float) -> str:
+    """Return a share in whole percents."""
+    return f"{share:.0%}"
