@@ -64,7 +64,7 @@ def test_a_defense_gives_batches_of_the_same_size_and_draws_nothing(make_model, 
     first, second = (defense.batch(model, images, targets) for _ in range(2))
     assert [part.shape for part in first] == [images.shape, targets.shape]
     assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert float(defense.penalty(model, images)) >= 0
+    assert torch.as_tensor(defense.penalty(model, images)).item() >= 0
     assert torch.equal(torch.get_rng_state(), state)
 
 
