@@ -12,10 +12,11 @@ from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
-from iqa_armor.evaluation import on_device, scale_of
+from iqa_armor.evaluation.run import on_device
+from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.provenance import provenance_of

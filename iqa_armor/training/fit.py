@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.machine import choose_device
-from iqa_armor.metrics import plcc, srocc
+from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
