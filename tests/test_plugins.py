@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import textwrap
 from collections.abc import Callable
+from dataclasses import dataclass
 from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 import pytest
 import torch
 from test_evaluation import SCORED, model
-from torch import Generator
+from torch import Generator, Tensor
 
-from iqa_armor import registry
+from iqa_armor import EvaluationSettings, evaluate, registry
 from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers.chain import read_chain, read_purifier
 from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.evaluation import EvaluationSettings, evaluate
 
 ATTACK = """
 from dataclasses import dataclass
@@ -122,3 +124,22 @@ def test_installed_attacks_are_known_by_name(monkeypatch: pytest.MonkeyPatch) ->
     assert ATTACKS.read("strong:steps=30") == PGD(steps=30)
     with pytest.raises(UsageError, match="did you mean strong"):
         ATTACKS.read("stronk")
+
+
+@dataclass(frozen=True)
+class Blink:
+    """An attack that exists as an object only."""
+
+    norm = "linf"
+    epsilon: float = 4 / 255
+    direction: int = 1
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        return (images + self.epsilon * self.direction * score_gradient(score, images).sign()).clamp(0, 1)
+
+
+def test_objects_are_evaluated_like_words() -> None:
+    settings = EvaluationSettings(attacks=(Blink(), "pgd1"), epsilons=(1 / 255,), resamples=20)
+    attacks = evaluate([model("m")], [SCORED], settings=settings).outcome.models[0].attacks
+    (own,) = (found for name, found in attacks.items() if name != "pgd1")
+    assert own.abs_gain == attacks["pgd1"].abs_gain
