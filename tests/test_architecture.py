@@ -33,6 +33,7 @@ FLOORS = {
     "settings": 0,
     "numerals": 0,
     "files": 0,
+    "limits": 0,
     "progress": 0,
     "registry": 0,
     "plugins": 0,

@@ -11,7 +11,6 @@ from white_subjects import tiny
 from iqa_armor.attacks.base import Attack, Direction, Fitted, ScoreFn, frozen
 from iqa_armor.attacks.facpa import FACPA, PerturbationNetwork, Perturber
 from iqa_armor.attacks.uap import UAP, Pattern, place
-from iqa_armor.errors import ArmorError
 
 BOTH: tuple[Direction, ...] = (1, -1)
 EPSILON = 4 / 255
@@ -118,12 +117,6 @@ def test_fitting_works_with_batches_of_different_sizes_and_where_gradients_are_o
             assert gain(model, learned(model, images, seeded()), images) > 0
 
 
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_no_budget_means_no_change(attack: UAP | FACPA) -> None:
-    attacked = replace(attack, epsilon=0.0)(tiny("smooth"), OTHERS, seeded())
-    assert torch.equal(attacked, OTHERS)
-
-
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float16])
 @pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
 def test_images_keep_their_type(attack: UAP | FACPA, dtype: torch.dtype) -> None:
@@ -160,30 +153,23 @@ def test_batches_that_give_one_pass_only_are_refused(attack: UAP | FACPA) -> Non
         attack.fit(tiny("smooth"), lambda: only_once, seeded())
 
 
-@pytest.mark.parametrize("score", [lambda x: x.detach().mean((1, 2, 3)), lambda x: torch.ones(len(x))])
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
-def test_score_without_gradient_is_refused(attack: UAP | FACPA, score: ScoreFn) -> None:
-    with pytest.raises(ArmorError, match="no gradient by the pixels"):
-        attack(score, OTHERS, seeded())
-
-
 @pytest.mark.parametrize(
     ("attack", "changes", "match"),
     [
-        (UAP(), {"epsilon": -0.1}, "UAP needs finite epsilon >= 0"),
-        (UAP(), {"epsilon": float("nan")}, "UAP needs finite epsilon"),
-        (UAP(), {"step_size": 0.0}, "step_size > 0"),
-        (UAP(), {"passes": 0}, "passes >= 1"),
-        (UAP(), {"direction": 0}, "direction 1 or -1"),
-        (UAP(), {"placement": "middle"}, "placement out of resize, tile, .*got .*placement='middle'"),
-        (FACPA(), {"epsilon": float("inf")}, "FACPA needs finite epsilon"),
-        (FACPA(), {"learning_rate": 0.0}, "learning_rate > 0"),
-        (FACPA(), {"passes": 0}, "passes >= 1"),
-        (FACPA(), {"direction": 2}, "direction 1 or -1"),
-        (Pattern(torch.zeros(1, 3, 2, 2)), {"epsilon": -1.0}, "Pattern needs finite epsilon"),
-        (Pattern(torch.zeros(1, 3, 2, 2)), {"placement": ""}, "Pattern needs .*placement out of"),
+        (UAP(), {"epsilon": -0.1}, r"UAP needs epsilon in \[0, inf\)"),
+        (UAP(), {"epsilon": float("nan")}, "UAP needs epsilon"),
+        (UAP(), {"step_size": 0.0}, r"step_size in \(0, inf\)"),
+        (UAP(), {"passes": 0}, r"passes in \[1, inf\)"),
+        (UAP(), {"direction": 0}, "direction out of 1, -1, got 0"),
+        (UAP(), {"placement": "middle"}, "placement out of resize, tile, got 'middle'"),
+        (FACPA(), {"epsilon": float("inf")}, "FACPA needs epsilon"),
+        (FACPA(), {"learning_rate": 0.0}, "FACPA needs learning_rate"),
+        (FACPA(), {"passes": 0}, "FACPA needs passes"),
+        (FACPA(), {"direction": 2}, "direction out of 1, -1, got 2"),
+        (Pattern(torch.zeros(1, 3, 2, 2)), {"epsilon": -1.0}, "Pattern needs epsilon"),
+        (Pattern(torch.zeros(1, 3, 2, 2)), {"placement": ""}, "Pattern needs placement out of"),
         (Pattern(torch.zeros(1, 3, 2, 2)), {"pattern": torch.zeros(3, 2, 2)}, r"\(1, 3, h, w\), got \(3, 2, 2\)"),
-        (Perturber(PerturbationNetwork()), {"epsilon": -1.0}, "Perturber needs finite epsilon"),
+        (Perturber(PerturbationNetwork()), {"epsilon": -1.0}, "Perturber needs epsilon"),
     ],
 )
 def test_values_out_of_range_are_refused(attack: Attack, changes: dict[str, object], match: str) -> None:

@@ -22,18 +22,26 @@ from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.graph.trace import trace
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.certified import Subject
+from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+from iqa_armor.pipeline.certify_model import Subject
 from iqa_armor.pipeline.certify_settings import CertifySettings
-from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
-from iqa_armor.report import render_certification
-from iqa_armor.report.certificates import notes
-from iqa_armor.results import Certification
+from iqa_armor.report.certification import certification_report
+from iqa_armor.report.page import render_page
+from iqa_armor.results.certification import Certification
 
 MakeModel = Callable[..., QualityModel]
 QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)
 RANGE = ScoreScale(-1, 1)
+
+
+def notes(found: Certification) -> tuple[str, ...]:
+    return certification_report(found).notes
+
+
+def rendered(found: Certification) -> str:
+    return render_page(certification_report(found))
 
 
 def run(*arguments: object) -> Any:
@@ -158,7 +166,7 @@ def test_options_change_the_methods_that_have_them() -> None:
     }
     with pytest.raises(UsageError, match="none of the methods ms, rs has the setting 'denoiser'"):
         build_smoothers(CertifySettings(methods=("ms", "rs"), denoiser="blur"))
-    with pytest.raises(UsageError, match="method 'ms': sigma must be positive"):
+    with pytest.raises(UsageError, match="method 'ms': MedianSmoothing needs sigma"):
         build_smoothers(CertifySettings(sigma=-1.0))
     with pytest.raises(UsageError, match=r"methods: .*at least 1"):
         CertifySettings(methods=())
@@ -188,7 +196,7 @@ def test_another_guarantee_is_said(make_model: MakeModel) -> None:
     found = certify_images([make_model()], memory_dataset(8, 4), settings, device=CPU)
     assert found.models[0].methods[local].guarantee == "local, first-order"
     assert any(f"{local} is local, first-order" in note for note in notes(found))
-    assert "<svg" not in render_certification(found)  # nothing is bounded, and one score for all ranks nothing
+    assert "<svg" not in rendered(found)  # nothing is bounded, and one score for all ranks nothing
 
 
 def test_notes_say_how_small_the_radius_is(found: Certification) -> None:
@@ -201,7 +209,7 @@ def test_notes_say_how_small_the_radius_is(found: Certification) -> None:
 
 def test_page_is_one_file_with_table_charts_and_json(found: Certification) -> None:
     hostile = found.models[0].model_copy(update={"name": "<b>&</script>"})
-    page = render_certification(found.model_copy(update={"models": (hostile, found.models[1])}))
+    page = rendered(found.model_copy(update={"models": (hostile, found.models[1])}))
     assert page.count("<svg") == 2
     assert "<b>&" not in page
     assert "http" not in page.replace("http-equiv", "").replace("https://matplotlib", "")
@@ -259,7 +267,7 @@ def test_data_gets_a_comparison_and_a_page(files: list[Path], tmp_path: Path) ->
     ("arguments", "code", "message"),
     [
         (["MODEL", "IMAGES", "--method", "mss"], 2, "unknown smoother 'mss'; did you mean ms? known are ms, rs"),
-        (["MODEL", "IMAGES", "--sigma", "0"], 2, "sigma must be positive"),
+        (["MODEL", "IMAGES", "--sigma", "0"], 2, "MedianSmoothing needs sigma"),
         (["MODEL", "IMAGES", "--denoiser", "x"], 2, "unknown purifier 'x'"),
         (["MODEL", "IMAGES", "--denoiser", "blur"], 2, "has the setting 'denoiser'"),
         (["MODEL", "IMAGES", "--data", "synthetic"], 2, "nothing for --data"),

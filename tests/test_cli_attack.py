@@ -23,7 +23,7 @@ from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.attack import attack_images, build_attacks
 from iqa_armor.pipeline.attack_files import COLUMNS, name_files, to_levels
-from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.score import score_files
 
 ARCH = """
@@ -159,7 +159,7 @@ def test_a_number_that_another_image_already_has_is_skipped() -> None:
         (["PHOTOS", "--epsilon", "-1"], 2, "--epsilon: input should be greater"),
         (["PHOTOS", "--epsilon", "nan"], 2, "--epsilon: input should be"),
         (["PHOTOS", "--attack", "pdg8"], 2, "unknown attack 'pdg8'"),
-        (["PHOTOS", "--attack", "pgd:epsilon=-1"], 2, "epsilon >= 0"),
+        (["PHOTOS", "--attack", "pgd:epsilon=-1"], 2, "epsilon in [0, inf)"),
         (["PHOTOS", "--direction", "left"], 2, "left"),
         (["BROKEN"], 5, "broken.png"),
     ],
@@ -304,7 +304,7 @@ def test_attacks_are_built_with_the_budget_their_words_leave_open() -> None:
         "pgd8": PGD(steps=8, epsilon=6 / 255, direction=-1),
         "pgd:epsilon=2": PGD(epsilon=2 / 255, direction=-1),
     }
-    with pytest.raises(UsageError, match="epsilon >= 0"):
+    with pytest.raises(UsageError, match=r"epsilon in \[0, inf\)"):
         build_attacks(["pgd8"], epsilon=-1, direction=1)
 
 

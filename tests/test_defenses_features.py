@@ -13,8 +13,8 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import BoundSmoother, Smoother
 from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.smoothing.bounds import median_ranks
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
-from iqa_armor.defenses.smoothing.ranks import median_indices
 from iqa_armor.errors import ArmorError, SurgeryError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -53,8 +53,8 @@ def linear_model() -> QualityModel:
 
 
 @pytest.mark.parametrize(("samples", "shift", "confidence"), [(1000, 5 / 12, 0.999), (200, 0.1, 0.9), (50, 1.0, 0.99)])
-def test_median_indices_are_the_extreme_ones_that_hold(samples: int, shift: float, confidence: float) -> None:
-    low, high = median_indices(samples, shift, confidence)
+def test_median_ranks_are_the_extreme_ones_that_hold(samples: int, shift: float, confidence: float) -> None:
+    low, high = median_ranks(samples, shift, confidence)
     alpha = 1 - confidence
     assert binom.cdf(low - 1, samples, norm.cdf(-shift)) <= alpha / 2 < binom.cdf(low, samples, norm.cdf(-shift))
     assert (
@@ -63,9 +63,9 @@ def test_median_indices_are_the_extreme_ones_that_hold(samples: int, shift: floa
 
 
 def test_too_few_samples_have_no_such_index() -> None:
-    assert median_indices(5, 0.4, 0.999) == (0, 6)
+    assert median_ranks(5, 0.4, 0.999) == (0, 6)
     with pytest.raises(ValueError, match="samples >= 1"):
-        median_indices(0, 0.4, 0.999)
+        median_ranks(0, 0.4, 0.999)
 
 
 def test_it_is_a_smoother(make_model: ModelMaker) -> None:
@@ -219,7 +219,7 @@ def test_noise_is_drawn_in_parts_where_features_are_many(
      {"sigma": -1}, {"jacobian": math.inf, "mode": "calibrated"}, {"jacobian": 1.0}],
 )  # fmt: skip
 def test_wrong_settings_are_refused(settings: dict[str, float]) -> None:
-    with pytest.raises(ValueError, match=r"feature smoothing needs|mode=calibrated only"):
+    with pytest.raises(ValueError, match=r"FeatureSmoothing needs|mode=calibrated only"):
         FeatureSmoothing(**settings)
 
 

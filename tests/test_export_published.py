@@ -10,8 +10,8 @@ import torch
 from torch import nn
 
 from iqa_armor.export.write import export_model
-from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.build import build
 
 
 @pytest.mark.slow
@@ -31,12 +31,13 @@ def test_published_architecture_exports_for_any_size(
     name: str, suffix: str, size: tuple[int, int], tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     torch.manual_seed(0)
-    made = ARCHITECTURES[name]()
+    made = build(name)
     assert isinstance(made, QualityModel)
     for module in made.modules():
         if isinstance(module, nn.Conv2d):  # default weights shrink DBCNN's products to rounding noise
             nn.init.kaiming_normal_(module.weight)
-    model = made.with_preprocessing(replace(made.preprocessing, size=size)).eval()
+    made.set_preprocessing(replace(made.preprocessing, size=size))
+    model = made.eval()
     exported = export_model(model, tmp_path / f"model.{suffix}")  # it refuses scores that differ
     assert exported.size == (None, None), exported.fixed_because
     assert "Traceback" not in capfd.readouterr().err

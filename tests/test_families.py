@@ -17,14 +17,14 @@ from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.models.factories import build
+from iqa_armor.models.build import build
 from iqa_armor.models.offline import offline
 
 
 def built(arch: str) -> QualityModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = build(arch, {})
+        model = build(arch)
     assert isinstance(model, QualityModel)
     return model.eval()
 
@@ -42,12 +42,12 @@ def test_missing_package_is_named_with_its_extra(package: str, monkeypatch: pyte
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, package, None)  # importing it now fails
     with pytest.raises(ModelLoadError, match=rf"pip install 'iqa-armor\[{package}\]'"):
-        build(f"{package}:cnniqa", {})
+        build(f"{package}:cnniqa")
 
 
 def test_only_what_a_family_names_is_looked_up_in_it() -> None:
-    with pytest.raises(ModelLoadError, match="timm:NAME and pyiqa:NAME"):
-        build("timn", {})
+    with pytest.raises(ModelLoadError, match="timm:NAME, pyiqa:NAME"):
+        build("timn")
 
 
 def test_offline_refuses_connections_and_mends_everything_afterwards() -> None:
@@ -69,14 +69,14 @@ def test_timm_network_has_its_own_preprocessing_and_one_score() -> None:
 def test_unknown_names_are_answered_with_near_ones() -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelLoadError, match="did you mean resnet"):
-        build("timm:resnet999", {})
+        build("timm:resnet999")
 
 
 @pytest.mark.parametrize("name", ["hf-hub:timm/resnet18", "local-dir:/nowhere", ""])
 def test_timm_names_that_would_fetch_are_refused(name: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(ModelLoadError, match="no network"):
-        build(f"timm:{name}", {})
+        build(f"timm:{name}")
 
 
 @pytest.mark.parametrize(
@@ -91,7 +91,7 @@ def test_timm_names_that_would_fetch_are_refused(name: str) -> None:
 def test_metrics_that_cannot_be_used_are_refused(name: str, reason: str) -> None:
     pytest.importorskip("pyiqa")
     with pytest.raises(ModelLoadError, match=reason):
-        build(f"pyiqa:{name}", {})
+        build(f"pyiqa:{name}")
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,8 @@ from conftest import memory_dataset
 from torch import Tensor
 
 from iqa_armor import load_model
-from iqa_armor.models.architectures import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.build import build
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 
@@ -92,12 +92,13 @@ def test_published_architecture_reloads_without_its_source(
     name: str, backend: str, size: tuple[int, int], tmp_path: Path
 ) -> None:
     torch.manual_seed(0)
-    made = ARCHITECTURES[name]()
+    made = build(name)
     assert isinstance(made, QualityModel)
-    model = made.with_preprocessing(replace(made.preprocessing, size=size)).eval()
+    made.set_preprocessing(replace(made.preprocessing, size=size))
+    model = made.eval()
     result = harden(model, memory_dataset(training=8), Recipe(backend=backend, epochs=0, calibration=4))
     result.save(tmp_path / "hardened.safetensors")
-    hidden = [f"iqa_armor.models.{source}" for source in SOURCES] + ["iqa_armor.models.architectures"]
+    hidden = [f"iqa_armor.models.{source}" for source in SOURCES] + ["iqa_armor.models.build"]
     check_elsewhere(tmp_path / "hardened.safetensors", result.model, hidden, tmp_path)
 
 
@@ -109,7 +110,7 @@ def test_user_architecture_reloads_after_its_file_is_deleted(tmp_path: Path) -> 
     torch.manual_seed(0)
     torch.save(scope["make"]().state_dict(), tmp_path / "weights.pt")
     model = load_model(tmp_path / "weights.pt", arch=f"{source}:make")
-    model = model.with_preprocessing(Preprocessing(size=(32, 40)))
+    model.set_preprocessing(Preprocessing(size=(32, 40)))
     result = harden(model, memory_dataset(training=8), Recipe(epochs=0))
     result.save(tmp_path / "hardened.safetensors")
     source.unlink()

@@ -8,9 +8,9 @@ import torch
 from torch import nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.architectures import ARCHITECTURES
+from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.models.factories import build
+from iqa_armor.models.build import build
 
 
 class Mean(nn.Module):
@@ -73,7 +73,7 @@ def test_empty_score_range_is_refused(low: float, high: float) -> None:
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v2", "squeezenet1_1", "regnet_y_400mf", "googlenet"])
 def test_built_in_architectures_give_one_score(name: str) -> None:
-    network = build(name, ARCHITECTURES).eval()
+    network = build(name).eval()
     with torch.no_grad():
         assert network(torch.rand(2, 3, 64, 64)).numel() == 2
 
@@ -87,14 +87,14 @@ def test_every_built_in_name_builds_on_the_meta_device() -> None:
 def test_factory_in_a_file(tmp_path: Path) -> None:
     path = tmp_path / "mine.py"
     path.write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 1, 1)\n")
-    assert isinstance(build(f"{path}:make", ARCHITECTURES), nn.Conv2d)
+    assert isinstance(build(f"{path}:make"), nn.Conv2d)
 
 
 def test_factory_in_a_package_of_the_working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "mine_package.py").write_text("from torch import nn\ndef make():\n    return nn.Conv2d(3, 1, 1)\n")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(sys, "path", list(sys.path))
-    assert isinstance(build("mine_package:make", ARCHITECTURES), nn.Conv2d)
+    assert isinstance(build("mine_package:make"), nn.Conv2d)
 
 
 @pytest.mark.parametrize(
@@ -102,9 +102,9 @@ def test_factory_in_a_package_of_the_working_folder(tmp_path: Path, monkeypatch:
     [
         ("resnet19", "did you mean resnet18"),
         ("nowhere.module:make", "cannot import"),
-        ("missing.py:make", "no architecture file"),
+        ("missing.py:make", "there is no file"),
         ("BROKEN:make", "cannot be run: SyntaxError"),
-        ("FILE:absent", "no function 'absent'"),
+        ("FILE:absent", "has no architecture 'absent'"),
         ("FILE:number", "must return an nn.Module"),
         ("FILE:fails", "failed: ValueError: on purpose"),
     ],
@@ -114,4 +114,4 @@ def test_unusable_factory_is_refused_with_the_reason(tmp_path: Path, arch: str, 
     (tmp_path / "broken.py").write_text("def make(:\n")
     arch = arch.replace("FILE", str(tmp_path / "file.py")).replace("BROKEN", str(tmp_path / "broken.py"))
     with pytest.raises(ModelLoadError, match=message):
-        build(arch, ARCHITECTURES)
+        build(arch)

@@ -18,14 +18,15 @@ from iqa_armor import load_model
 from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.graph.trace import trace
-from iqa_armor.models.architectures import ARCHITECTURES
+from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.build import build
 from iqa_armor.models.checkpoints import read_state
 from iqa_armor.models.koncept512 import KonCept512
 from iqa_armor.models.linearity import linearity_network
-from iqa_armor.models.matching import RESCALING, bare, load_matching, load_strict, match_architecture
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
+from iqa_armor.models.weights import RESCALING, bare, load_matching, load_strict, match_architecture
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
@@ -48,14 +49,14 @@ SMALL = "linearity-resnet18"
 def seeded(name: str) -> QualityModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        model = ARCHITECTURES[name]()
+        model = build(name)
     assert isinstance(model, QualityModel)
     return model.eval()
 
 
 def on_meta(name: str) -> nn.Module:
     with torch.device("meta"):
-        return bare(ARCHITECTURES[name]())
+        return bare(build(name))
 
 
 def noise(*size: int, seed: int = 0) -> Tensor:
@@ -161,7 +162,7 @@ def test_preprocessing_is_pinned() -> None:
         "spaq": Preprocessing(size=(512, 682), **plain),
     }
     with torch.device("meta"):
-        models = {name: ARCHITECTURES[name]() for name in expected}
+        models = {name: build(name) for name in expected}
     assert {name: model.preprocessing for name, model in models.items()} == expected
     assert all(model.higher_is_better for model in models.values())
 
@@ -247,7 +248,7 @@ def test_another_window_than_hanns_is_refused() -> None:
 )
 def test_hardened_model_reloads_with_the_same_scores(name: str, backend: str, size: tuple, tmp_path: Path) -> None:
     model = seeded(name)
-    model = model.with_preprocessing(replace(model.preprocessing, size=size))
+    model.set_preprocessing(replace(model.preprocessing, size=size))
     result = harden(model, memory_dataset(training=8), Recipe(backend=backend, epochs=0))
     result.save(tmp_path / "hardened.safetensors")
     opened, images = load_artifact(tmp_path / "hardened.safetensors"), torch.rand(2, 3, *size)

@@ -1,4 +1,6 @@
+import io
 import json
+import math
 import re
 import struct
 import zlib
@@ -6,32 +8,34 @@ from functools import cache
 from html.parser import HTMLParser
 
 import pytest
+from rich.cells import cell_len
+from rich.console import Console
 
-from iqa_armor.report import render_page
-from iqa_armor.report.drawing import spread
-from iqa_armor.report.looks import brief, labels, looks
-from iqa_armor.results import (
+from iqa_armor.report.document import Column, Report, Rows, Section, Table, Terms, row
+from iqa_armor.report.evaluation import evaluation_report
+from iqa_armor.report.model_marks import brief, model_labels, model_marks
+from iqa_armor.report.page import render_page
+from iqa_armor.report.svg import spread
+from iqa_armor.report.terminal import TerminalReport
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
-    Check,
-    DataEntry,
     DatasetFigures,
     Differences,
-    Exhibit,
     Interval,
     ModelEntry,
-    Outcome,
-    Picture,
-    Points,
     Scale,
-    Settings,
+    StrengthCheck,
 )
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
+from iqa_armor.results.pictures import Picture
+from iqa_armor.results.table import Table as ScoreTable
 
 EPSILONS = ("2", "4", "8")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = '<img src=x onerror="alert(1)">&\'$x$</script></title><b>'
-PASSED = Check(name="gain grows with steps", status="passed", says="More steps did more.", figures={"pgd50": 0.75})
-FAILED = Check(
+PASSED = StrengthCheck(name="gain with steps", status="passed", says="More steps did more.", figures={"pgd50": 0.75})
+FAILED = StrengthCheck(
     name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9, "apgd": 0.4}
 )
 
@@ -142,21 +146,21 @@ def outcome(*models: ModelEntry, data: tuple[str, ...] = ("csv:labels.csv",), **
     )
 
 
-def exhibit(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg") -> Exhibit:
-    clean = tuple(2 + i % 7 for i in range(images))
-    points = Points(
-        model=name,
-        dataset="csv:labels.csv",
-        attack="pgd8",
-        budget="4",
-        names=tuple(f"{i}.jpg" for i in range(images)),
-        mos=tuple(float(i % 11) for i in range(images)) if mos else None,
-        clean=clean,
-        attacked=tuple(score + 1.5 for score in clean),
-    )
+Shown = tuple[ScoreTable, tuple[Picture, ...]]
+
+
+def shown(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg", data: str = "csv:labels.csv") -> Shown:
+    clean = [2.0 + i % 7 for i in range(images)]
+    opinion = [float(i % 11) for i in range(images)] if mos else math.nan
+    own = {"model": name, "dataset": data, "image": [f"{i}.jpg" for i in range(images)], "mos": opinion}
+    attacked = [score + 1.5 for score in clean]
+    rows = [
+        ScoreTable.of(images, score=clean, **own),
+        ScoreTable.of(images, score=attacked, attack="pgd8", budget="4", **own),
+    ]
     picture = Picture(
         model=name,
-        dataset="csv:labels.csv",
+        dataset=data,
         attack="pgd8",
         budget="4",
         name=file,
@@ -167,7 +171,15 @@ def exhibit(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg
         attacked=png(6, 4),
         difference=png(6, 4),
     )
-    return Exhibit((points,), (picture,))
+    return ScoreTable.joined(rows), (picture,)
+
+
+NOTHING: Shown = (ScoreTable.of(0), ())
+
+
+def of_all(entries: Outcome) -> Shown:
+    tables, _ = zip(*(shown(entry.name) for entry in entries.models), strict=True)
+    return ScoreTable.joined(tables), ()
 
 
 def unscored() -> ModelEntry:
@@ -237,37 +249,42 @@ def behind(*defenses: str, models: tuple[str, ...] = ("only",)) -> Outcome:
     return outcome(*map(model, models), *entries)
 
 
-CASES: dict[str, tuple[Outcome, Exhibit]] = {
-    "alone": (outcome(model("only")), exhibit("only")),
-    "compared": (outcome(model("base"), model("hard", difference_to_baseline=difference(-0.3, -0.1))), exhibit("hard")),
-    "several": (several(), exhibit("base", images=1000)),
-    "unscored": (outcome(unscored(), data=("nips2017:N",)), exhibit("bare", mos=False)),
-    "nulls": (nulls(), Exhibit()),
-    "own budget": (with_own_budget(), Exhibit()),
-    "downwards": (outcome(model("base", -0.25), direction=-1), exhibit("base")),
+MANY = behind(*(f"noise:sigma={i}" for i in range(10)))
+CASES: dict[str, tuple[Outcome, Shown]] = {
+    "alone": (outcome(model("only")), shown("only")),
+    "compared": (outcome(model("base"), model("hard", difference_to_baseline=difference(-0.3, -0.1))), shown("hard")),
+    "several": (several(), shown("base", images=1000)),
+    "unscored": (outcome(unscored(), data=("nips2017:N",)), shown("bare", mos=False, data="nips2017:N")),
+    "nulls": (nulls(), NOTHING),
+    "own budget": (with_own_budget(), NOTHING),
+    "downwards": (outcome(model("base", -0.25), direction=-1), shown("base")),
     "hostile": (
         outcome(
             model(HOSTILE, checks=(FAILED.model_copy(update={"says": HOSTILE}),)),
             model('$x_1$ /<i> id="日"', 0.3),
             data=(HOSTILE,),
         ),
-        exhibit(HOSTILE, file=HOSTILE),
+        shown(HOSTILE, file=HOSTILE, data=HOSTILE),
     ),
-    "checks": (outcome(model("base", checks=(PASSED, FAILED)), model("hard", checks=(PASSED,))), Exhibit()),
-    "worst case": (worst(), Exhibit()),
-    "many attacks": (many_attacks(), Exhibit()),
-    "two datasets": (two_datasets(), exhibit("only")),
-    "not attacked": (outcome(model("only", attacks={}), attacks={}), Exhibit()),
-    "purified": (behind("jpeg:quality=60", "flip", "ms"), exhibit("only")),
-    "many defenses": (behind(*(f"noise:sigma={i}" for i in range(10))), Exhibit(exhibit("only").points * 21)),
-    "several purified": (behind("jpeg", HOSTILE, models=("only", "other")), Exhibit()),
-    "one budget": (outcome(model("only", attacks={"pgd8": attacked(0.2, ("4",))}), epsilons=(4,)), exhibit("only")),
+    "checks": (outcome(model("base", checks=(PASSED, FAILED)), model("hard", checks=(PASSED,))), NOTHING),
+    "worst case": (worst(), NOTHING),
+    "many attacks": (many_attacks(), NOTHING),
+    "two datasets": (two_datasets(), shown("only")),
+    "not attacked": (outcome(model("only", attacks={}), attacks={}), NOTHING),
+    "purified": (behind("jpeg:quality=60", "flip", "ms"), shown("only")),
+    "many defenses": (MANY, of_all(MANY)),
+    "several purified": (behind("jpeg", HOSTILE, models=("only", "other")), NOTHING),
+    "one budget": (outcome(model("only", attacks={"pgd8": attacked(0.2, ("4",))}), epsilons=(4,)), shown("only")),
 }
+
+
+def page_of(value: Outcome, shown: Shown) -> str:
+    return render_page(evaluation_report(value, *shown))
 
 
 @cache
 def rendered(case: str) -> tuple[str, Page]:
-    text = render_page(*CASES[case])
+    text = page_of(*CASES[case])
     return text, Page(text)
 
 
@@ -313,13 +330,13 @@ def test_rows_of_a_table_have_equal_widths(case: str) -> None:
 def _grid(table: str) -> list[list[int]]:
     rows = []
     hanging: list[int] = []  # rows that cells from above still cover, one number per column
-    for row in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL):
+    for line in re.findall(r"<tr>.*?</tr>", table, flags=re.DOTALL):
         spans = [
             (
                 int((re.search(r'colspan="(\d+)"', cell) or ["", "1"])[1]),
                 int((re.search(r'rowspan="(\d+)"', cell) or ["", "1"])[1]),
             )
-            for cell in re.findall(r"<t[hd][ >][^>]*>?", row)
+            for cell in re.findall(r"<t[hd][ >][^>]*>?", line)
         ]
         rows.append([columns for columns, _ in spans] + [1] * len(hanging))
         hanging = [left - 1 for left in hanging if left > 1]
@@ -339,7 +356,7 @@ def test_page_shows_figures_in_the_form_of_the_paper() -> None:
 @pytest.mark.parametrize(("low", "high", "state"), [(-0.3, -0.1, "better"), (0.1, 0.3, "worse"), (-0.1, 0.1, "open")])
 def test_verdict_is_coloured_by_its_reading(low: float, high: float, state: str) -> None:
     hard = model("hard", difference_to_baseline=difference(low, high))
-    page = Page(render_page(outcome(model("base"), hard), Exhibit()))
+    page = Page(page_of(outcome(model("base"), hard), NOTHING))
     assert {"class": f"verdict {state}", "aria-label": "Verdict"} in page.all("section")
 
 
@@ -349,8 +366,8 @@ def test_failed_check_turns_the_verdict_yellow_and_is_told_right_there() -> None
     verdict = text[text.index("<main>") : text.index("</section>")]
     assert "base: black box failed." in verdict
     assert "Square did more than APGD." in verdict
-    assert "square = 0.9, apgd = 0.4" in verdict
-    assert "gain grows with steps" not in verdict
+    assert "square = 0.9, apgd = 0.4" in verdict.replace("\u00a0", " ")
+    assert "gain with steps" not in verdict
 
 
 def test_checks_have_a_table_or_their_absence_is_said() -> None:
@@ -413,7 +430,7 @@ def test_descriptions_of_charts_tell_their_figures() -> None:
 
 def test_worst_case_stands_in_table_and_differences() -> None:
     shown = rendered("worst case")[1].shown
-    assert "worst case, 4/255" in shown
+    assert "SROCC, 4/255 ↑" in shown
     assert ".666" in shown
     assert "AbsGainAUC worst case" in shown
     assert "SROCC, worst case at 4/255" in shown
@@ -437,7 +454,7 @@ def test_most_points_drawn_are_few() -> None:
 
 
 def test_page_is_the_same_every_time() -> None:
-    assert render_page(*CASES["compared"]) == rendered("compared")[0]
+    assert page_of(*CASES["compared"]) == rendered("compared")[0]
 
 
 def test_json_in_the_page_is_compact() -> None:
@@ -462,7 +479,7 @@ def test_brief_keeps_both_ends() -> None:
 
 def test_purifiers_have_a_row_per_threat_and_their_overall_figures() -> None:
     _, page = rendered("purified")
-    row = "jpeg:quality=60 .875 .125 .910 → .910 unaware .750 .750 .750 .250 .500 .375 .390 → .390"
+    row = "jpeg:quality=60 .875 .125 .910 .910 unaware .750 .750 .750 .250 .500 .375 .390 .390"
     assert row in page.shown.replace("▲ ", "")
     assert "adaptive .750 .750 .750 .250 .750 .500" in page.shown
     assert "Overall: mean over pgd1, pgd8" in page.shown
@@ -485,18 +502,18 @@ def test_overall_is_not_defined_where_an_attack_has_no_figure() -> None:
     entry = purified("jpeg", "adaptive")
     figures = entry.attacks["pgd8"].model_copy(update={"gain_score": {"4": None}})
     broken = entry.model_copy(update={"attacks": entry.attacks | {"pgd8": figures}})
-    page = Page(render_page(outcome(model("base"), broken), Exhibit()))
+    page = Page(page_of(outcome(model("base"), broken), NOTHING))
     assert "adaptive .750 .750 .750 .250 – –" in page.shown
     assert "gain–quality plane" not in page.shown
 
 
 def test_labels_tell_defenses_and_threats_apart() -> None:
     value = CASES["many defenses"][0]
-    assert len(set(labels(value).values())) == len(value.models)
-    assert set(labels(value).values()) >= {"only", "noise:sigma=3", "noise:sigma=3 ○"}
-    drawn = {(look.color, look.marker, look.is_hollow) for look in looks(value).values()}
+    assert len(set(model_labels(value).values())) == len(value.models)
+    assert set(model_labels(value).values()) >= {"only", "noise:sigma=3", "noise:sigma=3 ○"}
+    drawn = {(look.color, look.marker, look.is_hollow) for look in model_marks(value).values()}
     assert len(drawn) == len(value.models)
-    assert labels(CASES["several purified"][0])["other + jpeg bare"] == "other + jpeg ○"
+    assert model_labels(CASES["several purified"][0])["other + jpeg bare"] == "other + jpeg ○"
 
 
 def test_many_defended_models_get_one_sentence_and_few_panels() -> None:
@@ -506,3 +523,45 @@ def test_many_defended_models_get_one_sentence_and_few_panels() -> None:
     assert page.inside("p").count("takes SROCC") == 1
     assert "9 more panels are left out" in page.shown
     assert len(text) < 600_000
+
+
+def in_terminal(value: Outcome, width: int) -> str:
+    console = Console(file=io.StringIO(), width=width)
+    console.print(TerminalReport(evaluation_report(value)))
+    return console.file.getvalue()  # type: ignore[attr-defined,no-any-return]
+
+
+@pytest.mark.parametrize("width", [60, 80, 120, 200])
+@pytest.mark.parametrize("case", CASES)
+def test_terminal_keeps_the_width_breaks_no_word_and_shows_what_the_page_does(case: str, width: int) -> None:
+    text = in_terminal(CASES[case][0], width)
+    assert max(map(cell_len, text.splitlines())) <= width
+    words = set(re.findall(r"[\w.]+", rendered(case)[1].shown))
+    assert set(re.findall(r"[\w.]+", text)) - words <= {"Data", "Models", "Model"}
+
+
+def test_columns_without_room_follow_below() -> None:
+    text = in_terminal(CASES["compared"][0], 40)
+    assert text.count("\nModel ") == 2
+    for figure in (".910/.920", "[-.300, -.100]", ".250/.500"):
+        assert figure in text
+
+
+@pytest.mark.parametrize("width", [10, 24, 40])
+def test_no_line_is_longer_than_the_narrowest_terminal(width: int) -> None:
+    assert max(map(cell_len, in_terminal(CASES["compared"][0], width).splitlines())) <= width
+
+
+def test_texts_are_broken_behind_punctuation_only_where_they_must() -> None:
+    table = Table(
+        "t",
+        (Column("Name", kind="text"), Column("a", "G"), Column("b", "G"), Column("wide", spare=1)),
+        (Rows((row("linearity-hardened-cayley-random-twice", "-1.5", "2.25", "1" * 60),)),),
+    )
+    report = Report("t", Terms(()), (Section("s", (table,)),), "kind", "{}")
+    console = Console(file=io.StringIO(), width=37)
+    console.print(TerminalReport(report))
+    lines = [line.rstrip() for line in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
+    assert "linearity-hardened-cayley-  -1.5/2.25" in lines
+    assert "random-twice" in lines
+    assert not any("111" in line for line in lines)

@@ -11,10 +11,10 @@ import torch
 from benchmarks.smoothing_coverage import METHODS, simulate, simulate_network
 from scipy.stats import norm
 
-from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds, order_indices
+from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds, median_ranks
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 
-FIELD = {"sigma": 0.12, "radius": 0.05, "confidence": 0.999}
+FIELD = {"shift": 0.05 / 0.12, "confidence": 0.999}
 
 
 def below(successes: int, n: int, p: float) -> float:
@@ -25,19 +25,17 @@ def below(successes: int, n: int, p: float) -> float:
 @pytest.mark.parametrize("n", [8, 25, 100, 400])
 @pytest.mark.parametrize("ratio", [0.0, 0.3, 1.0])
 @pytest.mark.parametrize("confidence", [0.9, 0.999])
-def test_order_indices_are_those_of_the_definition(n: int, ratio: float, confidence: float) -> None:
+def test_ranks_are_those_of_the_definition(n: int, ratio: float, confidence: float) -> None:
     tail = (1 - confidence) / 2
     low, high = float(norm.cdf(-ratio)), float(norm.cdf(ratio))
     lows = [k for k in range(1, n + 1) if below(k - 1, n, low) <= tail]
     highs = [k for k in range(1, n + 1) if below(k - 1, n, high) >= 1 - tail]
-    wanted = (max(lows, default=None), min(highs, default=None))
-    assert order_indices(n, sigma=0.2, radius=0.2 * ratio, confidence=confidence) == wanted
+    assert median_ranks(n, ratio, confidence) == (max(lows, default=0), min(highs, default=n + 1))
 
 
 def test_field_settings_have_these_indices() -> None:
-    low, high = order_indices(1000, **FIELD)
+    low, high = median_ranks(1000, **FIELD)
     p = float(norm.cdf(-0.05 / 0.12))
-    assert low is not None
     assert high == 1001 - low
     assert below(low - 1, 1000, p) <= 0.0005 < below(low, 1000, p)
     assert low == 290
@@ -51,11 +49,10 @@ def test_bounds_are_the_samples_at_these_indices() -> None:
 
 
 def test_radius_zero_bounds_the_median_itself() -> None:
-    low, high = order_indices(1000, sigma=0.12, radius=0.0, confidence=0.999)
-    assert low is not None
-    assert low < 500 < high  # type: ignore[operator]
+    low, high = median_ranks(1000, 0.0, 0.999)
+    assert 0 < low < 500 < high
     values = torch.full((3, 500), 0.4)
-    lower, upper = mean_bounds(values, sigma=0.1, radius=0.0, confidence=0.99)
+    lower, upper = mean_bounds(values, shift=0.0, confidence=0.99)
     reach = math.sqrt(math.log(200) / 1000)
     torch.testing.assert_close(upper - lower, torch.full((3,), 2 * reach).double())
 
@@ -63,31 +60,32 @@ def test_radius_zero_bounds_the_median_itself() -> None:
 def test_median_abstains_with_few_samples_and_mean_says_nothing() -> None:
     lower, upper = median_bounds(torch.arange(5.0), **FIELD)
     assert (float(lower), float(upper)) == (-math.inf, math.inf)
-    assert order_indices(5, **FIELD) == (None, None)
+    assert median_ranks(5, **FIELD) == (0, 6)
     lower, upper = mean_bounds(torch.full((3,), 0.5), **FIELD)
     assert (float(lower), float(upper)) == (0.0, 1.0)
 
 
 def test_a_large_radius_abstains() -> None:
-    assert order_indices(1000, sigma=0.1, radius=1.0, confidence=0.999) == (None, None)
+    assert median_ranks(1000, 10.0, 0.999) == (0, 1001)
 
 
 def test_bounds_part_with_the_radius_and_close_with_samples() -> None:
-    radii = [order_indices(1000, sigma=0.12, radius=r, confidence=0.999) for r in (0, 0.02, 0.05, 0.1, 0.2)]
-    lows = [low for low, _ in radii]
-    assert lows == sorted(lows, reverse=True)  # type: ignore[type-var]
+    lows = [median_ranks(1000, radius / 0.12, 0.999)[0] for radius in (0, 0.02, 0.05, 0.1, 0.2)]
+    assert lows == sorted(lows, reverse=True)
     assert len(set(lows)) == 5
-    shares = [order_indices(n, **FIELD)[0] / n for n in (50, 200, 1000, 5000, 20000)]  # type: ignore[operator]
+    shares = [median_ranks(n, **FIELD)[0] / n for n in (50, 200, 1000, 5000, 20000)]
     assert shares == sorted(shares)
     assert shares[-1] < norm.cdf(-0.05 / 0.12)
     values = torch.rand(4000, generator=torch.Generator().manual_seed(0))
-    widths = [float(u - low) for low, u in (mean_bounds(values, **{**FIELD, "radius": r}) for r in (0, 0.05, 0.1))]
+    widths = [
+        float(u - low) for low, u in (mean_bounds(values, **{**FIELD, "shift": r / 0.12}) for r in (0, 0.05, 0.1))
+    ]
     assert widths == sorted(widths)
 
 
 def test_mean_bounds_by_hand() -> None:
     values = torch.tensor([0.0, 1.0]).repeat(5000)
-    lower, upper = mean_bounds(values, sigma=0.12, radius=0.05, confidence=0.999)
+    lower, upper = mean_bounds(values, **FIELD)
     reach = math.sqrt(math.log(2000) / 20000)
     assert float(lower) == pytest.approx(norm.cdf(norm.ppf(0.5 - reach) - 0.05 / 0.12))
     assert float(upper) == pytest.approx(norm.cdf(norm.ppf(0.5 + reach) + 0.05 / 0.12))
@@ -96,13 +94,13 @@ def test_mean_bounds_by_hand() -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"samples": 0}, "samples must be at least 1"),
-        ({"sigma": 0.0}, "sigma must be positive"),
-        ({"sigma": math.nan}, "sigma must be positive"),
-        ({"radius": -0.1}, "radius must be"),
-        ({"radius": math.inf}, "radius must be"),
-        ({"confidence": 1.0}, "confidence must be inside"),
-        ({"batch_size": 0}, "batch_size must be at least 1"),
+        ({"samples": 0}, r"samples in \[1, inf\), got 0"),
+        ({"sigma": 0.0}, r"sigma in \(0, inf\), got"),
+        ({"sigma": math.nan}, r"sigma in \(0, inf\), got"),
+        ({"radius": -0.1}, r"radius in \[0, inf\), got"),
+        ({"radius": math.inf}, r"radius in \[0, inf\), got"),
+        ({"confidence": 1.0}, r"confidence in \(0, 1\), got 1.0"),
+        ({"batch_size": 0}, r"batch_size in \[1, inf\), got 0"),
     ],
 )
 @pytest.mark.parametrize("kind", [MedianSmoothing, MeanSmoothing])

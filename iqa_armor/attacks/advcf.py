@@ -11,7 +11,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.limits import check_limits
 
 PIECES = 64
 _LEAST = 1e-6  # rise of a piece that keeps a curve increasing
@@ -44,8 +45,7 @@ class AdvCF:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        strength = ("in [0, 1]", 0 <= self.strength <= 1)
-        check_settings(self, positive=("learning_rate",), counts=("steps",), strength=strength)
+        check_limits(self, strength="[0, 1]", learning_rate="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; AdvCF draws nothing."""

@@ -9,10 +9,11 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
 from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
+from iqa_armor.limits import check_limits
 
 _MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement
 _ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps raised the gain
@@ -40,7 +41,7 @@ class APGD:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, counts=("steps", "restarts"))
+        check_limits(self, epsilon="[0, inf)", steps="[1, inf)", restarts="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; restarts are drawn."""

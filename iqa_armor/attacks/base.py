@@ -1,12 +1,11 @@
-"""What an attack is, its limits, and the frozen state that models are attacked in."""
+"""What an attack is, and the frozen state that models are attacked in."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
@@ -30,24 +29,20 @@ class Attack(Protocol):
     @property
     def norm(self) -> Norm:
         """What the budget limits; a class variable."""
-        ...
 
     @property
     def epsilon(self) -> float:
         """Budget in the attack's own norm, pixels being in [0, 1]; infinite where nothing is limited."""
-        ...
 
     @property
     def direction(self) -> Direction:
         """Whether the attack raises (+1) or lowers (−1) the score, whatever that means for quality."""
-        ...
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
 
         What is drawn comes from the generator, on its device. The images are left as they are.
         """
-        ...
 
 
 @runtime_checkable
@@ -66,7 +61,6 @@ class Fitted(Attack, Protocol):
             ValueError: If there are no images.
             ArmorError: If the score has no gradient by the pixels.
         """
-        ...
 
 
 def accepted(found: object, name: str) -> Attack:
@@ -82,39 +76,6 @@ def accepted(found: object, name: str) -> Attack:
         f"{name} is no attack: it must be a frozen dataclass with a norm out of {', '.join(norms)}, an epsilon and a "
         "direction, that is called with (score, images, generator)"
     )
-
-
-def check_settings(
-    attack: Any,
-    *,
-    not_negative: Sequence[str] = (),
-    positive: Sequence[str] = (),
-    counts: Sequence[str] = (),
-    **others: tuple[str, bool],
-) -> None:
-    """Refuse values outside an attack's limits; those of budget and direction are the same for all.
-
-    Args:
-        attack: With these settings.
-        not_negative: Names of settings from 0, finite.
-        positive: Names of settings above 0, finite.
-        counts: Names of settings from 1.
-        others: Limits by the settings' names: what each is, and whether it holds.
-
-    Raises:
-        ValueError: If one does not hold.
-    """
-    not_negative = not_negative if attack.norm == "none" else ("epsilon", *not_negative)
-    limits = {
-        **{name: (f"finite {name} >= 0", 0 <= getattr(attack, name) < math.inf) for name in not_negative},
-        **{name: (f"finite {name} > 0", 0 < getattr(attack, name) < math.inf) for name in positive},
-        **{name: (f"{name} >= 1", getattr(attack, name) >= 1) for name in counts},
-        **{name: (f"{name} {limit}", holds) for name, (limit, holds) in others.items()},
-        "direction": ("direction 1 or -1", attack.direction in (1, -1)),
-    }
-    if not all(holds for _, holds in limits.values()):
-        got = ", ".join(f"{name}={getattr(attack, name)!r}" for name in limits)
-        raise ValueError(f"{type(attack).__name__} needs {', '.join(text for text, _ in limits.values())}, got {got}")
 
 
 @contextmanager

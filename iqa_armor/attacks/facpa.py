@@ -11,10 +11,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn
 from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.limits import check_limits
 from iqa_armor.randomness import seeded
 
 WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
@@ -95,7 +96,7 @@ class Perturber:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self)
+        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
@@ -129,7 +130,7 @@ class FACPA:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, positive=("learning_rate",), counts=("passes",))
+        check_limits(self, epsilon="[0, inf)", learning_rate="(0, inf)", passes="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""

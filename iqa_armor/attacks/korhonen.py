@@ -10,7 +10,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.limits import check_limits
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
@@ -39,7 +40,7 @@ class KorhonenYou:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, positive=("step_size",), counts=("steps",))
+        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""

@@ -7,9 +7,10 @@ from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.projection import divide_by_norm, project_l2
+from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class L2PGD:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, positive=("step_share",), counts=("steps",))
+        check_limits(self, epsilon="[0, inf)", step_share="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""

@@ -9,8 +9,9 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
+from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ class MADC:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, positive=("step_size",), counts=("steps",))
+        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; MADC draws nothing."""

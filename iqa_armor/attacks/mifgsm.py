@@ -9,9 +9,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
+from iqa_armor.limits import check_limits
 
 _WINDOW = 7  # pixels
 _LEAST_SHARE = 0.25
@@ -41,7 +42,8 @@ class MIFGSM:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, not_negative=("momentum",), positive=("step_size",), counts=("steps",))
+        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
+        check_limits(self, step_size="(0, inf)", steps="[1, inf)", momentum="[0, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
@@ -80,7 +82,8 @@ class AMIFGSM(MIFGSM):
     full_contrast: float = 0.08
 
     def __post_init__(self) -> None:
-        check_settings(self, not_negative=("momentum",), positive=("step_size", "full_contrast"), counts=("steps",))
+        super().__post_init__()
+        check_limits(self, full_contrast="(0, inf)")
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""

@@ -9,9 +9,10 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
+from iqa_armor.limits import check_limits
 
 # Of 10,000 queries: where the share of changed pixels halves.
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
@@ -44,11 +45,7 @@ class Square:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(
-            self,
-            queries=(">= 2", self.queries >= 2),
-            initial_share=("in (0, 1]", 0 < self.initial_share <= 1),
-        )
+        check_limits(self, epsilon="[0, inf)", queries="[2, inf)", initial_share="(0, 1]", direction=(1, -1))
 
     @torch.no_grad()
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import ascend, pixels_within, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class SSAH:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(self, not_negative=("weight",), positive=("step_size",), counts=("steps",))
+        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
+        check_limits(self, weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; SSAH draws nothing."""

@@ -9,7 +9,8 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import Search, ascend, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.limits import check_limits
 
 # Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
 _CORNER = 1e-3
@@ -45,9 +46,8 @@ class StAdv:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        check_settings(
-            self, not_negative=("smoothness",), positive=("learning_rate",), counts=("iterations", "inner_steps")
-        )
+        check_limits(self, epsilon="[0, inf)", smoothness="[0, inf)", learning_rate="(0, inf)", direction=(1, -1))
+        check_limits(self, iterations="[1, inf)", inner_steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; stAdv draws nothing."""

@@ -10,10 +10,11 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn
 from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import score_and_gradient
+from iqa_armor.limits import check_limits
 
 Placement = Literal["resize", "tile"]
 
@@ -42,7 +43,7 @@ class Pattern:
     def __post_init__(self) -> None:
         if self.pattern.ndim != 4 or self.pattern.shape[:2] != (1, 3) or not self.pattern.numel():
             raise ValueError(f"Pattern needs a pattern (1, 3, h, w), got {tuple(self.pattern.shape)}")
-        check_settings(self, placement=_known(self.placement))
+        check_limits(self, epsilon="[0, inf)", placement=get_args(Placement), direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
@@ -79,8 +80,8 @@ class UAP:
     placement: Placement = "tile"
 
     def __post_init__(self) -> None:
-        placement = _known(self.placement)
-        check_settings(self, positive=("step_size",), counts=("passes",), placement=placement)
+        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
+        check_limits(self, step_size="(0, inf)", passes="[1, inf)", placement=get_args(Placement))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
@@ -131,8 +132,3 @@ def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tenso
         return pattern.repeat(1, 1, *repeats)[..., : size[0], : size[1]]
     # Without antialiasing, which would average the pattern away where images are smaller.
     return functional.interpolate(pattern, size=tuple(size), mode="bilinear", align_corners=False)
-
-
-def _known(placement: str) -> tuple[str, bool]:
-    allowed = get_args(Placement)
-    return f"out of {', '.join(allowed)}", placement in allowed

@@ -10,7 +10,8 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import ascend, pixels_within, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn, check_settings
+from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.limits import check_limits
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.perceptual import perceptual_network
 
@@ -49,8 +50,8 @@ class Zhang:
     direction: Direction = +1
 
     def __post_init__(self) -> None:
-        distance = ("ssim, lpips or dists", self.distance in get_args(Distance))
-        check_settings(self, not_negative=("weight",), positive=("step_size",), counts=("steps",), distance=distance)
+        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
+        check_limits(self, distance=get_args(Distance), weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""

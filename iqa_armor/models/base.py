@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import hashlib
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -117,14 +119,18 @@ class QualityModel(nn.Module):
         super().__init__()
         self.network = network
         self.training = network.training  # so that restoring this model's mode never changes its network's
-        self.preprocessing = preprocessing or Preprocessing()
         self.scale = scale
         self._declared_rising = higher_is_better
         self.name = name
         self.arch = arch
+        self.set_preprocessing(preprocessing or Preprocessing())
+
+    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Take images in another way from now on, in place."""
+        self.preprocessing = preprocessing
         # A network without storage (a file being opened) will get its parameters on the CPU.
-        device = next((parameter.device for parameter in network.parameters() if not parameter.is_meta), None)
-        for part, values in (("mean", self.preprocessing.mean), ("std", self.preprocessing.std)):
+        device = next((parameter.device for parameter in self.network.parameters() if not parameter.is_meta), None)
+        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
 
     @property
@@ -132,9 +138,18 @@ class QualityModel(nn.Module):
         """Whether a larger score means better quality: what the scale says, or was declared without one."""
         return self._declared_rising if self.scale is None else self.scale.higher_is_better
 
-    def prepare(self, images: Tensor) -> Tensor:
-        """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
-        return self.preprocessing.prepare(images)
+    @higher_is_better.setter
+    def higher_is_better(self, rising: bool) -> None:
+        self._declared_rising = rising
+        self.scale = self.scale and replace(self.scale, higher_is_better=rising)
+
+    @property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
+        """Call it with images (N, 3, H, W) or (3, H, W) in [0, 1] to get them at the size the network sees.
+
+        It is the method of the preprocessing, so that a process it is sent to gets no network.
+        """
+        return self.preprocessing.prepare
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images in [0, 1] as the network's normalised input."""
@@ -144,9 +159,18 @@ class QualityModel(nn.Module):
         """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
 
         Raises:
-            ModelLoadError: If the network gives anything but one score per image.
+            ModelLoadError: If the network fails on them or gives anything but one score per image.
         """
-        scores = self.network(self.normalize(images))
+        try:
+            scores = self.network(self.normalize(images))
+        except torch.OutOfMemoryError:  # the machine's failure, not the network's; callers may take fewer images
+            raise
+        except NETWORK_FAILURES as error:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise ModelLoadError(
+                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {reason}; its network "
+                "must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes anything else"
+            ) from error
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ModelLoadError(
@@ -166,13 +190,11 @@ class QualityModel(nn.Module):
             arch=self.arch,
         )
 
-    def with_preprocessing(self, preprocessing: Preprocessing) -> QualityModel:
-        """Return a new model sharing this one's network, with another preprocessing."""
-        return QualityModel(
-            self.network,
-            preprocessing,
-            scale=self.scale,
-            higher_is_better=self.higher_is_better,
-            name=self.name,
-            arch=self.arch,
-        )
+
+def state_digest(model: nn.Module) -> str:
+    """Return a digest (sha256, 16 hexadecimal digits) of a model's weights."""
+    digest = hashlib.sha256()
+    for name, value in sorted(model.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().flatten().view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]

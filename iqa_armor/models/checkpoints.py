@@ -17,16 +17,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.matching import (
-    RESCALING,
-    listed,
-    load_matching,
-    load_strict,
-    match_architecture,
-    without_prefix,
-)
-
-__all__ = ["load_matching", "load_strict", "match_architecture", "read_state"]
+from iqa_armor.models.weights import RESCALING, listed, without_prefix
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".th")
 # Where training scripts nest the weights; an averaged copy, if there is one, is what they evaluate.
@@ -101,11 +92,16 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     Raises:
         ModelLoadError: Naming the first ten that are not.
     """
-    broken = [name for name, value in state.items() if not bool(torch.isfinite(value).all())]
+    broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
         raise ModelLoadError(
             f"{source} has NaN or infinite weights in {listed(broken)}; use a checkpoint from before training diverged"
         )
+
+
+def _is_finite(value: Tensor) -> bool:
+    is_tiny = value.is_floating_point() and value.element_size() == 1  # torch cannot tell of 8-bit floats
+    return bool(torch.isfinite(value.float() if is_tiny else value).all())
 
 
 def _check_file(path: Path) -> None:

@@ -8,17 +8,15 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.base import Preprocessing
 
-# Images of any size; the statistics are ImageNet's.
-PREPROCESSING = Preprocessing(size=None)
 # Output channels and stride of S-CNN's convolutions.
 SCNN = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
 _VGG_CHANNELS = 512
 
 
 class DBCNN(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 16 pixels on, giving (N, 1).
+    """Score normalised images (N, 3, H, W) of any size from 16 pixels on, giving (N, 1) that rises with quality.
 
     VGG-16 without its last pooling sees the scene, S-CNN the distortion; the score is linear in the square root of
     the average product of every channel of the one with every channel of the other.
@@ -27,6 +25,9 @@ class DBCNN(nn.Module):
     Network", IEEE TCSVT 2020, arXiv:1907.02665, Section III. Where sides are no multiples of 16 the maps of S-CNN are
     the larger ones and are resampled to VGG's size, corners aligned; equal sizes pass unchanged.
     """
+
+    # Images keep their size, as in the paper.
+    preprocessing = Preprocessing(size=None)
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,15 +55,4 @@ def _scnn() -> nn.Sequential:
     return nn.Sequential(*layers)
 
 
-def dbcnn_network() -> DBCNN:
-    """Return the network with random weights."""
-    return DBCNN()
-
-
-def dbcnn() -> QualityModel:
-    """Return the quality model with random weights.
-
-    Images keep their size, as in the paper, and are normalised with ImageNet's statistics. Scores rise with quality,
-    in the unit of the opinions the file was trained on.
-    """
-    return QualityModel(dbcnn_network(), PREPROCESSING, name="dbcnn")
+dbcnn_network = DBCNN

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.inception_resnet import WIDTH, inception_resnet_v2
 
-PREPROCESSING = Preprocessing(size=(384, 512), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
 _WINDOW = 8
 _MANY = 2**12  # more windows than any side has
 
 
 class KonCept512(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 75 pixels on, giving (N, 1).
+    """Score normalised images (N, 3, H, W) of any size from 75 pixels on, giving (N, 1), about 0 to 100.
 
     The original averages a fixed window of 8 × 8 from the top left corner of the last map, which is 10 × 14 for its
     384 × 512 pixels: so does this one wherever both sides of that map are 8 to 15, that is for 299 to 554 pixels.
@@ -23,6 +22,9 @@ class KonCept512(nn.Module):
     Source: Hosu, Lin, Sziranyi, Saupe, "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image
     Quality Assessment", IEEE TIP 2020, arXiv:1910.06180, Section V.
     """
+
+    # Height × width; scaled to [-1, 1], as Inception-ResNet-v2 takes images.
+    preprocessing = Preprocessing(size=(384, 512), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
 
     def __init__(self) -> None:
         super().__init__()
@@ -53,15 +55,4 @@ def _hidden(inputs: int, outputs: int, *, dropout: float) -> tuple[nn.Module, ..
     return nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(dropout)
 
 
-def koncept512_network() -> KonCept512:
-    """Return the network with random weights."""
-    return KonCept512()
-
-
-def koncept512() -> QualityModel:
-    """Return the quality model with random weights.
-
-    Images are resized to 384 × 512 (height × width) and scaled to [-1, 1], as Inception-ResNet-v2 takes them. Scores
-    rise with quality, about 0 to 100.
-    """
-    return QualityModel(koncept512_network(), PREPROCESSING, name="koncept512")
+koncept512_network = KonCept512

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from iqa_armor.models.backbone import from_classifier
-from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel
-from iqa_armor.models.matching import RESCALING, load_strict
+from iqa_armor.models.base import KONIQ_SIZE, Preprocessing
+from iqa_armor.models.weights import RESCALING
 
 Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
 # Channels of the last two stages.
@@ -19,7 +20,6 @@ TAPS: dict[Backbone, tuple[int, int]] = {
     "resnet34": (256, 512),
     "resnet50": (1024, 2048),
 }
-PREPROCESSING = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")
 # Places of a classifier's parts.
 _PLACES = {"conv1": "features.0", "bn1": "features.1", **{f"layer{n}": f"features.{n + 3}" for n in range(1, 5)}}
 _REDUCED = 64
@@ -27,6 +27,8 @@ _REDUCED = 64
 
 class Linearity(nn.Module):
     """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1).
+
+    Scores rise with quality, in the unit of the opinions the file was trained on where it holds k and b.
 
     The maps of stages three and four are averaged over the image, reduced to 64 numbers each and regressed together.
     `regr6` and `regr7` regress one stage alone; the authors use them in training only, and so they touch no score.
@@ -37,6 +39,9 @@ class Linearity(nn.Module):
     Source: Li, Jiang, Jiang, "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, arXiv:2008.03889, Section 3; average pooling, as in the authors' released models.
     """
+
+    # Height × width, as the authors resize KonIQ-10k.
+    preprocessing = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")
 
     def __init__(self, backbone: Backbone = "resnext101_32x8d") -> None:
         super().__init__()
@@ -85,24 +90,15 @@ def _reduction(channels: int) -> nn.Sequential:
     )
 
 
-def linearity_network(backbone: Backbone = "resnext101_32x8d") -> Linearity:
-    """Return the network with random weights."""
-    return Linearity(backbone)
+@dataclass(frozen=True)
+class LinearityOn:
+    """Builder of the network on another backbone."""
+
+    backbone: Backbone
+
+    def __call__(self) -> Linearity:
+        """Return a new network with random weights."""
+        return Linearity(self.backbone)
 
 
-def linearity(backbone: Backbone = "resnext101_32x8d") -> QualityModel:
-    """Return the quality model with random weights.
-
-    Images are resized to 498 × 664 (height × width) and normalised with ImageNet's statistics, as the authors do for
-    KonIQ-10k. Scores rise with quality, in the unit of the opinions the file was trained on where it holds k and b.
-    """
-    return QualityModel(linearity_network(backbone), PREPROCESSING, name="linearity")
-
-
-def load_official(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load an authors' state dict, in place.
-
-    Raises:
-        ModelLoadError: If it does not fit, naming what is missing, unexpected or of another size.
-    """
-    load_strict(network, state, source="the state dict")
+linearity_network = Linearity

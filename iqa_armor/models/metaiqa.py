@@ -5,18 +5,18 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
-from iqa_armor.models.base import Preprocessing, QualityModel
-
-# Resizing instead of cropping is (ours).
-PREPROCESSING = Preprocessing(size=(224, 224), interpolation="bilinear")
+from iqa_armor.models.base import Preprocessing
 
 
 class MetaIQA(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) in (0, 1).
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) in (0, 1), the best near 1.
 
     Source: Zhu, Li, Wu, Dong, Shi, "MetaIQA: Deep Meta-learning for No-Reference Image Quality Assessment",
     CVPR 2020, arXiv:2004.05508, Section 3.2.
     """
+
+    # The authors crop; resizing is (ours).
+    preprocessing = Preprocessing(size=(224, 224), interpolation="bilinear")
 
     def __init__(self) -> None:
         super().__init__()
@@ -51,15 +51,4 @@ class _Regression(nn.Module):
         return scores
 
 
-def metaiqa_network() -> MetaIQA:
-    """Return the network with random weights."""
-    return MetaIQA()
-
-
-def metaiqa() -> QualityModel:
-    """Return the quality model with random weights.
-
-    The network takes 224 × 224 pixels with ImageNet's statistics; the authors crop them, ours resizes the image to
-    them. Scores rise with quality, from 0 to 1.
-    """
-    return QualityModel(metaiqa_network(), PREPROCESSING, name="metaiqa")
+metaiqa_network = MetaIQA

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -40,9 +41,10 @@ class ReferenceModel(nn.Module, ABC):
         for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
             self.register_buffer(part, torch.tensor(values).view(3, 1, 1), persistent=False)
 
-    def prepare(self, images: Tensor) -> Tensor:
+    @property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
-        return self.preprocessing.prepare(images)
+        return self.preprocessing.prepare
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:

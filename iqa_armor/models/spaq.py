@@ -5,18 +5,21 @@ from __future__ import annotations
 from torch import Tensor, nn
 
 from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
-from iqa_armor.models.base import Preprocessing, QualityModel
-
-# 512 on the shorter side of a 4:3 photograph; pixels stay in [0, 1].
-PREPROCESSING = Preprocessing(size=(512, 682), interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
+from iqa_armor.models.base import Preprocessing
 
 
 class SPAQBaseline(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1).
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1), about 0 to 100.
+
+    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
+    whole image is scored at once, at 512 × 682 whatever its shape.
 
     Source: Fang, Zhu, Zeng, Ma, Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020,
     Section 4.1 (baseline model BL).
     """
+
+    # 512 on the shorter side of a 4:3 photograph; pixels stay in [0, 1].
+    preprocessing = Preprocessing(size=(512, 682), interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
 
     def __init__(self) -> None:
         super().__init__()
@@ -34,15 +37,4 @@ class SPAQBaseline(nn.Module):
         return from_classifier(state, {part: f"backbone.{part}" for part in RESNET_TRUNK})
 
 
-def spaq_network() -> SPAQBaseline:
-    """Return the network with random weights."""
-    return SPAQBaseline()
-
-
-def spaq() -> QualityModel:
-    """Return the quality model with random weights.
-
-    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
-    whole image is scored at once, at 512 × 682 whatever its shape. Scores rise with quality, about 0 to 100.
-    """
-    return QualityModel(spaq_network(), PREPROCESSING, name="spaq")
+spaq_network = SPAQBaseline

@@ -10,12 +10,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
-from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.models.matching import load_strict
+from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.transformer import Transformer, project
+from iqa_armor.models.weights import load_strict
 
-# Resizing instead of cropping is (ours).
-PREPROCESSING = Preprocessing(size=(224, 224), interpolation="bilinear")
 STAGES = (256, 512, 1024, 2048)  # channels of the four stages
 WIDTH = sum(STAGES)
 _HEADS, _LAYERS, _HIDDEN, _DROPOUT = 16, 2, 64, 0.5
@@ -23,7 +21,7 @@ _TEMPERATURE = 10000.0
 
 
 class TReS(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1).
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) that rises with quality.
 
     Each stage's map is normalised over its channels, L2-pooled with a Hann window and averaged down to the size of
     the last one; a transformer relates the places of the joined maps to one another. Its mean and the mean of the last
@@ -37,6 +35,9 @@ class TReS(nn.Module):
     Source: Golestaneh, Dadsetan, Kitani, "No-Reference Image Quality Assessment via Transformers, Relative Ranking,
     and Self-Consistency", WACV 2022, arXiv:2108.06858, Section 3.
     """
+
+    # The authors average 50 random crops of this size; resizing the whole image is (ours).
+    preprocessing = Preprocessing(size=(224, 224), interpolation="bilinear")
 
     def __init__(self) -> None:
         super().__init__()
@@ -150,24 +151,5 @@ def _is_hann(name: str, value: Tensor) -> bool:
     return bool(torch.allclose(value.float(), torch.outer(side, side), atol=1e-6))
 
 
-def tres_network() -> TReS:
-    """Return the network with random weights."""
-    return TReS()
-
-
-def tres() -> QualityModel:
-    """Return the quality model with random weights.
-
-    The network takes 224 × 224 pixels with ImageNet's statistics; the authors average 50 random crops of that size,
-    ours resizes the whole image to it. Scores rise with quality, in the unit of the opinions the file was trained on.
-    """
-    return QualityModel(tres_network(), PREPROCESSING, name="tres")
-
-
-def load_official(network: nn.Module, state: dict[str, Tensor]) -> None:
-    """Load an authors' state dict, in place.
-
-    Raises:
-        ModelLoadError: If it does not fit, naming what is missing, unexpected or of another size.
-    """
-    load_strict(network, state, source="the state dict")
+tres_network = TReS
+load_official = load_strict  # takes the authors' names, too

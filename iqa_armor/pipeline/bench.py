@@ -4,22 +4,22 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation.cost import count_flops
+from iqa_armor.evaluation.cost import count_flops, count_parameters
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.pipeline.bench_costs import Cost, Notes
+from iqa_armor.pipeline.bench_costs import Cost, middle, over
 from iqa_armor.pipeline.bench_settings import BenchSettings
-from iqa_armor.pipeline.loading import load_models
+from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.peak_memory import Request, Task, measured_apart
-from iqa_armor.pipeline.timed_model import TimedModel, cuda_peak
+from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
+from iqa_armor.pipeline.timed_model import Task, TimedModel
 from iqa_armor.progress import Progress, silent
 
 SCHEMA = "iqa-armor/bench/1"
@@ -71,87 +71,105 @@ def benchmark(
     if not paths:
         raise UsageError("name at least one model file to measure")
     settings, opening, device = settings or BenchSettings(), opening or Opening(), device or choose_device()
-    notes = []
+    runs = []
     for path, model in zip(paths, load_models(paths, opening), strict=True):
         size = settings.size or model.preprocessing.size or KONIQ_SIZE
-        notes.append(Notes(TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit), path))
-    return _Rounds(notes, settings, opening, device, progress).run()
+        runs.append(_Run(path, TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)))
+    return _Bench(runs, settings, opening, device, progress).run()
+
+
+@dataclass
+class _Run:
+    """What was measured of one model so far; times in the order of the rounds."""
+
+    path: Path
+    model: TimedModel
+    flops: int = 0
+    cache_bytes: int = 0
+    first_call: list[float] = field(default_factory=list)
+    latency: dict[str, list[float]] = field(default_factory=dict)
+    training_step: list[float] = field(default_factory=list)
+    peak_memory: dict[str, int | None] = field(default_factory=dict)
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is compared with the first model."""
+        names = ("flops", "first_call", "latency", "training_step", "peak_memory")
+        return {
+            "parameters": count_parameters(self.model.model),
+            "file_bytes": self.path.stat().st_size,
+            **{name: getattr(self, name) for name in names},
+        }
+
+    def cost(self, first: _Run) -> Cost:
+        figures = self.figures()
+        return Cost(
+            name=self.model.model.name,
+            size=self.model.size,
+            throughput={batch: int(batch) / middle(times) for batch, times in self.latency.items()},
+            cache_bytes=self.cache_bytes,
+            cache_limit_bytes=self.model.cache_limit_bytes,
+            ratio=over(figures, first.figures()),
+            **middle(figures),
+        )
 
 
 @dataclass(frozen=True)
-class _Rounds:
+class _Bench:
     """One benchmark under way."""
 
-    notes: list[Notes]
+    runs: list[_Run]
     settings: BenchSettings
     opening: Opening
     device: torch.device
     progress: Progress
 
     def run(self) -> Benchmark:
-        for notes in self.notes:
-            self._warm(notes)
+        for run in self.runs:
+            for batch in self.settings.batches:  # so that later calls find the libraries ready
+                run.model.score(run.model.images(batch))
         self._rounds("timing first calls", self._time_first_call, most=FIRST_CALLS)
         self._rounds("timing calls", self._time_calls)
-        for notes in self.notes:
-            notes.cache_bytes = notes.model.cache_bytes
-            notes.flops = count_flops(notes.model.model, notes.model.images(1)[0])
+        for run in self.runs:
+            run.cache_bytes = run.model.cache_bytes
+            run.flops = count_flops(run.model.model, run.model.images(1)[0])
         self._measure_memory("inference", max(self.settings.batches))
         if self.settings.has_training:
             self._measure_memory("training", self.settings.training_batch)
-            for notes in self.notes:
-                self._time_step(notes)
-                notes.steps.clear()  # the first step sets up the optimizer
+            for run in self.runs:
+                self._time_step(run)
+                run.training_step.clear()  # the first step sets up the optimizer
             self._rounds("timing training steps", self._time_step)
-        return Benchmark(tuple(notes.cost(self.notes[0]) for notes in self.notes), self._described())
+        return Benchmark(tuple(run.cost(self.runs[0]) for run in self.runs), self._described())
 
-    def _warm(self, notes: Notes) -> None:
-        """Run every batch once, so that later calls find the libraries ready."""
-        for batch in self.settings.batches:
-            notes.model.score(notes.model.images(batch))
-
-    def _time_first_call(self, notes: Notes) -> None:
-        notes.model.forget()
-        images = notes.model.images(min(self.settings.batches))
-        notes.first_calls.append(notes.model.seconds(notes.model.score, images))
-
-    def _rounds(self, task: str, time_one: Callable[[Notes], None], *, most: int | None = None) -> None:
+    def _rounds(self, task: str, time_one: Callable[[_Run], None], *, most: int | None = None) -> None:
         count = min(self.settings.repeats, most or self.settings.repeats)
         for number in range(count):
-            for notes in self.notes if number % 2 == 0 else reversed(self.notes):
-                time_one(notes)
+            for run in self.runs if number % 2 == 0 else reversed(self.runs):
+                time_one(run)
             self.progress(task, number + 1, count)
 
-    def _time_calls(self, notes: Notes) -> None:
-        for batch in self.settings.batches:
-            seconds = notes.model.seconds(notes.model.score, notes.model.images(batch))
-            notes.calls.setdefault(batch, []).append(seconds)
+    def _time_first_call(self, run: _Run) -> None:
+        run.model.forget()
+        run.first_call.append(run.model.seconds(run.model.score, min(self.settings.batches)))
 
-    def _time_step(self, notes: Notes) -> None:
-        images = notes.model.images(self.settings.training_batch)
-        notes.steps.append(notes.model.seconds(notes.model.train, images))
+    def _time_calls(self, run: _Run) -> None:
+        for batch in self.settings.batches:
+            run.latency.setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
+
+    def _time_step(self, run: _Run) -> None:
+        run.training_step.append(run.model.seconds(run.model.train, self.settings.training_batch))
 
     def _measure_memory(self, task: Task, batch: int) -> None:
         if not self.settings.has_memory:
             return
-        for number, notes in enumerate(self.notes, start=1):
-            notes.peaks[task] = self._peak(notes, task, batch)
-            self.progress(f"measuring memory of {task}", number, len(self.notes))
-
-    def _peak(self, notes: Notes, task: Task, batch: int) -> int | None:
-        model = notes.model
-        if self.device.type == "cuda":
-            return cuda_peak(model, model.score if task == "inference" else model.train, batch)
-        request = Request(
-            path=notes.path,
-            opening=self.opening,
-            size=model.size,
-            batch=batch,
-            task=task,
-            cache_limit=self.settings.cache_limit,
-            threads=torch.get_num_threads(),
-        )
-        return measured_apart(request)
+        for number, run in enumerate(self.runs, start=1):
+            if self.device.type == "cuda":
+                run.peak_memory[task] = cuda_peak(run.model, task, batch)
+            else:
+                limit, threads = self.settings.cache_limit, torch.get_num_threads()
+                request = Request(run.path, self.opening, run.model.size, batch, task, limit, threads)
+                run.peak_memory[task] = measured_apart(request)
+            self.progress(f"measuring memory of {task}", number, len(self.runs))
 
     def _described(self) -> dict[str, Any]:
         is_cuda = self.device.type == "cuda"

@@ -4,11 +4,7 @@ from __future__ import annotations
 
 import statistics
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
-
-from iqa_armor.evaluation.cost import count_parameters
-from iqa_armor.pipeline.timed_model import TimedModel
 
 
 @dataclass(frozen=True)
@@ -46,54 +42,20 @@ class Cost:
     ratio: dict[str, Any] = field(default_factory=dict)
 
 
-@dataclass
-class Notes:
-    """What was measured of one model so far."""
-
-    model: TimedModel
-    path: Path
-    first_calls: list[float] = field(default_factory=list)
-    flops: int = 0
-    cache_bytes: int = 0
-    calls: dict[int, list[float]] = field(default_factory=dict)
-    steps: list[float] = field(default_factory=list)
-    peaks: dict[str, int | None] = field(default_factory=dict)
-
-    def cost(self, first: Notes) -> Cost:
-        """Return the figures of this model beside those of the first."""
-        middle = {batch: statistics.median(times) for batch, times in self.calls.items()}
-        return Cost(
-            name=self.model.model.name,
-            size=self.model.size,
-            parameters=count_parameters(self.model.model),
-            flops=self.flops,
-            file_bytes=self.path.stat().st_size,
-            first_call=statistics.median(self.first_calls),
-            latency={str(batch): seconds for batch, seconds in middle.items()},
-            throughput={str(batch): batch / seconds for batch, seconds in middle.items()},
-            training_step=statistics.median(self.steps) if self.steps else None,
-            cache_bytes=self.cache_bytes,
-            cache_limit_bytes=self.model.cache_limit_bytes,
-            peak_memory=self.peaks,
-            ratio=self._ratios(first),
-        )
-
-    def _ratios(self, first: Notes) -> dict[str, Any]:
-        return {
-            "parameters": _over(count_parameters(self.model.model), count_parameters(first.model.model)),
-            "flops": _over(self.flops, first.flops),
-            "file_bytes": _over(self.path.stat().st_size, first.path.stat().st_size),
-            "first_call": _paired(self.first_calls, first.first_calls),
-            "latency": {str(batch): _paired(times, first.calls[batch]) for batch, times in self.calls.items()},
-            "training_step": _paired(self.steps, first.steps) if self.steps else None,
-            "peak_memory": {task: _over(peak, first.peaks[task]) for task, peak in self.peaks.items()},
-        }
+def middle(figure: Any) -> Any:
+    """Return a figure with the median in the place of its times; None where there are none."""
+    if isinstance(figure, dict):
+        return {key: middle(value) for key, value in figure.items()}
+    if isinstance(figure, list):
+        return statistics.median(figure) if figure else None
+    return figure
 
 
-def _over(value: float | None, first: float | None) -> float | None:
-    return None if value is None or not first else value / first
-
-
-def _paired(times: list[float], first: list[float]) -> float:
-    """Return the median of the rounds' ratios: what slows a whole round down cancels."""
-    return statistics.median(mine / other for mine, other in zip(times, first, strict=True))
+def over(figure: Any, first: Any) -> Any:
+    """Return a figure over the same of the first model; times round by round, as what slows a whole round cancels."""
+    if isinstance(figure, dict):
+        return {key: over(value, first[key]) for key, value in figure.items()}
+    if isinstance(figure, list):
+        pairs = zip(figure, first, strict=True)
+        return statistics.median(mine / other for mine, other in pairs) if figure else None
+    return None if figure is None or not first else figure / first

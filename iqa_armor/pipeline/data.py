@@ -34,14 +34,9 @@ class SplitSummary:
 
 @dataclass(frozen=True)
 class SizeSummary:
-    """(height, width) of the image with the fewest and the most pixels, and the size that most images have.
+    """Sizes (height, width): the fewest and the most pixels; the commonest, the larger of two equally frequent.
 
-    Args:
-        smallest: The one with the fewest pixels.
-        largest: The one with the most.
-        commonest: The most frequent one, the larger of two equally frequent.
-        share: Part of the images that have it, in (0, 1].
-        different: How many sizes there are.
+    `share` in (0, 1] is the part of the images that have the commonest, `different` how many sizes there are.
     """
 
     smallest: Size
@@ -53,18 +48,7 @@ class SizeSummary:
 
 @dataclass(frozen=True)
 class DataCheck:
-    """What a dataset holds, and what is wrong with it.
-
-    Args:
-        spec: The text the user named it by.
-        fingerprint: Digest of names, scores and splits.
-        labels: What the scores are, None where there are none.
-        splits: The splits that exist.
-        sizes: Of the readable images, None where there is none.
-        direction: How labels go with a cheap measurement, None where that means nothing.
-        warnings: What may be wrong, in plain words.
-        problems: What is wrong.
-    """
+    """What a dataset holds, what may be wrong with it (warnings) and what is (problems); None is nothing."""
 
     spec: str
     fingerprint: str

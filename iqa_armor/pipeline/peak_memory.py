@@ -1,4 +1,4 @@
-"""Peak memory of one model's work on the CPU, measured in a process of its own."""
+"""Peak memory of one model's work: on the CPU measured in a process of its own."""
 
 from __future__ import annotations
 
@@ -9,32 +9,20 @@ import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
 
 import torch
 
 from iqa_armor.errors import ArmorError
-from iqa_armor.pipeline.loading import load_model
+from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.timed_model import TimedModel
+from iqa_armor.pipeline.timed_model import Task, TimedModel
 
-Task = Literal["inference", "training"]
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a process of its own shall measure.
-
-    Args:
-        path: Model file.
-        opening: How to open it.
-        size: (height, width) of the images.
-        batch: Number of images.
-        task: What to do with them.
-        cache_limit: As in `TimedModel`.
-        threads: Number of threads to compute with.
-    """
+    """What a process of its own shall measure: one task on `batch` images of `size`, with as many threads as here."""
 
     path: Path
     opening: Opening
@@ -67,6 +55,22 @@ def measured_apart(request: Request) -> int | None:
     return answer
 
 
+def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
+    """Return the most memory that a model and its work take on a CUDA device, by the allocator's statistics.
+
+    That is its parameters and buffers plus the growth while it works, caches and optimizer state included; the
+    images are not.
+    """
+    model.forget()
+    images = model.images(batch)
+    torch.cuda.synchronize(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    model.work(task)(images)
+    torch.cuda.synchronize(model.device)
+    return torch.cuda.max_memory_allocated(model.device) - before + model.own_bytes
+
+
 def main() -> None:
     """Answer the request on stdin with one line of JSON."""
     request: Request = pickle.load(sys.stdin.buffer)
@@ -78,7 +82,7 @@ def _answer(request: Request) -> int | None:
     model = load_model(request.path, opening=request.opening)
     timed = TimedModel(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
     images = timed.images(request.batch)
-    grown = _growth(lambda: timed.score(images) if request.task == "inference" else timed.train(images))
+    grown = _growth(lambda: timed.work(request.task)(images))
     return None if grown is None else grown + timed.own_bytes
 
 

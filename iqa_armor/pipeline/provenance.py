@@ -8,8 +8,7 @@ from typing import Any
 
 from iqa_armor import __version__
 from iqa_armor.data.base import Dataset
-from iqa_armor.models.base import QualityModel
-from iqa_armor.models.digest import state_digest
+from iqa_armor.models.base import QualityModel, state_digest
 
 DEPENDENCIES = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -12,6 +14,7 @@ from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.cache import CachingModule
 
+Task = Literal["inference", "training"]
 # A step small enough that hundreds of them leave any network finite.
 LEARNING_RATE = 1e-6
 
@@ -70,16 +73,10 @@ class TimedModel:
         """
         if self.model.training:  # going through all modules at every call would count as the model's time
             self.model.eval()
-        try:
-            with torch.inference_mode():
-                self.model(images)
-        except (RuntimeError, ValueError, LookupError) as error:
-            shape = "x".join(map(str, images.shape[-2:]))
-            reason = str(error).strip().splitlines()[-1]
-            raise UsageError(
-                f"{self.model.name} cannot score {len(images)} images of {shape}: {reason}; choose another --size "
-                "or a smaller --batch"
-            ) from error
+        shape = "x".join(map(str, images.shape[-2:]))
+        wayout = "choose another --size or a smaller --batch"
+        with torch.inference_mode(), self._refusing(f"cannot score {len(images)} images of {shape}", wayout):
+            self.model(images)
 
     def train(self, images: Tensor) -> None:
         """Take one step of AdamW on the mean squared score: forward, backward and update, in train mode.
@@ -92,41 +89,33 @@ class TimedModel:
             self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
         if not self.model.training:
             self.model.train()
-        try:
+        with self._refusing("cannot be trained", "leave training out with --no-training"):
             loss = self.model(images).square().mean()
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()
             self._optimizer.step()
-        except (RuntimeError, ValueError, LookupError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UsageError(
-                f"{self.model.name} cannot be trained: {reason}; leave training out with --no-training"
-            ) from error
 
-    def seconds(self, work: Callable[[Tensor], None], images: Tensor) -> float:
-        """Return the wall time of one call of `score` or `train`."""
+    def work(self, task: Task) -> Callable[[Tensor], None]:
+        """Return what a task does with images."""
+        return self.score if task == "inference" else self.train
+
+    def seconds(self, work: Callable[[Tensor], None], batch: int) -> float:
+        """Return the wall time of one call of `score` or `train` on a batch of images."""
+        images = self.images(batch)
         self._wait()
         started = time.perf_counter()
         work(images)
         self._wait()
         return time.perf_counter() - started
 
+    @contextmanager
+    def _refusing(self, problem: str, wayout: str) -> Iterator[None]:
+        try:
+            yield
+        except (RuntimeError, ValueError, LookupError) as error:
+            reason = str(error).strip().splitlines()[-1]
+            raise UsageError(f"{self.model.name} {problem}: {reason}; {wayout}") from error
+
     def _wait(self) -> None:
         if self.device.type == "cuda":
             torch.cuda.synchronize(self.device)
-
-
-def cuda_peak(model: TimedModel, work: Callable[[Tensor], None], batch: int) -> int:
-    """Return the most memory that a model and its work take on a CUDA device, by the allocator's statistics.
-
-    That is its parameters and buffers plus the growth while it works, caches and optimizer state included; the
-    images are not.
-    """
-    model.forget()
-    images = model.images(batch)
-    torch.cuda.synchronize(model.device)
-    before = torch.cuda.memory_allocated(model.device)
-    torch.cuda.reset_peak_memory_stats(model.device)
-    work(images)
-    torch.cuda.synchronize(model.device)
-    return torch.cuda.max_memory_allocated(model.device) - before + model.own_bytes

@@ -1,196 +1,203 @@
-"""An outcome as tables for the terminal, in the form of the paper's tables."""
+"""A report in the terminal."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import re
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
-from rich.padding import Padding
-from rich.table import Table
+from rich.table import Table as Grid
 from rich.text import Text
 
-from iqa_armor.report.conditions import data_line, intervals, reach, star_note, starred
-from iqa_armor.report.looks import row_name
-from iqa_armor.report.notation import budget, giga, listed, milli, short, signed
-from iqa_armor.report.purified import definitions, purifications
-from iqa_armor.report.purified_terminal import purifiers_table
-from iqa_armor.report.reading import (
-    GAIN,
-    WORST,
-    Area,
-    Comparison,
-    area,
-    attacks_shown,
-    compare,
-    failed_checks,
-    figures_of,
-    headline,
-    shown_budget,
-)
-from iqa_armor.report.verdicts import verdict
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.report.document import READINGS, Cell, Note, Report, Rows, Section, Table, Tone, Verdict
 
-WIDE = 110  # columns from which cost fits beside the figures
-MORE = 15  # further columns that it takes with attacks below one another or with the worst case beside them
-WIDE_PURIFIERS = 120  # columns from which every attack on purifiers fits
-BESIDE = 13  # letters of two attacks' names that stand side by side
-STYLES = {"better": "green", "worse": "red", "not separable": "dim", "not defined": "dim"}
-CAUTION = "yellow"
-STATUS = {"passed": "green", "failed": CAUTION, "not applicable": "dim"}
+STYLES: Mapping[Tone, str] = {
+    "plain": "",
+    "strong": "bold",
+    "dim": "dim",
+    "good": "green",
+    "bad": "red",
+    "caution": "yellow",
+}
+GAP = 2  # columns of the terminal between those of a table
+ROOMY = 28  # a text may take so much width before dispensable columns do
+WORD = 16  # longer ones may be broken behind punctuation
+HEADING_LINES = (5, 3)  # where there is little room, and else
+BREAK = "\u200b"  # a place of no width where a line may end
 
 
 @dataclass(frozen=True)
 class TerminalReport:
-    """A rich renderable: verdict, failed checks, models, differences to the baseline, checks, data and settings."""
+    """A rich renderable: the verdict, the tables and notes of a report, laid out for the console's width."""
 
-    outcome: Outcome
+    report: Report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the parts, laid out for the console's width."""
-        failed = failed_checks(self.outcome)
-        for sentence in verdict(self.outcome):
-            yield _colored(sentence, style=f"bold {CAUTION}" if failed else "bold")
-        for model, check in failed:
-            yield Text(f"Caution, {model.name} failed the check {check.name!r}: {check.says}", style=CAUTION)
-        needed = WIDE if _is_beside(self.outcome) and WORST not in attacks_shown(self.outcome) else WIDE + MORE
-        yield figures_table(self.outcome, is_wide=options.max_width >= needed)
-        if (purifiers := purifiers_table(self.outcome, is_wide=options.max_width >= WIDE_PURIFIERS)) is not None:
-            yield purifiers
-        if self.outcome.baseline is not None and self.outcome.baseline_entry is not self.outcome.compared[0]:
-            yield differences_table(self.outcome)
-        if any(model.checks for model in self.outcome.models):
-            yield checks_table(self.outcome)
-        yield Padding(Text("\n".join(_footnotes(self.outcome)), style="dim"), (0, 1))
+        """Yield the parts."""
+        if self.report.verdict is not None:
+            yield from _verdict(self.report.verdict)
+        for section in self.report.sections:
+            if not section.is_detail:
+                yield from _section(section, options.max_width)
+        facts = self.report.facts.entries
+        names = ["" if place and facts[place - 1][0] == name else f"{name}:" for place, (name, _) in enumerate(facts)]
+        lines = (f"{name:{max(map(len, names))}} {value}" for name, (_, value) in zip(names, facts, strict=True))
+        yield Text("")
+        yield _notes([*lines, *self.report.notes])
 
 
-def figures_table(outcome: Outcome, *, is_wide: bool = False) -> Table:
-    """Return one row per model: SROCC/PLCC, AbsGainAUC and R-ScoreAUC per attack, SROCC under attack, worst case.
+@dataclass(frozen=True)
+class _Shown:
+    """Columns of a table that stand as one: their heading and texts, a line each."""
 
-    Args:
-        outcome: What to show.
-        is_wide: Whether to add gains in standard deviations and the cost of running the model.
+    heading: str
+    kind: str
+    cells: tuple[tuple[Text, ...], ...]  # by group of rows
+
+    @property
+    def widths(self) -> tuple[int, int, int]:
+        """The least width that breaks no word, one at which texts are easy to read, and one that breaks no text."""
+        texts = [text.plain for group in self.cells for text in group]
+        whole = max(map(cell_len, texts), default=0)
+        least = whole if self.kind == "number" else max(map(_longest_piece, texts), default=0)
+        squeezed, headed = (_heading_width(self.heading, lines) for lines in HEADING_LINES)
+        natural = max(map(cell_len, self.heading.split("\n")))
+        whole = max(whole, headed)
+        whole = natural if whole < natural <= whole + GAP else whole
+        return max(least, squeezed), min(whole, max(least, headed, ROOMY)), whole
+
+
+def _verdict(verdict: Verdict) -> Iterator[Text]:
+    style = "bold yellow" if verdict.state == "caution" else "bold"
+    for sentence in (verdict.headline, *verdict.sentences, *verdict.caveats):
+        text = Text(sentence, style="dim" if verdict.state == "alone" and sentence == verdict.headline else style)
+        for reading, tone in READINGS.items():
+            text.highlight_words([f"({reading})"], STYLES[tone])
+        yield text
+    yield from (Text(f"{what} {why}", style=STYLES["caution"]) for what, why in verdict.warnings)
+
+
+def _section(section: Section, width: int) -> RenderResult:
+    for place, part in enumerate(section.parts):
+        if isinstance(part, Table):
+            yield Text("")
+            yield from _table(part, width)
+        elif isinstance(part, Note):
+            yield from [Text("")] if place == 0 else []
+            yield _notes([part.text])
+
+
+def _notes(lines: Sequence[str]) -> Text:
+    return Text("\n".join(lines), style=STYLES["dim"])
+
+
+def _table(table: Table, width: int) -> RenderResult:
+    yield Text(table.title, style=STYLES["strong"])
+    for block, columns in enumerate(_fitted(table, width)):
+        yield from [Text("")] if block else []
+        widths = _widths(columns, width)
+        yield _grid([[Text(column.heading) for column in columns]], columns, widths, is_head=True)
+        yield Text("─" * min(width, sum(widths) + GAP * (len(widths) - 1)), style=STYLES["dim"])
+        for place, group in enumerate(table.groups):
+            if group.heading is not None:
+                yield Text(group.heading.text, style=STYLES["strong"])
+            yield _grid(zip(*(column.cells[place] for column in columns), strict=True), columns, widths)
+    if table.notes:
+        yield _notes(table.notes)
+
+
+def _fitted(table: Table, width: int) -> list[list[_Shown]]:
+    """Return the columns that there is room for, dispensable ones left out.
+
+    Where the others have no room side by side, those on the right follow below, behind the first column once more.
     """
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, expand=False)
-    table.add_column("Model", overflow="fold", min_width=8)
-    for heading in _headings(outcome, is_wide=is_wide):
-        table.add_column(Text(heading), justify="left" if heading == "Attack" else "right", no_wrap=True)
-    for model in outcome.models:
-        table.add_row(_label(outcome, model), *map(Text, _cells(outcome, model, is_wide=is_wide)))
-    return table
+    for spare in sorted({column.spare for column in table.columns}, reverse=True):
+        first, *others = _joined(table.without(spare + 1))
+        if sum(column.widths[1] + GAP for column in (first, *others)) - GAP <= width:
+            return [[first, *others]]
+    blocks, used = [[first]], first.widths[0]
+    for column in others:
+        needed = GAP + column.widths[0]
+        if used + needed > width and len(blocks[-1]) > 1:
+            blocks.append([first])
+            used = first.widths[0]
+        blocks[-1].append(column)
+        used += needed
+    return blocks
 
 
-def differences_table(outcome: Outcome) -> Table:
-    """Return a section per compared model: difference, interval and reading of each figure."""
-    percent = f"{outcome.settings.confidence * 100:g} %"
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column(Text(f"Difference to {outcome.baseline}"), overflow="fold", min_width=22)
-    table.add_column(f"and its {percent} interval", justify="right", no_wrap=True)
-    table.add_column("Ratio", justify="right", no_wrap=True)
-    table.add_column("Reading", no_wrap=True)
-    for model in outcome.compared:
-        table.add_row(Text(model.name, style="bold"))
-        rows = compare(outcome, model)
-        for position, row in enumerate(rows):
-            cells = (_interval(row), _ratio(row), Text(row.reading, style=STYLES[row.reading]))
-            table.add_row(Text(f"  {row.figure}"), *cells, end_section=position == len(rows) - 1)
-    return table
+def _widths(columns: Sequence[_Shown], width: int) -> list[int]:
+    """Return the widths of columns: the least ones, and more from left to right while there is room."""
+    found, *aims = zip(*(column.widths for column in columns), strict=True)
+    widths = list(found)
+    for aim in aims:
+        for place, wanted in enumerate(aim):
+            room = width - GAP * (len(columns) - 1) - sum(widths)
+            widths[place] += max(0, min(wanted - widths[place], room))
+    return widths
 
 
-def checks_table(outcome: Outcome) -> Table:
-    """Return a section per model: its strength checks, whether they passed and on what figures."""
-    table = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    table.add_column("Strength of the attacks", overflow="fold", min_width=22)
-    table.add_column("Check", no_wrap=True)
-    table.add_column("Figures", overflow="fold")
-    for model in outcome.models:
-        if model.checks:
-            table.add_row(Text(model.name, style="bold"))
-        for position, check in enumerate(model.checks):
-            status = Text(check.status, style=STATUS[check.status])
-            is_last = position == len(model.checks) - 1
-            table.add_row(Text(f"  {check.name}"), status, Text(listed(check.figures)), end_section=is_last)
-    return table
+def _joined(table: Table) -> Iterator[_Shown]:
+    """Yield the columns, those with a common heading as one: "pgd1/pgd8" over ".455/1.821"."""
+    for group, places in table.column_groups:
+        heading = f"/{BREAK}".join(table.columns[place].heading for place in places)
+        kind = table.columns[places[0]].kind
+        cells = tuple(tuple(_cell(each, row, places) for row in each.rows) for each in table.groups)
+        yield _Shown(f"{group}\n{heading}" if group else heading, kind, cells)
 
 
-def _is_beside(outcome: Outcome) -> bool:
-    """Return whether attacks stand side by side as in the paper, not below one another with their names."""
-    names = list(outcome.settings.attacks)
-    return len(names) <= 2 and len(_join(names)) <= BESIDE
+def _cell(group: Rows, row: Sequence[Cell | None], places: Sequence[int]) -> Text:
+    shown = [cell for place in places if (cell := row[place]) is not None]
+    indent = "  " if places[0] == 0 and group.heading is not None else ""
+    style = STYLES[shown[0].tone] if shown else ""
+    return Text(indent + "/".join(cell.text for cell in shown), style=style)
 
 
-def _headings(outcome: Outcome, *, is_wide: bool) -> list[str]:
-    attack, key = headline(outcome)
-    cost = ["Parameters", "GFLOPs", "ms/image"] if is_wide else []
-    if not _is_beside(outcome):
-        std = ["Gain in\nstd"] if is_wide else []
-        return ["SROCC/PLCC", "Attack", f"{GAIN}\nAUC", "R-Score\nAUC", f"SROCC at\n{budget(key)}", *std, *cost]
-    names = _join([starred(outcome, name) for name in outcome.settings.attacks])
-    std = [f"Gain in std\n{names}"] if is_wide else []
-    worst = [f"Worst case\n{GAIN}AUC"] if WORST in attacks_shown(outcome) else []
-    under = f"SROCC under\n{attack}, {budget(key)}"
-    return ["SROCC/PLCC", f"{GAIN}AUC\n{names}", f"R-ScoreAUC\n{names}", under, *worst, *std, *cost]
+def _grid(
+    rows: Iterable[Sequence[Text]], columns: Sequence[_Shown], widths: Sequence[int], *, is_head: bool = False
+) -> Grid:
+    grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
+    for column, width in zip(columns, widths, strict=True):
+        grid.add_column(
+            justify="right" if column.kind == "number" else "left",
+            vertical="bottom" if is_head else "top",
+            width=width,
+            overflow="fold",
+        )
+    for row in rows:
+        grid.add_row(*(Text(_wrapped(text.plain, w), style=text.style) for text, w in zip(row, widths, strict=True)))
+    return grid
 
 
-def _cells(outcome: Outcome, model: ModelEntry, *, is_wide: bool) -> list[str]:
-    attack, key = headline(outcome)
-    is_beside, shown = _is_beside(outcome), attacks_shown(outcome)
-    names = list(outcome.settings.attacks) if is_beside else shown
-    quality = f"{short(model.srocc)}/{short(model.plcc)}"
-    gains, r_scores = _areas(model, names, "abs_gain"), _areas(model, names, "r_score")
-    std = [_areas(model, names, "abs_gain_std")] if is_wide else []
-    cost = [f"{model.parameters:,}", giga(model.flops), milli(model.timing.seconds_per_image)] if is_wide else []
-    if is_beside:
-        worst = [_areas(model, [WORST], "abs_gain")] if WORST in shown else []
-        return [quality, gains, r_scores, short(figures_of(model, attack).srocc.get(key)), *worst, *std, *cost]
-    ranked = "\n".join(short(figures_of(model, name).srocc.get(shown_budget(outcome, name))) for name in names)
-    return [quality, "\n".join(starred(outcome, name) for name in names), gains, r_scores, ranked, *std, *cost]
+def _heading_width(heading: str, lines: int) -> int:
+    width = _longest_piece(heading)
+    while _wrapped(heading, width).count("\n") >= lines:
+        width += 1
+    return width
 
 
-def _areas(model: ModelEntry, names: Sequence[str], figure: Area) -> str:
-    return _join([short(area(figures_of(model, name), figure)) for name in names])
+def _wrapped(text: str, width: int) -> str:
+    """Return a text with line breaks between words; only words longer than a line are broken, behind punctuation."""
+    lines = []
+    for whole in text.split("\n"):
+        line = indent = " " * (len(whole) - len(whole.lstrip(" ")))
+        for piece in _pieces(whole.lstrip(" "), width - len(indent)):
+            if line.strip() and cell_len((line + piece).rstrip()) > width:
+                lines.append(line.rstrip())
+                line = indent
+            line += piece
+        lines.append(line.rstrip())
+    return "\n".join(lines).replace(BREAK, "")
 
 
-def _colored(sentence: str, *, style: str) -> Text:
-    text = Text(sentence, style=style)
-    for reading in ("better", "worse"):
-        text.highlight_words([f"({reading})"], STYLES[reading])
-    return text
+def _pieces(text: str, width: int) -> Iterator[str]:
+    for word in re.findall(rf"[^ {BREAK}]*[ {BREAK}]+|[^ {BREAK}]+", text):
+        yield from (
+            [word] if cell_len(word.rstrip()) <= width else re.findall(r"[^-_/+:,=]*[-_/+:,= ]+|[^-_/+:,=]+", word)
+        )
 
 
-def _label(outcome: Outcome, model: ModelEntry) -> Text:
-    label = Text(row_name(outcome, model))
-    if model.name == outcome.baseline:
-        label.append(" (baseline)", style="dim")
-    return label
-
-
-def _join(values: Sequence[str]) -> str:
-    return ("/" if len(values) <= 2 else "\n").join(values)
-
-
-def _interval(row: Comparison) -> Text:
-    limits = f"[{signed(row.interval.low)}, {signed(row.interval.high)}]"
-    return Text(f"{signed(row.interval.value)} {limits}")
-
-
-def _ratio(row: Comparison) -> str:
-    if not row.figure.startswith(GAIN):
-        return ""
-    return "–" if row.ratio is None else f"× {row.ratio:.2f}"
-
-
-def _footnotes(outcome: Outcome) -> Iterator[str]:
-    yield from map(data_line, outcome.data)
-    yield (
-        f"{reach(outcome)} Gains are fractions of the model's own score range on clean training images; AUC is the "
-        "mean over ε."
-    )
-    if note := star_note(outcome):
-        yield note
-    if WORST in attacks_shown(outcome):
-        yield "Worst case: for each image and budget the attack that moved the score farthest."
-    if purifications(outcome):
-        yield from definitions(outcome)
-    yield intervals(outcome)
+def _longest_piece(text: str) -> int:
+    return max((cell_len(piece.rstrip()) for line in text.split("\n") for piece in _pieces(line, WORD)), default=0)

@@ -2,50 +2,75 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
-from iqa_armor.report.notation import budget, short
-from iqa_armor.report.reading import figures_of, headline, spoken
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.report.attack_figures import figures_of, headline
+from iqa_armor.report.comparison import Standing, compare, failed_checks, spoken, standing
+from iqa_armor.report.document import Verdict
+from iqa_armor.report.formatting import budget, listed, short
+from iqa_armor.results.figures import ModelEntry
+from iqa_armor.results.outcome import Outcome
 
+STATES = {
+    "caution": "Caution: a strength check failed, so these figures may be too good.",
+    "better": "Better than the baseline where these images tell them apart.",
+    "worse": "Worse than the baseline where these images tell them apart.",
+    "mixed": "Better than the baseline in some figures, worse in others.",
+    "open": "These images do not tell model and baseline apart.",
+    "alone": "No baseline to compare with.",
+}
+WORDS: Mapping[Standing, str] = {
+    "better": "better",
+    "worse": "worse",
+    "mixed": "better in some figures and worse in others",
+    "open": "not separable",
+}
 MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 
-def verdict(outcome: Outcome) -> list[str]:
-    """Return the conclusions, then what a reader must know about the data."""
-    return conclusions(outcome) + caveats(outcome)
-
-
-def conclusions(outcome: Outcome) -> list[str]:
-    """Return one sentence per compared model; of many defended ones, one per model behind the defenses."""
+def verdict(outcome: Outcome) -> Verdict:
+    """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
+    state = _state(outcome)
     defended = [model for model in outcome.compared if model.threat is not None]
-    if len(defended) <= MOST_DEFENDED:
-        return [conclusion(outcome, model) for model in outcome.compared]
-    plain = [conclusion(outcome, model) for model in outcome.compared if model.threat is None]
-    return plain + [_behind(outcome, name) for name in dict.fromkeys(model.defends for model in defended)]
+    behind = defended if len(defended) > MOST_DEFENDED else []
+    sentences = [_conclusion(outcome, model) for model in outcome.compared if model not in behind]
+    sentences += [_behind(outcome, name) for name in dict.fromkeys(model.defends for model in behind)]
+    synthetic = ", ".join(entry.spec for entry in outcome.data if entry.is_synthetic)
+    caveat = f"Images and scores of {synthetic} are generated: no human opinion stands behind these figures."
+    warnings = (
+        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
+        for model, check in failed_checks(outcome)
+    )
+    return Verdict(state, _headline(outcome, state), tuple(warnings), tuple(sentences), (caveat,) if synthetic else ())
 
 
-def conclusion(outcome: Outcome, model: ModelEntry) -> str:
+def _state(outcome: Outcome) -> str:
+    if failed_checks(outcome):
+        return "caution"
+    if not any(compare(outcome, model) for model in outcome.compared):
+        return "alone"
+    standings = {standing(outcome, model) for model in outcome.compared}
+    if {"better", "worse"} <= standings:
+        return "mixed"
+    return next(state for state in ("mixed", "better", "worse", "open") if state in standings)
+
+
+def _headline(outcome: Outcome, state: str) -> str:
+    standings = [standing(outcome, model) for model in outcome.compared]
+    if state in ("caution", "alone") or len(set(standings)) == 1:
+        return STATES[state]
+    counts = {WORDS[kind]: standings.count(kind) for kind in WORDS if kind in standings}
+    return f"{len(standings)} models against the baseline: {', '.join(f'{n} {word}' for word, n in counts.items())}."
+
+
+def _conclusion(outcome: Outcome, model: ModelEntry) -> str:
     """Return one sentence: the model against the baseline, or what the headline attack does to it."""
-    return _compared(outcome, model) or _alone(outcome, model)
-
-
-def caveats(outcome: Outcome) -> list[str]:
-    """Return what a reader must know about the data."""
-    synthetic = [entry.spec for entry in outcome.data if entry.is_synthetic]
-    if not synthetic:
-        return []
-    return [f"Images and scores of {', '.join(synthetic)} are generated: no human opinion stands behind these figures."]
-
-
-def _compared(outcome: Outcome, model: ModelEntry) -> str:
     rows = spoken(outcome, model)
     if not rows:
-        return ""
+        return _alone(outcome, model)
     parts = [f"{what} {short(row.baseline)} → {short(row.value)} ({row.reading})" for what, row in rows.items()]
     sentence = f"{model.name} against {outcome.baseline}: {', '.join(parts)}."
-    under_attack = {row.reading for what, row in rows.items() if what != "clean SROCC"}
-    if under_attack == {"better", "worse"}:
+    if {row.reading for what, row in rows.items() if what != "clean SROCC"} == {"better", "worse"}:
         sentence += " Gain and ranking under attack disagree: no rescaling can flatter the ranking, so trust it."
     return sentence
 
@@ -55,22 +80,24 @@ def _alone(outcome: Outcome, model: ModelEntry) -> str:
     figures = model.attacks.get(attack)
     if figures is None:
         return f"{model.name}: SROCC {short(model.srocc)}, not attacked."
-    raises = "raises" if outcome.settings.direction > 0 else "lowers"
     gain = figures.abs_gain.get(key)
     moved = None if gain is None else gain * outcome.settings.direction
-    sentence = f"{model.name}: {attack} at {budget(key)} {raises} scores by {short(moved)} of their range"
+    sentence = f"{model.name}: {attack} at {budget(key)} {_raises(outcome)} scores by {short(moved)} of their range"
     if model.srocc is None:
         return f"{sentence}."
     return f"{sentence} and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}."
 
 
+def _raises(outcome: Outcome) -> str:
+    return "raises" if outcome.settings.direction > 0 else "lowers"
+
+
 def _behind(outcome: Outcome, name: str) -> str:
     attack, key = headline(outcome)
     models = [model for model in outcome.models if model.defends == name]
-    raises = "raises" if outcome.settings.direction > 0 else "lowers"
     count = len({model.defense for model in models})
-    start = f"{name} behind {count} defense{'s' if count > 1 else ''}: {attack} at {budget(key)} {raises} scores"
-    return f"{start} {'; '.join(_spans(outcome, models))}."
+    start = f"{name} behind {count} defense{'s' if count > 1 else ''}: {attack} at {budget(key)}"
+    return f"{start} {_raises(outcome)} scores {'; '.join(_spans(outcome, models))}."
 
 
 def _spans(outcome: Outcome, models: Sequence[ModelEntry]) -> Iterator[str]:

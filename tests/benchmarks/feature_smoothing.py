@@ -23,9 +23,9 @@ from torch import Generator, Tensor
 
 from iqa_armor import load_model
 from iqa_armor.data.specs import open_dataset
+from iqa_armor.defenses.smoothing.bounds import median_ranks
 from iqa_armor.defenses.smoothing.feature_noise import noisy_scores
 from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
-from iqa_armor.defenses.smoothing.ranks import median_indices
 from iqa_armor.models.base import QualityModel
 
 SAMPLES, UNCERTIFIED, SIGMA = 1000, 100, 0.12
@@ -42,7 +42,7 @@ def input_smoothing(model: QualityModel, image: Tensor, *, batch: int) -> tuple[
             for _ in range(SAMPLES // batch)
         ]
     )
-    low, high = median_indices(SAMPLES, PAPER.radius / SIGMA, PAPER.confidence)
+    low, high = median_ranks(SAMPLES, PAPER.radius / SIGMA, PAPER.confidence)
     ordered = scores.sort().values
     return ordered[low - 1], ordered[high - 1]
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
 
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelsArg
 from iqa_armor.cli.console import progress, show_json, show_table
@@ -13,7 +14,6 @@ from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.bench import Benchmark
-    from iqa_armor.pipeline.bench_costs import Cost
 
 MEBI = 2**20
 
@@ -30,42 +30,48 @@ def bench(
     if json:
         show_json(found.as_plain())
         return
+    _show(found, settings)
+
+
+def _show(found: Benchmark, settings: BenchSettings) -> None:
+    plain = [asdict(cost) for cost in found.models]
+    rows = [["image", *("{}x{}".format(*cost["size"]) for cost in plain)]]
+    rows += [
+        [heading, *(_cell(cost, path, written) for cost in plain)] for heading, path, written in _figures(settings)
+    ]
+    kept = (f"{_memory(cost['cache_bytes'])} of {_memory(cost['cache_limit_bytes'])}" for cost in plain)
     used = found.settings
-    rows = ([heading, *map(cell, found.models)] for heading, cell in _rows(found, settings))
     show_table(
-        ["", *(cost.name for cost in found.models)],
-        rows,
+        ["", *(cost["name"] for cost in plain)],
+        [*rows, ["kept between calls", *kept]],
         caption=f"{used['device']}, {used['threads']} threads, torch {used['torch']}; medians of {used['repeats']} "
         f"rounds; in brackets: times the first model; memory: {used['memory_method']}, the model included",
     )
 
 
-def _rows(found: Benchmark, settings: BenchSettings) -> Iterator[tuple[str, Callable[[Cost], str]]]:
-    """Yield the figures with what shows one of them for a model."""
-    yield "image", lambda cost: "{}x{}".format(*cost.size)
+def _figures(settings: BenchSettings) -> Iterator[tuple[str, tuple[str, ...], Callable[[Any], str]]]:
+    """Yield heading, place in the plain values, and how a figure is written."""
     for size in map(str, settings.batches):
-        yield (
-            f"call, batch {size}",
-            lambda cost, size=size: _cell(_time(cost.latency[size]), cost.ratio["latency"][size]),  # type: ignore[misc]
-        )
-        yield f"images/s, batch {size}", lambda cost, size=size: f"{cost.throughput[size]:.3g}"  # type: ignore[misc]
-    yield "first call", lambda cost: _cell(_time(cost.first_call), cost.ratio["first_call"])
+        yield f"call, batch {size}", ("latency", size), _time
+        yield f"images/s, batch {size}", ("throughput", size), "{:.3g}".format
+    yield "first call", ("first_call",), _time
     if settings.has_training:
-        heading = f"training step, batch {settings.training_batch}"
-        yield heading, lambda cost: _cell(_time(cost.training_step), cost.ratio["training_step"])
-    yield "parameters", lambda cost: _cell(f"{cost.parameters / 1e6:.2f} M", cost.ratio["parameters"])
-    yield "operations per image", lambda cost: _cell(f"{cost.flops / 1e9:.3g} G", cost.ratio["flops"])
-    yield "file", lambda cost: _cell(_memory(cost.file_bytes), cost.ratio["file_bytes"])
-    for task in found.models[0].peak_memory:
-        yield (
-            f"peak memory, {task}",
-            lambda cost, task=task: _cell(_memory(cost.peak_memory[task]), cost.ratio["peak_memory"][task]),  # type: ignore[misc]
-        )
-    yield "kept between calls", lambda cost: f"{_memory(cost.cache_bytes)} of {_memory(cost.cache_limit_bytes)}"
+        yield f"training step, batch {settings.training_batch}", ("training_step",), _time
+    yield "parameters", ("parameters",), lambda count: f"{count / 1e6:.2f} M"
+    yield "operations per image", ("flops",), lambda count: f"{count / 1e9:.3g} G"
+    yield "file", ("file_bytes",), _memory
+    if settings.has_memory:
+        yield "peak memory, inference", ("peak_memory", "inference"), _memory
+        if settings.has_training:
+            yield "peak memory, training", ("peak_memory", "training"), _memory
 
 
-def _cell(value: str, ratio: float | None) -> str:
-    return value if ratio is None else f"{value} (×{ratio:.2f})"
+def _cell(cost: dict[str, Any], path: tuple[str, ...], written: Callable[[Any], str]) -> str:
+    """Write a figure, with its ratio to the first model where it has one."""
+    value, ratio = cost, cost["ratio"]
+    for key in path:
+        value, ratio = value[key], (ratio or {}).get(key)
+    return written(value) if ratio is None else f"{written(value)} (×{ratio:.2f})"
 
 
 def _time(seconds: float | None) -> str:

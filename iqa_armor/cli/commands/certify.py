@@ -33,9 +33,11 @@ def certify(
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing."""
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
-    from iqa_armor.pipeline.loading import load_models
-    from iqa_armor.report import CertificationReport, render_certification
+    from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+    from iqa_armor.pipeline.load import load_models
+    from iqa_armor.report.certification import certification_report
+    from iqa_armor.report.page import render_page
+    from iqa_armor.report.terminal import TerminalReport
 
     models, images = _sorted(files, baseline)
     if images and (data is not None or settings.limit is not None):
@@ -53,12 +55,12 @@ def certify(
             dataset = open_data(data, seed=settings.seed, progress=bars)
             found = certify_images(opened, dataset, settings, baseline=position, device=device, progress=bars)
     if report is not None:
-        write_whole(report, render_certification(found))
+        write_whole(report, render_page(certification_report(found)))
         note(f"wrote {report}")
     if json:
         show_json(found.as_plain())
         return
-    stdout.print(CertificationReport(found))
+    stdout.print(TerminalReport(certification_report(found)))
 
 
 def _sorted(files: list[Path], baseline: Path | None) -> tuple[list[Path], list[Path]]:

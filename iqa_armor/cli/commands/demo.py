@@ -24,14 +24,15 @@ def demo(
     from iqa_armor.errors import UsageError
     from iqa_armor.files import staging
     from iqa_armor.pipeline.demo import run_demo
-    from iqa_armor.report import TerminalReport
+    from iqa_armor.report.evaluation import evaluation_report
+    from iqa_armor.report.terminal import TerminalReport
 
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
     device = machine.chosen()
     with progress() as bars:
         hardened, evaluation = run_demo(recipe, device=device, progress=bars)
-    report = TerminalReport(evaluation.outcome)
+    report = TerminalReport(evaluation_report(evaluation.outcome))
     with staging(output) as folder:
         hardened.save(folder / "hardened.safetensors")
         (folder / "results.json").write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")

@@ -26,7 +26,7 @@ def export(
     """The suffix of OUT says the format; ONNX needs the extra 'onnx'."""
     from iqa_armor.export.formats import format_of
     from iqa_armor.export.write import export_model
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     format_of(output)
     require_target(output, model)

@@ -47,7 +47,7 @@ def harden(
     """MODEL stays as it is."""
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     settings = given.read(read_recipe(recipe), source=str(recipe)) if recipe else given.read()
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
     """Of a hardened model, also the measured singular values of its blocks and of the layers behind them."""
     from iqa_armor.pipeline.inspect import inspect_model
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
 
     found = inspect_model(load_model(model, opening=opening))
     if json:

@@ -54,7 +54,7 @@ def train(
     """A tenth of the training images is held out: it chooses the epoch."""
     from iqa_armor.pipeline import train as training
     from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.loading import start_model
+    from iqa_armor.pipeline.load import start_model
 
     require_target(output, Path(arch), suffix=".safetensors")
     checkpoint = output.with_name(f".{output.stem}.resume.pt")

@@ -31,7 +31,7 @@ def train_purifier(
     versions of the others are kept in memory.
     """
     from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.loading import load_model
+    from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.train_purifier import train_purifier
 
     require_target(output, model, suffix=".safetensors")

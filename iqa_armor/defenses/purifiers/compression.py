@@ -9,31 +9,29 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from iqa_armor.defenses.base import Plain
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.limits import check_limits
 
 _BLOCK = 16  # JPEG's blocks of 8×8 at half the size, for colors
 
 
 @dataclass(frozen=True)
-class JPEG:
+class JPEG(Plain):
     """Compress images as JPEG files and read them again, at 8 bits and with halved color resolution.
 
     Args:
         quality: Of libjpeg, from 1 to 100.
 
-    Raises:
-        ValueError: If the quality is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the quality of 75 (Pillow's) is (ours).
     """
 
     is_differentiable: ClassVar[bool] = False
-    is_random: ClassVar[bool] = False
 
     quality: int = 75
 
     def __post_init__(self) -> None:
-        _check("jpeg", self.quality)
+        check_limits(self, quality="[1, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1] without a gradient; draws nothing."""
@@ -55,27 +53,21 @@ class JPEG:
 
 
 @dataclass(frozen=True)
-class DiffJPEG:
+class DiffJPEG(Plain):
     """Quantise images as JPEG does, with rounding that has a gradient.
 
     Args:
         quality: As libjpeg's, from 1 to 100.
-
-    Raises:
-        ValueError: If the quality is out of range.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
     in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
     are (ours).
     """
 
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
-
     quality: int = 75
 
     def __post_init__(self) -> None:
-        _check("diffjpeg", self.quality)
+        check_limits(self, quality="[1, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
@@ -90,34 +82,24 @@ class DiffJPEG:
 
 
 @dataclass(frozen=True)
-class Quantize:
+class Quantize(Plain):
     """Round every pixel value to one of a few evenly spaced levels; attackers pass it straight through.
 
     Args:
         levels: Number of values per color channel, black and white among them, from 2 to 256.
-
-    Raises:
-        ValueError: If the number is out of range.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; as bit depth in Xu et al., "Feature Squeezing", NDSS 2018,
     arXiv:1704.01155, Section III-A. The 32 levels are (ours).
     """
 
     is_differentiable: ClassVar[bool] = False
-    is_random: ClassVar[bool] = False
 
     levels: int = 32
 
     def __post_init__(self) -> None:
-        if not 2 <= self.levels <= 256:
-            raise ValueError(f"quantize needs from 2 to 256 levels, got {self.levels}")
+        check_limits(self, levels="[2, 256]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1] without a gradient; draws nothing."""
         steps = self.levels - 1
         return ((images.detach() * steps).round() / steps).clamp(0, 1)
-
-
-def _check(owner: str, quality: int) -> None:
-    if not 1 <= quality <= 100:
-        raise ValueError(f"{owner} needs a quality from 1 to 100, got {quality}")

@@ -16,13 +16,13 @@ from iqa_armor.defenses.purifiers.filters import Unsharp
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
 from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.limits import check_limits
 
 INDEX = "model_index.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # What a folder may ask for, by the name of its part; none of it is code of the folder's own.
 NETWORKS = ("UNet2DModel",)
 SCHEDULES = ("DDPMScheduler", "DDIMScheduler")
-LARGEST_STEP = 10_000
 _FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
 
 
@@ -39,9 +39,6 @@ class DiffusionFolder:
         gradient: Whether attackers differentiate all denoising, which keeps every step's activations; otherwise
             they take the identity's gradient.
 
-    Raises:
-        ValueError: If a number is out of range.
-
     Source: Nie et al., "Diffusion Models for Adversarial Purification", ICML 2022, arXiv:2205.07460, with t* = 0.15
     of 1000 steps; sharpening after it: [AP] Gushchin et al., arXiv:2404.06957. Ancestral sampling of DDPM instead of
     a solver of the reverse SDE, skipping steps, and the model at the image's own size are (ours).
@@ -54,10 +51,7 @@ class DiffusionFolder:
     gradient: bool = False
 
     def __post_init__(self) -> None:
-        if not 1 <= self.step <= LARGEST_STEP:
-            raise ValueError(f"diffusion needs a step from 1 to {LARGEST_STEP}, got {self.step}")
-        if not 1 <= self.stride <= self.step:
-            raise ValueError(f"diffusion needs a stride from 1 to its step {self.step}, got {self.stride}")
+        check_limits(self, step="[1, 10000]", stride=f"[1, {self.step}]")
 
     def load(self) -> Purifier:
         """Return the purifier, on the CPU.

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -14,7 +12,8 @@ from torch import Generator, Tensor, nn
 from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
 
 METADATA_KEY = "iqa_armor_purifier"
@@ -37,11 +36,7 @@ class FCNFile:
     path: str = ""
 
     def load(self) -> Purifier:
-        """Return the filter, on the CPU.
-
-        Raises:
-            ModelLoadError: If the file is missing, damaged, or holds something else.
-        """
+        """Return the filter."""
         return load_fcn(existing(self.path, owner="fcn"))[0]
 
 
@@ -89,30 +84,17 @@ def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
 
     Args:
         network: The filter.
-        path: The file, replaced if it exists; its folder must exist.
+        path: The file, replaced if it exists.
         provenance: How it was trained, JSON values; recorded, never acted on.
 
     Raises:
-        ArmorError: If the file cannot be written.
+        OutputError: If the file cannot be written.
     """
     from safetensors.torch import save
 
     record = {"kind": KIND, "format": FORMAT, "provenance": provenance}
     tensors = {name: value.detach().cpu().contiguous() for name, value in network.state_dict().items()}
-    content = save(tensors, {METADATA_KEY: json.dumps(record)})
-    try:
-        descriptor, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            Path(name).chmod(0o644)
-            Path(name).replace(path)
-        finally:
-            Path(name).unlink(missing_ok=True)
-    except OSError as error:
-        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
+    write_whole(path, save(tensors, {METADATA_KEY: json.dumps(record)}))
 
 
 def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:

@@ -9,32 +9,32 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-LARGEST_KERNEL = 101
-LARGEST_SIGMA = 100.0
+from iqa_armor.defenses.base import Plain
+from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
-class Blur:
-    """Blur images with a Gaussian.
+class Windowed(Plain):
+    """What filters with a Gaussian window share; the border is repeated.
 
     Args:
         sigma: Standard deviation, in pixels, in (0, 100].
         kernel: Side of the window in pixels, odd, from 3 to 101; the Gaussian is cut off beyond it.
 
-    Raises:
-        ValueError: If a value is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the values, and repeating the border, are (ours).
     """
-
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
 
     sigma: float = 1.0
     kernel: int = 5
 
     def __post_init__(self) -> None:
-        _check("blur", self.kernel, self.sigma)
+        _check_kernel(self, self.kernel)
+        check_limits(self, sigma="(0, 100]")
+
+
+@dataclass(frozen=True)
+class Blur(Windowed):
+    """Blur images with a Gaussian; arguments and source as in `Windowed`."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
@@ -45,25 +45,31 @@ class Blur:
 
 
 @dataclass(frozen=True)
-class Median:
+class Unsharp(Windowed):
+    """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Windowed`."""
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        from kornia.filters import unsharp_mask
+
+        window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
+        return torch.as_tensor(unsharp_mask(images, window, sigmas, border_type="replicate")).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class Median(Plain):
     """Replace every pixel value by the median of those around it, in each color channel.
 
     Args:
         kernel: Side of the window in pixels, odd, from 3 to 101.
 
-    Raises:
-        ValueError: If the side is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the side of 3 and repeating the border are (ours).
     """
-
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
 
     kernel: int = 3
 
     def __post_init__(self) -> None:
-        _check("median", self.kernel)
+        _check_kernel(self, self.kernel)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
@@ -77,57 +83,21 @@ class Median:
 
 
 @dataclass(frozen=True)
-class Unsharp:
-    """Sharpen images: add what a Gaussian blur takes away.
-
-    Args:
-        sigma: Standard deviation of the blur, in pixels, in (0, 100].
-        kernel: Side of its window in pixels, odd, from 3 to 101.
-
-    Raises:
-        ValueError: If a value is out of range.
-
-    Source: [AP] Gushchin et al., arXiv:2404.06957; the values, and repeating the border, are (ours).
-    """
-
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
-
-    sigma: float = 1.0
-    kernel: int = 5
-
-    def __post_init__(self) -> None:
-        _check("unsharp", self.kernel, self.sigma)
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
-        from kornia.filters import unsharp_mask
-
-        window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
-        return torch.as_tensor(unsharp_mask(images, window, sigmas, border_type="replicate")).clamp(0, 1)
-
-
-@dataclass(frozen=True)
-class Noise:
+class Noise(Plain):
     """Add Gaussian noise to every pixel value.
 
     Args:
         sigma: Standard deviation, pixels being in [0, 1], in (0, 1].
 
-    Raises:
-        ValueError: If the deviation is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the deviation of 0.02 is (ours).
     """
 
-    is_differentiable: ClassVar[bool] = True
     is_random: ClassVar[bool] = True
 
     sigma: float = 0.02
 
     def __post_init__(self) -> None:
-        if not 0 < self.sigma <= 1:
-            raise ValueError(f"noise needs a sigma above 0 and at most 1, pixels being in [0, 1], got {self.sigma}")
+        check_limits(self, sigma="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return images (N, 3, H, W) in [0, 1], each with noise of its own."""
@@ -135,8 +105,7 @@ class Noise:
         return (images + self.sigma * noise.to(images)).clamp(0, 1)
 
 
-def _check(owner: str, kernel: int, sigma: float = 1.0) -> None:
-    if not 3 <= kernel <= LARGEST_KERNEL or kernel % 2 == 0:
-        raise ValueError(f"{owner} needs an odd kernel from 3 to {LARGEST_KERNEL}, got {kernel}")
-    if not 0 < sigma <= LARGEST_SIGMA:
-        raise ValueError(f"{owner} needs a sigma above 0 and at most {LARGEST_SIGMA:g} pixels, got {sigma}")
+def _check_kernel(owner: object, kernel: int) -> None:
+    check_limits(owner, kernel="[3, 101]")
+    if kernel % 2 == 0:
+        raise ValueError(f"{type(owner).__name__} needs an odd kernel, got {kernel}")

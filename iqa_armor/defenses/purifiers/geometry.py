@@ -8,19 +8,18 @@ from typing import ClassVar
 import torch
 from torch import Generator, Tensor
 
+from iqa_armor.defenses.base import Plain
+from iqa_armor.limits import check_limits
+
 MODES = ("nearest", "bilinear", "bicubic")
-LARGEST_FACTOR = 16.0
 
 
 @dataclass(frozen=True)
-class Flip:
+class Flip(Plain):
     """Mirror images from left to right.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957.
     """
-
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
@@ -37,9 +36,6 @@ class Rotate:
         degrees: Angle, counter-clockwise, in [-180, 180].
         random: Whether each image draws its own angle, uniformly from -degrees to degrees.
 
-    Raises:
-        ValueError: If the angle is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957. Bilinear sampling, corners filled with the image mirrored at its
     border, and the angle of 5 degrees are (ours).
     """
@@ -50,8 +46,7 @@ class Rotate:
     random: bool = False
 
     def __post_init__(self) -> None:
-        if not -180 <= self.degrees <= 180:
-            raise ValueError(f"rotate needs degrees from -180 to 180, got {self.degrees}")
+        check_limits(self, degrees="[-180, 180]")
 
     @property
     def is_random(self) -> bool:
@@ -70,27 +65,22 @@ class Rotate:
 
 
 @dataclass(frozen=True)
-class Crop:
+class Crop(Plain):
     """Cut a random part out of each image and resize it to the image's size.
 
     Args:
         share: Share of the height and of the width that is kept, in (0, 1].
 
-    Raises:
-        ValueError: If the share is out of range.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957. Resizing back (bilinear), so that the model sees the size it is
     made for, and the share of 0.9 are (ours).
     """
 
-    is_differentiable: ClassVar[bool] = True
     is_random: ClassVar[bool] = True
 
     share: float = 0.9
 
     def __post_init__(self) -> None:
-        if not 0 < self.share <= 1:
-            raise ValueError(f"crop needs a share above 0 and at most 1, got {self.share}")
+        check_limits(self, share="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return images (N, 3, H, W) in [0, 1], each cut elsewhere."""
@@ -107,30 +97,21 @@ class Crop:
 
 
 @dataclass(frozen=True)
-class Resize:
+class Resize(Plain):
     """Resize images by a factor and back to their size.
 
     Args:
         factor: Of both sides on the way out, in [1/16, 16]; above 1 the image is enlarged first.
         mode: "nearest", "bilinear" or "bicubic"; the latter two low-pass the image when shrinking it.
 
-    Raises:
-        ValueError: If the factor is out of range or the mode is unknown.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the factor of 0.5 and the low pass are (ours).
     """
-
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
 
     factor: float = 0.5
     mode: str = "bilinear"
 
     def __post_init__(self) -> None:
-        if not 1 / LARGEST_FACTOR <= self.factor <= LARGEST_FACTOR:
-            raise ValueError(f"resize needs a factor from 1/16 (0.0625) to 16, got {self.factor}")
-        if self.mode not in MODES:
-            raise ValueError(f"resize needs a mode among {', '.join(MODES)}, got {self.mode!r}")
+        check_limits(self, factor="[0.0625, 16]", mode=MODES)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; draws nothing."""

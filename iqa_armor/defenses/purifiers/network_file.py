@@ -17,9 +17,9 @@ from iqa_armor.defenses.purifiers.archive import checked_archive
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
+from iqa_armor.limits import check_limits
 
 PROBE_SIDE = 64
-LARGEST_MULTIPLE = 1024
 # A damaged archive may also hold expressions that cannot be read.
 _FAILURES = (*NETWORK_FAILURES, SyntaxError)
 Sides = tuple[int | None, int | None, int | None, int | None]
@@ -33,17 +33,13 @@ class NetworkFile:
         path: A `.pt2` file of torch.export.save, or an `.onnx` file, which has no gradient: attackers take the
             identity's. TorchScript and pickles are refused, since they run code.
         multiple: What the network's sides must be multiples of; borders are repeated and cut off again. 1 to 1024.
-
-    Raises:
-        ValueError: If the multiple is out of range.
     """
 
     path: str = ""
     multiple: int = 1
 
     def __post_init__(self) -> None:
-        if not 1 <= self.multiple <= LARGEST_MULTIPLE:
-            raise ValueError(f"file needs a multiple from 1 to {LARGEST_MULTIPLE}, got {self.multiple}")
+        check_limits(self, multiple="[1, 1024]")
 
     def load(self) -> Purifier:
         """Return the network, tried on a small image.

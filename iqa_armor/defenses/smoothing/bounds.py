@@ -3,54 +3,47 @@
 from __future__ import annotations
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 
-from iqa_armor.defenses.smoothing.ranks import median_indices
 
-
-def check_smoothing(*, samples: int, sigma: float, radius: float, confidence: float) -> None:
-    """Refuse settings that no bound is defined for.
-
-    Raises:
-        ValueError: If samples < 1, sigma is not positive, radius is negative, or confidence is not inside (0, 1).
-    """
-    if samples < 1:
-        raise ValueError(f"samples must be at least 1, got {samples}")
-    if not 0 < sigma < math.inf:
-        raise ValueError(f"sigma must be positive and finite, got {sigma}")
-    if not 0 <= radius < math.inf:
-        raise ValueError(f"radius must be finite and not negative, got {radius}")
-    if not 0 < confidence < 1:
-        raise ValueError(f"confidence must be inside (0, 1), got {confidence}")
-
-
-def order_indices(samples: int, *, sigma: float, radius: float, confidence: float) -> tuple[int | None, int | None]:
-    """Return which order statistics bound the median: (k of the lower bound, k of the upper one), 1 to n or None.
-
-    With α = 1 − confidence, the lower bound is s_k for the largest k with P(Bin(n, Φ(−r/σ)) ≤ k − 1) ≤ α/2, the
-    upper one s_k for the smallest k with P(Bin(n, Φ(r/σ)) ≤ k − 1) ≥ 1 − α/2; None where there is no such k in 1…n.
+@lru_cache(maxsize=256)
+def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, int]:
+    """Return which sorted scores s₁ ≤ … ≤ sₙ bound the smoothed score under a shift of the noise.
 
     Args:
-        samples: Number n of noisy copies.
-        sigma: Standard deviation σ of the noise, pixels being in [0, 1].
-        radius: L2 radius r, in the same units.
-        confidence: Probability with which both bounds hold.
+        samples: Number n of noisy scores.
+        shift: Length of the shift in units of the noise's standard deviation, not negative.
+        confidence: 1 − α, probability that both bounds hold, in (0, 1).
+
+    Returns:
+        (k_low, k_high), counted from 1: the largest k with P(Bin(n, Φ(−shift)) ≤ k − 1) ≤ α/2, 0 where there is none;
+        the smallest k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none.
 
     Raises:
-        ValueError: If a setting is not allowed.
+        ValueError: If an argument is out of its range.
 
-    Source: Chiang et al., "Detection as Regression: Certified Object Detection with Median Smoothing", NeurIPS 2020,
-    arXiv:2007.03730, Section 3 and its appendix; α is shared evenly between the bounds.
+    Source: Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020,
+    arXiv:2007.03730, Lemma 1 and Section 3; α is shared evenly between the bounds.
     """
-    check_smoothing(samples=samples, sigma=sigma, radius=radius, confidence=confidence)
-    low, high = median_indices(samples, radius / sigma, confidence)
-    return (low, high) if low else (None, None)
+    import numpy as np
+    from scipy.special import ndtr
+    from scipy.stats import binom
+
+    if samples < 1 or not 0 <= shift < math.inf or not 0 < confidence < 1:
+        raise ValueError(
+            f"samples >= 1, shift >= 0 and 0 < confidence < 1 are needed, got {samples}, {shift}, {confidence}"
+        )
+    below = binom.cdf(np.arange(samples), samples, ndtr(-shift))
+    # Φ(shift) = 1 − Φ(−shift), so the upper bound's rank mirrors the lower one's.
+    low = int((below <= (1 - confidence) / 2).sum())
+    return low, samples + 1 - low
 
 
-def median_bounds(ordered: Tensor, *, sigma: float, radius: float, confidence: float) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds (...) of the median of f(x + δ + σz) for every ‖δ‖₂ ≤ radius.
+def median_bounds(ordered: Tensor, *, shift: float, confidence: float) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (...) of the median of f(x + δ + σz) for every ‖δ‖₂ ≤ shift · σ.
 
     Both hold together with probability `confidence` over the samples; −inf and inf where there are too few of them.
     They bound the true median, not an empirical one. Where medians fill an interval, the lower bound is one of its
@@ -58,47 +51,35 @@ def median_bounds(ordered: Tensor, *, sigma: float, radius: float, confidence: f
 
     Args:
         ordered: Ascending scores of n noisy copies f(x + σz), (..., n), any units.
-        sigma: Standard deviation of the noise, pixels being in [0, 1].
-        radius: L2 radius, in the same units.
+        shift: As in `median_ranks`, where the source is named; so is confidence.
         confidence: Of both bounds together.
-
-    Raises:
-        ValueError: If a setting is not allowed.
-
-    Source: as in `order_indices`.
     """
-    low, high = order_indices(ordered.shape[-1], sigma=sigma, radius=radius, confidence=confidence)
+    low, high = median_ranks(ordered.shape[-1], shift, confidence)
     missing = torch.full_like(ordered[..., 0], math.inf)
-    lower = -missing if low is None else ordered[..., low - 1]
-    upper = missing if high is None else ordered[..., high - 1]
-    return lower, upper
+    return (ordered[..., low - 1], ordered[..., high - 1]) if low else (-missing, missing)
 
 
-def mean_bounds(values: Tensor, *, sigma: float, radius: float, confidence: float) -> tuple[Tensor, Tensor]:
-    """Return lower and upper bounds (...) of the mean of g(x + δ + σz) for every ‖δ‖₂ ≤ radius, float64.
+def mean_bounds(values: Tensor, *, shift: float, confidence: float) -> tuple[Tensor, Tensor]:
+    """Return lower and upper bounds (...) of the mean of g(x + δ + σz) for every ‖δ‖₂ ≤ shift · σ, float64.
 
     Hoeffding's limits of the mean at α/2 each are g∓ = mean ∓ √(ln(2/α) / 2n), limited to [0, 1]; the bounds are
-    Φ(Φ⁻¹(g₋) − r/σ) and Φ(Φ⁻¹(g₊) + r/σ). They always exist; with few samples they are 0 and 1, which say nothing.
+    Φ(Φ⁻¹(g₋) − shift) and Φ(Φ⁻¹(g₊) + shift). They always exist; with few samples they are 0 and 1, which say nothing.
 
     Args:
         values: Values g of n noisy copies, (..., n), in [0, 1].
-        sigma: Standard deviation of the noise, pixels being in [0, 1].
-        radius: L2 radius, in the same units.
+        shift: Length of the change in units of σ.
         confidence: Of both bounds together, 1 − α.
 
     Raises:
-        ValueError: If a setting is not allowed or a value is outside [0, 1].
+        ValueError: If a value is outside [0, 1].
 
     Source: Lemma 2 of Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers",
     NeurIPS 2019, arXiv:1906.04584 (Φ⁻¹ of a smoothed [0, 1] function is 1/σ-Lipschitz); Hoeffding, JASA 1963.
     """
-    samples = values.shape[-1]
-    check_smoothing(samples=samples, sigma=sigma, radius=radius, confidence=confidence)
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(f"mean bounds take values in [0, 1], got {float(values.min())} to {float(values.max())}")
-    reach = math.sqrt(math.log(2 / (1 - confidence)) / (2 * samples))
+    reach = math.sqrt(math.log(2 / (1 - confidence)) / (2 * values.shape[-1]))
     mean = values.double().mean(-1)
-    shift = radius / sigma
     lower = torch.special.ndtr(torch.special.ndtri((mean - reach).clamp(0, 1)) - shift)
     upper = torch.special.ndtr(torch.special.ndtri((mean + reach).clamp(0, 1)) + shift)
     return lower, upper

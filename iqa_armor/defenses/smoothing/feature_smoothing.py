@@ -2,23 +2,13 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, get_args
 
 import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Defended
-from iqa_armor.defenses.smoothing.feature_noise import (
-    FeatureCertificate,
-    certificate,
-    known_level,
-    levels,
-    noise_levels,
-    noisy_scores,
-)
+from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate, FeatureNoise
 from iqa_armor.defenses.smoothing.full_reference import BoundReferenceSmoother
 from iqa_armor.defenses.smoothing.jacobian import Operator
 from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
@@ -28,66 +18,16 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.models.reference import ReferenceModel
 from iqa_armor.models.split import split_network
 
-Mode = Literal["image", "calibrated"]
 # Side of the images by which a network that takes any size is traced.
 FREE_SIZE = (224, 224)
 
 
 @dataclass(frozen=True)
-class FeatureSmoothing:
+class FeatureSmoothing(FeatureNoise):
     """Smooth a model's scores by the median over Gaussian noise on the features that its head reads.
 
-    A change δ of the image with ‖δ‖₂ ≤ r moves the features by s·r at most to first order, s being the largest
-    singular value of the backbone's Jacobian there, so the bounds are those of median smoothing at Φ(±s·r/σ_z). They
-    are *local, first-order*: no global guarantee, and for the smoothed score whose σ_z is the one used here. The
-    global product bound stands beside them.
-
-    Args:
-        samples: Number n of noisy copies of the features.
-        radius: L2 radius r, images being in [0, 1].
-        confidence: 1 − α, probability that both bounds of an image hold.
-        multiple: σ_z in units of s·r; without effect where sigma is given. The default is the σ/r of the field's
-            input smoothing, 0.12 / 0.05.
-        sigma: σ_z itself, in the features' unit; 0 derives it from s.
-        node: Tensor to split at, by default what the head reads.
-        mode: "image" measures s at every image; "calibrated" takes `jacobian` for all of them.
-        jacobian: s in calibrated mode, from `calibrate`; other images may exceed it.
-        tolerance: Relative change at which the measurement of s stops; 1 % is added to what it gives.
-        steps: Most products with the Jacobian and its transpose per start; an image that needs more is not certified.
-        starts: Independent starts that must agree.
-
-    Raises:
-        ValueError: If a value is out of its range.
-
-    Source: Shumitskaya et al., "FS-IQA: Certified Feature Smoothing for Robust IQA", arXiv:2508.05516; median bounds
-    of Chiang et al., NeurIPS 2020. (ours) the 1 % margin, the multiple, calibration, and the convergence check.
+    Everything about the noise and its bounds is said at `FeatureNoise`.
     """
-
-    guarantee: ClassVar[str] = "local, first-order"
-
-    samples: int = 1000
-    radius: float = 0.05
-    confidence: float = 0.999
-    multiple: float = 2.4
-    sigma: float = 0.0
-    node: str = ""
-    mode: Mode = "image"
-    jacobian: float = 0.0
-    tolerance: float = 1e-3
-    steps: int = 100
-    starts: int = 2
-
-    def __post_init__(self) -> None:
-        positive = (self.radius, self.multiple, self.tolerance, self.samples, self.steps, self.starts)
-        if not all(0 < value < math.inf for value in positive) or not 0 < self.confidence < 1:
-            raise ValueError(
-                "feature smoothing needs positive radius, multiple, tolerance, samples, steps and starts, and a "
-                f"confidence between 0 and 1, got {self}"
-            )
-        if self.mode not in get_args(Mode) or not all(0 <= value < math.inf for value in (self.sigma, self.jacobian)):
-            raise ValueError(f"feature smoothing needs mode image or calibrated, sigma and jacobian >= 0, got {self}")
-        if self.jacobian and self.mode == "image":
-            raise ValueError("jacobian is taken with mode=calibrated only; mode=image measures it at every image")
 
     def bind(self, model: QualityModel) -> BoundFeatureSmoother:
         """Return this smoother of a model, which is not changed.
@@ -124,10 +64,15 @@ class FeatureSmoothing:
         Raises:
             ArmorError: If s did not converge at one of the images, or is 0 at all of them.
         """
-        measured = replace(self, mode="image", jacobian=0.0)
-        features = (model if isinstance(model, ReferenceModel) else BoundFeatureSmoother(measured, model)).features
+        measuring = replace(self, mode="image", jacobian=0.0)
+        features = (model if isinstance(model, ReferenceModel) else BoundFeatureSmoother(measuring, model)).features
         with evaluating(model):
-            largest = _largest(measured, features, torch.split(images, batch_size) if len(images) else ())
+            batches = torch.split(images, batch_size) if len(images) else ()
+            largest = max((measuring._largest(features, batch) for batch in batches), default=0.0)
+        if not largest:
+            raise ArmorError(
+                "none of the calibration images moves the features; give images and a model that reads them"
+            )
         return replace(self, mode="calibrated", jacobian=largest)
 
     def require_jacobian(self) -> None:
@@ -142,20 +87,14 @@ class FeatureSmoothing:
                 "FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
             )
 
-
-def _largest(settings: FeatureSmoothing, features: Operator, batches: Sequence[Tensor]) -> float:
-    largest = 0.0
-    for batch in batches:
-        jacobian, converged = levels(settings, features, batch)
+    def _largest(self, features: Operator, images: Tensor) -> float:
+        jacobian, converged = self.measured(features, images)
         if not bool(converged.all()):
             raise ArmorError(
-                f"the Jacobian of {int((~converged).sum())} of {len(batch)} calibration images did not converge in "
-                f"{settings.steps} steps; raise steps or tolerance"
+                f"the Jacobian of {int((~converged).sum())} of {len(images)} calibration images did not converge in "
+                f"{self.steps} steps; raise steps or tolerance"
             )
-        largest = max(largest, float(jacobian.max()))
-    if not largest:
-        raise ArmorError("none of the calibration images moves the features; give images and a model that reads them")
-    return largest
+        return float(jacobian.max())
 
 
 class BoundFeatureSmoother:
@@ -188,29 +127,16 @@ class BoundFeatureSmoother:
         """Return estimated smoothed scores (N,) after one pass of the backbone.
 
         With mode "image" and no sigma the noise level follows from s, which is measured first and costs as much as it
-        does for a certificate; in calibrated mode or with a sigma it is known. It is a constant to gradients.
-
-        Args:
-            images: Prepared images.
-            generator: Where noise is drawn.
-            samples: Number of noisy copies, instead of the smoother's own.
+        does for a certificate; in calibrated mode or with a sigma it is known.
         """
-        settings = self.settings
         with evaluating(self.model):
-            sigma = known_level(settings, self.features, images)
-            count = samples or settings.samples
-            noisy = noisy_scores(self.head, self.features(images), sigma, samples=count, generator=generator)
-        return noisy.median(dim=1).values
+            return self.settings.scores(self.features, self.head, images, generator, samples)
 
     @torch.no_grad()
     def certify(self, images: Tensor, generator: Generator) -> FeatureCertificate:
         """Return smoothed scores with local first-order bounds; images whose s did not converge have none."""
-        settings = self.settings
         with evaluating(self.model):
-            jacobian, converged = levels(settings, self.features, images)
-            sigma, features = noise_levels(settings, jacobian), self.features(images)
-            noisy = noisy_scores(self.head, features, sigma, samples=settings.samples, generator=generator)
-        return certificate(settings, noisy, jacobian=jacobian, converged=converged)
+            return self.settings.certify(self.features, self.head, images, generator)
 
     def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
         """Return how far the features can at most move per unit of L2 change of images (H, W) in [0, 1], anywhere.

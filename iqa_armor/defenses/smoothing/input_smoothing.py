@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -10,15 +12,15 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Certificate, Defended, Purifier
 from iqa_armor.defenses.purifiers.chain import read_purifier
-from iqa_armor.defenses.smoothing.bounds import check_smoothing, mean_bounds, median_bounds
-from iqa_armor.defenses.smoothing.noisy_images import NoisyScores
+from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.gradients import straight_through
+from iqa_armor.limits import check_limits
 from iqa_armor.models.base import QualityModel, ScoreScale
 
 
 @dataclass(frozen=True)
-class InputSmoothing:
+class InputSmoothing(ABC):
     """What both ways of smoothing by noise on the image share.
 
     What is certified is f(x + σz): by default the model sees noisy pixels outside [0, 1] as they are. With `clamp`
@@ -33,9 +35,6 @@ class InputSmoothing:
         batch_size: Noisy copies in a forward pass; bounds memory, changes scores by rounding only.
         clamp: Whether noisy images are cut to [0, 1] before anything else sees them.
         denoiser: Purifier in front of the model, or the word of one; empty for none.
-
-    Raises:
-        ValueError: If a setting is not allowed.
     """
 
     guarantee: ClassVar[str] = "global"
@@ -49,36 +48,52 @@ class InputSmoothing:
     denoiser: str | Purifier = ""
 
     def __post_init__(self) -> None:
-        check_smoothing(samples=self.samples, sigma=self.sigma, radius=self.radius, confidence=self.confidence)
-        if self.batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, got {self.batch_size}")
+        check_limits(self, samples="[1, inf)", sigma="(0, inf)", radius="[0, inf)", confidence="(0, 1)")
+        check_limits(self, batch_size="[1, inf)")
 
-    def noisy_scores(self, model: QualityModel) -> NoisyScores:
-        """Return what is sampled of a model."""
+    def bind(self, model: QualityModel) -> BoundInputSmoother:
+        """Return this smoother of a model, which is not changed.
+
+        Raises:
+            UsageError: If the denoiser's word names none.
+            ModelLoadError: If the model has no score range, and smoothing needs it.
+        """
         denoiser = denoiser_of(self.denoiser) if isinstance(self.denoiser, str) else self.denoiser
         if isinstance(denoiser, nn.Module):
             denoiser.to(model.mean.device)
         clamps = self.clamp or isinstance(model, Defended)
-        return NoisyScores(model, self.sigma, self.batch_size, clamps=clamps, denoiser=denoiser)
+        return BoundInputSmoother(self, NoisyScores(model, self.sigma, self.batch_size, clamps, denoiser))
+
+    @abstractmethod
+    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
+        """Return smoothed scores (N,) of the scores of noisy copies (N, n), differentiably."""
+
+    @abstractmethod
+    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+        """Return smoothed scores with bounds of the scores of noisy copies (N, n), float64."""
 
 
 @dataclass(frozen=True)
 class MedianSmoothing(InputSmoothing):
     """Median of the scores of noisy copies (MS), with a denoiser in front DMS; arguments as in `InputSmoothing`.
 
-    The estimate is the middle score, for an even number the mean of the two middle ones. It abstains where there are
-    too few samples for the confidence.
+    The estimate is the middle score, for an even number the mean of the two middle ones, and so is its gradient. It
+    abstains where there are too few samples for the confidence.
 
     Source: Chiang et al., NeurIPS 2020, arXiv:2007.03730; with a denoiser, also its Section 4.
     """
 
-    def bind(self, model: QualityModel) -> BoundMedian:
-        """Return this smoother of a model, which is not changed.
+    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
+        """Return the middle scores."""
+        ordered, count = scores.sort(-1).values, scores.shape[-1]
+        return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
-        Raises:
-            UsageError: If the denoiser's word names none.
-        """
-        return BoundMedian(self, self.noisy_scores(model))
+    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+        """Return the middle scores with bounds in other samples."""
+        ordered, shift = scores.sort(-1).values, self.radius / self.sigma
+        return Certificate(
+            self.estimate(scores, model), *median_bounds(ordered, shift=shift, confidence=self.confidence)
+        )
 
 
 @dataclass(frozen=True)
@@ -87,100 +102,112 @@ class MeanSmoothing(InputSmoothing):
 
     Scores are counted from 0 to 1 over the model's score range and clipped there, so what is certified is the mean of
     the clipped score, given in model units again. It never abstains: bounds that say nothing are the ends of the
-    range.
+    range. Clipping is differentiated as the identity (ours), lest scores outside the range hide their gradient.
 
     Source: Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, arXiv:1902.02918,
     as a regression: Salman et al., NeurIPS 2019, arXiv:1906.04584; denoiser: Salman et al., NeurIPS 2020,
     arXiv:2003.01908.
     """
 
-    def bind(self, model: QualityModel) -> BoundMean:
-        """Return this smoother of a model, which is not changed.
+    def bind(self, model: QualityModel) -> BoundInputSmoother:
+        """Return this smoother of a model that has a score range; errors as in `InputSmoothing.bind`."""
+        _scale_of(model)
+        return super().bind(model)
 
-        Raises:
-            ModelLoadError: If the model has no score range.
-            UsageError: If the denoiser's word names none.
-        """
-        if model.scale is None:
-            raise ModelLoadError(
-                f"mean smoothing clips scores to the range of {model.name}, which is not known; give it with "
-                "--score-range LOW,HIGH, or use median smoothing (ms)"
-            )
-        return BoundMean(self, self.noisy_scores(model), model.scale)
+    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
+        """Return means of the clipped scores."""
+        scale = _scale_of(model)
+        return straight_through(lambda given: given.clamp(scale.low, scale.high))(scores).mean(-1)
 
-
-@dataclass(frozen=True)
-class BoundMedian:
-    """Median smoothing of one model.
-
-    Args:
-        smoothing: Settings.
-        noisy: What is sampled.
-    """
-
-    smoothing: MedianSmoothing
-    noisy: NoisyScores
-
-    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return medians (N,) of the scores of noisy copies; the gradient is that of the middle ones."""
-        scores = self.noisy(images, generator, samples or self.smoothing.samples)
-        return _middle(scores.sort(-1).values)
-
-    @torch.no_grad()
-    def certify(self, images: Tensor, generator: Generator) -> Certificate:
-        """Return medians with bounds, float64."""
-        chosen = self.smoothing
-        ordered = self.noisy(images, generator, chosen.samples).double().sort(-1).values
-        bounds = median_bounds(ordered, sigma=chosen.sigma, radius=chosen.radius, confidence=chosen.confidence)
-        return Certificate(_middle(ordered), *bounds)
-
-
-@dataclass(frozen=True)
-class BoundMean:
-    """Mean smoothing of one model.
-
-    Args:
-        smoothing: Settings.
-        noisy: What is sampled.
-        scale: Range that scores are clipped to.
-    """
-
-    smoothing: MeanSmoothing
-    noisy: NoisyScores
-    scale: ScoreScale
-
-    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return means (N,) of the clipped scores of noisy copies.
-
-        Clipping is differentiated as the identity (ours), lest scores outside the range hide their gradient.
-        """
-        scores = self.noisy(images, generator, samples or self.smoothing.samples)
-        return straight_through(self._clipped)(scores).mean(-1)
-
-    @torch.no_grad()
-    def certify(self, images: Tensor, generator: Generator) -> Certificate:
-        """Return means with bounds, float64."""
-        chosen, scale = self.smoothing, self.scale
-        scores = self.noisy(images, generator, chosen.samples).double()
+    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+        """Return means of the clipped scores with bounds."""
+        scale = _scale_of(model)
         values = ((scores - scale.low) / scale.width).clamp(0, 1)
-        bounds = mean_bounds(values, sigma=chosen.sigma, radius=chosen.radius, confidence=chosen.confidence)
+        bounds = mean_bounds(values, shift=self.radius / self.sigma, confidence=self.confidence)
         return Certificate(*(scale.low + scale.width * part for part in (values.mean(-1), *bounds)))
 
-    def _clipped(self, scores: Tensor) -> Tensor:
-        return scores.clamp(self.scale.low, self.scale.high)
+
+@dataclass(frozen=True)
+class NoisyScores:
+    """What a model gives for images with Gaussian noise.
+
+    Noise is drawn copy by copy, image by image. So the first copies of an image are the same however many there are,
+    the noise does not depend on `batch_size`, and images scored together get the noise that they get one after
+    another from the same generator. Scores may still differ by rounding, and all of it ends where the model or the
+    denoiser draws as well.
+
+    Args:
+        model: Scored.
+        sigma: Standard deviation of the noise, pixels being in [0, 1].
+        batch_size: Noisy copies in a forward pass.
+        clamps: Whether noisy images are cut to [0, 1], as the first step of what is smoothed.
+        denoiser: Applied to noisy images, or None.
+    """
+
+    model: QualityModel
+    sigma: float
+    batch_size: int
+    clamps: bool = False
+    denoiser: Purifier | None = None
+
+    def __call__(self, images: Tensor, generator: Generator, samples: int) -> Tensor:
+        """Return scores (N, samples) of noisy copies of images (N, 3, H, W) in [0, 1], in the order of the draws.
+
+        Raises:
+            ValueError: If there is no image or no sample.
+            ModelLoadError: If a score is not finite.
+        """
+        if samples < 1 or not len(images):
+            raise ValueError(f"noisy scores need images and samples >= 1, got {len(images)} and {samples}")
+        scores = torch.stack([torch.cat(list(self._of_one(image, generator, samples))) for image in images])
+        if not bool(scores.isfinite().all()):
+            raise ModelLoadError(
+                f"{self.model.name} gives noisy images scores that are not finite; check its weights, or smooth with "
+                "a smaller sigma"
+            )
+        return scores
+
+    def _of_one(self, image: Tensor, generator: Generator, samples: int) -> Iterator[Tensor]:
+        for start in range(0, samples, self.batch_size):
+            count = min(self.batch_size, samples - start)
+            noise = torch.empty((count, *image.shape), dtype=image.dtype, device=generator.device)
+            for copy in noise:
+                copy.normal_(generator=generator)
+            noisy = image + self.sigma * noise.to(image.device)
+            if self.clamps:
+                noisy = noisy.clamp(0, 1)
+            yield self.model(noisy if self.denoiser is None else self.denoiser(noisy, generator))
+
+
+@dataclass(frozen=True)
+class BoundInputSmoother:
+    """Smoothing of one model by noise on its images."""
+
+    smoothing: InputSmoothing
+    noisy: NoisyScores
+
+    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
+        """Return estimated smoothed scores (N,)."""
+        return self.smoothing.estimate(
+            self.noisy(images, generator, samples or self.smoothing.samples), self.noisy.model
+        )
+
+    @torch.no_grad()
+    def certify(self, images: Tensor, generator: Generator) -> Certificate:
+        """Return smoothed scores with bounds, float64."""
+        scores = self.noisy(images, generator, self.smoothing.samples).double()
+        return self.smoothing.certificate(scores, self.noisy.model)
 
 
 def denoiser_of(word: str) -> Purifier | None:
-    """Return the purifier that a word of the command line means, None for an empty one.
-
-    Raises:
-        UsageError: If there is no such purifier.
-    """
-    if not word:
-        return None
-    return read_purifier(word)
+    """Return the purifier that a word means, None for an empty one; errors as in `read_purifier`."""
+    return read_purifier(word) if word else None
 
 
-def _middle(ordered: Tensor) -> Tensor:
-    count = ordered.shape[-1]
-    return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
+def _scale_of(model: QualityModel) -> ScoreScale:
+    if model.scale is None:
+        raise ModelLoadError(
+            f"mean smoothing clips scores to the range of {model.name}, which is not known; give it with "
+            "--score-range LOW,HIGH, or use median smoothing (ms)"
+        )
+    return model.scale

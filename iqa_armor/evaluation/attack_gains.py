@@ -1,0 +1,142 @@
+"""Gains of single attacks on a few images, for the checks of their strength."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+import torch
+from torch import Generator, Tensor
+from torch.overrides import TorchFunctionMode
+
+from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.base import Attack, Direction, ScoreFn
+from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.attacks.square import Square
+from iqa_armor.gradients import straight_through
+
+TOLERANCE = 0.002  # of the score range: less is noise
+SQUARE_QUERIES = 300
+STRONG_STEPS = 50
+_PASSED = frozenset(
+    function
+    for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "detach")
+    for function in (getattr(torch, name), getattr(Tensor, name))
+)
+
+
+@dataclass
+class AttackGains:
+    """Attacks on a frozen model and a few images; gains are per image, in score ranges, in the attack's direction.
+
+    Args:
+        score: The frozen model.
+        followed: What attacks on it follow: the model, or the way through its defense.
+        images: Clean images (N, 3, H, W) in [0, 1], on its device.
+        width: Width of the model's score range.
+        epsilon: L-infinity budget in [0, 1] units.
+        direction: Whether attacks raise or lower the score.
+        batch_size: Images per forward pass.
+        seed: Seed of attacks that draw.
+        repeats: Scores that are averaged where the score is random.
+    """
+
+    score: ScoreFn
+    followed: ScoreFn
+    images: Tensor
+    width: float
+    epsilon: float
+    direction: Direction
+    batch_size: int
+    seed: int = 0
+    repeats: int = 1
+    _known: dict[str, Tensor] = field(default_factory=dict)
+
+    def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
+        """Return the gain (N,) of the attack.
+
+        Args:
+            attack: Any attack; its direction is set here.
+            through: Score whose gradients it follows, if not the model's own.
+        """
+        turned: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
+        turned = replace(turned, direction=self.direction)
+        generator = Generator(device=self.images.device).manual_seed(self.seed)
+        parts = [
+            self._scored(turned(through or self.followed, part, generator)) - self._scored(part)
+            for part in torch.split(self.images, self.batch_size)
+        ]
+        return self.direction * torch.cat(parts).double().cpu() / self.width
+
+    def known(self, name: str) -> Tensor:
+        """Return the gain of "pgd1", "pgd8", "pgd50", "apgd" or "square", computed once."""
+        if name not in self._known:
+            attacks: dict[str, Callable[[], Attack]] = {
+                "pgd1": lambda: PGD(self.epsilon, steps=1),
+                "pgd8": lambda: PGD(self.epsilon, steps=8),
+                "pgd50": lambda: PGD(self.epsilon, steps=STRONG_STEPS),
+                "apgd": lambda: APGD(self.epsilon, steps=STRONG_STEPS, restarts=2),
+                "square": lambda: Square(self.epsilon, queries=SQUARE_QUERIES),
+            }
+            self._known[name] = self.of(attacks[name]())
+        return self._known[name]
+
+    def white_box(self) -> Tensor:
+        """Return the largest gain of each image among the gradient attacks."""
+        return torch.stack([self.known(name) for name in ("pgd8", "pgd50", "apgd")]).amax(0)
+
+    def slopes(self) -> Tensor:
+        """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
+        parts = [
+            score_gradient(self.followed, part).abs().sum((1, 2, 3))
+            for part in torch.split(self.images, self.batch_size)
+        ]
+        return torch.cat(parts).double().cpu() / self.width
+
+    def is_random(self) -> bool:
+        """Return whether two scores of the same images differ."""
+        part = self.images[: self.batch_size]
+        with torch.no_grad():
+            return not torch.equal(self.score(part), self.score(part))
+
+    @torch.no_grad()
+    def _scored(self, images: Tensor) -> Tensor:
+        return torch.stack([self.score(images) for _ in range(self.repeats)]).mean(0)
+
+
+def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
+    """Return whether one gain is larger than another in the mean, beyond what a few images say by chance.
+
+    Beyond means by 0.2 % of the score range and two standard errors of the paired differences.
+    """
+    differences = stronger - weaker
+    error = float(differences.std()) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
+    return float(differences.mean()) > TOLERANCE + 2 * error
+
+
+class PassThrough(TorchFunctionMode):
+    """While it is entered, rounding, signs and detaching pass gradients on as if they were not there.
+
+    Attributes:
+        passed: How many such steps were met where a gradient was wanted.
+
+    Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1 (BPDA with the identity); finding the steps by
+    intercepting PyTorch's functions is (ours).
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.passed = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace a step without a gradient by a straight-through one, and leave everything else alone."""
+        rest = kwargs or {}
+        is_step = func in _PASSED and args and isinstance(args[0], Tensor) and args[0].requires_grad
+        if not (is_step and torch.is_grad_enabled()):
+            return func(*args, **rest)
+        self.passed += 1
+        return straight_through(lambda tensor: func(tensor, *args[1:], **rest))(args[0])

@@ -1,0 +1,52 @@
+"""Build the network that `--arch` names."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from torch import nn
+
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.models import ARCHITECTURES
+from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.families import FAMILIES
+
+
+def build(arch: str) -> nn.Module:
+    """Return a new network or QualityModel of the named architecture, with its initial weights.
+
+    Args:
+        arch: A key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
+            A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that
+            states its `preprocessing` comes back in a QualityModel.
+
+    Raises:
+        ModelLoadError: If there is no such architecture or factory, or it returns something else.
+    """
+    factory = _factory(arch)
+    try:
+        made: nn.Module = factory()
+    except (*NETWORK_FAILURES, ImportError, OSError) as error:
+        raise ModelLoadError(f"the factory {arch!r} failed: {type(error).__name__}: {error}") from error
+    if not isinstance(made, nn.Module):
+        raise ModelLoadError(
+            f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"
+        )
+    stated = getattr(made, "preprocessing", None)
+    if isinstance(stated, Preprocessing) and not isinstance(made, QualityModel):
+        return QualityModel(made, stated, arch=arch)
+    if isinstance(made, QualityModel):
+        made.arch = arch
+    return made
+
+
+def _factory(arch: str) -> Callable[[], Any]:
+    family, _, member = arch.partition(":")
+    if family in FAMILIES:
+        return partial(FAMILIES[family], member)
+    factory, rest = ARCHITECTURES.find(arch)
+    if rest:
+        raise ModelLoadError(f"an architecture takes no settings, got {rest!r} in {arch!r}")
+    return factory

@@ -1,0 +1,233 @@
+"""Certify one model on images by several methods, which learn from training images what they must know of it."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, fields
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.attacks.base import frozen
+from iqa_armor.data.base import ImageSet
+from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
+from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.errors import ModelLoadError, UsageError
+from iqa_armor.metrics.correlation import plcc, srocc
+from iqa_armor.models.base import QualityModel
+from iqa_armor.progress import Progress
+from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
+from iqa_armor.results.figures import Scale
+
+T = TypeVar("T")
+TIMED_IMAGES = 3  # for which the smoothed score alone is timed as well
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 32, 8
+CHANNELS, LEVELS = 3, 255
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model on its device, with the images to certify it on; `prepare` turns a uint8 image into the network's."""
+
+    model: QualityModel
+    images: ImageSet
+    prepare: Callable[[Tensor], Tensor]
+    device: torch.device
+    seed: int
+    wants_bound: bool = True
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the first prepared image."""
+        height, width = self.image(0).shape[-2:]
+        return height, width
+
+    def image(self, index: int) -> Tensor:
+        """Return a prepared image (1, 3, H, W) on the device."""
+        return self.prepare(self.images[index]).unsqueeze(0).to(self.device)
+
+    def generator(self, index: int) -> Generator:
+        """Return the noise of one image: by seed and file name, so that it is the same whatever else is certified."""
+        name = Path(self.images.names[index]).name
+        digest = hashlib.sha256(f"{self.seed}\t{name}".encode(errors="surrogateescape")).digest()
+        return Generator(device=self.device).manual_seed(int.from_bytes(digest[:8]) % 2**63)
+
+    @torch.no_grad()
+    def plain_score(self, image: Tensor) -> float:
+        """Return the score of a prepared image (1, 3, H, W)."""
+        return float(self.model(image))
+
+    def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
+        """Return a result and the seconds that it took."""
+        self._wait()
+        start = time.perf_counter()
+        result = compute()
+        self._wait()
+        return result, time.perf_counter() - start
+
+    def _wait(self) -> None:
+        if self.device.type == "cuda":
+            torch.cuda.synchronize(self.device)
+
+    def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:
+        """Return SROCC and PLCC with opinion of scores, turned round where small ones mean good quality."""
+        if self.images.mos is None:
+            return {"srocc": None, "plcc": None}
+        rising = torch.tensor(scores, dtype=torch.float64) * (1 if self.model.higher_is_better else -1)
+        mos = self.images.mos.double()
+        return {"srocc": float(srocc(rising, mos)), "plcc": float(plcc(rising, mos))}
+
+
+def certify_model(
+    subject: Subject, smoothers: Mapping[str, Smoother], *, scale: Scale | None, progress: Progress
+) -> CertifiedModel:
+    """Return the figures of one model by all methods, named by their words; its state is left as it was.
+
+    Raises:
+        ModelLoadError: If a score is not finite, or a method cannot smooth this model.
+    """
+    with frozen(subject.model):
+        methods = [_Method(word, smoother, smoother.bind(subject.model)) for word, smoother in smoothers.items()]
+        first = subject.image(0)
+        subject.plain_score(first)  # what the first call prepares is not timed
+        plain, seconds = _plain_scores(subject)
+        figures = {method.word: _certify(subject, method, plain, scale=scale, progress=progress) for method in methods}
+    return CertifiedModel(
+        name=subject.model.name,
+        arch=subject.model.arch,
+        scale=scale,
+        size=subject.size,
+        step_l2=math.sqrt(CHANNELS * math.prod(subject.size)) / LEVELS,
+        seconds_plain=seconds,
+        methods=figures,
+        **subject.agreement(plain),
+    )
+
+
+def calibrated(
+    smoothers: Mapping[str, Smoother], subject: Subject, training: ImageSet | None, *, progress: Progress
+) -> dict[str, Smoother]:
+    """Return the smoothers, those in calibrated mode with the largest Jacobian of clean training images.
+
+    Source: (ours) 32 images, evenly spread.
+
+    Raises:
+        UsageError: If one has to be calibrated, and there is no training image.
+    """
+    return {
+        word: _calibrate(smoother, subject, training, progress)
+        if isinstance(smoother, FeatureSmoothing) and smoother.mode == "calibrated" and not smoother.jacobian
+        else smoother
+        for word, smoother in smoothers.items()
+    }
+
+
+def _calibrate(
+    smoother: FeatureSmoothing, subject: Subject, training: ImageSet | None, progress: Progress
+) -> FeatureSmoothing:
+    if training is None or not len(training):
+        raise UsageError(
+            "mode=calibrated measures the Jacobian on training images, and there are none here; name a dataset with a "
+            "training split by --data, or give jacobian=NUMBER"
+        )
+    images = training.limit(CALIBRATION_IMAGES)
+    task, largest = f"calibrating {subject.model.name}", smoother
+    with frozen(subject.model):
+        for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
+            found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
+            largest = max(largest, found, key=lambda each: each.jacobian)
+        progress(task, 1, 1, f"s = {largest.jacobian:.4g} on {len(images)} training images")
+    return largest
+
+
+@dataclass(frozen=True)
+class _Method:
+    """A smoother of one model, by the word that names it."""
+
+    word: str
+    smoother: Smoother
+    bound: BoundSmoother
+
+    @torch.no_grad()
+    def scores(self, images: Tensor, generator: Generator) -> Tensor:
+        return self.bound.scores(images, generator)
+
+
+def _plain_scores(subject: Subject) -> tuple[list[float], float]:
+    scores, seconds = [], []
+    for index, name in enumerate(subject.images.names):
+        score, taken = subject.timed(partial(subject.plain_score, subject.image(index)))
+        if not math.isfinite(score):
+            raise ModelLoadError(f"{subject.model.name} gives {name} a score that is not finite; check its weights")
+        scores.append(score)
+        seconds.append(taken)
+    return scores, statistics.median(seconds)
+
+
+def _certify(
+    subject: Subject, method: _Method, plain: Sequence[float], *, scale: Scale | None, progress: Progress
+) -> MethodFigures:
+    task = f"certifying {subject.model.name} by {method.word}"
+    found: list[CertifiedImage] = []
+    smoothed: list[float] = []
+    slopes: list[float] = []
+    for index, score in enumerate(plain):
+        image = subject.image(index)
+        certificate, seconds = subject.timed(partial(method.bound.certify, image, subject.generator(index)))
+        if index < TIMED_IMAGES:
+            smoothed.append(subject.timed(partial(method.scores, image, subject.generator(index)))[1])
+        if isinstance(certificate, FeatureCertificate):
+            slopes += certificate.jacobian.tolist()
+        found.append(_entry(subject, index, certificate, score=score, seconds=seconds))
+        progress(task, index + 1, len(plain))
+    deltas = [image.delta for image in found if image.delta is not None]
+    delta = statistics.fmean(deltas) if deltas else None
+    smoother: Any = method.smoother
+    values = {field.name: getattr(smoother, field.name) for field in fields(smoother) if field.init}
+    return MethodFigures(
+        guarantee=method.smoother.guarantee,
+        settings={name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()},
+        delta=delta,
+        delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
+        abstained=sum(image.abstained for image in found) / len(found),
+        seconds_smoothed=statistics.median(smoothed),
+        jacobian=max(slopes, default=None),
+        lipschitz=_lipschitz(subject, method, progress),
+        seconds_certified=statistics.median(image.seconds for image in found),
+        images=tuple(found),
+        **subject.agreement([math.nan if image.smoothed is None else image.smoothed for image in found]),
+    )
+
+
+def _lipschitz(subject: Subject, method: _Method, progress: Progress) -> float | None:
+    """Return the global bound of what stands in front of the noise, where that is wanted and can be found."""
+    if not (subject.wants_bound and isinstance(method.bound, BoundFeatureSmoother)):
+        return None
+    task = f"bounding the backbone of {subject.model.name}"
+    progress(task, 0, 1)
+    bound = method.bound.global_bound(subject.size)
+    progress(task, 1, 1, bound.problem)
+    return bound.value
+
+
+def _entry(subject: Subject, index: int, certificate: Certificate, *, score: float, seconds: float) -> CertifiedImage:
+    mos = subject.images.mos
+    return CertifiedImage(
+        name=subject.images.names[index],
+        mos=None if mos is None else float(mos[index]),
+        score=score,
+        smoothed=float(certificate.scores[0]),
+        lower=float(certificate.lower[0]),
+        upper=float(certificate.upper[0]),
+        abstained=bool(certificate.abstained[0]),
+        seconds=seconds,
+    )

@@ -1,0 +1,164 @@
+"""Open any model a user may have: our own file, a foreign state dict, a pickled module."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import chain
+from pathlib import Path
+from types import MappingProxyType
+
+from torch import Tensor, nn
+
+from iqa_armor.artifact.storage import is_artifact, load_artifact
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.randomness import seeded
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Start:
+    """A model to train.
+
+    Args:
+        model: Architecture with its first weights.
+        fresh: Names of the network's tensors that come from no file; None where none does.
+    """
+
+    model: QualityModel
+    fresh: tuple[str, ...] | None
+
+
+def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
+    """Return the model stored in a file, in eval mode on the CPU.
+
+    Args:
+        path: An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or a pickled module.
+        arch: Architecture of a state dict; matched against the built-in ones by default.
+        opening: The rest of what may be said about a foreign file.
+
+    Raises:
+        ModelLoadError: If the file cannot be opened as asked; says what would work.
+    """
+    path, opening = Path(path), opening or Opening()
+    _check(opening)
+    if not path.is_file():
+        raise ModelLoadError(
+            f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
+        )
+    if is_artifact(path):
+        return _quality_model(load_artifact(path), opening, name=path.stem).eval()
+    made, arch = _load_foreign(path, arch or opening.arch, opening)
+    return _quality_model(made, opening, name=path.stem, arch=arch).eval()
+
+
+def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
+    """Return the models of several files, named apart: two files of one name are told by their folders."""
+    opened = [load_model(path, opening=opening) for path in paths]
+    stems = [path.stem for path in paths]
+    for model, path in zip(opened, paths, strict=True):
+        model.name = path.stem if stems.count(path.stem) == 1 else str(path)
+    return opened
+
+
+def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:
+    """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
+
+    Weights that an architecture's factory brings along count as fresh, since it does not tell.
+
+    Args:
+        arch: Architecture as in `Opening`, or a model file to train further.
+        opening: Preprocessing and score direction.
+        weights: Checkpoint whose tensors are taken where name and shape agree.
+        seed: Of the initial weights.
+
+    Raises:
+        ModelLoadError: If there is no such architecture, or too few of the weights fit.
+    """
+    from iqa_armor.models.build import build
+
+    _check(opening)
+    if arch.endswith(".py"):
+        raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
+    if Path(arch).is_file():
+        return Start(load_model(arch, opening=opening), ())
+    with seeded(seed):
+        made = build(arch)
+    _use_float32(made, arch)
+    fresh = None if weights is None else _load_partly(made, weights, opening)
+    return Start(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
+
+
+def _check(opening: Opening) -> None:
+    """Refuse an impossible preprocessing or range before anything is read or built."""
+    try:
+        Preprocessing(**opening.preprocessing)
+        if opening.score_range is not None:
+            ScoreScale(*opening.score_range)
+    except ValueError as error:
+        raise ModelLoadError(str(error)) from error
+
+
+def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str, ...]:
+    from iqa_armor.models.checkpoints import read_state
+
+    stored = read_state(weights, trust_pickle=opening.trust_pickle)
+    state = stored.state_dict() if isinstance(stored, nn.Module) else stored
+    fresh = tuple(load_matching(bare(made), state, source=str(weights)))
+    logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
+    return fresh
+
+
+def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:
+    """Return the pickled module of a file, or the network of an architecture with the file's weights, and its name."""
+    from iqa_armor.models import ARCHITECTURES
+    from iqa_armor.models.build import build
+    from iqa_armor.models.checkpoints import read_state
+
+    stored = read_state(path, trust_pickle=opening.trust_pickle)
+    if isinstance(stored, nn.Module):
+        logger.info("%s is a pickled %s", path, type(stored).__name__)
+        return stored, ""
+    if arch is None:
+        arch = match_architecture(stored, ARCHITECTURES)
+        logger.info("%s holds the weights of a %s", path, arch)
+    made = build(arch)
+    _use_float32(made, path.stem, stored)
+    load_strict(bare(made), stored, source=str(path))
+    return made, arch
+
+
+def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = "") -> QualityModel:
+    """Return the quality model of a network, or the given one, with what the user said of it."""
+    _use_float32(made, name)
+    model = made if isinstance(made, QualityModel) else QualityModel(made, arch=arch)
+    model.name = name
+    if opening.preprocessing:
+        model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
+    if model is not made:
+        _announce(model.preprocessing)
+    if opening.score_range is not None:
+        model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
+    model.higher_is_better = model.higher_is_better and not opening.lower_is_better
+    return model
+
+
+def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = MappingProxyType({})) -> None:
+    """Cast a network, in place, to the precision of images, and say so if it or what it gets stored was in another."""
+    weights = (value for key, value in stored.items() if key not in RESCALING)
+    tensors = chain(made.parameters(), made.buffers(), weights)
+    types = {str(value.dtype).removeprefix("torch.") for value in tensors if value.is_floating_point()} - {"float32"}
+    if types:
+        logger.info("%s has weights in %s, which are cast to float32", name, " and ".join(sorted(types)))
+        made.float()
+
+
+def _announce(used: Preprocessing) -> None:
+    """Say the preprocessing that a bare network was given, since it decides its scores."""
+    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)

@@ -1,0 +1,221 @@
+"""A certification as a report."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator
+
+from iqa_armor.report.document import (
+    Cell,
+    Chart,
+    Column,
+    Panels,
+    Report,
+    Row,
+    Rows,
+    Section,
+    Series,
+    Table,
+    Terms,
+    number_columns,
+    row,
+)
+from iqa_armor.report.formatting import DASH, percent, plain, short, significant
+from iqa_armor.report.model_marks import brief, marks
+from iqa_armor.results.certification import Certification, CertifiedModel, MethodFigures
+
+LARGEST_RATIO = 20.0  # of values on a linear axis
+MOST_ROWS = 200  # of a table of images of a dataset
+
+
+def certification_report(found: Certification) -> Report:
+    """Return all that is shown of a certification; every image comes first where files were named."""
+    tables = tuple(_images(found, model, word) for model in found.models for word in model.methods)
+    has_data = found.data is not None
+    images = Section("Every image", tables, has_data, "Scores and bounds by model, method and image" * has_data)
+    sections = [Section("Figures", (_summary(found),))]
+    if charts := tuple(_charts(found)):
+        sections.append(Section("Methods side by side", (Panels(charts),)))
+    facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
+    sections += [images] if has_data else []
+    sections.append(Section("Settings and versions", (Terms(facts),), is_detail=True))
+    named = [_shown_name(found, model) + f" – {model.arch}" * bool(model.arch) for model in found.models]
+    term = "Model" if len(named) == 1 else "Models"
+    return Report(
+        title=f"Certified scores of {', '.join(model.name for model in found.models)}",
+        facts=Terms((*((term, name) for name in named), ("Data", _data(found)))),
+        sections=tuple(sections if has_data else [images, *sections]),
+        kind="certification",
+        json=found.to_json(indent=None),
+        notes=tuple(_notes(found)),
+    )
+
+
+def _summary(found: Certification) -> Table:
+    """Return a row per model for its plain score, followed by one per method."""
+    has_ratio, has_opinion = found.baseline is not None, any(model.srocc is not None for model in found.models)
+    described: list[tuple[Column, Callable[[MethodFigures], str], Callable[[CertifiedModel], str]]] = [
+        (Column("Guarantee", kind="text"), lambda figures: figures.guarantee, lambda _: "none"),
+        (Column("delta"), lambda figures: significant(figures.delta), lambda _: DASH),
+        (Column("in ranges"), lambda figures: significant(figures.delta_share), lambda _: DASH),
+    ]
+    if has_ratio:
+        described.append((Column("÷ baseline"), lambda figures: _ratio(figures.ratio_to_baseline), lambda _: DASH))
+    described.append((Column("abstained"), lambda figures: percent(figures.abstained), lambda _: DASH))
+    if has_opinion:
+        described += [
+            (Column("SROCC"), lambda figures: short(figures.srocc), lambda model: short(model.srocc)),
+            (Column("PLCC", spare=1), lambda figures: short(figures.plcc), lambda model: short(model.plcc)),
+        ]
+    described += [
+        (
+            Column("s/image", spare=1),
+            lambda figures: significant(figures.seconds_smoothed, 2),
+            lambda model: significant(model.seconds_plain, 2),
+        ),
+        (Column("with bounds"), lambda figures: significant(figures.seconds_certified, 2), lambda _: DASH),
+    ]
+
+    def rows(model: CertifiedModel) -> Iterator[Row]:
+        yield row("plain score", *(plainly(model) for _, _, plainly in described))
+        for word, figures in model.methods.items():
+            yield row(word, *(show(figures) for _, show, _ in described))
+
+    columns = (Column("Method", kind="text"), *(column for column, _, _ in described))
+    groups = tuple(Rows(tuple(rows(model)), _heading(found, model)) for model in found.models)
+    return Table("Bounds, agreement with opinion, and cost", columns, groups)
+
+
+def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
+    images = model.methods[word].images
+    shown = images if found.data is None else images[:MOST_ROWS]
+    columns = (
+        Column("Image", kind="text"),
+        *number_columns(("score", "smoothed", "lower", "upper")),
+        Column("seconds", spare=1),
+    )
+    rows = (row(i.name, *map(plain, (i.score, i.smoothed, i.lower, i.upper)), significant(i.seconds)) for i in shown)
+    hidden = len(images) - len(shown)
+    notes = (f"{hidden} more are in the JSON of this page.",) if hidden else ()
+    return Table(f"{model.name}, {word}", columns, (Rows(tuple(rows)),), notes)
+
+
+def _charts(found: Certification) -> Iterator[Chart]:
+    """Yield the certified delta and the SROCC of the smoothed score by method, a point per model, where there are any.
+
+    Deltas are in score ranges where every model's is known, else in model units.
+    """
+    has_ranges = all(model.scale is not None for model in found.models)
+    unit = "score ranges" if has_ranges else "model units"
+
+    def delta(figures: MethodFigures) -> float | None:
+        return figures.delta_share if has_ranges else figures.delta
+
+    yield from _chart(found, delta, f"Certified delta, in {unit}")
+    yield from _chart(found, lambda figures: figures.srocc, "SROCC of the smoothed score", has_levels=True)
+
+
+def _chart(
+    found: Certification, figure: Callable[[MethodFigures], float | None], title: str, *, has_levels: bool = False
+) -> Iterator[Chart]:
+    words = list(dict.fromkeys(word for model in found.models for word in model.methods))
+    points = {
+        model.name: tuple((words.index(w), v) for w, m in model.methods.items() if (v := figure(m)) is not None)
+        for model in found.models
+    }
+    values = [value for drawn in points.values() for _, value in drawn]
+    if not values:
+        return
+    looks = marks([model.name for model in found.models], found.baseline)
+    told = (
+        f"{name}: {', '.join(f'{words[i]} {short(v)}' for i, v in drawn) or 'none'}" for name, drawn in points.items()
+    )
+    # The smallest values could not be told from zero beside the largest.
+    is_log = not has_levels and 0 < LARGEST_RATIO * min(values) < max(values)
+    yield Chart(
+        title=title + "; dashed: of the plain score" * has_levels,
+        description=f"{'; '.join(told)}.",
+        axes=("", title[0].lower() + title[1:] if not has_levels else title),
+        series=tuple(Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn),
+        ticks={place: re.sub("([:,])", r"\1\n", word) for place, word in enumerate(words)},
+        limits=None if is_log or has_levels else (0, None),
+        levels=tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None),
+        is_log=is_log,
+    )
+
+
+def _data(found: Certification) -> str:
+    count = max(len(figures.images) for model in found.models for figures in model.methods.values())
+    if found.data is None:
+        return f"{count} image files"
+    return f"{found.data.spec}: {found.data.images} {found.data.split} images"
+
+
+def _notes(found: Certification) -> Iterator[str]:
+    """Yield what a reader must know of the figures, in sentences."""
+    methods = {word: figures for model in found.models for word, figures in model.methods.items()}
+    yield "; ".join(f"{word}: {_settings(figures)}" for word, figures in methods.items()) + "."
+    yield (
+        "Bounds are of the true smoothed score, for every change whose L2 norm is within the radius (global), and hold "
+        "for an image with the probability named as confidence. The estimate from "
+        "finitely many noisy copies is random itself and leaves them more often."
+    )
+    yield (
+        "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
+        "model units and in score ranges; s/image: median seconds for the score alone."
+    )
+    yield from dict.fromkeys(_steps(found.models))
+    if any(word.startswith(("rs", "drs")) for word in methods):
+        yield "rs and drs bound the score clipped to the model's score range, not the score itself."
+    for word, figures in methods.items():
+        if not figures.guarantee.startswith("global"):
+            yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
+    for model in found.models:
+        for word, figures in model.methods.items():
+            yield from _slope(model, word, figures)
+    if found.data is not None and found.data.is_synthetic:
+        yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
+
+
+def _steps(models: Iterable[CertifiedModel]) -> Iterator[str]:
+    for model in models:
+        height, width = model.size
+        for radius in dict.fromkeys(figures.radius for figures in model.methods.values()):
+            if radius is not None and radius > 0:
+                yield (
+                    f"One step of 1/255 on every pixel of a {height}×{width} image has L2 norm "
+                    f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
+                )
+
+
+def _slope(model: CertifiedModel, word: str, figures: MethodFigures) -> Iterator[str]:
+    if figures.jacobian is None:
+        return
+    says = f"{word} on {model.name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
+    if figures.lipschitz and figures.radius:
+        share = figures.radius * figures.jacobian / figures.lipschitz
+        says += (
+            f", and by {figures.lipschitz:.3g} anywhere (product of the layers' bounds), so that without "
+            f"approximation its bounds hold within {share:.2g} only"
+        )
+    yield f"{says}."
+
+
+def _settings(figures: MethodFigures) -> str:
+    hidden = ("batch_size", "jacobian")
+    shown = {k: v for k, v in figures.settings.items() if k not in hidden and v is not False and v != ""}
+    return ", ".join(
+        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()
+    )
+
+
+def _heading(found: Certification, model: CertifiedModel) -> Cell:
+    return Cell(_shown_name(found, model), "strong", marks([m.name for m in found.models], found.baseline)[model.name])
+
+
+def _shown_name(found: Certification, model: CertifiedModel) -> str:
+    return model.name + " (baseline)" * (model.name == found.baseline)
+
+
+def _ratio(value: float | None) -> str:
+    return DASH if value is None else f"{value:.2f}"

@@ -1,0 +1,236 @@
+"""What a report says, as values that `terminal` and `page` lay out: text, tables, charts and pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+from typing import Literal
+
+Tone = Literal["plain", "strong", "dim", "good", "bad", "caution"]
+READINGS: Mapping[str, Tone] = {"better": "good", "worse": "bad", "not separable": "dim", "not defined": "dim"}
+
+
+@dataclass(frozen=True)
+class Mark:
+    """How one model is drawn: colour as CSS, matplotlib's marker, and the same shape as a character; filled or not."""
+
+    color: str
+    marker: str
+    symbol: str
+    is_hollow: bool = False
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A text with a tone; `mark` stands in front of it where there are colours."""
+
+    text: str
+    tone: Tone = "plain"
+    mark: Mark | None = None
+
+
+@dataclass(frozen=True)
+class Column:
+    """One column of a table.
+
+    Args:
+        heading: Its name.
+        group: A heading above it and its neighbours of the same group, which may be shown as one column.
+        kind: Numbers stand on the right and are never broken; prose is long.
+        spare: The higher, the earlier it is left out where there is no room; 0 for never.
+        meaning: What it says, in a sentence, for those who ask.
+    """
+
+    heading: str
+    group: str = ""
+    kind: Literal["number", "text", "prose"] = "number"
+    spare: int = 0
+    meaning: str = ""
+
+
+Row = tuple[Cell | None, ...]  # None: the cell above reaches down here
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Rows that belong together, under the name of what they are about."""
+
+    rows: tuple[Row, ...]
+    heading: Cell | None = None
+
+
+@dataclass(frozen=True)
+class Table:
+    """A title, columns the first of which names the rows, groups of rows, and notes below."""
+
+    title: str
+    columns: tuple[Column, ...]
+    groups: tuple[Rows, ...]
+    notes: tuple[str, ...] = ()
+
+    @property
+    def column_groups(self) -> list[tuple[str, list[int]]]:
+        """Headings of neighbouring columns with the places of these; a column without such a heading is alone."""
+        alone = [(column.group, 0 if column.group else place) for place, column in enumerate(self.columns)]
+        places = groupby(range(len(alone)), key=alone.__getitem__)
+        return [(group, list(members)) for (group, _), members in places]
+
+    def without(self, spare: int) -> Table:
+        """Return the table without columns that are as dispensable as `spare` or more so."""
+        kept = [place for place, column in enumerate(self.columns) if column.spare < spare]
+        groups = (replace(each, rows=tuple(tuple(row[i] for i in kept) for row in each.rows)) for each in self.groups)
+        return replace(self, columns=tuple(self.columns[i] for i in kept), groups=tuple(groups))
+
+
+@dataclass(frozen=True)
+class Note:
+    """A paragraph."""
+
+    text: str
+    tone: Tone = "dim"
+
+
+@dataclass(frozen=True)
+class Series:
+    """Points (x, y) in data units, drawn alike, with a label beside the last of them; nan leaves a gap."""
+
+    points: tuple[tuple[float, float], ...]
+    mark: Mark
+    label: str = ""
+    style: Literal["marks", "line", "joined", "dots", "segments"] = "marks"
+
+
+@dataclass(frozen=True)
+class Chart:
+    """One panel.
+
+    Args:
+        title: What it shows.
+        description: What there is to see, in words and figures, for those who cannot see it.
+        axes: Names of the horizontal and the vertical axis.
+        series: What is drawn.
+        ticks: Texts along the horizontal axis by their places; none for ordinary numbers.
+        limits: Of the vertical axis.
+        levels: Dashed lines across, with their colours.
+        has_diagonal: Whether equal values are marked by a line.
+        is_log: Whether the vertical axis is logarithmic.
+    """
+
+    title: str
+    description: str
+    axes: tuple[str, str]
+    series: tuple[Series, ...]
+    ticks: Mapping[float, str] = field(default_factory=dict)
+    limits: tuple[float, float | None] | None = None
+    levels: tuple[tuple[float, str], ...] = ()
+    has_diagonal: bool = False
+    is_log: bool = False
+
+
+@dataclass(frozen=True)
+class Panels:
+    """Charts side by side, with a heading, what colours mean as (colour, text), and a note above."""
+
+    charts: tuple[Chart, ...]
+    heading: str = ""
+    legend: tuple[tuple[str, str], ...] = ()
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class ImageFile:
+    """An image file that browsers show, what it shows for those who cannot see it, and a caption."""
+
+    data: bytes
+    alt: str
+    caption: str
+
+
+@dataclass(frozen=True)
+class Picture:
+    """Images side by side below a caption."""
+
+    name: str
+    caption: str
+    images: tuple[ImageFile, ...]
+
+
+@dataclass(frozen=True)
+class Terms:
+    """Names with what they stand for; several may have one name. `is_prose` for explanations."""
+
+    entries: tuple[tuple[str, str], ...]
+    is_prose: bool = False
+
+
+Part = Note | Table | Panels | Picture | Terms
+
+
+@dataclass(frozen=True)
+class Section:
+    """Parts under a title.
+
+    Args:
+        title: What they are about.
+        parts: What it says.
+        is_detail: Whether the terminal and paper leave it out.
+        summary: Line to open the tables with where they are folded away at first; "" for open ones.
+    """
+
+    title: str
+    parts: tuple[Part, ...]
+    is_detail: bool = False
+    summary: str = ""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What all comes to.
+
+    Args:
+        state: One word that gives the colour: "better", "worse", "mixed", "open", "alone" or "caution".
+        headline: What that means.
+        warnings: Why the figures may be too good: what failed, and what is known of it.
+        sentences: Conclusions.
+        caveats: What a reader must know about the data.
+    """
+
+    state: str
+    headline: str
+    warnings: tuple[tuple[str, str], ...] = ()
+    sentences: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Report:
+    """All that is shown of one result.
+
+    Args:
+        title: Of the page.
+        facts: What was looked at: models and data.
+        sections: In the order of reading.
+        verdict: What it comes to, if that can be said.
+        notes: What a reader must know of the figures.
+        kind: Id of the element of the page that holds `json`.
+        json: The result itself, on one line.
+    """
+
+    title: str
+    facts: Terms
+    sections: tuple[Section, ...]
+    kind: str
+    json: str
+    verdict: Verdict | None = None
+    notes: tuple[str, ...] = ()
+
+
+def row(*cells: Cell | str | None) -> Row:
+    """Return a row; texts are plain cells."""
+    return tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells)
+
+
+def number_columns(headings: Iterable[str], *, group: str = "", spare: int = 0) -> list[Column]:
+    """Return columns of numbers."""
+    return [Column(heading, group, spare=spare) for heading in headings]

@@ -1,0 +1,206 @@
+"""The tables of an evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+from iqa_armor.report.attack_figures import (
+    WORST,
+    Area,
+    area,
+    attacks_shown,
+    figures_of,
+    headline,
+    shown_budget,
+    star_note,
+    starred,
+    under_headline,
+)
+from iqa_armor.report.comparison import Comparison, compare
+from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
+from iqa_armor.report.formatting import DASH, DOWN, UP, budget, giga, listed, milli, plain, short, signed
+from iqa_armor.report.model_marks import model_marks, row_name
+from iqa_armor.report.purifiers import purifications
+from iqa_armor.results.figures import DatasetFigures, ModelEntry
+from iqa_armor.results.outcome import Outcome
+
+SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
+STATUS: Mapping[str, tuple[str, Tone]] = {
+    "passed": ("✓", "good"),
+    "failed": ("✗", "caution"),
+    "not applicable": (DASH, "dim"),
+}
+BY_BUDGET: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
+    "abs_gain": ("AbsGain", short),
+    "abs_gain_unsigned": ("unsigned", short),
+    "abs_gain_std": ("in std", short),
+    "r_score": ("R-Score", short),
+    "srocc": ("SROCC", short),
+    "plcc": ("PLCC", short),
+    "quality": ("Quality", short),
+    "gain_score": ("Gain score", short),
+    "max_linf": ("max L∞ ·255", plain),
+    "psnr": ("PSNR, dB", plain),
+}
+PURIFIED = ("quality", "gain_score")
+Show = Callable[[ModelEntry], str]
+
+
+def models_table(outcome: Outcome) -> Table:
+    """Return one row per model in the form of the paper's tables.
+
+    Of many attacks it has the headline's and the worst case; `attacks_table` has all.
+    """
+    described = list(_columns(outcome))
+    rows = tuple(row(_name(outcome, m), *(show(m) for _, show in described)) for m in outcome.models)
+    columns = (Column("Model", kind="text"), *(column for column, _ in described))
+    has_star = any(column.heading.endswith("*") for column in columns)
+    return Table("Quality, robustness and cost", columns, (Rows(rows),), star_note(outcome) if has_star else ())
+
+
+def attacks_table(outcome: Outcome) -> Table | None:
+    """Return the rows of every model, one per attack; None where `models_table` has room for them."""
+    if len(outcome.settings.attacks) <= SIDE_BY_SIDE:
+        return None
+    gain, r_score, std = _areas(outcome)
+    words = (gain, r_score, f"SROCC, {budget(headline(outcome)[1])}{UP}")
+    columns = (Column("Attack", kind="text"), *number_columns(words), Column(std, spare=1))
+
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        for name in attacks_shown(outcome):
+            figures = figures_of(model, name)
+            ranked = figures.srocc.get(shown_budget(outcome, name))
+            values = (area(figures, "abs_gain"), area(figures, "r_score"), ranked, area(figures, "abs_gain_std"))
+            yield row(starred(outcome, name), *map(short, values))
+
+    return Table("Every attack", columns, _by_model(outcome, rows), star_note(outcome))
+
+
+def differences_table(outcome: Outcome) -> Table | None:
+    """Return a group of rows per compared model: difference, interval, ratio, reading; None without a baseline."""
+    settings = outcome.settings
+    columns = (
+        Column("Figure", kind="text"),
+        *number_columns((outcome.baseline or "", "Model"), spare=1),
+        *number_columns(("Difference", f"{settings.confidence * 100:g} % interval", "Ratio")),
+        Column("Reading", kind="text"),
+    )
+    groups = _by_model(outcome, lambda model: map(_difference, compare(outcome, model)))
+    notes = (
+        "A difference is called better or worse where its interval leaves out zero. "
+        f"Paired bootstrap over images, {settings.resamples} resamples, seed {settings.seed}; "
+        "intervals cover the choice of images, not the luck of a training run.",
+    )
+    return Table(f"Difference to {outcome.baseline}", columns, groups, notes) if groups else None
+
+
+def datasets_table(outcome: Outcome) -> Table | None:
+    """Return the figures of every dataset by itself; None where there is one only."""
+    if len(outcome.data) < 2:
+        return None
+    attack, key = headline(outcome)
+    words = (
+        "Images",
+        "SROCC",
+        "PLCC",
+        "PLCC, logistic fit",
+        f"AbsGainAUC {attack}",
+        f"SROCC, {under_headline(outcome)}",
+    )
+    columns = (Column("Dataset", kind="text"), *number_columns(words))
+
+    def cells(spec: str, part: DatasetFigures) -> Row:
+        under = figures_of(part, attack)
+        figures = (part.srocc, part.plcc, part.plcc_logistic, area(under, "abs_gain"), under.srocc.get(key))
+        return row(spec, str(part.images), *map(short, figures))
+
+    return Table(
+        "Every dataset",
+        columns,
+        _by_model(outcome, lambda model: (cells(spec, part) for spec, part in model.datasets.items())),
+    )
+
+
+def budgets_table(outcome: Outcome) -> Table | None:
+    """Return a row per model, attack and budget, with every figure; None where nothing was attacked."""
+    shown = {name: words for name, words in BY_BUDGET.items() if purifications(outcome) or name not in PURIFIED}
+    columns = (Column("Attack", kind="text"), Column("ε"), *number_columns(words for words, _ in shown.values()))
+
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        for attack in attacks_shown(outcome) if model.attacks else ():
+            figures = figures_of(model, attack)
+            for key in figures.abs_gain:
+                yield row(attack, key, *(text(getattr(figures, name).get(key)) for name, (_, text) in shown.items()))
+
+    groups = _by_model(outcome, rows)
+    return Table("Every budget", columns, groups, ("ε and distances in 1/255.",)) if groups else None
+
+
+def checks_table(outcome: Outcome) -> Table | None:
+    """Return a row per model and strength check; None where none was made."""
+    columns = (
+        Column("Check", kind="text"),
+        Column("Result", kind="text"),
+        Column("What it says", kind="prose", spare=1),
+        Column("Figures", kind="text"),
+    )
+
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        for check in model.checks:
+            symbol, tone = STATUS[check.status]
+            yield row(check.name, Cell(f"{symbol} {check.status}", tone), check.says, listed(check.figures))
+
+    groups = _by_model(outcome, rows)
+    return Table("Were the attacks strong?", columns, groups) if groups else None
+
+
+def _columns(outcome: Outcome) -> Iterator[tuple[Column, Show]]:
+    gain, r_score, std = _areas(outcome)
+    attack, _ = headline(outcome)
+    shown = attacks_shown(outcome)
+    main = [name for name in shown if name in (attack, WORST)]
+    names = shown if len(outcome.settings.attacks) <= SIDE_BY_SIDE else main
+    yield Column("SROCC", f"Clean{UP}"), lambda model: short(model.srocc)
+    yield Column("PLCC", f"Clean{UP}"), lambda model: short(model.plcc)
+    yield from (_area_column(outcome, gain, name, "abs_gain") for name in names)
+    yield from (_area_column(outcome, r_score, name, "r_score") for name in names)
+    yield from (_ranking_column(outcome, name) for name in main)
+    deviations = [_area_column(outcome, std, name, "abs_gain_std", spare=2) for name in names if name != WORST]
+    yield from deviations
+    yield Column("Parameters", spare=1), lambda model: f"{model.parameters:,}"
+    yield Column("GFLOPs", spare=1), lambda model: giga(model.flops)
+    yield Column("ms/image", spare=1), lambda model: milli(model.timing.seconds_per_image)
+
+
+def _areas(outcome: Outcome) -> tuple[str, str, str]:
+    less = DOWN if outcome.settings.direction > 0 else UP
+    return f"AbsGainAUC{less}", f"R-ScoreAUC{UP}", f"Gain in std{less}"
+
+
+def _area_column(outcome: Outcome, group: str, attack: str, name: Area, *, spare: int = 0) -> tuple[Column, Show]:
+    column = Column(starred(outcome, attack), group, spare=spare)
+    return column, lambda model: short(area(figures_of(model, attack), name))
+
+
+def _ranking_column(outcome: Outcome, attack: str) -> tuple[Column, Show]:
+    key = shown_budget(outcome, attack)
+    column = Column(attack, f"SROCC, {budget(key)}{UP}")
+    return column, lambda model: short(figures_of(model, attack).srocc.get(key))
+
+
+def _name(outcome: Outcome, model: ModelEntry) -> Cell:
+    return Cell(row_name(outcome, model), "strong", model_marks(outcome)[model.name])
+
+
+def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:
+    """Return the rows of each model that has any."""
+    found = ((model, tuple(rows(model))) for model in outcome.models)
+    return tuple(Rows(each, _name(outcome, model)) for model, each in found if each)
+
+
+def _difference(each: Comparison) -> Row:
+    low, high = each.interval.low, each.interval.high
+    limits = DASH if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+    ratio = DASH if each.ratio is None else f"× {each.ratio:.2f}"
+    values = (short(each.baseline), short(each.value), signed(each.interval.value), limits, ratio)
+    return row(each.figure, *values, Cell(each.reading, READINGS[each.reading]))
