@@ -100,12 +100,10 @@ def _headline(gains: AttackGains) -> StrengthCheck:
 
 
 def _black_box(gains: AttackGains) -> StrengthCheck:
-    return _contest(
-        "no black-box attack is stronger",
-        {"square": gains.known("square"), "white_box": gains.white_box()},
-        beaten="Square, which sees scores only, gains more than every gradient attack: the gradients mislead",
-        holds="Square, which sees scores only, gains no more than the gradient attacks",
-    )
+    found = {"square": gains.known("square"), "white_box": gains.white_box()}
+    beaten = "Square, which sees scores only, gains more than every gradient attack: the gradients mislead"
+    holds = "Square, which sees scores only, gains no more than the gradient attacks"
+    return _contest("no black-box attack is stronger", found, beaten=beaten, holds=holds)
 
 
 def _random(gains: AttackGains) -> StrengthCheck:
@@ -114,12 +112,10 @@ def _random(gains: AttackGains) -> StrengthCheck:
         return _not_applicable(name, "the same image always has the same score")
     gains.repeats = EOT_SAMPLES
     averaged = gains.of(PGD(gains.epsilon, steps=8), through=expectation(gains.score, EOT_SAMPLES))
-    return _contest(
-        name,
-        {"pgd8_through_expectation": averaged, "pgd8": gains.known("pgd8")},
-        beaten=f"scores are random, and PGD-8 on the mean of {EOT_SAMPLES} gains more than the figures show",
-        holds=f"scores are random, but PGD-8 on the mean of {EOT_SAMPLES} gains no more",
-    )
+    found = {"pgd8_through_expectation": averaged, "pgd8": gains.known("pgd8")}
+    beaten = f"scores are random, and PGD-8 on the mean of {EOT_SAMPLES} gains more than the figures show"
+    holds = f"scores are random, but PGD-8 on the mean of {EOT_SAMPLES} gains no more"
+    return _contest(name, found, beaten=beaten, holds=holds)
 
 
 def _steps_without_gradient(gains: AttackGains) -> StrengthCheck:
@@ -135,12 +131,10 @@ def _steps_without_gradient(gains: AttackGains) -> StrengthCheck:
     if not mode.passed:
         return _not_applicable(name, "no rounding, sign or detaching was met between pixels and score")
     passed = gains.of(PGD(gains.epsilon, steps=8), through=through)
-    return _contest(
-        name,
-        {"pgd8_straight_through": passed, "white_box": gains.white_box()},
-        beaten="PGD-8 that passes gradients straight through rounding, signs and detaching gains more than without",
-        holds="passing gradients straight through rounding, signs and detaching gains no more",
-    )
+    found = {"pgd8_straight_through": passed, "white_box": gains.white_box()}
+    beaten = "PGD-8 that passes gradients straight through rounding, signs and detaching gains more than without"
+    holds = "passing gradients straight through rounding, signs and detaching gains no more"
+    return _contest(name, found, beaten=beaten, holds=holds)
 
 
 def _transfer(gains: AttackGains, *, surrogate: ScoreFn | None) -> StrengthCheck:
@@ -148,12 +142,9 @@ def _transfer(gains: AttackGains, *, surrogate: ScoreFn | None) -> StrengthCheck
     if surrogate is None:
         return _not_applicable(name, "there is no other model of the same image size to borrow attacks from")
     borrowed = gains.of(PGD(gains.epsilon, steps=8), through=surrogate)
-    return _contest(
-        name,
-        {"pgd8_of_the_baseline": borrowed, "white_box": gains.white_box()},
-        beaten="images attacked for the baseline gain more than those attacked for this model: its gradients mislead",
-        holds="images attacked for the baseline gain no more",
-    )
+    found = {"pgd8_of_the_baseline": borrowed, "white_box": gains.white_box()}
+    beaten = "images attacked for the baseline gain more than those attacked for this model: its gradients mislead"
+    return _contest(name, found, beaten=beaten, holds="images attacked for the baseline gain no more")
 
 
 def _contest(name: str, gains: dict[str, Tensor], *, beaten: str, holds: str) -> StrengthCheck:
