@@ -19,7 +19,7 @@ from conftest import ARCH, contrast_images, small_network
 from PIL import Image
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 
 KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
