@@ -17,6 +17,7 @@ from iqa_armor.report.model_marks import brief, model_labels, model_marks
 from iqa_armor.report.page import render_page
 from iqa_armor.report.svg import spread
 from iqa_armor.report.terminal import TerminalReport
+from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
@@ -219,7 +220,8 @@ def two_datasets() -> Outcome:
 
 
 def nulls() -> Outcome:
-    empty = {name: AttackFigures.blank(EPSILONS) for name in ("pgd1", "pgd8")}
+    blank = {figure.name: dict.fromkeys(EPSILONS) for figure in declared("attacked")}
+    empty = {name: AttackFigures.model_validate(blank) for name in ("pgd1", "pgd8")}
     hard = model("hard", srocc=None, plcc=None, attacks=empty, difference_to_baseline=Differences())
     return outcome(model("base"), hard)
 
