@@ -15,21 +15,21 @@ from conftest import CPU, memory_dataset, small_network, write_images
 from torch import Generator, Tensor
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.defenses.base import Certificate
 from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.graph.trace import trace
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.certified import Subject
+from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+from iqa_armor.pipeline.certify_model import Subject
 from iqa_armor.pipeline.certify_settings import CertifySettings
-from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
 from iqa_armor.report.certification import certification_report
 from iqa_armor.report.page import render_page
-from iqa_armor.results import Certification
+from iqa_armor.results.certification import Certification
 
 MakeModel = Callable[..., QualityModel]
 QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)

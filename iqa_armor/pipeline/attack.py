@@ -14,11 +14,11 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
+from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, read_image
-from iqa_armor.data.problems import Problems
 from iqa_armor.defenses.base import Defended
-from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError
-from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
+from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
@@ -33,7 +33,7 @@ from iqa_armor.pipeline.attack_files import (
     write_png,
     write_table,
 )
-from iqa_armor.pipeline.score import find_images
+from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.progress import Progress, silent
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
@@ -103,7 +103,7 @@ def attack_images(
     check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
     chosen = device or choose_device()
     model.eval().to(chosen)
-    _check_readable(files)
+    require_readable(ImageSet(tuple(map(str, files)), FileImages(tuple(files))))
     with frozen(model), staging(output) as folder:
         run = _Run(model, chosen, seed, folder)
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
@@ -152,7 +152,7 @@ class _Run:
         task = f"fitting {word}"
         progress(task, 0, 1)
         self.reseed(ATTACKERS)
-        fitted = attack.fit(surface_of(self.model), lambda: map(self.prepared, files), self.generator())
+        fitted = attack.fit(followed_score(self.model), lambda: map(self.prepared, files), self.generator())
         progress(task, 1, 1)
         return fitted
 
@@ -160,7 +160,7 @@ class _Run:
         self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
     ) -> AttackedImage:
         self.reseed(ATTACKERS)
-        attacked = attack(surface_of(self.model), clean, self.generator())
+        attacked = attack(followed_score(self.model), clean, self.generator())
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"
@@ -179,17 +179,6 @@ class _Run:
             psnr=_short(float(fidelity.psnr(clean, stored))),
             ssim=_short(float(fidelity.ssim(clean, stored))) if is_large else math.nan,
         )
-
-
-def _check_readable(files: Sequence[Path]) -> None:
-    """Refuse broken images before anything is computed for those before them."""
-    images, problems = FileImages(tuple(files)), Problems("these images")
-    for index, file in enumerate(files):
-        try:
-            images.check(index)
-        except DataError as error:
-            problems.add("unreadable images", f"{file.parent}: {error}")
-    problems.raise_if_any("mend them or leave them out")
 
 
 def _short(value: float) -> float:

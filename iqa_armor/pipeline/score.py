@@ -7,11 +7,11 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.data.images import EXTENSIONS, read_image
+from iqa_armor.data.images import read_image
 from iqa_armor.defenses.base import Defended
-from iqa_armor.errors import DataError
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.image_files import find_images
 from iqa_armor.progress import Progress, silent
 
 
@@ -47,24 +47,3 @@ def score_files(
             scored.append((file, float(model(image.to(chosen)))))
             progress("scoring", done, len(files))
     return scored
-
-
-def find_images(paths: Sequence[Path]) -> list[Path]:
-    """Return the image files among and below the given paths, in the given order; folders are searched.
-
-    Raises:
-        DataError: If a file is missing, listing all such files, or there is none.
-    """
-    files = [file for path in paths for file in _files(path)]
-    missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(
-            f"no such image: {', '.join(missing)}" if missing else f"no images in {', '.join(map(str, paths))}"
-        )
-    return files
-
-
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)

@@ -5,21 +5,13 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.figures import (
-    AttackDifferences,
-    AttackFigures,
-    DatasetFigures,
-    Differences,
-    Interval,
-    ModelEntry,
-    Ratios,
-    Scale,
-)
+from iqa_armor.results.figure_registry import declared
+from iqa_armor.results.figures import Interval, ModelEntry, Scale
 from iqa_armor.results.outcome import Outcome
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -65,11 +57,7 @@ class Failure:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Return the requirement written as `PATH OPERATOR NUMBER`.
-
-    Raises:
-        UsageError: If the text is no such expression.
-    """
+    """Return the requirement written as `PATH OPERATOR NUMBER`; a UsageError refuses any other text."""
     match = _EXPRESSION.fullmatch(text)
     try:
         bound = float(match[3]) if match else float("nan")
@@ -83,7 +71,7 @@ def parse_requirement(text: str) -> Requirement:
     return Requirement(match[1], match[2], bound)
 
 
-def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
+def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     """Return the failures of a requirement: one for every model but the baseline that does not meet it.
 
     A lone model is checked itself. A value that is not defined (null) fails.
@@ -102,12 +90,7 @@ def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
 
 
 def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> None:
-    """Refuse a path that no evaluation of these attacks can fill; it needs no outcome yet.
-
-    Args:
-        requirement: Its path is looked at, not its bound.
-        budgets: Keys of the budgets of each attack that is run.
-        datasets: Specs of the datasets.
+    """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
 
     Raises:
         UsageError: Naming the nearest path there is.
@@ -120,35 +103,37 @@ def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str
 
 def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
-    attacked = {attack: AttackFigures.blank(keys) for attack, keys in budgets.items()}
-    limits = {attack: dict.fromkeys(keys, Interval()) for attack, keys in budgets.items()}
-    differences = {attack: AttackDifferences(abs_gain=part, srocc=part) for attack, part in limits.items()}
-    longest = max(budgets.values(), key=len, default=())
-    worst = AttackFigures.blank(longest) if len(budgets) > 1 else None
-    parts = dict.fromkeys(longest, Interval())
-    entry = ModelEntry(
-        name="",
-        parameters=0,
-        scale=Scale(low=0, high=1),
-        attacks=attacked,
-        worst_case=worst,
-        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, attacks=attacked, worst_case=worst)),
-        ratio_to_baseline=Ratios(attacks=attacked, worst_case=worst),
-        difference_to_baseline=Differences(
-            attacks=differences, worst_case=AttackDifferences(abs_gain=parts, srocc=parts) if worst else None
-        ),
-    )
-    return list(flatten(entry.model_dump()))
+    worst = {"worst_case": max(budgets.values(), key=len)} if len(budgets) > 1 else {}
+
+    def by_budget(value: Any, fields: Sequence[str]) -> dict[str, Any]:
+        def blank(keys: Sequence[str]) -> dict[str, Any]:
+            return {field: dict.fromkeys(keys, value) for field in fields}
+
+        return {
+            "attacks": {attack: blank(keys) for attack, keys in budgets.items()},
+            **{name: blank(keys) for name, keys in worst.items()},
+        }
+
+    attacked = declared("attacked")
+    figures = by_budget(None, [figure.name for figure in attacked])
+    differences = by_budget(Interval(), [figure.name for figure in attacked if "value" in figure.compared])
+    entry = {
+        "name": "",
+        "parameters": 0,
+        "scale": Scale(low=0, high=1),
+        "datasets": {spec: {"images": 0, **figures} for spec in datasets},
+        "ratio_to_baseline": figures,
+        "difference_to_baseline": differences,
+    }
+    return list(flatten(ModelEntry.model_validate(entry | figures).model_dump()))
 
 
 def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
     """Return the numbers and nulls of nested figures by dotted path."""
-    return dict(_walk(entry, prefix))
-
-
-def _walk(entry: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | None]]:
+    found: dict[str, float | None] = {}
     for key, value in entry.items():
         if isinstance(value, Mapping):
-            yield from _walk(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-            yield f"{prefix}{key}", value
+            found[f"{prefix}{key}"] = value
+    return found

@@ -13,21 +13,21 @@ import torch
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.prepared import to_float
-from iqa_armor.data.problems import Problems
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
-from iqa_armor.errors import DataError, UsageError
-from iqa_armor.evaluation import measure_scale
+from iqa_armor.errors import UsageError
+from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.calibrating import calibrated
-from iqa_armor.pipeline.certified import Subject, certify_model
+from iqa_armor.pipeline.certify_model import Subject, calibrated, certify_model
 from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
-from iqa_armor.pipeline.score import find_images
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
+from iqa_armor.results.certification import Certification, CertifiedModel
+from iqa_armor.results.figures import Scale
+from iqa_armor.results.outcome import DataEntry
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
@@ -98,13 +98,13 @@ def certify_images(
     device = device or choose_device()
     split, images = dataset.reported()
     images = images.limit(settings.limit)
-    _check_readable(images)
+    require_readable(images)
     entries = []
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
         prepare = to_float if dataset.keeps_size else model.prepare
         subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
-        fitted = calibrated(smoothers, subject, dataset, progress=progress)
+        fitted = calibrated(smoothers, subject, dataset.splits.get("training"), progress=progress)
         entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
     data = DataEntry(
         spec=dataset.spec,
@@ -168,18 +168,6 @@ def _with_scale(
     if known is None:
         return model, None
     return model, Scale(low=known.low, high=known.high, higher_is_better=known.higher_is_better, source=source)
-
-
-def _check_readable(images: ImageSet) -> None:
-    """Refuse broken files before anything is computed for those before them."""
-    problems = Problems("these images")
-    for index, name in enumerate(images.names):
-        try:
-            if isinstance(images.read, FileImages):
-                images.read.check(images.positions[index])
-        except DataError as error:
-            problems.add("unreadable images", f"{name} ({error})")
-    problems.raise_if_any("mend them or leave them out")
 
 
 def _compared(entries: Sequence[CertifiedModel], baseline: str | None) -> tuple[CertifiedModel, ...]:
