@@ -12,7 +12,7 @@ import torch
 from conftest import small_network, write_images
 from torch import nn
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock
