@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
-from iqa_armor.report.document import ImageFile, Note, Panels, Part, Picture, Report, Section, Terms
+from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
 from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
@@ -19,8 +19,7 @@ from iqa_armor.report.evaluation_terms import conditions, data_line, definitions
 from iqa_armor.report.formatting import budget, plain, signed
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results.exhibit import Exhibit, Points
-from iqa_armor.results.exhibit import Picture as Attacked
+from iqa_armor.results.exhibit import Exhibit, Picture, Points
 from iqa_armor.results.outcome import Outcome
 
 NAMES_IN_TITLE = 3
@@ -127,7 +126,7 @@ def _pictures(outcome: Outcome, exhibit: Exhibit) -> Section | None:
     return _section("Images that moved most", note, *map(_picture, exhibit.pictures))
 
 
-def _picture(shown: Attacked) -> Picture:
+def _picture(shown: Picture) -> Gallery:
     before, after, gain = plain(shown.clean_score), plain(shown.attacked_score), signed(shown.gain)
     name, model, attack = shown.name, shown.model, f"{shown.attack} at {budget(shown.budget)}"
     moved = (
@@ -139,7 +138,7 @@ def _picture(shown: Attacked) -> Picture:
         ImageFile(shown.attacked, moved, "attacked"),
         ImageFile(shown.difference, f"{enlarged} from {before} to {after}", "change × 20"),
     )
-    return Picture(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
+    return Gallery(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
 
 
 def _strength(outcome: Outcome) -> Section | None:
