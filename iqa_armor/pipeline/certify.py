@@ -17,7 +17,7 @@ from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation import measure_scale
+from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.certify_model import Subject, calibrated, certify_model
@@ -25,7 +25,9 @@ from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
+from iqa_armor.results.certification import Certification, CertifiedModel
+from iqa_armor.results.figures import Scale
+from iqa_armor.results.outcome import DataEntry
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 

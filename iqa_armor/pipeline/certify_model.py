@@ -22,10 +22,11 @@ from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
 from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate
 from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
-from iqa_armor.metrics import plcc, srocc
+from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress
-from iqa_armor.results import CertifiedImage, CertifiedModel, MethodFigures, Scale
+from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
+from iqa_armor.results.figures import Scale
 
 T = TypeVar("T")
 TIMED_IMAGES = 3  # for which the smoothed score alone is timed as well
