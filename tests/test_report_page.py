@@ -221,7 +221,8 @@ def two_datasets() -> Outcome:
 
 
 def nulls() -> Outcome:
-    empty = {name: AttackFigures.blank(EPSILONS) for name in ("pgd1", "pgd8")}
+    blank = {figure.name: dict.fromkeys(EPSILONS) for figure in declared("attacked")}
+    empty = {name: AttackFigures.model_validate(blank) for name in ("pgd1", "pgd8")}
     hard = model("hard", srocc=None, plcc=None, attacks=empty, difference_to_baseline=Differences())
     return outcome(model("base"), hard)
 

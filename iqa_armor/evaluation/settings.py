@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Literal, Self
+from typing import TYPE_CHECKING, Any, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field
 
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
+from iqa_armor.settings import Direction, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -19,22 +22,19 @@ if TYPE_CHECKING:
 PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
 
 
-class EvaluationSettings(BaseModel):
+class EvaluationSettings(SettingsModel):
     """Attacks, budgets and bookkeeping of an evaluation; a value out of its range raises UsageError.
 
     The weights are by default those of [RA] for KonIQ-10k and NIPS 2017 (ours).
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     attacks: tuple[Any, ...] = Field(
         ("pgd1", "pgd8"), description="Attacks, all different: words that name them, or frozen dataclasses."
     )
     epsilons: tuple[float, ...] = Field(
-        PAPER_EPSILONS,
-        description="Budgets that every L-infinity attack is run at, ascending, pixels being in [0, 1].",
+        PAPER_EPSILONS, description="Budgets of every L-infinity attack, ascending, pixels being in [0, 1]."
     )
-    direction: Literal[1, -1] = Field(1, description="Whether attacks raise or lower the score, whatever it means.")
+    direction: Direction = Field(1, description="Whether attacks raise or lower the score, whatever it means.")
     batch_size: int = Field(8, gt=0, description="Images per forward pass.")
     limit: int | None = Field(None, gt=0, description="Most images per dataset, spread over it.")
     seed: int = Field(0, ge=0, description="Of the bootstrap and of attacks that draw or learn.")
@@ -52,12 +52,6 @@ class EvaluationSettings(BaseModel):
         None, description="Weight of each dataset in combined figures. [default: 2 with scores, 1 without]"
     )
 
-    def __init__(self, **values: Any) -> None:
-        try:
-            super().__init__(**values)
-        except ValidationError as error:
-            raise UsageError("; ".join(map(_told, error.errors()))) from error
-
     def model_post_init(self, _: object) -> None:
         """Refuse budgets that do not ascend, and attacks that are unknown or repeated."""
         if (
@@ -74,7 +68,6 @@ class EvaluationSettings(BaseModel):
 
     def named_attacks(self) -> dict[str, Attack]:
         """Return the attacks by name, in this evaluation's direction: the words that name them, or classes."""
-        from iqa_armor.attacks import ATTACKS
         from iqa_armor.attacks.base import accepted
 
         built: dict[str, Any] = {}
@@ -88,8 +81,6 @@ class EvaluationSettings(BaseModel):
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys of the budgets that each attack is run at."""
-        from iqa_armor.attacks.budgets import at_budgets, budget_key
-
         return {
             name: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
             for name, attack in self.named_attacks().items()
@@ -119,11 +110,6 @@ class EvaluationSettings(BaseModel):
         return Settings.model_validate({**shared, **described, "budgets": self.budgets(), "device": str(device)})
 
 
-def _told(fault: Any) -> str:
-    words = f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
-    return f"{'.'.join(map(str, fault['loc'])).replace('_', ' ')}: {words}"
-
-
 def _word_of(attack: Any) -> str:
     """Return the class of an attack with those settings that are not its defaults, as a word would say it."""
     kept = {each.name: each for each in fields(attack) if each.name not in ("epsilon", "direction")}
@@ -134,8 +120,6 @@ def _word_of(attack: Any) -> str:
 
 def _describe(attack: Any) -> dict[str, float | int | str]:
     """Return type, norm and hyperparameters; the budget too, unless it is swept."""
-    from iqa_armor.attacks.budgets import in_pixel_values
-
     described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
     for name in (each.name for each in fields(attack)):
         if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
