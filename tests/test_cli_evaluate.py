@@ -88,10 +88,10 @@ def test_scores_of_every_image_are_written(models: list[Path], options: list[str
         rows = list(csv.DictReader(lines))
     assert len(rows) == len(models) * 8 * (1 + 2)
     (base, *_) = json.loads(done.stdout)["models"]
-    moved = [
-        float(row["score"]) for row in rows if (row["model"], row["attack"], row["budget"]) == ("base", "pgd8", "4")
-    ]
-    clean = [float(row["score"]) for row in rows if (row["model"], row["attack"]) == ("base", "")]
+    mean = {
+        attack: sum(float(row["score"]) for row in rows if row["model"] == "base" and row["attack"] == attack) / 8
+        for attack in ("", "pgd8")
+    }
     width = base["scale"]["high"] - base["scale"]["low"]
     assert base["attacks"]["pgd8"]["abs_gain"]["4"] == pytest.approx((mean["pgd8"] - mean[""]) / width)
 
