@@ -30,12 +30,7 @@ class Adapting(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a state dict go with those of a network.
-
-    Args:
-        state: The state dict under the names that the network gives its tensors.
-        own: Sizes of the network's tensors by name.
-    """
+    """How a state dict, under the names that a network gives its tensors, goes with the sizes of the network's own."""
 
     state: dict[str, Tensor]
     own: dict[str, tuple[int, ...]]
