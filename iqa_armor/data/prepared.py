@@ -33,12 +33,7 @@ def to_float(image: Tensor) -> Tensor:
 class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
     """Images as a network sees them; item i is (image (3, H, W) in [0, 1], score, i), all float32.
 
-    The score is a scalar tensor, NaN where the set has no scores.
-
-    Args:
-        images: The set read from.
-        prepare: Turns a uint8 image (3, H, W) into the network's float image.
-        stored: All prepared images, or None to prepare them on demand.
+    The score is a scalar tensor, NaN where the set has no scores. Images are `stored`, or prepared on demand.
     """
 
     def __init__(self, images: ImageSet, prepare: Prepare, stored: Sequence[Tensor] | None = None) -> None:

@@ -86,9 +86,9 @@ class QualityModel(nn.Module):
         network: Module on normalised input (N, 3, H, W) giving (N,) or (N, 1).
         preprocessing: What `prepare` and the normalisation do.
         scale: Range of the scores, or None while it is unknown.
-        higher_is_better: Direction of the scores while there is no scale; a scale says it itself.
+        higher_is_better: Direction of the scores while there is no scale, which says it itself.
         name: What reports call the model.
-        arch: Name of the built-in architecture or factory it was made by; text only.
+        arch: Name of the architecture or factory it was made by; text only.
     """
 
     mean: Tensor
