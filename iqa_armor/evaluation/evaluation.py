@@ -31,14 +31,7 @@ SCORED_WEIGHT, UNSCORED_WEIGHT = 2.0, 1.0  # (ours): [RA]'s 2 : 1 for KonIQ-10k 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
-
-    Args:
-        outcome: Figures of every model, with a JSON round trip.
-        table: What they are reductions of: a row per model, dataset, image, attack and budget.
-        models: The evaluated models.
-        run: Data, settings and what attacks have learned, for whatever else is to be done with them.
-    """
+    """What an evaluation found: figures, the table that they are reductions of, and what pictures are taken with."""
 
     outcome: Outcome
     table: Table
@@ -107,7 +100,7 @@ def evaluate(
         settings=settings.report(device),
         versions=_versions(),
     )
-    table = Table.joined([table for _, summary in measured for table in summary.tables.values()])
+    table = Table.joined([part.table for _, summary in measured for part in summary.reductions.values()])
     return Evaluation(outcome, table, models, run)
 
 
@@ -120,9 +113,8 @@ def _measure(
         tables = run.rows(model)
         seconds = next(iter(tables.values())).where(attack=CLEAN)["seconds"]
         entry = run.described(model, seconds=float(np.median(seconds)), surrogate=None if model is lender else lender)
-    settings = run.settings
-    reduction = Reduction(scale, settings.budgets(), settings.swept(), settings.direction)
-    summary = Summary(tables, reduction, [each.weight for each in data], settings)
+    reductions = {spec: Reduction(table, scale, run.settings) for spec, table in tables.items()}
+    summary = Summary(reductions, [each.weight for each in data], run.settings)
     figures = {"datasets": summary.by_dataset, **summary.combined}
     return ModelEntry.model_validate(entry.model_dump() | figures), summary
 
