@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +19,6 @@ from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import DataError
 from iqa_armor.machine import usable_processors
-from iqa_armor.numerals import whole_number
 from iqa_armor.progress import Progress, silent
 
 IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
@@ -154,12 +154,18 @@ def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
 def _with(settings: SyntheticSettings, key: str, value: str) -> SyntheticSettings:
     try:
         if key == "size":
-            height, width = (whole_number(side) for side in value.lower().split("x"))
+            height, width = (_whole(side) for side in value.lower().split("x"))
             return replace(settings, height=height, width=width)
         if key in {field.name for field in fields(settings)}:
-            return replace(settings, **{key: whole_number(value)})
+            return replace(settings, **{key: _whole(value)})
     except ValueError as error:
         raise DataError(
             f"synthetic: {key}={value} cannot be read; write for example scenes=48,size=192x256,seed=3"
         ) from error
     raise DataError(f"synthetic: unknown setting {key!r}; known are scenes, size (HEIGHTxWIDTH) and seed")
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text):  # `int` takes digits of other scripts, signs and underscores too
+        raise ValueError(text)
+    return int(text)
