@@ -84,13 +84,13 @@ def attack_images(
         paths: Image files, or folders whose images are taken in the order of their names.
         output: Folder for the files, made if need be.
         attacks: Attacks by name.
-        seed: Of attacks that draw.
-        device: Where to compute; None lets `choose_device` decide.
+        seed: Of attacks and defenses that draw.
+        device: None lets `choose_device` decide.
         overwrite: Whether files of these names are replaced.
-        progress: Receiver of progress.
+        progress: Told what is done.
 
     Returns:
-        One entry per image and attack: all attacks of the first image, then of the next.
+        All attacks of the first image, then of the next.
 
     Raises:
         DataError: If an image is missing or unreadable.
@@ -105,7 +105,7 @@ def attack_images(
     model.eval().to(chosen)
     require_readable(ImageSet(tuple(map(str, files)), FileImages(tuple(files))))
     with frozen(model), staging(output) as folder:
-        run = _Run(model, chosen, seed, folder)
+        run = _Attacker(model, chosen, seed, folder)
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
         done: list[AttackedImage] = []
         for count, file in enumerate(files, start=1):
@@ -121,7 +121,7 @@ def attack_images(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Attacker:
     model: QualityModel
     device: torch.device
     seed: int
