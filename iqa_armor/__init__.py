@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from iqa_armor.artifact import save_artifact as save_model
     from iqa_armor.data.specs import open_dataset
-    from iqa_armor.evaluation import EvaluationSettings, evaluate
+    from iqa_armor.evaluation.evaluation import evaluate
+    from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.export import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
     from iqa_armor.pipeline.harden import harden
@@ -35,13 +36,13 @@ __all__ = [
 
 # Where each public name lives; looked up on first use, since `iqa-armor --help` must not import torch.
 _HOMES = {
-    "EvaluationSettings": ("iqa_armor.evaluation", "EvaluationSettings"),
+    "EvaluationSettings": ("iqa_armor.evaluation.settings", "EvaluationSettings"),
     "Preprocessing": ("iqa_armor.models.base", "Preprocessing"),
     "QualityModel": ("iqa_armor.models.base", "QualityModel"),
     "Recipe": ("iqa_armor.recipe", "Recipe"),
     "ScoreScale": ("iqa_armor.models.base", "ScoreScale"),
     "Training": ("iqa_armor.recipe", "Training"),
-    "evaluate": ("iqa_armor.evaluation", "evaluate"),
+    "evaluate": ("iqa_armor.evaluation.evaluation", "evaluate"),
     "export_model": ("iqa_armor.export", "export_model"),
     "harden": ("iqa_armor.pipeline.harden", "harden"),
     "load_model": ("iqa_armor.pipeline.load", "load_model"),

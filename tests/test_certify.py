@@ -22,14 +22,14 @@ from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.graph.trace import trace
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.certified import Subject
+from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+from iqa_armor.pipeline.certify_model import Subject
 from iqa_armor.pipeline.certify_settings import CertifySettings
-from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
 from iqa_armor.report.certification import certification_report
 from iqa_armor.report.page import render_page
-from iqa_armor.results import Certification
+from iqa_armor.results.certification import Certification
 
 MakeModel = Callable[..., QualityModel]
 QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)

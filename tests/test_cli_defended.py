@@ -12,7 +12,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from iqa_armor.cli import app
-from iqa_armor.results import Outcome
+from iqa_armor.results.outcome import Outcome
 
 CPU = ("--device", "cpu")
 QUICK = ("--limit", 4, "--batch-size", 4, "--attack", "pgd2", "--epsilon", 4, "--eot", 2, *CPU)

@@ -1,7 +1,8 @@
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from torch import Generator, Tensor, nn
@@ -11,13 +12,18 @@ from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import ArmorError, ModelLoadError
-from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate, measure_scale
 from iqa_armor.evaluation.cost import count_flops
-from iqa_armor.metrics import abs_gain, srocc
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.scale import measure_scale
+from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.metrics.correlation import srocc
+from iqa_armor.metrics.robustness import abs_gain
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import RobustBlock
+from iqa_armor.progress import Progress
 from iqa_armor.registry import Entry
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.results.figures import ModelEntry
+from iqa_armor.results.outcome import Outcome
 
 QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), resamples=60, batch_size=4)
 
@@ -43,6 +49,14 @@ UNSCORED = Dataset("nips2017:toy", {"test": image_set(6, 3, size=15, has_scores=
 
 def run(models: Sequence[QualityModel], datasets: Sequence[Dataset] = (SCORED,), **options: Any) -> Outcome:
     return evaluate(models, datasets, **({"settings": QUICK} | options)).outcome
+
+
+Told = tuple[str, int, int]
+
+
+def told(seen: list[Told]) -> Progress:
+    """Return a receiver of progress that notes what it is told."""
+    return lambda task, done, total, detail="": seen.append((task, done, total))
 
 
 def without_timing(outcome: Outcome) -> list[ModelEntry]:
@@ -83,7 +97,7 @@ def test_combined_figures_weigh_scored_data_twice() -> None:
 
 
 def test_explicit_weights_are_used() -> None:
-    settings = replace(QUICK, weights=(0.0, 1.0))
+    settings = QUICK.changed(weights=(0.0, 1.0))
     (entry,) = run([model("a")], [SCORED, UNSCORED], settings=settings).models
     assert entry.attacks["pgd8"].abs_gain == entry.datasets[UNSCORED.spec].attacks["pgd8"].abs_gain
     assert entry.srocc is None
@@ -119,7 +133,7 @@ def test_comparison_with_the_baseline() -> None:
 
 
 def test_ratio_is_null_where_the_attack_lowers_the_baseline() -> None:
-    outcome = run([model("a"), model("b", 1)], baseline="a", settings=replace(QUICK, direction=-1))
+    outcome = run([model("a"), model("b", 1)], baseline="a", settings=QUICK.changed(direction=-1))
     base, other = outcome.models
     assert base.attacks["pgd8"].abs_gain_auc < 0
     assert other.ratio_to_baseline.attacks["pgd8"].abs_gain_auc is None
@@ -136,7 +150,7 @@ def test_lower_is_better_turns_agreement_but_not_the_attack() -> None:
 
 
 def test_figures_do_not_depend_on_batch_size() -> None:
-    one, many = (run([model("a")], settings=replace(QUICK, batch_size=size)).models[0] for size in (1, 14))
+    one, many = (run([model("a")], settings=QUICK.changed(batch_size=size)).models[0] for size in (1, 14))
     for name in ("pgd1", "pgd8"):
         assert one.attacks[name].abs_gain["4"] == pytest.approx(many.attacks[name].abs_gain["4"], rel=1e-3)
     assert one.srocc == pytest.approx(many.srocc)
@@ -160,9 +174,9 @@ def test_missing_range_is_measured_on_training_images() -> None:
 
 
 def test_measuring_the_range_reports_progress() -> None:
-    seen: list[Progress] = []
-    run([model("bare", scale=None)], settings=replace(QUICK, attacks=("pgd1",)), on_progress=seen.append)
-    assert [step.done for step in seen if step.dataset == "csv:toy.csv (score range)"] == [4, 8, 9]
+    seen: list[Told] = []
+    run([model("bare", scale=None)], settings=QUICK.changed(attacks=("pgd1",)), progress=told(seen))
+    assert [done for task, done, _ in seen if task.endswith("csv:toy.csv (score range)")] == [4, 8, 9]
 
 
 def test_missing_range_without_training_images_is_refused() -> None:
@@ -209,9 +223,9 @@ def test_attack_that_cheats_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         entry = Entry(f"{__name__}:Cheat", "Cheats.", {"too_far": too_far})
         monkeypatch.setitem(ATTACKS.entries, name, entry)  # type: ignore[arg-type]
     with pytest.raises(ArmorError, match="far moved a pixel by 3/255, more than its budget of 2/255"):
-        run([model("a")], settings=replace(QUICK, attacks=("far",)))
+        run([model("a")], settings=QUICK.changed(attacks=("far",)))
     with pytest.raises(ArmorError, match="bright left the pixel range"):
-        run([model("a")], settings=replace(QUICK, attacks=("bright",)))
+        run([model("a")], settings=QUICK.changed(attacks=("bright",)))
 
 
 def test_models_are_left_as_they_were() -> None:
@@ -223,32 +237,50 @@ def test_models_are_left_as_they_were() -> None:
     assert all(torch.equal(value, before[key]) for key, value in network.state_dict().items())
 
 
-def test_scores_per_image_are_kept() -> None:
-    evaluation = evaluate([model("a")], [SCORED], settings=QUICK)
-    scores = evaluation.scores["a"][SCORED.spec]
-    assert scores.names == SCORED.splits["test"].names
-    assert scores.clean.shape == scores.attacked["pgd8"]["4"].shape == (14,)
-    assert (scores.attacked["pgd8"]["4"] > scores.clean).all()
+def test_table_has_a_row_per_model_dataset_image_attack_and_budget() -> None:
+    table = evaluate([model("a"), model("b", 1)], [SCORED, UNSCORED], settings=QUICK).table
+    assert len(table) == 2 * (14 + 6) * (1 + 2 * 2)
+    rows = table.where(model="a", dataset=SCORED.spec)
+    clean, attacked = rows.where(attack=""), rows.where(attack="pgd8", budget="4")
+    for part in (clean, attacked):
+        assert tuple(part["image"]) == SCORED.splits["test"].names
+        assert part["mos"].tolist() == SCORED.splits["test"].mos.tolist()
+    assert (attacked["score"] > clean["score"]).all()
+    assert (attacked["linf"] <= 4.001 / 255).all()
+    assert (attacked["l2"] <= attacked["linf"] * (3 * 12 * 12) ** 0.5 * 1.001).all()
+    assert np.isnan(clean["linf"]).all()
+    assert np.isnan(table.where(dataset=UNSCORED.spec)["mos"]).all()
+
+
+def test_figures_are_those_of_the_table() -> None:
+    found = evaluate([model("a")], [SCORED], settings=QUICK)
+    rows, entry = found.table, found.outcome.models[0]
+    clean = rows.where(attack="")["score"]
+    for attack in ("pgd1", "pgd8"):
+        part, figures = rows.where(attack=attack, budget="2"), entry.attacks[attack]
+        assert figures.abs_gain["2"] == pytest.approx(float((part["score"] - clean).mean()) / 2)
+        assert figures.psnr["2"] == pytest.approx(float(part["psnr"].mean()))
+        assert figures.max_linf["2"] == float(part["linf"].max()) * 255
 
 
 def test_limit_and_progress() -> None:
-    seen: list[Progress] = []
-    settings = replace(QUICK, limit=5, attacks=("pgd1",))
-    outcome = run([model("a")], [SCORED, UNSCORED], settings=settings, on_progress=seen.append)
+    seen: list[Told] = []
+    settings = QUICK.changed(limit=5, attacks=("pgd1",))
+    outcome = run([model("a")], [SCORED, UNSCORED], settings=settings, progress=told(seen))
     assert [entry.images for entry in outcome.data] == [5, 5]
-    assert seen[1] == Progress("a", SCORED.spec, done=5, total=5)
-    assert [step.done for step in seen] == [4, 5, 4, 5]
+    assert seen[1] == (f"evaluating a on {SCORED.spec}", 5, 5)
+    assert [done for _, done, _ in seen] == [4, 5, 4, 5]
 
 
 def test_cost_is_counted() -> None:
-    (entry,) = run([model("a")], settings=replace(QUICK, attacks=("pgd1",), limit=4)).models
+    (entry,) = run([model("a")], settings=QUICK.changed(attacks=("pgd1",), limit=4)).models
     assert entry.parameters == 3 * 9 * 6 + 6 + 12 + 6 * 9 + 1
     assert entry.flops == 2 * (3 * 9 * 6 * 10 * 10 + 6 * 9 * 8 * 8)
     assert entry.timing.seconds_per_image > 0
 
 
 def test_one_image_leaves_correlations_undefined() -> None:
-    settings = replace(QUICK, limit=1, attacks=("pgd1",))
+    settings = QUICK.changed(limit=1, attacks=("pgd1",))
     outcome = run([model("a"), model("b", 1)], baseline=0, settings=settings)
     assert outcome.models[1].srocc is None
     assert outcome.models[1].srocc_drop is None
@@ -256,11 +288,39 @@ def test_one_image_leaves_correlations_undefined() -> None:
     assert Outcome.from_json(outcome.to_json()) == outcome
 
 
-def test_operations_are_counted_without_preparing_the_orthogonal_kernel() -> None:
-    block = RobustBlock(8, backend="aoc", pool="none")
-    network = torch.nn.Sequential(
-        torch.nn.Conv2d(3, 8, 1), block, torch.nn.AdaptiveAvgPool2d(1), torch.nn.Flatten(), torch.nn.Linear(8, 1)
+class Attending(nn.Module):
+    """A transformer layer on image rows, which some devices compute in one piece."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, dim_feedforward=16, batch_first=True)
+
+    def forward(self, images: Tensor) -> Tensor:
+        rows = images.flatten(2).transpose(1, 2)
+        return self.layer(torch.cat([rows, rows, rows[..., :2]], -1)).mean((1, 2))
+
+
+@pytest.mark.parametrize("backend", ["aoc", "aol", "cayley"])
+def test_operations_are_counted_without_preparing_the_orthogonal_kernel(backend: str) -> None:
+    block = RobustBlock(8, backend=backend, pool="none")
+    network = nn.Sequential(nn.Conv2d(3, 8, 1), block, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 1))
+    pixels, frequencies = 6 * 5, 6 * 3 - 2  # of the half spectrum, mirrored rows left out
+    folded = 2 * 9 * 4 * 8 * pixels
+    spectral = 8 * frequencies * 4 * 4 + 2 * 9 * 4 * 4 * pixels
+    orthogonal = spectral if backend == "cayley" else folded
+    by_hand = 2 * (3 * 8 * pixels + 8 * 4 * pixels + 8) + orthogonal
+    counted = QualityModel(network, Preprocessing(size=None))
+    assert count_flops(counted, torch.rand(3, 6, 5)) == by_hand
+    with torch.no_grad():
+        counted(torch.rand(4, 3, 6, 5))  # takes another way through the inverse
+    assert count_flops(counted, torch.rand(3, 6, 5)) == by_hand
+
+
+def test_attention_is_counted_however_it_is_computed() -> None:
+    was_fused = torch.backends.mha.get_fastpath_enabled()
+    tokens, width = 6 * 5, 8
+    products = 4 * width * width + 2 * tokens * width + 2 * 16 * width  # per token: in and out, attention, feed-forward
+    assert (
+        count_flops(QualityModel(Attending(), Preprocessing(size=None)), torch.rand(3, 6, 5)) == 2 * tokens * products
     )
-    pixels = 6 * 5
-    by_hand = 2 * (3 * 8 * pixels + 8 * 4 * pixels + 9 * 4 * 8 * pixels + 8)
-    assert count_flops(QualityModel(network, Preprocessing(size=None)), torch.rand(3, 6, 5)) == by_hand
+    assert torch.backends.mha.get_fastpath_enabled() == was_fused

@@ -1,7 +1,6 @@
 """Checks of the attacks' strength: honest models pass, broken defenses are exposed."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,10 +8,11 @@ import torch
 from conftest import memory_dataset, small_network
 from torch import Tensor, nn
 
-from iqa_armor.evaluation import EvaluationSettings, evaluate
-from iqa_armor.evaluation.probing import PassThrough, Probe, exceeds
+from iqa_armor.evaluation.attack_gains import AttackGains, PassThrough, exceeds
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.results import Check
+from iqa_armor.results.figures import StrengthCheck
 
 SETTINGS = EvaluationSettings(
     attacks=("pgd1", "pgd8"), epsilons=(2 / 255, 4 / 255), checks=True, check_images=6, limit=6, resamples=20
@@ -61,16 +61,16 @@ def quality(step: Callable[[Tensor], Tensor], name: str) -> QualityModel:
     return QualityModel(Before(step), preprocessing, scale=ScoreScale(-0.02, 0.02), name=name).eval()
 
 
-def checked(*steps: Callable[[Tensor], Tensor], **options: Any) -> dict[str, Check]:
+def checked(*steps: Callable[[Tensor], Tensor], **options: Any) -> dict[str, StrengthCheck]:
     """Return the checks of the last model by name; the others stand beside it."""
     models = [quality(step, str(number)) for number, step in enumerate(steps)]
-    settings = replace(SETTINGS, **options)
+    settings = SETTINGS.changed(**options)
     baseline = 0 if len(models) > 1 else None
     entry = evaluate(models, [memory_dataset(4, 8)], settings=settings, baseline=baseline).outcome.models[-1]
     return {check.name: check for check in entry.checks}
 
 
-def statuses(checks: dict[str, Check], *names: str) -> list[str]:
+def statuses(checks: dict[str, StrengthCheck], *names: str) -> list[str]:
     return [checks[name].status for name in names]
 
 
@@ -119,12 +119,12 @@ def test_random_scores_are_attacked_in_the_mean() -> None:
 
 
 def test_attack_that_finds_too_little_is_exposed(monkeypatch: pytest.MonkeyPatch) -> None:
-    known = Probe.known
+    known = AttackGains.known
 
-    def weak(probe: Probe, name: str) -> Tensor:
-        return known(probe, name) * (0.3 if name == "pgd8" else 1)
+    def weak(gains: AttackGains, name: str) -> Tensor:
+        return known(gains, name) * (0.3 if name == "pgd8" else 1)
 
-    monkeypatch.setattr(Probe, "known", weak)
+    monkeypatch.setattr(AttackGains, "known", weak)
     check = checked(nn.Identity())["PGD-8 is strong enough"]
     assert check.status == "failed"
     assert "name stronger attacks" in check.says

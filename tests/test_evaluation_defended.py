@@ -1,11 +1,12 @@
 """Models behind defenses: what unaware and adaptive attacks find, and what it is measured by."""
 
 import json
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
 
+import numpy as np
 import pytest
 import torch
 from conftest import contrast_images, small_network
@@ -18,11 +19,15 @@ from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation import Evaluation, EvaluationSettings, Progress, evaluate
-from iqa_armor.metrics import gain_score, quality_score
+from iqa_armor.evaluation.evaluation import Evaluation, evaluate
+from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.metrics.purification import gain_score, quality_score
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defending import defended_model, defended_models
-from iqa_armor.results import ModelEntry, Outcome
+from iqa_armor.pipeline.defended_models import defended_model, defended_models
+from iqa_armor.progress import Progress, silent
+from iqa_armor.results.figures import ModelEntry
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.table import Table
 
 SCALE = ScoreScale(-1, 1)
 SETTINGS = EvaluationSettings(attacks=("pgd8",), epsilons=(2 / 255, 4 / 255), batch_size=4, resamples=20, eot=2)
@@ -50,7 +55,7 @@ def batches(size: int = SETTINGS.batch_size) -> list[Tensor]:
 def run(
     purify: Sequence[str] = (), smooth: Sequence[str] = (), *, model: QualityModel | None = None, **changes: Any
 ) -> Evaluation:
-    settings = replace(SETTINGS, **changes)
+    settings = SETTINGS.changed(**changes)
     return evaluate(defended_models([model or network()], purify, smooth), [images()], settings=settings)
 
 
@@ -64,6 +69,10 @@ def figures(outcome: Outcome) -> dict[str, Any]:
 
 def entries(outcome: Outcome) -> dict[str, ModelEntry]:
     return {entry.name.removeprefix("small + "): entry for entry in outcome.models}
+
+
+def scores(table: Table, attack: str = "", budget: str = "", *, of: str = "score") -> Tensor:
+    return torch.from_numpy(table.where(attack=attack, budget=budget)[of])
 
 
 def seeded() -> Generator:
@@ -83,7 +92,7 @@ class Stairs:
 
 def test_unaware_attack_is_one_on_the_bare_model_shown_to_the_defense() -> None:
     (word,) = chain = read_chain("blur")
-    found = run([word]).scores[f"small + {word}{UNAWARE}"]["csv:six.csv"]
+    found = run([word]).table.where(model=f"small + {word}{UNAWARE}")
     model, clean, attacked = network(), [], []
     with frozen(model):
         for part in batches():
@@ -91,13 +100,13 @@ def test_unaware_attack_is_one_on_the_bare_model_shown_to_the_defense() -> None:
             with torch.no_grad():
                 clean.append(model(chain[word](part, seeded())))
                 attacked.append(model(chain[word](fooled, seeded())))
-    assert torch.equal(found.clean, torch.cat(clean).double())
-    assert torch.equal(found.attacked["pgd8"]["4"], torch.cat(attacked).double())
+    assert torch.equal(scores(found), torch.cat(clean).double())
+    assert torch.equal(scores(found, "pgd8", "4"), torch.cat(attacked).double())
 
 
 def test_adaptive_attack_is_one_through_the_defense() -> None:
     (word,) = chain = read_chain("blur")
-    found = run([word]).scores[f"small + {word}"]["csv:six.csv"]
+    found = run([word]).table.where(model=f"small + {word}")
     model = network()
     with frozen(model):
         attacked = [
@@ -105,7 +114,7 @@ def test_adaptive_attack_is_one_through_the_defense() -> None:
             for through in [lambda x: model(chain[word](x, seeded()))]
             for part in batches()
         ]
-    assert torch.equal(found.attacked["pgd8"]["4"], torch.cat(attacked).double())
+    assert torch.equal(scores(found, "pgd8", "4"), torch.cat(attacked).double())
 
 
 @pytest.mark.parametrize("word", ["blur", "resize", "noise", "jpeg", "quantize:levels=8"])
@@ -136,7 +145,7 @@ def test_checks_see_through_a_purifier_that_hides_its_gradient() -> None:
         Purified(network(), {word: Stairs(is_differentiable=is_lie)})
         for word, is_lie in (("stairs", False), ("liar", True))
     )
-    settings = replace(SETTINGS, checks=True, check_images=3)
+    settings = SETTINGS.changed(checks=True, check_images=3)
     found = entries(evaluate([honest, hiding], [images()], settings=settings).outcome)
     assert found["liar"].attacks["pgd8"].abs_gain["4"] < 0.1 * found["stairs"].attacks["pgd8"].abs_gain["4"]
     assert "failed" not in {check.status for check in found["stairs"].checks}
@@ -162,16 +171,17 @@ def test_entries_say_what_stands_around_which_model() -> None:
 def test_quality_and_gain_score_equal_those_by_hand(threat: str) -> None:
     (word,) = chain = read_chain("resize")
     found = run([word])
-    entry, scores = entries(found.outcome)[word + threat], found.scores[f"small + {word}{threat}"]["csv:six.csv"]
+    entry, rows = entries(found.outcome)[word + threat], found.table.where(model=f"small + {word}{threat}")
+    undefended = scores(rows, of="undefended")
     model = network()
     through = model if threat else Purified(model, chain)
-    normalized = [(s - SCALE.low) / SCALE.width for s in (scores.bare, scores.clean, scores.attacked["pgd8"]["4"])]
+    normalized = [(s - SCALE.low) / SCALE.width for s in (undefended, scores(rows), scores(rows, "pgd8", "4"))]
     with frozen(through):
         fooled = [PGD(epsilon=4 / 255, steps=8)(through, part, seeded()) for part in batches()]
         bare = torch.cat([model(part) for part in batches()])
         quality = [quality_score(p, chain[word](f, seeded())) for p, f in zip(batches(), fooled, strict=True)]
         clean_quality = [quality_score(part, chain[word](part, seeded())) for part in batches()]
-    assert torch.equal(scores.bare, bare.double())
+    assert torch.equal(undefended, bare.double())
     assert entry.attacks["pgd8"].quality["4"] == pytest.approx(float(torch.cat(quality).mean()), rel=1e-6)
     assert entry.clean_quality == pytest.approx(float(torch.cat(clean_quality).mean()), rel=1e-6)
     assert entry.clean_gain_score == pytest.approx(float(gain_score(normalized[0], normalized[1]).mean()))
@@ -186,11 +196,11 @@ def test_smoothed_scores_have_no_quality() -> None:
 
 
 def test_defended_model_has_the_range_of_the_model_behind() -> None:
-    told: list[Progress] = []
+    told: list[str] = []
     models = defended_models([network(scale=None)], ["blur"], ["ms:samples=2"])
-    outcome = evaluate(models, [images()], settings=SETTINGS, on_progress=told.append).outcome
+    outcome = evaluate(models, [images()], settings=SETTINGS, progress=lambda task, *_: told.append(task)).outcome
     assert len({entry.scale for entry in outcome.models}) == 1
-    assert {step.model for step in told if "score range" in step.dataset} == {"small"}
+    assert {task for task in told if "score range" in task} == {"evaluating small on csv:six.csv (score range)"}
 
 
 def test_outcome_of_defenses_survives_json() -> None:
@@ -215,6 +225,33 @@ def test_draws_depend_on_no_other_model_in_the_evaluation() -> None:
         assert alone[name].attacks == among[name].attacks
 
 
+def test_random_defense_is_attacked_alike_whichever_attacks_stand_beside(tmp_path: Path) -> None:
+    def rows(*attacks: str, folder: str | None = None, progress: Progress = silent) -> Table:
+        models = defended_models([network()], ["noise+flip"], ["ms:samples=2"])
+        settings = SETTINGS.changed(attacks=attacks)
+        output = None if folder is None else tmp_path / folder
+        return evaluate(models, [images()], settings=settings, output=output, progress=progress).table
+
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        if "flip on" in task and done >= 4:
+            raise Interrupted
+
+    alone, many = rows("pgd8"), ("uap:passes=1", "pgd1", "apgd:steps=2", "pgd8", "pgd:steps=8")
+    with pytest.raises(Interrupted):
+        rows(*many, folder="cut", progress=stop)
+    others = {
+        "many": rows(*many),
+        "reversed": rows(*many[::-1]),
+        "resumed": rows(*many, folder="cut"),
+        "longer": rows("pgd12", "pgd8"),
+    }
+    for beside in others.values():
+        for attack in ("", "pgd8"):
+            assert np.array_equal(beside.where(attack=attack)["score"], alone.where(attack=attack)["score"])
+    same = (others["many"].where(attack=name)["linf"] for name in ("pgd8", "pgd:steps=8"))
+    assert np.array_equal(*same)  # one word for the other finds the same images
+
+
 def test_deterministic_defense_does_not_depend_on_the_batches() -> None:
     one, many = (entries(run(["median"], batch_size=size).outcome)["median"] for size in (1, COUNT))
     assert one.attacks["pgd8"].abs_gain["4"] == pytest.approx(many.attacks["pgd8"].abs_gain["4"], rel=1e-3)
@@ -235,21 +272,17 @@ class Interrupted(Exception):
 
 
 def test_interrupted_evaluation_goes_on_to_the_same_outcome(tmp_path: Path) -> None:
-    def evaluation(folder: Path, on_progress: Callable[[Progress], None] | None = None) -> Outcome:
+    def evaluation(folder: Path, progress: Progress = silent) -> Outcome:
         models = defended_models([network()], RANDOM["purify"], RANDOM["smooth"])
-        options = {"settings": SETTINGS, "output": folder, "on_progress": on_progress}
-        return evaluate(models, [images()], **options).outcome
+        return evaluate(models, [images()], settings=SETTINGS, output=folder, progress=progress).outcome
 
-    seen: list[Progress] = []
-
-    def stop(progress: Progress) -> None:
-        seen.append(progress)
-        if progress.model.endswith("flip") and progress.done >= 4:
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        if "flip on" in task and done >= 4:
             raise Interrupted
 
     with pytest.raises(Interrupted):
         evaluation(tmp_path / "cut", stop)
-    resumed = evaluation(tmp_path / "cut", seen.append)
+    resumed = evaluation(tmp_path / "cut")
     assert figures(resumed) == figures(evaluation(tmp_path / "whole")) == figures(run(**RANDOM).outcome)
     assert len(list((tmp_path / "cut").glob("*.jsonl"))) == 5  # parts of both threats are told apart
 

@@ -6,21 +6,27 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from conftest import contrast_images, small_network
+from numpy.typing import NDArray
 from torch import Tensor
 
+from iqa_armor.attacks.uap import UAP
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import DataError
-from iqa_armor.evaluation import EvaluationSettings, Progress, evaluate
+from iqa_armor.evaluation.evaluation import evaluate
 from iqa_armor.evaluation.journal import Journal
-from iqa_armor.evaluation.planning import plan_attacks
-from iqa_armor.evaluation.scoring import score_images
+from iqa_armor.evaluation.pictures import take_pictures
+from iqa_armor.evaluation.plans import AttackPlans
+from iqa_armor.evaluation.scoring import SetScorer
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.shards import Shard
-from iqa_armor.evaluation.work import Work
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.results import Outcome
+from iqa_armor.pipeline.defended_models import defended_models
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.table import Table
 
 SETTINGS = EvaluationSettings(
     attacks=("pgd1", "pgd8", "square:queries=5", "stadv:iterations=1"),
@@ -56,12 +62,12 @@ class Interrupted(Exception):
 
 
 def run_until(images_done: int, folder: Path, models: Sequence[QualityModel]) -> None:
-    def stop(progress: Progress) -> None:
-        if progress.done >= images_done:
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        if done >= images_done:
             raise Interrupted
 
     with pytest.raises(Interrupted):
-        evaluate(models, [images()], settings=SETTINGS, output=folder, baseline=0, on_progress=stop)
+        evaluate(models, [images()], settings=SETTINGS, output=folder, baseline=0, progress=stop)
 
 
 @pytest.mark.parametrize("cut", [0, 37])
@@ -87,9 +93,9 @@ def test_results_of_other_data_or_settings_are_not_mixed(tmp_path: Path) -> None
     renamed = replace(other.splits["test"], names=tuple(f"{i}.jpg" for i in range(14)))
     runs: dict[str, tuple[QualityModel, Dataset, EvaluationSettings]] = {
         r"data.csv:fourteen\.csv\.fingerprint": (network(), Dataset(other.spec, {"test": renamed}), SETTINGS),
-        "settings.batch_size": (network(), images(), replace(SETTINGS, batch_size=5)),
-        "settings.attacks": (network(), images(), replace(SETTINGS, attacks=("pgd1",))),
-        "settings.seed": (network(), images(), replace(SETTINGS, seed=1)),
+        "settings.batch_size": (network(), images(), SETTINGS.changed(batch_size=5)),
+        "settings.attacks": (network(), images(), SETTINGS.changed(attacks=("pgd1",))),
+        "settings.seed": (network(), images(), SETTINGS.changed(seed=1)),
     }
     for what, (model, dataset, settings) in runs.items():
         with pytest.raises(DataError, match=rf"results of another evaluation \({what}.* differs\)"):
@@ -126,11 +132,23 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
         evaluate([network()], [images()], settings=SETTINGS, output=kept / "kept")
 
 
+def scores(table: Table, attack: str, budget: str = "4") -> NDArray[np.float64]:
+    return table.where(attack=attack, budget=budget)["score"]
+
+
+def equal(left: Table, right: Table, *names: str) -> bool:
+    """Return whether columns of two tables have the same bits."""
+    return all(np.array_equal(left[n], right[n], equal_nan=left[n].dtype == np.float64) for n in names or left.columns)
+
+
+MEASURED = ("image", "attack", "budget", "mos", "score", "linf", "l2", "psnr", "quality", "undefended")
+
+
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
-    model, dataset = network(), images()
-    plan = plan_attacks(model, [dataset], SETTINGS)
-    work = Work(model, dataset.splits["test"], model.prepare, lambda: plan, SETTINGS)
-    alone = score_images(work)
+    model, dataset, device = network(), images(), torch.device("cpu")
+    plan = AttackPlans([dataset], SETTINGS, device).of(model)
+    scorer = SetScorer(model, dataset.splits["test"], model.prepare, lambda: plan, SETTINGS, device)
+    alone = scorer.rows()
     journals = [Journal(tmp_path, writer=rank) for rank in range(2)]
     for rank in range(2):  # one after the other here, so the second finds the first's blocks
 
@@ -138,35 +156,31 @@ def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
             def gather(self, mine: Any) -> Any:
                 return dict(mine)
 
-        shared = score_images(work, journal=journals[rank], shard=Lonely(rank, 2))
+        shared = scorer.rows(journal=journals[rank], shard=Lonely(rank, 2))
     assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.glob("*.jsonl"))] == [2, 2]
-    assert torch.equal(shared.clean, alone.clean)
-    for name, budgets in alone.attacked.items():
-        for key, scores in budgets.items():
-            assert torch.equal(shared.attacked[name][key], scores)
-            assert torch.equal(shared.psnr[name][key], alone.psnr[name][key])
+    assert equal(shared, alone, *MEASURED)
 
 
 def test_worst_case_takes_the_farthest_of_the_swept_attacks() -> None:
     evaluation = evaluate([network()], [images()], settings=SETTINGS)
-    scores = evaluation.scores["small"]["csv:fourteen.csv"]
-    swept = [scores.attacked[name]["4"] for name in ("pgd1", "pgd8", "square:queries=5")]
-    expected = (torch.stack(swept).amax(0) - scores.clean).mean() / 2
+    table = evaluation.table
+    swept = np.stack([scores(table, name) for name in ("pgd1", "pgd8", "square:queries=5")])
+    expected = (swept.max(0) - scores(table, "", "")).mean() / 2
     (entry,) = evaluation.outcome.models
     assert entry.worst_case is not None
     assert entry.worst_case.abs_gain["4"] == pytest.approx(float(expected))
     assert entry.worst_case.abs_gain_auc == pytest.approx(
         sum(map(float, filter(None, entry.worst_case.abs_gain.values()))) / 2
     )
-    down = evaluate([network()], [images()], settings=replace(SETTINGS, direction=-1)).outcome.models[0]
+    down = evaluate([network()], [images()], settings=SETTINGS.changed(direction=-1)).outcome.models[0]
     assert down.worst_case is not None
-    assert down.worst_case.abs_gain["4"] <= min(down.attacks[name].abs_gain["4"] for name in ("pgd1", "pgd8"))  # type: ignore[operator,type-var]
-    lone = evaluate([network()], [images()], settings=replace(SETTINGS, attacks=("pgd1", "stadv"))).outcome.models[0]
+    assert down.worst_case.abs_gain["4"] <= min(down.attacks[name].abs_gain["4"] for name in ("pgd1", "pgd8"))
+    lone = evaluate([network()], [images()], settings=SETTINGS.changed(attacks=("pgd1", "stadv"))).outcome.models[0]
     assert lone.worst_case is None
 
 
 def test_attacks_with_a_budget_of_their_own_are_run_once() -> None:
-    settings = replace(SETTINGS, attacks=("pgd1", "l2pgd", "advcf:steps=2"))
+    settings = SETTINGS.changed(attacks=("pgd1", "l2pgd", "advcf:steps=2"))
     (entry,) = evaluate([network()], [images()], settings=settings).outcome.models
     assert list(entry.attacks["l2pgd"].abs_gain) == ["1"]
     assert list(entry.attacks["advcf:steps=2"].abs_gain) == ["own"]
@@ -177,7 +191,58 @@ def test_attacks_with_a_budget_of_their_own_are_run_once() -> None:
 
 
 def test_what_is_drawn_does_not_depend_on_the_other_attacks() -> None:
-    many = evaluate([network()], [images()], settings=SETTINGS)
-    alone = evaluate([network()], [images()], settings=replace(SETTINGS, attacks=("square:queries=5",)))
-    parts = [found.scores["small"]["csv:fourteen.csv"].attacked["square:queries=5"] for found in (many, alone)]
-    assert all(torch.equal(parts[0][key], parts[1][key]) for key in parts[0])
+    many, alone = (
+        evaluate([network()], [images()], settings=SETTINGS.changed(attacks=attacks)).table
+        for attacks in (SETTINGS.attacks, ("square:queries=5",))
+    )
+    assert all(equal(many.where(attack=a), alone.where(attack=a), *MEASURED) for a in ("", "square:queries=5"))
+
+
+def test_journal_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "identity.json").write_text('{"schema": "iqa-armor/journal/1", "data": {}}')
+    with pytest.raises(DataError, match=r"another version of iqa-armor .*name another folder"):
+        evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
+
+
+@pytest.fixture
+def learned(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Note the budget of every pattern that is learned."""
+    budgets: list[float] = []
+    fit = UAP.fit
+
+    def noted(attack: UAP, *arguments: Any) -> Any:
+        budgets.append(round(attack.epsilon * 255))
+        return fit(attack, *arguments)
+
+    monkeypatch.setattr(UAP, "fit", noted)
+    return budgets
+
+
+def test_fitted_attacks_are_learned_once_for_figures_and_pictures(learned: list[float], tmp_path: Path) -> None:
+    settings = SETTINGS.changed(attacks=("uap:passes=1", "pgd1"))
+    found = evaluate([network()], [images()], settings=settings, output=tmp_path)
+    pictures = take_pictures(found, attack="uap:passes=1", budget="4")
+    assert len(pictures) == 3
+    assert learned == [2, 4]
+    # Of an evaluation whose rows are all on the disk, only the attack that is shown is learned.
+    again = evaluate([network()], [images()], settings=settings, output=tmp_path)
+    assert learned == [2, 4]
+    assert take_pictures(again, attack="uap:passes=1", budget="4") == pictures
+    assert learned == [2, 4, 2, 4]
+
+
+def test_attacks_unaware_of_defenses_are_learned_once_for_all_of_them(learned: list[float]) -> None:
+    models = defended_models([network()], ["blur", "flip"], [], threats=["bare"])
+    evaluate(models, [images()], settings=SETTINGS.changed(attacks=("uap:passes=1",)))
+    assert len(models) == 3
+    assert learned == [2, 4]
+
+
+def test_pictures_are_those_that_the_attack_moved_most() -> None:
+    found = evaluate([network()], [images()], settings=SETTINGS)
+    rows = found.table
+    moved = scores(rows, "pgd8") - scores(rows, "", "")
+    shown = take_pictures(found, attack="pgd8", budget="4", each=2)
+    assert [picture.name for picture in shown] == rows.where(attack="")["image"][np.argsort(-moved)[:2]].tolist()
+    assert shown[0].gain == pytest.approx(moved.max() / 2)
+    assert shown[0].clean[:4] == b"RIFF"

@@ -6,7 +6,8 @@ from torch import nn
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation import EvaluationSettings, evaluate
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.models.base import QualityModel
 
 TWO_IMAGES = Dataset("toy", {"test": ImageSet(("a", "b"), lambda _: torch.zeros(3, 8, 8, dtype=torch.uint8))})
@@ -68,4 +69,4 @@ def test_outcome_states_own_budgets() -> None:
 
 
 def test_direction_is_handed_to_every_attack() -> None:
-    assert [attack.direction for attack in EvaluationSettings(direction=-1).build_attacks().values()] == [-1, -1]
+    assert [attack.direction for attack in EvaluationSettings(direction=-1).named_attacks().values()] == [-1, -1]

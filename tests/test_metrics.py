@@ -5,22 +5,9 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from iqa_armor.metrics import (
-    abs_gain,
-    abs_gain_std,
-    abs_gain_unsigned,
-    auc,
-    average_ranks,
-    l2,
-    linf,
-    order_codes,
-    plcc,
-    plcc_logistic,
-    psnr,
-    r_score,
-    srocc,
-    ssim,
-)
+from iqa_armor.metrics.correlation import average_ranks, order_codes, plcc, plcc_logistic, srocc
+from iqa_armor.metrics.fidelity import l2, linf, psnr, ssim
+from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
 
 
 def t(*values: float) -> Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iqa_armor.metrics import gain_score, quality_score
+from iqa_armor.metrics.purification import gain_score, quality_score
 
 
 def test_equal_images_have_the_quality_that_the_paper_gives_them() -> None:

@@ -20,7 +20,7 @@ from torchvision.transforms.functional import to_pil_image
 from iqa_armor.data.base import ImageSet
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, SurgeryError, UsageError
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.perceptual import WEIGHTS, PerceptualModel
 from iqa_armor.models.reference import ReferenceModel, StageDistance, reference_network

@@ -8,18 +8,16 @@ from iqa_armor.report.comparison import compare, failed_checks
 from iqa_armor.report.evaluation import evaluation_report
 from iqa_armor.report.terminal import TerminalReport
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
-    Check,
-    DataEntry,
     Differences,
     Interval,
     ModelEntry,
-    Outcome,
     Scale,
-    Settings,
+    StrengthCheck,
 )
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
 
 EPSILONS = ("2", "4", "6", "8", "10")
 
@@ -156,8 +154,8 @@ def running(value: Outcome, *attacks: str) -> Outcome:
     return value.model_copy(update={"settings": settings})
 
 
-FAILED = Check(name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9})
-PASSED = Check(name="steps", status="passed", says="More steps did more.", figures={"pgd50": 1.9})
+FAILED = StrengthCheck(name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9})
+PASSED = StrengthCheck(name="steps", status="passed", says="More steps did more.", figures={"pgd50": 1.9})
 OWN = AttackFigures(abs_gain={"own": 0.125}, r_score={"own": 0.75}, srocc={"own": 0.625})
 
 

@@ -1,5 +1,6 @@
 import io
 import json
+import math
 import re
 import struct
 import zlib
@@ -16,28 +17,25 @@ from iqa_armor.report.model_marks import brief, model_labels, model_marks
 from iqa_armor.report.page import render_page
 from iqa_armor.report.svg import spread
 from iqa_armor.report.terminal import TerminalReport
-from iqa_armor.results import (
+from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
-    Check,
-    DataEntry,
     DatasetFigures,
     Differences,
-    Exhibit,
     Interval,
     ModelEntry,
-    Outcome,
-    Picture,
-    Points,
     Scale,
-    Settings,
+    StrengthCheck,
 )
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
+from iqa_armor.results.pictures import Picture
+from iqa_armor.results.table import Table as ScoreTable
 
 EPSILONS = ("2", "4", "8")
 VOID = {"meta", "img", "br", "link", "input", "hr"}
 HOSTILE = '<img src=x onerror="alert(1)">&\'$x$</script></title><b>'
-PASSED = Check(name="gain grows with steps", status="passed", says="More steps did more.", figures={"pgd50": 0.75})
-FAILED = Check(
+PASSED = StrengthCheck(name="gain with steps", status="passed", says="More steps did more.", figures={"pgd50": 0.75})
+FAILED = StrengthCheck(
     name="black box", status="failed", says="Square did more than APGD.", figures={"square": 0.9, "apgd": 0.4}
 )
 
@@ -148,21 +146,21 @@ def outcome(*models: ModelEntry, data: tuple[str, ...] = ("csv:labels.csv",), **
     )
 
 
-def exhibit(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg") -> Exhibit:
-    clean = tuple(2 + i % 7 for i in range(images))
-    points = Points(
-        model=name,
-        dataset="csv:labels.csv",
-        attack="pgd8",
-        budget="4",
-        names=tuple(f"{i}.jpg" for i in range(images)),
-        mos=tuple(float(i % 11) for i in range(images)) if mos else None,
-        clean=clean,
-        attacked=tuple(score + 1.5 for score in clean),
-    )
+Shown = tuple[ScoreTable, tuple[Picture, ...]]
+
+
+def shown(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg", data: str = "csv:labels.csv") -> Shown:
+    clean = [2.0 + i % 7 for i in range(images)]
+    opinion = [float(i % 11) for i in range(images)] if mos else math.nan
+    own = {"model": name, "dataset": data, "image": [f"{i}.jpg" for i in range(images)], "mos": opinion}
+    attacked = [score + 1.5 for score in clean]
+    rows = [
+        ScoreTable.of(images, score=clean, **own),
+        ScoreTable.of(images, score=attacked, attack="pgd8", budget="4", **own),
+    ]
     picture = Picture(
         model=name,
-        dataset="csv:labels.csv",
+        dataset=data,
         attack="pgd8",
         budget="4",
         name=file,
@@ -173,7 +171,15 @@ def exhibit(name: str, *, images: int = 40, mos: bool = True, file: str = "a.jpg
         attacked=png(6, 4),
         difference=png(6, 4),
     )
-    return Exhibit((points,), (picture,))
+    return ScoreTable.joined(rows), (picture,)
+
+
+NOTHING: Shown = (ScoreTable.of(0), ())
+
+
+def of_all(entries: Outcome) -> Shown:
+    tables, _ = zip(*(shown(entry.name) for entry in entries.models), strict=True)
+    return ScoreTable.joined(tables), ()
 
 
 def unscored() -> ModelEntry:
@@ -243,36 +249,37 @@ def behind(*defenses: str, models: tuple[str, ...] = ("only",)) -> Outcome:
     return outcome(*map(model, models), *entries)
 
 
-CASES: dict[str, tuple[Outcome, Exhibit]] = {
-    "alone": (outcome(model("only")), exhibit("only")),
-    "compared": (outcome(model("base"), model("hard", difference_to_baseline=difference(-0.3, -0.1))), exhibit("hard")),
-    "several": (several(), exhibit("base", images=1000)),
-    "unscored": (outcome(unscored(), data=("nips2017:N",)), exhibit("bare", mos=False)),
-    "nulls": (nulls(), Exhibit()),
-    "own budget": (with_own_budget(), Exhibit()),
-    "downwards": (outcome(model("base", -0.25), direction=-1), exhibit("base")),
+MANY = behind(*(f"noise:sigma={i}" for i in range(10)))
+CASES: dict[str, tuple[Outcome, Shown]] = {
+    "alone": (outcome(model("only")), shown("only")),
+    "compared": (outcome(model("base"), model("hard", difference_to_baseline=difference(-0.3, -0.1))), shown("hard")),
+    "several": (several(), shown("base", images=1000)),
+    "unscored": (outcome(unscored(), data=("nips2017:N",)), shown("bare", mos=False, data="nips2017:N")),
+    "nulls": (nulls(), NOTHING),
+    "own budget": (with_own_budget(), NOTHING),
+    "downwards": (outcome(model("base", -0.25), direction=-1), shown("base")),
     "hostile": (
         outcome(
             model(HOSTILE, checks=(FAILED.model_copy(update={"says": HOSTILE}),)),
             model('$x_1$ /<i> id="日"', 0.3),
             data=(HOSTILE,),
         ),
-        exhibit(HOSTILE, file=HOSTILE),
+        shown(HOSTILE, file=HOSTILE, data=HOSTILE),
     ),
-    "checks": (outcome(model("base", checks=(PASSED, FAILED)), model("hard", checks=(PASSED,))), Exhibit()),
-    "worst case": (worst(), Exhibit()),
-    "many attacks": (many_attacks(), Exhibit()),
-    "two datasets": (two_datasets(), exhibit("only")),
-    "not attacked": (outcome(model("only", attacks={}), attacks={}), Exhibit()),
-    "purified": (behind("jpeg:quality=60", "flip", "ms"), exhibit("only")),
-    "many defenses": (behind(*(f"noise:sigma={i}" for i in range(10))), Exhibit(exhibit("only").points * 21)),
-    "several purified": (behind("jpeg", HOSTILE, models=("only", "other")), Exhibit()),
-    "one budget": (outcome(model("only", attacks={"pgd8": attacked(0.2, ("4",))}), epsilons=(4,)), exhibit("only")),
+    "checks": (outcome(model("base", checks=(PASSED, FAILED)), model("hard", checks=(PASSED,))), NOTHING),
+    "worst case": (worst(), NOTHING),
+    "many attacks": (many_attacks(), NOTHING),
+    "two datasets": (two_datasets(), shown("only")),
+    "not attacked": (outcome(model("only", attacks={}), attacks={}), NOTHING),
+    "purified": (behind("jpeg:quality=60", "flip", "ms"), shown("only")),
+    "many defenses": (MANY, of_all(MANY)),
+    "several purified": (behind("jpeg", HOSTILE, models=("only", "other")), NOTHING),
+    "one budget": (outcome(model("only", attacks={"pgd8": attacked(0.2, ("4",))}), epsilons=(4,)), shown("only")),
 }
 
 
-def page_of(value: Outcome, shown: Exhibit) -> str:
-    return render_page(evaluation_report(value, shown))
+def page_of(value: Outcome, shown: Shown) -> str:
+    return render_page(evaluation_report(value, *shown))
 
 
 @cache
@@ -349,7 +356,7 @@ def test_page_shows_figures_in_the_form_of_the_paper() -> None:
 @pytest.mark.parametrize(("low", "high", "state"), [(-0.3, -0.1, "better"), (0.1, 0.3, "worse"), (-0.1, 0.1, "open")])
 def test_verdict_is_coloured_by_its_reading(low: float, high: float, state: str) -> None:
     hard = model("hard", difference_to_baseline=difference(low, high))
-    page = Page(page_of(outcome(model("base"), hard), Exhibit()))
+    page = Page(page_of(outcome(model("base"), hard), NOTHING))
     assert {"class": f"verdict {state}", "aria-label": "Verdict"} in page.all("section")
 
 
@@ -360,7 +367,7 @@ def test_failed_check_turns_the_verdict_yellow_and_is_told_right_there() -> None
     assert "base: black box failed." in verdict
     assert "Square did more than APGD." in verdict
     assert "square = 0.9, apgd = 0.4" in verdict.replace("\u00a0", " ")
-    assert "gain grows with steps" not in verdict
+    assert "gain with steps" not in verdict
 
 
 def test_checks_have_a_table_or_their_absence_is_said() -> None:
@@ -495,7 +502,7 @@ def test_overall_is_not_defined_where_an_attack_has_no_figure() -> None:
     entry = purified("jpeg", "adaptive")
     figures = entry.attacks["pgd8"].model_copy(update={"gain_score": {"4": None}})
     broken = entry.model_copy(update={"attacks": entry.attacks | {"pgd8": figures}})
-    page = Page(page_of(outcome(model("base"), broken), Exhibit()))
+    page = Page(page_of(outcome(model("base"), broken), NOTHING))
     assert "adaptive .750 .750 .750 .250 – –" in page.shown
     assert "gain–quality plane" not in page.shown
 

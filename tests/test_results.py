@@ -1,27 +1,19 @@
 import json
 import math
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from iqa_armor.errors import DataError, UsageError
-from iqa_armor.results import (
-    AttackFigures,
-    DataEntry,
-    Differences,
-    Interval,
-    ModelEntry,
-    Outcome,
-    Ratios,
-    Scale,
-    Settings,
-    check,
-    divide,
-    epsilon_key,
-    parse_requirement,
-    require_path,
-    weighted_mean,
-)
+from iqa_armor.evaluation.reductions import REDUCTIONS
+from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.figure_registry import FIGURES
+from iqa_armor.results.figures import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale, epsilon_key
+from iqa_armor.results.outcome import DataEntry, Outcome, Settings
+from iqa_armor.results.requirements import known_paths, parse_requirement, require_path, unmet
 
 
 def entry(name: str, *, gain: float | None = 1.0, drop: float | None = None) -> ModelEntry:
@@ -128,28 +120,28 @@ def test_weighted_mean_leaves_out_what_is_absent_and_keeps_what_failed() -> None
     ],
 )
 def test_requirement_holds_or_fails(text: str, holds: bool) -> None:
-    failures = check(parse_requirement(text), BOTH)
+    failures = unmet(parse_requirement(text), BOTH)
     assert [failure.model for failure in failures] == ([] if holds else ["hard"])
 
 
 def test_failure_says_by_how_much() -> None:
-    (failure,) = check(parse_requirement("srocc_drop <= 0.01"), BOTH)
+    (failure,) = unmet(parse_requirement("srocc_drop <= 0.01"), BOTH)
     assert failure.excess == pytest.approx(0.01)
     assert str(failure) == "hard: srocc_drop <= 0.01 fails by 0.01, the value is 0.02"
-    (undefined,) = check(parse_requirement("attacks.pgd8.srocc.4 <= 1"), BOTH)
+    (undefined,) = unmet(parse_requirement("attacks.pgd8.srocc.4 <= 1"), BOTH)
     assert str(undefined) == "hard: attacks.pgd8.srocc.4 <= 1 fails, the value is not defined"
 
 
 def test_every_model_but_the_baseline_is_checked() -> None:
     text = "attacks.pgd8.abs_gain_auc <= 0.1"
     three = outcome(BASE, HARD, entry("harder", gain=0.3, drop=0.0), baseline="base")
-    assert [f.model for f in check(parse_requirement(text), three)] == ["hard", "harder"]
-    assert [f.model for f in check(parse_requirement(text), outcome(BASE))] == ["base"]
-    assert [f.model for f in check(parse_requirement(text), outcome(BASE, HARD))] == ["base", "hard"]
+    assert [f.model for f in unmet(parse_requirement(text), three)] == ["hard", "harder"]
+    assert [f.model for f in unmet(parse_requirement(text), outcome(BASE))] == ["base"]
+    assert [f.model for f in unmet(parse_requirement(text), outcome(BASE, HARD))] == ["base", "hard"]
 
 
 def test_requirement_beside_a_baseline_fails_without_one() -> None:
-    (failure,) = check(parse_requirement("ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 9"), outcome(BASE))
+    (failure,) = unmet(parse_requirement("ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 9"), outcome(BASE))
     assert failure.value is None
 
 
@@ -170,7 +162,7 @@ def test_unreadable_requirement_is_refused(text: str) -> None:
 )
 def test_unknown_path_names_the_nearest(text: str, nearest: str) -> None:
     with pytest.raises(UsageError, match=f"did you mean '[^']*({nearest})"):
-        check(parse_requirement(text), BOTH)
+        unmet(parse_requirement(text), BOTH)
 
 
 def test_path_can_be_refused_before_anything_is_evaluated() -> None:
@@ -186,3 +178,68 @@ def test_compared_models_leave_out_the_baseline() -> None:
     assert [model.name for model in BOTH.compared] == ["hard"]
     assert BOTH.baseline_entry == BASE
     assert outcome(BASE).baseline_entry is None
+
+
+def test_outcome_of_an_earlier_version_is_read() -> None:
+    text = (Path(__file__).parent / "data" / "legacy" / "outcome.json").read_text()
+    found, stored = Outcome.from_json(text), json.loads(text)
+    assert found.model_dump(mode="json") == stored
+    assert [model.name for model in found.models] == ["h_aoc", "r18", "h_aoc + blur", "r18 + blur"]
+    assert len(found.models[1].checks) == 8
+    pgd8 = stored["models"][1]["difference_to_baseline"]["attacks"]["pgd8"]
+    assert found.models[1].difference_to_baseline.attacks["pgd8"].abs_gain["4"].low == pgd8["abs_gain"]["4"]["low"]
+    unmet(parse_requirement("ratio_to_baseline.worst_case.r_score_auc <= 1"), found)
+
+
+def test_every_declared_figure_has_a_path_and_a_reduction() -> None:
+    paths = known_paths({"pgd8": ["4"]}, ["csv:a"])
+    for figure in FIGURES:
+        assert figure.name in REDUCTIONS
+        assert figure.says
+        assert figure.label
+        where = {"clean": "", "data": "datasets.csv:a.", "attacked": "attacks.pgd8."}[figure.of]
+        name = f"{figure.name}.4" if figure.of == "attacked" else figure.name
+        assert f"{where}{name}" in paths
+        assert (f"{where}{figure.area}" in paths) == figure.has_area
+        assert (f"difference_to_baseline.{where}{name}.low" in paths) == ("value" in figure.compared)
+        assert (f"difference_to_baseline.{where}{figure.area}.low" in paths) == ("area" in figure.compared)
+        assert (f"ratio_to_baseline.{where}{name}" in paths) == (figure.of != "data")
+
+
+NEW_FIGURE = """
+from iqa_armor.results.figure_registry import FIGURES, Figure
+FIGURES.append(Figure("median_gain", "attacked", "Median gain", "median change", -1, has_area=True, compared=("area",)))
+
+from conftest import memory_dataset, small_network
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.reductions import REDUCTIONS
+from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.results.outcome import Outcome
+
+def median_gain(sample):
+    before, after = sample.scores
+    return (after - before).median(-1).values / sample.scale.width
+
+REDUCTIONS["median_gain"] = median_gain
+models = [
+    QualityModel(small_network(i), Preprocessing(size=(32, 40)), scale=ScoreScale(-1, 1), name=str(i)) for i in (0, 1)
+]
+settings = EvaluationSettings(attacks=("pgd1",), epsilons=(2 / 255, 4 / 255), resamples=9)
+found = evaluate(models, [memory_dataset(4, 5)], settings=settings, baseline=0).outcome
+assert Outcome.from_json(found.to_json()) == found
+other = found.models[1]
+figures = other.attacks["pgd1"]
+assert list(figures.median_gain) == ["2", "4"]
+assert abs(figures.median_gain_auc - sum(figures.median_gain.values()) / 2) < 1e-12
+assert other.ratio_to_baseline.attacks["pgd1"].median_gain_auc is not None
+limits = other.difference_to_baseline.attacks["pgd1"].median_gain_auc
+assert limits.low <= limits.value <= limits.high
+"""
+
+
+def test_a_figure_is_one_entry_and_one_function() -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", NEW_FIGURE], cwd=Path(__file__).parent, capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr

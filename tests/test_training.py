@@ -7,7 +7,7 @@ import torch
 from conftest import CPU, memory_dataset
 
 from iqa_armor.errors import ArmorError, DataError
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import moments_of
 from iqa_armor.progress import silent

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
-from iqa_armor.metrics import ssim
+from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import RobustBlock
 from iqa_armor.recipe import Training
@@ -34,7 +34,7 @@ class Linear(nn.Module):
 
 
 def defense_of(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:
-    return DEFENSES.read(settings.defense)(settings, mos, spread)
+    return DEFENSES.read(settings.defense).of(settings, mos, spread)
 
 
 def linear_model() -> QualityModel:

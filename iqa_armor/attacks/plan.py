@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import count
 
 import torch
 from torch import Generator, Tensor
@@ -13,6 +14,7 @@ from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.projection import project_linf
 
 Plan = Mapping[str, Sequence[Attack]]  # the attacks of every name, one per budget
+_Group = tuple[tuple[float, ...], Tensor]  # budgets, and the images that all of them have
 
 
 @dataclass(frozen=True)
@@ -43,46 +45,49 @@ def run_plan(
         plan: Attacks by name, one per budget.
         score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
         images: Clean images (N, 3, H, W) in [0, 1].
-        generator: Returns the source of randomness of the attacks of a name.
+        generator: Returns the source of randomness of the attacks of a name, and is asked before every step of shared
+            trajectories too: a score that is random must start anew whenever it is, so that a result does not
+            depend on which other attacks there are.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4; the sharing is (ours).
     """
-    families: dict[tuple[PGD, tuple[float, ...]], dict[int, str]] = {}
+    families: dict[tuple[PGD, tuple[float, ...]], dict[int, list[str]]] = {}
     for name, attacks in plan.items():
-        pgds = [attack for attack in attacks if isinstance(attack, PGD)]
-        if pgds and len(pgds) == len(attacks):
-            steps, kind = pgds[0].steps, replace(pgds[0], epsilon=0.0)
-            alike = all(replace(pgd, epsilon=0.0) == kind for pgd in pgds)
-            family = families.setdefault((replace(kind, steps=1), tuple(pgd.epsilon for pgd in pgds)), {})
-            if alike and steps not in family:
-                family[steps] = name
-                continue
+        kinds = {replace(attack, epsilon=0.0) for attack in attacks if type(attack) is PGD}
+        if len(kinds) == 1 and all(type(attack) is PGD for attack in attacks):
+            (kind,) = kinds
+            family = families.setdefault((replace(kind, steps=1), tuple(attack.epsilon for attack in attacks)), {})
+            family.setdefault(kind.steps, []).append(name)
+            continue
         source = generator(name)
         for attack in attacks:
             yield Attacked(name, (attack,), attack(score, images, source))
     for (pgd, epsilons), names in families.items():
-        yield from _sweep_pgd(pgd, names, score, images=images.detach(), epsilons=epsilons)
-
-
-def _sweep_pgd(
-    pgd: PGD, names: Mapping[int, str], score: ScoreFn, *, images: Tensor, epsilons: Sequence[float]
-) -> Iterator[Attacked]:
-    groups = [(tuple(epsilons), images)]
-    for step in range(1, max(names, default=0) + 1):
-        following: list[tuple[tuple[float, ...], Tensor]] = []
-        for members, current in groups:
-            moved = pgd.ascend(score, current)
-            following += _split(members, moved, images)
-        groups = following
-        if step in names:
+        steps = _steps(pgd, epsilons, score, images.detach(), begin=generator)
+        for step, groups in zip(range(1, max(names) + 1), steps, strict=False):
             whole = replace(pgd, steps=step)
-            for members, attacked in groups:
-                yield Attacked(names[step], tuple(replace(whole, epsilon=e) for e in members), attacked)
+            for name in names.get(step, ()):
+                for members, attacked in groups:
+                    yield Attacked(name, tuple(replace(whole, epsilon=e) for e in members), attacked)
 
 
-def _split(epsilons: Sequence[float], moved: Tensor, images: Tensor) -> list[tuple[tuple[float, ...], Tensor]]:
+def _steps(
+    pgd: PGD, epsilons: tuple[float, ...], score: ScoreFn, images: Tensor, *, begin: Callable[[str], object]
+) -> Iterator[list[_Group]]:
+    """Yield the groups of budgets whose images are equal to the last bit, after every further step."""
+    groups = [(epsilons, images)]
+    for step in count(1):
+        following: list[_Group] = []
+        for members, current in groups:
+            begin(f"pgd step {step}")
+            following += _split(members, pgd.ascend(score, current), images)
+        groups = following
+        yield groups
+
+
+def _split(epsilons: Sequence[float], moved: Tensor, images: Tensor) -> list[_Group]:
     """Project per budget and group the budgets whose images are equal to the last bit."""
-    groups: list[tuple[tuple[float, ...], Tensor]] = []
+    groups: list[_Group] = []
     for epsilon in epsilons:
         attacked = project_linf(moved, images, epsilon).clamp(0, 1)
         twin = next((i for i, (_, other) in enumerate(groups) if torch.equal(other, attacked)), None)

@@ -11,7 +11,8 @@ from torch import Tensor
 
 from iqa_armor.data.base import Dataset, ImageSet, Split
 from iqa_armor.errors import DataError
-from iqa_armor.metrics import psnr, srocc
+from iqa_armor.metrics.correlation import srocc
+from iqa_armor.metrics.fidelity import psnr
 from iqa_armor.progress import Progress, silent
 
 SAMPLE = 200

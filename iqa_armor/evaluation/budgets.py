@@ -6,7 +6,7 @@ from torch import Tensor
 
 from iqa_armor.attacks.base import Attack
 from iqa_armor.errors import ArmorError
-from iqa_armor.metrics import l2, linf
+from iqa_armor.metrics.fidelity import l2, linf
 
 BUDGET_TOLERANCE = 1e-6  # rounding of float32 pixels
 LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums
@@ -24,6 +24,10 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
     Raises:
         ArmorError: Naming the attack and by how much it went too far.
     """
+    if attacked.shape != clean.shape:
+        raise ArmorError(
+            f"attack {name} changed the size of images: {tuple(attacked.shape)} instead of {tuple(clean.shape)}"
+        )
     _check_distance(name, attack, clean, attacked)
     low, high = float(attacked.min()), float(attacked.max())
     if not (low >= -BUDGET_TOLERANCE and high <= 1 + BUDGET_TOLERANCE):

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from iqa_armor.attacks.base import frozen
@@ -16,15 +21,39 @@ def count_parameters(model: QualityModel) -> int:
 
 
 def count_flops(model: QualityModel, image: Tensor) -> int:
-    """Return the floating-point operations of scoring one prepared image (3, H, W).
+    """Return the floating-point operations of scoring one prepared image (3, H, W), the same on every device.
 
-    Convolutions and matrix products are counted, two operations per multiply-add; FFTs and
-    element-wise work are not. What a first call prepares for all later ones (the kernel of an
-    orthogonal convolution) is not counted either.
+    Convolutions, matrix products and weighted sums of table rows (embedding bags) are counted, two operations per
+    multiply-add; attention is counted as the products it is made of, however a device fuses them. FFTs and
+    element-wise work are not counted, nor what a first call prepares for all later ones. So an AOC or AOL layer of
+    k × k taps costs 2·k²·C_in·C_out·H·W, as one plain convolution; a Cayley layer costs its inverse as it is applied in
+    the spectrum, 8·F·C_in² for the F = H·W/2 or little more frequencies that determine a real map, and the plain
+    convolution of its other C_out − C_in channels.
     """
-    counter, batch = FlopCounterMode(display=False), image.unsqueeze(0).to(model.mean.device)
-    with frozen(model), torch.no_grad():
+    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_TABLE_SUMS, _weighted_sums))
+    batch = image.unsqueeze(0).to(model.mean.device)
+    with frozen(model), torch.no_grad(), _unfused():
         model(batch)
         with counter:
             model(batch)
     return int(counter.get_total_flops())
+
+
+# On a processor a Cayley layer sums table rows where it multiplies matrices elsewhere.
+_TABLE_SUMS = (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only)
+
+
+def _weighted_sums(table: Sequence[int], places: Sequence[int], *_: Any, **__: Any) -> int:
+    return 2 * places[0] * table[1]
+
+
+@contextmanager
+def _unfused() -> Iterator[None]:
+    """Let attention run as matrix products: some devices have one kernel for all of it, which hides them."""
+    was_fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        with sdpa_kernel(SDPBackend.MATH):
+            yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(was_fused)

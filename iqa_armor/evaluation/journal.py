@@ -6,40 +6,33 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor, fx
 
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, OutputError
+from iqa_armor.files import write_whole
 from iqa_armor.models.base import QualityModel, state_digest
+from iqa_armor.results.table import Table
 
-SCHEMA = "iqa-armor/journal/1"
-Columns = dict[str, dict[str, dict[str, list[float]]]]  # measure → attack → budget → one number per image
+SCHEMA = "iqa-armor/journal/2"
 
 
 @dataclass(frozen=True)
 class Block:
-    """Results of some consecutive images of a set; numbers are float64, which JSON keeps to the last bit.
+    """The rows of the table that some consecutive images of a set gave; JSON keeps float64 to the last bit.
 
     Args:
         number: Position of the block in the set.
         digest: Of the images as the network saw them.
-        clean: Scores of the clean images.
-        columns: Scores and distances of the attacked images.
-        seconds: Time of the clean forward passes, per image.
-        bare: Scores of the clean images by the model behind a purifier; empty without one.
-        clean_quality: Quality of the clean images behind a purifier; likewise.
+        rows: Without the columns that all blocks share: model, dataset and opinion.
     """
 
     number: int
     digest: str
-    clean: list[float]
-    columns: Columns
-    seconds: list[float]
-    bare: list[float] = field(default_factory=list)
-    clean_quality: list[float] = field(default_factory=list)
+    rows: Table
 
 
 class Journal:
@@ -82,7 +75,8 @@ class Journal:
             _drop_unfinished_line(path)
             self._opened.add(path)
         with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(asdict(block)) + "\n")
+            line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
+            file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())
 
@@ -108,16 +102,19 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         path = folder / "identity.json"
         if path.exists():
             kept = json.loads(path.read_text(encoding="utf-8"))
+            if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
+                raise DataError(
+                    f"{folder} holds results of another version of iqa-armor ({kept.get('schema')}), in which random "
+                    "defenses drew otherwise; name another folder, or remove this one"
+                )
             if kept != identity:
                 raise DataError(
                     f"{folder} holds results of another evaluation ({_difference(kept, identity)} differs); name "
                     "another folder, or remove this one"
                 )
             return
-        unfinished = folder / f".identity.{os.getpid()}"
-        unfinished.write_text(json.dumps(identity, indent=2) + "\n", encoding="utf-8")
-        unfinished.replace(path)
-    except (OSError, ValueError) as error:
+        write_whole(path, json.dumps(identity, indent=2) + "\n")
+    except (OSError, ValueError, OutputError) as error:
         raise DataError(f"cannot keep results in {folder}: {error}; name another folder") from error
 
 
@@ -135,8 +132,9 @@ def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
 
 def _read(line: str, path: Path) -> Block:
     try:
-        return Block(**json.loads(line))
-    except (ValueError, TypeError) as error:
+        found = json.loads(line)
+        return Block(found["number"], found["digest"], Table.from_plain(found["rows"]))
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise DataError(f"{path} is damaged ({error}); remove it, its images are then evaluated again") from error
 
 

@@ -1,94 +1,103 @@
-"""How an evaluation is run."""
+"""What an evaluation is to find: attacks, budgets and bookkeeping."""
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from dataclasses import fields, replace
+from itertools import pairwise
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.base import Attack, Direction
-from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation.surface import EOT_SAMPLES
-from iqa_armor.results import Settings
+from iqa_armor.results.outcome import Settings
+
+if TYPE_CHECKING:
+    import torch
+
+    from iqa_armor.attacks.base import Attack
 
 PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
 
 
-@dataclass(frozen=True)
-class EvaluationSettings:
-    """Attacks, budgets and bookkeeping of an evaluation.
+class EvaluationSettings(BaseModel):
+    """Attacks, budgets and bookkeeping of an evaluation; a value out of its range raises UsageError.
 
-    Args:
-        attacks: Words that `ATTACKS.read` reads, all different.
-        epsilons: Budgets every attack is run at, ascending, pixels being in [0, 1].
-        direction: +1 raises the model's score, -1 lowers it, whatever either means for quality.
-        batch_size: Images per forward pass.
-        limit: Most images per dataset, spread evenly over it; None for all.
-        device: Where the models are while they are evaluated.
-        seed: Seed of attacks that draw or learn, and of the bootstrap.
-        fit_images: Most images that an attack which learns does so on.
-        checks: Whether to check the strength of the attacks, on images of the first dataset.
-        check_images: Most images that the checks use.
-        eot: Draws that an attacker of a random defense averages.
-        resamples: Bootstrap resamples of the intervals.
-        confidence: Coverage of the intervals, in (0, 1).
-        weights: Weight of each dataset in combined figures; None for 2 with opinion scores and 1
-            without (ours), which is the 2 : 1 of [RA] for KonIQ-10k and NIPS 2017.
-
-    Raises:
-        UsageError: If a value is out of its range or an attack is unknown.
+    The weights are by default those of [RA] for KonIQ-10k and NIPS 2017 (ours).
     """
 
-    attacks: tuple[str, ...] = ("pgd1", "pgd8")
-    epsilons: tuple[float, ...] = PAPER_EPSILONS
-    direction: Direction = 1
-    batch_size: int = 8
-    limit: int | None = None
-    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
-    seed: int = 0
-    fit_images: int = 64
-    checks: bool = False
-    check_images: int = 16
-    eot: int = EOT_SAMPLES
-    resamples: int = 1000
-    confidence: float = 0.95
-    weights: tuple[float, ...] | None = None
+    model_config = ConfigDict(frozen=True, extra="forbid")
 
-    def __post_init__(self) -> None:
-        ascending = all(a < b for a, b in zip(self.epsilons, self.epsilons[1:], strict=False))
-        problems = {
-            f"budgets must ascend within (0, 1], got {self.epsilons}": self.epsilons
-            and ascending
-            and 0 < self.epsilons[0] <= self.epsilons[-1] <= 1,
-            f"attacks must all differ, got {self.attacks}": len(set(self.attacks)) == len(self.attacks),
-            f"direction must be 1 or -1, got {self.direction}": self.direction in (1, -1),
-            f"batch size must be positive, got {self.batch_size}": self.batch_size > 0,
-            f"limit must be positive, got {self.limit}": self.limit is None or self.limit > 0,
-            f"images to fit attacks on must be positive, got {self.fit_images}": self.fit_images > 0,
-            f"images of the checks must be positive, got {self.check_images}": self.check_images > 0,
-            f"draws that are averaged (EOT) must be positive, got {self.eot}": self.eot > 0,
-            f"resamples must be positive, got {self.resamples}": self.resamples > 0,
-            f"confidence must lie in (0, 1), got {self.confidence}": 0 < self.confidence < 1,
-        }
-        for problem, is_fine in problems.items():
-            if not is_fine:
-                raise UsageError(problem)
-        self.build_attacks()
+    attacks: tuple[Any, ...] = Field(
+        ("pgd1", "pgd8"), description="Attacks, all different: words that name them, or frozen dataclasses."
+    )
+    epsilons: tuple[float, ...] = Field(
+        PAPER_EPSILONS,
+        description="Budgets that every L-infinity attack is run at, ascending, pixels being in [0, 1].",
+    )
+    direction: Literal[1, -1] = Field(1, description="Whether attacks raise or lower the score, whatever it means.")
+    batch_size: int = Field(8, gt=0, description="Images per forward pass.")
+    limit: int | None = Field(None, gt=0, description="Most images per dataset, spread over it.")
+    seed: int = Field(0, ge=0, description="Of the bootstrap and of attacks that draw or learn.")
+    fit_images: int = Field(64, gt=0, description="Most images that an attack which learns does so on.")
+    checks: bool = Field(
+        False,
+        description="Check that small gains are no weakness of the attacks: stronger, black-box and borrowed attacks, "
+        "gradients, randomness.",
+    )
+    check_images: int = Field(16, gt=0, description="Most images that the checks use.")
+    eot: int = Field(8, gt=0, description="Draws that attacks average where a defense is random (EOT).")
+    resamples: int = Field(1000, gt=0, description="Bootstrap resamples of the intervals.")
+    confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
+    weights: tuple[float, ...] | None = Field(
+        None, description="Weight of each dataset in combined figures. [default: 2 with scores, 1 without]"
+    )
 
-    def build_attacks(self) -> dict[str, Attack]:
-        """Return the attacks by the words that name them, in this evaluation's direction."""
-        built: dict[str, Any] = {word: ATTACKS.read(word) for word in self.attacks}
-        return {word: replace(attack, direction=self.direction) for word, attack in built.items()}
+    def __init__(self, **values: Any) -> None:
+        try:
+            super().__init__(**values)
+        except ValidationError as error:
+            raise UsageError("; ".join(map(_told, error.errors()))) from error
+
+    def model_post_init(self, _: object) -> None:
+        """Refuse budgets that do not ascend, and attacks that are unknown or repeated."""
+        if (
+            not self.epsilons
+            or not all(0 < e <= 1 for e in self.epsilons)
+            or any(a >= b for a, b in pairwise(self.epsilons))
+        ):
+            raise UsageError(f"budgets must ascend within (0, 1], got {self.epsilons}")
+        self.named_attacks()
+
+    def changed(self, **values: Any) -> Self:
+        """Return settings with other values in the place of some."""
+        return type(self)(**{**dict(self), **values})
+
+    def named_attacks(self) -> dict[str, Attack]:
+        """Return the attacks by name, in this evaluation's direction: the words that name them, or classes."""
+        from iqa_armor.attacks import ATTACKS
+        from iqa_armor.attacks.base import accepted
+
+        built: dict[str, Any] = {}
+        for given in self.attacks:
+            attack: Any = ATTACKS.read(given) if isinstance(given, str) else accepted(given, repr(given))
+            name = given if isinstance(given, str) else _word_of(attack)
+            if name in built:
+                raise UsageError(f"attacks must all differ, got {name} twice")
+            built[name] = replace(attack, direction=self.direction)
+        return built
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys of the budgets that each attack is run at."""
+        from iqa_armor.attacks.budgets import at_budgets, budget_key
+
         return {
-            word: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
-            for word, attack in self.build_attacks().items()
+            name: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
+            for name, attack in self.named_attacks().items()
         }
+
+    def swept(self) -> tuple[str, ...]:
+        """Return the attacks that are run at every budget."""
+        return tuple(name for name, attack in self.named_attacks().items() if attack.norm == "linf")
 
     @property
     def headline_epsilon(self) -> float:
@@ -96,33 +105,41 @@ class EvaluationSettings:
         return next((e for e in self.epsilons if f"{e * 255:g}" == "4"), self.epsilons[len(self.epsilons) // 2])
 
     def identity(self) -> dict[str, Any]:
-        """Return what per-image results follow from: not how they are summed up."""
-        left_out = {"device", "resamples", "confidence"}
-        return {**self.report().model_dump(mode="json", exclude=left_out), "fit_images": self.fit_images}
+        """Return what the rows of the table follow from: not how they are summed up."""
+        stated = self.report().model_dump(mode="json", exclude={"device", "resamples", "confidence"})
+        return {**stated, "fit_images": self.fit_images}
 
-    def report(self) -> Settings:
+    def report(self, device: torch.device | str = "cpu") -> Settings:
         """Return what the outcome says about these settings; lengths in pixels become 1/255."""
-        built: dict[str, Any] = self.build_attacks()
-        return Settings(
-            attacks={word: _describe(attack) for word, attack in built.items()},
-            budgets=self.budgets(),
-            epsilons=tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
-            direction=self.direction,
-            batch_size=self.batch_size,
-            limit=self.limit,
-            device=str(self.device),
-            seed=self.seed,
-            eot=self.eot,
-            resamples=self.resamples,
-            confidence=self.confidence,
-        )
+        shared = {name: value for name, value in self if name in Settings.model_fields}
+        described = {
+            "attacks": {name: _describe(attack) for name, attack in self.named_attacks().items()},
+            "epsilons": tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
+        }
+        return Settings.model_validate({**shared, **described, "budgets": self.budgets(), "device": str(device)})
+
+
+def _told(fault: Any) -> str:
+    words = f"{fault['msg'][0].lower()}{fault['msg'][1:]}, got {fault['input']!r}"
+    return f"{'.'.join(map(str, fault['loc'])).replace('_', ' ')}: {words}"
+
+
+def _word_of(attack: Any) -> str:
+    """Return the class of an attack with those settings that are not its defaults, as a word would say it."""
+    kept = {each.name: each for each in fields(attack) if each.name not in ("epsilon", "direction")}
+    plain = {name: getattr(attack, name) for name in kept}
+    changed = [f"{n}={v}" for n, v in plain.items() if isinstance(v, int | float | str) and v != kept[n].default]
+    return ":".join([type(attack).__name__, *([",".join(changed)] if changed else [])])
 
 
 def _describe(attack: Any) -> dict[str, float | int | str]:
     """Return type, norm and hyperparameters; the budget too, unless it is swept."""
+    from iqa_armor.attacks.budgets import in_pixel_values
+
     described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
-    for name, value in asdict(attack).items():
+    for name in (each.name for each in fields(attack)):
         if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
             continue
+        value = getattr(attack, name)
         described[name] = float(f"{value * 255:g}") if in_pixel_values(attack, name) else value
-    return described
+    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in described.items()}

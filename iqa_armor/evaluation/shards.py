@@ -38,11 +38,7 @@ class Shard:
 
 
 def current_shard(device: torch.device) -> Shard:
-    """Return the share of this process: all of it unless a launcher has started several.
-
-    Args:
-        device: Where the evaluation runs; it decides how processes talk to each other.
-    """
+    """Return the share of this process: all of it unless a launcher has started several that talk over this device."""
     if int(os.environ.get("WORLD_SIZE", "1")) < 2:
         return Shard()
     from accelerate.state import PartialState

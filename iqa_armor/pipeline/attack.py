@@ -18,7 +18,7 @@ from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
-from iqa_armor.evaluation.surface import surface_of
+from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
@@ -152,7 +152,7 @@ class _Attacker:
         task = f"fitting {word}"
         progress(task, 0, 1)
         self.reseed(ATTACKERS)
-        fitted = attack.fit(surface_of(self.model), lambda: map(self.prepared, files), self.generator())
+        fitted = attack.fit(followed_score(self.model), lambda: map(self.prepared, files), self.generator())
         progress(task, 1, 1)
         return fitted
 
@@ -160,7 +160,7 @@ class _Attacker:
         self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
     ) -> AttackedImage:
         self.reseed(ATTACKERS)
-        attacked = attack(surface_of(self.model), clean, self.generator())
+        attacked = attack(followed_score(self.model), clean, self.generator())
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"

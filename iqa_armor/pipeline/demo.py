@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from iqa_armor.data.specs import open_dataset
-from iqa_armor.evaluation import Evaluation, EvaluationSettings, evaluate
+from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.harden import Hardened, harden
@@ -46,8 +45,8 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
         [base, control.model, hardened.model],
         [dataset],
         baseline=0,
-        settings=replace(EvaluationSettings(), device=device),
-        on_progress=lambda p: progress(f"attacking {p.model}", p.done, p.total),
+        device=device,
+        progress=progress,
     )
     return hardened, evaluation
 

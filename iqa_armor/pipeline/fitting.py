@@ -30,10 +30,8 @@ class RunOptions:
     """How this machine carries a job out; none of it changes what the result is.
 
     Args:
-        device: Where to compute.
         checkpoint: File kept after each epoch, or None.
         resume: Whether to continue from it.
-        progress: Receiver of progress.
     """
 
     device: torch.device = field(default_factory=choose_device)
@@ -45,14 +43,8 @@ class RunOptions:
         """Return the checkpoint of a fit that follows from a model, a dataset and further facts."""
         if self.checkpoint is None:
             return None
-        fingerprint = fingerprint_of(
-            {
-                "data": dataset.fingerprint,
-                "preprocessing": asdict(model.preprocessing),
-                "weights": state_digest(model),
-                **facts,
-            }
-        )
+        preprocessing, weights = asdict(model.preprocessing), state_digest(model)
+        fingerprint = fingerprint_of(data=dataset.fingerprint, preprocessing=preprocessing, weights=weights, **facts)
         return Checkpoint(Path(self.checkpoint), fingerprint, resumes=self.resume)
 
 
@@ -85,7 +77,7 @@ def fit_to_opinion(
         model: Model whose network is a graph; it is on the CPU afterwards.
         images: Fitted to.
         settings: Epochs, step size, loss and the rest.
-        now: Moments of the scores as they are.
+        now: Mean and spread of the scores as they are.
         then: Those that the fitted model's scores shall have on the images fitted to.
         options: How this machine does it.
         checkpoint: Of the fit.
@@ -97,17 +89,10 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
-    labels = moments_of(images.mos, turned=then.spread < 0)
-    history = fit(
-        model,
-        images,
-        settings,
-        labels=labels,
-        device=options.device,
-        checkpoint=checkpoint,
-        progress=options.progress,
-    )
-    scores = score_all(model, images, options.progress)
+    labels, progress = moments_of(images.mos, turned=then.spread < 0), options.progress
+    device = options.device
+    history = fit(model, images, settings, labels=labels, device=device, checkpoint=checkpoint, progress=progress)
+    scores = score_all(model, images, progress)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)

@@ -12,10 +12,11 @@ from iqa_armor.artifact import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
-from iqa_armor.evaluation import on_device, scale_of
+from iqa_armor.evaluation.run import on_device
+from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace
-from iqa_armor.metrics import srocc
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.provenance import provenance_of
@@ -35,16 +36,11 @@ INFORMED_SROCC = 0.1
 
 @dataclass(frozen=True)
 class Hardened:
-    """A hardened model and what was done to it.
+    """A hardened model, in eval mode on the CPU, and what was done to it.
 
     Args:
-        model: The result, in eval mode on the CPU.
-        recipe: Settings it was made by.
-        blocks: Where the blocks stand.
-        pruned: What pruning removed, or None.
-        fit: The fine-tuning.
         srocc: On the held-out tenth of the training images after each step, in [-1, 1].
-        provenance: Source, data, versions and the above, as stored in the file.
+        provenance: Source, data, versions and the rest, as stored in the file.
     """
 
     model: QualityModel
@@ -73,11 +69,7 @@ class Hardened:
 def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
 
-    Args:
-        model: Pretrained model.
-        dataset: Scored images; only its training split is used.
-        recipe: What to do.
-        options: How this machine does it.
+    Only the training split of the dataset is used.
 
     Raises:
         DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
@@ -187,13 +179,6 @@ class _Hardening:
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
-        facts = {"recipe": self.recipe.model_dump()}
-        return fit_to_opinion(
-            model,
-            self.images,
-            self.recipe,
-            now=now,
-            then=then,
-            options=self.options,
-            checkpoint=self.options.checkpoint_of(self.original, self.dataset, **facts),
-        )
+        options, recipe = self.options, self.recipe
+        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
+        return fit_to_opinion(model, self.images, recipe, now=now, then=then, options=options, checkpoint=checkpoint)

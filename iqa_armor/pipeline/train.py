@@ -7,12 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from torch import fx
-
 from iqa_armor.artifact import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.evaluation import scale_of
+from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
@@ -62,27 +60,17 @@ def train(
     options = options or RunOptions()
     images = load_training_images(dataset.training(), model, options.progress)
     traced = trace(model.network, calibration_batch(images, model, 2)[:1])
-    smooth = _smoothed(traced, settings, fresh)
+    smooth: list[str] = []
+    if settings.activation != "keep":
+        chosen = None if settings.activation_scope == "all" else fresh
+        smooth = replace_activations(traced, settings.activation, fresh=chosen)
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
-    facts = {"training": settings.model_dump(), "smooth_activations": smooth}
+    checkpoint = options.checkpoint_of(model, dataset, training=settings.model_dump(), smooth_activations=smooth)
+    now, then = ScoreMoments(), moments_of(images.mos)
     history, scores = fit_to_opinion(
-        copied,
-        images,
-        settings,
-        now=ScoreMoments(),
-        then=moments_of(images.mos),
-        options=options,
-        checkpoint=options.checkpoint_of(model, dataset, **facts),
+        copied, images, settings, now=now, then=then, options=options, checkpoint=checkpoint
     )
     copied.scale = scale_of(copied, scores, images.names)
     record = provenance_of(model, dataset, seed=settings.seed, **history.facts(), smooth_activations=smooth)
     return Trained(copied.eval(), settings, history, record)
-
-
-def _smoothed(traced: fx.GraphModule, settings: Training, fresh: Collection[str] | None) -> list[str]:
-    """Replace activations where the settings say so, in place, and return the names of their nodes."""
-    if settings.activation == "keep":
-        return []
-    chosen = None if settings.activation_scope == "all" else fresh
-    return replace_activations(traced, settings.activation, fresh=chosen)

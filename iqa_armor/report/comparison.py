@@ -15,7 +15,7 @@ from iqa_armor.report.attack_figures import (
     shown_budget,
 )
 from iqa_armor.report.formatting import budget
-from iqa_armor.results.figures import AttackDifferences, Check, Differences, Interval, ModelEntry
+from iqa_armor.results.figures import AttackDifferences, Differences, Interval, ModelEntry, StrengthCheck
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
@@ -98,7 +98,7 @@ def standing(outcome: Outcome, model: ModelEntry) -> Standing:
     return "better" if "better" in readings else "worse" if "worse" in readings else "open"
 
 
-def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, Check]]:
+def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, StrengthCheck]]:
     """Return the strength checks that failed: with one, the figures may flatter a model."""
     return [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
 

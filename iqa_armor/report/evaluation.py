@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import ImageFile, Note, Panels, Part, Picture, Report, Section, Terms
-from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, tradeoff
+from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, scored_images, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
     budgets_table,
@@ -19,23 +19,23 @@ from iqa_armor.report.evaluation_terms import conditions, data_line, definitions
 from iqa_armor.report.formatting import budget, plain, signed
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results.exhibit import Exhibit, Points
-from iqa_armor.results.exhibit import Picture as Attacked
 from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.pictures import Picture as Attacked
+from iqa_armor.results.table import Table
 
 NAMES_IN_TITLE = 3
 MOST_UNFOLDED = 6  # models whose differences lie open
 HOLLOW = "Hollow marks{}, ○ in labels: the attack does not know the defense."
 
 
-def evaluation_report(outcome: Outcome, exhibit: Exhibit | None = None) -> Report:
+def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Attacked] = ()) -> Report:
     """Return all that is shown of an evaluation.
 
     Args:
         outcome: Figures of the models.
-        exhibit: Scores and images to show besides.
+        table: Scores of the images, to be shown one by one.
+        pictures: Images to show besides.
     """
-    exhibit = exhibit or Exhibit()
     sections = (
         _figures(outcome),
         _differences(outcome),
@@ -50,8 +50,8 @@ def evaluation_report(outcome: Outcome, exhibit: Exhibit | None = None) -> Repor
                 note="Top left is best. Filled: the attack knows the purifier. Hollow: it does not.",
             ),
         ),
-        _scores(outcome, exhibit.points),
-        _pictures(outcome, exhibit),
+        _scores(outcome, table),
+        _pictures(outcome, pictures),
         _strength(outcome),
         _section(
             "Every budget",
@@ -113,7 +113,8 @@ def _threats(outcome: Outcome, marked: str = "") -> str:
     return HOLLOW.format(marked) if any(model.threat == "bare" for model in outcome.models) else ""
 
 
-def _scores(outcome: Outcome, points: tuple[Points, ...]) -> Section | None:
+def _scores(outcome: Outcome, table: Table | None) -> Section | None:
+    points = [] if table is None else scored_images(outcome, table)
     charts = score_scatters(outcome, points)
     hidden = len(points) - len(charts)
     note = "One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden)
@@ -121,10 +122,10 @@ def _scores(outcome: Outcome, points: tuple[Points, ...]) -> Section | None:
     return _section("Scores before and after", Panels(charts, legend=legend, note=note))
 
 
-def _pictures(outcome: Outcome, exhibit: Exhibit) -> Section | None:
-    shown, count = len({picture.model for picture in exhibit.pictures}), len(outcome.models)
+def _pictures(outcome: Outcome, pictures: Sequence[Attacked]) -> Section | None:
+    shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     note = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
-    return _section("Images that moved most", note, *map(_picture, exhibit.pictures))
+    return _section("Images that moved most", note, *map(_picture, pictures))
 
 
 def _picture(shown: Attacked) -> Picture:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Literal
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Series
 from iqa_armor.report.formatting import budget, is_number, short
 from iqa_armor.report.model_marks import GREY, model_labels, model_marks
-from iqa_armor.results.exhibit import Points
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.table import CLEAN as UNATTACKED
+from iqa_armor.results.table import Table
 
 CLEAN, ATTACKED = Mark(GREY, "o", "●"), Mark("#b84300", "o", "●")
 POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
@@ -20,6 +22,19 @@ PANELS = 12  # of scores before and after
 Swept = Literal["abs_gain", "srocc"]
 TITLES: Mapping[Swept, str] = {"abs_gain": "AbsGain", "srocc": "SROCC"}
 ByBudget = dict[float, float]
+
+
+@dataclass(frozen=True)
+class ScoredImages:
+    """The images of one dataset as one model scores them, clean and under the headline attack."""
+
+    model: str
+    dataset: str
+    attack: str
+    budget: str
+    mos: tuple[float, ...] | None
+    clean: tuple[float, ...]
+    attacked: tuple[float, ...]
 
 
 def curves(outcome: Outcome, figure: Swept) -> tuple[Chart, ...]:
@@ -62,15 +77,30 @@ def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
     return (chart,)
 
 
-def score_scatters(outcome: Outcome, points: Sequence[Points]) -> tuple[Chart, ...]:
-    """Return a panel per model, dataset and attack: scores before and after, over opinion where there is any.
+def scored_images(outcome: Outcome, table: Table) -> list[ScoredImages]:
+    """Return every dataset as every model scores it, clean and under the headline attack."""
+    attack, key = headline(outcome)
+    found = []
+    for model in outcome.models:
+        of_model = table.where(model=model.name)
+        for entry in outcome.data:
+            rows = of_model.where(dataset=entry.spec)
+            clean, attacked = rows.where(attack=UNATTACKED), rows.where(attack=attack, budget=key)
+            mos = None if math.isnan(clean["mos"].sum()) else tuple(clean["mos"].tolist())
+            if len(clean) and len(attacked):
+                scores = tuple(clean["score"].tolist()), tuple(attacked["score"].tolist())
+                found.append(ScoredImages(model.name, entry.spec, attack, key, mos, *scores))
+    return found
+
+
+def score_scatters(outcome: Outcome, points: Sequence[ScoredImages]) -> tuple[Chart, ...]:
+    """Return a panel per model and dataset: scores before and after, over opinion where there is any.
 
     Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
     drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
     """
     place = {model.name: (None, "adaptive", "bare").index(model.threat) for model in outcome.models}
-    named = [part for part in points if part.names]
-    shown = sorted(named, key=lambda part: place.get(part.model, 0))[:PANELS] if len(named) > PANELS else named
+    shown = sorted(points, key=lambda part: place[part.model])[:PANELS] if len(points) > PANELS else points
     most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
     return tuple(_scatter(outcome, part, most=most) for part in shown)
 
@@ -104,8 +134,8 @@ def _told(line: ByBudget) -> str:
     return ", ".join(" ".join(word) for word in words)
 
 
-def _scatter(outcome: Outcome, part: Points, *, most: int) -> Chart:
-    step = math.ceil(len(part.names) / most)
+def _scatter(outcome: Outcome, part: ScoredImages, *, most: int) -> Chart:
+    step = math.ceil(len(part.clean) / most)
     before, after = part.clean[::step], part.attacked[::step]
     across = before if part.mos is None else part.mos[::step]
     attacked = Series(tuple(zip(across, after, strict=True)), ATTACKED, style="dots")
@@ -124,8 +154,8 @@ def _scatter(outcome: Outcome, part: Points, *, most: int) -> Chart:
     )
 
 
-def _told_scores(outcome: Outcome, part: Points, *, drawn: int) -> str:
-    count = len(part.names)
+def _told_scores(outcome: Outcome, part: ScoredImages, *, drawn: int) -> str:
+    count = len(part.clean)
     means = f"{sum(part.clean) / count:.4g} to {sum(part.attacked) / count:.4g}"
     words = [f"On {part.dataset} the attack takes the mean score from {means}"]
     model = next((model for model in outcome.models if model.name == part.model), None)

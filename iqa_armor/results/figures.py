@@ -1,12 +1,14 @@
-"""Figures of one model, with stable names: agreement, robustness, cost, and differences to a baseline."""
+"""What is reported of one model, with stable names: agreement, robustness, cost, and differences to a baseline."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
+
+from iqa_armor.results.figure_registry import declared
 
 
 def epsilon_key(epsilon: float) -> str:
@@ -29,64 +31,81 @@ class Value(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class AttackFigures(Value):
-    """One attack on one model; dictionaries go by budget in 1/255, gains are in score ranges or deviations.
+class Interval(Value):
+    """A difference to the baseline with its confidence limits."""
 
-    `max_linf` is the largest true change of a pixel value in 1/255, `psnr` the mean in decibels. Behind a purifier,
-    `quality` is that of the purified attacked images ([AP], (SSIM + PSNR/80)/2), and `gain_score` the mean change of
-    their score from that of the clean image without purifier, relative to it.
-    """
+    value: Number = None
+    low: Number = None
+    high: Number = None
 
-    abs_gain: ByEpsilon = {}
-    abs_gain_unsigned: ByEpsilon = {}
-    abs_gain_std: ByEpsilon = {}
-    r_score: ByEpsilon = {}
-    srocc: ByEpsilon = {}
-    plcc: ByEpsilon = {}
-    quality: ByEpsilon = {}
-    gain_score: ByEpsilon = {}
-    max_linf: ByEpsilon = {}
-    psnr: ByEpsilon = {}
-    abs_gain_auc: Number = None
-    abs_gain_unsigned_auc: Number = None
-    abs_gain_std_auc: Number = None
-    r_score_auc: Number = None
+
+if TYPE_CHECKING:
+
+    class _FromDeclaration(Value):
+        """Fields that follow from the declared figures."""
+
+        def __getattr__(self, name: str) -> Any: ...
+
+    class _AtBudgets(_FromDeclaration): ...
+
+    class _OfClean(_FromDeclaration): ...
+
+    class _OfData(_FromDeclaration): ...
+
+    class _AttackDifferences(_FromDeclaration): ...
+
+    class _CleanDifferences(_FromDeclaration): ...
+
+else:
+
+    def _model(name: str, fields: dict[str, tuple[Any, Any]]) -> type[Value]:
+        return create_model(name, __base__=Value, **fields)
+
+    _attacked = declared("attacked")
+    _OfClean = _model("_OfClean", {each.name: (Number, None) for each in declared("clean")})
+    _OfData = _model("_OfData", {each.name: (Number, None) for each in declared("data")})
+    _AtBudgets = _model(
+        "_AtBudgets",
+        {each.name: (ByEpsilon, {}) for each in _attacked}
+        | {each.area: (Number, None) for each in _attacked if each.has_area},
+    )
+    _CleanDifferences = _model(
+        "_CleanDifferences", {each.name: (Interval, Interval()) for each in declared("clean") if each.compared}
+    )
+    _AttackDifferences = _model(
+        "_AttackDifferences",
+        {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
+        | {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared},
+    )
+
+
+class AttackFigures(_AtBudgets):
+    """One attack on one model: the figures of attacked images by budget, and the areas of those that have one."""
 
     @classmethod
-    def blank(cls, keys: Sequence[str]) -> AttackFigures:
+    def blank(cls, keys: Sequence[str]) -> Self:
         """Return figures with every budget of `keys` (1/255 as text) and no value."""
-        budgets = dict.fromkeys(keys)
-        return cls.model_validate(
-            {name: budgets for name, field in cls.model_fields.items() if field.annotation == ByEpsilon}
-        )
+        return cls.model_validate({figure.name: dict.fromkeys(keys) for figure in declared("attacked")})
 
 
-class Figures(Value):
+class Figures(_OfClean):
     """Agreement with opinion and robustness to each attack; null where images have no scores.
 
     `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
-    run at every budget; null where fewer than two were. `clean_quality` and `clean_gain_score` say what a purifier
-    does to clean images and to their scores.
+    run at every budget; null where fewer than two were.
     """
 
-    srocc: Number = None
-    plcc: Number = None
-    plcc_logistic: Number = None
-    clean_quality: Number = None
-    clean_gain_score: Number = None
-    attacks: dict[str, AttackFigures] = {}
+    attacks: dict[str, AttackFigures] = Field({})
     worst_case: AttackFigures | None = None
 
 
-class DatasetFigures(Figures):
+class DatasetFigures(_OfData, Figures):
     """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
 
     images: int
-    clean_mean: Number = None
-    clean_std: Number = None
 
 
-class Check(Value):
+class StrengthCheck(Value):
     """One test of whether the attacks on a model were strong: what was found and the figures it rests on."""
 
     name: str
@@ -110,30 +129,20 @@ class Scale(Value):
     source: str = "stored with the model"
 
 
-class Interval(Value):
-    """A difference to the baseline with its confidence limits."""
-
-    value: Number = None
-    low: Number = None
-    high: Number = None
-
-
-class AttackDifferences(Value):
+class AttackDifferences(_AttackDifferences):
     """Model minus baseline under one attack, by budget or over all."""
 
-    abs_gain: dict[str, Interval] = {}
-    srocc: dict[str, Interval] = {}
-    abs_gain_auc: Interval = Interval()
-    abs_gain_std_auc: Interval = Interval()
-    r_score_auc: Interval = Interval()
+    @classmethod
+    def blank(cls, keys: Sequence[str]) -> Self:
+        """Return differences with every budget of `keys` and no value."""
+        compared = (figure for figure in declared("attacked") if "value" in figure.compared)
+        return cls.model_validate({figure.name: dict.fromkeys(keys, Interval()) for figure in compared})
 
 
-class Differences(Value):
+class Differences(_CleanDifferences):
     """Model minus baseline, from the same images."""
 
-    srocc: Interval = Interval()
-    plcc: Interval = Interval()
-    attacks: dict[str, AttackDifferences] = {}
+    attacks: dict[str, AttackDifferences] = Field({})
     worst_case: AttackDifferences | None = None
 
 
@@ -154,8 +163,7 @@ class ModelEntry(Figures, _Named):
     """One model: figures combined over the datasets, the same per dataset, and beside the baseline.
 
     `defense` names what stands around the model called `defends`, and `threat` whether attacks knew it or fooled the
-    bare model.
-    `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
+    bare model. `flops` counts convolutions and matrix products of one image (two per multiply-add, no FFT).
     """
 
     defense: str = ""
@@ -167,6 +175,6 @@ class ModelEntry(Figures, _Named):
     timing: Timing = Timing()
     scale: Scale
     datasets: dict[str, DatasetFigures] = {}
-    checks: tuple[Check, ...] = ()
+    checks: tuple[StrengthCheck, ...] = ()
     ratio_to_baseline: Ratios | None = None
     difference_to_baseline: Differences | None = None

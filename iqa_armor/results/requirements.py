@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import operator
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,6 @@ from iqa_armor.results.figures import (
     AttackFigures,
     DatasetFigures,
     Differences,
-    Interval,
     ModelEntry,
     Ratios,
     Scale,
@@ -65,11 +64,7 @@ class Failure:
 
 
 def parse_requirement(text: str) -> Requirement:
-    """Return the requirement written as `PATH OPERATOR NUMBER`.
-
-    Raises:
-        UsageError: If the text is no such expression.
-    """
+    """Return the requirement written as `PATH OPERATOR NUMBER`; a UsageError refuses any other text."""
     match = _EXPRESSION.fullmatch(text)
     try:
         bound = float(match[3]) if match else float("nan")
@@ -83,7 +78,7 @@ def parse_requirement(text: str) -> Requirement:
     return Requirement(match[1], match[2], bound)
 
 
-def check(requirement: Requirement, outcome: Outcome) -> list[Failure]:
+def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     """Return the failures of a requirement: one for every model but the baseline that does not meet it.
 
     A lone model is checked itself. A value that is not defined (null) fails.
@@ -120,35 +115,33 @@ def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str
 
 def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
-    attacked = {attack: AttackFigures.blank(keys) for attack, keys in budgets.items()}
-    limits = {attack: dict.fromkeys(keys, Interval()) for attack, keys in budgets.items()}
-    differences = {attack: AttackDifferences(abs_gain=part, srocc=part) for attack, part in limits.items()}
     longest = max(budgets.values(), key=len, default=())
-    worst = AttackFigures.blank(longest) if len(budgets) > 1 else None
-    parts = dict.fromkeys(longest, Interval())
+    has_worst = len(budgets) > 1
+    figures: dict[str, Any] = {
+        "attacks": {attack: AttackFigures.blank(keys) for attack, keys in budgets.items()},
+        "worst_case": AttackFigures.blank(longest) if has_worst else None,
+    }
     entry = ModelEntry(
         name="",
         parameters=0,
         scale=Scale(low=0, high=1),
-        attacks=attacked,
-        worst_case=worst,
-        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, attacks=attacked, worst_case=worst)),
-        ratio_to_baseline=Ratios(attacks=attacked, worst_case=worst),
+        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, **figures)),
+        ratio_to_baseline=Ratios(**figures),
         difference_to_baseline=Differences(
-            attacks=differences, worst_case=AttackDifferences(abs_gain=parts, srocc=parts) if worst else None
+            attacks={attack: AttackDifferences.blank(keys) for attack, keys in budgets.items()},
+            worst_case=AttackDifferences.blank(longest) if has_worst else None,
         ),
+        **figures,
     )
     return list(flatten(entry.model_dump()))
 
 
 def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
     """Return the numbers and nulls of nested figures by dotted path."""
-    return dict(_walk(entry, prefix))
-
-
-def _walk(entry: Mapping[str, Any], prefix: str) -> Iterator[tuple[str, float | None]]:
+    found: dict[str, float | None] = {}
     for key, value in entry.items():
         if isinstance(value, Mapping):
-            yield from _walk(value, f"{prefix}{key}.")
+            found |= flatten(value, f"{prefix}{key}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
-            yield f"{prefix}{key}", value
+            found[f"{prefix}{key}"] = value
+    return found

@@ -8,14 +8,20 @@ from iqa_armor.errors import RecipeError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from iqa_armor.training.defenses import MakeDefense
+    from iqa_armor.training.defenses import TrainingDefense
     from iqa_armor.training.losses import Loss
 
 
-def _callable(found: Any, name: str) -> Any:
-    if not callable(found):
-        raise RecipeError(f"{name} is {type(found).__name__}, which cannot be called")
-    return found
+def _loss(found: Any, name: str) -> Loss:
+    if callable(found):
+        return found  # type: ignore[no-any-return]
+    raise RecipeError(f"{name} is no loss: it must be a function of scores (N,) and labels (N,)")
+
+
+def _defense(found: Any, name: str) -> type[TrainingDefense]:
+    if callable(getattr(found, "of", None)):
+        return found  # type: ignore[no-any-return]
+    raise RecipeError(f"{name} is no training defense: it must be a child of iqa_armor.training.TrainingDefense")
 
 
 # Functions of scores (N,) and labels (N,) of one batch, both in standardised scores.
@@ -28,18 +34,20 @@ LOSSES: Registry[Loss] = Registry(
         "plcc+mse": Entry("iqa_armor.training.losses:plcc_and_mse", "the sum of both"),
     },
     group="iqa_armor.losses",
-    accepts=_callable,
+    accepts=_loss,
     error=RecipeError,
 )
-# Functions that make a `TrainingDefense` for one fit.
-DEFENSES: Registry[MakeDefense] = Registry(
+DEFENSES: Registry[type[TrainingDefense]] = Registry(
     "training defense",
     {
-        "none": Entry("iqa_armor.training.defenses:no_defense", "plain fitting"),
-        "nt": Entry("iqa_armor.training.defenses:gradient_norm", "a penalty on the gradient by the pixels"),
-        "at": Entry("iqa_armor.training.defenses:adversarial", "half of each batch attacked, its labels lowered"),
+        "none": Entry("iqa_armor.training.defenses:TrainingDefense", "plain fitting"),
+        "nt": Entry("iqa_armor.training.defenses:GradientNorm", "a penalty on the gradient by the pixels"),
+        "at": Entry(
+            "iqa_armor.training.defenses:AdversarialTraining", "half of each batch attacked, with lower labels"
+        ),
     },
     group="iqa_armor.training_defenses",
-    accepts=_callable,
+    accepts=_defense,
     error=RecipeError,
 )
+__getattr__ = DEFENSES.lazy_attribute

@@ -21,8 +21,7 @@ class Checkpoint:
     """A file that keeps the state of one fit.
 
     Args:
-        path: The file.
-        fingerprint: What the state is made from: model, data and settings.
+        fingerprint: Of what the state is made from: model, data and settings.
         resumes: Whether a fit continues from the file, where there is one.
     """
 
@@ -64,6 +63,6 @@ class Checkpoint:
         return state
 
 
-def fingerprint_of(values: Mapping[str, Any]) -> str:
-    """Return a digest (16 hexadecimal digits) of plain values."""
+def fingerprint_of(**values: Any) -> str:
+    """Return a digest (16 hexadecimal digits) of plain values by name."""
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Self
 
 import torch
 from torch import Tensor, nn
@@ -21,6 +22,17 @@ GRADIENT_SCALE = 2.0**12
 
 class TrainingDefense:
     """What a fit does differently, step by step: here nothing. It draws nothing: a resumed fit is the same."""
+
+    @classmethod
+    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
+        """Return the defense of one fit.
+
+        Args:
+            settings: Of the fit.
+            mos: Opinion scores (N,) of its images.
+            spread: Opinion scores that are 1 in the unit of the targets; negative where small scores are good.
+        """
+        return cls()
 
     def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
         """Return the images (N, 3, H, W) in [0, 1] and targets (N,) that are fitted instead of the given ones."""
@@ -49,8 +61,13 @@ class GradientNorm(TrainingDefense):
     weight: float = 1e-3
     step: float = 0.01
 
+    @classmethod
+    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
+        """Return it as the settings say."""
+        return cls(settings.nt_weight, settings.nt_step)
+
     def penalty(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return the penalty, a scalar with gradients by the parameters; the batch norm's statistics stay."""
+        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         return self.weight * gradient_norms(model, images, step=self.step).mean()
 
 
@@ -74,12 +91,14 @@ class AdversarialTraining(TrainingDefense):
     direction: int = 1
     epsilon: float = 4 / 255
 
-    def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the batch with its first half attacked and the labels of that half lowered.
+    @classmethod
+    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:
+        """Return it for the range of these labels."""
+        width = float(mos.max() - mos.min()) / abs(spread)
+        return cls(width, direction=1 if spread > 0 else -1, epsilon=settings.at_epsilon / 255)
 
-        Raises:
-            DataError: If the images are too small for SSIM.
-        """
+    def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the batch with its first half attacked; images too small for SSIM are a DataError."""
         if min(images.shape[-2:]) < SSIM_WINDOW:
             raise DataError(
                 f"adversarial training corrects labels by SSIM, which needs at least 11×11 pixels; got images of "
@@ -97,34 +116,10 @@ class AdversarialTraining(TrainingDefense):
             return attack(lambda moved: GRADIENT_SCALE * model(moved).float(), images, torch.Generator())
 
 
-# Makes the defense of one fit from its settings, the opinion scores (N,) of its images, and the number of opinion
-# scores that is 1 in the unit of the targets, negative where small scores mean good quality.
-MakeDefense = Callable[[Training, Tensor, float], TrainingDefense]
-
-
-def no_defense(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:  # noqa: ARG001
-    """Return plain fitting."""
-    return TrainingDefense()
-
-
-def gradient_norm(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:  # noqa: ARG001
-    """Return NT as the settings say."""
-    return GradientNorm(settings.nt_weight, settings.nt_step)
-
-
-def adversarial(settings: Training, mos: Tensor, spread: float) -> TrainingDefense:
-    """Return AT for the range of these labels."""
-    width = float(mos.max() - mos.min()) / abs(spread)
-    return AdversarialTraining(width, direction=1 if spread > 0 else -1, epsilon=settings.at_epsilon / 255)
-
-
 def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
     """Return ‖∇f(x)‖₁ of every image's score, (N,), with gradients by the parameters; the model is in eval mode.
 
-    Args:
-        model: Maps images to scores (N,).
-        images: Images (N, 3, H, W) in [0, 1].
-        step: Step h of (f(x + h · sign ∇f) − f(x)) / h; 0 takes the gradient itself by double backward.
+    It is (f(x + h · sign ∇f) − f(x)) / h with the step h; 0 takes the gradient itself by double backward.
     """
     with evaluating(model), torch.enable_grad():
         images = images.detach().requires_grad_()

@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.machine import choose_device
-from iqa_armor.metrics import plcc, srocc
+from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
@@ -32,13 +32,11 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave.
+    """What one epoch gave; epoch 0 is the network before fitting.
 
     Args:
-        number: From 1; 0 is the network before fitting.
         loss: Mean training loss, NaN for epoch 0.
-        srocc: On the held-out tenth of the training images, in [-1, 1].
-        plcc: Likewise.
+        srocc: On the held-out tenth of the training images, in [-1, 1], as `plcc` is.
         seconds: Wall time of the epoch with its check.
     """
 
@@ -54,12 +52,7 @@ class Epoch:
 
 @dataclass(frozen=True)
 class FitHistory:
-    """What a fit went through.
-
-    Args:
-        epochs: Every epoch, the untouched network first.
-        best: Number of the epoch whose weights the model holds now.
-    """
+    """Every epoch, the untouched network first, and the number of the one whose weights the model holds now."""
 
     epochs: tuple[Epoch, ...] = ()
     best: int = 0
@@ -92,12 +85,12 @@ def fit(
     The best epoch has the highest SROCC on the held-out tenth, which no reported number is taken from.
 
     Args:
-        model: Model whose scores are fitted to (mos − center) / spread.
-        images: Prepared images, all of one size.
+        model: Fitted so that its scores are (mos − center) / spread.
+        images: All of one size.
         settings: Epochs, step size, loss and the rest.
-        labels: The center and spread; a negative spread where small scores shall mean good quality. 0 and 1 by default.
+        labels: That center and spread, 0 and 1 by default; a negative spread where small scores shall be good.
         device: Where to compute; None lets `choose_device` decide. Under a launcher each process has its own.
-        checkpoint: Where the state is kept after every epoch.
+        checkpoint: Keeps the state after every epoch.
         progress: Told of steps, and of epochs that end.
 
     Raises:
@@ -136,7 +129,7 @@ class _Fitting:
         self.model, self.images, self.settings, self.labels = model, images, settings, labels
         self.accelerator = accelerator
         self.loss = LOSSES.read(settings.loss)
-        self.defense = DEFENSES.read(settings.defense)(settings, images.mos, labels.spread)
+        self.defense = DEFENSES.read(settings.defense).of(settings, images.mos, labels.spread)
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
         optimizer = decayed_optimizer(model, settings)
@@ -148,6 +141,9 @@ class _Fitting:
             self.shell, optimizer, loader, schedule
         )
         self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.srocc)
+        self.parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule}
+        if accelerator.scaler is not None:
+            self.parts["scaler"] = accelerator.scaler
 
     @property
     def next_epoch(self) -> int:
@@ -199,31 +195,23 @@ class _Fitting:
         self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started), self.model)
 
     def state(self) -> dict[str, Any]:
-        device, scaler = self.accelerator.device, self.accelerator.scaler
+        device = self.accelerator.device
         return {
+            **{name: part.state_dict() for name, part in self.parts.items()},
             "epochs": [asdict(epoch) for epoch in self.epochs.done],
-            "model": self.model.state_dict(),
             "best": self.epochs.weights,
-            "optimizer": self.optimizer.state_dict(),
-            "schedule": self.schedule.state_dict(),
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-            "scaler": None if scaler is None else scaler.state_dict(),
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
+        for name in self.parts.keys() & state.keys():  # version 0.1.0 kept no scaler, and no generator of CUDA
+            self.parts[name].load_state_dict(state[name])
         self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
         self.epochs.weights = state["best"]
-        self.model.load_state_dict(state["model"])
-        self.optimizer.load_state_dict(state["optimizer"])
-        self.schedule.load_state_dict(state["schedule"])
         torch.set_rng_state(state["random"])
-        device, scaler = self.accelerator.device, self.accelerator.scaler
-        # Version 0.1.0 kept neither of these.
-        if device.type == "cuda" and state.get("cuda_random") is not None:
-            torch.cuda.set_rng_state(state["cuda_random"], device)
-        if scaler is not None and state.get("scaler") is not None:
-            scaler.load_state_dict(state["scaler"])
+        if self.accelerator.device.type == "cuda" and state.get("cuda_random") is not None:
+            torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
         logger.info("continuing after epoch %d of %d", self.next_epoch - 1, self.settings.epochs)
 
     def finish(self) -> FitHistory:

@@ -8,19 +8,15 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+# Of predictions and opinion scores, (N,) each, N ≥ 2.
 Loss = Callable[[Tensor, Tensor], Tensor]
 TINY = 1e-6
 
 
 def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
-    """Distance of normalised predictions and labels, in [0, 1]; blind to the scores' offset and unit.
+    """‖ŷ′ − y′‖₁ / (2√N), in [0, 1], both centred over the batch and divided by their L2 norm.
 
-    Args:
-        scores: Predictions, (N,), N ≥ 2.
-        mos: Opinion scores, (N,).
-
-    Returns:
-        Scalar ‖ŷ′ − y′‖₁ / (2√N), both centred over the batch and divided by their L2 norm.
+    It is blind to the scores' offset and unit.
 
     Source: Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, Section 3 with p = 1, q = 2.
@@ -31,20 +27,12 @@ def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
-    """(1 − PLCC) / 2 over the batch, in [0, 1].
-
-    Args:
-        scores: Predictions, (N,), N ≥ 2.
-        mos: Opinion scores, (N,).
-
-    Returns:
-        Scalar; 0 where predictions and labels are perfectly correlated.
-    """
+    """(1 − PLCC) / 2 over the batch, in [0, 1]; 0 where predictions and labels are perfectly correlated."""
     return (1 - (_unit(scores) * _unit(mos)).sum()) / 2
 
 
 def mse(scores: Tensor, mos: Tensor) -> Tensor:
-    """Mean squared error; `mos` (N,) must be in the unit of `scores` (N,)."""
+    """Mean squared error; `mos` must be in the unit of `scores`."""
     return functional.mse_loss(scores, mos)
 
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Attack, Fitted, ScoreFn, frozen
-from iqa_armor.data.prepared import PreparedImages
+from iqa_armor.attacks.base import Attack, Fitted, frozen
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import ArmorError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
@@ -17,11 +17,10 @@ from iqa_armor.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Pairs:
-    """Images before and after an attack.
+    """N prepared images of one size, and the same attacked.
 
     Args:
-        clean: N prepared images of one size.
-        attacked: The same images attacked, (N, 3, H, W) in [0, 1], in half precision: an error below 0.07/255.
+        attacked: (N, 3, H, W) in [0, 1], in half precision: an error below 0.07/255.
     """
 
     clean: PreparedImages
@@ -32,22 +31,18 @@ class Pairs:
 
     def batches(self, order: Sequence[int], size: int, device: torch.device) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield (clean, attacked) images in float32 on a device, at most `size` at once."""
-        for start in range(0, len(order), size):
-            chosen = list(order[start : start + size])
-            clean = torch.stack([self.clean[index][0] for index in chosen])
-            yield clean.to(device), self.attacked[chosen].to(device).float()
+        places = torch.tensor(order)
+        for clean, _, numbers in batches(self.clean.select(order), size):
+            yield clean.to(device), self.attacked[places[numbers]].to(device).float()
 
 
 def fit_attacks(
     model: QualityModel, attacks: Sequence[Attack], images: PreparedImages, *, batch_size: int, seed: int
 ) -> list[Attack]:
     """Return attacks that are ready to run: those that are fitted are, on these images, others are as they were."""
-    device = model.mean.device
 
     def passes() -> Iterator[Tensor]:
-        for start in range(0, len(images), batch_size):
-            indices = range(start, min(start + batch_size, len(images)))
-            yield torch.stack([images[index][0] for index in indices]).to(device)
+        return (clean.to(model.mean.device) for clean, _, _ in batches(images, batch_size))
 
     with frozen(model):
         return [
@@ -69,7 +64,7 @@ def make_pairs(
 
     Args:
         model: What is attacked, without a purifier, on the device to compute on; left as it was.
-        images: N clean images of one size.
+        images: All of one size.
         attacks: At least one, ready to run.
         batch_size: Images attacked at once.
         seed: Of the order, and of attacks that draw.
@@ -79,23 +74,17 @@ def make_pairs(
         ArmorError: If an attack gives pixels that are not finite.
     """
     generator = Generator().manual_seed(seed)
-    order = torch.randperm(len(images), generator=generator).tolist()
+    order = torch.randperm(len(images), generator=generator)
     attacked = torch.empty(len(images), *images[0][0].shape, dtype=torch.float16)
     done = 0
     with frozen(model):
         for number, attack in enumerate(attacks):
             mine = order[number :: len(attacks)]
-            for start in range(0, len(mine), batch_size):
-                chosen = mine[start : start + batch_size]
-                clean = torch.stack([images[index][0] for index in chosen]).to(model.mean.device)
-                attacked[chosen] = _attacked(attack, model, clean, generator).half().cpu()
-                done += len(chosen)
+            for clean, _, places in batches(images.select(mine.tolist()), batch_size):
+                moved = attack(model, clean.to(model.mean.device), generator).detach()
+                if not bool(moved.isfinite().all()):
+                    raise ArmorError(f"attack {attack} gave pixels that are not finite; leave it out")
+                attacked[mine[places]] = moved.half().cpu()
+                done += len(clean)
                 progress("attacking", done, len(images))
     return Pairs(images, attacked)
-
-
-def _attacked(attack: Attack, score: ScoreFn, clean: Tensor, generator: Generator) -> Tensor:
-    attacked = attack(score, clean, generator).detach()
-    if not bool(attacked.isfinite().all()):
-        raise ArmorError(f"attack {attack} gave pixels that are not finite; leave it out")
-    return attacked

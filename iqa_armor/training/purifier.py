@@ -26,10 +26,9 @@ SSIM_WEIGHT = 0.001
 
 @dataclass(frozen=True)
 class FilterEpoch:
-    """What one epoch gave.
+    """What one epoch gave; epoch 0 is the filter that changes nothing.
 
     Args:
-        number: From 1; 0 is the filter that changes nothing.
         loss: Mean training loss, NaN for epoch 0.
         held_out: Loss on the held-out pairs.
         psnr: Mean over held-out images of the PSNR between purified attacked and clean ones, in dB.
@@ -48,13 +47,9 @@ class FilterEpoch:
 
 @dataclass(frozen=True)
 class FittedFilter:
-    """The outcome of training.
+    """A filter in eval mode on the attacked model's device, with the weights of the epoch `best`.
 
-    Args:
-        network: The filter of the best epoch, in eval mode on the model's device.
-        epochs: Every epoch, the filter that changes nothing first.
-        best: Number of the best epoch: the smallest held-out loss of those trained.
-        held_out: The pairs that chose it.
+    That is the one with the smallest loss on the held-out pairs, of those trained.
     """
 
     network: FCN
@@ -77,7 +72,7 @@ def fit_filter(
 
     Args:
         model: What is attacked, without a purifier, on the device to compute on.
-        images: All of one size; images take turns with the attacks.
+        images: All of one size; they take turns with the attacks.
         attacks: Ready to run.
         settings: Epochs, step size and the rest.
         progress: Told of images attacked, of steps, and of epochs that end.

@@ -25,7 +25,8 @@ from iqa_armor.attacks.budgets import at_budgets
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.evaluation import PAPER_EPSILONS, EvaluationSettings, evaluate
+from iqa_armor.evaluation.evaluation import evaluate
+from iqa_armor.evaluation.settings import PAPER_EPSILONS, EvaluationSettings
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
 SIDE, BATCH, GRADIENTS = 224, 8, 20

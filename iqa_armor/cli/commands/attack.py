@@ -37,7 +37,7 @@ def attack(
     """
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
-    from iqa_armor.pipeline.defending import defended_model
+    from iqa_armor.pipeline.defended_models import defended_model
     from iqa_armor.pipeline.load import load_model
 
     device = machine.chosen()

@@ -33,7 +33,7 @@ def certify(
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing."""
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.certifying import build_smoothers, certify_files, certify_images
+    from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.report.certification import certification_report
     from iqa_armor.report.page import render_page

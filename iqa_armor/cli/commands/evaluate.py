@@ -26,10 +26,9 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.settings import read_levels
 
 if TYPE_CHECKING:
-    from iqa_armor.data.base import Dataset
-    from iqa_armor.evaluation import Evaluation, EvaluationSettings
-    from iqa_armor.models.base import QualityModel
-    from iqa_armor.results import Outcome, Requirement
+    from iqa_armor.evaluation.evaluation import Evaluation
+    from iqa_armor.results.outcome import Outcome
+    from iqa_armor.results.requirements import Requirement
 
 
 class Compared(Defenses):
@@ -80,6 +79,10 @@ def evaluate(
         ),
     ] = None,
     report: ReportOpt = None,
+    scores: Annotated[
+        Path | None,
+        typer.Option(metavar="OUT.csv|….jsonl|….parquet", help="Write the scores: a row per image, attack and budget."),
+    ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
@@ -91,16 +94,21 @@ def evaluate(
     json: JsonOpt = False,
 ) -> None:
     """The test split is used, else the validation split."""
-    from iqa_armor import evaluation
+    from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
+    from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.defending import THREATS, defended_models
+    from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
-    from iqa_armor.results import parse_requirement, require_path
+    from iqa_armor.results.requirements import parse_requirement, require_path
+    from iqa_armor.results.table import check_table_file, write_table
 
     requirements = [parse_requirement(text) for text in require or ()]
     if report is not None:
         require_writable(report)
-    settings = evaluation.EvaluationSettings(
+    if scores is not None:
+        check_table_file(scores)
+        require_writable(scores)
+    settings = EvaluationSettings(
         epsilons=read_levels(epsilon),
         attacks=tuple(attack or ("pgd1", "pgd8")),
         direction=1 if direction == "up" else -1,
@@ -109,7 +117,6 @@ def evaluate(
         checks=checks,
         check_images=check_images,
         eot=eot,
-        device=machine.chosen(),
         seed=draws.seed,
         weights=tuple(weight) if weight else None,
     )
@@ -120,41 +127,44 @@ def evaluate(
     with progress() as bars:
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
         datasets = [open_data(spec, seed=draws.seed, progress=bars) for spec in data or (None,)]
-        found = evaluation.evaluate(
+        found = evaluate_models(
             opened,
             datasets,
             baseline=None if baseline is None else paths.index(baseline),
             settings=settings,
             output=output,
-            on_progress=lambda p: bars(f"evaluating {p.model} on {p.dataset}", p.done, p.total),
+            device=machine.chosen(),
+            progress=bars,
         )
         if not is_main_process():
             return
         if output is not None:
             write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
+        if scores is not None:
+            write_table(found.table, scores)
         if report is not None:
-            write_whole(report, _page(found, opened, datasets, settings))
+            write_whole(report, _page(found))
             note(f"wrote {report}")
     _show(found.outcome, requirements, json=json)
 
 
-def _page(found: Evaluation, models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings) -> str:
-    from iqa_armor.evaluation import build_exhibit
+def _page(found: Evaluation) -> str:
+    from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report.attack_figures import headline
     from iqa_armor.report.evaluation import evaluation_report
     from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
-    exhibit = build_exhibit(found, models, datasets, settings, attack=attack, budget=budget)
-    return render_page(evaluation_report(found.outcome, exhibit))
+    pictures = take_pictures(found, attack=attack, budget=budget)
+    return render_page(evaluation_report(found.outcome, found.table, pictures))
 
 
 def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:
     """Show the outcome, then fail if a requirement does not hold."""
     from iqa_armor.errors import RequirementError
-    from iqa_armor.results import check
+    from iqa_armor.results.requirements import unmet
 
-    failures = [failure for requirement in requirements for failure in check(requirement, outcome)]
+    failures = [failure for requirement in requirements for failure in unmet(requirement, outcome)]
     if json:
         show_json(outcome.model_dump(mode="json"))
     else:

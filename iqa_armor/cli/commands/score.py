@@ -19,7 +19,7 @@ def score(
     json: JsonOpt = False,
 ) -> None:
     """Images are scored one by one: no score depends on the other images."""
-    from iqa_armor.pipeline.defending import defended_model
+    from iqa_armor.pipeline.defended_models import defended_model
     from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.score import score_files
 

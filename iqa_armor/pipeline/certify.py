@@ -17,16 +17,17 @@ from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation import measure_scale
+from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.calibrating import calibrated
-from iqa_armor.pipeline.certified import Subject, certify_model
+from iqa_armor.pipeline.certify_model import Subject, calibrated, certify_model
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results import Certification, CertifiedModel, DataEntry, Scale
+from iqa_armor.results.certification import Certification, CertifiedModel
+from iqa_armor.results.figures import Scale
+from iqa_armor.results.outcome import DataEntry
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
@@ -103,7 +104,7 @@ def certify_images(
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
         prepare = to_float if dataset.keeps_size else model.prepare
         subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
-        fitted = calibrated(smoothers, subject, dataset, progress=progress)
+        fitted = calibrated(smoothers, subject, dataset.splits.get("training"), progress=progress)
         entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
     data = DataEntry(
         spec=dataset.spec,

@@ -1,4 +1,4 @@
-"""Gains of single attacks on a few images, for the checks of an evaluation's strength."""
+"""Gains of single attacks on a few images, for the checks of their strength."""
 
 from __future__ import annotations
 
@@ -28,12 +28,12 @@ _PASSED = frozenset(
 
 
 @dataclass
-class Probe:
+class AttackGains:
     """Attacks on a frozen model and a few images; gains are per image, in score ranges, in the attack's direction.
 
     Args:
         score: The frozen model.
-        surface: What attacks on it follow: the model, or the way through its defense.
+        followed: What attacks on it follow: the model, or the way through its defense.
         images: Clean images (N, 3, H, W) in [0, 1], on its device.
         width: Width of the model's score range.
         epsilon: L-infinity budget in [0, 1] units.
@@ -44,7 +44,7 @@ class Probe:
     """
 
     score: ScoreFn
-    surface: ScoreFn
+    followed: ScoreFn
     images: Tensor
     width: float
     epsilon: float
@@ -54,7 +54,7 @@ class Probe:
     repeats: int = 1
     _known: dict[str, Tensor] = field(default_factory=dict)
 
-    def gain(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
+    def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
         """Return the gain (N,) of the attack.
 
         Args:
@@ -65,7 +65,7 @@ class Probe:
         turned = replace(turned, direction=self.direction)
         generator = Generator(device=self.images.device).manual_seed(self.seed)
         parts = [
-            self._scored(turned(through or self.surface, part, generator)) - self._scored(part)
+            self._scored(turned(through or self.followed, part, generator)) - self._scored(part)
             for part in torch.split(self.images, self.batch_size)
         ]
         return self.direction * torch.cat(parts).double().cpu() / self.width
@@ -80,7 +80,7 @@ class Probe:
                 "apgd": lambda: APGD(self.epsilon, steps=STRONG_STEPS, restarts=2),
                 "square": lambda: Square(self.epsilon, queries=SQUARE_QUERIES),
             }
-            self._known[name] = self.gain(attacks[name]())
+            self._known[name] = self.of(attacks[name]())
         return self._known[name]
 
     def white_box(self) -> Tensor:
@@ -90,7 +90,7 @@ class Probe:
     def slopes(self) -> Tensor:
         """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
         parts = [
-            score_gradient(self.surface, part).abs().sum((1, 2, 3))
+            score_gradient(self.followed, part).abs().sum((1, 2, 3))
             for part in torch.split(self.images, self.batch_size)
         ]
         return torch.cat(parts).double().cpu() / self.width

@@ -1,4 +1,4 @@
-"""Certify one model on images by several methods, and sum up what was found."""
+"""Certify one model on images by several methods, which learn from training images what they must know of it."""
 
 from __future__ import annotations
 
@@ -17,32 +17,26 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
 from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate
-from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother
-from iqa_armor.errors import ModelLoadError
-from iqa_armor.metrics import plcc, srocc
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.errors import ModelLoadError, UsageError
+from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress
-from iqa_armor.results import CertifiedImage, CertifiedModel, MethodFigures, Scale
+from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
+from iqa_armor.results.figures import Scale
 
 T = TypeVar("T")
 TIMED_IMAGES = 3  # for which the smoothed score alone is timed as well
+CALIBRATION_IMAGES, CALIBRATION_BATCH = 32, 8
 CHANNELS, LEVELS = 3, 255
 
 
 @dataclass(frozen=True)
 class Subject:
-    """One model with the images to certify it on.
-
-    Args:
-        model: On the device.
-        images: What is certified.
-        prepare: Turns a uint8 image (3, H, W) into the network's.
-        device: Where to compute.
-        seed: Of the noise.
-        wants_bound: Whether to compute the global bound of smoothers that have a local one.
-    """
+    """One model on its device, with the images to certify it on; `prepare` turns a uint8 image into the network's."""
 
     model: QualityModel
     images: ImageSet
@@ -96,13 +90,7 @@ class Subject:
 def certify_model(
     subject: Subject, smoothers: Mapping[str, Smoother], *, scale: Scale | None, progress: Progress
 ) -> CertifiedModel:
-    """Return the figures of one model by all methods; the model is left in the state it was in.
-
-    Args:
-        subject: Model and images.
-        smoothers: Methods by their words.
-        scale: Range of the model's scores, where known.
-        progress: Receiver of progress.
+    """Return the figures of one model by all methods, named by their words; its state is left as it was.
 
     Raises:
         ModelLoadError: If a score is not finite, or a method cannot smooth this model.
@@ -125,12 +113,40 @@ def certify_model(
     )
 
 
-def settings_of(smoother: Any) -> dict[str, bool | int | float | str]:
-    """Return the hyperparameters of a smoother as plain values."""
-    values = {field.name: getattr(smoother, field.name) for field in fields(smoother) if field.init}
+def calibrated(
+    smoothers: Mapping[str, Smoother], subject: Subject, training: ImageSet | None, *, progress: Progress
+) -> dict[str, Smoother]:
+    """Return the smoothers, those in calibrated mode with the largest Jacobian of clean training images.
+
+    Source: (ours) 32 images, evenly spread.
+
+    Raises:
+        UsageError: If one has to be calibrated, and there is no training image.
+    """
     return {
-        name: value if isinstance(value, bool | int | float | str) else str(value) for name, value in values.items()
+        word: _calibrate(smoother, subject, training, progress)
+        if isinstance(smoother, FeatureSmoothing) and smoother.mode == "calibrated" and not smoother.jacobian
+        else smoother
+        for word, smoother in smoothers.items()
     }
+
+
+def _calibrate(
+    smoother: FeatureSmoothing, subject: Subject, training: ImageSet | None, progress: Progress
+) -> FeatureSmoothing:
+    if training is None or not len(training):
+        raise UsageError(
+            "mode=calibrated measures the Jacobian on training images, and there are none here; name a dataset with a "
+            "training split by --data, or give jacobian=NUMBER"
+        )
+    images = training.limit(CALIBRATION_IMAGES)
+    task, largest = f"calibrating {subject.model.name}", smoother
+    with frozen(subject.model):
+        for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
+            found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
+            largest = max(largest, found, key=lambda each: each.jacobian)
+        progress(task, 1, 1, f"s = {largest.jacobian:.4g} on {len(images)} training images")
+    return largest
 
 
 @dataclass(frozen=True)
@@ -175,9 +191,11 @@ def _certify(
         progress(task, index + 1, len(plain))
     deltas = [image.delta for image in found if image.delta is not None]
     delta = statistics.fmean(deltas) if deltas else None
+    smoother: Any = method.smoother
+    values = {field.name: getattr(smoother, field.name) for field in fields(smoother) if field.init}
     return MethodFigures(
         guarantee=method.smoother.guarantee,
-        settings=settings_of(method.smoother),
+        settings={name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()},
         delta=delta,
         delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
         abstained=sum(image.abstained for image in found) / len(found),
@@ -191,7 +209,7 @@ def _certify(
 
 
 def _lipschitz(subject: Subject, method: _Method, progress: Progress) -> float | None:
-    """Return the global product bound of what is smoothed behind, where there is such a part and a bound."""
+    """Return the global bound of what stands in front of the noise, where that is wanted and can be found."""
     if not (subject.wants_bound and isinstance(method.bound, BoundFeatureSmoother)):
         return None
     task = f"bounding the backbone of {subject.model.name}"

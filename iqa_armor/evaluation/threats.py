@@ -1,4 +1,4 @@
-"""What an attacker of a model differentiates."""
+"""What an attacker of a model knows and differentiates."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from iqa_armor.models.base import QualityModel
 EOT_SAMPLES = 8
 
 
-def surface_of(model: QualityModel, samples: int = EOT_SAMPLES) -> ScoreFn:
+def followed_score(model: QualityModel, samples: int = EOT_SAMPLES) -> ScoreFn:
     """Return the score that attacks on a model follow.
 
     Without a defense that is the model. A defended one is attacked as its `threat` says: "bare" is the model behind all
@@ -24,16 +24,18 @@ def surface_of(model: QualityModel, samples: int = EOT_SAMPLES) -> ScoreFn:
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4; the two threats are those of [AP] Gushchin et al.,
     arXiv:2404.06957.
     """
+    model = attacked_model(model)
     if not isinstance(model, Defended):
         return model
-    if model.threat == "bare":
-        return bare(model)
-    if model.is_random and samples > 1:
-        return expectation(model.attacked_scores, samples)
-    return model.attacked_scores
+    return expectation(model.attacked_scores, samples) if model.is_random and samples > 1 else model.attacked_scores
 
 
-def bare(model: QualityModel) -> QualityModel:
+def attacked_model(model: QualityModel) -> QualityModel:
+    """Return the model that an attacker knows: the bare one where attacks do not know the defense."""
+    return undefended(model) if isinstance(model, Defended) and model.threat == "bare" else model
+
+
+def undefended(model: QualityModel) -> QualityModel:
     """Return the model behind all defenses."""
     while isinstance(model, Defended):
         model = model.inner

@@ -1,0 +1,129 @@
+"""From the rows of several models to the entries of the outcome: figures, combined and beside the baseline."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iqa_armor.evaluation.reductions import Nested, Reduction
+from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
+from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.figure_registry import declared
+from iqa_armor.results.figures import Differences, Figures, ModelEntry, Ratios
+from iqa_armor.results.table import CLEAN, Table
+
+
+@dataclass(frozen=True)
+class Summary:
+    """Figures of one model on all datasets.
+
+    Args:
+        tables: Rows of the model, by dataset.
+        reduction: What they are reduced to.
+        weights: One weight per dataset.
+        settings: Resamples, confidence and seed of the intervals.
+    """
+
+    tables: Mapping[str, Table]
+    reduction: Reduction
+    weights: Sequence[float]
+    settings: EvaluationSettings
+
+    @cached_property
+    def by_dataset(self) -> dict[str, Nested]:
+        """All figures of every dataset."""
+        figures = {spec: _floats(self.reduction.figures(table)) for spec, table in self.tables.items()}
+        return {spec: {**part, "images": self._count(self.tables[spec])} for spec, part in figures.items()}
+
+    @cached_property
+    def combined(self) -> Nested:
+        """Figures of all datasets."""
+        parts = list(self.by_dataset.values())
+        combined = weighted_mean(
+            [{k: part[k] for k in Figures.model_fields if k in part} for part in parts], self.weights
+        )
+        largest = [figure.name for figure in declared("attacked") if figure.combined == "largest"]
+        for name, attack in combined["attacks"].items():
+            for figure in largest:
+                values = [part["attacks"][name][figure] for part in parts]
+                attack[figure] = {key: max(value[key] for value in values) for key in values[0]}
+        return combined
+
+    @cached_property
+    def resampled(self) -> Nested:
+        """Compared figures of every resample; each dataset is drawn by itself, alike for every model."""
+        drawn = []
+        for position, table in enumerate(self.tables.values()):
+            resamples, seed = self.settings.resamples, self.settings.seed + position
+            draws = draw_resamples(self._count(table), resamples=resamples, seed=seed)
+            chunks = [self.reduction.figures(table, draws=rows) for rows in draws]
+            drawn.append(_each(lambda *parts: torch.cat(parts), *chunks))
+        return weighted_mean(drawn, self.weights)
+
+    def _count(self, table: Table) -> int:
+        return len(table.where(attack=CLEAN))
+
+
+def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Summary) -> ModelEntry:
+    """Return an entry with its differences to the baseline, and ratios.
+
+    Args:
+        entry: Of the model.
+        mine: Its figures.
+        reference: Entry of the baseline.
+        theirs: Figures of the baseline.
+    """
+    if mine is theirs:
+        return entry.model_copy(update={"srocc_drop": None if entry.srocc is None else 0.0})
+
+    def limits(value: float | None, base: float | None, drawn: Tensor | None, base_drawn: Tensor | None) -> Any:
+        if value is None or base is None or drawn is None or base_drawn is None:
+            return {}
+        low, high = percentile_limits(drawn - base_drawn, confidence=mine.settings.confidence)
+        return {"value": value - base, "low": low, "high": high}
+
+    figures = (_compared(part) for part in (mine.combined, theirs.combined, mine.resampled, theirs.resampled))
+    difference = Differences.model_validate(_each(limits, *figures))
+    ratio = divide(entry.model_dump(include=set(Ratios.model_fields)), reference.model_dump())
+    return entry.model_copy(
+        update={
+            "srocc_drop": None if difference.srocc.value is None else -difference.srocc.value,
+            "ratio_to_baseline": Ratios.model_validate(ratio),
+            "difference_to_baseline": difference,
+        }
+    )
+
+
+def _compared(figures: Nested) -> Nested:
+    """Return those figures of which differences are given."""
+    clean = {figure.name for figure in declared("clean") if figure.compared}
+    attacked = {figure.name for figure in declared("attacked") if "value" in figure.compared}
+    attacked |= {figure.area for figure in declared("attacked") if "area" in figure.compared}
+
+    def under(attack: Nested) -> Nested:
+        return {name: value for name, value in attack.items() if name in attacked}
+
+    kept = {name: value for name, value in figures.items() if name in clean}
+    kept["attacks"] = {name: under(attack) for name, attack in figures["attacks"].items()}
+    return kept | ({"worst_case": under(figures["worst_case"])} if "worst_case" in figures else {})
+
+
+def _each(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Return the function of the leaves of nested figures; leaves that others lack are None."""
+    if not isinstance(first, Mapping):
+        return function(first, *others)
+    return {
+        key: _each(function, value, *(other.get(key) if isinstance(other, Mapping) else None for other in others))
+        for key, value in first.items()
+    }
+
+
+def _floats(figures: Nested) -> Nested:
+    floats: Nested = _each(float, figures)
+    return floats

@@ -1,0 +1,177 @@
+"""Score, attack and compare models on datasets."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+import iqa_armor
+from iqa_armor.data.base import Dataset
+from iqa_armor.errors import UsageError
+from iqa_armor.evaluation.comparison import Summary, compared
+from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.reductions import Reduction
+from iqa_armor.evaluation.run import Run, on_device
+from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.shards import current_shard
+from iqa_armor.models.base import QualityModel
+from iqa_armor.progress import Progress, silent
+from iqa_armor.results.figures import ModelEntry
+from iqa_armor.results.outcome import DataEntry, Outcome
+from iqa_armor.results.table import CLEAN, Table
+
+SCORED_WEIGHT, UNSCORED_WEIGHT = 2.0, 1.0  # (ours): [RA]'s 2 : 1 for KonIQ-10k and NIPS 2017
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation found.
+
+    Args:
+        outcome: Figures of every model, with a JSON round trip.
+        table: What they are reductions of: a row per model, dataset, image, attack and budget.
+        models: The evaluated models.
+        run: Data, settings and what attacks have learned, for whatever else is to be done with them.
+    """
+
+    outcome: Outcome
+    table: Table
+    models: Sequence[QualityModel]
+    run: Run
+
+
+def evaluate(
+    models: Sequence[QualityModel],
+    datasets: Sequence[Dataset],
+    *,
+    attacks: Sequence[Any] | None = None,
+    baseline: str | int | None = None,
+    settings: EvaluationSettings | None = None,
+    device: torch.device | None = None,
+    output: Path | None = None,
+    progress: Progress = silent,
+) -> Evaluation:
+    """Score models clean and attacked on the reported split of each dataset, and compare them.
+
+    Models are put in eval mode on the device meanwhile and left as they were. Agreement with opinion comes from
+    datasets with scores, robustness from all, both as weighted means. Opinion scores are higher for better images;
+    scores of models for which lower is better are negated for SROCC and PLCC. Started by `accelerate launch`, every
+    process works on its share of the images and returns the same.
+
+    Args:
+        models: Models with different names.
+        datasets: Datasets with different specs.
+        attacks: Words that name attacks, or attacks themselves, in the place of those of the settings.
+        baseline: Name or position of the model the others are compared with, if any.
+        settings: Attacks, budgets, seed, weights; the paper's sweep by default.
+        device: Where models are evaluated; the processor by default.
+        output: Folder that keeps the rows of the table; an evaluation on the same data with the same settings goes on
+            from them, and models can be added. Processes that share an evaluation must share it.
+        progress: Receiver of progress, told after each block of images.
+
+    Raises:
+        UsageError: If there is nothing to do, names repeat, the baseline is not among the models, or the
+            weights do not fit.
+        ModelLoadError: If a model has no score range and no dataset has a training split to measure it
+            on, or if a score is not finite.
+        DataError: If a dataset has nothing to report on, an image cannot be read, or the output folder holds
+            results of something else.
+        ArmorError: If an attack leaves its budget or the range of pixels.
+    """
+    settings, device = settings or EvaluationSettings(), device or torch.device("cpu")
+    settings = settings if attacks is None else settings.changed(attacks=tuple(attacks))
+    names = [model.name for model in models]
+    _require_different("model", names)
+    _require_different("dataset", [dataset.spec for dataset in datasets])
+    reference = _baseline_name(names, baseline)
+    data = _describe_data(datasets, settings)
+    shard = current_shard(device)
+    identity = {
+        "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
+        "settings": settings.identity(),
+        "versions": _versions(),
+    }
+    run = Run(datasets, settings, device, Journal(output, identity=identity, writer=shard.rank), shard, progress)
+    lender = None if reference is None else models[names.index(reference)]
+    measured = [_measure(run, model, lender, data) for model in models]
+    outcome = Outcome(
+        models=_compared(measured, reference),
+        baseline=reference,
+        data=data,
+        settings=settings.report(device),
+        versions=_versions(),
+    )
+    table = Table.joined([table for _, summary in measured for table in summary.tables.values()])
+    return Evaluation(outcome, table, models, run)
+
+
+def _measure(
+    run: Run, model: QualityModel, lender: QualityModel | None, data: Sequence[DataEntry]
+) -> tuple[ModelEntry, Summary]:
+    """Return the entry of one model and what it follows from; the lender's attacks are tried on other models."""
+    with on_device(model, run.device):
+        scale, _ = run.scale(model)
+        tables = run.rows(model)
+        seconds = next(iter(tables.values())).where(attack=CLEAN)["seconds"]
+        entry = run.described(model, seconds=float(np.median(seconds)), surrogate=None if model is lender else lender)
+    settings = run.settings
+    reduction = Reduction(scale, settings.budgets(), settings.swept(), settings.direction)
+    summary = Summary(tables, reduction, [each.weight for each in data], settings)
+    figures = {"datasets": summary.by_dataset, **summary.combined}
+    return ModelEntry.model_validate(entry.model_dump() | figures), summary
+
+
+def _compared(measured: Sequence[tuple[ModelEntry, Summary]], baseline: str | None) -> tuple[ModelEntry, ...]:
+    base = next((each for each in measured if each[0].name == baseline), None)
+    return tuple(entry if base is None else compared(entry, summary, *base) for entry, summary in measured)
+
+
+def _require_different(kind: str, names: Sequence[str]) -> None:
+    if not names:
+        raise UsageError(f"name at least one {kind} to evaluate")
+    repeated = sorted({name for name in names if names.count(name) > 1})
+    if repeated:
+        raise UsageError(f"every {kind} needs a name of its own; repeated: {', '.join(repeated)}")
+
+
+def _baseline_name(names: Sequence[str], baseline: str | int | None) -> str | None:
+    if isinstance(baseline, int) and 0 <= baseline < len(names):
+        return names[baseline]
+    if baseline is not None and baseline not in names:
+        raise UsageError(f"the baseline {baseline!r} is not among the models: {', '.join(names)}")
+    return None if baseline is None else str(baseline)
+
+
+def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) -> tuple[DataEntry, ...]:
+    chosen = [(dataset, *dataset.reported()) for dataset in datasets]
+    fallback = tuple(UNSCORED_WEIGHT if images.mos is None else SCORED_WEIGHT for _, _, images in chosen)
+    weights = settings.weights or fallback
+    if len(weights) != len(datasets) or min(weights) < 0 or sum(weights) <= 0:
+        raise UsageError(f"{len(datasets)} datasets need as many weights, none negative, got {weights}")
+    return tuple(
+        DataEntry(
+            spec=dataset.spec,
+            split=split,
+            images=len(images.limit(settings.limit)),
+            has_scores=images.mos is not None,
+            is_synthetic=dataset.is_synthetic,
+            keeps_size=dataset.keeps_size,
+            weight=weight,
+            fingerprint=dataset.fingerprint,
+        )
+        for (dataset, split, images), weight in zip(chosen, weights, strict=True)
+    )
+
+
+def _versions() -> dict[str, str]:
+    return {
+        "iqa_armor": iqa_armor.__version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+    }

@@ -1,0 +1,114 @@
+"""Pictures of an evaluation for its report: the images whose scores an attack moved most."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.budgets import budget_key
+from iqa_armor.data.base import Dataset
+from iqa_armor.defenses.base import Defended
+from iqa_armor.evaluation.evaluation import Evaluation
+from iqa_armor.evaluation.randomness import generator_for, reseed
+from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.evaluation.threats import followed_score
+from iqa_armor.models.base import QualityModel
+from iqa_armor.results.pictures import Picture
+from iqa_armor.results.table import CLEAN
+
+LONGEST_SIDE = 384  # of a shown image, so that a report stays light
+MAGNIFIED = 20
+WEBP_QUALITY = 90
+
+
+@dataclass(frozen=True)
+class _Place:
+    """An image of a dataset, and how much the score of it moved, in score ranges."""
+
+    dataset: Dataset
+    number: int
+    gain: float
+
+
+def take_pictures(
+    evaluation: Evaluation, *, attack: str, budget: str, each: int = 3, most: int = 12
+) -> tuple[Picture, ...]:
+    """Return, for each model, the images that an attack moved most, attacked once more, one by one.
+
+    Of many models there are fewer each; bare ones come first then, those under attacks unaware of the defense last.
+    Nothing is learned again, and scores are those of the pictures.
+
+    Args:
+        evaluation: Its models are left as they were; its datasets are read again.
+        attack: Name of an attack of the evaluation.
+        budget: Key of one of its budgets.
+        each: Most images per model.
+        most: Most images of all models.
+    """
+    models, shown = evaluation.models, min(each, max(1, most // len(evaluation.models)))
+    pictures: list[Picture] = []
+    for model in sorted(models, key=_order)[:most] if len(models) > most else models:
+        places = _most_moved(evaluation, model, attack=attack, budget=budget)[:shown]
+        pictures += _pictures(evaluation.run, model, places, attack=attack, budget=budget)
+    return tuple(pictures)
+
+
+def _order(model: QualityModel) -> int:
+    return (1 if model.threat == "adaptive" else 2) if isinstance(model, Defended) else 0
+
+
+def _most_moved(evaluation: Evaluation, model: QualityModel, *, attack: str, budget: str) -> list[_Place]:
+    """Return all images, the one that the attack moved most first."""
+    (entry,) = (entry for entry in evaluation.outcome.models if entry.name == model.name)
+    width, direction = entry.scale.high - entry.scale.low, evaluation.run.settings.direction
+    rows, places = evaluation.table.where(model=model.name), []
+    for dataset in evaluation.run.datasets:
+        found = rows.where(dataset=dataset.spec)
+        moved = found.where(attack=attack, budget=budget)["score"] - found.where(attack=CLEAN)["score"]
+        places += [_Place(dataset, number, gain) for number, gain in enumerate((moved / width).tolist())]
+    return sorted(places, key=lambda place: -direction * place.gain)
+
+
+def _pictures(run: Run, model: QualityModel, places: Sequence[_Place], *, attack: str, budget: str) -> list[Picture]:
+    seed, score = run.settings.seed, followed_score(model, run.settings.eot)
+    pictures = []
+    with on_device(model, run.device), frozen(model):
+        (chosen,) = (each for each in run.plans.budgets(model, attack) if budget_key(each) == budget)
+        for place in places:
+            images, purpose = run.images(place.dataset), ("show", attack, place.number)
+            clean = prepare_for(model, place.dataset)(images[place.number])[None].to(run.device)
+            reseed(model, seed, *purpose)
+            attacked = chosen(score, clean, generator_for(seed, run.device, *purpose))
+            with torch.no_grad():
+                before, after = (float(model(shown)) for shown in (clean, attacked))
+            picture = Picture(
+                model=model.name,
+                dataset=place.dataset.spec,
+                attack=attack,
+                budget=budget,
+                name=images.names[place.number],
+                clean_score=before,
+                attacked_score=after,
+                gain=place.gain,
+                clean=_file_of(clean),
+                attacked=_file_of(attacked),
+                difference=_file_of((0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)),
+            )
+            pictures.append(picture)
+    return pictures
+
+
+def _file_of(images: Tensor) -> bytes:
+    """Return one image (1, 3, H, W) in [0, 1] as a WebP file of at most `LONGEST_SIDE` pixels a side."""
+    levels = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
+    picture = Image.fromarray(levels)
+    picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
+    buffer = io.BytesIO()
+    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    return buffer.getvalue()

@@ -1,0 +1,183 @@
+"""Figures as reductions of the table: of the images themselves, and of resamples of them.
+
+Below stands how every figure that `iqa_armor.results.figure_registry` declares is computed, under its name.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, srocc
+from iqa_armor.metrics.purification import gain_score
+from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
+from iqa_armor.models.base import ScoreScale
+from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.table import CLEAN, Table
+
+Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetFigures
+
+
+@dataclass(frozen=True)
+class Sample:
+    """The images of one dataset in some state, as one model scored them, drawn R times.
+
+    Args:
+        table: Rows of the images in that state: attacked in one way, or clean.
+        clean: Rows of the same images, clean.
+        scale: Range and orientation of the model's scores.
+        rows: Numbers of the images of each draw, (R, N).
+    """
+
+    table: Table
+    clean: Table
+    scale: ScoreScale
+    rows: Tensor
+
+    @cached_property
+    def scores(self) -> tuple[Tensor, Tensor]:
+        """Scores of the clean images and of those in this state, (R, N) each."""
+        return self._drawn(self.clean, "score"), self._drawn(self.table, "score")
+
+    @property
+    def sign(self) -> int:
+        """+1 where a higher score means better quality, else -1."""
+        return 1 if self.scale.higher_is_better else -1
+
+    def column(self, name: str) -> Tensor | None:
+        """Return a column, (R, N), or None where it was not measured."""
+        return None if np.isnan(self.table[name]).all() else self._drawn(self.table, name)
+
+    def mean(self, name: str) -> Tensor | None:
+        """Return the mean of a column, or None where it was not measured."""
+        values = self.column(name)
+        return None if values is None else values.mean(-1)
+
+    def srocc(self) -> Tensor | None:
+        """Return the rank correlation with opinion, or None without any."""
+        if self.column("mos") is None:
+            return None
+        codes = (order_codes(torch.from_numpy(self.table[name]))[self.rows] for name in ("score", "mos"))
+        return self.sign * srocc(*codes)
+
+    def agreement(self, metric: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+        """Return how scores agree with opinion, or None without any."""
+        mos = self.column("mos")
+        return None if mos is None else metric(self.sign * self.scores[1], mos)
+
+    def gain_score(self) -> Tensor | None:
+        """Return the change from the scores without a purifier, or None where there is none."""
+        if np.isnan(self.clean["undefended"]).all():
+            return None
+        bare, purified = self._drawn(self.clean, "undefended"), self.scores[1]
+        return gain_score(*((s - self.scale.low) / self.scale.width for s in (bare, purified))).mean(-1)
+
+    def _drawn(self, table: Table, name: str) -> Tensor:
+        return torch.from_numpy(table[name])[self.rows]
+
+
+def _deviation(sample: Sample) -> Tensor:
+    scores = sample.scores[1]
+    return scores.std(-1) if scores.shape[-1] > 1 else scores.new_full(scores.shape[:-1], torch.nan)
+
+
+def _largest_change(sample: Sample) -> Tensor | None:
+    changes = sample.column("linf")
+    return None if changes is None else changes.amax(-1) * 255
+
+
+REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
+    "srocc": Sample.srocc,
+    "plcc": lambda sample: sample.agreement(plcc),
+    "plcc_logistic": lambda sample: sample.agreement(lambda scores, mos: plcc_logistic(scores[0], mos[0])[None]),
+    "clean_quality": lambda sample: sample.mean("quality"),
+    "clean_gain_score": Sample.gain_score,
+    "clean_mean": lambda sample: sample.mean("score"),
+    "clean_std": _deviation,
+    "abs_gain": lambda sample: abs_gain(*sample.scores, sample.scale.width),
+    "abs_gain_unsigned": lambda sample: abs_gain_unsigned(*sample.scores, sample.scale.width),
+    "abs_gain_std": lambda sample: abs_gain_std(*sample.scores),
+    "r_score": lambda sample: r_score(*sample.scores, low=sample.scale.low, high=sample.scale.high),
+    "quality": lambda sample: sample.mean("quality"),
+    "gain_score": Sample.gain_score,
+    "max_linf": _largest_change,
+    "psnr": lambda sample: sample.mean("psnr"),
+}
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """What the rows of one model on one dataset are reduced to.
+
+    Args:
+        scale: Range and orientation of the model's scores.
+        budgets: Keys of the budgets of every attack.
+        swept: Attacks that were run at every budget, of which the worst case is taken if there are two.
+        direction: Whether attacks raise (+1) or lower (-1) the score.
+    """
+
+    scale: ScoreScale
+    budgets: Mapping[str, Sequence[str]]
+    swept: Sequence[str]
+    direction: int
+
+    def figures(self, table: Table, *, draws: Tensor | None = None) -> Nested:
+        """Return figures by the names of `results.figures.DatasetFigures`, (R,) each.
+
+        Args:
+            table: Rows of one model on one dataset.
+            draws: Numbers of the images of each resample (R, N): then only figures that are compared are given.
+                By default all figures, of the images as they are, R being 1.
+        """
+        clean = table.where(attack=CLEAN)
+        rows = torch.arange(len(clean))[None] if draws is None else draws
+        chosen = [each for each in declared("clean", "data", "attacked") if draws is None or each.compared]
+
+        def attacked(states: Mapping[str, Table]) -> Nested:
+            kept = [figure for figure in chosen if figure.of == "attacked"]
+            return _by_budget(kept, {key: Sample(state, clean, self.scale, rows) for key, state in states.items()})
+
+        states = {name: self._states(table.where(attack=name), keys) for name, keys in self.budgets.items()}
+        found = _reduced(
+            [figure for figure in chosen if figure.of != "attacked"], Sample(clean, clean, self.scale, rows)
+        )
+        found["attacks"] = {name: attacked(of_attack) for name, of_attack in states.items()}
+        if len(self.swept) > 1:
+            found["worst_case"] = attacked(self._worst([states[name] for name in self.swept]))
+        return found
+
+    def _states(self, table: Table, keys: Sequence[str]) -> dict[str, Table]:
+        return {key: table.where(budget=key) for key in keys}
+
+    def _worst(self, states: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
+        """Return, by budget, the images with the farthest of their scores; distances do not mix."""
+        farthest = np.maximum if self.direction > 0 else np.minimum
+        worst = {key: farthest.reduce([state[key]["score"] for state in states]) for key in states[0]}
+        return {key: Table.of(len(s), score=s, mos=states[0][key]["mos"]) for key, s in worst.items()}
+
+
+def _reduced(figures: Sequence[Figure], sample: Sample) -> Nested:
+    values = {figure.name: REDUCTIONS[figure.name](sample) for figure in figures}
+    return {name: value for name, value in values.items() if value is not None}
+
+
+def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample]) -> Nested:
+    """Return the figures of an attack by budget, and the areas of those that have one."""
+    columns: Nested = {}
+    for key, sample in samples.items():
+        for name, value in _reduced(figures, sample).items():
+            columns.setdefault(name, {})[key] = value
+    # One budget may have a name, not a size.
+    epsilons = [float(key) for key in samples] if len(samples) > 1 else [0.0]
+    areas = {
+        figure.area: auc(torch.stack(list(columns[figure.name].values()), -1), epsilons)
+        for figure in figures
+        if figure.has_area and figure.name in columns
+    }
+    return columns | areas

@@ -1,0 +1,137 @@
+"""The table that an evaluation fills: a row per model, dataset, image, attack and budget."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.files import replacing
+
+Column = NDArray[Any]
+CLEAN = ""  # the attack and the budget of clean images
+TEXTS = ("model", "dataset", "image", "attack", "budget")
+# Opinion, score in model units; of attacked images the distances in [0, 1] pixels and decibels; behind a purifier the
+# quality of purified images, and of clean ones the score without it; of clean images the seconds that scoring took.
+NUMBERS = ("mos", "score", "linf", "l2", "psnr", "quality", "undefended", "seconds")
+SUFFIXES = (".csv", ".jsonl", ".parquet")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """Rows as columns of one length: objects (str) for `TEXTS`, float64 for `NUMBERS`, nan where nothing is measured.
+
+    Args:
+        columns: All columns by name.
+    """
+
+    columns: Mapping[str, Column]
+
+    @classmethod
+    def of(cls, count: int, **given: Any) -> Table:
+        """Return a table of `count` rows; a column is a sequence, one value for all rows, or empty."""
+        texts = {name: _filled(given.get(name, ""), count, object) for name in TEXTS}
+        return cls(texts | {name: _filled(given.get(name, math.nan), count, np.float64) for name in NUMBERS})
+
+    @classmethod
+    def joined(cls, tables: Sequence[Table]) -> Table:
+        """Return the rows of all tables, one table after the other."""
+        parts = [table.columns for table in tables] or [cls.of(0).columns]
+        return cls({name: np.concatenate([part[name] for part in parts]) for name in (*TEXTS, *NUMBERS)})
+
+    @classmethod
+    def from_plain(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
+        """Return the table that `as_plain` wrote.
+
+        Raises:
+            ValueError: If it is none: a column is missing or of another length.
+        """
+        if not {"image", "score"} <= {*columns} <= {*TEXTS, *NUMBERS} or len(set(map(len, columns.values()))) != 1:
+            raise ValueError("columns are missing, unknown or of different lengths")
+        numbers = {name: np.array(values, dtype=np.float64) for name, values in columns.items() if name in NUMBERS}
+        return cls.of(len(columns["image"]), **{**columns, **numbers})
+
+    def __len__(self) -> int:
+        return len(self.columns["score"])
+
+    def __getitem__(self, name: str) -> Column:
+        return self.columns[name]
+
+    def where(self, **values: str) -> Table:
+        """Return the rows whose columns have these values, in their order."""
+        chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
+        return Table({name: column[chosen] for name, column in self.columns.items()})
+
+    def changed(self, **given: Any) -> Table:
+        """Return a table with other columns in the place of some; they are given as in `of`."""
+        return Table.of(len(self), **{**self.columns, **given})
+
+    def as_plain(self) -> dict[str, list[Any]]:
+        """Return the columns that hold anything as lists for JSON, with None for nan."""
+        filled = {name: column for name, column in self.columns.items() if name in TEXTS or not np.isnan(column).all()}
+        return {name: _plain(column) for name, column in filled.items()}
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield every row as plain values by column, with None for nan."""
+        names = list(self.columns)
+        for values in zip(*(_plain(self[name]) for name in names), strict=True):
+            yield dict(zip(names, values, strict=True))
+
+
+def check_table_file(path: Path) -> None:
+    """Refuse a file that `write_table` could not write, before anything is evaluated.
+
+    Raises:
+        UsageError: If its suffix is no known one.
+        ArmorError: If a package is missing for it.
+    """
+    if path.suffix not in SUFFIXES:
+        raise UsageError(f"cannot tell what kind of table {path} is to be; known are {', '.join(SUFFIXES)}")
+    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ArmorError("a Parquet file needs pyarrow: pip install pyarrow; .csv and .jsonl need nothing")
+
+
+def write_table(table: Table, path: Path) -> None:
+    """Write a table, whole or not at all, as its suffix says: CSV, JSON lines or Parquet; nan becomes empty or null.
+
+    Raises:
+        UsageError: If the suffix is no known one.
+        ArmorError: If a package is missing for it, or the file cannot be written.
+    """
+    check_table_file(path)
+    with replacing(path) as unfinished:
+        if path.suffix == ".parquet":
+            from pyarrow import Table as Arrow
+            from pyarrow.parquet import write_table as write_parquet
+
+            write_parquet(
+                Arrow.from_pydict({name: _plain(column) for name, column in table.columns.items()}), unfinished
+            )
+            return
+        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            if path.suffix == ".csv":
+                writer = csv.DictWriter(file, list(table.columns))
+                writer.writeheader()
+                writer.writerows(table.rows())
+            else:
+                file.writelines(json.dumps(row) + "\n" for row in table.rows())
+
+
+def _filled(given: Any, count: int, dtype: Any) -> Column:
+    column = np.empty(count, dtype=dtype)
+    column[:] = given
+    return column
+
+
+def _plain(column: Column) -> list[Any]:
+    values = column.tolist()
+    return values if column.dtype == object else [None if math.isnan(value) else value for value in values]
