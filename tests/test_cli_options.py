@@ -37,7 +37,7 @@ def leaves() -> Iterator[tuple[str, Any]]:
         yield from getattr(command, "commands", {name: command}).items()
 
 
-PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params if name != "evaluate"]
+PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params]
 
 
 def flag_of(parameter: Any) -> str:
