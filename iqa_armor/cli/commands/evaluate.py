@@ -103,6 +103,7 @@ def evaluate(
             write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
         if scores is not None:
             write_table(found.table, scores)
+            note(f"wrote {scores}")
         if report is not None:
             write_whole(report, _page(found))
             note(f"wrote {report}")
