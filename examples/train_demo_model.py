@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from scipy.stats import spearmanr
 from torch import Tensor
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet
 from iqa_armor.data.distortions import distort
 from iqa_armor.data.prepared import load_prepared

@@ -6,11 +6,11 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from iqa_armor.artifact import save_artifact as save_model
+    from iqa_armor.artifact.storage import save_artifact as save_model
     from iqa_armor.data.specs import open_dataset
     from iqa_armor.evaluation.evaluation import evaluate
     from iqa_armor.evaluation.settings import EvaluationSettings
-    from iqa_armor.export import export_model
+    from iqa_armor.export.write import export_model
     from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
     from iqa_armor.pipeline.harden import harden
     from iqa_armor.pipeline.load import load_model
@@ -43,11 +43,11 @@ _HOMES = {
     "ScoreScale": ("iqa_armor.models.base", "ScoreScale"),
     "Training": ("iqa_armor.recipe", "Training"),
     "evaluate": ("iqa_armor.evaluation.evaluation", "evaluate"),
-    "export_model": ("iqa_armor.export", "export_model"),
+    "export_model": ("iqa_armor.export.write", "export_model"),
     "harden": ("iqa_armor.pipeline.harden", "harden"),
     "load_model": ("iqa_armor.pipeline.load", "load_model"),
     "open_dataset": ("iqa_armor.data.specs", "open_dataset"),
-    "save_model": ("iqa_armor.artifact", "save_artifact"),
+    "save_model": ("iqa_armor.artifact.storage", "save_artifact"),
     "train": ("iqa_armor.pipeline.train", "train"),
 }
 

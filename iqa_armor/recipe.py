@@ -86,8 +86,8 @@ class Recipe(Training):
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "
         "fine-tunes.",
     )
-    backend: Annotated[Literal["cayley", "aoc", "aol"], SURGERY] = Field(
-        "cayley", description="Orthogonal convolution of the block."
+    backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS"), SURGERY] = Field(
+        "cayley", description="Orthogonal convolution of the block. Known are"
     )
     init: Annotated[Literal["random", "identity"], SURGERY] = Field(
         "random",

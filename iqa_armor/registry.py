@@ -92,6 +92,10 @@ class Registry(Mapping[str, T], Generic[T]):
     def __contains__(self, name: object) -> bool:
         return name in self.entries
 
+    def knows(self, name: str) -> bool:
+        """Return whether this is the name of a built-in value or of an installed plug-in; nothing is imported."""
+        return name in self.entries or name in self._installed()
+
     def read(self, word: str) -> T:
         """Return the value that a word means.
 

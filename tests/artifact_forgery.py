@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.artifact import load_artifact, save_artifact
+from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 
 Document = dict[str, Any]
 Edit = Callable[[Document], object]

@@ -14,10 +14,10 @@ from test_cli import arch, checkpoint, run, spec  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.artifact import load_artifact, save_artifact
+from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import RecipeError, SurgeryError
-from iqa_armor.export import export_model
+from iqa_armor.export.write import export_model
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.sqish import Sqish

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.artifact import load_artifact, save_artifact
+from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 
 SIZE = (64, 64)
 
@@ -213,7 +213,7 @@ def test_a_loaded_model_can_be_trained(tmp_path: Path) -> None:
 PROGRAM = """
 import os, signal, sys, torch
 from pathlib import Path
-from iqa_armor.artifact import load_artifact, save_artifact
+from iqa_armor.artifact.storage import load_artifact, save_artifact
 model = load_artifact(Path(sys.argv[1]))
 images = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
 print([value.hex() for value in model(images).tolist()], flush=True)

@@ -17,7 +17,7 @@ from artifact_forgery import (
     setting,
 )
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 
 
 @pytest.fixture(scope="module")

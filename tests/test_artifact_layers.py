@@ -15,7 +15,8 @@ from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.refusal import Refusal
 from iqa_armor.models.sqish import Sqish
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 
 # At least one layer of each class, with arguments that are not the defaults.
 EXAMPLES = [

@@ -9,7 +9,7 @@ import torch
 from safetensors import safe_open
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact import is_artifact, read_metadata, save_artifact
+from iqa_armor.artifact.storage import is_artifact, read_metadata, save_artifact
 from iqa_armor.errors import ArmorError, ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 

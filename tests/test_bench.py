@@ -11,11 +11,11 @@ import torch
 from conftest import CPU
 from torch import nn
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline import peak_memory as apart
 from iqa_armor.pipeline.bench import benchmark
 from iqa_armor.pipeline.bench_settings import BenchSettings

@@ -15,7 +15,7 @@ from conftest import CPU, memory_dataset, small_network, write_images
 from torch import Generator, Tensor
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.defenses.base import Certificate
 from iqa_armor.defenses.smoothing import SMOOTHERS, input_smoothing

@@ -19,7 +19,7 @@ from conftest import ARCH, contrast_images, small_network
 from PIL import Image
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 
 KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
@@ -249,6 +249,12 @@ def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: st
     process.wait()
     time.sleep(0.1)
     assert not output.exists()
+    # Left where a run of version 0.1.0, or one killed while it wrote, stopped.
+    (tmp_path / "..out.resume.pt.k3_x9ab0").write_bytes(b"half")
+    (tmp_path / ".out.safetensors.unfinished-dead").mkdir()
+    done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--epochs", 1, "-o", output)
+    assert done.exit_code == 0, done.stderr
+    assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
 def test_two_processes_fit_one_model(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:

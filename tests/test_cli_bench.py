@@ -11,11 +11,12 @@ from conftest import small_network
 from torch import nn
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import BACKENDS, RobustBlock
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 

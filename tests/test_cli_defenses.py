@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from test_cli import arch, run, spec  # noqa: F401
 
-from iqa_armor.artifact import read_metadata
+from iqa_armor.artifact.storage import read_metadata
 
 QUICK = ("--epochs", 1, "--batch-size", 8, "--device", "cpu")
 

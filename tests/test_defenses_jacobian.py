@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 from iqa_armor.defenses.smoothing.jacobian import largest_singular_value, linearized
 from iqa_armor.defenses.smoothing.product_bound import product_bound
 from iqa_armor.models.backbone import torchvision_network
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.bounds import _reshaped, convolution_bound
 from iqa_armor.ortho.lipschitz import singular_values
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import iqa_armor
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
 from iqa_armor.recipe import Training

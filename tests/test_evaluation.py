@@ -19,7 +19,7 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.metrics.robustness import abs_gain
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.progress import Progress
 from iqa_armor.registry import Entry
 from iqa_armor.results.figures import ModelEntry

@@ -19,15 +19,17 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.export import Exported, export_model, formats
-from iqa_armor.export.check import compare, natural_batches
-from iqa_armor.export.plain import PlainCayley, SquarePool, plain_block, plain_layer, wrapped
+from iqa_armor.export import FORMATS, formats
+from iqa_armor.export.agreement import compare, natural_batches
+from iqa_armor.export.write import Exported, export_model
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import BACKENDS, RobustBlock
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.plain import SquarePool, wrapped
 
 SUFFIXES = (".onnx", ".pt2")
 WITHOUT_TORCH = """
@@ -70,7 +72,7 @@ def images_of(*shape: int) -> Tensor:
 
 
 def opened(path: Path) -> Callable[[Tensor], Tensor]:
-    return formats.FORMATS[path.suffix].read(path)[1]
+    return FORMATS[path.suffix[1:]].read(path)[1]
 
 
 def assert_same_scores(path: Path, model: QualityModel, *shapes: tuple[int, ...]) -> None:
@@ -105,7 +107,7 @@ def test_plain_block_computes_what_the_block_does(backend: str, pool: str, size:
     maps = torch.randn(3, 11, *size)
     reached = (min(size), min(size)) if pool == "square" else size
     with torch.no_grad():
-        torch.testing.assert_close(plain_block(block, reached)(maps), block(maps), rtol=0, atol=5e-6)
+        torch.testing.assert_close(block.plain(reached)(maps), block(maps), rtol=0, atol=5e-6)
 
 
 def test_plain_cayley_is_exact_in_float64_and_serves_square_operators() -> None:
@@ -113,7 +115,7 @@ def test_plain_cayley_is_exact_in_float64_and_serves_square_operators() -> None:
     layer = BACKENDS["cayley"](5, 5).double().eval()
     maps = torch.randn(2, 5, 6, 9, dtype=torch.float64)
     with torch.no_grad():
-        torch.testing.assert_close(PlainCayley(layer, (6, 9))(maps), layer(maps), rtol=0, atol=1e-12)
+        torch.testing.assert_close(layer.plain((6, 9))(maps), layer(maps), rtol=0, atol=1e-12)
 
 
 def test_wrapped_is_circular_padding() -> None:
@@ -126,11 +128,6 @@ def test_wrapped_is_circular_padding() -> None:
 def test_square_pool_is_adaptive_pooling(size: tuple[int, int]) -> None:
     maps = images_of(2, 3, *size)
     torch.testing.assert_close(SquarePool()(maps), functional.adaptive_avg_pool2d(maps, min(size)))
-
-
-def test_unknown_orthogonal_layer_is_refused() -> None:
-    with pytest.raises(ValueError, match="no exportable form of a Linear"):
-        plain_layer(nn.Linear(1, 1), (4, 4))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(("backend", "suffix"), [("aoc", ".onnx"), ("aoc", ".pt2"), ("aol", ".onnx")])
@@ -205,15 +202,15 @@ def test_the_model_is_left_untouched(tmp_path: Path) -> None:
 def test_wrong_export_leaves_nothing_under_the_name(
     suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("iqa_armor.export.plain.wrapped", lambda maps, margin: functional.pad(maps, (margin,) * 4))
+    monkeypatch.setattr("iqa_armor.ortho.plain.wrapped", lambda maps, margin: functional.pad(maps, (margin,) * 4))
     with pytest.raises(ArmorError, match=r"scores differently: up to .* of the score range"):
         export_model(hardened("cayley"), tmp_path / f"out{suffix}")
     assert list(tmp_path.iterdir()) == []
 
 
 def test_wrong_export_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    lying = dataclasses.replace(formats.FORMATS[".pt2"], read=lambda _: ("{}", lambda images: images))
-    monkeypatch.setattr(formats, "FORMATS", {".pt2": lying})
+    lying = dataclasses.replace(FORMATS["pt2"], read=lambda _: ("{}", lambda images: images))
+    monkeypatch.setitem(FORMATS._made, "pt2", lying)
     (tmp_path / "out.pt2").write_text("before")
     with pytest.raises(ArmorError, match="metadata"):
         export_model(hardened("cayley"), tmp_path / "out.pt2")
@@ -244,7 +241,7 @@ def test_comparison_images_are_natural_and_differ() -> None:
 
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_metadata_say_what_the_file_takes(exports, suffix: str) -> None:
-    found = json.loads(formats.FORMATS[suffix].read(exports("cayley", suffix).path)[0])
+    found = json.loads(FORMATS[suffix[1:]].read(exports("cayley", suffix).path)[0])
     assert found["input"]["shape"] == ["batch", 3, 32, 40]
     assert found["preprocessing"]["mean"] == [0.4, 0.5, 0.6]
     assert found["preprocessing"]["interpolation"] == "bilinear"
@@ -285,7 +282,7 @@ def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 
 
 def test_weights_beyond_an_onnx_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "ONNX_LIMIT", 1000)
+    monkeypatch.setattr("iqa_armor.export.onnx.LIMIT", 1000)
     with pytest.raises(ArmorError, match=r"at most 2 GiB .* \.pt2"):
         export_model(hardened("cayley"), tmp_path / "out.onnx")
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import nn
 
-from iqa_armor.export import export_model
+from iqa_armor.export.write import export_model
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.build import build
 

@@ -32,7 +32,7 @@ class Without:
 
 sys.meta_path.insert(0, Without())
 import torch
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 
 model = load_artifact(__import__("pathlib").Path(sys.argv[1]))
 images, scores = torch.load(sys.argv[2], weights_only=True)

@@ -11,11 +11,11 @@ from conftest import memory_dataset
 from torch import nn
 from torchvision.models import get_model
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.errors import ArmorError, ModelLoadError, SurgeryError
 from iqa_armor.models.backbone import EXTRA_ARGUMENTS
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 

@@ -13,12 +13,13 @@ import torchvision
 from conftest import memory_dataset
 from torch import nn
 
-from iqa_armor.artifact import load_artifact, read_metadata
+from iqa_armor.artifact.storage import load_artifact, read_metadata
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError, ModelLoadError, RecipeError, SurgeryError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.ortho import RobustBlock, singular_values
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.lipschitz import singular_values
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.harden import harden, plan
 from iqa_armor.pipeline.train import train

@@ -10,7 +10,7 @@ import torch
 from conftest import ARCH, memory_dataset, small_network, write_images
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import read_metadata
+from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError

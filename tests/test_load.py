@@ -17,7 +17,7 @@ from torch.utils.data import DataLoader
 from typer.testing import CliRunner
 
 from iqa_armor import load_model
-from iqa_armor.artifact import save_artifact
+from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.data.prepared import PreparedImages, worker_count
 from iqa_armor.data.specs import open_dataset

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iqa_armor import load_model
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models import ARCHITECTURES
@@ -27,7 +27,7 @@ from iqa_armor.models.linearity import linearity_network
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.models.weights import RESCALING, bare, load_matching, load_strict, match_architecture
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.stages import choose

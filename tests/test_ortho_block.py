@@ -12,9 +12,11 @@ from safetensors.torch import load, save
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.ortho import BACKENDS, AolConv2d, RobustBlock, initialize_identity, singular_values
-from iqa_armor.ortho.block import pool_square
-from iqa_armor.ortho.initialize import principal_directions
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.aol import AolConv2d
+from iqa_armor.ortho.block import RobustBlock, pool_square
+from iqa_armor.ortho.initialize import initialize_identity, principal_directions
+from iqa_armor.ortho.lipschitz import singular_values
 
 
 def make(channels: int, backend: str, pool: str = "none") -> RobustBlock:

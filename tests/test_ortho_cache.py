@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import torch
 from torch import Tensor
 
-from iqa_armor.ortho import BACKENDS, OrthogonalConv2d
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.cache import DerivedCache
+from iqa_armor.ortho.layer import OrthogonalConv2d
 
 
 def make(backend: str) -> OrthogonalConv2d:
@@ -105,3 +111,40 @@ def test_input_gradients_in_eval_equal_those_in_training(backend: str, frozen: b
     for found in (gradients(), gradients()):
         for one, other in zip(found, expected, strict=True):
             torch.testing.assert_close(one, other, atol=1e-4, rtol=1e-4)
+
+
+@pytest.fixture
+def hasty() -> Iterator[None]:
+    """Let threads interrupt one another as often as possible."""
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    yield
+    sys.setswitchinterval(before)
+
+
+@pytest.mark.usefixtures("hasty")
+def test_eight_threads_share_a_cache_that_drives_values_out() -> None:
+    cache, parameters = DerivedCache(limit=3), (torch.zeros(1),)
+
+    def hammer(start: int) -> bool:
+        keys = [i * 7 % 5 for i in range(start, start + 2000)]
+        return all(cache.get(key, parameters, lambda key=key: (key, 1)) == key for key in keys)  # type: ignore[misc]
+
+    for _ in range(3):
+        with ThreadPoolExecutor(8) as pool:
+            assert all(pool.map(hammer, range(8)))
+        cache.clear()
+    assert cache.held_bytes == 0
+
+
+def test_threads_that_miss_together_build_once() -> None:
+    cache, parameters, built = DerivedCache(), (torch.zeros(1),), []
+
+    def build() -> tuple[int, int]:
+        built.append(1)
+        sum(range(200_000))
+        return 7, 1
+
+    with ThreadPoolExecutor(8) as pool:
+        assert set(pool.map(lambda _: cache.get("key", parameters, build), range(32))) == {7}
+    assert len(built) == 1

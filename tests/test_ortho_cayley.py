@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from iqa_armor.ortho import CayleyConv2d
+from iqa_armor.ortho.cayley import CayleyConv2d
 
 
 def published(maps: Tensor, weight: Tensor, bias: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.trace import trace
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import prune
 from iqa_armor.pruning.rounding import Rounding, promising
 from iqa_armor.surgery.splice import splice

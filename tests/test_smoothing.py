@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.defenses.base import BoundSmoother, Defended, Smoother
+from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
@@ -59,12 +59,6 @@ def drawn(seed: int = 0) -> Generator:
 
 def images_of(count: int = 3) -> Tensor:
     return torch.rand((count, 3, 32, 40), generator=drawn(7))
-
-
-@pytest.mark.parametrize("smoothing", KINDS)
-def test_smoothers_keep_the_protocols(smoothing: Smoother, make_model: MakeModel) -> None:
-    assert isinstance(smoothing, Smoother)
-    assert isinstance(smoothing.bind(make_model(scale=RANGE)), BoundSmoother)
 
 
 @pytest.mark.parametrize("smoothing", KINDS)

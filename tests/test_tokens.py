@@ -12,13 +12,14 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 from typer.testing import CliRunner
 
-from iqa_armor.artifact import load_artifact
+from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.pipeline.inspect import inspect_model
 from iqa_armor.recipe import Recipe

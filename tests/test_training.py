@@ -87,6 +87,10 @@ def test_same_seed_gives_the_same_weights(make_model) -> None:
     assert all(torch.equal(states[0][key], states[1][key]) for key in states[0])
 
 
+def test_the_largest_seed_is_a_seed(make_model) -> None:
+    assert fit_small(make_model(), settings(epochs=1, seed=2**63 - 1)).best == 1
+
+
 def test_diverging_loss_is_an_error_that_says_what_to_change(make_model) -> None:
     model = make_model()
     with torch.no_grad():

@@ -14,7 +14,7 @@ from iqa_armor.attacks.pgd import PGD
 from iqa_armor.errors import DataError, RecipeError
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES
 from iqa_armor.training.defenses import AdversarialTraining, GradientNorm, TrainingDefense, gradient_norms

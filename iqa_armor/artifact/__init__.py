@@ -1,5 +1,1 @@
-"""The artifact: a hardened model in one safetensors file, safe to open from a stranger."""
-
-from iqa_armor.artifact.storage import check_storable, is_artifact, load_artifact, read_metadata, save_artifact
-
-__all__ = ["check_storable", "is_artifact", "load_artifact", "read_metadata", "save_artifact"]
+"""The artifact: one safetensors file that holds a hardened model and loads safely without its source code."""

@@ -7,7 +7,10 @@ from typing import Any
 
 from iqa_armor.artifact.checks import MAX_CHANNELS, Check, choice, integer, sequence
 from iqa_armor.artifact.leaf import Field, Leaf
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.artifact.refusal import Refusal, shown
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 
 
 def _config(checks: dict[str, Check]) -> dict[str, Field]:
@@ -19,13 +22,20 @@ def _config(checks: dict[str, Check]) -> dict[str, Field]:
     return {name: Field(check, reader(name)) for name, check in checks.items()}
 
 
+def _backend(value: object) -> object:
+    """Return the name of a known backend; naming one in a file imports nothing but what is installed for that."""
+    if not isinstance(value, str) or not BACKENDS.knows(value):
+        raise Refusal(f"must be one of {BACKENDS.summary()}, got {shown(value)}")
+    return value
+
+
 BLOCKS: dict[str, Leaf] = {
     "iqa_armor.ortho.RobustBlock": Leaf(
         RobustBlock,
         _config(
             {
                 "channels": integer(2, MAX_CHANNELS),
-                "backend": choice("cayley", "aoc", "aol"),
+                "backend": _backend,
                 "pool": choice("square", "none"),
             }
         ),
@@ -39,7 +49,7 @@ BLOCKS: dict[str, Leaf] = {
                 "channels": integer(2, MAX_CHANNELS),
                 "size": sequence(integer(1, 2**14), 2),
                 "extra": integer(0, 2**14),
-                "backend": choice("cayley", "aoc", "aol"),
+                "backend": _backend,
             }
         ),
         ("tokens",),

@@ -10,7 +10,8 @@ from torch import Tensor, fx
 
 from iqa_armor.artifact.calls import EXPONENT
 from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_VALUE_ELEMENTS, Refusal, shown
-from iqa_armor.ortho import RobustBlock, TokenBlock
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 
 BATCH = 2
 MAX_PARTS = 2**18

@@ -29,24 +29,20 @@ class Attack(Protocol):
     @property
     def norm(self) -> Norm:
         """What the budget limits; a class variable."""
-        ...
 
     @property
     def epsilon(self) -> float:
         """Budget in the attack's own norm, pixels being in [0, 1]; infinite where nothing is limited."""
-        ...
 
     @property
     def direction(self) -> Direction:
         """Whether the attack raises (+1) or lowers (−1) the score, whatever that means for quality."""
-        ...
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
 
         What is drawn comes from the generator, on its device. The images are left as they are.
         """
-        ...
 
 
 @runtime_checkable
@@ -65,7 +61,6 @@ class Fitted(Attack, Protocol):
             ValueError: If there are no images.
             ArmorError: If the score has no gradient by the pixels.
         """
-        ...
 
 
 def accepted(found: object, name: str) -> Attack:

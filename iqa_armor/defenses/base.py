@@ -25,12 +25,10 @@ class Purifier(Protocol):
     @property
     def is_differentiable(self) -> bool:
         """Whether the gradient by the images is that of what is computed; often a class variable."""
-        ...
 
     @property
     def is_random(self) -> bool:
         """Whether the result depends on the generator; often a class variable."""
-        ...
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return purified images, (N, 3, H, W) in [0, 1], of images likewise; the input is left as it is.
@@ -38,7 +36,6 @@ class Purifier(Protocol):
         Height and width stay, images of a batch do not influence one another, and the gradient flows where
         `is_differentiable` says so. What is drawn comes from the generator, on its device.
         """
-        ...
 
 
 class Plain:
@@ -54,7 +51,6 @@ class Approximated(Purifier, Protocol):
 
     def surrogate(self, images: Tensor) -> Tensor:
         """Return what an adaptive attacker differentiates instead (BPDA), near the purified images."""
-        ...
 
 
 @dataclass(frozen=True)
@@ -95,11 +91,9 @@ class BoundSmoother(Protocol):
             samples: Number of noisy copies, instead of the smoother's own; gradients flow, and all copies'
                 activations are kept where they do.
         """
-        ...
 
     def certify(self, images: Tensor, generator: Generator) -> Certificate:
         """Return smoothed scores with bounds; no gradient flows."""
-        ...
 
 
 @runtime_checkable
@@ -115,7 +109,6 @@ class Smoother(Protocol):
 
     def bind(self, model: QualityModel) -> BoundSmoother:
         """Return this smoother of a model, which is not changed."""
-        ...
 
 
 class Defended(QualityModel, ABC):

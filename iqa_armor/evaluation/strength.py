@@ -10,8 +10,8 @@ from torch import Tensor
 
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.budgets import at_budgets, budget_key
-from iqa_armor.attacks.expectation import expectation
 from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.scores import expectation
 from iqa_armor.evaluation.attack_gains import TOLERANCE, AttackGains, PassThrough, exceeds
 from iqa_armor.results.figures import StrengthCheck
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.attacks.expectation import expectation
+from iqa_armor.attacks.scores import expectation
 from iqa_armor.defenses.base import Defended
 from iqa_armor.models.base import QualityModel
 

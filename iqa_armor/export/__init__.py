@@ -1,7 +1,19 @@
-"""Export of a quality model to ONNX and torch.export files that run without this package."""
+"""Export of a quality model to files that run without this package."""
 
-from iqa_armor.export.check import Check
-from iqa_armor.export.formats import format_of
-from iqa_armor.export.write import Exported, described, export_model
+from __future__ import annotations
 
-__all__ = ["Check", "Exported", "described", "export_model", "format_of"]
+from typing import TYPE_CHECKING
+
+from iqa_armor.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iqa_armor.export.formats import Format
+
+FORMATS: Registry[Format] = Registry(
+    "export format",
+    {
+        "onnx": Entry("iqa_armor.export.onnx:FORMAT", "ONNX; needs the extra 'onnx'"),
+        "pt2": Entry("iqa_armor.export.pt2:FORMAT", "torch.export"),
+    },
+    group="iqa_armor.formats",
+)

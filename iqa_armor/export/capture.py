@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
-from iqa_armor.export.plain import plain_block, plain_layer
 from iqa_armor.models.base import QualityModel
-from iqa_armor.ortho import CayleyConv2d, OrthogonalConv2d, RobustBlock
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.layer import OrthogonalConv2d
 
 Sizes = dict[str, set[tuple[int, int]]]
 
@@ -111,45 +111,43 @@ def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
     return scores
 
 
-def has_one_size(model: QualityModel) -> bool:
-    """Return whether the model holds a Cayley layer, whose exported form serves one map size."""
-    return any(isinstance(module, CayleyConv2d) for module in model.network.modules())
+def fits_any_size(model: QualityModel) -> bool:
+    """Return whether all its orthogonal layers have a form that takes maps of any size."""
+    return all(layer.fits_any_size for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d))
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
-    """Return a copy of a model in which every orthogonal layer is written with plain operations.
+    """Return a copy of a model in which every orthogonal layer is folded into plain operations.
 
     Args:
         model: Left untouched.
         sizes: What `layer_sizes` found for the size to export.
 
     Raises:
-        ArmorError: If a Cayley layer is used at several map sizes or none.
+        ArmorError: If a layer whose form fits one map size is used at several or none.
     """
-    network = copy.deepcopy(model.network)
-    holder = nn.ModuleDict({"network": network})
-    blocks = {name: module for name, module in network.named_modules() if isinstance(module, RobustBlock)}
-    for name, layer in list(network.named_modules()):
-        if isinstance(layer, OrthogonalConv2d):
-            parent = name.rpartition(".")[0]
-            size = _one_size(name, layer, sizes[name])
-            block = blocks.get(parent)
-            if block is not None and layer is block.orthogonal:
-                holder.set_submodule(_path(parent), plain_block(block, size))
-            else:
-                holder.set_submodule(_path(name), plain_layer(layer, size))
+    holder = nn.ModuleDict({"network": copy.deepcopy(model.network)})
+    blocks = {name: module for name, module in holder.named_modules() if isinstance(module, RobustBlock)}
+    layers = {name: module for name, module in holder.named_modules() if isinstance(module, OrthogonalConv2d)}
+    for name, layer in layers.items():
+        size = _one_size(name, layer, sizes)
+        parent = name.rpartition(".")[0]
+        if parent in blocks:
+            holder.set_submodule(parent, blocks[parent].plain(size))
+        else:
+            holder.set_submodule(name, layer.plain(size))
     return Scorer(holder["network"], model).eval()
 
 
-def _path(name: str) -> str:
-    return f"network.{name}" if name else "network"
-
-
-def _one_size(name: str, layer: nn.Module, sizes: set[tuple[int, int]]) -> tuple[int, int]:
-    if len(sizes) != 1 and isinstance(layer, CayleyConv2d):
-        used = ", ".join("{}x{}".format(*size) for size in sorted(sizes)) or "none"
-        raise ArmorError(f"the Cayley layer {name} serves one map size in an export, but this model uses it at {used}")
-    return min(sizes, default=(1, 1))
+def _one_size(name: str, layer: OrthogonalConv2d, sizes: Sizes) -> tuple[int, int]:
+    found = sizes[name.removeprefix("network").removeprefix(".")]
+    if len(found) != 1 and not layer.fits_any_size:
+        used = ", ".join("{}x{}".format(*size) for size in sorted(found)) or "none"
+        raise ArmorError(
+            f"the layer {name} ({type(layer).__name__}) serves one map size in an export, but this model uses it at "
+            f"{used}"
+        )
+    return min(found, default=(1, 1))
 
 
 def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:

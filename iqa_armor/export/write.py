@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -14,16 +12,17 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import ArmorError
+from iqa_armor.export.agreement import Agreement, compare, natural_batches
 from iqa_armor.export.capture import (
     Captured,
     capture,
-    has_one_size,
+    fits_any_size,
     layer_sizes,
     plain_scorer,
     reference_copy,
 )
-from iqa_armor.export.check import Check, compare, natural_batches
 from iqa_armor.export.formats import INPUT, OUTPUT, format_of
+from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
 
 logger = logging.getLogger(__name__)
@@ -50,7 +49,7 @@ class Exported:
     size_bytes: int
     size: tuple[int | None, int | None]
     fixed_because: str
-    check: Check
+    check: Agreement
 
 
 def export_model(model: QualityModel, path: Path | str) -> Exported:
@@ -71,16 +70,12 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
     """
     path = Path(path)
     format_of(path)
-    reference = reference_copy(model)
-    try:
-        return _widest(reference, path)
-    except OSError as error:
-        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
+    return _widest(reference_copy(model), path)
 
 
 def _widest(model: QualityModel, path: Path) -> Exported:
     """Export for any image size where the network allows, else for the recorded one."""
-    if has_one_size(model):
+    if not fits_any_size(model):
         reason = "a Cayley layer is exported for one map size"
     else:
         try:
@@ -115,26 +110,15 @@ def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, i
     return [other for other in dict.fromkeys(fitting) if other != size]
 
 
-def _write(model: QualityModel, captured: Captured, path: Path, batches: Sequence[Tensor]) -> tuple[Check, int]:
-    """Write a file, compare what it gives, and move it to its name; return the comparison and its bytes."""
+def _write(model: QualityModel, captured: Captured, path: Path, batches: Sequence[Tensor]) -> tuple[Agreement, int]:
+    """Write a file under its name once what it gives was compared; return the comparison and its bytes."""
     chosen, text = format_of(path), json.dumps(described(model, captured.size))
-    # A folder of its own, since some writers leave further files beside the one they are given.
-    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".unfinished-") as folder:
-        unfinished = Path(folder) / path.name
+    with replacing(path) as unfinished:
         chosen.write(captured, unfinished, text)
         stored, score = chosen.read(unfinished)
         if stored != text:
             raise ArmorError("the exported file does not give its metadata back, so it was not kept")
-        check = compare(model, score, batches)
-        size_bytes = unfinished.stat().st_size
-        _sync(unfinished)
-        unfinished.replace(path)
-    return check, size_bytes
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())
+        return compare(model, score, batches), unfinished.stat().st_size
 
 
 def described(model: QualityModel, size: tuple[int | None, int | None]) -> dict[str, object]:

@@ -1,29 +1,32 @@
 """Orthogonal convolutions, the blocks made of them, and measured Lipschitz constants."""
 
-from iqa_armor.ortho.aoc import AocConv2d
-from iqa_armor.ortho.aol import AolConv2d
-from iqa_armor.ortho.block import BACKENDS, Backend, Pool, RobustBlock
-from iqa_armor.ortho.cayley import CayleyConv2d
-from iqa_armor.ortho.gains import Gains, extreme_gains
-from iqa_armor.ortho.initialize import initialize_identity
-from iqa_armor.ortho.layer import FoldedConv2d, OrthogonalConv2d
-from iqa_armor.ortho.lipschitz import largest_singular_value, singular_values
-from iqa_armor.ortho.tokens import TokenBlock
+from __future__ import annotations
 
-__all__ = [
-    "BACKENDS",
-    "AocConv2d",
-    "AolConv2d",
-    "Backend",
-    "CayleyConv2d",
-    "FoldedConv2d",
-    "Gains",
-    "OrthogonalConv2d",
-    "Pool",
-    "RobustBlock",
-    "TokenBlock",
-    "extreme_gains",
-    "initialize_identity",
-    "largest_singular_value",
-    "singular_values",
-]
+from typing import TYPE_CHECKING, Any
+
+from iqa_armor.errors import UsageError
+from iqa_armor.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iqa_armor.ortho.layer import OrthogonalConv2d
+
+
+def _accepted(found: Any, name: str) -> type[OrthogonalConv2d]:
+    from iqa_armor.ortho.layer import OrthogonalConv2d
+
+    if isinstance(found, type) and issubclass(found, OrthogonalConv2d):
+        return found
+    raise UsageError(f"{name} is no class of orthogonal convolutions; derive it from OrthogonalConv2d")
+
+
+BACKENDS: Registry[type[OrthogonalConv2d]] = Registry(
+    "backend",
+    {
+        "cayley": Entry("iqa_armor.ortho.cayley:CayleyConv2d", "Cayley transform at every frequency; keeps norms"),
+        "aoc": Entry("iqa_armor.ortho.aoc:AocConv2d", "one kernel, composed of orthogonal factors; keeps norms"),
+        "aol": Entry("iqa_armor.ortho.aol:AolConv2d", "one kernel, rescaled; never increases norms"),
+    },
+    group="iqa_armor.backends",
+    accepts=_accepted,
+)
+__getattr__ = BACKENDS.lazy_attribute

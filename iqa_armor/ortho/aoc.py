@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.ortho.layer import FoldedConv2d
@@ -37,13 +37,19 @@ class AocConv2d(FoldedConv2d):
         super().__init__(in_channels, out_channels, kernel_size)
         self.mixing = nn.Parameter(torch.empty(out_channels, in_channels))
         self.subspaces = nn.Parameter(torch.empty(2 * (kernel_size - 1), out_channels, out_channels // 2))
-        self.reset_parameters()
+        self.sample()
 
-    def reset_parameters(self) -> None:
-        """Draw the raw matrices from the default generator, in place; the bias becomes zero."""
-        nn.init.orthogonal_(self.mixing)
-        nn.init.normal_(self.subspaces, std=1 / math.sqrt(self.out_channels))
+    def sample(self, generator: Generator | None = None) -> None:
+        """Draw the raw matrices, in place; the bias becomes zero."""
+        nn.init.orthogonal_(self.mixing, generator=generator)
+        nn.init.normal_(self.subspaces, std=1 / math.sqrt(self.out_channels), generator=generator)
         nn.init.zeros_(self.bias)
+
+    def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Return the matrix itself and subspaces mirrored by fours, whose factors cancel."""
+        subspaces = self.subspaces.detach()
+        fours = subspaces.view(len(subspaces) // 4, 2, 2, *subspaces.shape[1:])
+        return {"mixing": matrix, "subspaces": torch.cat([fours[:, :1], fours[:, :1].flip(2)], 1).flatten(0, 2)}
 
     def kernel(self) -> Tensor:
         """Return the kernel (C_out, C_in, k, k), differentiable in the parameters."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from iqa_armor.ortho.aoc import orthogonal_kernel
 from iqa_armor.ortho.circular import autocorrelation
 from iqa_armor.ortho.layer import FoldedConv2d
+from iqa_armor.ortho.precision import exact_products
 
 
 class AolConv2d(FoldedConv2d):
@@ -28,19 +29,28 @@ class AolConv2d(FoldedConv2d):
     rescaling leaves alone; from a random one, features would shrink at once.
     """
 
+    keeps_norms = False
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
-        self.reset_parameters()
+        self.sample()
 
     @torch.no_grad()
-    def reset_parameters(self) -> None:
-        """Draw an orthogonal raw kernel from the default generator, in place; the bias becomes zero."""
+    def sample(self, generator: Generator | None = None) -> None:
+        """Draw an orthogonal raw kernel, in place; the bias becomes zero."""
         factors = 2 * (self.kernel_size - 1), self.out_channels, self.out_channels // 2
-        mixing = nn.init.orthogonal_(torch.empty_like(self.weight[..., 0, 0]))
-        subspaces = self.weight.new_empty(factors).normal_(std=1 / math.sqrt(self.out_channels))
-        self.weight.copy_(orthogonal_kernel(mixing, subspaces))
+        mixing = nn.init.orthogonal_(torch.empty_like(self.weight[..., 0, 0]), generator=generator)
+        subspaces = self.weight.new_empty(factors).normal_(std=1 / math.sqrt(self.out_channels), generator=generator)
+        with exact_products(self.weight.device):
+            self.weight.copy_(orthogonal_kernel(mixing, subspaces))
         nn.init.zeros_(self.bias)
+
+    def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Return a raw kernel that is the matrix in its center; its columns are orthonormal, so it is left alone."""
+        weight = self.weight.new_zeros(self.weight.shape, dtype=matrix.dtype)
+        weight[..., self.kernel_size // 2, self.kernel_size // 2] = matrix
+        return {"weight": weight}
 
     def kernel(self) -> Tensor:
         """Return the rescaled kernel (C_out, C_in, k, k), differentiable in the parameters."""

@@ -9,14 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.ortho.aoc import AocConv2d
-from iqa_armor.ortho.aol import AolConv2d
-from iqa_armor.ortho.cayley import CayleyConv2d
-from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.plain import SquarePool
 
-Backend = Literal["cayley", "aoc", "aol"]
 Pool = Literal["square", "none"]
-BACKENDS: dict[Backend, type[OrthogonalConv2d]] = {"cayley": CayleyConv2d, "aoc": AocConv2d, "aol": AolConv2d}
 
 
 class RobustBlock(nn.Module):
@@ -27,7 +23,7 @@ class RobustBlock(nn.Module):
 
     Args:
         channels: C, at least 2.
-        backend: How the orthogonal convolution is made.
+        backend: How the orthogonal convolution is made: a name in `BACKENDS` or of an installed plug-in.
         pool: "square" averages H × W to n × n, n = min(H, W), as the paper does; "none" keeps H × W.
 
     Attributes:
@@ -43,19 +39,19 @@ class RobustBlock(nn.Module):
 
     is_traced_whole = True  # one node of a graph
 
-    def __init__(self, channels: int, *, backend: Backend = "cayley", pool: Pool = "square") -> None:
+    def __init__(self, channels: int, *, backend: str = "cayley", pool: Pool = "square") -> None:
         super().__init__()
         if channels < 2:
             raise ValueError(f"a RobustBlock halves its channels and needs at least 2, got {channels}")
-        if backend not in BACKENDS:
-            raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
+        if not BACKENDS.knows(backend):
+            raise ValueError(f"backend must be one of {BACKENDS.summary()}, got {backend!r}")
         if pool not in get_args(Pool):
             raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
         self.channels = channels
         self.backend = backend
         self.pool = pool
         self.reduction = nn.Conv2d(channels, channels // 2, 1)
-        self.orthogonal = BACKENDS[backend](channels // 2, channels)
+        self.orthogonal = BACKENDS.read(backend)(channels // 2, channels)
         nn.init.orthogonal_(self.reduction.weight, gain=math.sqrt(channels / (channels // 2)))
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
 
@@ -73,6 +69,15 @@ class RobustBlock(nn.Module):
         if self.pool == "square":
             features = pool_square(features)
         return self.orthogonal(self.reduction(features))  # type: ignore[no-any-return]
+
+    def plain(self, size: tuple[int, int]) -> nn.Sequential:
+        """Return what the block computes, in operations that every exporter gets right.
+
+        Args:
+            size: (H, W) of the maps that reach its orthogonal layer, behind the pooling.
+        """
+        pooling = [SquarePool()] if self.pool == "square" else []
+        return nn.Sequential(*pooling, self.reduction, self.orthogonal.plain(size))
 
     def extra_repr(self) -> str:
         """Return the constructor's arguments."""

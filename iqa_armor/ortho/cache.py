@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
+import threading
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Hashable
-from typing import Any, Self, TypeVar, cast
+from typing import Any, Self, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -14,8 +15,13 @@ T = TypeVar("T")
 DEFAULT_LIMIT = 2 * 2**30
 
 
+def may_keep_tensors() -> bool:
+    """Return whether tensors made now are real ones: while a graph is captured, those of one call stand for all."""
+    return not torch.compiler.is_compiling() and type(torch.empty(0)) is Tensor
+
+
 class DerivedCache:
-    """Least-recently-used store of values computed from parameters; copies and pickles are empty.
+    """Least-recently-used store of values computed from parameters; safe in threads; copies and pickles are empty.
 
     Args:
         limit: Bytes it may hold; a larger value is computed anew at every use.
@@ -25,18 +31,25 @@ class DerivedCache:
         self.limit = limit
         self._stamp: Hashable = None
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
+        self._lock = threading.Lock()
+        self._building: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the values held now."""
-        return sum(size for _, size in self._values.values())
+        with self._lock:
+            return self._held()
 
     def clear(self) -> None:
         """Drop every value."""
-        self._values.clear()
+        with self._lock:
+            self._values.clear()
+            self._building.clear()
 
     def get(self, key: Hashable, parameters: tuple[Tensor, ...], build: Callable[[], tuple[T, int]]) -> T:
         """Return the value of `key`, built anew where it is missing or the parameters changed since.
+
+        Of several threads that miss a key one builds it, and the others wait; other keys are given meanwhile.
 
         Args:
             key: What the value depends on besides the parameters, e.g. the map size.
@@ -44,23 +57,39 @@ class DerivedCache:
                 counter, which edits through `.data` do not advance.
             build: Returns the value and its size in bytes.
         """
-        if torch.compiler.is_compiling():  # a captured graph must not hold what one process happened to have
+        if not may_keep_tensors():
             return build()[0]
         stamp = tuple(_stamp(parameter) for parameter in parameters)
-        if stamp != self._stamp:
-            self.clear()
-            self._stamp = stamp
-        if key in self._values:
-            self._values.move_to_end(key)
-            return cast(T, self._values[key][0])
+        found = self._found(key, stamp)
+        if found is None:
+            with self._lock:
+                building = self._building[key]
+            with building:
+                found = self._found(key, stamp) or self._built(key, stamp, build)
+        return found[0]  # type: ignore[no-any-return]
+
+    def _found(self, key: Hashable, stamp: Hashable) -> tuple[Any, int] | None:
+        with self._lock:
+            if stamp != self._stamp:
+                self._values.clear()
+                self._stamp = stamp
+            if key in self._values:
+                self._values.move_to_end(key)
+            return self._values.get(key)
+
+    def _built(self, key: Hashable, stamp: Hashable, build: Callable[[], tuple[T, int]]) -> tuple[T, int]:
         # Tensors made in inference mode could never take part in an attack's backward pass.
         with torch.inference_mode(False), torch.no_grad():
             value, size = build()
-        if size <= self.limit:
-            self._values[key] = (value, size)
-            while self.held_bytes > self.limit:
-                self._values.popitem(last=False)
-        return value
+        with self._lock:
+            if size <= self.limit and stamp == self._stamp:
+                self._values[key] = (value, size)
+                while self._held() > self.limit:
+                    self._values.popitem(last=False)
+        return value, size
+
+    def _held(self) -> int:
+        return sum(size for _, size in self._values.values())
 
     def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache:
         return DerivedCache(self.limit)

@@ -6,12 +6,17 @@ import math
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve, kernel_gradient
 from iqa_armor.ortho.inverse import Inverse, invert
-from iqa_armor.ortho.layer import OrthogonalConv2d, full_precision
-from iqa_armor.ortho.spectrum import Factor, factorize
+from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.ortho.plain import PlainCayley
+from iqa_armor.ortho.precision import exact_products, full_precision
+from iqa_armor.ortho.spectrum import Factor, factorize, grid_of, inverses
+
+# Condition of I + Q₁ from which it is taken for singular.
+SINGULAR = 1e8
 
 
 class CayleyConv2d(OrthogonalConv2d):
@@ -37,17 +42,52 @@ class CayleyConv2d(OrthogonalConv2d):
     against the data instead of an inverse; VᵀV is formed from the kernel, not per frequency.
     """
 
+    fits_any_size = False
+
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
-        self.reset_parameters()
+        self.sample()
 
-    def reset_parameters(self) -> None:
-        """Draw the kernel from the default generator, in place, with ‖V‖ of about one; the bias becomes zero."""
-        nn.init.normal_(self.weight, std=1 / (self.kernel_size * math.sqrt(self.in_channels)))
+    def sample(self, generator: Generator | None = None) -> None:
+        """Draw a kernel with ‖V‖ of about one, in place; the bias becomes zero."""
+        nn.init.normal_(self.weight, std=1 / (self.kernel_size * math.sqrt(self.in_channels)), generator=generator)
         nn.init.zeros_(self.bias)
 
-    def forward(self, maps: Tensor) -> Tensor:
+    def aligned(self, matrix: Tensor) -> Tensor:
+        """Return P R with R such that the top square of P R is symmetric and positive.
+
+        With P₁ = W S Zᵀ and R = Z Wᵀ it is W S Wᵀ; without that, an orthogonal map whose top square has an
+        eigenvalue of −1 has no Cayley transform.
+        """
+        left, _, right = torch.linalg.svd(matrix[: matrix.shape[1]])
+        rotated: Tensor = matrix @ right.T @ left.T
+        return rotated
+
+    def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Return the weight whose transform is [Q₁; Q₂] = `matrix`, which has no eigenvalue of −1 in Q₁.
+
+        A = (I − Q₁)(I + Q₁)⁻¹; its antisymmetric part is U − Uᵀ, and V = −Q₂(I + A)/2 gives the symmetric one, VᵀV.
+        """
+        top, bottom = _split(matrix)
+        identity = torch.eye(len(top), dtype=matrix.dtype, device=matrix.device)
+        if torch.linalg.cond(identity + top) > SINGULAR:
+            raise ValueError("an orthogonal map whose top square has an eigenvalue of −1 has no Cayley transform")
+        algebra = torch.linalg.solve(identity + top, identity - top)
+        weight = self.weight.new_zeros(self.weight.shape, dtype=matrix.dtype)
+        center = self.kernel_size // 2
+        weight[..., center, center] = torch.cat([(algebra - algebra.T) / 4, -bottom @ (identity + algebra) / 2])
+        return {"weight": weight}
+
+    @torch.no_grad()
+    def plain(self, size: tuple[int, int]) -> nn.Module:
+        """Return the layer for maps of one size, with its inverse written out for every frequency."""
+        grid, weight = grid_of(*size, self.weight.device), self.weight.detach()
+        with exact_products(weight.device):
+            inverse = torch.cat([part for _, part in inverses(cayley_matrix(weight), grid)])
+        return PlainCayley(inverse, _split(weight)[1], self.bias.detach(), grid=grid)
+
+    def compute(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W), in their dtype; computed in float32 or better."""
         working = torch.promote_types(self.weight.dtype, torch.float32)
         with full_precision(maps.device):

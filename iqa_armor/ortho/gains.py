@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
+from iqa_armor.ortho.precision import exact_products
+
 # Steps before convergence is believed: an orthogonal layer looks converged at once, and one frequency that is not
 # orthogonal takes a few steps to stand out.
 LEAST_STEPS = 10
@@ -117,15 +119,16 @@ class _Lanczos:
 
 def _normal_operator(layer: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:
     """Return x ↦ JᵀJx on flat vectors, computed in the layer's own type."""
-    with torch.enable_grad():
+    with torch.enable_grad(), exact_products(example.device):
         point = torch.zeros_like(example).requires_grad_()
         output = layer(point)
     offset = output.detach()
 
     def apply(flat: Tensor) -> Tensor:
-        with torch.no_grad():
-            pushed = layer(flat.view_as(example).to(example)) - offset
-        (pulled,) = torch.autograd.grad(output, point, pushed, retain_graph=True)
+        with exact_products(example.device):
+            with torch.no_grad():
+                pushed = layer(flat.view_as(example).to(example)) - offset
+            (pulled,) = torch.autograd.grad(output, point, pushed, retain_graph=True)
         return pulled.flatten().to(flat)
 
     return apply

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from iqa_armor.ortho.spectrum import Grid, inverses
+from iqa_armor.ortho.spectrum import Grid, grid_of, inverses
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,7 @@ class Inverse:
         frequencies, channels, count = columns.shape
         rows = torch.view_as_real(columns.contiguous()).permute(0, 3, 2, 1)  # (F, Re and Im, N, C)
         rows = rows.reshape(frequencies, 1, 2 * count, channels)
-        is_single = count == 1 and rows.device.type == "cpu" and not torch.compiler.is_compiling()
+        is_single = count == 1 and rows.device.type == "cpu"
         sums = self._sum_rows(rows) if is_single else rows @ self.tables
         sums = sums.transpose(1, 2).reshape(frequencies, 2, count, 2, channels)
         (real_real, real_imaginary), (imaginary_real, imaginary_imaginary) = (part.unbind(2) for part in sums.unbind(1))
@@ -86,9 +86,9 @@ def invert(kernel: Tensor, height: int, width: int) -> Inverse:
         height: Rows of the map.
         width: Columns of the map.
     """
-    grid, channels = Grid(height, width, kernel.device), len(kernel)
+    grid, channels = grid_of(height, width, kernel.device), len(kernel)
     blocks = 4 if channels % 2 == 0 else 2
-    tables = kernel.new_empty(len(grid.positions), blocks, channels, 2 * channels // blocks)
+    tables = kernel.new_empty(len(grid.kept), blocks, channels, 2 * channels // blocks)
     for part, inverse in inverses(kernel, grid):
         rows = torch.cat([inverse.real, inverse.imag], dim=1).mT
         tables[part] = torch.unflatten(rows, -1, (blocks, -1)).transpose(1, 2)

@@ -1,35 +1,41 @@
-"""What the three orthogonal convolutions share: sizes, bias, checks and the plain kernel they fold into."""
+"""What a backend is: the base of orthogonal convolutions, and of those that are one plain kernel once it is built."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from contextlib import AbstractContextManager, nullcontext
+from typing import ClassVar
 
 import torch
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.ortho.circular import convolve
+from iqa_armor.ortho.plain import PlainConv2d
+from iqa_armor.ortho.precision import exact_products, full_precision
 
 
-def full_precision(device: torch.device) -> AbstractContextManager[object]:
-    """Return a context in which autocast is off, on devices that know it."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+class OrthogonalConv2d(CachingModule, ABC):
+    """Circular convolution from C_in to C_out ≥ C_in channels, plus a bias, none of whose singular values exceeds 1.
 
-
-class OrthogonalConv2d(CachingModule):
-    """Circular convolution from C_in to C_out ≥ C_in channels with a bias on its output.
+    A backend is one subclass and an entry in `iqa_armor.ortho.BACKENDS`. It makes its parameters, then calls `sample`,
+    and gives the five methods below. What is stored of it is its state dict, which must hold all that it computes
+    from; it is rebuilt from its sizes on the meta device and given that state.
 
     Args:
         in_channels: C_in, at least 1.
         out_channels: C_out, at least C_in: fewer outputs cannot preserve norms.
         kernel_size: k, odd.
 
+    Attributes:
+        keeps_norms: Whether every singular value is 1 on maps of any size, not only at most 1.
+        fits_any_size: Whether what `plain` returns takes maps of any size, not only the one it was made for.
+
     Raises:
         ValueError: If the sizes are not as above.
     """
+
+    keeps_norms: ClassVar[bool] = True
+    fits_any_size: ClassVar[bool] = True
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__()
@@ -44,12 +50,69 @@ class OrthogonalConv2d(CachingModule):
         self.kernel_size = kernel_size
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
+    @abstractmethod
+    def compute(self, maps: Tensor) -> Tensor:
+        """Return (N, C_out, H, W) of maps (N, C_in, H, W), in their dtype; what can be kept in eval mode is."""
+
+    @abstractmethod
+    def sample(self, generator: Generator | None = None) -> None:
+        """Draw the parameters of a new layer, in place, without bias; from the default generator if none is given."""
+
+    @abstractmethod
+    def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
+        """Return parameters by name with which the layer is the 1×1 convolution by a matrix.
+
+        Args:
+            matrix: (C_out, C_in) with orthonormal columns, in float64.
+
+        Raises:
+            ValueError: If no parameters give that matrix; those of `aligned` give what it returns.
+        """
+
+    @abstractmethod
+    def plain(self, size: tuple[int, int]) -> nn.Module:
+        """Return the layer folded for inference on maps of `size` (H, W), in operations that every exporter gets right.
+
+        It keeps tensors of its own as buffers and has no parameters.
+        """
+
+    def aligned(self, matrix: Tensor) -> Tensor:
+        """Return a matrix (C_out, C_in) with the same orthonormal span that `right_inverse` takes."""
+        return matrix
+
+    @classmethod
+    def contains(cls, values: Tensor, *, tolerance: float = 1e-4) -> bool:
+        """Return whether an operator with these singular values is one of those that the backend promises."""
+        return bool((values <= 1 + tolerance).all() and (not cls.keeps_norms or (values >= 1 - tolerance).all()))
+
+    @torch.no_grad()
+    def assign(self, matrix: Tensor) -> None:
+        """Make the layer the 1×1 convolution by a matrix, in place, as far as its parameters' type allows.
+
+        Raises:
+            ValueError: As `right_inverse` does.
+        """
+        for name, value in self.right_inverse(matrix).items():
+            self.get_parameter(name).copy_(value)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        """Return (N, C_out, H, W) of maps (N, C_in, H, W); of maps without values only their size."""
+        if maps.is_meta:
+            return maps.new_empty(len(maps), self.out_channels, *maps.shape[-2:])
+        if torch.compiler.is_dynamo_compiling():  # what is kept between calls has no place in a graph
+            return torch.compiler.disable(self._exactly)(maps)  # type: ignore[no-any-return,no-untyped-call]
+        return self._exactly(maps)
+
+    def _exactly(self, maps: Tensor) -> Tensor:
+        with exact_products(maps.device):
+            return self.compute(maps)
+
     def extra_repr(self) -> str:
         """Return the sizes, as torch.nn.Conv2d shows them."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, circular"
 
 
-class FoldedConv2d(OrthogonalConv2d, ABC):
+class FoldedConv2d(OrthogonalConv2d):
     """Orthogonal convolution that is one plain circular convolution once its kernel is built.
 
     In eval mode, unless a gradient in its parameters is wanted, the kernel is built once and kept.
@@ -59,25 +122,15 @@ class FoldedConv2d(OrthogonalConv2d, ABC):
     def kernel(self) -> Tensor:
         """Return the kernel (C_out, C_in, k, k), differentiable in the parameters."""
 
-    def folded(self) -> nn.Conv2d:
-        """Return a new torch.nn.Conv2d that computes the same with plain weights."""
-        plain = nn.Conv2d(
-            self.in_channels,
-            self.out_channels,
-            self.kernel_size,
-            padding=self.kernel_size // 2,
-            padding_mode="circular",
-            device=self.bias.device,
-            dtype=self.bias.dtype,
-        )
-        with torch.no_grad():
-            plain.weight.copy_(self._built())
-            plain.bias.copy_(self.bias)  # type: ignore[union-attr]
-        return plain.train(self.training)
-
-    def forward(self, maps: Tensor) -> Tensor:
+    def compute(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
         return convolve(maps, self._current().to(self.bias.dtype), self.bias)
+
+    @torch.no_grad()
+    def plain(self, size: tuple[int, int]) -> nn.Module:  # noqa: ARG002
+        """Return one convolution with a fixed kernel, for maps of any size."""
+        with exact_products(self.bias.device):
+            return PlainConv2d(self._built().to(self.bias.dtype), self.bias.clone())
 
     def _current(self) -> Tensor:
         raw = tuple(parameter for name, parameter in self.named_parameters() if name != "bias")

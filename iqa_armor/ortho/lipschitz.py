@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 
 # Impulses sent through a layer at once, and complex numbers decomposed at once.
 CHUNK = 64
@@ -56,47 +56,3 @@ def _responses(module: nn.Module, channels: int, size: tuple[int, int]) -> list[
         impulses[torch.arange(count), torch.arange(start, start + count), 0, 0] = 1
         spectra.append(torch.fft.rfft2((module(impulses) - offset).double().cpu()))
     return spectra
-
-
-def largest_singular_value(
-    module: nn.Module,
-    example: Tensor,
-    *,
-    tolerance: float = 1e-4,
-    max_iterations: int = 200,
-    generator: Generator | None = None,
-) -> float:
-    """Return the largest singular value of a layer's Jacobian at `example`, by power iteration.
-
-    For a linear layer the point does not matter. The estimate approaches the value from below; it stops when
-    one iteration changes it by less than `tolerance`, relative, so where several singular values nearly tie
-    it may still be short by several times that.
-
-    Args:
-        module: Differentiable twice in its input; its mode is left alone.
-        example: Input with its batch dimension; the whole batch is one vector.
-        tolerance: Relative change to stop at.
-        max_iterations: Steps after which it stops in any case.
-        generator: Draws the start; a fixed seed by default.
-
-    Raises:
-        ValueError: If the tolerance or the number of steps is not positive.
-    """
-    if tolerance <= 0 or max_iterations < 1:
-        raise ValueError(f"tolerance and max_iterations must be positive, got {tolerance} and {max_iterations}")
-    source = generator or torch.Generator().manual_seed(0)
-    direction = torch.randn(example.shape, generator=source, device=source.device).to(example)
-    estimate = 0.0
-    with torch.enable_grad():
-        point = example.detach().requires_grad_()
-        output = module(point)
-        probe = torch.zeros_like(output, requires_grad=True)
-        (pulled,) = torch.autograd.grad(output, point, probe, create_graph=True)  # Jᵀ probe, linear in probe
-        for _ in range(max_iterations):
-            direction = direction / direction.norm().clamp_min(torch.finfo(direction.dtype).tiny)
-            (pushed,) = torch.autograd.grad(pulled, probe, direction, retain_graph=True)
-            previous, estimate = estimate, float(pushed.norm())
-            if abs(estimate - previous) <= tolerance * estimate:
-                break
-            (direction,) = torch.autograd.grad(output, point, pushed, retain_graph=True)
-    return estimate

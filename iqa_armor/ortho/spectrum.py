@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from functools import cached_property
+from functools import lru_cache
 
 import torch
 from torch import Tensor
+
+from iqa_armor.ortho.cache import may_keep_tensors
 
 # Complex numbers worked on at once, so that the spectrum itself is the only large tensor: on a processor what
 # its cache holds, on an accelerator what keeps it busy.
@@ -16,9 +18,9 @@ CHUNK = 2**20
 ACCELERATOR_CHUNK = 2**26
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Grid:
-    """Frequencies of real maps (H, W) that determine all others.
+    """Frequencies of real maps (H, W) that determine all others, as `grid_of` gives them.
 
     The half spectrum still holds its first and (for even W) last column twice, as conjugates; those
     rows are left out too.
@@ -26,54 +28,26 @@ class Grid:
     Args:
         height: Rows of the map.
         width: Columns of the map.
-        device: Where the index tensors live.
+        mirrored: Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),).
+        kept: Indices of the F kept entries in the flat half spectrum, (F,).
+        source: For every entry of the half spectrum, which kept frequency it equals or mirrors.
     """
 
     height: int
     width: int
-    device: torch.device
-
-    @cached_property
-    def _entries(self) -> list[tuple[int, int]]:
-        """Row and column of every entry of the half spectrum."""
-        return [(row, column) for row in range(self.height) for column in range(self.width // 2 + 1)]
-
-    def _is_mirrored(self, row: int, column: int) -> bool:
-        return 2 * column % self.width == 0 and 2 * row > self.height
-
-    @cached_property
-    def positions(self) -> list[tuple[int, int]]:
-        """Row and column of the F kept frequencies."""
-        return [entry for entry in self._entries if not self._is_mirrored(*entry)]
-
-    @cached_property
-    def kept(self) -> Tensor:
-        """Indices of the kept entries in the flat half spectrum, (F,)."""
-        columns = self.width // 2 + 1
-        return torch.tensor([row * columns + column for row, column in self.positions], device=self.device)
-
-    @cached_property
-    def mirrored(self) -> Tensor:
-        """Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)."""
-        return torch.tensor([self._is_mirrored(*entry) for entry in self._entries], device=self.device)
-
-    @cached_property
-    def source(self) -> Tensor:
-        """For every entry of the half spectrum, which kept frequency it equals or mirrors."""
-        number = {position: i for i, position in enumerate(self.positions)}
-        origins = (
-            (self.height - row if self._is_mirrored(row, column) else row, column) for row, column in self._entries
-        )
-        return torch.tensor([number[origin] for origin in origins], device=self.device)
+    mirrored: Tensor
+    kept: Tensor
+    source: Tensor
 
     def angles(self, reach: int) -> Tensor:
         """Return ω·τ (F, T) in float64 for the T offsets τ in (−reach..reach)², row by row."""
-        row, column = torch.tensor(self.positions, device=self.device).T
-        offsets = torch.arange(-reach, reach + 1, device=self.device)
+        columns = self.width // 2 + 1
+        row, column = torch.div(self.kept, columns, rounding_mode="floor"), self.kept % columns
+        offsets = torch.arange(-reach, reach + 1, device=self.kept.device)
         down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
-        turns_down = torch.outer(row, down) % self.height / self.height
-        turns_right = torch.outer(column, right) % self.width / self.width
-        return 2 * math.pi * (turns_down.double() + turns_right.double())
+        turns_down = (torch.outer(row, down) % self.height).double() / self.height
+        turns_right = (torch.outer(column, right) % self.width).double() / self.width
+        return 2 * math.pi * (turns_down + turns_right)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return real maps (N, C, H, W) as columns (F, C, N) of the kept frequencies."""
@@ -87,6 +61,42 @@ class Grid:
         half = spectrum.reshape(*spectrum.shape[:2], self.height, self.width // 2 + 1)
         maps: Tensor = torch.fft.irfft2(half, s=(self.height, self.width))
         return maps
+
+
+def grid_of(height: int, width: int, device: torch.device) -> Grid:
+    """Return the frequencies of maps (height, width), made once per device."""
+    make = _grid if may_keep_tensors() else _grid.__wrapped__
+    return make(height, width, device)
+
+
+@lru_cache(maxsize=64)
+def _grid(height: int, width: int, device: torch.device) -> Grid:
+    columns = width // 2 + 1
+    places = [divmod(entry, columns) for entry in range(height * columns)]
+    mirrored = [2 * column % width == 0 and 2 * row > height for row, column in places]
+    kept = [entry for entry, is_mirrored in enumerate(mirrored) if not is_mirrored]
+    number = {places[entry]: i for i, entry in enumerate(kept)}
+    source = [
+        number[height - row if is_mirrored else row, column]
+        for (row, column), is_mirrored in zip(places, mirrored, strict=True)
+    ]
+    # A tensor made in inference mode could take no part in a backward pass.
+    with torch.inference_mode(False):
+        tensors = [torch.tensor(values, device=device) for values in (mirrored, kept, source)]
+    return Grid(height, width, *tensors)
+
+
+def _waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Return cos ωτ and sin ωτ, each (F, T), for the first T = ((2 · reach + 1)² + 1) / 2 offsets τ."""
+    make = _kept_waves if may_keep_tensors() else _kept_waves.__wrapped__
+    return make(grid, reach, dtype)
+
+
+@lru_cache(maxsize=16)
+def _kept_waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    with torch.inference_mode(False):
+        angles = grid.angles(reach)[:, : (2 * reach + 1) ** 2 // 2 + 1]
+        return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
 @dataclass(frozen=True)
@@ -117,8 +127,8 @@ def factorize(kernel: Tensor, height: int, width: int) -> Factor:
         height: Rows of the map.
         width: Columns of the map.
     """
-    grid = Grid(height, width, kernel.device)
-    channels, count = len(kernel), len(grid.positions)
+    grid = grid_of(height, width, kernel.device)
+    channels, count = len(kernel), len(grid.kept)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
     matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
     exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
@@ -169,9 +179,8 @@ def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
     even, odd = (taps + taps.flip(0))[:half], (taps - taps.flip(0))[:half]
     even[-1] /= 2
     even[-1].view(channels, channels).diagonal().add_(1)
-    angles = grid.angles(kernel.shape[-1] // 2)[:, :half]
-    cosines, sines = angles.cos().to(kernel.dtype), angles.sin().to(kernel.dtype)
-    for start in range(0, len(angles), step):
+    cosines, sines = _waves(grid, kernel.shape[-1] // 2, kernel.dtype)
+    for start in range(0, len(cosines), step):
         part = slice(start, start + step)
         system = torch.complex(cosines[part] @ even, sines[part] @ odd)
         yield part, system.view(-1, channels, channels).mT

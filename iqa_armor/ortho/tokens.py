@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.ortho.block import Backend, RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 
 
 class TokenBlock(nn.Module):
@@ -34,7 +34,7 @@ class TokenBlock(nn.Module):
 
     is_traced_whole = True  # one node of a graph
 
-    def __init__(self, channels: int, *, size: tuple[int, int], extra: int = 0, backend: Backend = "cayley") -> None:
+    def __init__(self, channels: int, *, size: tuple[int, int], extra: int = 0, backend: str = "cayley") -> None:
         super().__init__()
         if len(size) != 2 or min(size) < 1 or extra < 0:
             raise ValueError(f"a token grid needs two positive sides and no fewer than 0 extra tokens: {size}, {extra}")

@@ -11,7 +11,7 @@ from types import MappingProxyType
 
 from torch import Tensor, nn
 
-from iqa_armor.artifact import is_artifact, load_artifact
+from iqa_armor.artifact.storage import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture

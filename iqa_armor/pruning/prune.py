@@ -13,7 +13,7 @@ import torch_pruning as tp
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning.importance import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, group_importance, reader_scores
 from iqa_armor.pruning.protected import multiplied_layers, output_layers
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate

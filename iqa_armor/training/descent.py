@@ -78,6 +78,11 @@ def run_epoch(
     return loss
 
 
+def epoch_seed(seed: int, number: int) -> int:
+    """Return the seed of what one epoch draws."""
+    return (seed * 1_000_003 + number) % 2**63
+
+
 def mirrored(*parts: Tensor, generator: Generator) -> tuple[Tensor, ...]:
     """Flip images (N, 3, H, W) left to right at random, each together with its partners in the other parts."""
     chosen = torch.rand(len(parts[0]), generator=generator) < 0.5

@@ -20,7 +20,7 @@ from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.checkpoint import Checkpoint
-from iqa_armor.training.descent import Epochs, decayed_optimizer, descend, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.descent import Epochs, decayed_optimizer, descend, epoch_seed, mirrored, run_epoch, warm_cosine
 from iqa_armor.training.images import TrainingImages
 from iqa_armor.training.predict import predict
 
@@ -158,15 +158,14 @@ class _Fitting:
                 return
             if checkpoint.resumes:
                 logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint.path)
-        started = time.perf_counter()
-        self._note(0, math.nan, started)
+        self._note(0, math.nan, time.perf_counter())
 
     def run_epoch(self, progress: Progress) -> None:
         number, steps, started = self.next_epoch, len(self.loader), time.perf_counter()
         total = self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
-        generator = Generator().manual_seed(self.settings.seed * 1_000_003 + number)
+        generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
         loss = run_epoch(
             self.loader,
             lambda batch: self._step(batch, generator),
@@ -205,8 +204,9 @@ class _Fitting:
         }
 
     def _restore(self, state: dict[str, Any]) -> None:
-        for name in self.parts.keys() & state.keys():  # version 0.1.0 kept no scaler, and no generator of CUDA
-            self.parts[name].load_state_dict(state[name])
+        for name, part in self.parts.items():
+            if name in state:  # version 0.1.0 kept no scaler, and no generator of CUDA
+                part.load_state_dict(state[name])
         self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
         self.epochs.weights = state["best"]
         torch.set_rng_state(state["random"])

@@ -16,7 +16,7 @@ from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
-from iqa_armor.training.descent import Epochs, descend, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.descent import Epochs, descend, epoch_seed, mirrored, run_epoch, warm_cosine
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages
 from iqa_armor.training.pairs import Pairs, make_pairs
@@ -121,7 +121,7 @@ class _FilterTraining:
         started = time.perf_counter()
         if self.settings.fresh and number > 1:
             self.pairs = self._pairs(self.pairs.clean, number)
-        generator = Generator().manual_seed(self._seed(number))
+        generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
         order = torch.randperm(len(self.pairs), generator=generator).tolist()
         self.network.train()
         total, before = self.settings.epochs * self.steps, (number - 1) * self.steps
@@ -145,11 +145,8 @@ class _FilterTraining:
         return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)
 
     def _pairs(self, images: PreparedImages, number: int) -> Pairs:
-        size, seed = self.settings.batch_size, self._seed(number)
+        size, seed = self.settings.batch_size, epoch_seed(self.settings.seed, number)
         return make_pairs(self.model, images, self.attacks, batch_size=size, seed=seed, progress=self.progress)
-
-    def _seed(self, number: int) -> int:
-        return (self.settings.seed * 1_000_003 + number) % 2**63
 
     def _step(self, clean: Tensor, attacked: Tensor) -> Tensor:
         return descend(_losses(clean, self.network(attacked)).mean(), self.optimizer, self.schedule)

@@ -23,7 +23,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.ortho import CayleyConv2d
+from iqa_armor.ortho.cayley import CayleyConv2d
 
 TOLERANCE = 1e-4
 BATCH = 4

@@ -11,7 +11,7 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
-    from iqa_armor.export import Exported
+    from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
 
@@ -24,7 +24,8 @@ def export(
     json: JsonOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx'."""
-    from iqa_armor.export import export_model, format_of
+    from iqa_armor.export.formats import format_of
+    from iqa_armor.export.write import export_model
     from iqa_armor.pipeline.load import load_model
 
     format_of(output)
@@ -38,7 +39,7 @@ def export(
 
 
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
-    from iqa_armor.export import described
+    from iqa_armor.export.write import described
 
     check = exported.check
     return {

@@ -16,7 +16,6 @@ class PurifierFile(Protocol):
     @property
     def path(self) -> str:
         """The file or folder; empty until it is named."""
-        ...
 
     def load(self) -> Purifier:
         """Return the purifier, on the CPU, in eval mode, without gradients of its own.
@@ -24,7 +23,6 @@ class PurifierFile(Protocol):
         Raises:
             ModelLoadError: If the file is missing, or not what it should be.
         """
-        ...
 
 
 def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:

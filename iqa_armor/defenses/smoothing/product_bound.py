@@ -14,7 +14,7 @@ from torchvision.ops import StochasticDepth
 
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace_shared
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.bounds import convolution_bound
 
 # Largest slopes of activations and of what only moves numbers.

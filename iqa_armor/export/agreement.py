@@ -24,8 +24,8 @@ _SIDES = (64, 256)  # of a rendered scene, which is then resized
 
 
 @dataclass(frozen=True)
-class Check:
-    """How an exported file's scores compare with eager ones.
+class Agreement:
+    """How closely an exported file's scores follow eager ones.
 
     Args:
         largest_error: Largest |exported − eager|, in model units.
@@ -74,7 +74,7 @@ def _scenes(count: int, height: int, width: int) -> Tensor:
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
-def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Check:
+def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agreement:
     """Return how a file's scores compare with a model's.
 
     Args:
@@ -91,7 +91,7 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Che
         if theirs.shape != ours.shape:
             raise ArmorError(f"images {tuple(images.shape)} gave scores {tuple(theirs.shape)} in the exported file")
     eager, exported = torch.cat(expected).double(), torch.cat(given).double()
-    check = Check(
+    found = Agreement(
         largest_error=float((exported - eager).abs().max()),
         width=_spread(eager) if model.scale is None else model.scale.width,
         measured=model.scale is None,
@@ -99,13 +99,13 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Che
         batches=tuple(sorted({len(images) for images in batches})),
         sizes=tuple(dict.fromkeys((images.shape[-2], images.shape[-1]) for images in batches)),
     )
-    if not check.share <= TOLERANCE:  # NaN fails too
-        sizes = ", ".join("{}x{}".format(*size) for size in check.sizes)
+    if not found.share <= TOLERANCE:  # NaN fails too
+        sizes = ", ".join("{}x{}".format(*size) for size in found.sizes)
         raise ArmorError(
-            f"the exported file scores differently: up to {check.largest_error:.3g} on {check.images} images "
-            f"({sizes}), {check.share:.2%} of the score range {check.width:.4g}; at most {TOLERANCE:.1%} is allowed"
+            f"the exported file scores differently: up to {found.largest_error:.3g} on {found.images} images "
+            f"({sizes}), {found.share:.2%} of the score range {found.width:.4g}; at most {TOLERANCE:.1%} is allowed"
         )
-    return check
+    return found
 
 
 def _spread(scores: Tensor) -> float:

@@ -1,4 +1,4 @@
-"""Orthogonal layers written with operations that every exporter gets right: slices, plain convolutions, products."""
+"""Folded layers, written with operations that every exporter gets right: slices, plain convolutions, products."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.ortho import CayleyConv2d, FoldedConv2d, OrthogonalConv2d, RobustBlock
-from iqa_armor.ortho.cayley import cayley_matrix
-from iqa_armor.ortho.spectrum import Grid, inverses
+from iqa_armor.ortho.spectrum import Grid
 
 
 def wrapped(maps: Tensor, margin: int) -> Tensor:
@@ -26,25 +24,19 @@ def wrapped(maps: Tensor, margin: int) -> Tensor:
 
 
 class PlainConv2d(nn.Module):
-    """A folded AOC or AOL convolution.
-
-    Args:
-        layer: Layer to copy; left untouched.
-    """
-
-    def __init__(self, layer: FoldedConv2d) -> None:
-        super().__init__()
-        folded = layer.folded()
-        self.margin = layer.kernel_size // 2
-        self.register_buffer("kernel", folded.weight.detach().clone())
-        self.register_buffer("bias", layer.bias.detach().clone())
+    """A circular convolution by a fixed kernel (C_out, C_in, k, k) and bias (C_out,)."""
 
     kernel: Tensor
     bias: Tensor
 
+    def __init__(self, kernel: Tensor, bias: Tensor) -> None:
+        super().__init__()
+        self.register_buffer("kernel", kernel)
+        self.register_buffer("bias", bias)
+
     def forward(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
-        return functional.conv2d(wrapped(maps, self.margin), self.kernel, self.bias)
+        return functional.conv2d(wrapped(maps, self.kernel.shape[-1] // 2), self.kernel, self.bias)
 
 
 class PlainCayley(nn.Module):
@@ -53,8 +45,10 @@ class PlainCayley(nn.Module):
     It holds C_in² · 2F numbers for the F ≈ H·W/2 frequencies that determine real maps.
 
     Args:
-        layer: Layer to copy; left untouched.
-        size: (H, W) of the maps.
+        inverse: (I + A)⁻¹ at the frequencies of `grid`, complex (F, C_in, C_in).
+        kernel: V (C_out − C_in, C_in, k, k).
+        bias: (C_out,).
+        grid: The frequencies.
     """
 
     operator: Tensor
@@ -68,33 +62,28 @@ class PlainCayley(nn.Module):
     to_columns: Tensor
     from_columns: Tensor
 
-    def __init__(self, layer: CayleyConv2d, size: tuple[int, int]) -> None:
+    def __init__(self, inverse: Tensor, kernel: Tensor, bias: Tensor, *, grid: Grid) -> None:
         super().__init__()
-        weight = layer.weight.detach()
-        grid = Grid(*size, weight.device)
-        inverse = torch.cat([part for _, part in inverses(cayley_matrix(weight), grid)])
-        self.size = size
-        self.margin = layer.kernel_size // 2
-        signs = torch.where(grid.mirrored, -1.0, 1.0).to(weight.dtype)
-        rows = _angles(size[0], size[0])
-        columns = _angles(size[1], size[1] // 2 + 1)
+        self.size = height, width = grid.height, grid.width
+        half = width // 2 + 1
+        rows, columns = _angles(height, height), _angles(width, half)
         # Every column of the half spectrum but the first and, for even W, the last stands for its conjugate too.
-        is_own = 2 * torch.arange(size[1] // 2 + 1) % size[1] == 0
-        weights = (2 - is_own.double()) / (size[0] * size[1])
+        weights = (2 - (2 * torch.arange(half) % width == 0).double()) / (height * width)
         values = {
             "operator": torch.cat([inverse.real, inverse.imag], dim=1),
-            "kernel": weight[layer.in_channels :].clone(),
-            "bias": layer.bias.detach().clone(),
+            "kernel": kernel,
+            "bias": bias,
             "kept": grid.kept,
             "source": grid.source,
-            "signs": signs,
+            "signs": torch.where(grid.mirrored, -1.0, 1.0),
             "row_cosines": rows.cos(),
             "row_sines": rows.sin(),
             "to_columns": torch.cat([columns.cos(), -columns.sin()], dim=1),
             "from_columns": torch.cat([columns.cos() * weights, -columns.sin() * weights], dim=1).T.contiguous(),
         }
         for name, value in values.items():
-            self.register_buffer(name, value.to(weight.dtype) if value.is_floating_point() else value)
+            placed = value.to(kernel.device, kernel.dtype) if value.is_floating_point() else value
+            self.register_buffer(name, placed.clone())
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W) of the one size."""
@@ -102,7 +91,7 @@ class PlainCayley(nn.Module):
         upper = 2 * solved - maps
         if not len(self.kernel):
             return upper + self.bias.view(-1, 1, 1)
-        lower = functional.conv2d(wrapped(solved, self.margin), -2 * self.kernel)
+        lower = functional.conv2d(wrapped(solved, self.kernel.shape[-1] // 2), -2 * self.kernel)
         return torch.cat([upper, lower], dim=1) + self.bias.view(-1, 1, 1)
 
     def _transform(self, maps: Tensor) -> Tensor:
@@ -168,22 +157,3 @@ def averages(size: Any, count: Any, like: Tensor) -> Tensor:
     inside = (places >= first) & (places < after)
     matrix: Tensor = inside.to(like.dtype) / (after - first).to(like.dtype)
     return matrix
-
-
-def plain_layer(layer: OrthogonalConv2d, size: tuple[int, int]) -> nn.Module:
-    """Return a module that computes what `layer` does, on maps of `size` (for AOC and AOL: of any size).
-
-    Raises:
-        ValueError: If the layer is of an unknown kind.
-    """
-    if isinstance(layer, CayleyConv2d):
-        return PlainCayley(layer, size)
-    if isinstance(layer, FoldedConv2d):
-        return PlainConv2d(layer)
-    raise ValueError(f"no exportable form of a {type(layer).__name__} is known")
-
-
-def plain_block(block: RobustBlock, size: tuple[int, int]) -> nn.Sequential:
-    """Return what a RobustBlock computes; `size` is that of the maps which reach its orthogonal layer."""
-    pooling = [SquarePool()] if block.pool == "square" else []
-    return nn.Sequential(*pooling, block.reduction, plain_layer(block.orthogonal, size))

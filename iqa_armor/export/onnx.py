@@ -1,0 +1,75 @@
+"""The ONNX format: one file with its weights inside, run here by onnxruntime."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError
+from iqa_armor.export.capture import Captured, first_line
+from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score, quiet
+
+AXES = ("batch", "channels", "height", "width")
+# A protobuf message ends at 2 GiB; the graph itself needs a little of it.
+LIMIT = 2**31 - 2**22
+
+
+def write(captured: Captured, path: Path, metadata: str) -> None:
+    """Write one ONNX file with its weights inside.
+
+    Raises:
+        ArmorError: If the weights exceed what such a file holds, or an operation has no ONNX form.
+    """
+    if captured.weight_bytes > LIMIT:
+        raise ArmorError(
+            f"an ONNX file holds at most 2 GiB and this model takes {captured.weight_bytes / 2**30:.2f} GiB; "
+            "export to .pt2, or a smaller --input-size"
+        )
+    with quiet():
+        try:
+            program = torch.onnx.export(
+                captured.program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
+            )
+        except NETWORK_FAILURES as error:
+            raise ArmorError(f"this network has no ONNX form: {first_line(error)}") from error
+        if program is None:
+            raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
+        sides = program.model.graph.inputs[0].shape or ()
+        program.rename_axes(
+            {str(side): name for side, name in zip(sides, AXES, strict=True) if not isinstance(side, int)}
+        )
+        program.model.metadata_props[METADATA_KEY] = metadata
+        program.save(str(path), external_data=False)
+
+
+def read(path: Path) -> tuple[str, Score]:
+    """Return the metadata of an ONNX file and how onnxruntime scores with it on the CPU.
+
+    Raises:
+        ArmorError: If onnxruntime refuses the file, or later an input.
+    """
+    import onnxruntime
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    try:
+        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except failures as error:
+        raise ArmorError(f"onnxruntime refuses the exported file: {first_line(error)}") from error
+
+    def score(images: Tensor) -> Tensor:
+        try:
+            (scores,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
+        except failures as error:
+            raise ArmorError(f"onnxruntime fails on images {tuple(images.shape)}: {first_line(error)}") from error
+        return torch.from_numpy(scores)
+
+    return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
+
+
+FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read)

@@ -1,0 +1,55 @@
+"""The archive of torch.export."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError
+from iqa_armor.export.capture import Captured, first_line
+from iqa_armor.export.formats import METADATA_KEY, Format, Score, quiet
+
+EXTRA_FILE = f"{METADATA_KEY}.json"
+
+
+def write(captured: Captured, path: Path, metadata: str) -> None:
+    """Write a torch.export archive.
+
+    Raises:
+        ArmorError: If the graph holds something that has no stored form.
+    """
+    try:
+        with quiet():
+            torch.export.save(captured.program, path, extra_files={EXTRA_FILE: metadata})
+    except NETWORK_FAILURES as error:
+        raise ArmorError(f"torch.export cannot store this network: {first_line(error)}") from error
+
+
+def read(path: Path) -> tuple[str, Score]:
+    """Return the metadata of a torch.export archive and how it scores.
+
+    Raises:
+        ArmorError: If torch refuses the file, or later an input.
+    """
+    extra = {EXTRA_FILE: ""}
+    try:
+        with quiet():
+            module = torch.export.load(path, extra_files=extra).module()
+    except NETWORK_FAILURES as error:
+        raise ArmorError(f"torch.export refuses the exported file: {first_line(error)}") from error
+
+    def score(images: Tensor) -> Tensor:
+        try:
+            with torch.no_grad():
+                scores: Tensor = module(images)
+        except NETWORK_FAILURES as error:
+            raise ArmorError(f"the exported file fails on images {tuple(images.shape)}: {first_line(error)}") from error
+        return scores
+
+    text = extra[EXTRA_FILE]
+    return text.decode() if isinstance(text, bytes) else text, score
+
+
+FORMAT = Format("torch.export", (), write, read)
