@@ -6,10 +6,10 @@ import operator
 import re
 
 import torch
-from torchvision.ops import stochastic_depth
 
 from iqa_armor.artifact.calls import EXPONENT, GROWTH, Call
 from iqa_armor.artifact.functional import FUNCTIONAL
+from iqa_armor.artifact.table import Table
 
 EQUATION = re.compile(r"[a-zA-Z,. ]{1,64}(->[a-zA-Z. ]{0,32})?")
 # Attributes of a tensor that `getattr` may read.
@@ -184,16 +184,10 @@ ARITHMETIC: dict[str, Call] = {
     "torch.zeros_like": Call(torch.zeros_like, "input dtype"),
     "torch.ones_like": Call(torch.ones_like, "input dtype"),
     "torch.full_like": Call(torch.full_like, "input fill_value dtype", least=2),
-    "torchvision.ops.stochastic_depth": Call(stochastic_depth, "input p mode training", ("batch", "row"), least=3),
 }
 
-FUNCTIONS: dict[str, Call] = {
-    **OPERATORS,
-    **POINTWISE,
-    **PAIRWISE,
-    **SHAPING,
-    **REDUCTIONS,
-    **ARITHMETIC,
-    **FUNCTIONAL,
-}
-NAME_OF_FUNCTION: dict[object, str] = {call.target: name for name, call in FUNCTIONS.items()}
+FUNCTIONS: Table[Call] = Table(
+    {**OPERATORS, **POINTWISE, **PAIRWISE, **SHAPING, **REDUCTIONS, **ARITHMETIC, **FUNCTIONAL},
+    "FUNCTIONS",
+    lambda call: call.target,
+)

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torchvision
 from torch import nn
-from torchvision.models.convnext import LayerNorm2d
 
 from iqa_armor.artifact.blocks import BLOCKS
 from iqa_armor.artifact.checks import (
@@ -24,6 +22,7 @@ from iqa_armor.artifact.checks import (
 )
 from iqa_armor.artifact.leaf import Field, Leaf
 from iqa_armor.artifact.plain_layers import ACTIVATIONS, DROPOUTS, SHAPES
+from iqa_armor.artifact.table import Table
 
 any_number = Field(number())
 has_bias = Field(flag, lambda module: module.bias is not None)
@@ -88,6 +87,17 @@ def _adaptive(axes: int) -> dict[str, Field]:
     return {"output_size": Field(either(size, sequence(size, axes)))}
 
 
+def normalizing(kind: type[nn.LayerNorm], keyword: str) -> Leaf:
+    """Return the entry of a layer normalization whose forward names its argument so."""
+    fields = {
+        "normalized_shape": Field(sequence(channels, 1, 4)),
+        "eps": Field(epsilon),
+        "elementwise_affine": Field(flag),
+        "bias": has_bias,
+    }
+    return Leaf(kind, fields, (keyword,))
+
+
 CONVOLUTIONS: dict[str, Leaf] = {
     "torch.nn.Conv1d": Leaf(nn.Conv1d, _convolution(1)),
     "torch.nn.Conv2d": Leaf(nn.Conv2d, _convolution(2)),
@@ -100,22 +110,7 @@ NORMS: dict[str, Leaf] = {
         f"torch.nn.{kind.__name__}": Leaf(kind, _running_norm())
         for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d)
     },
-    **{
-        name: Leaf(
-            kind,
-            {
-                "normalized_shape": Field(sequence(channels, 1, 4)),
-                "eps": Field(epsilon),
-                "elementwise_affine": Field(flag),
-                "bias": has_bias,
-            },
-            keywords,
-        )
-        for name, kind, keywords in (
-            ("torch.nn.LayerNorm", nn.LayerNorm, ("input",)),
-            ("torchvision.models.convnext.LayerNorm2d", LayerNorm2d, ("x",)),
-        )
-    },
+    "torch.nn.LayerNorm": normalizing(nn.LayerNorm, "input"),
     "torch.nn.GroupNorm": Leaf(
         nn.GroupNorm,
         {
@@ -137,11 +132,6 @@ NORMS: dict[str, Leaf] = {
     "torch.nn.LocalResponseNorm": Leaf(
         nn.LocalResponseNorm,
         {"size": Field(integer(1, MAX_KERNEL)), "alpha": any_number, "beta": any_number, "k": any_number},
-    ),
-    "torchvision.ops.FrozenBatchNorm2d": Leaf(
-        torchvision.ops.FrozenBatchNorm2d,
-        {"num_features": Field(channels, lambda module: len(module.weight)), "eps": Field(epsilon)},
-        ("x",),
     ),
 }
 
@@ -217,14 +207,8 @@ POOLS: dict[str, Leaf] = {
     "torch.nn.AdaptiveMaxPool2d": Leaf(nn.AdaptiveMaxPool2d, {**_adaptive(2), "return_indices": Field(flag)}),
 }
 
-LAYERS: dict[str, Leaf] = {
-    **CONVOLUTIONS,
-    **NORMS,
-    **DENSE,
-    **POOLS,
-    **ACTIVATIONS,
-    **DROPOUTS,
-    **SHAPES,
-    **BLOCKS,
-}
-NAME_OF_LAYER: dict[type, str] = {leaf.kind: name for name, leaf in LAYERS.items()}
+LAYERS: Table[Leaf] = Table(
+    {**CONVOLUTIONS, **NORMS, **DENSE, **POOLS, **ACTIVATIONS, **DROPOUTS, **SHAPES, **BLOCKS},
+    "LAYERS",
+    lambda leaf: leaf.kind,
+)

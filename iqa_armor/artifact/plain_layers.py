@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.ops import StochasticDepth
-from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.checks import (
     MAX_KERNEL,
@@ -88,9 +86,6 @@ DROPOUTS: dict[str, Leaf] = {
             nn.FeatureAlphaDropout,
         )
     },
-    "torchvision.ops.StochasticDepth": Leaf(
-        StochasticDepth, {"p": Field(share), "mode": Field(choice("batch", "row"))}
-    ),
 }
 
 SHAPES: dict[str, Leaf] = {
@@ -128,5 +123,4 @@ SHAPES: dict[str, Leaf] = {
     ),
     "torch.nn.UpsamplingBilinear2d": Leaf(nn.UpsamplingBilinear2d, _upsample()),
     "torch.nn.UpsamplingNearest2d": Leaf(nn.UpsamplingNearest2d, _upsample()),
-    "torchvision.ops.Permute": Leaf(Permute, {"dims": Field(sequence(dimension, 1, 6))}, ("x",)),
 }

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.artifact.calls import EXPONENT
+from iqa_armor.artifact.quick_sizes import value_of_call, value_of_layer
 from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_VALUE_ELEMENTS, Refusal, shown
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.tokens import TokenBlock
@@ -37,13 +38,15 @@ class _Rehearsal(fx.Interpreter):
             raise Refusal(f"its graph raises to a power above {EXPONENT}")
         if target in (torch.split, torch.unbind):
             _check_parts((*args, *kwargs.values()))
-        return super().call_function(target, args, kwargs)
+        quick = None if kwargs else value_of_call(target, args)
+        return super().call_function(target, args, kwargs) if quick is None else quick
 
     def call_method(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of a method, unless making it alone could take all memory."""
         if target in ("split", "unbind"):
             _check_parts(args)
-        return super().call_method(target, args, kwargs)
+        quick = None if kwargs else value_of_call(target, args)
+        return super().call_method(target, args, kwargs) if quick is None else quick
 
     def call_module(self, target: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Return the value of a layer; of a block only its size, since parts of it do not run on the meta device."""
@@ -53,7 +56,8 @@ class _Rehearsal(fx.Interpreter):
             block.check(tuple(tokens.shape))
             return torch.empty_like(tokens)
         if not isinstance(block, RobustBlock):
-            return super().call_module(target, args, kwargs)
+            quick = None if kwargs else value_of_layer(block, args)
+            return super().call_module(target, args, kwargs) if quick is None else quick
         count, channels, height, width = (args[0] if args else kwargs["features"]).shape
         if channels != block.channels:
             raise ValueError(f"{target} takes {block.channels} channels, got {channels}")

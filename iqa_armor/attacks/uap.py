@@ -34,7 +34,6 @@ class Pattern:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     pattern: Tensor
     epsilon: float = 4 / 255
     direction: Direction = +1
@@ -72,7 +71,6 @@ class UAP:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     step_size: float = 1 / 255
     passes: int = 10

@@ -37,9 +37,6 @@ class AttackGains:
         images: Clean images (N, 3, H, W) in [0, 1], on its device.
         width: Width of the model's score range.
         epsilon: L-infinity budget in [0, 1] units.
-        direction: Whether attacks raise or lower the score.
-        batch_size: Images per forward pass.
-        seed: Seed of attacks that draw.
         repeats: Scores that are averaged where the score is random.
     """
 
@@ -55,12 +52,7 @@ class AttackGains:
     _known: dict[str, Tensor] = field(default_factory=dict)
 
     def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
-        """Return the gain (N,) of the attack.
-
-        Args:
-            attack: Any attack; its direction is set here.
-            through: Score whose gradients it follows, if not the model's own.
-        """
+        """Return the gain (N,) of an attack, turned in this direction, on a score if not on the one it follows."""
         turned: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
         turned = replace(turned, direction=self.direction)
         generator = Generator(device=self.images.device).manual_seed(self.seed)

@@ -31,10 +31,7 @@ class Batch:
     """Images of one size and the frozen model that scores them, on one device.
 
     Args:
-        model: What is scored and attacked.
-        settings: Seed and draws that attackers average.
         images: Clean images (N, 3, H, W).
-        names: Their names.
         place: Numbers of the image set and the block; what is drawn follows from them, not from the model.
         first: How many images of the block come before these.
     """

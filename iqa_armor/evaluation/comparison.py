@@ -71,14 +71,7 @@ class Summary:
 
 
 def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Summary) -> ModelEntry:
-    """Return an entry with its differences to the baseline, and ratios.
-
-    Args:
-        entry: Of the model.
-        mine: Its figures.
-        reference: Entry of the baseline.
-        theirs: Figures of the baseline.
-    """
+    """Return the entry of a model and its figures beside those of the baseline: with differences and ratios."""
     if mine is theirs:
         return entry.model_copy(update={"srocc_drop": None if entry.srocc is None else 0.0})
 

@@ -36,7 +36,7 @@ class Block:
 
 
 class Journal:
-    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it only remembers.
+    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it keeps nothing.
 
     Args:
         folder: Made if it is missing.

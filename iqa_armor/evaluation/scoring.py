@@ -53,15 +53,10 @@ class SetScorer:
         shard: Shard | None = None,
         on_image: Callable[[int], None] | None = None,
     ) -> Table:
-        """Score every image clean and under every attack and budget; image sets and models are not told apart.
+        """Score every image clean and under every attack and budget; the rows name neither model nor image set.
 
-        The model is frozen meanwhile and left as it was; attacked images are checked against budget and range.
-        Blocks that the journal holds are not computed again, but their images are compared.
-
-        Args:
-            journal: Where finished blocks are kept.
-            shard: Which blocks this process works on.
-            on_image: Called with the number of images done after each block.
+        The model is frozen meanwhile and left as it was. Blocks that the journal holds are not computed again, but
+        their images are compared; `on_image` is called with the number of images done after each block.
 
         Raises:
             ModelLoadError: If a score is not finite, naming model and image.

@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 
 from pydantic import Field, field_validator
 
+from iqa_armor.attacks import ATTACKS
+from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
 from iqa_armor.settings import Attacks, BatchSize, Budgets, Direction, Flag, Limit, Seed, SettingsModel
@@ -63,7 +65,6 @@ class EvaluationSettings(SettingsModel):
 
     def named_attacks(self) -> dict[str, Attack]:
         """Return the attacks by name, in this evaluation's direction: the words that name them, or classes."""
-        from iqa_armor.attacks import ATTACKS
         from iqa_armor.attacks.base import accepted
 
         built: dict[str, Any] = {}
@@ -77,8 +78,6 @@ class EvaluationSettings(SettingsModel):
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys of the budgets that each attack is run at."""
-        from iqa_armor.attacks.budgets import at_budgets, budget_key
-
         return {
             name: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
             for name, attack in self.named_attacks().items()
@@ -118,8 +117,6 @@ def _word_of(attack: Any) -> str:
 
 def _describe(attack: Any) -> dict[str, float | int | str]:
     """Return type, norm and hyperparameters; the budget too, unless it is swept."""
-    from iqa_armor.attacks.budgets import in_pixel_values
-
     described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
     for name in (each.name for each in fields(attack)):
         if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):

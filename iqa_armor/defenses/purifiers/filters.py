@@ -37,7 +37,7 @@ class Blur(Windowed):
     """Blur images with a Gaussian; arguments and source as in `Windowed`."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.filters import gaussian_blur2d
 
         window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
@@ -49,7 +49,7 @@ class Unsharp(Windowed):
     """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Windowed`."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.filters import unsharp_mask
 
         window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
@@ -72,7 +72,7 @@ class Median(Plain):
         _check_kernel(self, self.kernel)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.filters import median_blur
 
         # kornia's own border would be black, or mirrored, by version.
@@ -93,7 +93,6 @@ class Noise(Plain):
     """
 
     is_random: ClassVar[bool] = True
-
     sigma: float = 0.02
 
     def __post_init__(self) -> None:
