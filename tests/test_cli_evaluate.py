@@ -80,6 +80,30 @@ def test_report_that_cannot_be_written_is_refused_at_once(
     assert "cannot write" in done.stderr
 
 
+def test_scores_of_every_image_are_written(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "new" / "scores.csv"
+    done = run("evaluate", *models, *options[:-2], "--epsilon", 4, "--scores", file, "--json")
+    assert done.exit_code == 0, done.output
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == len(models) * 8 * (1 + 2)
+    (base, *_) = json.loads(done.stdout)["models"]
+    mean = {
+        attack: sum(float(row["score"]) for row in rows if row["model"] == "base" and row["attack"] == attack) / 8
+        for attack in ("", "pgd8")
+    }
+    width = base["scale"]["high"] - base["scale"]["low"]
+    assert base["attacks"]["pgd8"]["abs_gain"]["4"] == pytest.approx((mean["pgd8"] - mean[""]) / width)
+
+
+def test_scores_that_cannot_be_written_are_refused_at_once(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    done = run("evaluate", models[0], *options, "--scores", tmp_path / "scores.xlsx")
+    assert done.exit_code == 2
+    assert "known are .csv, .jsonl, .parquet" in " ".join(done.stderr.split())
+
+
 def test_results_of_another_command_are_refused(models: list[Path], options: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     assert run("evaluate", models[0], *options, "-o", folder).exit_code == 0
