@@ -15,7 +15,7 @@ from torch import nn
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho import RobustBlock
+from iqa_armor.ortho.block import RobustBlock
 
 NEEDLESS = (
     *("torchvision", "scipy", "accelerate", "kornia", "piq", "torch_pruning", "matplotlib", "onnx", "timm", "pyiqa"),

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -140,20 +140,12 @@ class Run:
             followed=followed_score(model, settings.eot),
             images=images.to(self.device),
             width=self.scale(model)[0].width,
-            epsilon=settings.headline_epsilon,
-            direction=settings.direction,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
+            settings=settings,
         )
         task = f"evaluating {model.name} on {len(images)} images (checks of strength)"
         reseed(model, settings.seed, "checks")
         with frozen(model), frozen(surrogate or model), on_device(surrogate or model, self.device):
-            return check_strength(
-                gains,
-                settings.epsilons,
-                surrogate=surrogate,
-                on_check=lambda done, total: self.progress(task, done, total),
-            )
+            return check_strength(gains, surrogate=surrogate, on_check=partial(self.progress, task))
 
     def _teller(self, model: QualityModel, what: str, total: int) -> Callable[[int], None]:
         return lambda done: self.progress(f"evaluating {model.name} on {what}", done, total)

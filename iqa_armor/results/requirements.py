@@ -45,15 +45,11 @@ class Failure:
     model: str
     value: float | None
 
-    @property
-    def excess(self) -> float | None:
-        """Distance between the value and the bound."""
-        return None if self.value is None else abs(self.value - self.requirement.bound)
-
     def __str__(self) -> str:
         if self.value is None:
             return f"{self.model}: {self.requirement} fails, the value is not defined"
-        return f"{self.model}: {self.requirement} fails by {self.excess:.4g}, the value is {self.value:.4g}"
+        excess = abs(self.value - self.requirement.bound)
+        return f"{self.model}: {self.requirement} fails by {excess:.4g}, the value is {self.value:.4g}"
 
 
 def parse_requirement(text: str) -> Requirement:
