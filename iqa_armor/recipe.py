@@ -14,7 +14,6 @@ from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, See
 Precision = Literal["no", "bf16", "fp16"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
-Criterion = Literal["l1", "l2", "pls", "distilled-pls", "hsic", "random"]
 SURGERY, TUNING, RIVAL = Flag(panel="Surgery"), Flag(panel="Fine-tuning"), Flag(panel="Rival defences")
 
 
@@ -101,10 +100,10 @@ class Recipe(Training):
         "all", description="Whether side readers of the tensor read the protected one."
     )
     prune: Annotated[float, SURGERY] = Field(0.10, ge=0, lt=1, description="Share of the channels to remove.")
-    criterion: Annotated[Criterion, SURGERY] = Field(
+    criterion: Annotated[str, OneOf("iqa_armor.pruning:CRITERIA"), SURGERY] = Field(
         "l2",
         description="Importance that decides which go: size of the weights (l1, l2), what 200 scored training images "
-        "say (pls, hsic; distilled-pls, which ranks across layers), or chance (random).",
+        "say (pls, hsic; distilled-pls, which ranks across layers), or chance. Known are",
     )
     prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",), panel=SURGERY.panel)] = Field(
         False, description="Rank channels across layers or within each."

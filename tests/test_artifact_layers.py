@@ -11,7 +11,7 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.functions import FUNCTIONS
-from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
+from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.limits import FormatError
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.models.sqish import Sqish
@@ -111,7 +111,7 @@ EXAMPLES = [
 
 @pytest.mark.parametrize("layer", EXAMPLES, ids=lambda layer: type(layer).__name__)
 def test_a_layer_is_rebuilt_from_its_description(layer: nn.Module) -> None:
-    leaf = LAYERS[NAME_OF_LAYER[type(layer)]]
+    leaf = LAYERS[str(LAYERS.name_of(type(layer)))]
     described = leaf.describe(layer)
     rebuilt = leaf.build(leaf.arguments(json.loads(json.dumps(described))))
     assert type(rebuilt) is type(layer)
@@ -129,7 +129,7 @@ def test_a_layer_is_rebuilt_from_its_description(layer: nn.Module) -> None:
 
 
 def test_every_class_of_the_table_has_an_example() -> None:
-    assert {NAME_OF_LAYER[type(layer)] for layer in EXAMPLES} == set(LAYERS)
+    assert {LAYERS.name_of(type(layer)) for layer in EXAMPLES} == set(LAYERS)
 
 
 def test_no_layer_keeps_buffers_outside_its_state() -> None:
@@ -158,7 +158,7 @@ def test_no_layer_keeps_buffers_outside_its_state() -> None:
     ],
 )
 def test_wrong_constructor_arguments_are_refused(name: str, argument: str, value: object, message: str) -> None:
-    layer = next(example for example in EXAMPLES if NAME_OF_LAYER[type(example)] == name)
+    layer = next(example for example in EXAMPLES if LAYERS.name_of(type(example)) == name)
     leaf = LAYERS[name]
     arguments = {**leaf.describe(layer), argument: value}
     with pytest.raises(FormatError, match=message):

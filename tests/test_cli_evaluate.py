@@ -1,5 +1,6 @@
 """`iqa-armor evaluate` at the command line: reports, interrupted runs, several processes."""
 
+import csv
 import json
 import os
 import signal
@@ -79,6 +80,30 @@ def test_report_that_cannot_be_written_is_refused_at_once(
     assert "cannot write" in done.stderr
 
 
+def test_scores_of_every_image_are_written(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    file = tmp_path / "new" / "scores.csv"
+    done = run("evaluate", *models, *options[:-2], "--epsilon", 4, "--scores", file, "--json")
+    assert done.exit_code == 0, done.output
+    with file.open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == len(models) * 8 * (1 + 2)
+    (base, *_) = json.loads(done.stdout)["models"]
+    mean = {
+        attack: sum(float(row["score"]) for row in rows if row["model"] == "base" and row["attack"] == attack) / 8
+        for attack in ("", "pgd8")
+    }
+    width = base["scale"]["high"] - base["scale"]["low"]
+    assert base["attacks"]["pgd8"]["abs_gain"]["4"] == pytest.approx((mean["pgd8"] - mean[""]) / width)
+
+
+def test_scores_that_cannot_be_written_are_refused_at_once(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    done = run("evaluate", models[0], *options, "--scores", tmp_path / "scores.xlsx")
+    assert done.exit_code == 2
+    assert "known are .csv, .jsonl, .parquet" in " ".join(done.stderr.split())
+
+
 def test_results_of_another_command_are_refused(models: list[Path], options: list[str], tmp_path: Path) -> None:
     folder = tmp_path / "kept"
     assert run("evaluate", models[0], *options, "-o", folder).exit_code == 0
@@ -133,3 +158,29 @@ def test_two_processes_find_what_one_does(models: list[Path], options: list[str]
     assert without_timing(shared / "outcome.json") == without_timing(alone / "outcome.json")
     assert sorted(path.name[-8:] for path in shared.glob("*.jsonl")) == [".0.jsonl"] * 2 + [".1.jsonl"] * 2
     assert both.stdout.count("SROCC/PLCC") == 1
+
+
+def test_scores_are_written_as_one_row_per_image_attack_and_budget(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "new" / "scores.csv"
+    done = run("evaluate", models[0], *options, "--scores", table)
+    assert done.exit_code == 0, done.output
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 * (1 + 2 * 2)  # clean, and two attacks at two budgets
+    assert {(row["attack"], row["budget"]) for row in rows} == {
+        ("", ""),
+        *((attack, budget) for attack in ("pgd1", "pgd8") for budget in ("2", "4")),
+    }
+    assert all(float(row["score"]) for row in rows)
+    lines = tmp_path / "scores.jsonl"
+    assert run("evaluate", models[0], *options, "--scores", lines).exit_code == 0
+    found = [json.loads(line)["score"] for line in lines.read_text().splitlines()]
+    assert found == pytest.approx([float(row["score"]) for row in rows])
+
+
+def test_a_table_of_another_kind_is_refused_at_once(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    done = run("evaluate", models[0], *options, "--scores", tmp_path / "scores.xlsx")
+    assert done.exit_code == 2
+    assert "scores.xlsx" in " ".join(done.stderr.split())

@@ -1,5 +1,6 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
@@ -11,7 +12,7 @@ from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.evaluation.evaluation import evaluate
 from iqa_armor.evaluation.scale import measure_scale
@@ -226,6 +227,50 @@ def test_attack_that_cheats_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
         run([model("a")], settings=QUICK.changed(attacks=("far",)))
     with pytest.raises(ArmorError, match="bright left the pixel range"):
         run([model("a")], settings=QUICK.changed(attacks=("bright",)))
+
+
+@dataclass(frozen=True)
+class Halfway(PGD):
+    """A user's own attack: PGD that goes half of its way back."""
+
+    share: float = 0.5
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+        return images + self.share * (super().__call__(score, images, generator) - images)
+
+
+def test_own_attack_is_evaluated_and_reported_like_ours() -> None:
+    found = evaluate(
+        [model("a"), model("b", 1)], [SCORED], attacks=[Halfway(steps=8), "pgd8"], settings=QUICK, baseline=0
+    )
+    own, ours = (found.outcome.models[1].attacks[name] for name in ("Halfway:steps=8", "pgd8"))
+    assert list(own.abs_gain) == ["2", "4"]
+    assert 0 < own.abs_gain_auc < ours.abs_gain_auc
+    assert own.max_linf["4"] == pytest.approx(2, abs=1e-3)
+    assert found.outcome.models[1].difference_to_baseline.attacks["Halfway:steps=8"].abs_gain_auc.low is not None
+    assert found.outcome.settings.attacks["Halfway:steps=8"]["share"] == 0.5
+    assert len(found.table.where(attack="Halfway:steps=8")) == 2 * 2 * 14
+    assert Outcome.from_json(found.outcome.to_json()) == found.outcome
+
+
+def test_attack_of_a_user_s_file_is_named_by_its_word(tmp_path: Path) -> None:
+    file = tmp_path / "mine.py"
+    file.write_text(
+        "from dataclasses import dataclass\nfrom typing import ClassVar\n@dataclass(frozen=True)\nclass Brighten:\n"
+        '    norm: ClassVar[str] = "linf"\n    epsilon: float = 4 / 255\n    direction: int = 1\n'
+        "    def __call__(self, score, images, generator):\n"
+        "        return (images + self.direction * self.epsilon).clamp(0, 1)\n"
+    )
+    word = f"{file}:Brighten"
+    (entry,) = run([model("a")], settings=QUICK.changed(attacks=(word, "pgd1"))).models
+    assert entry.attacks[word].max_linf["4"] == pytest.approx(4, abs=1e-3)
+    assert entry.worst_case is not None
+
+
+@pytest.mark.parametrize("other", [lambda score, images, generator: images, 3, Preprocessing()])
+def test_what_is_no_attack_is_refused(other: Any) -> None:
+    with pytest.raises(UsageError, match="is no attack"):
+        QUICK.changed(attacks=(other,))
 
 
 def test_models_are_left_as_they_were() -> None:

@@ -37,7 +37,7 @@ def test_contradictory_requests_are_refused(models: list[str], options: dict[str
         ({"attacks": ("pgd9x",)}, "unknown attack"),
         ({"attacks": ("pgd1", "pgd1")}, "differ"),
         ({"direction": 2}, "direction"),
-        ({"batch_size": 0}, "batch size"),
+        ({"batch_size": 0}, "batch_size"),
         ({"limit": 0}, "limit"),
         ({"resamples": 0}, "resamples"),
         ({"confidence": 1.0}, "confidence"),

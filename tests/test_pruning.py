@@ -9,8 +9,8 @@ from torchvision.models.convnext import CNBlockConfig
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.trace import trace
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.pruning import prune
-from iqa_armor.pruning.rounding import Rounding, promising
+from iqa_armor.pruning.prune import prune
+from iqa_armor.pruning.widths import Rounding
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 
@@ -61,21 +61,66 @@ def test_rounding_is_the_coarsest_that_keeps_the_share() -> None:
     ],
 )
 def test_widths_are_rounded(multiple: int, lift: float, width: int, kept: int) -> None:
-    assert Rounding(multiple, lift).kept(width, 0.1) == kept
+    assert Rounding(multiple, lift).kept(width, 0.9 * width) == kept
 
 
 def test_widths_that_a_block_halves_are_rounded_twice_where_that_is_cheap() -> None:
     rounding = Rounding(16, 0.25, frozenset({1024, 96}))
-    assert rounding.kept(1024, 0.1) == 896
-    assert rounding.kept(96, 0.1) == 80  # 64 would be a third less
+    assert rounding.kept(1024, 0.9 * 1024) == 896
+    assert rounding.kept(96, 0.9 * 96) == 80  # 64 would be a third less
 
 
 def test_no_rounding_takes_much_more_than_its_share_from_a_narrow_layer() -> None:
     # Rounded down to sixteens the whole would lose 11 %, but the first layer half of its channels.
-    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 512, 3), nn.Conv2d(512, 1024, 3))
-    chosen = promising(network, 0.10)
-    assert chosen
-    assert all(rounding.kept(32, 0.10) >= 24 for rounding in chosen)
+    network = nn.Sequential(nn.Conv2d(3, 32, 3), nn.Conv2d(32, 512, 3), nn.Conv2d(512, 1024, 3), nn.Conv2d(1024, 1, 1))
+    pruned = prune(trace(network, images(1, 16)), images(2, 16))
+    assert pruned.network.get_submodule("0").out_channels >= 24
+    assert pruned.share == pytest.approx(0.1, abs=0.015)
+
+
+@pytest.mark.parametrize(("groups", "kept"), [(2, 112), (4, 112), (16, 112), (32, 128)])
+def test_width_of_a_grouped_layer_is_a_multiple_of_its_groups_too(groups: int, kept: int) -> None:
+    assert Rounding(16, 0.5).kept(128, 0.9 * 128, groups) == kept
+    network = nn.Sequential(
+        nn.Conv2d(3, 128, 1), nn.ReLU(), nn.Conv2d(128, 128, 3, groups=groups), nn.ReLU(), nn.Conv2d(128, 64, 1),
+        nn.Flatten(), nn.Linear(64 * 36, 1),
+    )  # fmt: skip
+    pruned = prune(trace(network, images(1, 8)), images(2, 8)).network
+    assert pruned.get_submodule("2").groups == groups
+    assert pruned.get_submodule("2").out_channels % groups == 0
+    assert pruned(images(2, 8)).isfinite().all()
+
+
+def test_kept_channels_are_those_whose_weights_stay() -> None:
+    network = torchvision.models.resnet18(weights=None, num_classes=1)
+    traced = trace(network, images(1))
+    pruned = prune(traced, images(2))
+    before, after = traced.state_dict(), pruned.network.state_dict()
+    for name, layer in pruned.network.named_modules():
+        if isinstance(layer, nn.Conv2d):
+            kept = pruned.kept.get(name, list(range(layer.out_channels)))
+            assert after[f"{name}.weight"].shape[0] == len(kept)
+            source = before[f"{name}.weight"][kept]
+            inputs = {tuple(row.flatten().tolist()) for row in source.flatten(0, 1)}
+            assert all(tuple(row.flatten().tolist()) in inputs for row in after[f"{name}.weight"].flatten(0, 1))
+
+
+def test_kept_channels_are_stated_compactly_where_some_went() -> None:
+    network = small_network()
+    with torch.no_grad():
+        network[0].weight[[3, 4, 9, 39]] *= 1e-3
+    pruned = prune(trace(network, images(1)), images(2), ratio=0.1)
+    assert pruned.kept["0"] == [i for i in range(40) if i not in (3, 4, 9, 39)]
+    stated = {tuple(each["layers"]): each for each in pruned.facts()["kept"]}  # type: ignore[attr-defined]
+    assert stated[("0",)] == {"layers": ["0"], "of": 40, "channels": "0-2,5-8,10-38"}
+    assert prune(trace(network, images(1)), images(2), ratio=0).facts()["kept"] == []
+
+
+def test_coupled_layers_are_stated_together() -> None:
+    network = torchvision.models.resnet18(weights=None, num_classes=1)
+    pruned = prune(trace(network, images(1)), images(2))
+    layers = [each["layers"] for each in pruned.facts()["kept"]]  # type: ignore[attr-defined]
+    assert any({"layer2.0.conv2", "layer2.1.conv2", "layer2.0.downsample.0"} <= set(names) for names in layers)
 
 
 def test_the_halved_tensor_of_a_resnet_is_a_multiple_of_32() -> None:
@@ -194,10 +239,10 @@ def test_hard_coded_head_is_refused_with_the_way_out() -> None:
         prune(trace(Hard(), images(1)), images(2))
 
 
-@pytest.mark.parametrize(("ratio", "criterion"), [(1.0, "l2"), (-0.1, "l2"), (0.1, "best")])
-def test_settings_out_of_range_are_refused(ratio: float, criterion: str) -> None:
+@pytest.mark.parametrize("ratio", [1.0, -0.1])
+def test_ratio_out_of_range_is_refused(ratio: float) -> None:
     with pytest.raises(ValueError, match="must be"):
-        prune(trace(small_network(), images(1)), images(2), ratio=ratio, criterion=criterion)
+        prune(trace(small_network(), images(1)), images(2), ratio=ratio)
 
 
 class Bilinear(nn.Module):

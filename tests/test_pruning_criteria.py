@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import get_args
 
 import pytest
 import torch
 import torchvision
 from torch import Tensor, fx, nn
 
+from iqa_armor.errors import SurgeryError, UsageError
 from iqa_armor.graph.trace import trace
-from iqa_armor.pruning import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, Pruned, prune
-from iqa_armor.recipe import Recipe
+from iqa_armor.pruning import CRITERIA
+from iqa_armor.pruning.coupling import ChannelGroup, Coupling
+from iqa_armor.pruning.criteria import Criterion, Evidence
+from iqa_armor.pruning.prune import Pruned, prune
+from iqa_armor.pruning.samples import Inputs, pooled_inputs
 
 SAMPLED = pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic"])
 WIDTH, PLANTED = 16, 5
@@ -39,8 +42,8 @@ def cut(network: nn.Module, criterion: str, *, ratio: float = 1 / WIDTH, seed: i
         images[:8],
         ratio=ratio,
         criterion=criterion,
-        across_layers=across or criterion in ACROSS_LAYERS,
-        samples=batches() if criterion in FROM_SAMPLES else None,
+        across_layers=across or CRITERIA[criterion].across_layers,
+        samples=batches() if CRITERIA[criterion].takes_samples else None,
         seed=seed,
     )
 
@@ -179,7 +182,7 @@ def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion
     network = Residual()
     plant_silence(network.stem, PLANTED)
     plant_silence(network.two, PLANTED)
-    pruned = cut(network, criterion, ratio=1 / (3 * WIDTH) if criterion in ACROSS_LAYERS else 1 / WIDTH)
+    pruned = cut(network, criterion, ratio=1 / (3 * WIDTH) if CRITERIA[criterion].across_layers else 1 / WIDTH)
     assert lacks(pruned, "stem", network.stem)
     assert lacks(pruned, "two", network.two)
 
@@ -188,7 +191,7 @@ def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion
 def test_channel_that_a_depthwise_filter_silences_goes(criterion: str) -> None:
     network = Separable()
     plant_silence(network.depthwise, PLANTED)
-    pruned = cut(network, criterion, ratio=1 / (2 * WIDTH) if criterion in ACROSS_LAYERS else 1 / WIDTH)
+    pruned = cut(network, criterion, ratio=1 / (2 * WIDTH) if CRITERIA[criterion].across_layers else 1 / WIDTH)
     assert lacks(pruned, "stem", network.stem)
     assert lacks(pruned, "depthwise", network.depthwise)
     assert pruned.network.get_submodule("depthwise").groups == WIDTH - 1
@@ -287,8 +290,8 @@ def test_published_networks_lose_a_tenth(name: str, criterion: str) -> None:
     network = torchvision.models.get_model(name, weights=None, num_classes=1)
     generator = torch.Generator().manual_seed(0)
     images, labels = torch.rand(12, 3, 32, 32, generator=generator), torch.rand(12, generator=generator)
-    across = criterion in ACROSS_LAYERS
-    sampled = [(images, labels)] if criterion in FROM_SAMPLES else None
+    across = CRITERIA[criterion].across_layers
+    sampled = [(images, labels)] if CRITERIA[criterion].takes_samples else None
     pruned = prune(trace(network, images[:1]), images[:2], criterion=criterion, across_layers=across, samples=sampled)
     assert pruned.share == pytest.approx(0.10, abs=0.015)
     assert pruned.network(images[:2]).isfinite().all()
@@ -296,15 +299,95 @@ def test_published_networks_lose_a_tenth(name: str, criterion: str) -> None:
     assert all(pruned.network.get_submodule(n).out_channels >= width / 2 - 8 for n, width in widths.items())
 
 
-def test_criteria_are_those_of_the_recipe() -> None:
-    assert get_args(Recipe.model_fields["criterion"].annotation) == CRITERIA
-    assert {"l1", "l2", "random"} == set(CRITERIA) - set(FROM_SAMPLES)
+def test_criteria_describe_themselves() -> None:
+    rows = {row.name: row for row in CRITERIA.rows()}
+    assert all(row.says for row in rows.values())
+    assert rows["pls"].settings == {"components": 2}
+    assert {name for name in CRITERIA if not CRITERIA[name].takes_samples} == {"l1", "l2", "random"}
+    assert [name for name in CRITERIA if CRITERIA[name].across_layers] == ["distilled-pls"]
+
+
+@pytest.mark.parametrize("criterion", CRITERIA)
+def test_every_criterion_gives_each_channel_of_a_group_a_number(criterion: str) -> None:
+    images, _ = labelled()
+    for network in (Plain(), Residual(), Separable(), Joined(), Grouped()):
+        traced = trace(network, images[:1])
+        measure = CRITERIA[criterion]
+        inputs = pooled_inputs(traced, batches()) if measure.takes_samples else Inputs()
+        groups = Coupling(traced.requires_grad_(True), images[:1]).groups
+        assert groups
+        for group in groups:
+            values = measure(group, Evidence(torch.Generator().manual_seed(0), inputs))
+            assert values is not None
+            assert values.shape == (group.width,)
+            assert values.isfinite().all()
+            assert (values >= 0).all()
+
+
+def test_settings_of_a_criterion_are_read_from_its_word() -> None:
+    network = Plain()
+    plant_chance(network[0])
+    assert PLANTED not in cut_by("pls:components=1", network).kept["0"]
+    assert PLANTED in cut_by("l2:power=3", network).kept["0"]
+    with pytest.raises(UsageError, match="components must be positive"):
+        CRITERIA.read("pls:components=0")
+    with pytest.raises(UsageError, match=r"unknown criterion 'pll'; did you mean pls\?"):
+        CRITERIA.read("pll")
+
+
+class Last(Criterion):
+    """The last channels are the least important."""
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor:
+        return torch.arange(group.width, 0, -1.0)
+
+
+def last(group: ChannelGroup, evidence: Evidence) -> Tensor:
+    return torch.arange(group.width, 0, -1.0)
+
+
+def short(group: ChannelGroup, evidence: Evidence) -> Tensor:
+    return torch.zeros(3)
+
+
+def broken(group: ChannelGroup, evidence: Evidence) -> Tensor:
+    raise KeyError("nothing")
+
+
+NOTHING = 3
+
+
+def cut_by(word: str, network: nn.Module) -> Pruned:
+    images, _ = labelled()
+    criterion = CRITERIA.read(word)
+    sampled = batches() if criterion.takes_samples else None
+    return prune(trace(network, images[:1]), images[:8], ratio=1 / 8, criterion=criterion, samples=sampled)
+
+
+@pytest.mark.parametrize("name", ["Last", "last"])
+@pytest.mark.parametrize("module", ["test_pruning_criteria", __file__])
+def test_a_users_own_criterion_is_named_by_its_place(name: str, module: str) -> None:
+    assert cut_by(f"{module}:{name}", Plain()).kept["0"] == list(range(14))
+
+
+@pytest.mark.parametrize(
+    ("name", "error", "message"),
+    [
+        ("short", SurgeryError, "must give 16 numbers for a group"),
+        ("broken", SurgeryError, "fails: KeyError: 'nothing'"),
+        ("NOTHING", UsageError, "must be a Criterion or a function"),
+        ("Absent", UsageError, "has no criterion 'Absent'"),
+    ],
+)
+def test_a_users_criterion_that_does_not_fit_is_refused(name: str, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        cut_by(f"test_pruning_criteria:{name}", Plain())
 
 
 @SAMPLED
 def test_criterion_without_images_is_refused(criterion: str) -> None:
     traced: fx.GraphModule = trace(Plain(), labelled()[0][:1])
-    with pytest.raises(ValueError, match=f"{criterion} must be given labelled images"):
+    with pytest.raises(ValueError, match="must be given labelled images"):
         prune(traced, labelled()[0][:2], criterion=criterion, across_layers=True)
 
 

@@ -10,10 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.pruning.hsic import hsic
-from iqa_armor.pruning.pls import distilled_vip, latent_space, vip
+from iqa_armor.pruning.hsic import Hsic
+from iqa_armor.pruning.pls import DistilledVip, Vip, latent_space
 from iqa_armor.pruning.samples import pooled_inputs
 
+vip, distilled_vip, hsic = Vip().score, DistilledVip().score, Hsic().score
 Score = Callable[[Tensor, Tensor], Tensor]
 SCORES = pytest.mark.parametrize("score", [vip, distilled_vip, hsic])
 
@@ -41,7 +42,7 @@ def test_one_component_is_the_correlation_with_each_channel() -> None:
     activations, labels = samples()
     correlations = np.array([np.corrcoef(column, labels)[0, 1] for column in activations.T.numpy()])
     expected = np.abs(correlations) / np.sqrt(np.mean(correlations**2))
-    np.testing.assert_allclose(vip(activations, labels, components=1).numpy(), expected)
+    np.testing.assert_allclose(Vip(components=1).score(activations, labels).numpy(), expected)
 
 
 def test_as_many_components_as_channels_explain_what_least_squares_does() -> None:
@@ -133,7 +134,7 @@ def test_samples_that_say_nothing_are_refused(score: Score, activations: Tensor,
 
 def test_no_components_are_refused() -> None:
     with pytest.raises(ValueError, match="components must be positive, got 0"):
-        latent_space(*samples(), components=0)
+        Vip(components=0)
 
 
 def test_nothing_that_goes_with_the_labels_is_worth_nothing() -> None:

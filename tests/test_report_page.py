@@ -11,12 +11,14 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
+from iqa_armor.report.comparison import compare
 from iqa_armor.report.document import Column, Report, Rows, Section, Table, Terms, row
 from iqa_armor.report.evaluation import evaluation_report
 from iqa_armor.report.model_marks import brief, model_labels, model_marks
 from iqa_armor.report.page import render_page
 from iqa_armor.report.svg import spread
 from iqa_armor.report.terminal import TerminalReport
+from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
@@ -219,7 +221,8 @@ def two_datasets() -> Outcome:
 
 
 def nulls() -> Outcome:
-    empty = {name: AttackFigures.blank(EPSILONS) for name in ("pgd1", "pgd8")}
+    blank = {figure.name: dict.fromkeys(EPSILONS) for figure in declared("attacked")}
+    empty = {name: AttackFigures.model_validate(blank) for name in ("pgd1", "pgd8")}
     hard = model("hard", srocc=None, plcc=None, attacks=empty, difference_to_baseline=Differences())
     return outcome(model("base"), hard)
 
@@ -484,7 +487,7 @@ def test_purifiers_have_a_row_per_threat_and_their_overall_figures() -> None:
     assert "adaptive .750 .750 .750 .250 .750 .500" in page.shown
     assert "Overall: mean over pgd1, pgd8" in page.shown
     assert "Purifiers" not in rendered("compared")[1].shown
-    assert "pgd8 4 1.500 – 1.500 .500 .390 .390 .750 .750 4 37.5" in page.shown.replace("−", "-")
+    assert "pgd8 4 1.500 1.500 .500 .390 .390 .750 .750 4 37.5" in page.shown.replace("−", "-")
 
 
 def test_plane_tells_every_purifier_under_both_threats_but_no_smoother() -> None:
@@ -565,3 +568,27 @@ def test_texts_are_broken_behind_punctuation_only_where_they_must() -> None:
     assert "linearity-hardened-cayley-  -1.5/2.25" in lines
     assert "random-twice" in lines
     assert not any("111" in line for line in lines)
+
+
+def test_every_declared_figure_with_a_value_is_shown_and_explained() -> None:
+    keys = dict.fromkeys(EPSILONS, 0.125)
+    figures = AttackFigures.model_validate({figure.name: keys for figure in declared("attacked")})
+    part = DatasetFigures.model_validate({"images": 3} | {f.name: 0.5 for f in declared("clean", "data")})
+    value = outcome(
+        model("only", attacks={"pgd8": figures}, datasets=dict.fromkeys(("csv:a", "csv:b"), part)),
+        data=("csv:a", "csv:b"),
+        attacks={"pgd8": {}},
+    )
+    page = Page(page_of(value, ()))
+    headings = {attributes.get("title", "") for attributes in page.all("th")}
+    for figure in declared("clean", "data", "attacked"):
+        assert figure.label in page.inside("th")
+        assert figure.says in headings
+    assert {"AbsGain", "PSNR, dB"} <= set(page.inside("dt").splitlines())
+
+
+def test_every_compared_figure_has_a_row_in_the_differences() -> None:
+    value = CASES["compared"][0]
+    found = {each.figure for each in compare(value, value.models[1])}
+    for figure in declared("clean", "attacked"):
+        assert not figure.compared or any(name.startswith(figure.label) for name in found)

@@ -1,17 +1,21 @@
 """Losses and fitting."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from conftest import CPU, memory_dataset
 
+from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ArmorError, DataError
 from iqa_armor.metrics.correlation import srocc
-from iqa_armor.models.base import QualityModel
+from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import moments_of
+from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.train import train
 from iqa_armor.progress import silent
-from iqa_armor.recipe import Training
+from iqa_armor.recipe import Recipe, Training
 from iqa_armor.training import LOSSES
 from iqa_armor.training.fit import FitHistory, fit
 from iqa_armor.training.images import TrainingImages, load_training_images
@@ -99,12 +103,15 @@ def test_diverging_loss_is_an_error_that_says_what_to_change(make_model) -> None
         fit_small(model, settings(epochs=1))
 
 
-def test_images_of_several_sizes_are_refused(make_model) -> None:
-    model = make_model()
-    data = images_of(model)
-    data.fitted.stored[0] = torch.zeros(3, 8, 8)
-    with pytest.raises(DataError, match="--input-size"):
-        fit_small(model, settings(), images=data)
+@pytest.mark.parametrize("work", [plan, harden, train, load_training_images])
+def test_images_of_several_sizes_are_refused(make_model, work: Any) -> None:
+    model, dataset = QualityModel(make_model().network, Preprocessing(size=None)), memory_dataset(24)
+    images = dataset.training()
+    narrow = replace(images, read=lambda index: images.read(index)[..., : 32 + 8 * (index % 2)])
+    mixed = Dataset("mixed", {"training": narrow})
+    arguments = (narrow, model, silent) if work is load_training_images else (model, mixed, Recipe(epochs=1))
+    with pytest.raises(DataError, match=r"32x32 and 32x40.*--input-size"):
+        work(*arguments)
 
 
 def test_lower_is_better_models_learn_to_fall(make_model) -> None:

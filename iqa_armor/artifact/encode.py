@@ -9,9 +9,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.functions import NAME_OF_FUNCTION
+from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
-from iqa_armor.artifact.layers import LAYERS, NAME_OF_LAYER
+from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.limits import FormatError, shown
 from iqa_armor.artifact.values import encode_value
 
@@ -65,7 +65,7 @@ def _is_check(node: fx.Node) -> bool:
 
 def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
     leaf = network.get_submodule(path)
-    if type(leaf) not in NAME_OF_LAYER:
+    if LAYERS.name_of(type(leaf)) is None:
         raise FormatError(
             f"layer {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which cannot be stored; "
             "build the network from torch.nn layers without parametrizations"
@@ -79,7 +79,7 @@ def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
 
 
 def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
-    name = NAME_OF_LAYER[type(leaf)]
+    name = str(LAYERS.name_of(type(leaf)))
     try:
         return {"class": name, "arguments": LAYERS[name].describe(leaf)}
     except (AttributeError, KeyError) as error:
@@ -125,7 +125,7 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
 def _target(node: fx.Node) -> str:
     if isinstance(node.target, str):
         return node.target
-    name = NAME_OF_FUNCTION.get(node.target)
+    name = FUNCTIONS.name_of(node.target)
     if name is None:
         raise FormatError(
             f"it calls {node._pretty_print_target(node.target)}, "

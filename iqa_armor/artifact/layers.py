@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import torchvision
 from torch import nn
-from torchvision.models.convnext import LayerNorm2d
 
 from iqa_armor.artifact.blocks import BLOCKS
 from iqa_armor.artifact.checks import (
@@ -24,6 +22,7 @@ from iqa_armor.artifact.checks import (
 )
 from iqa_armor.artifact.plain_layers import ACTIVATIONS, DROPOUTS, SHAPES
 from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer
+from iqa_armor.artifact.table import Table
 
 any_number = number()
 has_bias = Derived(flag, lambda module: module.bias is not None)
@@ -88,6 +87,17 @@ def _adaptive(axes: int) -> Fields:
     return {"output_size": either(size, sequence(size, axes))}
 
 
+def normalizing(kind: type[nn.LayerNorm], keyword: str) -> StoredLayer:
+    """Return the entry of a layer normalization whose forward names its argument so."""
+    fields: Fields = {
+        "normalized_shape": sequence(channels, 1, 4),
+        "eps": epsilon,
+        "elementwise_affine": flag,
+        "bias": has_bias,
+    }
+    return StoredLayer(kind, fields, (keyword,))
+
+
 CONVOLUTIONS: dict[str, StoredLayer] = {
     "torch.nn.Conv1d": StoredLayer(nn.Conv1d, _convolution(1)),
     "torch.nn.Conv2d": StoredLayer(nn.Conv2d, _convolution(2)),
@@ -100,22 +110,7 @@ NORMS: dict[str, StoredLayer] = {
         f"torch.nn.{kind.__name__}": StoredLayer(kind, _running_norm())
         for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d)
     },
-    **{
-        name: StoredLayer(
-            kind,
-            {
-                "normalized_shape": sequence(channels, 1, 4),
-                "eps": epsilon,
-                "elementwise_affine": flag,
-                "bias": has_bias,
-            },
-            keywords,
-        )
-        for name, kind, keywords in (
-            ("torch.nn.LayerNorm", nn.LayerNorm, ("input",)),
-            ("torchvision.models.convnext.LayerNorm2d", LayerNorm2d, ("x",)),
-        )
-    },
+    "torch.nn.LayerNorm": normalizing(nn.LayerNorm, "input"),
     "torch.nn.GroupNorm": StoredLayer(
         nn.GroupNorm,
         {
@@ -137,11 +132,6 @@ NORMS: dict[str, StoredLayer] = {
     "torch.nn.LocalResponseNorm": StoredLayer(
         nn.LocalResponseNorm,
         {"size": integer(1, MAX_KERNEL), "alpha": any_number, "beta": any_number, "k": any_number},
-    ),
-    "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
-        torchvision.ops.FrozenBatchNorm2d,
-        {"num_features": Derived(channels, lambda module: len(module.weight)), "eps": epsilon},
-        ("x",),
     ),
 }
 
@@ -217,14 +207,8 @@ POOLS: dict[str, StoredLayer] = {
     "torch.nn.AdaptiveMaxPool2d": StoredLayer(nn.AdaptiveMaxPool2d, {**_adaptive(2), "return_indices": flag}),
 }
 
-LAYERS: dict[str, StoredLayer] = {
-    **CONVOLUTIONS,
-    **NORMS,
-    **DENSE,
-    **POOLS,
-    **ACTIVATIONS,
-    **DROPOUTS,
-    **SHAPES,
-    **BLOCKS,
-}
-NAME_OF_LAYER: dict[type, str] = {leaf.kind: name for name, leaf in LAYERS.items()}
+LAYERS: Table[StoredLayer] = Table(
+    {**CONVOLUTIONS, **NORMS, **DENSE, **POOLS, **ACTIVATIONS, **DROPOUTS, **SHAPES, **BLOCKS},
+    "LAYERS",
+    lambda layer: layer.kind,
+)

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 from torch import nn
-from torchvision.ops import StochasticDepth
-from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.checks import (
     MAX_KERNEL,
@@ -91,7 +89,6 @@ DROPOUTS: dict[str, StoredLayer] = {
             nn.FeatureAlphaDropout,
         )
     },
-    "torchvision.ops.StochasticDepth": StoredLayer(StochasticDepth, {"p": share, "mode": choice("batch", "row")}),
 }
 
 SHAPES: dict[str, StoredLayer] = {
@@ -127,5 +124,4 @@ SHAPES: dict[str, StoredLayer] = {
     ),
     "torch.nn.UpsamplingBilinear2d": StoredLayer(nn.UpsamplingBilinear2d, _upsample()),
     "torch.nn.UpsamplingNearest2d": StoredLayer(nn.UpsamplingNearest2d, _upsample()),
-    "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(dimension, 1, 6)}, ("x",)),
 }

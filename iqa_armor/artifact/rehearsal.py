@@ -9,7 +9,9 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.artifact.limits import MAX_LENGTH, MAX_VALUE_ELEMENTS, FormatError, shown
+from iqa_armor.artifact.quick_sizes import value_of_call, value_of_layer
 from iqa_armor.artifact.signatures import EXPONENT
+from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.failures import NodeFailure
 from iqa_armor.graph.interpret import call_node, interpret
 
@@ -56,7 +58,9 @@ def _call(traced: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: 
         raise FormatError(f"its graph raises to a power above {EXPONENT}")
     if node.op != "call_module" and node.target in (torch.split, torch.unbind, "split", "unbind"):
         _check_parts((*args, *kwargs.values()))
-    return call_node(traced, node, args, kwargs)
+    layer = layer_of(traced, node)
+    quick = value_of_call(node.target, args) if layer is None else value_of_layer(layer, args)
+    return call_node(traced, node, args, kwargs) if kwargs or quick is None else quick
 
 
 def _check_parts(args: tuple[object, ...]) -> None:

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields
 from iqa_armor.artifact.limits import FormatError, shown
@@ -74,10 +75,23 @@ class StoredLayer:
             FormatError: If the arguments do not go together.
         """
         try:
-            with torch.device("meta"):
+            with torch.device("meta"), _Undrawn():
                 return self.kind(**arguments)
         except CONSTRUCTOR_ERRORS as error:
             raise FormatError(f"it cannot be built: {shown(str(error))}") from error
+
+
+class _Undrawn(TorchFunctionMode):
+    """Leaves first weights undrawn: they have no memory, and torch would import its compiler for them."""
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Return the result of a function; of an initialization the tensor as it is."""
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == "torch.nn.init":
+            return kwargs["tensor"] if "tensor" in kwargs else args[0]
+        return func(*args, **kwargs)
 
 
 def _as_json(value: object) -> object:

@@ -89,12 +89,12 @@ def ascend(
     clean = unit = torch.ones(len(images), dtype=parameters.dtype, device=parameters.device)
     best = Best(images.detach(), torch.zeros_like(clean))
     for step in range(steps):
-        point = _measure(score, search, parameters, dtype=images.dtype)
+        pixels, scores, slope, price_slope = _measure(score, search, parameters, dtype=images.dtype)
         if step == 0:
-            clean, length = point.scores, search.radius * point.slope.abs().flatten(1).sum(1)
+            clean, length = scores, search.radius * slope.abs().flatten(1).sum(1)
             unit = torch.where(length > 0, length, unit)
-        best.update(point.pixels, direction * (point.scores - clean))
-        parameters.grad = direction * point.slope / _like(unit, parameters) - point.price_slope
+        best.update(pixels, direction * (scores - clean))
+        parameters.grad = direction * slope / unit.reshape(-1, *[1] * (slope.ndim - 1)) - price_slope
         adam.step()
         parameters.copy_(search.project(parameters))
     with torch.no_grad():
@@ -103,17 +103,10 @@ def ascend(
     return best.images
 
 
-@dataclass(frozen=True)
-class _Point:
-    """Images and scores (N,) at some parameters, and the gradients of score and price by the parameters."""
-
-    pixels: Tensor
-    scores: Tensor
-    slope: Tensor
-    price_slope: Tensor
-
-
-def _measure(score: ScoreFn, search: Search, parameters: Tensor, *, dtype: torch.dtype) -> _Point:
+def _measure(
+    score: ScoreFn, search: Search, parameters: Tensor, *, dtype: torch.dtype
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Return images and scores (N,) at some parameters, and the gradients of score and price by the parameters."""
     with torch.enable_grad():
         free = parameters.detach().requires_grad_()
         rendered = search.render(free)
@@ -123,13 +116,9 @@ def _measure(score: ScoreFn, search: Search, parameters: Tensor, *, dtype: torch
         if search.penalty is not None:
             (price_slope,) = torch.autograd.grad(search.penalty(free, rendered).sum(), free, retain_graph=True)
         (slope,) = torch.autograd.grad(rendered, free, by_pixels)
-    return _Point(pixels, scores, slope, price_slope)
+    return pixels, scores, slope, price_slope
 
 
 def _pixels(rendered: Tensor, dtype: torch.dtype) -> Tensor:
     # Clamped outside the graph: a pixel that rounding puts past 0 or 1 must not lose its gradient.
     return rendered.clamp(0, 1).to(dtype)
-
-
-def _like(values: Tensor, parameters: Tensor) -> Tensor:
-    return values.reshape(-1, *[1] * (parameters.ndim - 1))

@@ -38,7 +38,6 @@ class AdvCF:
 
     norm: ClassVar[Norm] = "none"
     epsilon: ClassVar[float] = math.inf
-
     strength: float = 0.05
     learning_rate: float = 0.1
     steps: int = 20
@@ -48,7 +47,7 @@ class AdvCF:
         check_limits(self, strength="[0, 1]", learning_rate="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; AdvCF draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_ones(*clean.shape[:2], PIECES),

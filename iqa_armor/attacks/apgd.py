@@ -34,7 +34,6 @@ class APGD:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     steps: int = 50
     restarts: int = 1
@@ -44,7 +43,7 @@ class APGD:
         check_limits(self, epsilon="[0, inf)", steps="[1, inf)", restarts="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]; restarts are drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         box = linf_box(images, self.epsilon)
         best = _Start(self, score, images, box=box).run()

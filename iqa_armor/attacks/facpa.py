@@ -90,7 +90,6 @@ class Perturber:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     network: nn.Module
     epsilon: float = 4 / 255
     direction: Direction = +1
@@ -123,7 +122,6 @@ class FACPA:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     learning_rate: float = 5e-3
     passes: int = 20

@@ -33,7 +33,6 @@ class KorhonenYou:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 10 / 255
     step_size: float = 4 / 255
     steps: int = 10
@@ -43,7 +42,7 @@ class KorhonenYou:
         check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         mask = edge_map(clean)
         lowest, highest = (-clean).clamp(min=-self.epsilon), (1 - clean).clamp(max=self.epsilon)

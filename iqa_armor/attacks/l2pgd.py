@@ -29,7 +29,6 @@ class L2PGD:
     """
 
     norm: ClassVar[Norm] = "l2"
-
     epsilon: float = 1.0
     step_share: float = 0.25
     steps: int = 10
@@ -39,7 +38,7 @@ class L2PGD:
         check_limits(self, epsilon="[0, inf)", step_share="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         length = self.direction * self.step_share * self.epsilon
 

@@ -31,7 +31,6 @@ class MADC:
     """
 
     norm: ClassVar[Norm] = "rmse"
-
     epsilon: float = 10 / 255
     step_size: float = 4 / 255
     steps: int = 10
@@ -41,7 +40,7 @@ class MADC:
         check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; MADC draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         change, length = torch.zeros_like(clean), self.epsilon
 

@@ -34,7 +34,6 @@ class MIFGSM:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     step_size: float = 1 / 255
     steps: int = 10
@@ -46,7 +45,7 @@ class MIFGSM:
         check_limits(self, step_size="(0, inf)", steps="[1, inf)", momentum="[0, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         low, high = linf_box(images, per_image(self.budgets(images)))
         accumulated = torch.zeros_like(images)

@@ -28,7 +28,6 @@ class PGD:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     step_size: float = 1 / 255
     steps: int = 10
@@ -38,7 +37,7 @@ class PGD:
         check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; PGD draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         attacked = images.clone()
         for _ in range(self.steps):

@@ -38,7 +38,6 @@ class Square:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 4 / 255
     queries: int = 1000
     initial_share: float = 0.05

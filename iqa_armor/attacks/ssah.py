@@ -30,7 +30,6 @@ class SSAH:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 10 / 255
     weight: float = 1.0
     step_size: float = 1 / 255
@@ -42,7 +41,7 @@ class SSAH:
         check_limits(self, weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; SSAH draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         low = low_band(clean)
         search = pixels_within(

@@ -37,7 +37,6 @@ class StAdv:
     """
 
     norm: ClassVar[Norm] = "flow"
-
     epsilon: float = 1.0
     smoothness: float = 0.2
     iterations: int = 5
@@ -50,7 +49,7 @@ class StAdv:
         check_limits(self, iterations="[1, inf)", inner_steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; stAdv draws nothing."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_zeros(len(clean), 2, *clean.shape[2:]),

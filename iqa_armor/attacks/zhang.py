@@ -41,7 +41,6 @@ class Zhang:
     """
 
     norm: ClassVar[Norm] = "linf"
-
     epsilon: float = 10 / 255
     distance: Distance = "ssim"
     weight: float = 3.0
@@ -54,7 +53,7 @@ class Zhang:
         check_limits(self, distance=get_args(Distance), weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]; nothing is drawn."""
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
         least = _LEAST_SIZE[self.distance]
         if min(images.shape[2:]) < least:
             raise ValueError(f"{self.distance} needs at least {least}×{least} pixels, got {tuple(images.shape[2:])}")

@@ -119,11 +119,14 @@ class Defended(QualityModel, ABC):
 
     Args:
         inner: Model to defend; it may be defended itself.
+        description: The defense in words that the command line reads.
         threat: What attacks of this model differentiate: the defense too, or the inner model only.
         suffix: What is added to the inner model's name.
     """
 
-    def __init__(self, inner: QualityModel, *, threat: Threat = "adaptive", suffix: str = "") -> None:
+    is_random: bool  # whether the score of an image is another one at every call
+
+    def __init__(self, inner: QualityModel, *, description: str, threat: Threat = "adaptive", suffix: str = "") -> None:
         super().__init__(
             inner.network,
             inner.preprocessing,
@@ -133,19 +136,10 @@ class Defended(QualityModel, ABC):
             arch=inner.arch,
         )
         self.inner = inner
+        self.description = description
         self.threat: Threat = threat
-        self._seed = 0
-        self._calls = 0
-
-    @property
-    @abstractmethod
-    def is_random(self) -> bool:
-        """Whether the score of an image is another one at every call."""
-
-    @property
-    @abstractmethod
-    def description(self) -> str:
-        """The defense in words that the command line reads."""
+        self.is_random = isinstance(inner, Defended) and inner.is_random
+        self._seed = self._calls = 0
 
     def reseed(self, seed: int) -> None:
         """Start what is drawn anew, for this defense and those behind it."""

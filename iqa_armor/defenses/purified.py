@@ -28,21 +28,12 @@ class Purified(Defended):
     def __init__(self, inner: QualityModel, chain: Mapping[str, Purifier], *, threat: Threat = "adaptive") -> None:
         if not chain:
             raise ValueError("a purified model needs at least one purifier")
-        super().__init__(inner, threat=threat, suffix="".join(f" + {word}" for word in chain))
+        suffix = "".join(f" + {word}" for word in chain)
+        super().__init__(inner, description="+".join(chain), threat=threat, suffix=suffix)
         self.chain = dict(chain)
+        self.is_random |= any(purifier.is_random for purifier in chain.values())
         # Learned ones follow the model from device to device.
         self.learned = nn.ModuleList(purifier for purifier in chain.values() if isinstance(purifier, nn.Module))
-
-    @property
-    def is_random(self) -> bool:
-        """Whether a purifier, or the model behind, draws."""
-        behind = isinstance(self.inner, Defended) and self.inner.is_random
-        return behind or any(purifier.is_random for purifier in self.chain.values())
-
-    @property
-    def description(self) -> str:
-        """The chain in the words that name it."""
-        return "+".join(self.chain)
 
     def purify(self, images: Tensor, generator: Generator) -> Tensor:
         """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them.

@@ -37,25 +37,14 @@ class Smoothed(Defended):
     ) -> None:
         if attacked_copies < 1:
             raise ValueError(f"an attacker needs at least one noisy copy, got {attacked_copies}")
-        super().__init__(inner, threat=threat, suffix=f" + {word}")
-        self.smoother = smoother
-        self.word = word
-        self.attacked_copies = attacked_copies
+        super().__init__(inner, description=word, threat=threat, suffix=f" + {word}")
+        self.smoother, self.attacked_copies = smoother, attacked_copies
+        self.is_random = True
         self.bound = smoother.bind(inner)
         self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
         # A learned denoiser follows the model from device to device.
         denoisers = (getattr(getattr(bound, "noisy", None), "denoiser", None) for bound in (self.bound, self.attacked))
         self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
-
-    @property
-    def is_random(self) -> bool:
-        """Always: every call draws noise."""
-        return True
-
-    @property
-    def description(self) -> str:
-        """The word of the smoother."""
-        return self.word
 
     def forward(self, images: Tensor) -> Tensor:
         """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1]."""
@@ -89,18 +78,9 @@ class _AsAttacked(Defended):
     inner: Defended
 
     def __init__(self, inner: Defended) -> None:
-        super().__init__(inner, threat=inner.threat)
-
-    @property
-    def is_random(self) -> bool:
-        return self.inner.is_random
-
-    @property
-    def description(self) -> str:
-        return self.inner.description
+        super().__init__(inner, description=inner.description, threat=inner.threat)
 
     def attacked_scores(self, images: Tensor) -> Tensor:
         return self.inner.attacked_scores(images)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.attacked_scores(images)
+    forward = attacked_scores

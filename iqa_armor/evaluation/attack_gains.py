@@ -11,10 +11,11 @@ from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 
 from iqa_armor.attacks.apgd import APGD
-from iqa_armor.attacks.base import Attack, Direction, ScoreFn
+from iqa_armor.attacks.base import Attack, ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.attacks.square import Square
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.gradients import straight_through
 
 TOLERANCE = 0.002  # of the score range: less is noise
@@ -36,10 +37,7 @@ class AttackGains:
         followed: What attacks on it follow: the model, or the way through its defense.
         images: Clean images (N, 3, H, W) in [0, 1], on its device.
         width: Width of the model's score range.
-        epsilon: L-infinity budget in [0, 1] units.
-        direction: Whether attacks raise or lower the score.
-        batch_size: Images per forward pass.
-        seed: Seed of attacks that draw.
+        settings: Budgets, direction, batch size, seed.
         repeats: Scores that are averaged where the score is random.
     """
 
@@ -47,28 +45,25 @@ class AttackGains:
     followed: ScoreFn
     images: Tensor
     width: float
-    epsilon: float
-    direction: Direction
-    batch_size: int
-    seed: int = 0
+    settings: EvaluationSettings
     repeats: int = 1
     _known: dict[str, Tensor] = field(default_factory=dict)
 
-    def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
-        """Return the gain (N,) of the attack.
+    @property
+    def epsilon(self) -> float:
+        """L-infinity budget of the checks, in [0, 1] units."""
+        return self.settings.headline_epsilon
 
-        Args:
-            attack: Any attack; its direction is set here.
-            through: Score whose gradients it follows, if not the model's own.
-        """
+    def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
+        """Return the gain (N,) of an attack, turned in this direction, on a score if not on the one it follows."""
         turned: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
-        turned = replace(turned, direction=self.direction)
-        generator = Generator(device=self.images.device).manual_seed(self.seed)
+        turned = replace(turned, direction=self.settings.direction)
+        generator = Generator(device=self.images.device).manual_seed(self.settings.seed)
         parts = [
             self._scored(turned(through or self.followed, part, generator)) - self._scored(part)
-            for part in torch.split(self.images, self.batch_size)
+            for part in torch.split(self.images, self.settings.batch_size)
         ]
-        return self.direction * torch.cat(parts).double().cpu() / self.width
+        return self.settings.direction * torch.cat(parts).double().cpu() / self.width
 
     def known(self, name: str) -> Tensor:
         """Return the gain of "pgd1", "pgd8", "pgd50", "apgd" or "square", computed once."""
@@ -91,13 +86,13 @@ class AttackGains:
         """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
         parts = [
             score_gradient(self.followed, part).abs().sum((1, 2, 3))
-            for part in torch.split(self.images, self.batch_size)
+            for part in torch.split(self.images, self.settings.batch_size)
         ]
         return torch.cat(parts).double().cpu() / self.width
 
     def is_random(self) -> bool:
         """Return whether two scores of the same images differ."""
-        part = self.images[: self.batch_size]
+        part = self.images[: self.settings.batch_size]
         with torch.no_grad():
             return not torch.equal(self.score(part), self.score(part))
 

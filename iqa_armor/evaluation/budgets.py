@@ -13,13 +13,9 @@ LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums
 
 
 def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) -> None:
-    """Refuse attacked images outside their budget or outside [0, 1].
+    """Refuse attacked images of another size, outside their attack's budget or outside [0, 1].
 
-    Args:
-        name: Name of the attack, for the message.
-        attack: The attack at its budget. A displacement ("flow") cannot be read off images and is not checked.
-        clean: The clean images (N, 3, H, W).
-        attacked: The attacked images, same shape.
+    A displacement ("flow") cannot be read off images and is not checked.
 
     Raises:
         ArmorError: Naming the attack and by how much it went too far.

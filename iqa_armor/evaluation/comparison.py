@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,10 +13,9 @@ from torch import Tensor
 from iqa_armor.evaluation.reductions import Nested, Reduction
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
-from iqa_armor.results.arithmetic import divide, weighted_mean
+from iqa_armor.results.arithmetic import divide, each_figure, weighted_mean
 from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import Differences, Figures, ModelEntry, Ratios
-from iqa_armor.results.table import CLEAN, Table
 
 
 @dataclass(frozen=True)
@@ -24,30 +23,29 @@ class Summary:
     """Figures of one model on all datasets.
 
     Args:
-        tables: Rows of the model, by dataset.
-        reduction: What they are reduced to.
+        reductions: Its rows, by dataset.
         weights: One weight per dataset.
         settings: Resamples, confidence and seed of the intervals.
     """
 
-    tables: Mapping[str, Table]
-    reduction: Reduction
+    reductions: Mapping[str, Reduction]
     weights: Sequence[float]
     settings: EvaluationSettings
 
     @cached_property
     def by_dataset(self) -> dict[str, Nested]:
         """All figures of every dataset."""
-        figures = {spec: _floats(self.reduction.figures(table)) for spec, table in self.tables.items()}
-        return {spec: {**part, "images": self._count(self.tables[spec])} for spec, part in figures.items()}
+        return {
+            spec: {**each_figure(float, part.figures()), "images": len(part.clean)}
+            for spec, part in self.reductions.items()
+        }
 
     @cached_property
     def combined(self) -> Nested:
         """Figures of all datasets."""
         parts = list(self.by_dataset.values())
-        combined = weighted_mean(
-            [{k: part[k] for k in Figures.model_fields if k in part} for part in parts], self.weights
-        )
+        shared = [{name: part[name] for name in Figures.model_fields if name in part} for part in parts]
+        combined = weighted_mean(shared, self.weights)
         largest = [figure.name for figure in declared("attacked") if figure.combined == "largest"]
         for name, attack in combined["attacks"].items():
             for figure in largest:
@@ -59,26 +57,15 @@ class Summary:
     def resampled(self) -> Nested:
         """Compared figures of every resample; each dataset is drawn by itself, alike for every model."""
         drawn = []
-        for position, table in enumerate(self.tables.values()):
+        for position, part in enumerate(self.reductions.values()):
             resamples, seed = self.settings.resamples, self.settings.seed + position
-            draws = draw_resamples(self._count(table), resamples=resamples, seed=seed)
-            chunks = [self.reduction.figures(table, draws=rows) for rows in draws]
-            drawn.append(_each(lambda *parts: torch.cat(parts), *chunks))
+            draws = draw_resamples(len(part.clean), resamples=resamples, seed=seed)
+            drawn.append(each_figure(lambda *chunks: torch.cat(chunks), *map(part.figures, draws)))
         return weighted_mean(drawn, self.weights)
-
-    def _count(self, table: Table) -> int:
-        return len(table.where(attack=CLEAN))
 
 
 def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Summary) -> ModelEntry:
-    """Return an entry with its differences to the baseline, and ratios.
-
-    Args:
-        entry: Of the model.
-        mine: Its figures.
-        reference: Entry of the baseline.
-        theirs: Figures of the baseline.
-    """
+    """Return the entry of a model and its figures beside those of the baseline: with differences and ratios."""
     if mine is theirs:
         return entry.model_copy(update={"srocc_drop": None if entry.srocc is None else 0.0})
 
@@ -89,7 +76,7 @@ def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Su
         return {"value": value - base, "low": low, "high": high}
 
     figures = (_compared(part) for part in (mine.combined, theirs.combined, mine.resampled, theirs.resampled))
-    difference = Differences.model_validate(_each(limits, *figures))
+    difference = Differences.model_validate(each_figure(limits, *figures))
     ratio = divide(entry.model_dump(include=set(Ratios.model_fields)), reference.model_dump())
     return entry.model_copy(
         update={
@@ -112,18 +99,3 @@ def _compared(figures: Nested) -> Nested:
     kept = {name: value for name, value in figures.items() if name in clean}
     kept["attacks"] = {name: under(attack) for name, attack in figures["attacks"].items()}
     return kept | ({"worst_case": under(figures["worst_case"])} if "worst_case" in figures else {})
-
-
-def _each(function: Callable[..., Any], first: Any, *others: Any) -> Any:
-    """Return the function of the leaves of nested figures; leaves that others lack are None."""
-    if not isinstance(first, Mapping):
-        return function(first, *others)
-    return {
-        key: _each(function, value, *(other.get(key) if isinstance(other, Mapping) else None for other in others))
-        for key, value in first.items()
-    }
-
-
-def _floats(figures: Nested) -> Nested:
-    floats: Nested = _each(float, figures)
-    return floats

@@ -31,14 +31,7 @@ SCORED_WEIGHT, UNSCORED_WEIGHT = 2.0, 1.0  # (ours): [RA]'s 2 : 1 for KonIQ-10k 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation found.
-
-    Args:
-        outcome: Figures of every model, with a JSON round trip.
-        table: What they are reductions of: a row per model, dataset, image, attack and budget.
-        models: The evaluated models.
-        run: Data, settings and what attacks have learned, for whatever else is to be done with them.
-    """
+    """What an evaluation found: figures, the table that they are reductions of, and what pictures are taken with."""
 
     outcome: Outcome
     table: Table
@@ -107,7 +100,7 @@ def evaluate(
         settings=settings.report(device),
         versions=_versions(),
     )
-    table = Table.joined([table for _, summary in measured for table in summary.tables.values()])
+    table = Table.joined([part.table for _, summary in measured for part in summary.reductions.values()])
     return Evaluation(outcome, table, models, run)
 
 
@@ -120,9 +113,8 @@ def _measure(
         tables = run.rows(model)
         seconds = next(iter(tables.values())).where(attack=CLEAN)["seconds"]
         entry = run.described(model, seconds=float(np.median(seconds)), surrogate=None if model is lender else lender)
-    settings = run.settings
-    reduction = Reduction(scale, settings.budgets(), settings.swept(), settings.direction)
-    summary = Summary(tables, reduction, [each.weight for each in data], settings)
+    reductions = {spec: Reduction(table, scale, run.settings) for spec, table in tables.items()}
+    summary = Summary(reductions, [each.weight for each in data], run.settings)
     figures = {"datasets": summary.by_dataset, **summary.combined}
     return ModelEntry.model_validate(entry.model_dump() | figures), summary
 
@@ -149,23 +141,26 @@ def _baseline_name(names: Sequence[str], baseline: str | int | None) -> str | No
 
 
 def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) -> tuple[DataEntry, ...]:
-    chosen = [(dataset, *dataset.reported()) for dataset in datasets]
-    fallback = tuple(UNSCORED_WEIGHT if images.mos is None else SCORED_WEIGHT for _, _, images in chosen)
+    scored = (dataset.reported()[1].mos is not None for dataset in datasets)
+    fallback = tuple(SCORED_WEIGHT if has_scores else UNSCORED_WEIGHT for has_scores in scored)
     weights = settings.weights or fallback
     if len(weights) != len(datasets) or min(weights) < 0 or sum(weights) <= 0:
         raise UsageError(f"{len(datasets)} datasets need as many weights, none negative, got {weights}")
-    return tuple(
-        DataEntry(
-            spec=dataset.spec,
-            split=split,
-            images=len(images.limit(settings.limit)),
-            has_scores=images.mos is not None,
-            is_synthetic=dataset.is_synthetic,
-            keeps_size=dataset.keeps_size,
-            weight=weight,
-            fingerprint=dataset.fingerprint,
-        )
-        for (dataset, split, images), weight in zip(chosen, weights, strict=True)
+    return tuple(data_entry(each, limit=settings.limit, weight=w) for each, w in zip(datasets, weights, strict=True))
+
+
+def data_entry(dataset: Dataset, *, limit: int | None, weight: float) -> DataEntry:
+    """Return what is told of the images that results of a dataset are reported on."""
+    split, images = dataset.reported()
+    return DataEntry(
+        spec=dataset.spec,
+        split=split,
+        images=len(images.limit(limit)),
+        has_scores=images.mos is not None,
+        is_synthetic=dataset.is_synthetic,
+        keeps_size=dataset.keeps_size,
+        weight=weight,
+        fingerprint=dataset.fingerprint,
     )
 
 

@@ -36,15 +36,13 @@ class Block:
 
 
 class Journal:
-    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it only remembers.
+    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it keeps nothing.
 
     Args:
         folder: Made if it is missing.
-        identity: What all results follow from: data, settings, versions; parts tell models apart.
+        identity: What all results follow from: data, settings, versions; parts tell models apart. A folder of
+            something else is refused with DataError.
         writer: Distinguishes processes that write at the same time.
-
-    Raises:
-        DataError: If the folder holds results that follow from something else.
     """
 
     def __init__(self, folder: Path | None = None, *, identity: Mapping[str, Any] | None = None, writer: int = 0):
@@ -102,16 +100,11 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         path = folder / "identity.json"
         if path.exists():
             kept = json.loads(path.read_text(encoding="utf-8"))
+            what = f"evaluation ({_difference(kept, identity)} differs)"
             if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
-                raise DataError(
-                    f"{folder} holds results of another version of iqa-armor ({kept.get('schema')}), in which random "
-                    "defenses drew otherwise; name another folder, or remove this one"
-                )
+                what = f"version of iqa-armor ({kept.get('schema')}), in which random defenses drew otherwise"
             if kept != identity:
-                raise DataError(
-                    f"{folder} holds results of another evaluation ({_difference(kept, identity)} differs); name "
-                    "another folder, or remove this one"
-                )
+                raise DataError(f"{folder} holds results of another {what}; name another folder, or remove this one")
             return
         write_whole(path, json.dumps(identity, indent=2) + "\n")
     except (OSError, ValueError, OutputError) as error:

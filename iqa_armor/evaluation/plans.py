@@ -27,11 +27,7 @@ class AttackPlans:
     Attacks that learn do so on training images of the first dataset that has any, else on the images that are
     reported, which favours the attacker; each budget is learned by itself.
 
-    Args:
-        datasets: At least one.
-        settings: Attacks, budgets, seed, number of images to learn from.
-        device: Where models are while they are attacked.
-        progress: Receiver of progress.
+    Models are on the device while they are attacked.
     """
 
     datasets: Sequence[Dataset]

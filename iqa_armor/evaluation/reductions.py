@@ -14,6 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, srocc
 from iqa_armor.metrics.purification import gain_score
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
@@ -113,53 +114,59 @@ REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
 
 @dataclass(frozen=True)
 class Reduction:
-    """What the rows of one model on one dataset are reduced to.
+    """The rows of one model on one dataset, and the figures that they are reduced to.
 
     Args:
+        table: Those rows.
         scale: Range and orientation of the model's scores.
-        budgets: Keys of the budgets of every attack.
-        swept: Attacks that were run at every budget, of which the worst case is taken if there are two.
-        direction: Whether attacks raise (+1) or lower (-1) the score.
+        settings: Attacks, budgets and direction of the evaluation.
     """
 
+    table: Table
     scale: ScoreScale
-    budgets: Mapping[str, Sequence[str]]
-    swept: Sequence[str]
-    direction: int
+    settings: EvaluationSettings
 
-    def figures(self, table: Table, *, draws: Tensor | None = None) -> Nested:
+    @cached_property
+    def clean(self) -> Table:
+        """Rows of the clean images."""
+        return self.table.where(attack=CLEAN)
+
+    @cached_property
+    def attacked(self) -> dict[str, dict[str, Table]]:
+        """Rows of the attacked images, by attack and budget."""
+        rows = {name: self.table.where(attack=name) for name in self.settings.budgets()}
+        return {
+            name: {key: rows[name].where(budget=key) for key in keys} for name, keys in self.settings.budgets().items()
+        }
+
+    @cached_property
+    def worst(self) -> dict[str, Table]:
+        """By budget, the images with the farthest of their scores under the swept attacks, if there are two."""
+        states = [self.attacked[name] for name in self.settings.swept()]
+        if len(states) < 2:
+            return {}
+        farthest = np.maximum if self.settings.direction > 0 else np.minimum
+        worst = {key: farthest.reduce([state[key]["score"] for state in states]) for key in states[0]}
+        return {key: Table.of(len(s), score=s, mos=self.clean["mos"]) for key, s in worst.items()}
+
+    def figures(self, draws: Tensor | None = None) -> Nested:
         """Return figures by the names of `results.figures.DatasetFigures`, (R,) each.
 
         Args:
-            table: Rows of one model on one dataset.
             draws: Numbers of the images of each resample (R, N): then only figures that are compared are given.
                 By default all figures, of the images as they are, R being 1.
         """
-        clean = table.where(attack=CLEAN)
-        rows = torch.arange(len(clean))[None] if draws is None else draws
+        rows = torch.arange(len(self.clean))[None] if draws is None else draws
         chosen = [each for each in declared("clean", "data", "attacked") if draws is None or each.compared]
+        kept = [figure for figure in chosen if figure.of == "attacked"]
 
-        def attacked(states: Mapping[str, Table]) -> Nested:
-            kept = [figure for figure in chosen if figure.of == "attacked"]
-            return _by_budget(kept, {key: Sample(state, clean, self.scale, rows) for key, state in states.items()})
+        def reduced(states: Mapping[str, Table]) -> Nested:
+            return _by_budget(kept, {key: Sample(state, self.clean, self.scale, rows) for key, state in states.items()})
 
-        states = {name: self._states(table.where(attack=name), keys) for name, keys in self.budgets.items()}
-        found = _reduced(
-            [figure for figure in chosen if figure.of != "attacked"], Sample(clean, clean, self.scale, rows)
-        )
-        found["attacks"] = {name: attacked(of_attack) for name, of_attack in states.items()}
-        if len(self.swept) > 1:
-            found["worst_case"] = attacked(self._worst([states[name] for name in self.swept]))
-        return found
-
-    def _states(self, table: Table, keys: Sequence[str]) -> dict[str, Table]:
-        return {key: table.where(budget=key) for key in keys}
-
-    def _worst(self, states: Sequence[Mapping[str, Table]]) -> dict[str, Table]:
-        """Return, by budget, the images with the farthest of their scores; distances do not mix."""
-        farthest = np.maximum if self.direction > 0 else np.minimum
-        worst = {key: farthest.reduce([state[key]["score"] for state in states]) for key in states[0]}
-        return {key: Table.of(len(s), score=s, mos=states[0][key]["mos"]) for key, s in worst.items()}
+        clean = Sample(self.clean, self.clean, self.scale, rows)
+        found = _reduced([figure for figure in chosen if figure.of != "attacked"], clean)
+        found["attacks"] = {name: reduced(states) for name, states in self.attacked.items()}
+        return found | ({"worst_case": reduced(self.worst)} if self.worst else {})
 
 
 def _reduced(figures: Sequence[Figure], sample: Sample) -> Nested:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 
 import torch
 from torch import Tensor
@@ -36,16 +36,7 @@ STORED = "stored with the model"
 
 @dataclass(frozen=True)
 class Run:
-    """An evaluation under way: what it is about, what has been learned for it, and where results are kept.
-
-    Args:
-        datasets: At least one.
-        settings: Attacks, budgets, seed.
-        device: Where models are while they are evaluated.
-        journal: Where finished blocks of images are kept.
-        shard: Share of this process.
-        progress: Receiver of progress.
-    """
+    """An evaluation under way: what it is about, what has been learned for it, and where results are kept."""
 
     datasets: Sequence[Dataset]
     settings: EvaluationSettings
@@ -65,13 +56,7 @@ class Run:
         return dataset.reported()[1].limit(self.settings.limit)
 
     def rows(self, model: QualityModel) -> dict[str, Table]:
-        """Score a model clean and attacked on every dataset, and return its rows by dataset; it is left as it was.
-
-        Raises:
-            ModelLoadError: If a score is not finite.
-            DataError: If images changed since the evaluation began.
-            ArmorError: If an attack leaves its budget or the range of pixels.
-        """
+        """Return the rows of a model on the device by dataset; it is left as it was, errors as in `SetScorer.rows`."""
         digest, tables = model_digest(model), {}
         for position, dataset in enumerate(self.datasets):
             scorer = SetScorer(
@@ -92,10 +77,7 @@ class Run:
     def described(self, model: QualityModel, *, seconds: float, surrogate: QualityModel | None) -> ModelEntry:
         """Return the entry of a model on the device without its figures: cost, scale and checks of strength.
 
-        Args:
-            model: Left as it was.
-            seconds: Time of a clean forward pass per image.
-            surrogate: Another model whose attacks the checks of strength borrow.
+        The checks borrow attacks from the surrogate, another model.
         """
         scale, source = self.scale(model)
         dataset = self.datasets[0]
@@ -158,20 +140,12 @@ class Run:
             followed=followed_score(model, settings.eot),
             images=images.to(self.device),
             width=self.scale(model)[0].width,
-            epsilon=settings.headline_epsilon,
-            direction=settings.direction,
-            batch_size=settings.batch_size,
-            seed=settings.seed,
+            settings=settings,
         )
         task = f"evaluating {model.name} on {len(images)} images (checks of strength)"
         reseed(model, settings.seed, "checks")
         with frozen(model), frozen(surrogate or model), on_device(surrogate or model, self.device):
-            return check_strength(
-                gains,
-                settings.epsilons,
-                surrogate=surrogate,
-                on_check=lambda done, total: self.progress(task, done, total),
-            )
+            return check_strength(gains, surrogate=surrogate, on_check=partial(self.progress, task))
 
     def _teller(self, model: QualityModel, what: str, total: int) -> Callable[[int], None]:
         return lambda done: self.progress(f"evaluating {model.name} on {what}", done, total)

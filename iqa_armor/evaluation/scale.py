@@ -31,10 +31,7 @@ def measure_scale(
         batch_size: Images per forward pass.
         on_batch: Called with the number of images done after each batch.
 
-    Raises:
-        ModelLoadError: If predictions are not finite, or all the same.
-
-    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
+    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9; errors as in `scale_of`.
     """
     device = model.mean.device
     prepared = PreparedImages(images, prepare or model.prepare)
@@ -48,12 +45,7 @@ def measure_scale(
 
 
 def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> ScoreScale:
-    """Return the range of scores that a model gave to its clean training images.
-
-    Args:
-        model: Named in messages; says in which direction its scores rise.
-        scores: Predictions (N,).
-        names: Names of the images, N of them.
+    """Return the range of the scores (N,) that a model gave to its clean training images of these names.
 
     Raises:
         ModelLoadError: If predictions are not finite, or all the same.

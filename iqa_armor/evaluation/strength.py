@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from itertools import pairwise
 
 import torch
@@ -22,7 +23,6 @@ VANISHED = 1e-4  # of the score range: less, predicted by the gradient for the w
 
 def check_strength(
     gains: AttackGains,
-    epsilons: Sequence[float],
     *,
     surrogate: ScoreFn | None = None,
     on_check: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
@@ -33,27 +33,17 @@ def check_strength(
 
     Args:
         gains: The frozen model and the images to try.
-        epsilons: Budgets of the evaluation, ascending, in [0, 1] units.
         surrogate: Score of another model, whose attacks are tried on this one; the baseline's.
         on_check: Called with (checks done, checks in all).
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).
     """
-    checks: list[Callable[[], StrengthCheck]] = [
-        lambda: _random(gains),
-        lambda: _gradients(gains),
-        lambda: _budgets(gains, epsilons),
-        lambda: _steps(gains),
-        lambda: _headline(gains),
-        lambda: _black_box(gains),
-        lambda: _steps_without_gradient(gains),
-        lambda: _transfer(gains, surrogate),
-    ]
+    checks = (_random, _gradients, _budgets, _steps, _headline, _black_box, _steps_without_gradient)
     found: list[StrengthCheck] = []
-    for check in checks:
-        found.append(check())
-        on_check(len(found), len(checks))
+    for check in (*checks, partial(_transfer, surrogate=surrogate)):
+        found.append(check(gains))
+        on_check(len(found), len(checks) + 1)
     return tuple(found)
 
 
@@ -69,8 +59,9 @@ def _gradients(gains: AttackGains) -> StrengthCheck:
     return _verdict("gradients do not vanish", says, figures, is_passed=vanished == 0)
 
 
-def _budgets(gains: AttackGains, epsilons: Sequence[float]) -> StrengthCheck:
+def _budgets(gains: AttackGains) -> StrengthCheck:
     name = "more budget, more gain"
+    epsilons = gains.settings.epsilons
     if len(epsilons) < 2:
         return _not_applicable(name, "the evaluation has one budget only")
     found = {budget_key(attack): gains.of(attack) for attack in at_budgets(PGD(steps=8), epsilons)}
@@ -109,12 +100,10 @@ def _headline(gains: AttackGains) -> StrengthCheck:
 
 
 def _black_box(gains: AttackGains) -> StrengthCheck:
-    return _contest(
-        "no black-box attack is stronger",
-        {"square": gains.known("square"), "white_box": gains.white_box()},
-        beaten="Square, which sees scores only, gains more than every gradient attack: the gradients mislead",
-        holds="Square, which sees scores only, gains no more than the gradient attacks",
-    )
+    found = {"square": gains.known("square"), "white_box": gains.white_box()}
+    beaten = "Square, which sees scores only, gains more than every gradient attack: the gradients mislead"
+    holds = "Square, which sees scores only, gains no more than the gradient attacks"
+    return _contest("no black-box attack is stronger", found, beaten=beaten, holds=holds)
 
 
 def _random(gains: AttackGains) -> StrengthCheck:
@@ -123,12 +112,10 @@ def _random(gains: AttackGains) -> StrengthCheck:
         return _not_applicable(name, "the same image always has the same score")
     gains.repeats = EOT_SAMPLES
     averaged = gains.of(PGD(gains.epsilon, steps=8), through=expectation(gains.score, EOT_SAMPLES))
-    return _contest(
-        name,
-        {"pgd8_through_expectation": averaged, "pgd8": gains.known("pgd8")},
-        beaten=f"scores are random, and PGD-8 on the mean of {EOT_SAMPLES} gains more than the figures show",
-        holds=f"scores are random, but PGD-8 on the mean of {EOT_SAMPLES} gains no more",
-    )
+    found = {"pgd8_through_expectation": averaged, "pgd8": gains.known("pgd8")}
+    beaten = f"scores are random, and PGD-8 on the mean of {EOT_SAMPLES} gains more than the figures show"
+    holds = f"scores are random, but PGD-8 on the mean of {EOT_SAMPLES} gains no more"
+    return _contest(name, found, beaten=beaten, holds=holds)
 
 
 def _steps_without_gradient(gains: AttackGains) -> StrengthCheck:
@@ -144,25 +131,20 @@ def _steps_without_gradient(gains: AttackGains) -> StrengthCheck:
     if not mode.passed:
         return _not_applicable(name, "no rounding, sign or detaching was met between pixels and score")
     passed = gains.of(PGD(gains.epsilon, steps=8), through=through)
-    return _contest(
-        name,
-        {"pgd8_straight_through": passed, "white_box": gains.white_box()},
-        beaten="PGD-8 that passes gradients straight through rounding, signs and detaching gains more than without",
-        holds="passing gradients straight through rounding, signs and detaching gains no more",
-    )
+    found = {"pgd8_straight_through": passed, "white_box": gains.white_box()}
+    beaten = "PGD-8 that passes gradients straight through rounding, signs and detaching gains more than without"
+    holds = "passing gradients straight through rounding, signs and detaching gains no more"
+    return _contest(name, found, beaten=beaten, holds=holds)
 
 
-def _transfer(gains: AttackGains, surrogate: ScoreFn | None) -> StrengthCheck:
+def _transfer(gains: AttackGains, *, surrogate: ScoreFn | None) -> StrengthCheck:
     name = "no borrowed attack is stronger"
     if surrogate is None:
         return _not_applicable(name, "there is no other model of the same image size to borrow attacks from")
     borrowed = gains.of(PGD(gains.epsilon, steps=8), through=surrogate)
-    return _contest(
-        name,
-        {"pgd8_of_the_baseline": borrowed, "white_box": gains.white_box()},
-        beaten="images attacked for the baseline gain more than those attacked for this model: its gradients mislead",
-        holds="images attacked for the baseline gain no more",
-    )
+    found = {"pgd8_of_the_baseline": borrowed, "white_box": gains.white_box()}
+    beaten = "images attacked for the baseline gain more than those attacked for this model: its gradients mislead"
+    return _contest(name, found, beaten=beaten, holds="images attacked for the baseline gain no more")
 
 
 def _contest(name: str, gains: dict[str, Tensor], *, beaten: str, holds: str) -> StrengthCheck:

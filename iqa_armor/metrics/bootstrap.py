@@ -11,18 +11,10 @@ CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a me
 
 
 def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield chunks of resampled image indices (r, count), `resamples` rows in all.
+    """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all.
 
     The same count, number and seed give the same rows, so statistics of different models computed
-    with them are paired.
-
-    Args:
-        count: Number of images to draw from, and to draw.
-        resamples: Number of resamples.
-        seed: Seed of the draw.
-
-    Raises:
-        ValueError: If count or resamples is not positive.
+    with them are paired. A ValueError refuses a count or number that is not positive.
     """
     if count < 1 or resamples < 1:
         raise ValueError(f"need at least one image and one resample, got {count} and {resamples}")
@@ -35,11 +27,8 @@ def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Ten
 def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[float, float]:
     """Return the percentile limits of the resamples (R,) of a statistic.
 
-    Resamples in which the statistic is undefined (nan) are left out; where they are more than half,
-    the limits are nan.
-
-    Raises:
-        ValueError: If the confidence is not in (0, 1).
+    Resamples in which the statistic is undefined (nan) are left out; where they are half of all, the limits are nan.
+    A ValueError refuses a confidence outside (0, 1).
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile interval.
     """

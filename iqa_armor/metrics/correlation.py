@@ -1,4 +1,9 @@
-"""How well scores agree with human opinion: SROCC, PLCC, and PLCC after a logistic fit."""
+"""How well scores agree with human opinion: SROCC, PLCC, and PLCC after a logistic fit.
+
+All take predictions (N,) or (..., N) in any units and opinion scores of the same shape, and return the correlation in
+[-1, 1] over the last dimension, (...): nan where either side is constant or has fewer than two values. A ValueError
+refuses what does not pair up.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +16,7 @@ MAX_FIT_CALLS = 2000
 
 
 def plcc(scores: Tensor, mos: Tensor) -> Tensor:
-    """Pearson linear correlation of scores with opinion scores.
-
-    Args:
-        scores: Predictions, (N,) or (..., N), any units.
-        mos: Opinion scores, the same shape.
-
-    Returns:
-        Correlation in [-1, 1] over the last dimension, (...); nan where either side is constant or
-        has fewer than two values.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+    """Pearson linear correlation of scores with opinion scores."""
     _check_pairs(scores, mos)
     if scores.shape[-1] < 2:
         return scores.new_full(scores.shape[:-1], torch.nan, dtype=torch.float64)
@@ -35,38 +28,17 @@ def plcc(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def srocc(scores: Tensor, mos: Tensor) -> Tensor:
-    """Spearman rank-order correlation of scores with opinion scores, ties getting their average rank.
-
-    Args:
-        scores: Predictions, (N,) or (..., N), any units.
-        mos: Opinion scores, the same shape.
-
-    Returns:
-        Correlation in [-1, 1] over the last dimension, (...); nan where either side is constant or
-        has fewer than two values.
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+    """Spearman rank-order correlation of scores with opinion scores, ties getting their average rank."""
     _check_pairs(scores, mos)
     return plcc(average_ranks(scores), average_ranks(mos))
 
 
 def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
-    """Pearson correlation after fitting the scores to the opinions by a four-parameter logistic.
+    """Pearson correlation of vectors after fitting the scores to the opinions by a four-parameter logistic.
 
     Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the
-    relation is lost: scores that fall with quality correlate as well as scores that rise.
-
-    Args:
-        scores: Predictions, (N,), any units.
-        mos: Opinion scores, (N,).
-
-    Returns:
-        Scalar in [-1, 1]; nan where either side is constant, N < 4, or the fit does not converge.
-
-    Raises:
-        ValueError: If the inputs are not two vectors of one length.
+    relation is lost: scores that fall with quality correlate as well as scores that rise. Also nan where N < 4 or the
+    fit does not converge.
 
     Source: VQEG, "Final report on the validation of objective models of video quality assessment,
     phase II", 2003; starting point from the data's range, scores standardised before the fit (ours).

@@ -1,4 +1,8 @@
-"""How far attacked images are from the clean ones: L-infinity, L2, PSNR, SSIM."""
+"""How far attacked images are from the clean ones: L-infinity, L2, PSNR, SSIM.
+
+All take images (N, 3, H, W) in [0, 1] and the same images changed, and return (N,); a ValueError refuses images that do
+not pair up.
+"""
 
 from __future__ import annotations
 
@@ -10,49 +14,17 @@ SSIM_WINDOW = 11
 
 
 def linf(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Largest change of any pixel value of each image.
-
-    Args:
-        clean: Images (N, 3, H, W) in [0, 1].
-        attacked: The same images changed, same shape.
-
-    Returns:
-        Distances (N,) in [0, 1].
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+    """Largest change of any pixel value of each image, in [0, 1]."""
     return _difference(clean, attacked).abs().flatten(1).amax(1)
 
 
 def l2(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Euclidean length of the change of each image.
-
-    Args:
-        clean: Images (N, 3, H, W) in [0, 1].
-        attacked: The same images changed, same shape.
-
-    Returns:
-        Distances (N,), at most √(3·H·W).
-
-    Raises:
-        ValueError: If the shapes differ.
-    """
+    """Euclidean length of the change of each image, at most √(3·H·W)."""
     return _difference(clean, attacked).square().flatten(1).sum(1).sqrt()
 
 
 def psnr(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of each changed image.
-
-    Args:
-        clean: Images (N, 3, H, W) in [0, 1].
-        attacked: The same images changed, same shape.
-
-    Returns:
-        Decibels (N,); 150 where the images are equal, which is also the largest value given.
-
-    Raises:
-        ValueError: If the shapes differ.
+    """Peak signal-to-noise ratio of each changed image in decibels; 150, the largest value, where images are equal.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the value at equality.
     """
@@ -61,17 +33,10 @@ def psnr(clean: Tensor, attacked: Tensor) -> Tensor:
 
 
 def ssim(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Structural similarity of each changed image to the clean one, as piq computes it.
-
-    Args:
-        clean: Images (N, 3, H, W) in [0, 1], at least 11×11 pixels.
-        attacked: The same images changed, same shape.
-
-    Returns:
-        Similarity (N,), 1 for equal images.
+    """Structural similarity of each changed image to the clean one, as piq computes it; 1 for equal images.
 
     Raises:
-        ValueError: If the shapes differ or an image is smaller than the window.
+        ValueError: If the shapes differ or an image is smaller than the window, 11×11 pixels.
 
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
     IEEE TIP 2004; 11×11 Gaussian window, σ = 1.5, mean over color channels; as the authors do, images

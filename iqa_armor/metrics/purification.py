@@ -11,17 +11,11 @@ SMALLEST_SCORE = 0.05
 
 
 def quality_score(clean: Tensor, purified: Tensor) -> Tensor:
-    """Visual quality of purified images, (SSIM + PSNR / 80) / 2.
+    """Visual quality (N,) of purified images, (SSIM + PSNR / 80) / 2.
 
     Args:
         clean: Images (N, 3, H, W) in [0, 1] before attack and purification, at least 11×11 pixels.
-        purified: The same images attacked or not, and purified, same shape.
-
-    Returns:
-        Quality (N,); (1 + 150/80) / 2 = 1.4375 for equal images, whose PSNR is taken as 150 dB.
-
-    Raises:
-        ValueError: If the shapes differ or an image is smaller than the window of SSIM.
+        purified: The same images attacked or not, and purified; (1 + 150/80) / 2 = 1.4375 where nothing changed.
 
     Source: [AP] Gushchin et al., "Adversarial purification for no-reference image-quality metrics", arXiv:2404.06957.
     """
@@ -29,17 +23,11 @@ def quality_score(clean: Tensor, purified: Tensor) -> Tensor:
 
 
 def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
-    """Change of the score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|.
+    """Change (N,) of the score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|, at least 0.
 
     Args:
         clean: Scores (N,) of clean images without the purifier, normalised: the model's own range is [0, 1].
         purified: Scores (N,) of the same images attacked and purified, normalised alike.
-
-    Returns:
-        Relative changes (N,), at least 0; 0 where the purifier undoes the attack's effect on the score.
-
-    Raises:
-        ValueError: If the two score vectors differ in shape.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the denominator's floor of 0.05, without which one image of
     score 0 decides the mean, is (ours).

@@ -1,4 +1,9 @@
-"""How far an attack moves scores: AbsGain, R-Score, their area over the budget."""
+"""How far an attack moves scores: AbsGain, R-Score, their area over the budget.
+
+Throughout, `clean` are scores of the original images, (N,) or (..., N) in the model's own units, `attacked` those of
+the same images attacked, and `score_range` is the width of the model's own score range on clean training images.
+Means are over the last dimension, (...). A ValueError refuses scores that do not pair up and an empty range.
+"""
 
 from __future__ import annotations
 
@@ -11,21 +16,10 @@ FLOOR = 1e-6
 
 
 def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
-    """Mean signed score gain of an attack, as a fraction of the score range.
+    """Mean signed score gain of an attack, as a fraction of the score range; 0 means no average effect.
 
     Positive when the attack raises scores. Benchmarks that report the unsigned form use
     `abs_gain_unsigned`; the two differ under mixed signs.
-
-    Args:
-        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
-        attacked: Scores of the same images attacked, same shape and units.
-        score_range: Width of the model's own score range on clean training images.
-
-    Returns:
-        Mean over the last dimension, (...); 0 means the attack had no average effect.
-
-    Raises:
-        ValueError: If the two score tensors differ in shape or the range is not positive.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, eq. 8.
     """
@@ -36,17 +30,6 @@ def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
 def abs_gain_unsigned(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
     """Mean absolute score change of an attack, as a fraction of the score range.
 
-    Args:
-        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
-        attacked: Scores of the same images attacked, same shape and units.
-        score_range: Width of the model's own score range on clean training images.
-
-    Returns:
-        Mean over the last dimension, (...), at least 0.
-
-    Raises:
-        ValueError: If the two score tensors differ in shape or the range is not positive.
-
     Source: the unsigned variant of [RA] eq. 8 used by benchmarks of the same laboratory.
     """
     _check(clean, attacked, score_range)
@@ -54,21 +37,12 @@ def abs_gain_unsigned(clean: Tensor, attacked: Tensor, score_range: float) -> Te
 
 
 def abs_gain_std(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Mean signed score gain in units of the standard deviation of the clean scores.
+    """Mean signed score gain in units of the standard deviation (N − 1) of the clean scores.
 
-    Unlike the score range, the deviation is not stretched by one outlier.
+    Unlike the score range, the deviation is not stretched by one outlier; nan where the clean scores are constant or
+    fewer than two.
 
-    Args:
-        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
-        attacked: Scores of the same images attacked, same shape and units.
-
-    Returns:
-        Mean over the last dimension, (...); nan where the clean scores are constant or fewer than two.
-
-    Raises:
-        ValueError: If the two score tensors differ in shape.
-
-    Source: (ours), beside [RA] eq. 8; sample deviation with N − 1.
+    Source: (ours), beside [RA] eq. 8.
     """
     _check(clean, attacked, 1.0)
     if clean.shape[-1] < 2:
@@ -78,22 +52,10 @@ def abs_gain_std(clean: Tensor, attacked: Tensor) -> Tensor:
 
 
 def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tensor:
-    """Mean logarithmic ratio of the largest possible to the achieved score change.
+    """Mean logarithmic ratio of the largest possible to the achieved score change; higher is more robust.
 
-    Per image log10( max{β1 − f(x̃), f(x) − β0} / |f(x̃) − f(x)| ) on scores normalised by the range;
-    higher is more robust, a negative value means that scores left the range.
-
-    Args:
-        clean: Scores of the original images, (N,) or (..., N), in the model's own units.
-        attacked: Scores of the same images attacked, same shape and units.
-        low: β0, the smallest score of the model on clean training images.
-        high: β1, the largest.
-
-    Returns:
-        Mean over the last dimension, (...); at most 6 while the scores stay in the range.
-
-    Raises:
-        ValueError: If the two score tensors differ in shape or low is not below high.
+    Per image log10( max{β1 − f(x̃), f(x) − β0} / |f(x̃) − f(x)| ) on scores normalised by the range, from `low` (β0) to
+    `high` (β1): at most 6 while the scores stay in the range, negative where they left it.
 
     Source: [RA] eq. 9. Numerator and denominator are floored at 1e-6 of the range (ours).
     """
@@ -105,9 +67,7 @@ def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tens
 
 
 def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
-    """Area under a metric over the attack budget, divided by the budget's range.
-
-    It reads as a mean of the metric, so values of different budget grids stay comparable.
+    """Area under a metric over the attack budget, divided by the budget's range: it reads as a mean of the metric.
 
     Args:
         values: The metric at each budget, (E,) or (..., E).

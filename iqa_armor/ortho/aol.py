@@ -34,7 +34,8 @@ class AolConv2d(FoldedConv2d):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__(in_channels, out_channels, kernel_size)
         self.weight = nn.Parameter(torch.empty(out_channels, in_channels, kernel_size, kernel_size))
-        self.sample()
+        if not self.weight.is_meta:  # a file being opened gives the kernel memory and values
+            self.sample()
 
     @torch.no_grad()
     def sample(self, generator: Generator | None = None) -> None:

@@ -52,10 +52,9 @@ def calibration_batch(images: TrainingImages, model: QualityModel, count: int) -
     """Return `count` normalised training images (N, 3, H, W), evenly spread; fewer where they are large."""
     total = len(images.fitted)
     count = min(count, total)
-    chosen = [images.fitted[i * total // count][0] for i in range(count)]
-    alike = [image for image in chosen if image.shape == chosen[0].shape]
-    most = max(2, CALIBRATION_PIXELS // chosen[0][0].numel())
-    return model.normalize(torch.stack(alike[:most]).to(model.mean.device))
+    most = max(2, CALIBRATION_PIXELS // images.fitted[0][0][0].numel())
+    chosen = [images.fitted[i * total // count][0] for i in range(count)][:most]
+    return model.normalize(torch.stack(chosen).to(model.mean.device))
 
 
 def fit_to_opinion(

@@ -21,7 +21,8 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
-from iqa_armor.pruning import Pruned, prune
+from iqa_armor.pruning import CRITERIA
+from iqa_armor.pruning.prune import Pruned, prune
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
@@ -152,12 +153,13 @@ class _Hardening:
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
+        criterion = CRITERIA.read(self.recipe.criterion)
         pruned = prune(
             traced,
             self.calibration,
             ratio=self.recipe.prune,
-            criterion=self.recipe.criterion,
-            across_layers=self.recipe.prune_global,
+            criterion=criterion,
+            across_layers=self.recipe.prune_global or criterion.across_layers,
             halved=halved,
             samples=labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
             seed=self.recipe.seed,

@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Start:
+class ModelToTrain:
     """A model to train.
 
     Args:
@@ -66,7 +66,7 @@ def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
     return opened
 
 
-def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> Start:
+def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> ModelToTrain:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
     Weights that an architecture's factory brings along count as fresh, since it does not tell.
@@ -86,12 +86,12 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
-        return Start(load_model(arch, opening=opening), ())
+        return ModelToTrain(load_model(arch, opening=opening), ())
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
     fresh = None if weights is None else _load_partly(made, weights, opening)
-    return Start(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
+    return ModelToTrain(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
 
 
 def _check(opening: Opening) -> None:

@@ -9,7 +9,7 @@ from torch import Tensor
 from iqa_armor.data.prepared import batches
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pruning import FROM_SAMPLES
+from iqa_armor.pruning import CRITERIA
 from iqa_armor.recipe import Recipe
 from iqa_armor.training.images import TrainingImages
 
@@ -21,7 +21,7 @@ SAMPLES_TO_READ = SAMPLES * 5 // 4  # a tenth, more or less, is held out
 
 def takes_samples(recipe: Recipe) -> bool:
     """Return whether pruning by this recipe looks at scored images."""
-    return recipe.prune > 0 and recipe.criterion in FROM_SAMPLES
+    return recipe.prune > 0 and CRITERIA.read(recipe.criterion).takes_samples
 
 
 def check_samples(mos: Tensor, recipe: Recipe) -> None:

@@ -1,6 +1,35 @@
-"""Structured pruning of traced networks."""
+"""Structured pruning of traced networks, and the criteria that say which channels go."""
 
-from iqa_armor.pruning.importance import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, Criterion
-from iqa_armor.pruning.prune import Pruned, prune
+from __future__ import annotations
 
-__all__ = ["ACROSS_LAYERS", "CRITERIA", "FROM_SAMPLES", "Criterion", "Pruned", "prune"]
+from typing import TYPE_CHECKING, Any
+
+from iqa_armor.registry import Entry, Registry
+
+if TYPE_CHECKING:
+    from iqa_armor.pruning.criteria import Criterion
+
+
+def _accepted(found: object, name: str) -> Criterion:
+    from iqa_armor.pruning.criteria import accepted
+
+    return accepted(found, name)
+
+
+CRITERIA: Registry[Criterion] = Registry(
+    "criterion",
+    {
+        "l1": Entry("iqa_armor.pruning.criteria:Magnitude", "smallest weights, by their absolute values", {"power": 1}),
+        "l2": Entry("iqa_armor.pruning.criteria:Magnitude", "smallest weights, by their squares", {"power": 2}),
+        "pls": Entry("iqa_armor.pruning.pls:Vip", "least said of the labels by partial least squares", {}),
+        "distilled-pls": Entry("iqa_armor.pruning.pls:DistilledVip", "as pls, ranked across layers", {}),
+        "hsic": Entry("iqa_armor.pruning.hsic:Hsic", "least dependence on the labels, linear or not", {}),
+        "random": Entry("iqa_armor.pruning.criteria:Random", "drawn at random: the control", {}),
+    },
+    group="iqa_armor.criteria",
+    accepts=_accepted,
+)
+
+
+def __getattr__(name: str) -> Any:
+    return CRITERIA.lazy_attribute(name)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iqa_armor.pruning.criteria import ReaderCriterion
 from iqa_armor.pruning.samples import checked, varies
 
 COMPONENTS = 2
@@ -37,13 +38,11 @@ def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPO
         components: Most directions to find, at least 1.
 
     Raises:
-        ValueError: If the samples cannot be fitted (see `checked`), or `components` is not positive.
+        ValueError: If the samples cannot be fitted (see `checked`).
 
     Source: Wold, Sjöström and Eriksson, "PLS-regression: a basic tool of chemometrics", 2001. For one
     response the NIPALS iteration ends after one round. Two components: ours; [RA] gives no number.
     """
-    if components < 1:
-        raise ValueError(f"components must be positive, got {components}")
     activations, labels = checked(activations, labels)
     channels = activations - activations.mean(dim=0)
     varying = varies(activations)
@@ -68,51 +67,48 @@ def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPO
     return LatentSpace(torch.stack(weights), torch.stack(explained))
 
 
-def vip(activations: Tensor, labels: Tensor, *, components: int = COMPONENTS) -> Tensor:
-    """Return the variable importance in projection of each channel.
+@dataclass(frozen=True)
+class Vip(ReaderCriterion):
+    """Variable importance in projection of each channel.
 
     VIP_j = √(C Σ_a R²_a w²_ja / Σ_a R²_a) over components a: its mean square over channels is 1 in every layer, or 0
     where no channel goes with the labels.
 
     Args:
-        activations: One value per sample and channel, (n, C).
-        labels: One value per sample, (n,).
         components: Most directions to find, at least 1.
-
-    Returns:
-        Importance (C,), 0 or above.
-
-    Raises:
-        ValueError: As `latent_space`.
 
     Source: Wold et al. 2001; for pruning Jordao et al., "Pruning Deep Neural Networks using Partial Least
     Squares", 2018; [RA] Section 3. Ours: opinion scores as the response, without classes.
     """
-    space = latent_space(activations, labels, components=components)
-    return _importance(space, space.explained / space.explained.sum())
+
+    components: int = COMPONENTS
+
+    def __post_init__(self) -> None:
+        if self.components < 1:
+            raise ValueError(f"components must be positive, got {self.components}")
+
+    def score(self, activations: Tensor, labels: Tensor) -> Tensor:
+        """Return importance (C,), 0 or above, of activations (n, C); errors as of `latent_space`."""
+        space = latent_space(activations, labels, components=self.components)
+        return _importance(space, space.explained / space.explained.sum())
 
 
-def distilled_vip(activations: Tensor, labels: Tensor, *, components: int = COMPONENTS) -> Tensor:
-    """Return `vip` times √R², R² being the share of the labels' variance that the layer's latent space explains.
+@dataclass(frozen=True)
+class DistilledVip(Vip):
+    """`Vip` times √R², R² being the share of the labels' variance that the layer's latent space explains.
 
     So its mean square over the channels of a layer is that layer's R², and layers can be ranked against each other: one
     that says little about quality loses more of its channels.
 
-    Args:
-        activations: One value per sample and channel, (n, C).
-        labels: One value per sample, (n,).
-        components: Most directions to find, at least 1.
-
-    Returns:
-        Importance (C,), 0 or above.
-
-    Raises:
-        ValueError: As `latent_space`.
-
     Source: named in [RA] without a formula beyond one latent space per layer; the factor √R² is ours.
     """
-    space = latent_space(activations, labels, components=components)
-    return _importance(space, space.explained)
+
+    across_layers = True
+
+    def score(self, activations: Tensor, labels: Tensor) -> Tensor:
+        """Return importance (C,), 0 or above, of activations (n, C); errors as of `latent_space`."""
+        space = latent_space(activations, labels, components=self.components)
+        return _importance(space, space.explained)
 
 
 def _importance(space: LatentSpace, shares: Tensor) -> Tensor:

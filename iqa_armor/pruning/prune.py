@@ -1,27 +1,27 @@
-"""Remove the least important channels of a traced network (a thin skin over torch-pruning)."""
+"""Remove the least important channels of a traced network."""
 
 from __future__ import annotations
 
 import copy
-import warnings
-from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
+from iqa_armor.graph.failures import NodeFailure, cause_of
+from iqa_armor.graph.interpret import interpret
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.pruning.importance import ACROSS_LAYERS, CRITERIA, FROM_SAMPLES, group_importance, reader_scores
-from iqa_armor.pruning.protected import multiplied_layers, output_layers
+from iqa_armor.pruning import CRITERIA
+from iqa_armor.pruning.coupling import Coupling
+from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
-from iqa_armor.pruning.rounding import TOLERANCE, Rounding, promising, ratios
-from iqa_armor.pruning.samples import LabelledBatches, pooled_inputs
-
-Importance = Callable[[Any], Tensor | None]
-TRIES = 4
+from iqa_armor.pruning.samples import Inputs, LabelledBatches, pooled_inputs
+from iqa_armor.pruning.widths import Decision, decide, ranked
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,8 @@ class Pruned:
         channels: (before, after) sums of the convolutions' output channels.
         parameters: (before, after) numbers of parameters.
         samples: Number of labelled images that importance was measured on.
+        kept: By layer that lost output channels, the indices of those it keeps, ascending.
+        widths: By the same layers, their numbers of channels before.
     """
 
     network: fx.GraphModule
@@ -43,15 +45,21 @@ class Pruned:
     channels: tuple[int, int]
     parameters: tuple[int, int]
     samples: int = 0
+    kept: dict[str, list[int]] = field(default_factory=dict)
+    widths: dict[str, int] = field(default_factory=dict)
 
     def facts(self) -> dict[str, object]:
-        """Return everything but the network, as plain values."""
+        """Return everything but the network, as plain values; layers that keep the same channels stand together."""
+        alike: dict[tuple[int, str], list[str]] = {}
+        for name, channels in self.kept.items():
+            alike.setdefault((self.widths[name], _as_ranges(channels)), []).append(name)
         return {
             "share": self.share,
             "round_to": self.round_to,
             "channels": list(self.channels),
             "parameters": list(self.parameters),
             "samples": self.samples,
+            "kept": [{"layers": names, "of": width, "channels": text} for (width, text), names in alike.items()],
         }
 
 
@@ -60,7 +68,7 @@ def prune(
     calibration: Tensor,
     *,
     ratio: float = 0.10,
-    criterion: str = "l2",
+    criterion: str | Criterion = "l2",
     across_layers: bool = False,
     halved: Collection[int] = (),
     samples: LabelledBatches | None = None,
@@ -68,89 +76,74 @@ def prune(
 ) -> Pruned:
     """Return a copy of a network without the least important channels of its convolutions.
 
-    Widths are rounded to multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of
-    `ratio`; down where that is within them, else rather or altogether to the nearest multiple.
-    What the removed channels contributed on average is folded into the biases and batch-norm statistics behind
-    them (ours; see `recalibrate`).
+    Which they are is decided first (see `decide`); torch-pruning then cuts exactly those. What the removed channels
+    contributed on average is folded into the biases and batch-norm statistics behind them (ours; see `recalibrate`).
 
     Args:
         traced: Traced network, left untouched.
         calibration: Normalised input (N, 3, H, W) on the network's device, clean training images.
         ratio: Share of channels to remove, in [0, 1).
-        criterion: One of `CRITERIA`.
+        criterion: Measure of importance, or a word that names one in `CRITERIA`.
         across_layers: Rank channels across layers instead of within each.
         halved: Widths of tensors whose half should be a multiple as well, since a block will work on it. Where that
             costs little, they are rounded down to a multiple of twice the size.
-        samples: Labelled images, for the criteria of `FROM_SAMPLES`; gone through once.
-        seed: Of the random criterion.
+        samples: Labelled images, for the criteria that take them; gone through once.
+        seed: Of what a criterion draws.
 
     Returns:
         The pruned copy, in eval mode, with what was removed.
 
     Raises:
-        ValueError: If the ratio or the criterion is not allowed, or the criterion lacks what it needs.
+        ValueError: If the ratio is not allowed, or the criterion lacks what it needs.
+        UsageError: If a criterion of that name is unknown.
         SurgeryError: If torch-pruning cannot follow the network's channels.
 
     Source: [RA] Section 3; Fang et al., "DepGraph", CVPR 2023 (the dependency graph).
     """
-    _check(traced, ratio, criterion, across_layers=across_layers, has_samples=samples is not None)
-    scores, count = {}, 0
-    if criterion in FROM_SAMPLES and samples is not None:
-        inputs = pooled_inputs(traced, samples)
-        scores, count = reader_scores(criterion, inputs), len(inputs.labels)
-
-    def attempt(rounding: Rounding, aim: float) -> _Attempt:
-        def importance(names: dict[nn.Module, str]) -> Importance:
-            return group_importance(criterion, names=names, scores=scores, across_layers=across_layers, seed=seed)
-
-        pruned, kept = _pruned_copy(traced, calibration, aim, importance, across_layers, rounding)
-        return _Attempt(pruned, kept, rounding, 1 - _channels(pruned) / _channels(traced))
-
-    roundings = promising(traced, ratio, across_layers=across_layers, halved=halved)
-    aim = _aim(lambda aim: attempt(roundings[-1], aim).share, ratio) if across_layers else ratio
-    for rounding in roundings:
-        best = attempt(rounding, aim)
-        if abs(best.share - ratio) <= TOLERANCE:
-            break
-    pruned = best.network
-    recalibrate(pruned, kept_statistics(traced, best.kept, calibration), calibration)
-    channels = (_channels(traced), _channels(pruned))
-    parameters = (_parameters(traced), _parameters(pruned))
-    return Pruned(pruned, best.share, best.rounding.multiple, channels, parameters, count)
+    measure = CRITERIA.read(criterion) if isinstance(criterion, str) else criterion
+    _check(traced, ratio, measure, across_layers=across_layers, has_samples=samples is not None)
+    inputs = pooled_inputs(traced, samples or ()) if measure.takes_samples else Inputs()
+    evidence = Evidence(torch.Generator().manual_seed(seed), inputs, across_layers)
+    pruned = copy.deepcopy(traced).eval().requires_grad_(True)
+    with _by_torch_pruning():
+        coupling = Coupling(pruned, calibration[:1])
+    importance = [(group, importance_of(group, measure, evidence)) for group in coupling.groups]
+    decision = decide(
+        [ranked(group, values) for group, values in importance if values is not None],
+        channels=_channels(traced),
+        ratio=ratio,
+        across_layers=across_layers,
+        halved=halved,
+    )
+    with _by_torch_pruning(), torch.no_grad():
+        kept = coupling.cut(decision.removed)
+        list(interpret(pruned, calibration[:1]))
+    recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
+    return _outcome(traced, pruned, decision, kept=kept, samples=len(inputs.labels))
 
 
-@dataclass(frozen=True)
-class _Attempt:
-    network: fx.GraphModule
-    kept: dict[str, list[int]]
-    rounding: Rounding
-    share: float
+@contextmanager
+def _by_torch_pruning() -> Iterator[None]:
+    """Make what fails while torch-pruning works on a network a failure of that network."""
+    try:
+        yield
+    except (*NETWORK_FAILURES, NodeFailure) as error:
+        raise SurgeryError(
+            f"torch-pruning cannot prune this network: {cause_of(error)}; heads must read sizes "
+            "from their tensors, not hard-code them. --prune 0 skips pruning"
+        ) from error
 
 
-def _aim(share_at: Callable[[float], float], ratio: float) -> float:
-    """Return what to ask torch-pruning for, across layers, so that a share of `ratio` of all channels goes.
-
-    It counts layers that share channels as one, so where such layers are the least important more goes than was asked
-    for. What is asked for is corrected by the quotient, at most four times (ours).
-    """
-    aim = ratio
-    for _ in range(TRIES):
-        share = share_at(aim)
-        if abs(share - ratio) <= TOLERANCE / 3:
-            break
-        aim = min(aim * min(ratio / max(share, 1e-9), 2.0), 0.95)
-    return aim
-
-
-def _check(traced: fx.GraphModule, ratio: float, criterion: str, *, across_layers: bool, has_samples: bool) -> None:
+def _check(
+    traced: fx.GraphModule, ratio: float, criterion: Criterion, *, across_layers: bool, has_samples: bool
+) -> None:
+    name = type(criterion).__name__
     if not 0 <= ratio < 1:
         raise ValueError(f"the pruning ratio must be in [0, 1), got {ratio}")
-    if criterion not in CRITERIA:
-        raise ValueError(f"criterion must be one of {', '.join(CRITERIA)}, got {criterion!r}")
-    if criterion in FROM_SAMPLES and not has_samples:
-        raise ValueError(f"the criterion {criterion} must be given labelled images; pass samples")
-    if criterion in ACROSS_LAYERS and not across_layers:
-        raise ValueError(f"the criterion {criterion} must rank across layers; pass across_layers=True")
+    if criterion.takes_samples and not has_samples:
+        raise ValueError(f"the criterion {name} must be given labelled images; pass samples")
+    if criterion.across_layers and not across_layers:
+        raise ValueError(f"the criterion {name} must rank across layers; pass across_layers=True")
     if any(isinstance(module, RobustBlock) for module in traced.modules()):
         raise SurgeryError(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
@@ -158,60 +151,35 @@ def _check(traced: fx.GraphModule, ratio: float, criterion: str, *, across_layer
         )
 
 
-def _pruned_copy(
-    traced: fx.GraphModule,
-    calibration: Tensor,
-    ratio: float,
-    importance: Callable[[dict[nn.Module, str]], Importance],
-    across_layers: bool,
-    rounding: Rounding,
-) -> tuple[fx.GraphModule, dict[str, list[int]]]:
-    """Return a pruned copy and, per module name, which output channels it kept."""
-    duplicate = copy.deepcopy(traced).eval().requires_grad_(True)
-    names = {module: name for name, module in duplicate.named_modules()}
-    kept: dict[str, list[int]] = {}
-    try:
-        with torch.enable_grad(), warnings.catch_warnings():
-            # A parameter outside a layer, such as ConvNeXt's layer scale, is pruned along its last axis beyond 1.
-            warnings.filterwarnings("ignore", message="Unwrapped parameters")
-            pruner = tp.pruner.BasePruner(
-                duplicate,
-                (calibration[:1],),
-                importance(names),
-                pruning_ratio=ratio,
-                global_pruning=across_layers,
-                round_to=rounding.multiple,
-                pruning_ratio_dict={} if across_layers else ratios(duplicate, ratio, rounding),
-                ignored_layers=[*output_layers(duplicate), *multiplied_layers(duplicate)],
-                root_module_types=[nn.modules.conv._ConvNd],
-                # Defaults of torch-pruning are shared between pruners: pass fresh ones.
-                in_channel_groups={},
-                out_channel_groups={},
-                num_heads={},
-                channel_groups={},
-            )
-        for group in pruner.step(interactive=True):
-            _record_kept(pruner.DG, group, names, kept)
-            group.prune()
-        with torch.no_grad():
-            duplicate.forward(calibration[:1])  # calling a graph module would print what fails
-    except NETWORK_FAILURES as error:
-        raise SurgeryError(
-            f"torch-pruning cannot prune this network: {type(error).__name__}: {error}; heads must read sizes "
-            "from their tensors, not hard-code them. --prune 0 skips pruning"
-        ) from error
-    return duplicate, kept
+def _outcome(
+    traced: fx.GraphModule, pruned: fx.GraphModule, decision: Decision, *, kept: dict[str, list[int]], samples: int
+) -> Pruned:
+    before, after = _channels(traced), _channels(pruned)
+    layers = {name: traced.get_submodule(name) for name in kept}
+    return Pruned(
+        pruned,
+        1 - after / max(before, 1),
+        decision.multiple,
+        (before, after),
+        (_parameters(traced), _parameters(pruned)),
+        samples,
+        kept,
+        {name: _width(layer) for name, layer in layers.items()},
+    )
 
 
-def _record_kept(graph: Any, group: Any, names: dict[nn.Module, str], kept: dict[str, list[int]]) -> None:
-    """Note which output channels of each layer outlive a group that is about to be pruned."""
-    for dependency, indices in group:
-        module = dependency.target.module
-        if module not in names or not graph.is_out_channel_pruning_fn(dependency.handler):
-            continue
-        current = kept.setdefault(names[module], list(range(graph.get_out_channels(module))))
-        gone = set(indices)
-        kept[names[module]] = [channel for i, channel in enumerate(current) if i not in gone]
+def _width(layer: Any) -> int:
+    """Return the number of channels that a convolution, a linear layer or a norm gives."""
+    names = ("out_channels", "out_features", "num_features", "num_channels", "num_parameters")
+    found = [getattr(layer, name) for name in names if hasattr(layer, name)]
+    return int(found[0] if found else layer.weight.shape[-1])
+
+
+def _as_ranges(numbers: list[int]) -> str:
+    """Return ascending numbers as text: "0-3,7,9-12"."""
+    starts = [index for index in range(len(numbers)) if not index or numbers[index] != numbers[index - 1] + 1]
+    runs = [numbers[start:end] for start, end in pairwise([*starts, len(numbers)])]
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
 def _parameters(network: nn.Module) -> int:

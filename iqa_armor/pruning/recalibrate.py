@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from iqa_armor.graph.trace import evaluating
+
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 BIASED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
@@ -82,7 +84,6 @@ def recalibrate(pruned: nn.Module, targets: Mapping[str, Statistics], calibratio
 
 
 def _run(network: nn.Module, calibration: Tensor, make: Callable[[str], Hook]) -> None:
-    training = network.training
     handles = [
         module.register_forward_hook(make(name))
         for name, module in network.named_modules()
@@ -90,12 +91,11 @@ def _run(network: nn.Module, calibration: Tensor, make: Callable[[str], Hook]) -
         or (isinstance(module, NORMS) and module.running_mean is not None)
     ]
     try:
-        with torch.no_grad():
-            network.eval()(calibration)
+        with evaluating(network), torch.no_grad():
+            network(calibration)
     finally:
         for handle in handles:
             handle.remove()
-        network.train(training)
 
 
 def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:

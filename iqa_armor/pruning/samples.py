@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.trace import evaluating
 
 # Batches of normalised images (N, 3, H, W) on the network's device with their labels (N,).
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
@@ -19,16 +20,15 @@ CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rou
 
 @dataclass(frozen=True)
 class Inputs:
-    """What each layer reads, pooled.
+    """What each layer reads, pooled, float64 on the CPU.
 
     Args:
-        pooled: Per name of a convolution or linear layer, the mean (n, C) over all places of each channel it reads,
-            float64 on the CPU.
-        labels: Labels (n,) of the images, float64 on the CPU.
+        pooled: Per name of a convolution or linear layer, the mean (n, C) over all places of each channel it reads.
+        labels: Labels (n,) of the images.
     """
 
-    pooled: dict[str, Tensor]
-    labels: Tensor
+    pooled: dict[str, Tensor] = field(default_factory=dict)
+    labels: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
@@ -45,7 +45,6 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
         SurgeryError: If a layer does not see each image by itself.
         ValueError: If there are no images.
     """
-    training = network.training
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
     runs: dict[str, list[Tensor]] = {}
@@ -55,8 +54,7 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
         if isinstance(module, Reader)
     ]
     try:
-        with torch.no_grad():
-            network.eval()
+        with evaluating(network), torch.no_grad():
             for images, scores in batches:
                 network(images)
                 labels.append(scores.double().cpu())
@@ -66,7 +64,6 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     finally:
         for handle in handles:
             handle.remove()
-        network.train(training)
     if not labels:
         raise ValueError("this criterion needs labelled images, got none")
     # A layer that never ran has no parts.

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 from iqa_armor.report.formatting import NORMS, budget
 from iqa_armor.results.figures import AttackFigures, Figures, epsilon_key
 from iqa_armor.results.outcome import Outcome
 
-Area = Literal["abs_gain", "abs_gain_std", "r_score"]
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"
 WORST = "worst case"
 
@@ -43,7 +40,7 @@ def figures_of(figures: Figures, attack: str) -> AttackFigures:
     return figures.attacks.get(attack, AttackFigures())
 
 
-def area(figures: AttackFigures, name: Area) -> float | None:
+def area(figures: AttackFigures, name: str) -> float | None:
     """Return the mean of a figure over budgets; where there is one budget only, the figure there."""
     found: float | None = getattr(figures, f"{name}_auc")
     values: list[float | None] = list(getattr(figures, name).values())

@@ -20,7 +20,7 @@ from iqa_armor.report.document import (
     number_columns,
     row,
 )
-from iqa_armor.report.formatting import DASH, percent, plain, short, significant
+from iqa_armor.report.formatting import DASH, plain, short, significant
 from iqa_armor.report.model_marks import brief, marks
 from iqa_armor.results.certification import Certification, CertifiedModel, MethodFigures
 
@@ -54,46 +54,34 @@ def certification_report(found: Certification) -> Report:
 def _summary(found: Certification) -> Table:
     """Return a row per model for its plain score, followed by one per method."""
     has_ratio, has_opinion = found.baseline is not None, any(model.srocc is not None for model in found.models)
-    described: list[tuple[Column, Callable[[MethodFigures], str], Callable[[CertifiedModel], str]]] = [
-        (Column("Guarantee", kind="text"), lambda figures: figures.guarantee, lambda _: "none"),
-        (Column("delta"), lambda figures: significant(figures.delta), lambda _: DASH),
-        (Column("in ranges"), lambda figures: significant(figures.delta_share), lambda _: DASH),
+    columns = [
+        *(Column(heading, kind="text") for heading in ("Method", "Guarantee")),
+        *number_columns(("delta", "in ranges", *["÷ baseline"] * has_ratio, "abstained", *["SROCC"] * has_opinion)),
+        *number_columns((*["PLCC"] * has_opinion, "s/image"), spare=1),
+        Column("with bounds"),
     ]
-    if has_ratio:
-        described.append((Column("÷ baseline"), lambda figures: _ratio(figures.ratio_to_baseline), lambda _: DASH))
-    described.append((Column("abstained"), lambda figures: percent(figures.abstained), lambda _: DASH))
-    if has_opinion:
-        described += [
-            (Column("SROCC"), lambda figures: short(figures.srocc), lambda model: short(model.srocc)),
-            (Column("PLCC", spare=1), lambda figures: short(figures.plcc), lambda model: short(model.plcc)),
-        ]
-    described += [
-        (
-            Column("s/image", spare=1),
-            lambda figures: significant(figures.seconds_smoothed, 2),
-            lambda model: significant(model.seconds_plain, 2),
-        ),
-        (Column("with bounds"), lambda figures: significant(figures.seconds_certified, 2), lambda _: DASH),
-    ]
+
+    def agreement(figures: CertifiedModel | MethodFigures) -> tuple[str, ...]:
+        return (short(figures.srocc), short(figures.plcc)) if has_opinion else ()
 
     def rows(model: CertifiedModel) -> Iterator[Row]:
-        yield row("plain score", *(plainly(model) for _, _, plainly in described))
-        for word, figures in model.methods.items():
-            yield row(word, *(show(figures) for _, show, _ in described))
+        dashes = [DASH] * (3 + has_ratio)
+        yield row("plain score", "none", *dashes, *agreement(model), significant(model.seconds_plain, 2), DASH)
+        for word, each in model.methods.items():
+            deltas = (significant(each.delta), significant(each.delta_share))
+            ratio = [DASH if each.ratio_to_baseline is None else f"{each.ratio_to_baseline:.2f}"] * has_ratio
+            seconds = (significant(each.seconds_smoothed, 2), significant(each.seconds_certified, 2))
+            yield row(word, each.guarantee, *deltas, *ratio, f"{each.abstained:.0%}", *agreement(each), *seconds)
 
-    columns = (Column("Method", kind="text"), *(column for column, _, _ in described))
     groups = tuple(Rows(tuple(rows(model)), _heading(found, model)) for model in found.models)
-    return Table("Bounds, agreement with opinion, and cost", columns, groups)
+    return Table("Bounds, agreement with opinion, and cost", tuple(columns), groups)
 
 
 def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
     images = model.methods[word].images
     shown = images if found.data is None else images[:MOST_ROWS]
-    columns = (
-        Column("Image", kind="text"),
-        *number_columns(("score", "smoothed", "lower", "upper")),
-        Column("seconds", spare=1),
-    )
+    headings = ("score", "smoothed", "lower", "upper")
+    columns = (Column("Image", kind="text"), *number_columns(headings), Column("seconds", spare=1))
     rows = (row(i.name, *map(plain, (i.score, i.smoothed, i.lower, i.upper)), significant(i.seconds)) for i in shown)
     hidden = len(images) - len(shown)
     notes = (f"{hidden} more are in the JSON of this page.",) if hidden else ()
@@ -215,7 +203,3 @@ def _heading(found: Certification, model: CertifiedModel) -> Cell:
 
 def _shown_name(found: Certification, model: CertifiedModel) -> str:
     return model.name + " (baseline)" * (model.name == found.baseline)
-
-
-def _ratio(value: float | None) -> str:
-    return DASH if value is None else f"{value:.2f}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,11 +16,13 @@ from iqa_armor.report.attack_figures import (
     shown_budget,
 )
 from iqa_armor.report.formatting import budget
+from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import AttackDifferences, Differences, Interval, ModelEntry, StrengthCheck
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
 Standing = Literal["better", "worse", "mixed", "open"]
+Pair = tuple[ModelEntry, ModelEntry]
 GAIN = "AbsGain"
 
 
@@ -33,6 +36,7 @@ class Comparison:
         value: Value of the model, or None.
         interval: Difference with its confidence limits.
         better: +1 where more is better, -1 where less is.
+        has_ratio: Whether a ratio says something of it.
     """
 
     figure: str
@@ -40,6 +44,7 @@ class Comparison:
     value: float | None
     interval: Interval
     better: int
+    has_ratio: bool = False
 
     @property
     def reading(self) -> Reading:
@@ -52,8 +57,8 @@ class Comparison:
 
     @property
     def ratio(self) -> float | None:
-        """Model ÷ baseline of a gain; None for other figures and where the baseline is not positive."""
-        if not self.figure.startswith(GAIN) or self.value is None or self.baseline is None or self.baseline <= 0:
+        """Model ÷ baseline; None for figures without, and where the baseline is not positive."""
+        if not self.has_ratio or self.value is None or self.baseline is None or self.baseline <= 0:
             return None
         return self.value / self.baseline
 
@@ -68,13 +73,11 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
         return []
     attack, _ = headline(outcome)
     parts = {name: part for name in attacks_shown(outcome) if (part := _part(difference, name)) is not None}
-    rows = [
-        Comparison("SROCC", base.srocc, model.srocc, difference.srocc, 1),
-        Comparison("PLCC", base.plcc, model.plcc, difference.plcc, 1),
-    ]
-    rows += [_ranking(outcome, base, model, n, part) for n, part in parts.items() if n in (attack, WORST)]
-    for name, part in parts.items():
-        rows += _robustness(outcome, base, model, name, part)
+    rows = list(_clean(base, model, difference))
+    for name in parts:
+        rows += _at_budget(outcome, (base, model), name, parts[name]) if name in (attack, WORST) else ()
+    for name in parts:
+        rows += _areas(outcome, (base, model), name, parts[name])
     return [row for row in rows if row.baseline is not None or row.value is not None]
 
 
@@ -111,22 +114,38 @@ def _auc(outcome: Outcome, attack: str) -> str:
     return "" if has_own_budget(outcome, attack) else "AUC"
 
 
-def _ranking(outcome: Outcome, base: ModelEntry, model: ModelEntry, attack: str, part: AttackDifferences) -> Comparison:
+def _clean(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
+    for figure in declared("clean"):
+        if figure.compared:
+            before, after, found = (getattr(each, figure.name) for each in (base, model, difference))
+            yield Comparison(figure.label, before, after, found, figure.better)
+
+
+def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
+    """Yield the figures that are compared at single budgets only, at the one that is shown."""
     at = shown_budget(outcome, attack)
-    before, after = (figures_of(entry, attack).srocc.get(at) for entry in (base, model))
-    return Comparison(f"SROCC, {attack} at {budget(at)}", before, after, part.srocc.get(at, Interval()), 1)
+    for figure in declared("attacked"):
+        if figure.compared and "area" not in figure.compared:
+            before, after = (getattr(figures_of(each, attack), figure.name).get(at) for each in pair)
+            found, name = getattr(part, figure.name).get(at, Interval()), f"{figure.label}, {attack} at {budget(at)}"
+            yield Comparison(name, before, after, found, _better(outcome, figure))
 
 
-def _robustness(
-    outcome: Outcome, base: ModelEntry, model: ModelEntry, attack: str, part: AttackDifferences
-) -> list[Comparison]:
-    old, new = figures_of(base, attack), figures_of(model, attack)
-    gain = part.abs_gain_auc
-    if gain.value is None and len(part.abs_gain) == 1:
-        gain = next(iter(part.abs_gain.values()))
-    less = -outcome.settings.direction  # an attack downwards makes gains negative
-    name = f"{_auc(outcome, attack)} {attack}"
-    return [
-        Comparison(f"{GAIN}{name}", area(old, "abs_gain"), area(new, "abs_gain"), gain, less),
-        Comparison(f"R-Score{name}", area(old, "r_score"), area(new, "r_score"), part.r_score_auc, 1),
-    ]
+def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
+    """Yield the figures that are compared over all budgets; at the one budget where there is no other."""
+    auc = _auc(outcome, attack)
+    for figure in declared("attacked"):
+        if "area" in figure.compared:
+            before, after = (area(figures_of(each, attack), figure.name) for each in pair)
+            found, alone = getattr(part, figure.area), getattr(part, figure.name, {})
+            if found.value is None and len(alone) == 1:
+                found = next(iter(alone.values()))
+            name = f"{figure.label}{' ' * (' ' in figure.label and auc != '')}{auc}"
+            yield Comparison(
+                f"{name} {attack}", before, after, found, _better(outcome, figure), has_ratio=figure.is_gain
+            )
+
+
+def _better(outcome: Outcome, figure: Figure) -> int:
+    # An attack downwards makes gains negative.
+    return figure.better * (outcome.settings.direction if figure.is_gain else 1)

@@ -39,7 +39,7 @@ class Column:
         group: A heading above it and its neighbours of the same group, which may be shown as one column.
         kind: Numbers stand on the right and are never broken; prose is long.
         spare: The higher, the earlier it is left out where there is no room; 0 for never.
-        meaning: What it says, in a sentence, for those who ask.
+        meaning: What it says, for those who ask.
     """
 
     heading: str
@@ -72,9 +72,8 @@ class Table:
     @property
     def column_groups(self) -> list[tuple[str, list[int]]]:
         """Headings of neighbouring columns with the places of these; a column without such a heading is alone."""
-        alone = [(column.group, 0 if column.group else place) for place, column in enumerate(self.columns)]
-        places = groupby(range(len(alone)), key=alone.__getitem__)
-        return [(group, list(members)) for (group, _), members in places]
+        keys = [(column.group, 0 if column.group else place) for place, column in enumerate(self.columns)]
+        return [(group, list(places)) for (group, _), places in groupby(range(len(keys)), key=keys.__getitem__)]
 
     def without(self, spare: int) -> Table:
         """Return the table without columns that are as dispensable as `spare` or more so."""
@@ -103,18 +102,10 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One panel.
+    """One panel; `description` says what there is to see, in words and figures, for those who cannot see it.
 
-    Args:
-        title: What it shows.
-        description: What there is to see, in words and figures, for those who cannot see it.
-        axes: Names of the horizontal and the vertical axis.
-        series: What is drawn.
-        ticks: Texts along the horizontal axis by their places; none for ordinary numbers.
-        limits: Of the vertical axis.
-        levels: Dashed lines across, with their colours.
-        has_diagonal: Whether equal values are marked by a line.
-        is_log: Whether the vertical axis is logarithmic.
+    The axes are named (horizontal, vertical); `ticks` are texts along the horizontal one, `limits` those of the
+    vertical one. `levels` are dashed lines across, with their colours; a diagonal marks equal values.
     """
 
     title: str
@@ -148,8 +139,8 @@ class ImageFile:
 
 
 @dataclass(frozen=True)
-class Picture:
-    """Images side by side below a caption."""
+class Gallery:
+    """Images side by side below a name and a caption."""
 
     name: str
     caption: str
@@ -164,19 +155,12 @@ class Terms:
     is_prose: bool = False
 
 
-Part = Note | Table | Panels | Picture | Terms
+Part = Note | Table | Panels | Gallery | Terms
 
 
 @dataclass(frozen=True)
 class Section:
-    """Parts under a title.
-
-    Args:
-        title: What they are about.
-        parts: What it says.
-        is_detail: Whether the terminal and paper leave it out.
-        summary: Line to open the tables with where they are folded away at first; "" for open ones.
-    """
+    """Parts under a title; details are left out by the terminal, `summary` opens what is folded away at first."""
 
     title: str
     parts: tuple[Part, ...]
@@ -186,14 +170,9 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all comes to.
+    """What all comes to: `state` gives the colour ("better", "worse", "mixed", "open", "alone" or "caution").
 
-    Args:
-        state: One word that gives the colour: "better", "worse", "mixed", "open", "alone" or "caution".
-        headline: What that means.
-        warnings: Why the figures may be too good: what failed, and what is known of it.
-        sentences: Conclusions.
-        caveats: What a reader must know about the data.
+    Warnings say what failed, and what is known of it: then the figures may be too good. Caveats are about the data.
     """
 
     state: str
@@ -205,16 +184,9 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Report:
-    """All that is shown of one result.
+    """All that is shown of one result: `facts` name models and data, `notes` say what the figures are worth.
 
-    Args:
-        title: Of the page.
-        facts: What was looked at: models and data.
-        sections: In the order of reading.
-        verdict: What it comes to, if that can be said.
-        notes: What a reader must know of the figures.
-        kind: Id of the element of the page that holds `json`.
-        json: The result itself, on one line.
+    The result itself stands in `json`, on one line, in the page's element with the id `kind`.
     """
 
     title: str
@@ -231,6 +203,6 @@ def row(*cells: Cell | str | None) -> Row:
     return tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
-def number_columns(headings: Iterable[str], *, group: str = "", spare: int = 0) -> list[Column]:
+def number_columns(headings: Iterable[str], *, spare: int = 0) -> list[Column]:
     """Return columns of numbers."""
-    return [Column(heading, group, spare=spare) for heading in headings]
+    return [Column(heading, spare=spare) for heading in headings]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
-from iqa_armor.report.document import ImageFile, Note, Panels, Part, Picture, Report, Section, Terms
+from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
 from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, scored_images, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
@@ -20,7 +20,7 @@ from iqa_armor.report.formatting import budget, plain, signed
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
 from iqa_armor.results.outcome import Outcome
-from iqa_armor.results.pictures import Picture as Attacked
+from iqa_armor.results.pictures import Picture
 from iqa_armor.results.table import Table
 
 NAMES_IN_TITLE = 3
@@ -28,7 +28,7 @@ MOST_UNFOLDED = 6  # models whose differences lie open
 HOLLOW = "Hollow marks{}, ○ in labels: the attack does not know the defense."
 
 
-def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Attacked] = ()) -> Report:
+def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Picture] = ()) -> Report:
     """Return all that is shown of an evaluation.
 
     Args:
@@ -122,13 +122,13 @@ def _scores(outcome: Outcome, table: Table | None) -> Section | None:
     return _section("Scores before and after", Panels(charts, legend=legend, note=note))
 
 
-def _pictures(outcome: Outcome, pictures: Sequence[Attacked]) -> Section | None:
+def _pictures(outcome: Outcome, pictures: Sequence[Picture]) -> Section | None:
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     note = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
     return _section("Images that moved most", note, *map(_picture, pictures))
 
 
-def _picture(shown: Attacked) -> Picture:
+def _picture(shown: Picture) -> Gallery:
     before, after, gain = plain(shown.clean_score), plain(shown.attacked_score), signed(shown.gain)
     name, model, attack = shown.name, shown.model, f"{shown.attack} at {budget(shown.budget)}"
     moved = (
@@ -140,7 +140,7 @@ def _picture(shown: Attacked) -> Picture:
         ImageFile(shown.attacked, moved, "attacked"),
         ImageFile(shown.difference, f"{enlarged} from {before} to {after}", "change × 20"),
     )
-    return Picture(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
+    return Gallery(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
 
 
 def _strength(outcome: Outcome) -> Section | None:

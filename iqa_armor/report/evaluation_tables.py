@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from iqa_armor.report.attack_figures import (
     WORST,
-    Area,
     area,
     attacks_shown,
     figures_of,
@@ -20,7 +19,7 @@ from iqa_armor.report.comparison import Comparison, compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, giga, listed, milli, plain, short, signed
 from iqa_armor.report.model_marks import model_marks, row_name
-from iqa_armor.report.purifiers import purifications
+from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import DatasetFigures, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
@@ -30,19 +29,6 @@ STATUS: Mapping[str, tuple[str, Tone]] = {
     "failed": ("✗", "caution"),
     "not applicable": (DASH, "dim"),
 }
-BY_BUDGET: Mapping[str, tuple[str, Callable[[float | None], str]]] = {
-    "abs_gain": ("AbsGain", short),
-    "abs_gain_unsigned": ("unsigned", short),
-    "abs_gain_std": ("in std", short),
-    "r_score": ("R-Score", short),
-    "srocc": ("SROCC", short),
-    "plcc": ("PLCC", short),
-    "quality": ("Quality", short),
-    "gain_score": ("Gain score", short),
-    "max_linf": ("max L∞ ·255", plain),
-    "psnr": ("PSNR, dB", plain),
-}
-PURIFIED = ("quality", "gain_score")
 Show = Callable[[ModelEntry], str]
 
 
@@ -99,38 +85,36 @@ def datasets_table(outcome: Outcome) -> Table | None:
     if len(outcome.data) < 2:
         return None
     attack, key = headline(outcome)
-    words = (
-        "Images",
-        "SROCC",
-        "PLCC",
-        "PLCC, logistic fit",
-        f"AbsGainAUC {attack}",
-        f"SROCC, {under_headline(outcome)}",
-    )
-    columns = (Column("Dataset", kind="text"), *number_columns(words))
+    parts = [part for model in outcome.models for part in model.datasets.values()]
+    shown = [figure for figure in declared("clean", "data") if any(getattr(p, figure.name) is not None for p in parts)]
+    under = number_columns((f"AbsGainAUC {attack}", f"SROCC, {under_headline(outcome)}"))
+    columns = (Column("Dataset", kind="text"), Column("Images"), *map(_declared_column, shown), *under)
 
     def cells(spec: str, part: DatasetFigures) -> Row:
-        under = figures_of(part, attack)
-        figures = (part.srocc, part.plcc, part.plcc_logistic, area(under, "abs_gain"), under.srocc.get(key))
-        return row(spec, str(part.images), *map(short, figures))
+        attacked = figures_of(part, attack)
+        clean = (_declared_text(figure, getattr(part, figure.name)) for figure in shown)
+        found = (short(area(attacked, "abs_gain")), short(attacked.srocc.get(key)))
+        return row(spec, str(part.images), *clean, *found)
 
-    return Table(
-        "Every dataset",
-        columns,
-        _by_model(outcome, lambda model: (cells(spec, part) for spec, part in model.datasets.items())),
-    )
+    rows = _by_model(outcome, lambda model: (cells(spec, part) for spec, part in model.datasets.items()))
+    return Table("Every dataset", columns, rows)
 
 
 def budgets_table(outcome: Outcome) -> Table | None:
-    """Return a row per model, attack and budget, with every figure; None where nothing was attacked."""
-    shown = {name: words for name, words in BY_BUDGET.items() if purifications(outcome) or name not in PURIFIED}
-    columns = (Column("Attack", kind="text"), Column("ε"), *number_columns(words for words, _ in shown.values()))
+    """Return a row per model, attack and budget, with every figure that has a value anywhere; None without attacks."""
+    found = [figures_of(model, attack) for model in outcome.models for attack in attacks_shown(outcome)]
+    shown = [
+        each
+        for each in declared("attacked")
+        if any(value is not None for figures in found for value in getattr(figures, each.name).values())
+    ]
+    columns = (Column("Attack", kind="text"), Column("ε"), *map(_declared_column, shown))
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for attack in attacks_shown(outcome) if model.attacks else ():
             figures = figures_of(model, attack)
             for key in figures.abs_gain:
-                yield row(attack, key, *(text(getattr(figures, name).get(key)) for name, (_, text) in shown.items()))
+                yield row(attack, key, *(_declared_text(each, getattr(figures, each.name).get(key)) for each in shown))
 
     groups = _by_model(outcome, rows)
     return Table("Every budget", columns, groups, ("ε and distances in 1/255.",)) if groups else None
@@ -177,7 +161,7 @@ def _areas(outcome: Outcome) -> tuple[str, str, str]:
     return f"AbsGainAUC{less}", f"R-ScoreAUC{UP}", f"Gain in std{less}"
 
 
-def _area_column(outcome: Outcome, group: str, attack: str, name: Area, *, spare: int = 0) -> tuple[Column, Show]:
+def _area_column(outcome: Outcome, group: str, attack: str, name: str, *, spare: int = 0) -> tuple[Column, Show]:
     column = Column(starred(outcome, attack), group, spare=spare)
     return column, lambda model: short(area(figures_of(model, attack), name))
 
@@ -186,6 +170,14 @@ def _ranking_column(outcome: Outcome, attack: str) -> tuple[Column, Show]:
     key = shown_budget(outcome, attack)
     column = Column(attack, f"SROCC, {budget(key)}{UP}")
     return column, lambda model: short(figures_of(model, attack).srocc.get(key))
+
+
+def _declared_column(figure: Figure) -> Column:
+    return Column(figure.label, meaning=figure.says)
+
+
+def _declared_text(figure: Figure, value: float | None) -> str:
+    return plain(value) if figure.is_plain else short(value)
 
 
 def _name(outcome: Outcome, model: ModelEntry) -> Cell:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 
 from iqa_armor.report.formatting import listed, plain
+from iqa_armor.results.figure_registry import FIGURES
 from iqa_armor.results.outcome import DataEntry, Outcome
 
 DEFINITIONS = {
@@ -33,7 +35,11 @@ DEFINITIONS = {
 
 def definitions(*, has_purifiers: bool) -> tuple[tuple[str, str], ...]:
     """Return what the figures are by their names."""
-    return tuple(each for each in DEFINITIONS.items() if has_purifiers or "purifier" not in each[0])
+    told = " ".join(DEFINITIONS)
+    others = {each.label: f"{each.says[0].upper()}{each.says[1:]}." for each in FIGURES if each.label not in told}
+    return tuple(
+        each for each in (DEFINITIONS | others).items() if has_purifiers or not re.search("[Pp]urifi", " ".join(each))
+    )
 
 
 def data_line(entry: DataEntry) -> str:

@@ -61,8 +61,3 @@ def listed(values: Mapping[str, float | int | str | None]) -> str:
 def significant(value: float | None, digits: int = 3) -> str:
     """Return a number with some significant digits."""
     return DASH if value is None else f"{value:.{digits}g}"
-
-
-def percent(share: float) -> str:
-    """Return a share in whole percents."""
-    return f"{share:.0%}"

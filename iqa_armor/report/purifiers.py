@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
@@ -13,43 +12,19 @@ from iqa_armor.report.model_marks import brief, defense_label, model_marks
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
-Threat = Literal["bare", "adaptive"]
-THREATS: Mapping[Threat, str] = {"bare": "unaware", "adaptive": "adaptive"}
 OVERALL = "overall"
 SIDE_BY_SIDE = 2  # attacks; of more of them the headline's stands beside the mean of all
 
 
-@dataclass(frozen=True)
-class Purification:
-    """One model behind one chain of purifiers.
-
-    Args:
-        label: The defense, and the model where there are several.
-        threats: The evaluated entries, unaware attacks first; at least one.
-        bare: The model without a defense, or None where it was not evaluated.
-    """
-
-    label: str
-    threats: Mapping[Threat, ModelEntry]
-    bare: ModelEntry | None
-
-
-def purifications(outcome: Outcome) -> list[Purification]:
-    """Return every model behind every purifier, in the outcome's order."""
-    found: dict[tuple[str, str], dict[Threat, ModelEntry]] = {}
-    for model in outcome.models:
+def purifications(outcome: Outcome) -> list[list[ModelEntry]]:
+    """Return every model behind every purifier in the outcome's order, attacks that do not know it first."""
+    found: dict[tuple[str, str], list[ModelEntry]] = {}
+    for model in sorted(outcome.models, key=lambda model: model.threat == "adaptive"):
         is_purified = model.clean_quality is not None or any(each.quality for each in model.attacks.values())
         if model.threat is not None and is_purified:
-            found.setdefault((model.defends, model.defense), {})[model.threat] = model
-    bare = {model.name: model for model in outcome.models if model.threat is None}
-    return [
-        Purification(
-            defense_label(outcome, next(iter(entries.values()))),
-            {threat: entries[threat] for threat in THREATS if threat in entries},
-            bare.get(defends),
-        )
-        for (defends, _), entries in found.items()
-    ]
+            found.setdefault((model.defends, model.defense), []).append(model)
+    order = [(model.defends, model.defense) for model in outcome.models]
+    return sorted(found.values(), key=lambda entries: order.index((entries[0].defends, entries[0].defense)))
 
 
 def purifiers_table(outcome: Outcome) -> Table | None:
@@ -81,20 +56,26 @@ def plane(outcome: Outcome) -> tuple[Chart, ...]:
     Source: [AP] Gushchin et al., arXiv:2404.06957.
     """
     marks, series, told = model_marks(outcome), [], []
-    for each in purifications(outcome):
-        points = {model.name: at for model in each.threats.values() if (at := _point(outcome, model)) is not None}
-        names = {model.name: f"under an {THREATS[threat]} attack" for threat, model in each.threats.items()}
-        parts = (f"gain score {short(x)} and quality {short(y)} {names[name]}" for name, (x, y) in points.items())
-        last = len(points) - 1
+    for entries in purifications(outcome):
+        points = [(model, at) for model in entries if (at := _point(outcome, model)) is not None]
+        label = defense_label(outcome, entries[0])
         if points:
-            told.append(f"{each.label}: {', '.join(parts)}")
-            series.append(Series(tuple(points.values()), marks[next(iter(names))], style="joined"))
-        for place, (name, at) in enumerate(points.items()):
-            series.append(Series((at,), marks[name], brief(each.label) if place == last else ""))
+            parts = (
+                f"gain score {short(x)} and quality {short(y)} under an {_threat(model)} attack"
+                for model, (x, y) in points
+            )
+            told.append(f"{label}: {', '.join(parts)}")
+            series.append(Series(tuple(at for _, at in points), marks[entries[0].name], style="joined"))
+        for model, at in points:
+            series.append(Series((at,), marks[model.name], brief(label) if model is points[-1][0] else ""))
     if not series:
         return ()
     axes = ("gain score (nearer 0 is more robust)", "quality")
     return (Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series)),)
+
+
+def _threat(model: ModelEntry) -> str:
+    return "unaware" if model.threat == "bare" else "adaptive"
 
 
 def _before_and_after(group: str) -> tuple[Column, Column]:
@@ -108,17 +89,18 @@ def _columns(outcome: Outcome) -> list[str]:
     return [*named, OVERALL] if len(attacks) > 1 else named
 
 
-def _rows(outcome: Outcome, each: Purification) -> Iterator[Row]:
+def _rows(outcome: Outcome, entries: Sequence[ModelEntry]) -> Iterator[Row]:
     attack, key = headline(outcome)
-    names = _columns(outcome)
-    mark = model_marks(outcome)[list(each.threats.values())[-1].name]
-    for place, (threat, model) in enumerate(each.threats.items()):
-        clean = (model.clean_quality, model.clean_gain_score, each.bare.srocc if each.bare else None, model.srocc)
-        first = row(Cell(each.label, "strong", mark), *map(short, clean))
+    names, last = _columns(outcome), entries[-1]
+    bare = next((model for model in outcome.models if model.name == last.defends and model.threat is None), None)
+    named = Cell(defense_label(outcome, last), "strong", model_marks(outcome)[last.name])
+    clean = (last.clean_quality, last.clean_gain_score, bare.srocc if bare else None, last.srocc)
+    for place, model in enumerate(entries):
+        first = (None,) * (1 + len(clean)) if place else row(named, *map(short, clean))
         quality = (short(_at_shown_budget(outcome, model, "quality", name)) for name in names)
         gain = (short(_at_shown_budget(outcome, model, "gain_score", name)) for name in names)
-        under = (short(figures_of(entry, attack).srocc.get(key) if entry else None) for entry in (each.bare, model))
-        yield (*((None,) * len(first) if place else first), *row(THREATS[threat], *quality, *gain, *under))
+        under = (short(figures_of(entry, attack).srocc.get(key) if entry else None) for entry in (bare, model))
+        yield (*first, *row(_threat(model), *quality, *gain, *under))
 
 
 def _point(outcome: Outcome, model: ModelEntry) -> tuple[float, float] | None:

@@ -54,12 +54,7 @@ _LIGHTER: Mapping[str, str] = {
 
 
 def draw(chart: Chart, identifier: str) -> str:
-    """Return a chart as an SVG element to stand inside HTML, with its title and description.
-
-    Args:
-        chart: What to draw.
-        identifier: Salt of the ids inside, different for every chart of a page.
-    """
+    """Return a chart as an SVG element with title and description; `identifier` differs for every chart of a page."""
     labelled = [series for series in chart.series if series.label]
     with _panel(identifier, labels=len(labelled)) as (figure, axes):
         _make_room(axes, labelled)
@@ -159,6 +154,9 @@ def _set_axes(axes: Axes, chart: Chart) -> None:
     if chart.ticks:
         axes.set_xticks(list(chart.ticks), list(chart.ticks.values()))
         axes.grid(visible=False, axis="x")
+        if not across:  # names, not numbers
+            axes.tick_params(axis="x", labelsize=8.5)
+            axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
     else:
         axes.margins(*((0.15, 0.15) if any(series.label for series in chart.series) else (0.04, 0.06)))
         axes.autoscale_view()

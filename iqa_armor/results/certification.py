@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from iqa_armor.errors import DataError
 from iqa_armor.results.figures import Number, Scale, Value
-from iqa_armor.results.outcome import DataEntry
+from iqa_armor.results.outcome import DataEntry, Document
 
 CERTIFICATION_SCHEMA: Literal["iqa-armor/certification/1"] = "iqa-armor/certification/1"
 
@@ -84,7 +83,7 @@ class CertifiedModel(Value):
     methods: dict[str, MethodFigures]
 
 
-class Certification(Value):
+class Certification(Document):
     """Everything that certifying reports; `data` is null where image files were named."""
 
     schema_: Literal["iqa-armor/certification/1"] = Field(default=CERTIFICATION_SCHEMA, alias="schema")
@@ -97,22 +96,4 @@ class Certification(Value):
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON; figures that are not defined are None."""
-        return self.model_dump(mode="json", by_alias=True)
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return the JSON text; figures that are not defined are null."""
-        return self.model_dump_json(indent=indent, by_alias=True)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Certification:
-        """Return what `to_json` wrote.
-
-        Raises:
-            DataError: If the text is nothing of this schema.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DataError(f"not of schema {CERTIFICATION_SCHEMA}: {place}: {first['msg']}") from error
+        return self.model_dump(mode="json")

@@ -58,7 +58,7 @@ FIGURES: list[Figure] = [
     Figure("clean_std", "data", "Deviation", "standard deviation of the clean scores", is_plain=True),
     Figure("abs_gain", "attacked", "AbsGain", "mean change of the score", compared=("value", "area"), **_GAIN),
     Figure("abs_gain_unsigned", "attacked", "unsigned", "mean size of the change", -1, has_area=True),
-    Figure("abs_gain_std", "attacked", "in std", _IN_STD, compared=("area",), **_GAIN),
+    Figure("abs_gain_std", "attacked", "Gain in std", _IN_STD, compared=("area",), **_GAIN),
     Figure("r_score", "attacked", "R-Score", "log of possible ÷ found change", 1, has_area=True, compared=("area",)),
     Figure("srocc", "attacked", "SROCC", _RANKS, 1, compared=("value",)),
     Figure("plcc", "attacked", "PLCC", _LINEAR, 1),

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
@@ -39,56 +38,23 @@ class Interval(Value):
     high: Number = None
 
 
-if TYPE_CHECKING:
-
-    class _FromDeclaration(Value):
-        """Fields that follow from the declared figures."""
-
-        def __getattr__(self, name: str) -> Any: ...
-
-    class _AtBudgets(_FromDeclaration): ...
-
-    class _OfClean(_FromDeclaration): ...
-
-    class _OfData(_FromDeclaration): ...
-
-    class _AttackDifferences(_FromDeclaration): ...
-
-    class _CleanDifferences(_FromDeclaration): ...
-
-else:
-
-    def _model(name: str, fields: dict[str, tuple[Any, Any]]) -> type[Value]:
-        return create_model(name, __base__=Value, **fields)
-
-    _attacked = declared("attacked")
-    _OfClean = _model("_OfClean", {each.name: (Number, None) for each in declared("clean")})
-    _OfData = _model("_OfData", {each.name: (Number, None) for each in declared("data")})
-    _AtBudgets = _model(
-        "_AtBudgets",
-        {each.name: (ByEpsilon, {}) for each in _attacked}
-        | {each.area: (Number, None) for each in _attacked if each.has_area},
-    )
-    _CleanDifferences = _model(
-        "_CleanDifferences", {each.name: (Interval, Interval()) for each in declared("clean") if each.compared}
-    )
-    _AttackDifferences = _model(
-        "_AttackDifferences",
-        {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
-        | {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared},
-    )
+def _fields(**fields: Any) -> Any:
+    """Return a value with fields that follow from the declared figures."""
+    return create_model("Declared", __base__=Value, **fields)
 
 
-class AttackFigures(_AtBudgets):
+_attacked, _clean, _data = (declared(kind) for kind in ("attacked", "clean", "data"))
+_areas = {each.area: (Number, None) for each in _attacked if each.has_area}
+_limits: dict[str, Any] = {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
+_limits_of_areas = {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared}
+_limits_of_clean = {each.name: (Interval, Interval()) for each in _clean if each.compared}
+
+
+class AttackFigures(_fields(**{each.name: (ByEpsilon, {}) for each in _attacked}, **_areas), Value):  # type: ignore[misc]
     """One attack on one model: the figures of attacked images by budget, and the areas of those that have one."""
 
-    @classmethod
-    def blank(cls, keys: Sequence[str]) -> Self:
-        """Return figures with every budget of `keys` (1/255 as text) and no value."""
-        return cls.model_validate({figure.name: dict.fromkeys(keys) for figure in declared("attacked")})
 
-
-class Figures(_OfClean):
+class Figures(_fields(**{each.name: (Number, None) for each in _clean}), Value):  # type: ignore[misc]
     """Agreement with opinion and robustness to each attack; null where images have no scores.
 
     `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
@@ -99,7 +65,7 @@ class Figures(_OfClean):
     worst_case: AttackFigures | None = None
 
 
-class DatasetFigures(_OfData, Figures):
+class DatasetFigures(_fields(**{each.name: (Number, None) for each in _data}), Figures):  # type: ignore[misc]
     """Figures on one dataset, with the mean and deviation of the clean scores in model units."""
 
     images: int
@@ -129,17 +95,11 @@ class Scale(Value):
     source: str = "stored with the model"
 
 
-class AttackDifferences(_AttackDifferences):
+class AttackDifferences(_fields(**_limits, **_limits_of_areas), Value):  # type: ignore[misc]
     """Model minus baseline under one attack, by budget or over all."""
 
-    @classmethod
-    def blank(cls, keys: Sequence[str]) -> Self:
-        """Return differences with every budget of `keys` and no value."""
-        compared = (figure for figure in declared("attacked") if "value" in figure.compared)
-        return cls.model_validate({figure.name: dict.fromkeys(keys, Interval()) for figure in compared})
 
-
-class Differences(_CleanDifferences):
+class Differences(_fields(**_limits_of_clean), Value):  # type: ignore[misc]
     """Model minus baseline, from the same images."""
 
     attacks: dict[str, AttackDifferences] = Field({})

@@ -2,19 +2,44 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
-from pydantic import (
-    Field,
-    SerializerFunctionWrapHandler,
-    ValidationError,
-    model_serializer,
-)
+from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from iqa_armor.errors import DataError
 from iqa_armor.results.figures import ModelEntry, Value
 
 SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
+
+
+class Document(Value):
+    """A value with a JSON file of its own, which names its schema; figures that are not defined are null there."""
+
+    @model_serializer(mode="wrap")
+    def _call_schema_by_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        # `schema` itself is a method of pydantic's models, so the field carries an underscore.
+        dumped = handler(self)
+        schema = dumped.pop("schema_", None) or dumped.pop("schema")
+        return {"schema": schema, **dumped}
+
+    def to_json(self, *, indent: int | None = 2) -> str:
+        """Return the JSON text."""
+        return self.model_dump_json(indent=indent)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> Self:
+        """Return what `to_json` wrote, in this version or an earlier one.
+
+        Raises:
+            DataError: If the text is nothing of this schema.
+        """
+        try:
+            return cls.model_validate_json(text)
+        except ValidationError as error:
+            first = error.errors()[0]
+            place = ".".join(str(part) for part in first["loc"]) or "the file"
+            schema = cls.model_fields["schema_"].default
+            raise DataError(f"not of schema {schema}: {place}: {first['msg']}") from error
 
 
 class DataEntry(Value):
@@ -54,7 +79,7 @@ class Settings(Value):
         return {attack: self.budgets.get(attack, swept) for attack in self.attacks}
 
 
-class Outcome(Value):
+class Outcome(Document):
     """Everything an evaluation reports."""
 
     schema_: Literal["iqa-armor/evaluation/1"] = Field(default=SCHEMA, alias="schema")
@@ -63,30 +88,6 @@ class Outcome(Value):
     data: tuple[DataEntry, ...]
     settings: Settings
     versions: dict[str, str]
-
-    @model_serializer(mode="wrap")
-    def _call_schema_by_its_name(self, handler: SerializerFunctionWrapHandler) -> dict[str, Any]:
-        # `schema` itself is a method of pydantic's models, so the field carries an underscore.
-        dumped = handler(self)
-        return {"schema": dumped.pop("schema_", SCHEMA)} | {k: v for k, v in dumped.items() if k != "schema"}
-
-    def to_json(self, *, indent: int | None = 2) -> str:
-        """Return the JSON text; figures that are not defined are null."""
-        return self.model_dump_json(indent=indent)
-
-    @classmethod
-    def from_json(cls, text: str | bytes) -> Outcome:
-        """Return the outcome that `to_json` wrote.
-
-        Raises:
-            DataError: If the text is no outcome of this schema.
-        """
-        try:
-            return cls.model_validate_json(text)
-        except ValidationError as error:
-            first = error.errors()[0]
-            place = ".".join(str(part) for part in first["loc"]) or "the file"
-            raise DataError(f"not an evaluation of schema {SCHEMA}: {place}: {first['msg']}") from error
 
     @property
     def compared(self) -> tuple[ModelEntry, ...]:

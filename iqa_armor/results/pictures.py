@@ -7,20 +7,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Picture:
-    """One attacked image beside its original, as image files that browsers show (PNG, WebP or JPEG).
+    """One attacked image beside its original, and mid-grey plus 20 times the change, as files that browsers show.
 
-    Args:
-        model: Name of the model.
-        dataset: Spec of the dataset.
-        attack: Name of the attack.
-        budget: Key of its budget, as in the outcome.
-        name: Name of the image.
-        clean_score: Score of the clean image, in model units.
-        attacked_score: Score of the attacked image.
-        gain: Change in score ranges of the model.
-        clean: The clean image.
-        attacked: The attacked image.
-        difference: Mid-grey plus 20 times the change.
+    Scores are in model units, the gain in score ranges of the model; the other names are those of the outcome.
     """
 
     model: str

@@ -10,15 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.figures import (
-    AttackDifferences,
-    AttackFigures,
-    DatasetFigures,
-    Differences,
-    ModelEntry,
-    Ratios,
-    Scale,
-)
+from iqa_armor.results.figure_registry import declared
+from iqa_armor.results.figures import Interval, ModelEntry, Scale
 from iqa_armor.results.outcome import Outcome
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
@@ -52,15 +45,11 @@ class Failure:
     model: str
     value: float | None
 
-    @property
-    def excess(self) -> float | None:
-        """Distance between the value and the bound."""
-        return None if self.value is None else abs(self.value - self.requirement.bound)
-
     def __str__(self) -> str:
         if self.value is None:
             return f"{self.model}: {self.requirement} fails, the value is not defined"
-        return f"{self.model}: {self.requirement} fails by {self.excess:.4g}, the value is {self.value:.4g}"
+        excess = abs(self.value - self.requirement.bound)
+        return f"{self.model}: {self.requirement} fails by {excess:.4g}, the value is {self.value:.4g}"
 
 
 def parse_requirement(text: str) -> Requirement:
@@ -97,12 +86,7 @@ def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
 
 
 def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> None:
-    """Refuse a path that no evaluation of these attacks can fill; it needs no outcome yet.
-
-    Args:
-        requirement: Its path is looked at, not its bound.
-        budgets: Keys of the budgets of each attack that is run.
-        datasets: Specs of the datasets.
+    """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
 
     Raises:
         UsageError: Naming the nearest path there is.
@@ -115,25 +99,29 @@ def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str
 
 def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
-    longest = max(budgets.values(), key=len, default=())
-    has_worst = len(budgets) > 1
-    figures: dict[str, Any] = {
-        "attacks": {attack: AttackFigures.blank(keys) for attack, keys in budgets.items()},
-        "worst_case": AttackFigures.blank(longest) if has_worst else None,
+    worst = {"worst_case": max(budgets.values(), key=len)} if len(budgets) > 1 else {}
+
+    def by_budget(value: Any, fields: Sequence[str]) -> dict[str, Any]:
+        def blank(keys: Sequence[str]) -> dict[str, Any]:
+            return {field: dict.fromkeys(keys, value) for field in fields}
+
+        return {
+            "attacks": {attack: blank(keys) for attack, keys in budgets.items()},
+            **{name: blank(keys) for name, keys in worst.items()},
+        }
+
+    attacked = declared("attacked")
+    figures = by_budget(None, [figure.name for figure in attacked])
+    differences = by_budget(Interval(), [figure.name for figure in attacked if "value" in figure.compared])
+    entry = {
+        "name": "",
+        "parameters": 0,
+        "scale": Scale(low=0, high=1),
+        "datasets": {spec: {"images": 0, **figures} for spec in datasets},
+        "ratio_to_baseline": figures,
+        "difference_to_baseline": differences,
     }
-    entry = ModelEntry(
-        name="",
-        parameters=0,
-        scale=Scale(low=0, high=1),
-        datasets=dict.fromkeys(datasets, DatasetFigures(images=0, **figures)),
-        ratio_to_baseline=Ratios(**figures),
-        difference_to_baseline=Differences(
-            attacks={attack: AttackDifferences.blank(keys) for attack, keys in budgets.items()},
-            worst_case=AttackDifferences.blank(longest) if has_worst else None,
-        ),
-        **figures,
-    )
-    return list(flatten(entry.model_dump()))
+    return list(flatten(ModelEntry.model_validate(entry | figures).model_dump()))
 
 
 def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:

@@ -86,7 +86,7 @@ def fit(
 
     Args:
         model: Fitted so that its scores are (mos − center) / spread.
-        images: All of one size.
+        images: Those fitted to, and those that choose the epoch.
         settings: Epochs, step size, loss and the rest.
         labels: That center and spread, 0 and 1 by default; a negative spread where small scores shall be good.
         device: Where to compute; None lets `choose_device` decide. Under a launcher each process has its own.
@@ -94,14 +94,12 @@ def fit(
         progress: Told of steps, and of epochs that end.
 
     Raises:
-        DataError: If there are fewer than two images, or they differ in size.
         ArmorError: If the loss is not finite.
         RecipeError: If the checkpoint belongs to another run, or a loss or defense is unknown.
         OutputError: If the checkpoint cannot be written.
     """
     if settings.epochs == 0:
         return FitHistory()
-    images.require_one_size()
     device = device or choose_device()
     # Dropout draws from the global generators.
     with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:

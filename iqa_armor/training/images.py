@@ -19,15 +19,29 @@ from iqa_armor.recipe import Training
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Training images, prepared for one model.
+    """Training images of one size, prepared for one model.
 
     Args:
-        fitted: Nine tenths, which a network is fitted to.
+        fitted: Nine tenths, which a network is fitted to; at least two.
         held_out: One tenth, which chooses the epoch.
+
+    Raises:
+        DataError: If there are fewer, or images differ in size.
     """
 
     fitted: PreparedImages
     held_out: PreparedImages
+
+    def __post_init__(self) -> None:
+        if len(self.fitted) < 2:
+            raise DataError(f"fitting needs at least two training images, got {len(self.fitted)}")
+        parts = (self.fitted, self.held_out)
+        sizes = sorted({tuple(image.shape[-2:]) for images in parts for image in images.stored or ()})
+        if len(sizes) > 1:
+            raise DataError(
+                f"training images differ in size, e.g. {sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]}; "
+                "resize them all with --input-size HEIGHTxWIDTH"
+            )
 
     @property
     def mos(self) -> Tensor:
@@ -38,22 +52,6 @@ class TrainingImages:
     def names(self) -> tuple[str, ...]:
         """Names of all images, those fitted to first."""
         return (*self.fitted.images.names, *self.held_out.images.names)
-
-    def require_one_size(self) -> None:
-        """Refuse images that cannot be batched.
-
-        Raises:
-            DataError: If fewer than two are fitted to, or images differ in size.
-        """
-        if len(self.fitted) < 2:
-            raise DataError(f"fitting needs at least two training images, got {len(self.fitted)}")
-        parts = (self.fitted, self.held_out)
-        sizes = sorted({tuple(image.shape[-2:]) for images in parts for image in images.stored or ()})
-        if len(sizes) > 1:
-            raise DataError(
-                f"training images differ in size, e.g. {sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]}; "
-                "resize them all with --input-size HEIGHTxWIDTH"
-            )
 
     def loader(self, settings: Training, device: torch.device) -> DataLoader[Any]:
         """Return shuffled batches (images (N, 3, H, W), scores (N,), indices (N,)) of the images fitted to."""
@@ -74,7 +72,7 @@ def load_training_images(images: ImageSet, model: QualityModel, progress: Progre
     """Read and check every training image.
 
     Raises:
-        DataError: If some cannot be read, or there are too few to fit to.
+        DataError: If some cannot be read, differ in size, or are too few.
     """
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")

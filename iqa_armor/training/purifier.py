@@ -72,20 +72,19 @@ def fit_filter(
 
     Args:
         model: What is attacked, without a purifier, on the device to compute on.
-        images: All of one size; they take turns with the attacks.
+        images: They take turns with the attacks.
         attacks: Ready to run.
         settings: Epochs, step size and the rest.
         progress: Told of images attacked, of steps, and of epochs that end.
 
     Raises:
-        DataError: If there are fewer than two images, they differ in size, or are smaller than 11×11.
+        DataError: If the images are smaller than 11×11.
         ArmorError: If the loss is not finite, or an attack fails.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
     images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
     of the epoch are (ours).
     """
-    images.require_one_size()
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
     training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)

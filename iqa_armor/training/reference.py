@@ -17,11 +17,7 @@ from iqa_armor.training.descent import decayed_optimizer, descend, mirrored, run
 
 
 def fit_reference(
-    model: StageDistance,
-    images: ImageSet,
-    settings: Training,
-    *,
-    progress: Progress = silent,
+    model: StageDistance, images: ImageSet, settings: Training, *, progress: Progress = silent
 ) -> tuple[float, ...]:
     """Fit a full-reference network in place, on its device, and leave it in eval mode after the last epoch.
 

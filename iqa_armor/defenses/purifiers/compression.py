@@ -27,7 +27,6 @@ class JPEG(Plain):
     """
 
     is_differentiable: ClassVar[bool] = False
-
     quality: int = 75
 
     def __post_init__(self) -> None:
@@ -70,7 +69,7 @@ class DiffJPEG(Plain):
         check_limits(self, quality="[1, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         return self.compressed(images)
 
     def compressed(self, images: Tensor) -> Tensor:
@@ -93,7 +92,6 @@ class Quantize(Plain):
     """
 
     is_differentiable: ClassVar[bool] = False
-
     levels: int = 32
 
     def __post_init__(self) -> None:

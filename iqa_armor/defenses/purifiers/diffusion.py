@@ -54,12 +54,7 @@ class DiffusionFolder:
         check_limits(self, step="[1, 10000]", stride=f"[1, {self.step}]")
 
     def load(self) -> Purifier:
-        """Return the purifier, on the CPU.
-
-        Raises:
-            ModelLoadError: If the folder is missing, incomplete, or asks for anything but such a pipeline.
-            ArmorError: If diffusers is not installed.
-        """
+        """Return the purifier; raises ArmorError where diffusers is not installed, and as in `PurifierFile.load`."""
         folder = existing(self.path, owner="diffusion", is_folder=True)
         if find_spec("diffusers") is None:
             raise ArmorError("diffusion takes diffusers, not installed here; run pip install 'iqa-armor[diffusion]'")

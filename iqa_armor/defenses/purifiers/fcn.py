@@ -109,22 +109,10 @@ def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
         if path.stat().st_size > LARGEST_FILE:
             raise ModelLoadError(f"{path} is too large for an FCN filter; train one with iqa-armor train-purifier")
         with safe_open(path, framework="pt", device="cpu") as file:
-            metadata = file.metadata() or {}
+            record = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, ValueError, RuntimeError) as error:
         raise ModelLoadError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
-    provenance = _provenance(path, metadata.get(METADATA_KEY))
-    network = FCN()
-    _check_tensors(path, tensors, network)
-    network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False), provenance
-
-
-def _provenance(path: Path, text: str | None) -> dict[str, Any]:
-    try:
-        record = json.loads(text or "null")
-    except (ValueError, RecursionError) as error:
-        raise ModelLoadError(f"{path} has a damaged description: {first_line(error)}") from error
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ModelLoadError(f"{path} is no FCN filter; train one with iqa-armor train-purifier")
     if record.get("format") != FORMAT:
@@ -132,15 +120,18 @@ def _provenance(path: Path, text: str | None) -> dict[str, Any]:
             f"{path} has format {record.get('format')!r} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
     provenance = record.get("provenance")
-    return provenance if isinstance(provenance, dict) else {}
+    return _with_weights(path, tensors), provenance if isinstance(provenance, dict) else {}
 
 
-def _check_tensors(path: Path, tensors: dict[str, Tensor], network: FCN) -> None:
+def _with_weights(path: Path, tensors: dict[str, Tensor]) -> FCN:
+    network = FCN()
     wanted = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
     if {name: (value.shape, value.dtype) for name, value in tensors.items()} != wanted:
         raise ModelLoadError(f"{path} does not have the layers of an FCN filter; train it again")
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise ModelLoadError(f"{path} has weights that are not finite; train it again")
+    network.load_state_dict(tensors)
+    return network.eval().requires_grad_(False)
 
 
 def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:

@@ -22,7 +22,7 @@ class Flip(Plain):
     """
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms.v2 import functional
 
         return torch.as_tensor(functional.horizontal_flip(images)).clamp(0, 1)
@@ -41,7 +41,6 @@ class Rotate:
     """
 
     is_differentiable: ClassVar[bool] = True
-
     degrees: float = 5.0
     random: bool = False
 
@@ -76,7 +75,6 @@ class Crop(Plain):
     """
 
     is_random: ClassVar[bool] = True
-
     share: float = 0.9
 
     def __post_init__(self) -> None:
@@ -114,7 +112,7 @@ class Resize(Plain):
         check_limits(self, factor="[0.0625, 16]", mode=MODES)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         between = [max(1, round(self.factor * side)) for side in images.shape[-2:]]
         return self._to(self._to(images, between), list(images.shape[-2:])).clamp(0, 1)
 

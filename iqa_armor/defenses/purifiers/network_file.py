@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -42,12 +43,7 @@ class NetworkFile:
         check_limits(self, multiple="[1, 1024]")
 
     def load(self) -> Purifier:
-        """Return the network, tried on a small image.
-
-        Raises:
-            ModelLoadError: If the file is missing, refused or damaged, or does not keep an image's shape.
-            ArmorError: If it is ONNX and onnxruntime is not installed.
-        """
+        """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
         path = existing(self.path, owner="file")
         if path.suffix not in KINDS:
             raise ModelLoadError(
@@ -100,8 +96,7 @@ class FileNetwork(nn.Module, ABC):
         """
         count, channels, height, width = self.sides
         if count not in (None, 1) or channels not in (None, 3):
-            shape = "x".join("?" if side is None else str(side) for side in self.sides)
-            raise ModelLoadError(f"{self.path} takes {shape}; export it for Nx3xHxW with N free or 1")
+            raise ModelLoadError(f"{self.path} takes {_shown(self.sides)}; export it for Nx3xHxW with N free or 1")
         generator = torch.Generator().manual_seed(0)
         images = torch.rand(count or 2, 3, height or PROBE_SIDE, width or PROBE_SIDE, generator=generator)
         leaf = images.requires_grad_(self.is_differentiable)
@@ -115,25 +110,19 @@ class FileNetwork(nn.Module, ABC):
             raise ModelLoadError(f"{self.path} mixes the images of a batch; export it in eval mode, or for one image")
 
     def _checked(self, images: Tensor) -> Tensor:
-        wanted = self.sides[2:]
-        if any(side not in (None, actual) for side, actual in zip(wanted, images.shape[-2:], strict=True)):
-            shown = "x".join("?" if side is None else str(side) for side in wanted)
-            got = "x".join(map(str, images.shape[-2:]))
-            raise ModelLoadError(f"{self.path} takes images of {shown} only, got {got}; export it with free sides")
+        wanted, got = self.sides[2:], images.shape[-2:]
+        if any(side not in (None, actual) for side, actual in zip(wanted, got, strict=True)):
+            raise ModelLoadError(
+                f"{self.path} takes images of {_shown(wanted)} only, got {_shown(got)}; export it with free sides"
+            )
         purified = self.run(images)
         if not isinstance(purified, Tensor) or purified.shape != images.shape:
             shape = tuple(purified.shape) if isinstance(purified, Tensor) else type(purified).__name__
-            raise ModelLoadError(
-                f"{self.path} must keep the shape of images, but gave {shape} for {tuple(images.shape)}; if its sides "
-                "must be multiples of a number, add multiple=NUMBER"
-            )
+            raise self._failed(f"must keep the shape of images, but gave {shape} for {tuple(images.shape)}")
         return purified
 
-    def _failed(self, images: Tensor, error: Exception) -> ModelLoadError:
-        return ModelLoadError(
-            f"{self.path} fails on images {tuple(images.shape)}: {first_line(error)}; if its sides must be multiples "
-            "of a number, add multiple=NUMBER"
-        )
+    def _failed(self, says: str) -> ModelLoadError:
+        return ModelLoadError(f"{self.path} {says}; if its sides must be multiples of a number, add multiple=NUMBER")
 
 
 class ExportedNetwork(FileNetwork):
@@ -159,7 +148,7 @@ class ExportedNetwork(FileNetwork):
         try:
             purified: Tensor = self._on(images.device)(images.float())
         except _FAILURES as error:
-            raise self._failed(images, error) from error
+            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
         return purified
 
     def _on(self, device: torch.device) -> Any:
@@ -192,7 +181,7 @@ class OnnxNetwork(FileNetwork):
         try:
             outputs = session.run(None, {session.get_inputs()[0].name: values})
         except _onnx_failures() as error:
-            raise self._failed(images, error) from error
+            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
         return torch.from_numpy(outputs[0]).to(images.device)
 
     def _on(self, kind: str) -> Any:
@@ -219,6 +208,10 @@ def _onnx_failures() -> tuple[type[Exception], ...]:
 
     names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
     return (*(getattr(state, name) for name in names), state.RuntimeException)
+
+
+def _shown(sides: Sequence[int | None]) -> str:
+    return "x".join("?" if side is None else str(side) for side in sides)
 
 
 def _digest(path: Path) -> bytes:

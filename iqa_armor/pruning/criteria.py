@@ -1,0 +1,191 @@
+"""Channel importance: what decides which channels go."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.errors import NETWORK_FAILURES, SurgeryError, UsageError
+from iqa_armor.graph.failures import cause_of
+from iqa_armor.pruning.coupling import ChannelGroup, Member
+from iqa_armor.pruning.samples import Inputs
+
+# Ranked across layers by what they say of the labels, early layers could lose nearly everything (ours).
+MOST_OF_A_LAYER = 0.5
+SPARED = 1e3  # above any importance
+TIE = 1e-9  # the last of a layer's equal channels is worth this much more than the first
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a criterion may look at beside the weights.
+
+    Args:
+        generator: What it may draw from, on the CPU.
+        inputs: What layers read on labelled images, for criteria that take samples.
+        across_layers: Whether channels are ranked across layers.
+        scores: Importance (C,) of what each layer reads, by name, kept for the next group.
+    """
+
+    generator: torch.Generator
+    inputs: Inputs
+    across_layers: bool = False
+    scores: dict[str, Tensor] = field(default_factory=dict)
+
+
+class Criterion(ABC):
+    """A measure of channel importance."""
+
+    takes_samples: ClassVar[bool] = False  # whether it looks at labelled images
+    across_layers: ClassVar[bool] = False  # whether its values only make sense when layers are ranked together
+
+    @abstractmethod
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
+        """Return the importance (width,) of the channels of a group, or None where they must keep their place."""
+
+
+@dataclass(frozen=True)
+class FunctionCriterion(Criterion):
+    """A user's own function of a group and the evidence."""
+
+    function: Callable[[ChannelGroup, Evidence], Tensor | None]
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
+        """Return what the function gives."""
+        return self.function(group, evidence)
+
+
+def accepted(found: Any, name: str) -> Criterion:
+    """Return the criterion that a user's class, object or function is.
+
+    Raises:
+        UsageError: If it is none.
+    """
+    made = found() if isinstance(found, type) and issubclass(found, Criterion) else found
+    if isinstance(made, Criterion):
+        return made
+    if not callable(made) or isinstance(made, type):
+        raise UsageError(f"the criterion {name} must be a Criterion or a function (group, evidence) -> Tensor or None")
+    return FunctionCriterion(made)
+
+
+def importance_of(group: ChannelGroup, criterion: Criterion, evidence: Evidence) -> Tensor | None:
+    """Return the importance (width,) of the channels of a group, or None where they must keep their place.
+
+    Raises:
+        SurgeryError: If the criterion fails, or gives anything else.
+    """
+    name = type(criterion).__name__
+    try:
+        values = criterion(group, evidence)
+    except NETWORK_FAILURES as error:
+        raise SurgeryError(f"the criterion {name} fails: {cause_of(error)}") from error
+    if values is None or (tuple(values.shape) == (group.width,) and not values.isnan().any()):
+        return values
+    shape = tuple(values.shape)
+    raise SurgeryError(f"the criterion {name} must give {group.width} numbers for a group, got {shape} or NaN")
+
+
+@dataclass(frozen=True)
+class Magnitude(Criterion):
+    """Size of a channel's weights, incoming and outgoing, over the mean size in its group.
+
+    On average over the group's convolutions, linear layers and norms; depthwise filters do not count.
+
+    Args:
+        power: p of the sum of |w|^p.
+
+    Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, for p = 1 on one layer; [RA] uses p = 2.
+    The mean over coupled layers is that of Fang et al., "DepGraph", CVPR 2023.
+    """
+
+    power: int = 2
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:  # noqa: ARG002
+        """Return importance (width,), of mean 1."""
+        found = list(self._sizes(group))
+        if not found:
+            return None
+        total = torch.zeros(group.width, device=found[0][1].device)
+        for roots, sizes in found:
+            total.scatter_add_(0, roots.to(sizes.device), sizes.to(total.dtype))
+        total /= len(found)
+        return total / total.mean()
+
+    @torch.no_grad()
+    def _sizes(self, group: ChannelGroup) -> Iterator[tuple[Tensor, Tensor]]:
+        for member in group.members:
+            weights = _weights(member)
+            if weights is not None and member.roots is not None:
+                yield member.roots, weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
+
+
+@dataclass(frozen=True)
+class Random(Criterion):
+    """Importance drawn uniformly from [0, 1): the control that any criterion should beat."""
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor:
+        """Return importance (width,)."""
+        return torch.rand(group.width, generator=evidence.generator)
+
+
+class ReaderCriterion(Criterion):
+    """Importance of channels where they are read: behind norms, activations, sums and depthwise filters.
+
+    A channel is worth what the convolutions and linear layers that read it find in it, on average over them; where a
+    flattened map is read, on average over the channel's places. So a channel that a ReLU silences is worth nothing
+    whatever its weights, and channels that residual sums couple are judged as sums. Channels that no layer reads keep
+    their place. All ours; [RA] does not say where activations are taken.
+    """
+
+    takes_samples = True
+
+    @abstractmethod
+    def score(self, activations: Tensor, labels: Tensor) -> Tensor:
+        """Return the importance (C,) of what a layer reads, (n, C), where labels are (n,)."""
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
+        """Return importance (width,); ranked across layers, half of a group is worth more than any other channel."""
+        found = []
+        for member in group.members:
+            if member.side == "gives" or member.roots is None or member.name not in evidence.inputs.pooled:
+                continue
+            values = self._of_layer(member.name, evidence)[member.places]
+            places = torch.bincount(member.roots, minlength=group.width).clamp_min(1)
+            found.append(torch.zeros(group.width, dtype=values.dtype).scatter_add(0, member.roots, values) / places)
+        if not found:
+            return None
+        # All that equals a threshold across layers goes, and dead channels are all worth 0.
+        importance = torch.stack(found).mean(dim=0) + TIE * torch.arange(group.width) / group.width
+        most = MOST_OF_A_LAYER if evidence.across_layers else 1.0
+        spared = importance.argsort()[max(1, int(most * group.width)) :]
+        importance[spared] = SPARED + torch.arange(len(spared), dtype=importance.dtype) / group.width
+        return importance
+
+    def _of_layer(self, name: str, evidence: Evidence) -> Tensor:
+        if name not in evidence.scores:
+            evidence.scores[name] = self.score(evidence.inputs.pooled[name], evidence.inputs.labels)
+        return evidence.scores[name]
+
+
+def _weights(member: Member) -> Tensor | None:
+    """Return the weights of a layer's channels, (channels, …), or None where they do not count."""
+    layer: Any = member.layer
+    weight: Tensor | None = getattr(layer, "weight", None)
+    if weight is None or not isinstance(
+        layer, nn.modules.conv._ConvNd | nn.Linear | nn.modules.batchnorm._BatchNorm | nn.LayerNorm
+    ):
+        return None
+    if not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
+        return weight.unsqueeze(1)
+    groups = getattr(layer, "groups", 1)
+    if groups == getattr(layer, "out_channels", 0) > 1:
+        return None  # depthwise
+    if (member.side == "gives") != getattr(layer, "transposed", False):
+        return weight
+    return weight.transpose(0, 1).repeat(groups, *[1] * (weight.ndim - 1))

@@ -1,0 +1,138 @@
+"""Decide which channels of coupled layers go."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from iqa_armor.pruning.coupling import ChannelGroup
+
+# A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
+# nearest. Processors work on channels by sixteens.
+ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
+TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
+EXCESS = 0.16  # a layer may lose this share more than asked for: 64 → 48 channels, not 32 → 16
+TRIES = 4
+
+
+@dataclass(frozen=True)
+class Rounding:
+    """How the widths that layers keep are rounded.
+
+    Args:
+        multiple: What they are multiples of.
+        lift: Share of it that is added before rounding down: 0 rounds down, 1/2 to the nearest.
+        halved: Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
+    """
+
+    multiple: int
+    lift: float
+    halved: frozenset[int] = frozenset()
+
+    def kept(self, width: int, wanted: float, parts: int = 1) -> int:
+        """Return how many of `width` channels in equal parts stay when `wanted` should; at least one of each part."""
+        unit = math.lcm(self.multiple, parts)
+        even = math.floor(wanted / (2 * unit)) * 2 * unit
+        if width in self.halved and wanted - even <= TOLERANCE * 2 * width:
+            return even
+        return min(math.floor(wanted / unit + self.lift) * unit, width) or width
+
+
+@dataclass(frozen=True)
+class Ranked:
+    """A group of channels with the importance (width / parts,) of each place in its parts."""
+
+    group: ChannelGroup
+    importance: Tensor
+
+    def removed(self, kept: int) -> list[int]:
+        """Return the least important channels, so many that `kept` stay."""
+        count = (self.group.width - kept) // self.group.parts
+        places = self.importance.argsort()[:count]
+        step = self.group.width // self.group.parts
+        return sorted(int(place) + part * step for place in places for part in range(self.group.parts))
+
+
+@dataclass(frozen=True)
+class Decision:
+    """What goes: channels by group, their share of all convolutions' channels, and the multiple of what stays."""
+
+    removed: tuple[tuple[ChannelGroup, list[int]], ...]
+    share: float
+    multiple: int
+
+
+def ranked(group: ChannelGroup, importance: Tensor) -> Ranked:
+    """Return a group with an importance (width,) that is averaged over its parts."""
+    parts = group.parts
+    return Ranked(group, (importance.view(parts, -1).mean(dim=0) if parts > 1 else importance).cpu())
+
+
+def decide(
+    groups: Sequence[Ranked], *, channels: int, ratio: float, across_layers: bool, halved: Iterable[int]
+) -> Decision:
+    """Return which channels go, so that about a share of `ratio` does.
+
+    Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
+    takes at most 16 points more of any layer.
+
+    Args:
+        groups: Channels with their importance.
+        channels: Output channels of all convolutions.
+        ratio: Share of them that should go, in [0, 1).
+        across_layers: Whether the least important of all groups go, instead of as many of each.
+        halved: As in `Rounding`.
+    """
+
+    def attempt(rounding: Rounding, wanted: list[float]) -> Decision:
+        kept = [_kept(rounding, each.group, number) for each, number in zip(groups, wanted, strict=True)]
+        removed = tuple((each.group, each.removed(number)) for each, number in zip(groups, kept, strict=True))
+        share = sum(int(group.weights[gone].sum()) for group, gone in removed) / max(channels, 1)
+        return Decision(tuple(pair for pair in removed if pair[1]), share, rounding.multiple)
+
+    roundings = [Rounding(multiple, lift, frozenset(halved)) for multiple, lift in ROUNDINGS]
+    if across_layers:
+        aim = _aim(lambda aim: attempt(roundings[-1], _wanted_across(groups, aim)).share, ratio)
+        wanted = _wanted_across(groups, aim)
+    else:
+        wanted = [(1 - ratio) * each.group.width for each in groups]
+    for rounding in roundings:
+        decision = attempt(rounding, wanted)
+        most = max((len(gone) / group.width for group, gone in decision.removed), default=0.0)
+        if abs(decision.share - ratio) <= TOLERANCE and (across_layers or most <= ratio + EXCESS):
+            break
+    return decision
+
+
+def _kept(rounding: Rounding, group: ChannelGroup, wanted: float) -> int:
+    return group.width if wanted == group.width else rounding.kept(group.width, wanted, group.parts)
+
+
+def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:
+    """Return how many channels of each group stay where a share of the least important places of all groups goes."""
+    if not groups:
+        return []
+    every = torch.cat([each.importance for each in groups])
+    count = len(every) - int(len(every) * (1 - ratio))
+    threshold = every.topk(count, largest=False).values[-1] if count else -math.inf
+    gone = [int((each.importance <= threshold).sum()) * each.group.parts for each in groups]
+    return [float(each.group.width - number) for each, number in zip(groups, gone, strict=True)]
+
+
+def _aim(share_at: Callable[[float], float], ratio: float) -> float:
+    """Return the share of places to ask for, across layers, so that a share of `ratio` of all channels goes.
+
+    Layers that share channels count as one place, so where such layers are the least important more goes than was asked
+    for. What is asked for is corrected by the quotient, at most four times (ours).
+    """
+    aim = ratio
+    for _ in range(TRIES):
+        share = share_at(aim)
+        if abs(share - ratio) <= TOLERANCE / 3:
+            break
+        aim = min(aim * min(ratio / max(share, 1e-9), 2.0), 0.95)
+    return aim
