@@ -15,13 +15,9 @@ def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> Imag
     """Return a map of images that computes one thing and is differentiated as another.
 
     Args:
-        exact: What is computed, (N, 3, H, W) to (N, 3, H', W'); need not be differentiable, and is called without
-            gradients, so that it may leave torch.
-        surrogate: Differentiable stand-in whose backward is used, near `exact` and giving the same shape; the
-            identity if None.
-
-    Returns:
-        Map with the bits of `exact`; it raises ValueError where the two shapes differ.
+        exact: What is computed, (N, 3, H, W) to (N, 3, H', W'), without gradients, so that it may leave torch.
+        surrogate: Differentiable stand-in whose backward is used, near `exact`; the identity if None. The map raises
+            ValueError where it gives another shape.
 
     Source: backward pass differentiable approximation, Athalye et al., "Obfuscated Gradients Give a False Sense of
     Security", ICML 2018, arXiv:1802.00420, Section 4.1.

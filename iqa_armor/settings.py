@@ -178,7 +178,7 @@ Budgets = Annotated[
     Field(description=BUDGET),
 ]
 Attacks = Annotated[
-    tuple[str, ...],
+    tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
     Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),

@@ -158,3 +158,29 @@ def test_two_processes_find_what_one_does(models: list[Path], options: list[str]
     assert without_timing(shared / "outcome.json") == without_timing(alone / "outcome.json")
     assert sorted(path.name[-8:] for path in shared.glob("*.jsonl")) == [".0.jsonl"] * 2 + [".1.jsonl"] * 2
     assert both.stdout.count("SROCC/PLCC") == 1
+
+
+def test_scores_are_written_as_one_row_per_image_attack_and_budget(
+    models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    table = tmp_path / "new" / "scores.csv"
+    done = run("evaluate", models[0], *options, "--scores", table)
+    assert done.exit_code == 0, done.output
+    with table.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 8 * (1 + 2 * 2)  # clean, and two attacks at two budgets
+    assert {(row["attack"], row["budget"]) for row in rows} == {
+        ("", ""),
+        *((attack, budget) for attack in ("pgd1", "pgd8") for budget in ("2", "4")),
+    }
+    assert all(float(row["score"]) for row in rows)
+    lines = tmp_path / "scores.jsonl"
+    assert run("evaluate", models[0], *options, "--scores", lines).exit_code == 0
+    found = [json.loads(line)["score"] for line in lines.read_text().splitlines()]
+    assert found == pytest.approx([float(row["score"]) for row in rows])
+
+
+def test_a_table_of_another_kind_is_refused_at_once(models: list[Path], options: list[str], tmp_path: Path) -> None:
+    done = run("evaluate", models[0], *options, "--scores", tmp_path / "scores.xlsx")
+    assert done.exit_code == 2
+    assert "scores.xlsx" in " ".join(done.stderr.split())

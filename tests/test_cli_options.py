@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
 import typer
+from PIL import Image
 from pydantic import Field
 from typer.testing import CliRunner
 
+import iqa_armor
 from iqa_armor.cli import load_command
 from iqa_armor.cli.arguments import Machine
 from iqa_armor.cli.commands import COMMANDS
@@ -33,7 +37,7 @@ def leaves() -> Iterator[tuple[str, Any]]:
         yield from getattr(command, "commands", {name: command}).items()
 
 
-PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params if name != "evaluate"]
+PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params]
 
 
 def flag_of(parameter: Any) -> str:
@@ -164,3 +168,21 @@ def test_texts_become_numbers_and_values_stay() -> None:
     assert read_levels((0.2, 1.0)) == (0.2, 1.0)
     with pytest.raises(ValueError, match="takes 3 numbers"):
         read_numbers("1,2", count=3)
+
+
+def test_threads_are_set_before_torch_is_imported_and_wait_passively(tmp_path: Path) -> None:
+    Image.new("RGB", (40, 32), (90, 80, 70)).save(tmp_path / "one.png")
+    model = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
+    words = ["score", str(model), str(tmp_path / "one.png"), "--threads", "1", "--device", "cpu"]
+    code = (
+        "import os, sys\nfrom iqa_armor.cli import app\n"
+        f"app({words!r}, standalone_mode=False)\n"
+        "import torch\n"
+        "found = torch.get_num_threads(), os.environ['OMP_NUM_THREADS'], os.environ['OMP_WAIT_POLICY']\n"
+        "print(*found, file=sys.stderr)\n"
+    )
+    free = {name: value for name, value in os.environ.items() if not name.startswith(("OMP_", "MKL_"))}
+    done = subprocess.run([sys.executable, "-c", code], env=free, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.splitlines()[-1] == "1 1 PASSIVE"
+    assert "training images score" in done.stdout

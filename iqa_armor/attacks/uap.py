@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar, Literal, get_args
 
 import torch
@@ -105,17 +106,15 @@ class UAP:
         """Return the gradient of the sum of all scores by the pattern, and their mean."""
         gradient, total, count = torch.zeros_like(pattern), 0.0, 0
         for images in batches_of(batches):
-            scores, by_pattern = self._gradient(score, images, pattern)
+            with_pattern = partial(self._scores, score, images)
+            scores, by_pattern = score_and_gradient(with_pattern, pattern.to(images))
             gradient += by_pattern.to(gradient)
             total += float(scores.double().sum())
             count += len(images)
         return gradient, total / count
 
-    def _gradient(self, score: ScoreFn, images: Tensor, pattern: Tensor) -> tuple[Tensor, Tensor]:
-        def with_pattern(pattern: Tensor) -> Tensor:
-            return score((images + place(pattern, images.shape[-2:], self.placement)).clamp(0, 1))
-
-        return score_and_gradient(with_pattern, pattern.to(images))
+    def _scores(self, score: ScoreFn, images: Tensor, pattern: Tensor) -> Tensor:
+        return score((images + place(pattern, images.shape[-2:], self.placement)).clamp(0, 1))
 
     def _fitted(self, pattern: Tensor) -> Pattern:
         return Pattern(pattern, epsilon=self.epsilon, direction=self.direction, placement=self.placement)

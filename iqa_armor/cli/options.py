@@ -79,7 +79,7 @@ def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]],
                 own[name] = found if get_origin(hints[name]) is Given else found.read()
             command(**own)
 
-        run.__doc__, run.__module__ = command.__doc__, command.__module__
+        run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
         return run

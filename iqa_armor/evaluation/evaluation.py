@@ -141,23 +141,26 @@ def _baseline_name(names: Sequence[str], baseline: str | int | None) -> str | No
 
 
 def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) -> tuple[DataEntry, ...]:
-    chosen = [(dataset, *dataset.reported()) for dataset in datasets]
-    fallback = tuple(UNSCORED_WEIGHT if images.mos is None else SCORED_WEIGHT for _, _, images in chosen)
+    scored = (dataset.reported()[1].mos is not None for dataset in datasets)
+    fallback = tuple(SCORED_WEIGHT if has_scores else UNSCORED_WEIGHT for has_scores in scored)
     weights = settings.weights or fallback
     if len(weights) != len(datasets) or min(weights) < 0 or sum(weights) <= 0:
         raise UsageError(f"{len(datasets)} datasets need as many weights, none negative, got {weights}")
-    return tuple(
-        DataEntry(
-            spec=dataset.spec,
-            split=split,
-            images=len(images.limit(settings.limit)),
-            has_scores=images.mos is not None,
-            is_synthetic=dataset.is_synthetic,
-            keeps_size=dataset.keeps_size,
-            weight=weight,
-            fingerprint=dataset.fingerprint,
-        )
-        for (dataset, split, images), weight in zip(chosen, weights, strict=True)
+    return tuple(data_entry(each, limit=settings.limit, weight=w) for each, w in zip(datasets, weights, strict=True))
+
+
+def data_entry(dataset: Dataset, *, limit: int | None, weight: float) -> DataEntry:
+    """Return what is told of the images that results of a dataset are reported on."""
+    split, images = dataset.reported()
+    return DataEntry(
+        spec=dataset.spec,
+        split=split,
+        images=len(images.limit(limit)),
+        has_scores=images.mos is not None,
+        is_synthetic=dataset.is_synthetic,
+        keeps_size=dataset.keeps_size,
+        weight=weight,
+        fingerprint=dataset.fingerprint,
     )
 
 

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
-from iqa_armor.settings import Direction, SettingsModel
+from iqa_armor.settings import Attacks, BatchSize, Budgets, Direction, Flag, Limit, Seed, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -23,21 +23,17 @@ PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
 
 
 class EvaluationSettings(SettingsModel):
-    """Attacks, budgets and bookkeeping of an evaluation; a value out of its range raises UsageError.
+    """Attacks, budgets and bookkeeping of an evaluation.
 
     The weights are by default those of [RA] for KonIQ-10k and NIPS 2017 (ours).
     """
 
-    attacks: tuple[Any, ...] = Field(
-        ("pgd1", "pgd8"), description="Attacks, all different: words that name them, or frozen dataclasses."
-    )
-    epsilons: tuple[float, ...] = Field(
-        PAPER_EPSILONS, description="Budgets of every L-infinity attack, ascending, pixels being in [0, 1]."
-    )
-    direction: Direction = Field(1, description="Whether attacks raise or lower the score, whatever it means.")
-    batch_size: int = Field(8, gt=0, description="Images per forward pass.")
-    limit: int | None = Field(None, gt=0, description="Most images per dataset, spread over it.")
-    seed: int = Field(0, ge=0, description="Of the bootstrap and of attacks that draw or learn.")
+    attacks: Attacks = ("pgd1", "pgd8")
+    epsilons: Budgets = PAPER_EPSILONS
+    direction: Direction = 1
+    batch_size: BatchSize = Field(8, gt=0)
+    limit: Annotated[Limit, Flag(shown="all")] = None
+    seed: Seed = 0
     fit_images: int = Field(64, gt=0, description="Most images that an attack which learns does so on.")
     checks: bool = Field(
         False,
@@ -48,18 +44,19 @@ class EvaluationSettings(SettingsModel):
     eot: int = Field(8, gt=0, description="Draws that attacks average where a defense is random (EOT).")
     resamples: int = Field(1000, gt=0, description="Bootstrap resamples of the intervals.")
     confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
-    weights: tuple[float, ...] | None = Field(
-        None, description="Weight of each dataset in combined figures. [default: 2 with scores, 1 without]"
+    weights: Annotated[tuple[float, ...] | None, Flag(("--weight",), shown="2 with scores, 1 without")] = Field(
+        None, description="Weight of each --data in combined figures."
     )
 
+    @field_validator("epsilons")
+    @classmethod
+    def _ascends(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < e <= 1 for e in value) or any(a >= b for a, b in pairwise(value)):
+            raise ValueError("budgets must ascend within (0, 1]")
+        return value
+
     def model_post_init(self, _: object) -> None:
-        """Refuse budgets that do not ascend, and attacks that are unknown or repeated."""
-        if (
-            not self.epsilons
-            or not all(0 < e <= 1 for e in self.epsilons)
-            or any(a >= b for a, b in pairwise(self.epsilons))
-        ):
-            raise UsageError(f"budgets must ascend within (0, 1], got {self.epsilons}")
+        """Refuse attacks that are no attacks, or repeated."""
         self.named_attacks()
 
     def changed(self, **values: Any) -> Self:

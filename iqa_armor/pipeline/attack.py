@@ -39,11 +39,11 @@ from iqa_armor.progress import Progress, silent
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
 
 
-def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
-    """Return attacks by the words that name them.
+def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
+    """Return attacks by their names.
 
     Args:
-        words: What `ATTACKS.read` reads.
+        given: Attacks, or words that `ATTACKS.read` reads.
         epsilon: Budget of L-infinity attacks whose word sets none, pixels being in [0, 1]; others keep their own.
         direction: +1 raises scores, -1 lowers them.
 
@@ -51,13 +51,13 @@ def build_attacks(words: Sequence[str], *, epsilon: float, direction: Direction)
         UsageError: If an attack is unknown or a value is not allowed.
     """
     built: dict[str, Attack] = {}
-    for word in words:
-        attack: Any = ATTACKS.read(word)
+    for word in given:
+        attack: Any = ATTACKS.read(word) if isinstance(word, str) else word
         changes: dict[str, Any] = {"direction": direction}
-        if attack.norm == "linf" and not re.search("[:,]epsilon=", word):
+        if isinstance(word, str) and attack.norm == "linf" and not re.search("[:,]epsilon=", word):
             changes["epsilon"] = epsilon
         try:
-            built[word] = replace(attack, **changes)
+            built[word if isinstance(word, str) else repr(word)] = replace(attack, **changes)
         except ValueError as error:
             raise UsageError(f"attack {word!r}: {error}") from error
     return built
@@ -84,13 +84,13 @@ def attack_images(
         paths: Image files, or folders whose images are taken in the order of their names.
         output: Folder for the files, made if need be.
         attacks: Attacks by name.
-        seed: Of attacks that draw.
-        device: Where to compute; None lets `choose_device` decide.
+        seed: Of attacks and defenses that draw.
+        device: None lets `choose_device` decide.
         overwrite: Whether files of these names are replaced.
-        progress: Receiver of progress.
+        progress: Told what is done.
 
     Returns:
-        One entry per image and attack: all attacks of the first image, then of the next.
+        All attacks of the first image, then of the next.
 
     Raises:
         DataError: If an image is missing or unreadable.
@@ -105,7 +105,7 @@ def attack_images(
     model.eval().to(chosen)
     require_readable(ImageSet(tuple(map(str, files)), FileImages(tuple(files))))
     with frozen(model), staging(output) as folder:
-        run = _Run(model, chosen, seed, folder)
+        run = _Attacker(model, chosen, seed, folder)
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
         done: list[AttackedImage] = []
         for count, file in enumerate(files, start=1):
@@ -121,7 +121,7 @@ def attack_images(
 
 
 @dataclass(frozen=True)
-class _Run:
+class _Attacker:
     model: QualityModel
     device: torch.device
     seed: int

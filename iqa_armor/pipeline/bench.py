@@ -29,12 +29,7 @@ FIRST_CALLS = 3
 
 @dataclass(frozen=True)
 class Benchmark:
-    """The costs of several models in one run.
-
-    Args:
-        models: In the order given; ratios refer to the first.
-        settings: How they were measured.
-    """
+    """The costs of several models, whose ratios refer to the first, and how they were measured."""
 
     models: tuple[Cost, ...]
     settings: dict[str, Any]
@@ -61,8 +56,8 @@ def benchmark(
         paths: Model files; the first is what the others are compared with.
         settings: What to measure.
         opening: How to open foreign files.
-        device: Where to compute; None lets `choose_device` decide.
-        progress: Receiver of progress.
+        device: None lets `choose_device` decide.
+        progress: Told what is done.
 
     Raises:
         UsageError: If there is no file, or a network does not take such images.

@@ -17,6 +17,7 @@ from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import UsageError
+from iqa_armor.evaluation.evaluation import data_entry
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
@@ -27,7 +28,6 @@ from iqa_armor.pipeline.provenance import versions
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.certification import Certification, CertifiedModel
 from iqa_armor.results.figures import Scale
-from iqa_armor.results.outcome import DataEntry
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
@@ -96,8 +96,7 @@ def certify_images(
     if not models:
         raise UsageError("name at least one model to certify")
     device = device or choose_device()
-    split, images = dataset.reported()
-    images = images.limit(settings.limit)
+    images = dataset.reported()[1].limit(settings.limit)
     require_readable(images)
     entries = []
     for model in models:
@@ -106,21 +105,11 @@ def certify_images(
         subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
         fitted = calibrated(smoothers, subject, dataset.splits.get("training"), progress=progress)
         entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
-    data = DataEntry(
-        spec=dataset.spec,
-        split=split,
-        images=len(images),
-        has_scores=images.mos is not None,
-        is_synthetic=dataset.is_synthetic,
-        keeps_size=dataset.keeps_size,
-        weight=1,
-        fingerprint=dataset.fingerprint,
-    )
     name = None if baseline is None else entries[baseline].name
     return Certification(
         models=_compared(entries, name),
         baseline=name,
-        data=data,
+        data=data_entry(dataset, limit=settings.limit, weight=1),
         seed=settings.seed,
         device=str(device),
         versions=versions(),

@@ -31,11 +31,6 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     The control is fine-tuned as long as the hardened model but has no block and all its channels, so that what
     surgery bought is told apart from what fine-tuning bought.
 
-    Args:
-        recipe: Settings of the hardening.
-        device: Where to compute.
-        progress: Receiver of progress.
-
     Returns:
         The hardened model, and the evaluation of all three on images of scenes kept aside.
     """

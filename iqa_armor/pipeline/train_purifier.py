@@ -122,7 +122,7 @@ def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, ima
     return {
         "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
         "attacks": {
-            "words": settings.attacks,
+            "words": list(map(str, settings.attacks)),
             "epsilons": [round(value * 255, 6) for value in settings.epsilons],
             "direction": settings.direction,
         },

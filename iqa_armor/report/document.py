@@ -203,6 +203,6 @@ def row(*cells: Cell | str | None) -> Row:
     return tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
-def number_columns(headings: Iterable[str], *, group: str = "", spare: int = 0) -> list[Column]:
+def number_columns(headings: Iterable[str], *, spare: int = 0) -> list[Column]:
     """Return columns of numbers."""
-    return [Column(heading, group, spare=spare) for heading in headings]
+    return [Column(heading, spare=spare) for heading in headings]

@@ -6,9 +6,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import JsonOpt, open_data
+from iqa_armor.cli.arguments import JsonOpt, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import note, progress, say, show_json, show_table
+from iqa_armor.cli.options import options
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.data import DataCheck, SizeSummary
@@ -22,10 +23,12 @@ def _root() -> None:
 
 
 @data.command()
+@options(without={"device"})
 def check(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it, e.g. csv:labels.csv or kadid10k:DIR.")
     ],
+    machine: Machine,
     json: JsonOpt = False,
 ) -> None:
     """Show what a dataset holds, read every image once, and see whether its labels rise with quality.

@@ -11,19 +11,19 @@ from pydantic import Field
 from iqa_armor.cli.arguments import (
     BaselineOpt,
     Defenses,
-    Draws,
     JsonOpt,
     Machine,
     ModelsArg,
     ReportOpt,
     SeveralDataOpt,
     open_data,
+    output_option,
 )
 from iqa_armor.cli.console import note, progress, show_json, stderr, stdout
 from iqa_armor.cli.options import options
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.settings import read_levels
 
 if TYPE_CHECKING:
     from iqa_armor.evaluation.evaluation import Evaluation
@@ -39,45 +39,16 @@ class Compared(Defenses):
     )
 
 
-@options()
+@options(without={"fit_images", "resamples", "confidence"})
 def evaluate(
     models: ModelsArg,
+    settings: EvaluationSettings,
     defenses: Compared,
     opening: Opening,
-    draws: Draws,
     machine: Machine,
     baseline: BaselineOpt = None,
     data: SeveralDataOpt = None,
-    weight: Annotated[
-        list[float] | None,
-        typer.Option(help="Weight of each --data in combined figures. [default: 2 with scores, 1 without]"),
-    ] = None,
-    limit: Annotated[int | None, typer.Option(min=1, help="Most images per dataset, spread over it.")] = None,
-    attack: Annotated[list[str] | None, typer.Option(metavar="NAME[:KEY=VALUE,…]", help="Attacks.")] = None,
-    epsilon: Annotated[
-        str, typer.Option(metavar="E,E,…", help="L-infinity budgets, in 1/255 of the pixel range.")
-    ] = "2,4,6,8,10",
-    direction: Annotated[Literal["up", "down"], typer.Option(help="Whether attacks raise or lower the score.")] = "up",
-    batch_size: Annotated[int, typer.Option(min=1, help="Images per forward pass.")] = 8,
-    eot: Annotated[int, typer.Option(min=1, help="Draws that attacks average where a defense is random (EOT).")] = 8,
-    checks: Annotated[
-        bool,
-        typer.Option(
-            "--checks",
-            help="Check that small gains are no weakness of the attacks: stronger, black-box and borrowed attacks, "
-            "gradients, randomness.",
-        ),
-    ] = False,
-    check_images: Annotated[int, typer.Option(min=1, help="Most images that the checks use.")] = 16,
-    output: Annotated[
-        Path | None,
-        typer.Option(
-            "-o",
-            "--output",
-            metavar="DIR",
-            help="Keep results per image there; the same command goes on from them. Also gets outcome.json.",
-        ),
-    ] = None,
+    output: Annotated[Path | None, output_option("DIR")] = None,
     report: ReportOpt = None,
     scores: Annotated[
         Path | None,
@@ -93,9 +64,11 @@ def evaluate(
     ] = None,
     json: JsonOpt = False,
 ) -> None:
-    """The test split is used, else the validation split."""
+    """Of each dataset the test split is used, else the validation split.
+
+    DIR keeps the results per image: the same command goes on from them. It also gets outcome.json.
+    """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.evaluation.settings import EvaluationSettings
     from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
@@ -108,25 +81,13 @@ def evaluate(
     if scores is not None:
         check_table_file(scores)
         require_writable(scores)
-    settings = EvaluationSettings(
-        epsilons=read_levels(epsilon),
-        attacks=tuple(attack or ("pgd1", "pgd8")),
-        direction=1 if direction == "up" else -1,
-        batch_size=batch_size,
-        limit=limit,
-        checks=checks,
-        check_images=check_images,
-        eot=eot,
-        seed=draws.seed,
-        weights=tuple(weight) if weight else None,
-    )
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths = ([baseline] if baseline is not None and baseline not in models else []) + models
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with progress() as bars:
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
-        datasets = [open_data(spec, seed=draws.seed, progress=bars) for spec in data or (None,)]
+        datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
         found = evaluate_models(
             opened,
             datasets,
@@ -142,6 +103,7 @@ def evaluate(
             write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
         if scores is not None:
             write_table(found.table, scores)
+            note(f"wrote {scores}")
         if report is not None:
             write_whole(report, _page(found))
             note(f"wrote {report}")

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg, output_option, require_target
 from iqa_armor.cli.console import say, show_json
 from iqa_armor.cli.options import options
+from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 @options(without={"device"})
 def export(
     model: ModelArg,
-    output: Annotated[Path, output_option("OUT.onnx|OUT.pt2")],
+    output: Annotated[Path, output_option("|".join(f"OUT.{name}" for name in FORMATS))],
     opening: Opening,
     machine: Machine,
     json: JsonOpt = False,

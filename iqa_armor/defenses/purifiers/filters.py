@@ -24,6 +24,7 @@ class Windowed(Plain):
     Source: [AP] Gushchin et al., arXiv:2404.06957; the values, and repeating the border, are (ours).
     """
 
+    kornia_name: ClassVar[str]
     sigma: float = 1.0
     kernel: int = 5
 
@@ -31,29 +32,27 @@ class Windowed(Plain):
         _check_kernel(self, self.kernel)
         check_limits(self, sigma="(0, 100]")
 
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return images (N, 3, H, W) in [0, 1]."""
+        from kornia import filters
+
+        window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
+        filtered = getattr(filters, self.kornia_name)(images, window, sigmas, border_type="replicate")
+        return torch.as_tensor(filtered).clamp(0, 1)
+
 
 @dataclass(frozen=True)
 class Blur(Windowed):
     """Blur images with a Gaussian; arguments and source as in `Windowed`."""
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
-        from kornia.filters import gaussian_blur2d
-
-        window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
-        return torch.as_tensor(gaussian_blur2d(images, window, sigmas, border_type="replicate")).clamp(0, 1)
+    kornia_name: ClassVar[str] = "gaussian_blur2d"
 
 
 @dataclass(frozen=True)
 class Unsharp(Windowed):
     """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Windowed`."""
 
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
-        from kornia.filters import unsharp_mask
-
-        window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
-        return torch.as_tensor(unsharp_mask(images, window, sigmas, border_type="replicate")).clamp(0, 1)
+    kornia_name: ClassVar[str] = "unsharp_mask"
 
 
 @dataclass(frozen=True)

@@ -107,10 +107,8 @@ class FeatureNoise:
             generator: Where noise is drawn, on the images' device.
             samples: Number of noisy copies; None for `samples`.
         """
-        if self.sigma:
-            sigma = torch.full((len(images),), self.sigma, dtype=torch.float64, device=images.device)
-        else:
-            sigma = self.noise_levels(self.measured(features, images)[0])
+        known = torch.zeros(len(images), dtype=torch.float64, device=images.device)
+        sigma = self.noise_levels(known if self.sigma else self.measured(features, images)[0])
         noisy = noisy_scores(head, features(images), sigma, samples=samples or self.samples, generator=generator)
         return noisy.median(dim=1).values
 
@@ -125,8 +123,7 @@ class FeatureNoise:
         shifts = (jacobian * self.radius / sigma).tolist() if self.sigma else [1 / self.multiple] * len(scores)
         lower, upper = torch.full_like(ordered[:, 0], -math.inf), torch.full_like(ordered[:, 0], math.inf)
         for index in (converged & ~scores.isnan().any(dim=1)).nonzero().flatten().tolist():
-            bounds = median_bounds(ordered[index], shift=shifts[index], confidence=self.confidence)
-            lower[index], upper[index] = bounds
+            lower[index], upper[index] = median_bounds(ordered[index], shift=shifts[index], confidence=self.confidence)
         median = ordered.median(dim=1).values
         return FeatureCertificate(median, lower, upper, jacobian, sigma, converged, self.radius)
 
@@ -141,9 +138,7 @@ class FeatureNoise:
 
     def noise_levels(self, jacobian: Tensor) -> Tensor:
         """Return σ_z (N,) of every image whose s (N,) is known."""
-        if self.sigma:
-            return torch.full_like(jacobian, self.sigma)
-        return self.multiple * self.radius * jacobian
+        return torch.full_like(jacobian, self.sigma) if self.sigma else self.multiple * self.radius * jacobian
 
 
 def noisy_scores(head: Operator, features: Tensor, sigma: Tensor, *, samples: int, generator: Generator) -> Tensor:

@@ -43,8 +43,7 @@ class FeatureSmoothing(FeatureNoise):
         """Return this smoother of a full-reference model, which is not changed.
 
         Raises:
-            UsageError: If the mode is calibrated and there is no jacobian yet, or a node is named: the two images meet
-                in one place only.
+            UsageError: As in `bind`, or if a node is named: the two images meet in one place only.
         """
         self.require_jacobian()
         if self.node:
@@ -76,11 +75,7 @@ class FeatureSmoothing(FeatureNoise):
         return replace(self, mode="calibrated", jacobian=largest)
 
     def require_jacobian(self) -> None:
-        """Refuse the calibrated mode without a jacobian.
-
-        Raises:
-            UsageError: If it is 0.
-        """
+        """Refuse the calibrated mode without a jacobian with a UsageError."""
         if self.mode == "calibrated" and not self.jacobian:
             raise UsageError(
                 "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
@@ -98,16 +93,7 @@ class FeatureSmoothing(FeatureNoise):
 
 
 class BoundFeatureSmoother:
-    """Feature smoothing of one model, whose layers it shares.
-
-    Args:
-        settings: How to smooth.
-        model: Model whose network is split; not changed.
-
-    Raises:
-        SurgeryError: If its network cannot be split as asked.
-        UsageError: If the model is a defended one.
-    """
+    """Feature smoothing of one model, whose layers it shares; errors as in `FeatureSmoothing.bind`."""
 
     def __init__(self, settings: FeatureSmoothing, model: QualityModel) -> None:
         if isinstance(model, Defended):

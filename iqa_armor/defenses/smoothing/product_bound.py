@@ -140,7 +140,7 @@ def _of_module(module: nn.Module, node: fx.Node) -> float:
         nn.BatchNorm1d: _of_norm,
         nn.BatchNorm2d: _of_norm,
         nn.MaxPool2d: _of_maximum,
-        nn.AvgPool2d: lambda layer, each: _of_pooling(each, layer, None),
+        nn.AvgPool2d: _of_pooling,
         nn.AdaptiveAvgPool2d: _of_adaptive,
         RobustBlock: _of_block,
         nn.LeakyReLU: lambda layer, _: max(1.0, abs(layer.negative_slope)),
@@ -188,34 +188,22 @@ def _of_block(block: RobustBlock, node: fx.Node) -> float:
 
 
 def _of_adaptive(_: nn.Module | None, node: fx.Node) -> float:
-    return _of_pooling(node, functional.adaptive_avg_pool2d, _output_side)
+    return _of_pooling(None, node)
 
 
-def _output_side(node: fx.Node, dimension: int) -> int:
-    return (size_of(node) or ())[dimension]
-
-
-def _of_pooling(node: fx.Node, pool: Any, side: Callable[[fx.Node, int], int] | None) -> float:
+def _of_pooling(pool: nn.AvgPool2d | None, node: fx.Node) -> float:
     """Return the norm of a separable average: that of its matrix along rows times that along columns."""
-    before = size_of(node.all_input_nodes[0]) or ()
+    before, after = size_of(node.all_input_nodes[0]) or (), size_of(node) or ()
     if len(before) != 4 or getattr(pool, "divisor_override", None):
         raise _Unknown("pooling of other than maps, or with a divisor")
     norm = 1.0
-    for dimension in (2, 3):
-        lines = torch.eye(before[dimension], dtype=torch.float64)
-        norm *= float(
-            torch.linalg.matrix_norm(_pooled_lines(lines, pool, side and side(node, dimension), dimension), 2)
-        )
+    for side in (0, 1):
+        lines = torch.eye(before[2 + side], dtype=torch.float64)[:, None]
+        if pool is None:
+            pooled = functional.adaptive_avg_pool1d(lines, after[2 + side])
+        else:
+            given = (pool.kernel_size, pool.stride, pool.padding)
+            kernel, step, padding = (each[side] if isinstance(each, tuple) else each for each in given)
+            pooled = functional.avg_pool1d(lines, kernel, step, padding, pool.ceil_mode, pool.count_include_pad)
+        norm *= float(torch.linalg.matrix_norm(pooled[:, 0], 2))
     return norm
-
-
-def _pooled_lines(lines: Tensor, pool: Any, output: int | None, dimension: int) -> Tensor:
-    """Return what one dimension of a pooling makes of unit vectors (n, n), (n, m)."""
-    along = dimension - 2
-    if output is not None:
-        return functional.adaptive_avg_pool1d(lines[:, None], output)[:, 0]
-    kernel, step, padding = (
-        each[along] if isinstance(each, tuple) else each for each in (pool.kernel_size, pool.stride, pool.padding)
-    )
-    pooled = functional.avg_pool1d(lines[:, None], kernel, step, padding, pool.ceil_mode, pool.count_include_pad)
-    return pooled[:, 0]
