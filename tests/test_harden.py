@@ -108,7 +108,7 @@ def test_defense_goes_with_block_and_pruning(trained, dataset, defense: str) -> 
 
 
 def test_checkpoint_of_another_defense_is_refused(trained, dataset, tmp_path: Path) -> None:
-    options = RunOptions(checkpoint=tmp_path / "resume.pt")
+    options = RunOptions(checkpoint=str(tmp_path / "resume.pt"))
     harden(trained, dataset, Recipe(epochs=1), options=options)
     with pytest.raises(RecipeError, match="other settings"):
         harden(trained, dataset, Recipe(epochs=1, defense="at"), options=replace(options, resume=True))
@@ -123,8 +123,11 @@ def test_two_runs_of_one_recipe_give_the_same_file(trained, dataset, tmp_path: P
 
 def test_saved_file_tells_where_it_came_from(trained, dataset, tmp_path: Path) -> None:
     path = tmp_path / "hardened.safetensors"
-    harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1})).save(path)
+    result = harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1}))
+    result.save(str(path))
     stored = read_metadata(path)
+    assert result.pruned is not None
+    assert stored["provenance"]["pruned"]["kept"] == result.pruned.facts()["kept"] != []
     assert stored["recipe"]["backend"] == "cayley"
     assert stored["provenance"]["data"] == {
         "spec": "memory",

@@ -108,9 +108,15 @@ def test_a_chain_defends_a_model(make_model: object) -> None:
 
 def test_libraries_are_imported_where_they_are_needed() -> None:
     code = (
-        "import sys, iqa_armor.defenses\n"
-        "heavy = {'kornia', 'diffusers', 'onnxruntime'} & set(sys.modules)\n"
-        "sys.exit(f'imported {heavy}' if heavy else 0)"
+        "import sys\n"
+        "from iqa_armor.attacks import ATTACKS\n"
+        "from iqa_armor.defenses.purifiers import PURIFIERS\n"
+        "from iqa_armor.defenses.smoothing import SMOOTHERS\n"
+        "assert all(each.summary() for each in (ATTACKS, PURIFIERS, SMOOTHERS))\n"
+        "early = {'torch', 'numpy', 'PIL'} & set(sys.modules)\n"
+        "assert all(each.rows() for each in (ATTACKS, PURIFIERS))\n"
+        "heavy = {'kornia', 'diffusers', 'onnxruntime', 'torchvision', 'scipy', 'piq'} & set(sys.modules)\n"
+        "sys.exit(f'imported {early} {heavy}' if early or heavy else 0)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
