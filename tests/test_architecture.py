@@ -31,7 +31,6 @@ FLOORS = {
     "gradients": 1,
     "results": 1,
     "settings": 0,
-    "numerals": 0,
     "files": 0,
     "limits": 0,
     "progress": 0,

@@ -236,4 +236,6 @@ def test_a_fresh_process_loads_it_and_killed_while_saving_leaves_no_final_file(t
     torch.set_num_threads(threads)
     assert run.stdout.strip() == str(expected), run.stderr
     assert run.returncode < 0
-    assert [left.suffix for left in target.parent.iterdir()] == [".partial"]
+    assert [left.name.split("-")[0] for left in target.parent.iterdir()] == [".model.safetensors.unfinished"]
+    save_artifact(model, target, recipe={}, provenance={})
+    assert list(target.parent.iterdir()) == [target]

@@ -12,8 +12,8 @@ from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.layers import LAYERS
+from iqa_armor.artifact.limits import FormatError
 from iqa_armor.artifact.methods import METHODS
-from iqa_armor.artifact.refusal import Refusal
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.tokens import TokenBlock
@@ -161,16 +161,15 @@ def test_wrong_constructor_arguments_are_refused(name: str, argument: str, value
     layer = next(example for example in EXAMPLES if LAYERS.name_of(type(example)) == name)
     leaf = LAYERS[name]
     arguments = {**leaf.describe(layer), argument: value}
-    with pytest.raises(Refusal, match=message):
+    with pytest.raises(FormatError, match=message):
         leaf.build(leaf.arguments(json.loads(json.dumps(arguments))))
 
 
 def test_tables_name_what_they_hold() -> None:
-    for name, call in FUNCTIONS.items():
+    for name, function in FUNCTIONS.items():
         owner, _, last = name.rpartition(".")
-        assert getattr(pkgutil.resolve_name(owner), last) is call.target, name
-    for name, call in METHODS.items():
-        assert call.target == name
+        assert getattr(pkgutil.resolve_name(owner), last) is function.target, name
+    for name in METHODS:
         assert hasattr(torch.Tensor, name), name
     for name, leaf in LAYERS.items():
         assert name.rpartition(".")[2] == leaf.kind.__name__

@@ -79,6 +79,39 @@ def test_dilated_network_asks_for_a_node() -> None:
     assert [node.name for node in choose(traced, "layer3")] == ["layer3_5_relu_2"]
 
 
+@pytest.mark.parametrize(
+    ("positional", "named", "hides"),
+    [
+        ((None, 1, 2, 0, 1, 2), {}, True),  # stride, padding, output padding, groups, dilation
+        ((None, 1, 1, 0, 2, 1), {}, False),
+        ((None, 2, 1, 1, 2), {}, False),
+        ((None, 1, 2), {"dilation": 2}, True),
+        ((), {"dilation": (1, 1), "groups": 2, "padding": 1}, False),
+    ],
+)
+def test_dilation_of_a_functional_transposed_convolution_is_its_last_argument(
+    positional: tuple, named: dict, hides: bool
+) -> None:
+    groups = named.get("groups", positional[4] if len(positional) > 4 else 1)
+
+    class Transposed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second = nn.Conv2d(3, 4, 3, 4, 1), nn.Conv2d(4, 4, 3, 2, 1)
+            self.weight = nn.Parameter(torch.rand(4, 4 // groups, 3, 3))
+
+        def forward(self, images: Tensor) -> Tensor:
+            maps = self.second(self.first(images))
+            return functional.conv_transpose2d(maps, self.weight, *positional, **named).mean((1, 2, 3))
+
+    traced = trace(Transposed(), example()[:1])
+    if hides:
+        with pytest.raises(SurgeryError, match="dilated convolution 'conv_transpose2d'"):
+            choose(traced, "last")
+    else:
+        assert choose(traced, "last")
+
+
 def test_network_of_one_stage_asks_for_a_node() -> None:
     network = nn.Sequential(nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.Flatten())
     traced = trace(network, example()[:1])

@@ -5,32 +5,32 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from iqa_armor.artifact.checks import MAX_CHANNELS, Check, choice, integer, sequence
-from iqa_armor.artifact.leaf import Field, Leaf
-from iqa_armor.artifact.refusal import Refusal, shown
+from iqa_armor.artifact.checks import MAX_CHANNELS, ArgumentCheck, choice, integer, sequence
+from iqa_armor.artifact.limits import FormatError, shown
+from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.tokens import TokenBlock
 
 
-def _config(checks: dict[str, Check]) -> dict[str, Field]:
+def _config(checks: dict[str, ArgumentCheck]) -> Fields:
     """Return the fields of one of our blocks, which says its constructor's arguments itself."""
 
     def reader(name: str) -> Callable[[Any], object]:
         return lambda block: block.config()[name]
 
-    return {name: Field(check, reader(name)) for name, check in checks.items()}
+    return {name: Derived(check, reader(name)) for name, check in checks.items()}
 
 
 def _backend(value: object) -> object:
     """Return the name of a known backend; naming one in a file imports nothing but what is installed for that."""
     if not isinstance(value, str) or not BACKENDS.knows(value):
-        raise Refusal(f"must be one of {BACKENDS.summary()}, got {shown(value)}")
+        raise FormatError(f"must be one of {BACKENDS.summary()}, got {shown(value)}")
     return value
 
 
-BLOCKS: dict[str, Leaf] = {
-    "iqa_armor.ortho.RobustBlock": Leaf(
+BLOCKS: dict[str, StoredLayer] = {
+    "iqa_armor.ortho.RobustBlock": StoredLayer(
         RobustBlock,
         _config(
             {
@@ -42,7 +42,7 @@ BLOCKS: dict[str, Leaf] = {
         ("features",),
         lambda given: {"reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
     ),
-    "iqa_armor.ortho.TokenBlock": Leaf(
+    "iqa_armor.ortho.TokenBlock": StoredLayer(
         TokenBlock,
         _config(
             {

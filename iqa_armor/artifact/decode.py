@@ -9,15 +9,15 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from iqa_armor.artifact.calls import Call
 from iqa_armor.artifact.encode import INPUT
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.leaf import Leaf
+from iqa_armor.artifact.limits import MAX_LENGTH, MAX_NODES, FormatError, expect_fields, shown
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.names import check_disjoint, check_path
-from iqa_armor.artifact.refusal import MAX_LENGTH, MAX_NODES, Refusal, expect_fields, shown
+from iqa_armor.artifact.signatures import Signature
+from iqa_armor.artifact.stored_layer import StoredLayer
 from iqa_armor.artifact.values import decode_value
 
 NODE_FIELDS = frozenset({"op", "target", "args", "kwargs"})
@@ -29,7 +29,7 @@ class _Build:
     """A network while it is being rebuilt."""
 
     root: nn.Module
-    leaves: dict[str, Leaf]
+    leaves: dict[str, StoredLayer]
     tensors: frozenset[str]
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: list[fx.Node] = field(default_factory=list)
@@ -47,7 +47,7 @@ def decode_network(description: Mapping[str, object], header: Mapping[str, Tenso
         Graph module on the meta device whose state dict has exactly the names and sizes of `header`.
 
     Raises:
-        Refusal: If anything in it is not in the tables, or does not fit the header.
+        FormatError: If anything in it is not in the tables, or does not fit the header.
     """
     _check_table(description["tensors"], header)
     build = _skeleton(description, header)
@@ -55,53 +55,53 @@ def decode_network(description: Mapping[str, object], header: Mapping[str, Tenso
     nodes = description["nodes"]
     if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
         count = len(nodes) if isinstance(nodes, list) else 0
-        raise Refusal(f"its graph must have 2 to {MAX_NODES} nodes, got {count}")
+        raise FormatError(f"its graph must have 2 to {MAX_NODES} nodes, got {count}")
     for index, stored in enumerate(nodes):
         try:
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
-        except Refusal as refusal:
-            raise Refusal(f"node {index}: {refusal}") from refusal
+        except FormatError as error:
+            raise FormatError(f"node {index}: {error}") from error
     if unused := build.leaves.keys() - build.called:
-        raise Refusal(f"its graph never calls the declared layer {shown(min(unused))}")
+        raise FormatError(f"its graph never calls the declared layer {shown(min(unused))}")
     network = fx.GraphModule(build.root, build.graph, "HardenedNetwork")
     try:
         network.graph.lint()
     except RuntimeError as error:
-        raise Refusal(f"its graph is inconsistent: {error}") from error
+        raise FormatError(f"its graph is inconsistent: {error}") from error
     _check_state(network, header)
     return network
 
 
 def _check_table(table: object, header: Mapping[str, TensorInfo]) -> None:
     if not isinstance(table, dict):
-        raise Refusal("its tensor table must be a JSON object")
+        raise FormatError("its tensor table must be a JSON object")
     if differing := sorted(table.keys() ^ header.keys()):
-        raise Refusal(f"its tensor table and the file disagree on {', '.join(map(shown, differing[:10]))}")
+        raise FormatError(f"its tensor table and the file disagree on {', '.join(map(shown, differing[:10]))}")
     for name, entry in table.items():
         if not isinstance(entry, list) or len(entry) != 2:
-            raise Refusal(f"the table entry of tensor {shown(name)} must be [dtype, size]")
+            raise FormatError(f"the table entry of tensor {shown(name)} must be [dtype, size]")
         declared = tensor_info(name, *entry)
         if declared != header[name]:
-            raise Refusal(f"tensor {shown(name)} is declared as {declared} but stored as {header[name]}")
+            raise FormatError(f"tensor {shown(name)} is declared as {declared} but stored as {header[name]}")
 
 
 def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> _Build:
     """Return the module tree of the described layers and attributes, on the meta device."""
     stored_leaves, stored_attributes = description["leaves"], description["attributes"]
     if not isinstance(stored_leaves, dict) or not isinstance(stored_attributes, dict):
-        raise Refusal("leaves and attributes must be JSON objects")
+        raise FormatError("leaves and attributes must be JSON objects")
     if len(stored_leaves) > MAX_NODES:
-        raise Refusal(f"it declares {len(stored_leaves)} layers; at most {MAX_NODES} are allowed")
+        raise FormatError(f"it declares {len(stored_leaves)} layers; at most {MAX_NODES} are allowed")
     paths = [check_path(path) for path in (*stored_leaves, *stored_attributes)]
     if len(set(paths)) < len(paths):
-        raise Refusal("a path is declared both as layer and as tensor")
+        raise FormatError("a path is declared both as layer and as tensor")
     check_disjoint(paths)
     root, leaves = nn.Module(), {}
     for path, stored in stored_leaves.items():
         try:
             leaves[path], module = _leaf(path, stored, header)
-        except Refusal as refusal:
-            raise Refusal(f"layer {shown(path)}: {refusal}") from refusal
+        except FormatError as error:
+            raise FormatError(f"layer {shown(path)}: {error}") from error
         container, name = _container(root, path)
         container.add_module(name, module)
     for path, kind in stored_attributes.items():
@@ -109,24 +109,24 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
     return _Build(root, leaves, frozenset(header))
 
 
-def _leaf(path: str, stored: object, header: Mapping[str, TensorInfo]) -> tuple[Leaf, nn.Module]:
+def _leaf(path: str, stored: object, header: Mapping[str, TensorInfo]) -> tuple[StoredLayer, nn.Module]:
     fields = expect_fields(stored, LEAF_FIELDS, "its description")
     name = fields["class"]
     if not isinstance(name, str) or name not in LAYERS:
-        raise Refusal(f"class {shown(name)} is not allowed")
+        raise FormatError(f"class {shown(name)} is not allowed")
     leaf = LAYERS[name]
     arguments = leaf.arguments(fields["arguments"])
     for tensor, shape in (leaf.tensors(arguments) if leaf.tensors else {}).items():
         info = header.get(f"{path}.{tensor}")
         if info is None or info.shape != shape:
             found = "is missing" if info is None else f"has size {list(info.shape)}"
-            raise Refusal(f"its tensor {tensor!r} must have size {list(shape)} but {found}")
+            raise FormatError(f"its tensor {tensor!r} must have size {list(shape)} but {found}")
     return leaf, leaf.build(arguments)
 
 
 def _add_attribute(root: nn.Module, path: str, kind: object, *, header: Mapping[str, TensorInfo]) -> None:
     if path not in header:
-        raise Refusal(f"the declared tensor {shown(path)} is not in the file")
+        raise FormatError(f"the declared tensor {shown(path)} is not in the file")
     info = header[path]
     value = torch.empty(info.shape, dtype=DTYPES[info.dtype], device="meta")
     container, name = _container(root, path)
@@ -135,7 +135,7 @@ def _add_attribute(root: nn.Module, path: str, kind: object, *, header: Mapping[
     elif kind == "buffer":
         container.register_buffer(name, value)
     else:
-        raise Refusal(f"tensor {shown(path)} must be a parameter or a buffer, not {shown(kind)}")
+        raise FormatError(f"tensor {shown(path)} must be a parameter or a buffer, not {shown(kind)}")
 
 
 def _container(root: nn.Module, path: str) -> tuple[nn.Module, str]:
@@ -153,16 +153,16 @@ def _check_state(network: nn.Module, header: Mapping[str, TensorInfo]) -> None:
     """Check that a network has exactly the tensors of the file, in kind and size."""
     state = network.state_dict()
     if missing := sorted(state.keys() - header.keys()):
-        raise Refusal(f"the file lacks tensors of its layers: {', '.join(map(shown, missing[:10]))}")
+        raise FormatError(f"the file lacks tensors of its layers: {', '.join(map(shown, missing[:10]))}")
     if extra := sorted(header.keys() - state.keys()):
-        raise Refusal(f"the file has tensors that no layer owns: {', '.join(map(shown, extra[:10]))}")
+        raise FormatError(f"the file has tensors that no layer owns: {', '.join(map(shown, extra[:10]))}")
     for name, value in state.items():
         info = header[name]
         dtype = DTYPES[info.dtype]
         if tuple(value.shape) != info.shape:
-            raise Refusal(f"tensor {name!r} has size {list(info.shape)}, its layer needs {list(value.shape)}")
+            raise FormatError(f"tensor {name!r} has size {list(info.shape)}, its layer needs {list(value.shape)}")
         if dtype != value.dtype and not (dtype.is_floating_point and value.is_floating_point()):
-            raise Refusal(f"tensor {name!r} has type {info.dtype}, its layer needs {value.dtype}")
+            raise FormatError(f"tensor {name!r} has type {info.dtype}, its layer needs {value.dtype}")
 
 
 def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
@@ -170,11 +170,11 @@ def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
     fields = expect_fields(stored, NODE_FIELDS | {"unit"} if unit is not None else NODE_FIELDS, "its description")
     op, target, args, kwargs = (fields[name] for name in ("op", "target", "args", "kwargs"))
     if not isinstance(target, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
-        raise Refusal("target must be text, args an array and kwargs an object")
+        raise FormatError("target must be text, args an array and kwargs an object")
     if len(args) > MAX_LENGTH:
-        raise Refusal(f"it has {len(args)} arguments; at most {MAX_LENGTH} are allowed")
+        raise FormatError(f"it has {len(args)} arguments; at most {MAX_LENGTH} are allowed")
     if (op == "placeholder") != (not build.nodes) or (op == "output") != is_last:
-        raise Refusal("a graph has one placeholder, its first node, and one output, its last")
+        raise FormatError("a graph has one placeholder, its first node, and one output, its last")
     if op in ("placeholder", "output"):
         node = _add_border(build, op, target, args=args, kwargs=kwargs)
     elif op == "get_attr":
@@ -188,47 +188,47 @@ def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
 
 def _add_border(build: _Build, op: str, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
     if target != (INPUT if op == "placeholder" else "output") or kwargs or len(args) != (op == "output"):
-        raise Refusal(f"{op} {shown(target)} does not have the form of an {op}")
+        raise FormatError(f"{op} {shown(target)} does not have the form of an {op}")
     if op == "placeholder":
         return build.graph.placeholder(INPUT)
     value = decode_value(args[0], build.nodes, lambda _: False)
     if not isinstance(value, fx.Node):
-        raise Refusal(f"the output must be the value of one node, got {shown(args[0])}")
+        raise FormatError(f"the output must be the value of one node, got {shown(args[0])}")
     return build.graph.create_node("output", "output", (value,))
 
 
 def _add_attribute_node(build: _Build, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
     path = check_path(target)
     if path not in build.tensors or args or kwargs:
-        raise Refusal(f"it reads {shown(path)}, which is no declared tensor")
+        raise FormatError(f"it reads {shown(path)}, which is no declared tensor")
     return build.graph.create_node("get_attr", path)
 
 
 def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
-    call = _callee(build, op, target)
+    callee, signature = _callee(build, op, target)
     try:
-        values = tuple(decode_value(arg, build.nodes, call.accepts_text) for arg in args)
-        named = {name: decode_value(arg, build.nodes, call.accepts_text) for name, arg in kwargs.items()}
+        values = tuple(decode_value(arg, build.nodes, signature.accepts_text) for arg in args)
+        named = {name: decode_value(arg, build.nodes, signature.accepts_text) for name, arg in kwargs.items()}
         if op == "call_method" and not (values and isinstance(values[0], fx.Node)):
-            raise Refusal("a method needs the node whose value it belongs to")
-        call.check(values[1:] if op == "call_method" else values, named)
-    except Refusal as refusal:
-        raise Refusal(f"{op} {shown(target)}: {refusal}") from refusal
-    node_target: Any = call.target
-    return build.graph.create_node(str(op), node_target, values, named)  # type: ignore[arg-type]
+            raise FormatError("a method needs the node whose value it belongs to")
+        signature.check(values[1:] if op == "call_method" else values, named)
+    except FormatError as error:
+        raise FormatError(f"{op} {shown(target)}: {error}") from error
+    return build.graph.create_node(str(op), callee, values, named)  # type: ignore[arg-type]
 
 
-def _callee(build: _Build, op: object, target: str) -> Call:
-    """Return the table entry of what a node calls."""
+def _callee(build: _Build, op: object, target: str) -> tuple[Any, Signature]:
+    """Return what a node calls, and the arguments it takes."""
     if op == "call_module":
         path = check_path(target)
         if path not in build.leaves:
-            raise Refusal(f"it calls {shown(path)}, which is no declared layer")
+            raise FormatError(f"it calls {shown(path)}, which is no declared layer")
         build.called.add(path)
-        return Call(path, " ".join(build.leaves[path].keywords))
+        return path, build.leaves[path].signature
     if op not in ("call_function", "call_method"):
-        raise Refusal(f"{shown(op)} is no kind of node")
-    table = FUNCTIONS if op == "call_function" else METHODS
-    if target not in table:
-        raise Refusal(f"{op} {shown(target)} is not allowed")
-    return table[target]
+        raise FormatError(f"{shown(op)} is no kind of node")
+    if op == "call_method" and target in METHODS:
+        return target, METHODS[target]
+    if op == "call_function" and target in FUNCTIONS:
+        return FUNCTIONS[target].target, FUNCTIONS[target].signature
+    raise FormatError(f"{op} {shown(target)} is not allowed")

@@ -12,7 +12,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.refusal import Refusal, shown
+from iqa_armor.artifact.limits import FormatError, shown
 from iqa_armor.artifact.values import encode_value
 
 INPUT = "images"
@@ -38,7 +38,7 @@ def encode_network(network: fx.GraphModule) -> Encoded:
         network: Graph module with one input and one output tensor.
 
     Raises:
-        Refusal: If a node, layer or argument has no stored form, or a weight is not finite.
+        FormatError: If a node, layer or argument has no stored form, or a weight is not finite.
     """
     kept = [node for node in network.graph.nodes if not _is_check(node)]
     leaves = {str(node.target): _leaf(network, str(node.target)) for node in kept if node.op == "call_module"}
@@ -66,15 +66,15 @@ def _is_check(node: fx.Node) -> bool:
 def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
     leaf = network.get_submodule(path)
     if LAYERS.name_of(type(leaf)) is None:
-        raise Refusal(
+        raise FormatError(
             f"layer {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which cannot be stored; "
             "build the network from torch.nn layers without parametrizations"
         )
     if leaf._forward_hooks or leaf._forward_pre_hooks:
-        raise Refusal(f"layer {path!r} has forward hooks, which cannot be stored; remove them first")
+        raise FormatError(f"layer {path!r} has forward hooks, which cannot be stored; remove them first")
     for module in leaf.modules():
         if module._non_persistent_buffers_set:
-            raise Refusal(f"layer {path!r} has buffers outside its state dict, which cannot be stored")
+            raise FormatError(f"layer {path!r} has buffers outside its state dict, which cannot be stored")
     return leaf
 
 
@@ -83,13 +83,13 @@ def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
     try:
         return {"class": name, "arguments": LAYERS[name].describe(leaf)}
     except (AttributeError, KeyError) as error:
-        raise Refusal(f"layer {path!r} ({name}) lacks the attribute {error}") from error
+        raise FormatError(f"layer {path!r} ({name}) lacks the attribute {error}") from error
 
 
 def _attribute(network: fx.GraphModule, path: str) -> Tensor:
     value = operator.attrgetter(path)(network)
     if not isinstance(value, Tensor):
-        raise Refusal(f"the graph reads {path!r}, a {type(value).__name__}; only tensors can be stored")
+        raise FormatError(f"the graph reads {path!r}, a {type(value).__name__}; only tensors can be stored")
     return value
 
 
@@ -99,7 +99,7 @@ def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:
     numbers: dict[fx.Node, object] = {node: {"node": index} for index, node in enumerate(stored)}
     for extra in inputs[1:]:
         if extra.users and not extra.args:
-            raise Refusal(f"the network needs a second input {extra.target!r}; only one, the images, can be stored")
+            raise FormatError(f"the network needs a second input {extra.target!r}; only one, the images, can be stored")
         numbers[extra] = encode_value(extra.args[0], numbers.__getitem__) if extra.args else None
     return [_node(node, numbers) for node in stored]
 
@@ -116,8 +116,8 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
                 if (name, arg) != ("out", None)  # torch.nn.functional passes its defaults on to the tracer
             },
         }
-    except Refusal as refusal:
-        raise Refusal(f"node {node.name!r}: {refusal}") from refusal
+    except FormatError as error:
+        raise FormatError(f"node {node.name!r}: {error}") from error
     unit = node.meta.get("unit")
     return {**described, "unit": unit} if isinstance(unit, str) else described
 
@@ -127,7 +127,7 @@ def _target(node: fx.Node) -> str:
         return node.target
     name = FUNCTIONS.name_of(node.target)
     if name is None:
-        raise Refusal(
+        raise FormatError(
             f"it calls {node._pretty_print_target(node.target)}, "
             "which cannot be stored; use a torch.nn layer or a common torch function instead"
         )
@@ -140,7 +140,7 @@ def _storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     storages: set[int] = set()
     for name, value in state.items():
         if value.is_meta or value.dtype not in NAME_OF_DTYPE or value.layout != torch.strided:
-            raise Refusal(f"tensor {name!r} ({value.dtype}, {value.device}) cannot be stored")
+            raise FormatError(f"tensor {name!r} ({value.dtype}, {value.device}) cannot be stored")
         tensor = value.detach().cpu().contiguous()
         storage = tensor.untyped_storage()
         if storage.data_ptr() in storages or storage.nbytes() != tensor.nbytes:
@@ -155,9 +155,9 @@ def check_finite(tensors: Mapping[str, Tensor]) -> None:
     """Check that every floating-point tensor is free of NaN and infinities.
 
     Raises:
-        Refusal: Naming the first ten that are not.
+        FormatError: Naming the first ten that are not.
     """
     broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""
-        raise Refusal(f"weights are NaN or infinite in {', '.join(map(shown, broken[:10]))}{more}")
+        raise FormatError(f"weights are NaN or infinite in {', '.join(map(shown, broken[:10]))}{more}")

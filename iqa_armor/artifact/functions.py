@@ -2,192 +2,202 @@
 
 from __future__ import annotations
 
+import builtins
 import operator
 import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import torch
+from torch.nn import functional
 
-from iqa_armor.artifact.calls import EXPONENT, GROWTH, Call
-from iqa_armor.artifact.functional import FUNCTIONAL
+from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature
 from iqa_armor.artifact.table import Table
 
 EQUATION = re.compile(r"[a-zA-Z,. ]{1,64}(->[a-zA-Z. ]{0,32})?")
+ROUNDINGS = ("floor", "trunc")
 # Attributes of a tensor that `getattr` may read.
 ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "is_cuda")
+RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
+PADDING = ("constant", "reflect", "replicate", "circular")
+SAMPLING = ("bilinear", "nearest", "bicubic", "zeros", "border", "reflection")
+CONVOLUTION = "input weight bias? stride? padding? dilation? groups?"
+TRANSPOSED = "input weight bias? stride? padding? output_padding? groups? dilation?"
+POOLING = "input kernel_size stride? padding? dilation? ceil_mode? return_indices?"
+AVERAGING = "input kernel_size stride? padding? ceil_mode? count_include_pad? divisor_override?"
+RESIZING = "input size scale_factor? mode? align_corners? recompute_scale_factor? antialias?"
+NORMALIZING = "input running_mean running_var weight? bias? training? momentum? eps?"
 
-OPERATORS: dict[str, Call] = {
-    "builtins.getattr": Call(
-        getattr, "object name", ATTRIBUTES, positional_only=True, least=2, on_node=True, needs_text=True
+
+@dataclass(frozen=True)
+class StoredFunction:
+    """A function that a stored graph may call, and with which arguments."""
+
+    target: Callable[..., Any]
+    signature: Signature
+
+
+def functions_of(module: ModuleType, names: str, signature: Signature) -> dict[str, StoredFunction]:
+    """Return functions of a module, which share a signature, by their full names."""
+    return {f"{module.__name__}.{name}": StoredFunction(getattr(module, name), signature) for name in names.split()}
+
+
+def _pair(*, literals: bool = False, on_node: bool = False, largest: int = 2**31 - 1) -> Signature:
+    return Signature("a b", positional_only=True, literals=literals, on_node=on_node, largest=largest)
+
+
+_OPERATORS = {
+    **functions_of(
+        builtins,
+        "getattr",
+        Signature("object name", ATTRIBUTES, positional_only=True, on_node=True, needs_text=True),
     ),
-    "operator.getitem": Call(operator.getitem, "value index", positional_only=True, least=2, on_node=True),
+    **functions_of(operator, "getitem", _pair(literals=True, on_node=True)),
     # Tuples may be joined (`x.shape[:2] + (-1,)`) but not repeated.
-    "operator.add": Call(operator.add, "a b", positional_only=True, least=2),
-    "operator.pow": Call(operator.pow, "a b", positional_only=True, least=2, largest=EXPONENT, literals=False),
-    **{
-        f"operator.{function.__name__}": Call(function, "a b", positional_only=True, least=2, literals=False)
-        for function in (
-            operator.sub,
-            operator.mul,
-            operator.truediv,
-            operator.floordiv,
-            operator.mod,
-            operator.matmul,
-            operator.eq,
-            operator.ne,
-            operator.lt,
-            operator.le,
-            operator.gt,
-            operator.ge,
-            operator.and_,
-            operator.or_,
-        )
-    },
-    **{
-        f"operator.{function.__name__}": Call(
-            function, "a b", positional_only=True, least=2, literals=False, on_node=True
-        )
-        for function in (operator.iadd, operator.isub, operator.imul, operator.itruediv)
-    },
-    **{
-        f"operator.{function.__name__}": Call(function, "a", positional_only=True, literals=False)
-        for function in (operator.neg, operator.pos, operator.abs, operator.invert)
-    },
+    **functions_of(operator, "add", _pair(literals=True)),
+    **functions_of(operator, "pow", _pair(largest=EXPONENT)),
+    **functions_of(operator, "sub mul truediv floordiv mod matmul eq ne lt le gt ge and_ or_", _pair()),
+    **functions_of(operator, "iadd isub imul itruediv", _pair(on_node=True)),
+    **functions_of(operator, "neg pos abs invert", Signature("a", positional_only=True, literals=False)),
 }
 
-# One tensor in, the same number of elements out, no options.
-POINTWISE: dict[str, Call] = {
-    f"torch.{function.__name__}": Call(function, "input", literals=False)
-    for function in (
-        torch.abs,
-        torch.ceil,
-        torch.clone,
-        torch.conj,
-        torch.cos,
-        torch.detach,
-        torch.erf,
-        torch.exp,
-        torch.expm1,
-        torch.floor,
-        torch.log,
-        torch.log10,
-        torch.log1p,
-        torch.log2,
-        torch.logical_not,
-        torch.neg,
-        torch.numel,
-        torch.reciprocal,
-        torch.relu,
-        torch.round,
-        torch.rsqrt,
-        torch.sigmoid,
-        torch.sign,
-        torch.sin,
-        torch.sqrt,
-        torch.square,
-        torch.t,
-        torch.tanh,
-        torch.trunc,
-    )
+_ARITHMETIC = {
+    **functions_of(
+        torch,
+        "abs ceil clone conj cos detach erf exp expm1 floor log log10 log1p log2 logical_not neg numel reciprocal relu "
+        "round rsqrt sigmoid sign sin sqrt square t tanh trunc",
+        Signature("input", literals=False),
+    ),
+    **functions_of(
+        torch,
+        "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul multiply mv ne outer remainder true_divide",
+        Signature("input other", literals=False),
+    ),
+    **functions_of(torch, "add sub subtract rsub", Signature("input other alpha?", literals=False)),
+    **functions_of(torch, "div", Signature("input other rounding_mode?", ROUNDINGS, literals=False)),
+    **functions_of(torch, "pow", Signature("input exponent", largest=EXPONENT, literals=False)),
+    **functions_of(torch, "clamp", Signature("input min? max?")),
+    **functions_of(torch, "lerp", Signature("input end weight")),
+    **functions_of(torch, "where", Signature("condition input other")),
+    **functions_of(torch, "masked_fill", Signature("input mask value")),
+    **functions_of(torch, "addmm", Signature("input mat1 mat2 beta? alpha?")),
+    **functions_of(torch, "baddbmm", Signature("input batch1 batch2 beta? alpha?")),
+    **functions_of(torch, "einsum", Signature("equation operand", pattern=EQUATION, many=True, positional_only=True)),
+    **functions_of(torch, "zeros_like ones_like", Signature("input dtype?")),
+    **functions_of(torch, "full_like", Signature("input fill_value dtype?")),
 }
 
-# Two tensors, or a tensor and a number.
-PAIRWISE: dict[str, Call] = {
-    f"torch.{function.__name__}": Call(function, "input other", least=2, literals=False)
-    for function in (
-        torch.bmm,
-        torch.dot,
-        torch.eq,
-        torch.floor_divide,
-        torch.ge,
-        torch.gt,
-        torch.le,
-        torch.lt,
-        torch.matmul,
-        torch.maximum,
-        torch.minimum,
-        torch.mm,
-        torch.mul,
-        torch.multiply,
-        torch.mv,
-        torch.ne,
-        torch.outer,
-        torch.remainder,
-        torch.true_divide,
-    )
+_SHAPING = {
+    **functions_of(torch, "cat concat stack", Signature("tensors dim?")),
+    **functions_of(torch, "chunk", Signature("input chunks dim?", largest=GROWTH)),
+    **functions_of(torch, "split", Signature("tensor split_size_or_sections dim?")),
+    **functions_of(torch, "unbind squeeze", Signature("input dim?")),
+    **functions_of(torch, "flatten", Signature("input start_dim? end_dim?")),
+    **functions_of(torch, "unflatten", Signature("input dim sizes")),
+    **functions_of(torch, "reshape", Signature("input shape")),
+    **functions_of(torch, "permute flip", Signature("input dims")),
+    **functions_of(torch, "transpose", Signature("input dim0 dim1")),
+    **functions_of(torch, "swapaxes", Signature("input axis0 axis1")),
+    **functions_of(torch, "movedim", Signature("input source destination")),
+    **functions_of(torch, "unsqueeze", Signature("input dim")),
+    **functions_of(torch, "narrow", Signature("input dim start length")),
+    **functions_of(torch, "select index_select gather", Signature("input dim index")),
+    **functions_of(torch, "roll", Signature("input shifts dims?")),
+    **functions_of(torch, "tile", Signature("input dims", largest=GROWTH)),
+    **functions_of(torch, "repeat_interleave", Signature("input repeats dim?", largest=GROWTH)),
+    **functions_of(torch, "channel_shuffle", Signature("input groups")),
+    **functions_of(torch, "pixel_shuffle", Signature("input upscale_factor")),
+    **functions_of(torch, "pixel_unshuffle", Signature("input downscale_factor")),
 }
 
-SHAPING: dict[str, Call] = {
-    "torch.cat": Call(torch.cat, "tensors dim"),
-    "torch.concat": Call(torch.concat, "tensors dim"),
-    "torch.stack": Call(torch.stack, "tensors dim"),
-    "torch.chunk": Call(torch.chunk, "input chunks dim", least=2, largest=GROWTH),
-    "torch.split": Call(torch.split, "tensor split_size_or_sections dim", least=2),
-    "torch.unbind": Call(torch.unbind, "input dim"),
-    "torch.flatten": Call(torch.flatten, "input start_dim end_dim"),
-    "torch.unflatten": Call(torch.unflatten, "input dim sizes", least=3),
-    "torch.reshape": Call(torch.reshape, "input shape", least=2),
-    "torch.permute": Call(torch.permute, "input dims", least=2),
-    "torch.transpose": Call(torch.transpose, "input dim0 dim1", least=3),
-    "torch.swapaxes": Call(torch.swapaxes, "input axis0 axis1", least=3),
-    "torch.movedim": Call(torch.movedim, "input source destination", least=3),
-    "torch.squeeze": Call(torch.squeeze, "input dim"),
-    "torch.unsqueeze": Call(torch.unsqueeze, "input dim", least=2),
-    "torch.narrow": Call(torch.narrow, "input dim start length", least=4),
-    "torch.select": Call(torch.select, "input dim index", least=3),
-    "torch.index_select": Call(torch.index_select, "input dim index", least=3),
-    "torch.gather": Call(torch.gather, "input dim index", least=3),
-    "torch.flip": Call(torch.flip, "input dims", least=2),
-    "torch.roll": Call(torch.roll, "input shifts dims", least=2),
-    "torch.tile": Call(torch.tile, "input dims", least=2, largest=GROWTH),
-    "torch.repeat_interleave": Call(torch.repeat_interleave, "input repeats dim", least=2, largest=GROWTH),
-    "torch.channel_shuffle": Call(torch.channel_shuffle, "input groups", least=2),
-    "torch.pixel_shuffle": Call(torch.pixel_shuffle, "input upscale_factor", least=2),
-    "torch.pixel_unshuffle": Call(torch.pixel_unshuffle, "input downscale_factor", least=2),
+_REDUCTIONS = {
+    **functions_of(torch, "mean sum prod", Signature("input dim? keepdim? dtype?")),
+    **functions_of(torch, "std var std_mean var_mean", Signature("input dim? unbiased? keepdim? correction?")),
+    **functions_of(torch, "max min amax amin argmax", Signature("input dim? keepdim?")),
+    **functions_of(torch, "logsumexp", Signature("input dim keepdim?")),
+    **functions_of(torch, "cumsum softmax log_softmax", Signature("input dim dtype?")),
+    **functions_of(torch, "norm", Signature("input p? dim? keepdim? dtype?", ("fro",))),
+    **functions_of(torch.linalg, "norm", Signature("A ord? dim? keepdim?", ("fro", "nuc"))),
+    **functions_of(torch.linalg, "vector_norm", Signature("x ord? dim? keepdim?")),
 }
 
-REDUCTIONS: dict[str, Call] = {
-    "torch.mean": Call(torch.mean, "input dim keepdim dtype"),
-    "torch.sum": Call(torch.sum, "input dim keepdim dtype"),
-    "torch.prod": Call(torch.prod, "input dim keepdim dtype"),
-    "torch.std": Call(torch.std, "input dim unbiased keepdim correction"),
-    "torch.var": Call(torch.var, "input dim unbiased keepdim correction"),
-    "torch.std_mean": Call(torch.std_mean, "input dim unbiased keepdim correction"),
-    "torch.var_mean": Call(torch.var_mean, "input dim unbiased keepdim correction"),
-    "torch.max": Call(torch.max, "input dim keepdim"),
-    "torch.min": Call(torch.min, "input dim keepdim"),
-    "torch.amax": Call(torch.amax, "input dim keepdim"),
-    "torch.amin": Call(torch.amin, "input dim keepdim"),
-    "torch.argmax": Call(torch.argmax, "input dim keepdim"),
-    "torch.cumsum": Call(torch.cumsum, "input dim dtype", least=2),
-    "torch.logsumexp": Call(torch.logsumexp, "input dim keepdim", least=2),
-    "torch.norm": Call(torch.norm, "input p dim keepdim dtype", ("fro",)),
-    "torch.linalg.norm": Call(torch.linalg.norm, "A ord dim keepdim", ("fro", "nuc")),
-    "torch.linalg.vector_norm": Call(torch.linalg.vector_norm, "x ord dim keepdim"),
-    "torch.softmax": Call(torch.softmax, "input dim dtype", least=2),
-    "torch.log_softmax": Call(torch.log_softmax, "input dim dtype", least=2),
+_ACTIVATIONS = {
+    **functions_of(functional, "relu relu6 selu silu mish hardswish hardsigmoid", Signature("input inplace?")),
+    **functions_of(functional, "relu_ sigmoid tanh logsigmoid softsign tanhshrink", Signature("input")),
+    **functions_of(functional, "elu celu", Signature("input alpha? inplace?")),
+    **functions_of(functional, "hardshrink softshrink", Signature("input lambd?")),
+    # fx itself passes `_stacklevel` on from these three.
+    **functions_of(functional, "softmax log_softmax softmin", Signature("input dim? _stacklevel? dtype?")),
+    **functions_of(functional, "leaky_relu", Signature("input negative_slope? inplace?")),
+    **functions_of(functional, "hardtanh", Signature("input min_val? max_val? inplace?")),
+    **functions_of(functional, "softplus", Signature("input beta? threshold?")),
+    **functions_of(functional, "threshold", Signature("input threshold? value? inplace?")),
+    **functions_of(functional, "prelu", Signature("input weight?")),
+    **functions_of(functional, "rrelu", Signature("input lower? upper? training? inplace?")),
+    **functions_of(functional, "glu", Signature("input dim?")),
+    **functions_of(functional, "gelu", Signature("input approximate?", ("none", "tanh"))),
+    **functions_of(
+        functional,
+        "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
+        Signature("input p? training? inplace?"),
+    ),
 }
 
-ARITHMETIC: dict[str, Call] = {
-    "torch.add": Call(torch.add, "input other alpha", least=2, literals=False),
-    "torch.sub": Call(torch.sub, "input other alpha", least=2, literals=False),
-    "torch.subtract": Call(torch.subtract, "input other alpha", least=2, literals=False),
-    "torch.rsub": Call(torch.rsub, "input other alpha", least=2, literals=False),
-    "torch.div": Call(torch.div, "input other rounding_mode", ("floor", "trunc"), least=2, literals=False),
-    "torch.pow": Call(torch.pow, "input exponent", least=2, largest=EXPONENT, literals=False),
-    "torch.clamp": Call(torch.clamp, "input min max"),
-    "torch.lerp": Call(torch.lerp, "input end weight", least=3),
-    "torch.where": Call(torch.where, "condition input other", least=3),
-    "torch.masked_fill": Call(torch.masked_fill, "input mask value", least=3),
-    "torch.addmm": Call(torch.addmm, "input mat1 mat2 beta alpha", least=3),
-    "torch.baddbmm": Call(torch.baddbmm, "input batch1 batch2 beta alpha", least=3),
-    "torch.einsum": Call(torch.einsum, "equation", pattern=EQUATION, many=True, positional_only=True, least=2),
-    "torch.zeros_like": Call(torch.zeros_like, "input dtype"),
-    "torch.ones_like": Call(torch.ones_like, "input dtype"),
-    "torch.full_like": Call(torch.full_like, "input fill_value dtype", least=2),
+_LAYERS = {
+    **functions_of(functional, "linear", Signature("input weight bias?")),
+    **functions_of(functional, "bilinear", Signature("input1 input2 weight bias?")),
+    **functions_of(functional, "conv1d conv2d", Signature(CONVOLUTION, ("same", "valid"))),
+    **functions_of(functional, "conv_transpose1d conv_transpose2d", Signature(TRANSPOSED, largest=GROWTH)),
+    **functions_of(
+        functional,
+        "embedding",
+        Signature("input weight padding_idx? max_norm? norm_type? scale_grad_by_freq? sparse?"),
+    ),
+    **functions_of(
+        functional,
+        "scaled_dot_product_attention",
+        Signature("query key value attn_mask? dropout_p? is_causal? scale?"),
+    ),
+    **functions_of(functional, "normalize", Signature("input p? dim? eps?")),
+    **functions_of(functional, "layer_norm", Signature("input normalized_shape weight? bias? eps?")),
+    **functions_of(functional, "rms_norm", Signature("input normalized_shape weight? eps?")),
+    **functions_of(functional, "group_norm", Signature("input num_groups weight? bias? eps?")),
+    **functions_of(functional, "batch_norm", Signature(NORMALIZING)),
+    **functions_of(
+        functional,
+        "instance_norm",
+        Signature("input running_mean? running_var? weight? bias? use_input_stats? momentum? eps?"),
+    ),
+    **functions_of(functional, "local_response_norm", Signature("input size alpha? beta? k?", largest=GROWTH)),
+    **functions_of(functional, "cosine_similarity", Signature("x1 x2 dim? eps?")),
+    **functions_of(functional, "pairwise_distance", Signature("x1 x2 p? eps? keepdim?")),
 }
 
-FUNCTIONS: Table[Call] = Table(
-    {**OPERATORS, **POINTWISE, **PAIRWISE, **SHAPING, **REDUCTIONS, **ARITHMETIC, **FUNCTIONAL},
+_SPATIAL = {
+    **functions_of(functional, "max_pool1d max_pool2d", Signature(POOLING)),
+    **functions_of(functional, "avg_pool1d avg_pool2d", Signature(AVERAGING)),
+    **functions_of(functional, "lp_pool2d", Signature("input norm_type kernel_size stride? ceil_mode?")),
+    **functions_of(
+        functional, "adaptive_avg_pool1d adaptive_avg_pool2d", Signature("input output_size", largest=GROWTH)
+    ),
+    **functions_of(
+        functional,
+        "adaptive_max_pool1d adaptive_max_pool2d",
+        Signature("input output_size return_indices?", largest=GROWTH),
+    ),
+    **functions_of(functional, "interpolate", Signature(RESIZING, RESAMPLING, largest=GROWTH)),
+    **functions_of(functional, "pad", Signature("input pad mode? value?", PADDING, largest=GROWTH)),
+    **functions_of(functional, "unfold", Signature("input kernel_size dilation? padding? stride?", largest=GROWTH)),
+    **functions_of(
+        functional, "fold", Signature("input output_size kernel_size dilation? padding? stride?", largest=GROWTH)
+    ),
+    **functions_of(functional, "grid_sample", Signature("input grid mode? padding_mode? align_corners?", SAMPLING)),
+}
+
+FUNCTIONS: Table[StoredFunction] = Table(
+    {**_OPERATORS, **_ARITHMETIC, **_SHAPING, **_REDUCTIONS, **_ACTIVATIONS, **_LAYERS, **_SPATIAL},
     "FUNCTIONS",
-    lambda call: call.target,
+    lambda function: function.target,
 )

@@ -10,12 +10,12 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.artifact.refusal import (
+from iqa_armor.artifact.limits import (
     MAX_ELEMENTS,
     MAX_HEADER_BYTES,
     MAX_JSON_DEPTH,
     MAX_TENSORS,
-    Refusal,
+    FormatError,
     expect_fields,
     shown,
 )
@@ -56,14 +56,14 @@ def parse_json(text: str | bytes) -> object:
     """Return parsed JSON of bounded depth, without duplicate keys, NaN or infinities.
 
     Raises:
-        Refusal: If it is no such JSON.
+        FormatError: If it is no such JSON.
     """
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
-        raise Refusal(f"its JSON is nested more than {MAX_JSON_DEPTH} deep") from error
+        raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep") from error
     except ValueError as error:  # broken syntax, broken UTF-8, numbers of thousands of digits
-        raise Refusal(f"its JSON is broken: {error}") from error
+        raise FormatError(f"its JSON is broken: {error}") from error
     _check_depth(value)
     return value
 
@@ -73,12 +73,12 @@ def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     if len(found) < len(pairs):
         seen: set[str] = set()
         twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
-        raise Refusal(f"its JSON has the name {shown(twice)} twice")
+        raise FormatError(f"its JSON has the name {shown(twice)} twice")
     return found
 
 
 def _no_constant(text: str) -> object:
-    raise Refusal(f"its JSON holds {text}")
+    raise FormatError(f"its JSON holds {text}")
 
 
 def _check_depth(value: object) -> None:
@@ -92,32 +92,32 @@ def _check_depth(value: object) -> None:
         ]
         if not level:
             return
-    raise Refusal(f"its JSON is nested more than {MAX_JSON_DEPTH} deep")
+    raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep")
 
 
 def read_header(path: Path) -> Header:
     """Return the checked header of a safetensors file.
 
     Raises:
-        Refusal: If the header is broken or declares other bytes than the file has.
+        FormatError: If the header is broken or declares other bytes than the file has.
         OSError: If the file cannot be read.
     """
     entries, data_bytes = _read_entries(path)
     metadata = _metadata(entries.pop("__metadata__", {}))
     if len(entries) > MAX_TENSORS:
-        raise Refusal(f"it declares {len(entries)} tensors; at most {MAX_TENSORS} are allowed")
+        raise FormatError(f"it declares {len(entries)} tensors; at most {MAX_TENSORS} are allowed")
     spans = {name: _tensor(name, entry) for name, entry in entries.items()}
     position = 0
     for name, (_, start, end) in sorted(spans.items(), key=lambda item: item[1][1:]):
         if start != position:
-            raise Refusal(f"the bytes of tensor {shown(name)} overlap others or leave a gap")
+            raise FormatError(f"the bytes of tensor {shown(name)} overlap others or leave a gap")
         position = end
     if position != data_bytes:
         state = "truncated" if position > data_bytes else "damaged"
-        raise Refusal(f"it is {state}: its header declares {position} bytes of tensors, {data_bytes} are there")
+        raise FormatError(f"it is {state}: its header declares {position} bytes of tensors, {data_bytes} are there")
     elements = sum(math.prod(info.shape) for info, _, _ in spans.values())
     if elements > MAX_ELEMENTS:
-        raise Refusal(f"its tensors have {elements} elements together; at most {MAX_ELEMENTS} are allowed")
+        raise FormatError(f"its tensors have {elements} elements together; at most {MAX_ELEMENTS} are allowed")
     return Header(metadata, {name: info for name, (info, _, _) in spans.items()})
 
 
@@ -125,7 +125,7 @@ def read_metadata_text(path: Path) -> dict[str, str]:
     """Return the text metadata of a safetensors file without looking at its tensors.
 
     Raises:
-        Refusal: If the header is broken.
+        FormatError: If the header is broken.
         OSError: If the file cannot be read.
     """
     return _metadata(_read_entries(path)[0].get("__metadata__", {}))
@@ -137,21 +137,21 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
     with path.open("rb") as file:
         start = file.read(8)
         if len(start) < 8:
-            raise Refusal(f"it is truncated: {size} bytes hold no safetensors header")
+            raise FormatError(f"it is truncated: {size} bytes hold no safetensors header")
         (length,) = struct.unpack("<Q", start)
         if length > size - 8:
-            raise Refusal(f"it is truncated or no safetensors file: {length} bytes of header in a file of {size}")
+            raise FormatError(f"it is truncated or no safetensors file: {length} bytes of header in a file of {size}")
         if length > MAX_HEADER_BYTES:
-            raise Refusal(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are allowed")
+            raise FormatError(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are allowed")
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
-        raise Refusal("it has a wrong header: not a JSON object")
+        raise FormatError("it has a wrong header: not a JSON object")
     return header, size - 8 - length
 
 
 def _metadata(value: object) -> dict[str, str]:
     if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
-        raise Refusal("it has a wrong header: metadata must map names to text")
+        raise FormatError("it has a wrong header: metadata must map names to text")
     return value
 
 
@@ -160,11 +160,11 @@ def _tensor(name: str, entry: object) -> tuple[TensorInfo, int, int]:
     info = tensor_info(name, fields["dtype"], fields["shape"])
     offsets = fields["data_offsets"]
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):
-        raise Refusal(f"tensor {shown(name)} has wrong offsets {shown(offsets)}")
+        raise FormatError(f"tensor {shown(name)} has wrong offsets {shown(offsets)}")
     start, end = offsets
     needed = math.prod(info.shape) * DTYPES[info.dtype].itemsize
     if start < 0 or end - start != needed:
-        raise Refusal(f"tensor {shown(name)} declares {needed} bytes but occupies {end - start}")
+        raise FormatError(f"tensor {shown(name)} declares {needed} bytes but occupies {end - start}")
     return info, start, end
 
 
@@ -172,12 +172,12 @@ def tensor_info(name: str, dtype: object, shape: object) -> TensorInfo:
     """Return the checked data type and size of a declared tensor.
 
     Raises:
-        Refusal: If the type is unknown, or the size is none or too large.
+        FormatError: If the type is unknown, or the size is none or too large.
     """
     if not isinstance(dtype, str) or dtype not in DTYPES:
-        raise Refusal(f"tensor {shown(name)} has the unknown data type {shown(dtype)}")
+        raise FormatError(f"tensor {shown(name)} has the unknown data type {shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
-        raise Refusal(f"tensor {shown(name)} has the wrong size {shown(shape)}")
+        raise FormatError(f"tensor {shown(name)} has the wrong size {shown(shape)}")
     if max(shape, default=0) > MAX_ELEMENTS or math.prod(shape) > MAX_ELEMENTS:
-        raise Refusal(f"tensor {shown(name)} declares more than {MAX_ELEMENTS} elements: {shown(shape)}")
+        raise FormatError(f"tensor {shown(name)} declares more than {MAX_ELEMENTS} elements: {shown(shape)}")
     return TensorInfo(dtype, tuple(shape))

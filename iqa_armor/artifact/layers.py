@@ -20,157 +20,157 @@ from iqa_armor.artifact.checks import (
     sequence,
     share,
 )
-from iqa_armor.artifact.leaf import Field, Leaf
 from iqa_armor.artifact.plain_layers import ACTIVATIONS, DROPOUTS, SHAPES
+from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer
 from iqa_armor.artifact.table import Table
 
-any_number = Field(number())
-has_bias = Field(flag, lambda module: module.bias is not None)
+any_number = number()
+has_bias = Derived(flag, lambda module: module.bias is not None)
 
 
-def _convolution(axes: int) -> dict[str, Field]:
+def _convolution(axes: int) -> Fields:
     return {
-        "in_channels": Field(channels),
-        "out_channels": Field(channels),
-        "kernel_size": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "stride": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "padding": Field(either(choice("same", "valid"), per_axis(axes, 0, MAX_PADDING))),
-        "dilation": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "groups": Field(channels),
+        "in_channels": channels,
+        "out_channels": channels,
+        "kernel_size": per_axis(axes, 1, MAX_KERNEL),
+        "stride": per_axis(axes, 1, MAX_KERNEL),
+        "padding": either(choice("same", "valid"), per_axis(axes, 0, MAX_PADDING)),
+        "dilation": per_axis(axes, 1, MAX_KERNEL),
+        "groups": channels,
         "bias": has_bias,
-        "padding_mode": Field(choice("zeros", "reflect", "replicate", "circular")),
+        "padding_mode": choice("zeros", "reflect", "replicate", "circular"),
     }
 
 
-def _transposed(axes: int) -> dict[str, Field]:
+def _transposed(axes: int) -> Fields:
     return {
         **_convolution(axes),
-        "padding": Field(per_axis(axes, 0, MAX_PADDING)),
-        "output_padding": Field(per_axis(axes, 0, MAX_PADDING)),
-        "padding_mode": Field(choice("zeros")),
+        "padding": per_axis(axes, 0, MAX_PADDING),
+        "output_padding": per_axis(axes, 0, MAX_PADDING),
+        "padding_mode": choice("zeros"),
     }
 
 
-def _running_norm() -> dict[str, Field]:
+def _running_norm() -> Fields:
     return {
-        "num_features": Field(channels),
-        "eps": Field(epsilon),
-        "momentum": Field(optional(share)),
-        "affine": Field(flag),
-        "track_running_stats": Field(flag),
+        "num_features": channels,
+        "eps": epsilon,
+        "momentum": optional(share),
+        "affine": flag,
+        "track_running_stats": flag,
     }
 
 
-def _window(axes: int) -> dict[str, Field]:
+def _window(axes: int) -> Fields:
     return {
-        "kernel_size": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "stride": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "padding": Field(per_axis(axes, 0, MAX_PADDING)),
+        "kernel_size": per_axis(axes, 1, MAX_KERNEL),
+        "stride": per_axis(axes, 1, MAX_KERNEL),
+        "padding": per_axis(axes, 0, MAX_PADDING),
     }
 
 
-def _maximum(axes: int) -> dict[str, Field]:
+def _maximum(axes: int) -> Fields:
     return {
         **_window(axes),
-        "dilation": Field(per_axis(axes, 1, MAX_KERNEL)),
-        "return_indices": Field(flag),
-        "ceil_mode": Field(flag),
+        "dilation": per_axis(axes, 1, MAX_KERNEL),
+        "return_indices": flag,
+        "ceil_mode": flag,
     }
 
 
-def _average(axes: int) -> dict[str, Field]:
-    return {**_window(axes), "ceil_mode": Field(flag), "count_include_pad": Field(flag)}
+def _average(axes: int) -> Fields:
+    return {**_window(axes), "ceil_mode": flag, "count_include_pad": flag}
 
 
-def _adaptive(axes: int) -> dict[str, Field]:
+def _adaptive(axes: int) -> Fields:
     size = optional(integer(1, MAX_KERNEL))
-    return {"output_size": Field(either(size, sequence(size, axes)))}
+    return {"output_size": either(size, sequence(size, axes))}
 
 
-def normalizing(kind: type[nn.LayerNorm], keyword: str) -> Leaf:
+def normalizing(kind: type[nn.LayerNorm], keyword: str) -> StoredLayer:
     """Return the entry of a layer normalization whose forward names its argument so."""
-    fields = {
-        "normalized_shape": Field(sequence(channels, 1, 4)),
-        "eps": Field(epsilon),
-        "elementwise_affine": Field(flag),
+    fields: Fields = {
+        "normalized_shape": sequence(channels, 1, 4),
+        "eps": epsilon,
+        "elementwise_affine": flag,
         "bias": has_bias,
     }
-    return Leaf(kind, fields, (keyword,))
+    return StoredLayer(kind, fields, (keyword,))
 
 
-CONVOLUTIONS: dict[str, Leaf] = {
-    "torch.nn.Conv1d": Leaf(nn.Conv1d, _convolution(1)),
-    "torch.nn.Conv2d": Leaf(nn.Conv2d, _convolution(2)),
-    "torch.nn.ConvTranspose1d": Leaf(nn.ConvTranspose1d, _transposed(1)),
-    "torch.nn.ConvTranspose2d": Leaf(nn.ConvTranspose2d, _transposed(2)),
+CONVOLUTIONS: dict[str, StoredLayer] = {
+    "torch.nn.Conv1d": StoredLayer(nn.Conv1d, _convolution(1)),
+    "torch.nn.Conv2d": StoredLayer(nn.Conv2d, _convolution(2)),
+    "torch.nn.ConvTranspose1d": StoredLayer(nn.ConvTranspose1d, _transposed(1)),
+    "torch.nn.ConvTranspose2d": StoredLayer(nn.ConvTranspose2d, _transposed(2)),
 }
 
-NORMS: dict[str, Leaf] = {
+NORMS: dict[str, StoredLayer] = {
     **{
-        f"torch.nn.{kind.__name__}": Leaf(kind, _running_norm())
+        f"torch.nn.{kind.__name__}": StoredLayer(kind, _running_norm())
         for kind in (nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d)
     },
     "torch.nn.LayerNorm": normalizing(nn.LayerNorm, "input"),
-    "torch.nn.GroupNorm": Leaf(
+    "torch.nn.GroupNorm": StoredLayer(
         nn.GroupNorm,
         {
-            "num_groups": Field(channels),
-            "num_channels": Field(channels),
-            "eps": Field(epsilon),
-            "affine": Field(flag),
+            "num_groups": channels,
+            "num_channels": channels,
+            "eps": epsilon,
+            "affine": flag,
         },
     ),
-    "torch.nn.RMSNorm": Leaf(
+    "torch.nn.RMSNorm": StoredLayer(
         nn.RMSNorm,
         {
-            "normalized_shape": Field(sequence(channels, 1, 4)),
-            "eps": Field(optional(epsilon)),
-            "elementwise_affine": Field(flag),
+            "normalized_shape": sequence(channels, 1, 4),
+            "eps": optional(epsilon),
+            "elementwise_affine": flag,
         },
         ("x",),
     ),
-    "torch.nn.LocalResponseNorm": Leaf(
+    "torch.nn.LocalResponseNorm": StoredLayer(
         nn.LocalResponseNorm,
-        {"size": Field(integer(1, MAX_KERNEL)), "alpha": any_number, "beta": any_number, "k": any_number},
+        {"size": integer(1, MAX_KERNEL), "alpha": any_number, "beta": any_number, "k": any_number},
     ),
 }
 
-DENSE: dict[str, Leaf] = {
-    "torch.nn.Linear": Leaf(
+DENSE: dict[str, StoredLayer] = {
+    "torch.nn.Linear": StoredLayer(
         nn.Linear,
-        {"in_features": Field(integer(1, 2**22)), "out_features": Field(channels), "bias": has_bias},
+        {"in_features": integer(1, 2**22), "out_features": channels, "bias": has_bias},
     ),
-    "torch.nn.Bilinear": Leaf(
+    "torch.nn.Bilinear": StoredLayer(
         nn.Bilinear,
         {
-            "in1_features": Field(channels),
-            "in2_features": Field(channels),
-            "out_features": Field(channels),
+            "in1_features": channels,
+            "in2_features": channels,
+            "out_features": channels,
             "bias": has_bias,
         },
         ("input1", "input2"),
     ),
-    "torch.nn.Embedding": Leaf(
+    "torch.nn.Embedding": StoredLayer(
         nn.Embedding,
         {
-            "num_embeddings": Field(integer(1, 2**22)),
-            "embedding_dim": Field(channels),
-            "padding_idx": Field(optional(integer(-(2**22), 2**22))),
-            "max_norm": Field(optional(number())),
+            "num_embeddings": integer(1, 2**22),
+            "embedding_dim": channels,
+            "padding_idx": optional(integer(-(2**22), 2**22)),
+            "max_norm": optional(number()),
         },
     ),
-    "torch.nn.MultiheadAttention": Leaf(
+    "torch.nn.MultiheadAttention": StoredLayer(
         nn.MultiheadAttention,
         {
-            "embed_dim": Field(channels),
-            "num_heads": Field(channels),
-            "dropout": Field(share),
-            "bias": Field(flag, lambda module: module.in_proj_bias is not None),
-            "add_bias_kv": Field(flag, lambda module: module.bias_k is not None),
-            "add_zero_attn": Field(flag),
-            "kdim": Field(channels),
-            "vdim": Field(channels),
-            "batch_first": Field(flag),
+            "embed_dim": channels,
+            "num_heads": channels,
+            "dropout": share,
+            "bias": Derived(flag, lambda module: module.in_proj_bias is not None),
+            "add_bias_kv": Derived(flag, lambda module: module.bias_k is not None),
+            "add_zero_attn": flag,
+            "kdim": channels,
+            "vdim": channels,
+            "batch_first": flag,
         },
         (
             *(
@@ -187,28 +187,28 @@ DENSE: dict[str, Leaf] = {
     ),
 }
 
-POOLS: dict[str, Leaf] = {
-    "torch.nn.MaxPool1d": Leaf(nn.MaxPool1d, _maximum(1)),
-    "torch.nn.MaxPool2d": Leaf(nn.MaxPool2d, _maximum(2)),
-    "torch.nn.AvgPool1d": Leaf(nn.AvgPool1d, _average(1)),
-    "torch.nn.AvgPool2d": Leaf(nn.AvgPool2d, {**_average(2), "divisor_override": Field(optional(integer(1, 2**20)))}),
-    "torch.nn.LPPool2d": Leaf(
+POOLS: dict[str, StoredLayer] = {
+    "torch.nn.MaxPool1d": StoredLayer(nn.MaxPool1d, _maximum(1)),
+    "torch.nn.MaxPool2d": StoredLayer(nn.MaxPool2d, _maximum(2)),
+    "torch.nn.AvgPool1d": StoredLayer(nn.AvgPool1d, _average(1)),
+    "torch.nn.AvgPool2d": StoredLayer(nn.AvgPool2d, {**_average(2), "divisor_override": optional(integer(1, 2**20))}),
+    "torch.nn.LPPool2d": StoredLayer(
         nn.LPPool2d,
         {
-            "norm_type": Field(number(0.1, 64)),
-            "kernel_size": Field(per_axis(2, 1, MAX_KERNEL)),
-            "stride": Field(optional(per_axis(2, 1, MAX_KERNEL))),
-            "ceil_mode": Field(flag),
+            "norm_type": number(0.1, 64),
+            "kernel_size": per_axis(2, 1, MAX_KERNEL),
+            "stride": optional(per_axis(2, 1, MAX_KERNEL)),
+            "ceil_mode": flag,
         },
     ),
-    "torch.nn.AdaptiveAvgPool1d": Leaf(nn.AdaptiveAvgPool1d, _adaptive(1)),
-    "torch.nn.AdaptiveAvgPool2d": Leaf(nn.AdaptiveAvgPool2d, _adaptive(2)),
-    "torch.nn.AdaptiveMaxPool1d": Leaf(nn.AdaptiveMaxPool1d, {**_adaptive(1), "return_indices": Field(flag)}),
-    "torch.nn.AdaptiveMaxPool2d": Leaf(nn.AdaptiveMaxPool2d, {**_adaptive(2), "return_indices": Field(flag)}),
+    "torch.nn.AdaptiveAvgPool1d": StoredLayer(nn.AdaptiveAvgPool1d, _adaptive(1)),
+    "torch.nn.AdaptiveAvgPool2d": StoredLayer(nn.AdaptiveAvgPool2d, _adaptive(2)),
+    "torch.nn.AdaptiveMaxPool1d": StoredLayer(nn.AdaptiveMaxPool1d, {**_adaptive(1), "return_indices": flag}),
+    "torch.nn.AdaptiveMaxPool2d": StoredLayer(nn.AdaptiveMaxPool2d, {**_adaptive(2), "return_indices": flag}),
 }
 
-LAYERS: Table[Leaf] = Table(
+LAYERS: Table[StoredLayer] = Table(
     {**CONVOLUTIONS, **NORMS, **DENSE, **POOLS, **ACTIVATIONS, **DROPOUTS, **SHAPES, **BLOCKS},
     "LAYERS",
-    lambda leaf: leaf.kind,
+    lambda layer: layer.kind,
 )

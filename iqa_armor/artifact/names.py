@@ -8,7 +8,7 @@ from collections.abc import Iterable
 
 from torch import fx, nn
 
-from iqa_armor.artifact.refusal import MAX_NAME, Refusal, shown
+from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
 
 # A Python identifier, or the index of a module in a Sequential; RegNet names modules `block1-0`. What is no
 # identifier reaches generated code only inside quotes: getattr(..., "block1-0").
@@ -28,17 +28,17 @@ def check_path(path: object) -> str:
     """Return a dotted module path whose every part is an ordinary name or an index.
 
     Raises:
-        Refusal: If a part is no ASCII identifier, a Python keyword, a dunder name or an attribute that every
+        FormatError: If a part is no ASCII identifier, a Python keyword, a dunder name or an attribute that every
             module has, or if the path is too long.
     """
     if not isinstance(path, str) or not 0 < len(path) <= MAX_NAME:
-        raise Refusal(f"{shown(path)} is no module path")
+        raise FormatError(f"{shown(path)} is no module path")
     for part in path.split("."):
         if not ATOM.fullmatch(part) or keyword.iskeyword(part) or part.startswith("__") or part in RESERVED:
-            raise Refusal(f"{shown(path)} is no module path: {shown(part)} is not allowed as a name in it")
+            raise FormatError(f"{shown(path)} is no module path: {shown(part)} is not allowed as a name in it")
     # fx derives the names of local variables from paths; one called `self` would hide the network.
     if re.sub(r"[^a-z]", "", path.lower()) == "self":
-        raise Refusal(f"{shown(path)} is no module path: it would hide the network itself")
+        raise FormatError(f"{shown(path)} is no module path: it would hide the network itself")
     return path
 
 
@@ -46,11 +46,11 @@ def check_disjoint(paths: Iterable[str]) -> None:
     """Check that no path lies inside another one.
 
     Raises:
-        Refusal: Naming the two paths.
+        FormatError: Naming the two paths.
     """
     known = set(paths)
     for path in known:
         parts = path.split(".")
         for count in range(1, len(parts)):
             if (outer := ".".join(parts[:count])) in known:
-                raise Refusal(f"{shown(path)} lies inside {shown(outer)}, which is already complete")
+                raise FormatError(f"{shown(path)} lies inside {shown(outer)}, which is already complete")

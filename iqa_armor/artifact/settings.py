@@ -7,18 +7,18 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import PurePath
 
-from iqa_armor.artifact.checks import Check, choice, flag, integer, number, optional, sequence
-from iqa_armor.artifact.refusal import Refusal, expect_fields, expect_text, shown
+from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
+from iqa_armor.artifact.limits import FormatError, expect_text, shown
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
-PREPROCESSING: dict[str, Check] = {
+PREPROCESSING: dict[str, ArgumentCheck] = {
     "size": optional(sequence(integer(1, 2**14), 2)),
     "interpolation": choice("nearest", "nearest-exact", "bilinear", "bicubic"),
     "antialias": flag,
     "mean": sequence(number(), 3),
     "std": sequence(number(1e-12), 3),
 }
-SCORE_SCALE: dict[str, Check] = {"low": number(), "high": number(), "higher_is_better": flag}
+SCORE_SCALE: dict[str, ArgumentCheck] = {"low": number(), "high": number(), "higher_is_better": flag}
 
 
 def describe(model: QualityModel) -> dict[str, object]:
@@ -35,43 +35,32 @@ def read_preprocessing(stored: object) -> Preprocessing:
     """Return checked preprocessing.
 
     Raises:
-        Refusal: If a field is missing, unknown or out of range.
+        FormatError: If a field is missing, unknown or out of range.
     """
-    return Preprocessing(**_checked(stored, PREPROCESSING, "preprocessing"))  # type: ignore[arg-type]
+    return Preprocessing(**checked_fields(stored, PREPROCESSING, "preprocessing"))
 
 
 def read_scale(stored: object) -> ScoreScale | None:
     """Return a checked score scale, or None where the model has none.
 
     Raises:
-        Refusal: If a field is missing, unknown or out of range.
+        FormatError: If a field is missing, unknown or out of range.
     """
     if stored is None:
         return None
     try:
-        return ScoreScale(**_checked(stored, SCORE_SCALE, "score_scale"))  # type: ignore[arg-type]
+        return ScoreScale(**checked_fields(stored, SCORE_SCALE, "score_scale"))
     except ValueError as error:
-        raise Refusal(str(error)) from error
+        raise FormatError(str(error)) from error
 
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
     """Return the checked `name` and `arch` of a model.
 
     Raises:
-        Refusal: If one is no printable text.
+        FormatError: If one is no printable text.
     """
     return {field: expect_text(document[field], field) for field in ("name", "arch")}
-
-
-def _checked(stored: object, checks: Mapping[str, Check], where: str) -> dict[str, object]:
-    fields = expect_fields(stored, frozenset(checks), where)
-    checked = {}
-    for name, check in checks.items():
-        try:
-            checked[name] = check(fields[name])
-        except Refusal as refusal:
-            raise Refusal(f"{where}: {name} {refusal}") from refusal
-    return checked
 
 
 def plain(value: object, where: str = "value") -> object:
@@ -103,10 +92,10 @@ def check_record(value: object, where: str) -> dict[str, object]:
     """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters.
 
     Raises:
-        Refusal: If it is no object, or a text could steer a terminal.
+        FormatError: If it is no object, or a text could steer a terminal.
     """
     if not isinstance(value, dict):
-        raise Refusal(f"{where} must be a JSON object, got {shown(value)}")
+        raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     pending: list[object] = [value]
     while pending:
         part = pending.pop()
@@ -115,5 +104,5 @@ def check_record(value: object, where: str) -> dict[str, object]:
         elif isinstance(part, list):
             pending += part
         elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
-            raise Refusal(f"{where} holds control characters: {shown(part)}")
+            raise FormatError(f"{where} holds control characters: {shown(part)}")
     return value

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -25,7 +23,7 @@ from iqa_armor.artifact.header import (
     read_header,
     read_metadata_text,
 )
-from iqa_armor.artifact.refusal import MAX_HEADER_BYTES, Refusal, expect_fields, shown
+from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.rehearsal import rehearse
 from iqa_armor.artifact.settings import (
     check_record,
@@ -35,7 +33,8 @@ from iqa_armor.artifact.settings import (
     read_preprocessing,
     read_scale,
 )
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.files import write_whole
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 
@@ -70,15 +69,15 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
     Raises:
         ModelLoadError: If a layer, function or argument has no stored form, or a weight is not finite.
         SurgeryError: If the network must be traced and cannot be.
-        ArmorError: If the file cannot be written.
+        OutputError: If the file cannot be written.
         ValueError: If recipe or provenance hold more than JSON values.
     """
     records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
     try:
         text, tensors = _encoded(model, records)
-    except Refusal as refusal:
-        raise ModelLoadError(f"{model.name} cannot be stored in {path}: {refusal}") from refusal
-    _write(path, save(tensors, {METADATA_KEY: text}))
+    except FormatError as error:
+        raise ModelLoadError(f"{model.name} cannot be stored in {path}: {error}") from error
+    write_whole(path, save(tensors, {METADATA_KEY: text}))
 
 
 def check_storable(model: QualityModel) -> None:
@@ -90,8 +89,8 @@ def check_storable(model: QualityModel) -> None:
     """
     try:
         _encoded(model, {"recipe": {}, "provenance": {}})
-    except Refusal as refusal:
-        raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {refusal}") from refusal
+    except FormatError as error:
+        raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
 def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
@@ -118,8 +117,8 @@ def load_artifact(path: Path) -> QualityModel:
         model = _rebuild(_parse_document(_document_text(header.metadata)), header.tensors)
         tensors = _read_tensors(path, header)
         model.network.load_state_dict(tensors, strict=True, assign=True)
-    except Refusal as refusal:
-        raise ModelLoadError(f"{path} is refused: {refusal}") from refusal
+    except FormatError as error:
+        raise ModelLoadError(f"{path} is refused: {error}") from error
     return model.eval()
 
 
@@ -134,8 +133,8 @@ def read_metadata(path: Path) -> dict[str, object]:
     """
     try:
         document = _parse_document(_document_text(_opened(path, read_metadata_text)))
-    except Refusal as refusal:
-        raise ModelLoadError(f"{path} is refused: {refusal}") from refusal
+    except FormatError as error:
+        raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
@@ -143,7 +142,7 @@ def is_artifact(path: Path) -> bool:
     """Return whether a file says that it is an artifact; only its header is read."""
     try:
         return path.is_file() and METADATA_KEY in read_metadata_text(path)
-    except (Refusal, OSError):
+    except (FormatError, OSError):
         return False
 
 
@@ -164,17 +163,21 @@ def _opened(path: Path, read: Callable[[Path], T]) -> T:
 
 def _document_text(metadata: Mapping[str, str]) -> str:
     if METADATA_KEY not in metadata:
-        raise Refusal(f"it has no {METADATA_KEY!r} metadata, so it is no iqa-armor model; a state dict needs --arch")
+        raise FormatError(
+            f"it has no {METADATA_KEY!r} metadata, so it is no iqa-armor model; a state dict needs --arch"
+        )
     return metadata[METADATA_KEY]
 
 
 def _parse_document(text: str) -> dict[str, object]:
     if len(text) > MAX_HEADER_BYTES:
-        raise Refusal(f"its description has {len(text)} characters; at most {MAX_HEADER_BYTES} are allowed")
+        raise FormatError(f"its description has {len(text)} characters; at most {MAX_HEADER_BYTES} are allowed")
     parsed = parse_json(text)
     version = parsed.get("format") if isinstance(parsed, dict) else None
     if type(version) is not int or version != FORMAT:
-        raise Refusal(f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it")
+        raise FormatError(
+            f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it"
+        )
     document = expect_fields(parsed, FIELDS, "its description")
     for record in ("recipe", "provenance"):
         check_record(document[record], record)
@@ -185,7 +188,7 @@ def _parse_document(text: str) -> dict[str, object]:
 def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> QualityModel:
     """Return the described model on the meta device."""
     if document["needs_source"] is not False:
-        raise Refusal("parts of its network are user code that is not in the file; name their source with --arch")
+        raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
     names = read_names(document)
     preprocessing, scale = read_preprocessing(document["preprocessing"]), read_scale(document["score_scale"])
     network = decode_network(document, tensors)
@@ -204,44 +207,9 @@ def _read_tensors(path: Path, header: Header) -> dict[str, Tensor]:
             # A clone does not depend on the file, which may change or vanish while it is mapped.
             tensors = {name: file.get_tensor(name).clone() for name in header.tensors}
     except (SafetensorError, OSError, RuntimeError) as error:
-        raise Refusal(f"its tensors cannot be read: {error}") from error
+        raise FormatError(f"its tensors cannot be read: {error}") from error
     for name, value in tensors.items():
         if _info(value) != header.tensors[name]:
-            raise Refusal(f"it changed while it was read: tensor {shown(name)}")
+            raise FormatError(f"it changed while it was read: tensor {shown(name)}")
     check_finite(tensors)
     return tensors
-
-
-def _write(path: Path, content: bytes) -> None:
-    """Write a file so that it appears whole or not at all."""
-    try:
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=".unfinished-", suffix=".partial")
-        unfinished = Path(name)
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            unfinished.chmod(0o666 & ~_umask())
-            unfinished.replace(path)
-        finally:
-            unfinished.unlink(missing_ok=True)
-        _sync_folder(path.parent)
-    except OSError as error:
-        raise ArmorError(f"cannot write {path}: {error.strerror or error}") from error
-
-
-def _umask() -> int:
-    current = os.umask(0o022)
-    os.umask(current)
-    return current
-
-
-def _sync_folder(folder: Path) -> None:
-    """Make a rename in a folder last, where the platform lets folders be opened."""
-    if hasattr(os, "O_DIRECTORY"):
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import fx
 
-from iqa_armor.artifact.refusal import MAX_ARGUMENT_DEPTH, MAX_LENGTH, Refusal, shown
+from iqa_armor.artifact.limits import MAX_ARGUMENT_DEPTH, MAX_LENGTH, FormatError, shown
 
 # The only objects of torch that may be arguments.
 CONSTANTS: dict[str, object] = {
@@ -41,7 +41,7 @@ def encode_value(value: object, refer: Refer) -> object:
         refer: Gives the JSON value that stands for another node.
 
     Raises:
-        Refusal: If there is no JSON form for such a value.
+        FormatError: If there is no JSON form for such a value.
     """
     if isinstance(value, fx.Node):
         return refer(value)
@@ -64,7 +64,7 @@ def _constant_name(value: object) -> str:
     for name, constant in CONSTANTS.items():
         if value is constant:
             return name
-    raise Refusal(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
+    raise FormatError(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
 
 
 def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int = 0) -> object:
@@ -77,18 +77,18 @@ def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *
         depth: How many containers surround the value.
 
     Raises:
-        Refusal: If it is none of the known forms.
+        FormatError: If it is none of the known forms.
     """
     if depth > MAX_ARGUMENT_DEPTH:
-        raise Refusal(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
+        raise FormatError(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
     if value is None or type(value) in (bool, int, float):
         return value
     if isinstance(value, str):
         if not accepts(value):
-            raise Refusal(f"it does not accept the string {shown(value)}")
+            raise FormatError(f"it does not accept the string {shown(value)}")
         return value
     if not isinstance(value, dict) or len(value) != 1:
-        raise Refusal(f"{shown(value)} is no argument")
+        raise FormatError(f"{shown(value)} is no argument")
     ((kind, content),) = value.items()
     if kind in ("list", "tuple", "slice"):
         return _decode_container(kind, content, nodes, accepts=accepts, depth=depth)
@@ -99,14 +99,14 @@ def _decode_container(
     kind: str, content: object, nodes: Sequence[fx.Node], *, accepts: AcceptText, depth: int
 ) -> list[object] | tuple[object, ...] | slice:
     if not isinstance(content, list) or len(content) > MAX_LENGTH:
-        raise Refusal(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
+        raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
     parts = [decode_value(part, nodes, accepts, depth=depth + 1) for part in content]
     if kind == "list":
         return parts
     if kind == "tuple":
         return tuple(parts)
     if len(parts) != 3 or not all(part is None or type(part) is int or isinstance(part, fx.Node) for part in parts):
-        raise Refusal(f"a slice needs three numbers, got {shown(content)}")
+        raise FormatError(f"a slice needs three numbers, got {shown(content)}")
     return slice(*parts)
 
 
@@ -120,5 +120,5 @@ def _decode_atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object
     if kind == "constant" and content == "ellipsis":
         return Ellipsis
     if kind == "node":
-        raise Refusal(f"{shown(content)} is no earlier node; a node may read only nodes before it")
-    raise Refusal(f"{shown({kind: content})} is no argument")
+        raise FormatError(f"{shown(content)} is no earlier node; a node may read only nodes before it")
+    raise FormatError(f"{shown({kind: content})} is no argument")

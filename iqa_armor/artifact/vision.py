@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
+import torchvision
 from torchvision.models.convnext import LayerNorm2d
-from torchvision.ops import FrozenBatchNorm2d, StochasticDepth, stochastic_depth
+from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 from torchvision.ops.misc import Permute
 
-from iqa_armor.artifact.calls import Call
 from iqa_armor.artifact.checks import channels, choice, dimension, epsilon, sequence, share
+from iqa_armor.artifact.functions import StoredFunction, functions_of
 from iqa_armor.artifact.layers import normalizing
-from iqa_armor.artifact.leaf import Field, Leaf
+from iqa_armor.artifact.signatures import Signature
+from iqa_armor.artifact.stored_layer import Derived, StoredLayer
 
-LAYERS: dict[str, Leaf] = {
+LAYERS: dict[str, StoredLayer] = {
     "torchvision.models.convnext.LayerNorm2d": normalizing(LayerNorm2d, "x"),
-    "torchvision.ops.FrozenBatchNorm2d": Leaf(
+    "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
         FrozenBatchNorm2d,
-        {"num_features": Field(channels, lambda module: len(module.weight)), "eps": Field(epsilon)},
+        {"num_features": Derived(channels, lambda module: len(module.weight)), "eps": epsilon},
         ("x",),
     ),
-    "torchvision.ops.StochasticDepth": Leaf(
-        StochasticDepth, {"p": Field(share), "mode": Field(choice("batch", "row"))}
-    ),
-    "torchvision.ops.Permute": Leaf(Permute, {"dims": Field(sequence(dimension, 1, 6))}, ("x",)),
+    "torchvision.ops.StochasticDepth": StoredLayer(StochasticDepth, {"p": share, "mode": choice("batch", "row")}),
+    "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(dimension, 1, 6)}, ("x",)),
 }
-FUNCTIONS: dict[str, Call] = {
-    "torchvision.ops.stochastic_depth": Call(stochastic_depth, "input p mode training", ("batch", "row"), least=3),
-}
+FUNCTIONS: dict[str, StoredFunction] = functions_of(
+    torchvision.ops, "stochastic_depth", Signature("input p mode training?", ("batch", "row"))
+)

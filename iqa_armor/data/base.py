@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Literal, Protocol
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -16,12 +16,8 @@ Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
 
 
-class ReadImage(Protocol):
-    """Reader of one image by its position in the set it was opened for."""
-
-    def __call__(self, index: int) -> Tensor:
-        """Return image `index` as uint8 (3, H, W); may be called from worker processes."""
-        ...
+# Returns image `index` as uint8 (3, H, W); may be called from worker processes.
+ReadImage = Callable[[int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -99,22 +95,14 @@ class Dataset:
         return all(images.mos is not None for images in self.splits.values())
 
     def training(self) -> ImageSet:
-        """Return the labelled training split.
-
-        Raises:
-            DataError: If the dataset has none.
-        """
+        """Return the labelled training split, or raise a DataError."""
         images = self.splits.get("training")
         if images is None or images.mos is None or not len(images):
             raise DataError(f"{self.spec} has no scored training images; name a dataset that has, e.g. --data csv:FILE")
         return images
 
     def reported(self) -> tuple[Split, ImageSet]:
-        """Return the split results are reported on: test, else validation.
-
-        Raises:
-            DataError: If the dataset has only training images.
-        """
+        """Return the split results are reported on: test, else validation, or raise a DataError."""
         for split in ("test", "validation"):
             if len(self.splits.get(split, ())):
                 return split, self.splits[split]
@@ -156,22 +144,15 @@ def hashed_splits(names: Sequence[str]) -> list[Split]:
     count = len(names)
     test = max(round(0.2 * count), int(count >= 3))
     validation = max(round(0.1 * count), int(count >= 3))
+    sizes = (count - test - validation, validation, test)
+    ranked = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     order = sorted(range(count), key=lambda i: hashlib.sha256(names[i].encode()).digest())
-    splits: list[Split] = ["training"] * count
-    for rank, index in enumerate(order):
-        if rank >= count - test:
-            splits[index] = "test"
-        elif rank >= count - test - validation:
-            splits[index] = "validation"
-    return splits
+    split_of = dict(zip(order, ranked, strict=True))
+    return [split_of[index] for index in range(count)]
 
 
 def grouped_splits(groups: Sequence[str]) -> list[Split]:
-    """Return a split for each image so that no group is in two: 70/10/20 % of the groups, by a hash of theirs.
-
-    Args:
-        groups: Group of each image, e.g. the name of its reference.
-    """
+    """Return a split for each image so that no group, e.g. of one reference, is in two: as of hashed group names."""
     distinct = list(dict.fromkeys(groups))
     split_of = dict(zip(distinct, hashed_splits(distinct), strict=True))
     return [split_of[group] for group in groups]

@@ -23,16 +23,10 @@ _FEWEST = 10
 
 @dataclass(frozen=True)
 class Direction:
-    """How labels go with a measurement that should rise with quality.
+    """How labels go with a measurement that should rise with quality."""
 
-    Args:
-        measure: "PSNR to the reference" or "sharpness".
-        correlation: SROCC of the labels with it, in [-1, 1]; nan where either is constant.
-        images: How many images it was measured on.
-    """
-
-    measure: str
-    correlation: float
+    measure: str  # "PSNR to the reference" or "sharpness"
+    correlation: float  # SROCC of the labels with it, in [-1, 1]; nan where either is constant
     images: int
 
     @property
@@ -54,12 +48,8 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
     a sharp photograph may be bad for other reasons; it only catches labels that fall with quality where blur
     decides. Images that cannot be read or differ in size from their reference are passed over.
 
-    Args:
-        dataset: Any dataset; at most 200 images are read, spread evenly over the splits.
-        progress: Receiver of progress.
-
-    Returns:
-        None where there are no labels, or they are generated and rise by construction.
+    At most 200 images are read, spread evenly over the splits. Labels that are missing, or generated, which rise by
+    construction, give None.
     """
     if dataset.is_synthetic or not dataset.is_labelled:
         return None
@@ -78,13 +68,9 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
 
 
 def sharpness(image: Tensor) -> Tensor:
-    """Return the variance of the Laplacian of an image's luma: large where edges are sharp.
+    """Return the variance of the Laplacian of the luma of an image uint8 (3, H, W): large where edges are sharp.
 
-    Args:
-        image: uint8 (3, H, W), at least 3×3.
-
-    Returns:
-        Scalar ≥ 0, in squared gray levels; 0 for smaller images.
+    It is in squared gray levels; 0 for images smaller than 3×3.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of
     the four neighbors, image borders left out (ours).

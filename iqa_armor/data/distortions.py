@@ -117,31 +117,22 @@ def blur_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
 
 
 DISTORTIONS: Mapping[str, Distortion] = {
-    "gaussian_blur": gaussian_blur,
-    "motion_blur": motion_blur,
-    "downscale": downscale,
-    "white_noise": white_noise,
-    "impulse_noise": impulse_noise,
-    "jpeg": jpeg,
-    "jpeg2000": jpeg2000,
-    "quantization": quantization,
-    "contrast": contrast,
-    "blur_jpeg": blur_jpeg,
-    "blur_noise": blur_noise,
+    distortion.__name__: distortion
+    for distortion in (
+        *(gaussian_blur, motion_blur, downscale, white_noise, impulse_noise, jpeg, jpeg2000, quantization, contrast),
+        *(blur_jpeg, blur_noise),
+    )
 }
 
 
 def distort(image: Pixels, kind: str, *, severity: float, rng: Generator) -> Pixels:
-    """Return a distorted copy of an image.
+    """Return a distorted copy of an image (H, W, 3).
 
     Args:
-        image: Pixels (H, W, 3), 8 bits.
+        image: 8 bits.
         kind: Key of `DISTORTIONS`.
         severity: From 0, barely visible, to 1, gross.
         rng: Draws noise and directions; equal states give equal pixels.
-
-    Raises:
-        ValueError: If the kind is unknown or the severity outside [0, 1].
     """
     if kind not in DISTORTIONS:
         raise ValueError(f"unknown distortion {kind!r}; known are {', '.join(DISTORTIONS)}")

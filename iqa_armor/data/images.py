@@ -17,16 +17,8 @@ from iqa_armor.errors import DataError
 EXTENSIONS = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
 # What Pillow's decoders raise on broken files, found over the years by its fuzzers.
 _BROKEN = (
-    OSError,
-    SyntaxError,
-    ValueError,
-    EOFError,
-    IndexError,
-    KeyError,
-    TypeError,
-    struct.error,
-    zlib.error,
-    Image.DecompressionBombError,
+    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
+    *(struct.error, zlib.error, Image.DecompressionBombError),
 )
 _CHECK_SCALE = 8  # the coarsest scale at which libjpeg decodes; it still reads every byte
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
@@ -35,11 +27,7 @@ _TURNED = range(5, 9)
 
 @dataclass(frozen=True)
 class FileImages:
-    """Reader of image files by position.
-
-    Args:
-        paths: One file per position.
-    """
+    """Reader of image files by position."""
 
     paths: tuple[Path, ...]
 

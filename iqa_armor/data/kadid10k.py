@@ -14,14 +14,10 @@ HOW_TO_GET = (
 
 
 def open_kadid10k(spec: str, location: str) -> Dataset:
-    """Return KADID-10k, divided by a hash of the reference's name so that no scene is in two splits.
+    """Return KADID-10k from its folder or the one above, divided by a hash of the reference's name.
 
     Its column `dmos` averages the ratings of a five-point impairment scale on which 5 is imperceptible, so
     it rises with quality in spite of its name and is taken as it is.
-
-    Args:
-        spec: The user's text, for messages and records.
-        location: Folder with `dmos.csv` and `images`, or one with that folder in it.
 
     Raises:
         DataError: If the label file or images are missing, or rows are unusable.

@@ -21,13 +21,9 @@ HOW_TO_GET = (
 
 
 def open_koniq10k(spec: str, location: str) -> Dataset:
-    """Return KonIQ-10k in its official split, from the folder that holds its label file and images.
+    """Return KonIQ-10k in its official split, from the folder with its label file and its images, also a level deeper.
 
     The images of the 1024x768 release are taken where both are present.
-
-    Args:
-        spec: The user's text, for messages and records.
-        location: Folder with the label file and the images in `1024x768` or `512x384`, also one level deeper.
 
     Raises:
         DataError: If the label file or images are missing, or rows are unusable.

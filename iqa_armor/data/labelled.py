@@ -42,7 +42,7 @@ def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) ->
     Args:
         location: Path that the user named.
         candidates: Paths of label files within the release, the preferred one first.
-        how_to_get: Where the release is and what is to be unpacked, for messages.
+        how_to_get: For messages.
 
     Raises:
         DataError: If there is no such folder or it holds no label file.
@@ -79,7 +79,7 @@ def labelled_dataset(
     Args:
         images: In the order of the label file.
         problems: Of that file so far; files that are missing or named twice and constant scores are added.
-        folder: What messages name as the place of the images.
+        folder: Where messages say that the images lie.
         labels: As in `Dataset`.
         advice: End of the message.
         hint: What to add to the name of a missing file.

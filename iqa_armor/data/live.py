@@ -18,14 +18,10 @@ HOW_TO_GET = (
 
 
 def open_live(spec: str, location: str) -> Dataset:
-    """Return the 779 distorted images of LIVE release 2, divided by a hash of the reference's name.
+    """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name.
 
     DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so
     too. The originals, which the vectors list as images of their own, are left out.
-
-    Args:
-        spec: The user's text, for messages and records.
-        location: Folder with `dmos.mat`, `refnames_all.mat` and the folders of images, or one with it in it.
 
     Raises:
         DataError: If label files or images are missing, or the vectors are not those of release 2.

@@ -6,6 +6,7 @@ import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import groupby, islice
 
 import torch
 from torch import Tensor
@@ -32,12 +33,7 @@ def to_float(image: Tensor) -> Tensor:
 class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
     """Images as a network sees them; item i is (image (3, H, W) in [0, 1], score, i), all float32.
 
-    The score is a scalar tensor, NaN where the set has no scores.
-
-    Args:
-        images: The set read from.
-        prepare: Turns a uint8 image (3, H, W) into the network's float image.
-        stored: All prepared images, or None to prepare them on demand.
+    The score is a scalar tensor, NaN where the set has no scores. Images are `stored`, or prepared on demand.
     """
 
     def __init__(self, images: ImageSet, prepare: Prepare, stored: Sequence[Tensor] | None = None) -> None:
@@ -81,8 +77,8 @@ def load_prepared(
         images: The set to read.
         prepare: Turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1].
         memory_limit: Bytes that prepared images may take.
-        progress: Receiver of progress.
-        task: What it is told.
+        progress: Told of `task`.
+        task: What is done, in words.
 
     Raises:
         DataError: Listing every image that cannot be read.
@@ -137,27 +133,15 @@ def _extended(
 def batches(prepared: PreparedImages, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
     """Yield (images (N, 3, H, W), scores (N,), indices (N,)) in order, N ≤ `batch_size`.
 
-    A batch ends early where the size of the images changes.
-
-    Raises:
-        ValueError: If `batch_size` is not positive.
+    A batch ends early where the size of the images changes. `batch_size` must be positive.
     """
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
-    group: list[tuple[Tensor, Tensor, int]] = []
-    for index in range(len(prepared)):
-        item = prepared[index]
-        if group and (len(group) == batch_size or group[0][0].shape != item[0].shape):
-            yield _collated(group)
-            group = []
-        group.append(item)
-    if group:
-        yield _collated(group)
-
-
-def _collated(group: Sequence[tuple[Tensor, Tensor, int]]) -> tuple[Tensor, Tensor, Tensor]:
-    images, scores, indices = zip(*group, strict=True)
-    return torch.stack(images), torch.stack(scores), torch.tensor(indices)
+    items = (prepared[index] for index in range(len(prepared)))
+    for _, alike in groupby(items, key=lambda item: item[0].shape):
+        while group := list(islice(alike, batch_size)):
+            images, scores, indices = zip(*group, strict=True)
+            yield torch.stack(images), torch.stack(scores), torch.tensor(indices)
 
 
 def worker_count(prepared: PreparedImages) -> int:

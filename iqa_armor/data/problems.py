@@ -11,11 +11,7 @@ MEND = "mend or remove these rows or files, then run again"
 
 
 class Problems:
-    """Faults of one dataset by kind, in the order they were met.
-
-    Args:
-        spec: The text the user named the dataset by.
-    """
+    """Faults of one dataset, the one named by `spec`, by kind, in the order they were met."""
 
     def __init__(self, spec: str) -> None:
         self.spec = spec
@@ -35,11 +31,7 @@ class Problems:
         return {kind: list(entries) for kind, entries in self._entries.items()}
 
     def raise_if_any(self, advice: str = MEND) -> None:
-        """Raise one error that lists every kind of fault, the first ten of each.
-
-        Raises:
-            DataError: If a fault was noted.
-        """
+        """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
         if not self._entries:
             return
         kinds = "\n".join(_listing(kind, entries) for kind, entries in self._entries.items())

@@ -18,48 +18,28 @@ _TEXTURES = 6
 
 @dataclass(frozen=True)
 class Leaf:
-    """One opaque shape of a scene.
+    """One opaque shape of a scene; lengths are in pixels."""
 
-    Args:
-        center: (row, column) in pixels.
-        axes: Half lengths along and across, in pixels.
-        angle: Direction of the first axis, in radians.
-        power: Exponent of the superellipse: 2 is an ellipse, large values approach a rectangle.
-        color: RGB in [0, 1].
-        contrast: Amplitude of the texture.
-        shade: Brightness slope across the leaf.
-        softness: Width of the edge, in pixels.
-    """
-
-    center: tuple[float, float]
-    axes: tuple[float, float]
-    angle: float
-    power: float
-    color: Floats
-    contrast: float
-    shade: float
-    softness: float
+    center: tuple[float, float]  # row, column
+    axes: tuple[float, float]  # half lengths along and across
+    angle: float  # of the first axis, in radians
+    power: float  # exponent of the superellipse: 2 is an ellipse, large values approach a rectangle
+    color: Floats  # RGB in [0, 1]
+    contrast: float  # amplitude of the texture
+    shade: float  # brightness slope across the leaf
+    softness: float  # width of the edge
 
 
 @dataclass(frozen=True)
 class Style:
-    """What the leaves of one scene have in common.
-
-    Args:
-        count: Number of leaves.
-        smallest: Least radius, in pixels.
-        softness: Width of edges, in pixels.
-        roughness: Factor on the contrast of textures.
-        focus_after: Index of the last leaf that is out of focus, -1 if none is.
-        defocus: Blur of the leaves up to that one, in pixels.
-    """
+    """What the leaves of one scene have in common; lengths are in pixels."""
 
     count: int
-    smallest: float
-    softness: float
-    roughness: float
-    focus_after: int
-    defocus: float
+    smallest: float  # least radius
+    softness: float  # width of edges
+    roughness: float  # factor on the contrast of textures
+    focus_after: int  # index of the last leaf that is out of focus, -1 if none is
+    defocus: float  # blur of the leaves up to that one
 
 
 def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:

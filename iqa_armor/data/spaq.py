@@ -12,14 +12,10 @@ HOW_TO_GET = f"SPAQ is at https://github.com/h4nwei/SPAQ: unpack TestImage/ and 
 
 
 def open_spaq(spec: str, location: str) -> Dataset:
-    """Return SPAQ, divided by a hash of the names.
+    """Return SPAQ from its folder or the one above, divided by a hash of the names.
 
     The label file is an Excel sheet; a CSV export beside it is taken first, and reading the sheet itself
     needs openpyxl.
-
-    Args:
-        spec: The user's text, for messages and records.
-        location: Folder with `Annotations` and `TestImage`, or one with that folder in it.
 
     Raises:
         DataError: If the label file or images are missing, rows are unusable, or only the sheet is there

@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, fields, replace
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, hashed_splits
+from iqa_armor.data.base import SPLITS, Dataset, ImageSet, hashed_splits
 from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import DataError
 from iqa_armor.machine import usable_processors
-from iqa_armor.numerals import whole_number
 from iqa_armor.progress import Progress, silent
 
 IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
@@ -29,14 +30,7 @@ _DESTROYED = 0.3  # chromatic multi-scale GMSD of a destroyed image
 
 @dataclass(frozen=True)
 class SyntheticSettings:
-    """What a synthetic dataset consists of.
-
-    Args:
-        scenes: Number of scenes; each gives one pristine image and one image per distortion.
-        height: Pixels, from 64 to 2048.
-        width: Pixels, from 64 to 2048.
-        seed: Everything is drawn from it.
-    """
+    """What a synthetic dataset consists of; each scene gives one pristine image and one per distortion."""
 
     scenes: int = 48
     height: int = 192
@@ -46,11 +40,7 @@ class SyntheticSettings:
 
 @dataclass(frozen=True)
 class StoredImages:
-    """Reader of images held in memory.
-
-    Args:
-        pixels: uint8 (N, 3, H, W).
-    """
+    """Reader of images held in memory, uint8 (N, 3, H, W)."""
 
     pixels: Tensor
 
@@ -59,14 +49,8 @@ class StoredImages:
         return self.pixels[index].clone()
 
 
-@dataclass(frozen=True)
-class Scene:
-    """All images of one scene, the pristine one first.
-
-    Args:
-        names: One per image.
-        pixels: uint8 (K, 3, H, W).
-    """
+class Scene(NamedTuple):
+    """Names and pixels, uint8 (K, 3, H, W), of all images of one scene, the pristine one first."""
 
     names: tuple[str, ...]
     pixels: Tensor
@@ -80,8 +64,7 @@ def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progres
 
     Args:
         spec: The user's text, for messages and records.
-        settings: Its part behind the colon: a number of scenes, or `key=value` pairs of scenes, size
-            (HEIGHTxWIDTH) and seed.
+        settings: Its part behind the colon, see `parse_settings`.
         seed: Used where the settings name none.
         progress: Receiver of progress.
 
@@ -97,17 +80,12 @@ def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progres
             scenes.append(scene)
             scores.append(reference_scores(scene.pixels, scene.pixels[:1]))
             progress("generating images", len(scenes), chosen.scenes)
-    splits = hashed_splits([f"{chosen.seed}/{index}" for index in range(chosen.scenes)])
-    sets: dict[Split, ImageSet] = {}
-    for split in SPLITS:
-        members = [index for index, label in enumerate(splits) if label == split]
-        sets[split] = _joined([scenes[i] for i in members], [scores[i] for i in members])
-    return Dataset(spec, sets, is_synthetic=True, labels="computed by full-reference metrics, not human")
-
-
-def _joined(scenes: Sequence[Scene], scores: Sequence[Tensor]) -> ImageSet:
     names = tuple(name for scene in scenes for name in scene.names)
-    return ImageSet(names, StoredImages(torch.cat([scene.pixels for scene in scenes])), torch.cat([*scores]))
+    everything = ImageSet(names, StoredImages(torch.cat([scene.pixels for scene in scenes])), torch.cat(scores))
+    splits = hashed_splits([f"{chosen.seed}/{index}" for index in range(chosen.scenes)])
+    split_of = [split for split in splits for _ in range(IMAGES_PER_SCENE)]
+    sets = {name: everything.select([i for i, split in enumerate(split_of) if split == name]) for name in SPLITS}
+    return Dataset(spec, sets, is_synthetic=True, labels="computed by full-reference metrics, not human")
 
 
 def make_scene(settings: SyntheticSettings, index: int) -> Scene:
@@ -129,15 +107,11 @@ def stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
 
 
 def reference_scores(images: Tensor, reference: Tensor) -> Tensor:
-    """Return the quality of images against their pristine original, 0 to 100, higher is better.
+    """Return the quality, 0 to 100, of images uint8 (N, 3, H, W) against their pristine original (1, 3, H, W).
 
     The mean of HaarPSI and of 1 − (chromatic multi-scale GMSD) / 0.3 (ours). Of the metrics tried (also
     MDSI, FSIMc, VSI, VIF, MS-SSIM) these two fall with the severity of every distortion, reach similar values
     at the strong end of all of them, leave 100 smoothly, and are fast.
-
-    Args:
-        images: uint8 (N, 3, H, W), sides of 64 pixels or more.
-        reference: uint8 (1, 3, H, W).
 
     Source:
         Reisenhofer et al., "A Haar Wavelet-Based Perceptual Similarity Index for Image Quality Assessment",
@@ -155,7 +129,7 @@ def reference_scores(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
-    """Return the settings that the part of a spec behind `synthetic:` names.
+    """Return the settings of a text: a number of scenes, or `key=value` pairs of scenes, size (HEIGHTxWIDTH) and seed.
 
     Raises:
         DataError: If a key is unknown or a value out of range.
@@ -180,12 +154,18 @@ def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
 def _with(settings: SyntheticSettings, key: str, value: str) -> SyntheticSettings:
     try:
         if key == "size":
-            height, width = (whole_number(side) for side in value.lower().split("x"))
+            height, width = (_whole(side) for side in value.lower().split("x"))
             return replace(settings, height=height, width=width)
         if key in {field.name for field in fields(settings)}:
-            return replace(settings, **{key: whole_number(value)})
+            return replace(settings, **{key: _whole(value)})
     except ValueError as error:
         raise DataError(
             f"synthetic: {key}={value} cannot be read; write for example scenes=48,size=192x256,seed=3"
         ) from error
     raise DataError(f"synthetic: unknown setting {key!r}; known are scenes, size (HEIGHTxWIDTH) and seed")
+
+
+def _whole(text: str) -> int:
+    if not re.fullmatch("[0-9]{1,19}", text):  # `int` takes digits of other scripts, signs and underscores too
+        raise ValueError(text)
+    return int(text)

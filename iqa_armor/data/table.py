@@ -15,25 +15,16 @@ from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
 
 SPLIT_NAMES: Mapping[str, Split] = {
-    "train": "training",
-    "training": "training",
-    "val": "validation",
-    "valid": "validation",
-    "validation": "validation",
-    "test": "test",
-    "testing": "test",
+    **dict.fromkeys(("train", "training"), "training"),
+    **dict.fromkeys(("val", "valid", "validation"), "validation"),
+    **dict.fromkeys(("test", "testing"), "test"),
 }
 Lines = Iterator[tuple[int, list[str]]]  # line number from 1, stripped cells
 
 
 @dataclass(frozen=True)
 class Row:
-    """One line of a table.
-
-    Args:
-        line: Line number in the file, from 1.
-        values: Cell texts by lower-case column name, stripped.
-    """
+    """One line of a table, counted from 1: stripped cell texts by lower-case column name."""
 
     line: int
     values: Mapping[str, str]

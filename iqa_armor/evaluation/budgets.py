@@ -22,7 +22,7 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
     """
     if attacked.shape != clean.shape:
         raise ArmorError(
-            f"attack {name} changed the size of images: {tuple(attacked.shape)} instead of {tuple(clean.shape)}"
+            f"attack {name} changed the size of images from {tuple(clean.shape)} to {tuple(attacked.shape)}"
         )
     _check_distance(name, attack, clean, attacked)
     low, high = float(attacked.min()), float(attacked.max())
@@ -33,7 +33,8 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
 def _check_distance(name: str, attack: Attack, clean: Tensor, attacked: Tensor) -> None:
     if attack.norm in ("flow", "none"):
         return
-    farthest = float(distance_in(attack, clean=clean, attacked=attacked).max())
+    distance = linf if attack.norm == "linf" else l2
+    farthest = float(distance(clean, attacked).max()) / (clean[0].numel() ** 0.5 if attack.norm == "rmse" else 1)
     tolerance = BUDGET_TOLERANCE if attack.norm == "linf" else LENGTH_TOLERANCE * attack.epsilon
     if farthest <= attack.epsilon + tolerance:
         return
@@ -43,11 +44,3 @@ def _check_distance(name: str, attack: Attack, clean: Tensor, attacked: Tensor) 
     raise ArmorError(
         f"attack {name} {what} {farthest * 255:.4g}/255, more than its budget of {attack.epsilon * 255:g}/255"
     )
-
-
-def distance_in(attack: Attack, *, clean: Tensor, attacked: Tensor) -> Tensor:
-    """Return the distance (N,) of attacked images from clean ones in an attack's own norm: linf, l2 or rmse."""
-    if attack.norm == "linf":
-        return linf(clean, attacked)
-    length = l2(clean, attacked)
-    return length if attack.norm == "l2" else length / clean[0].numel() ** 0.5

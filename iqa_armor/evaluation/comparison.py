@@ -69,14 +69,14 @@ def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Su
     if mine is theirs:
         return entry.model_copy(update={"srocc_drop": None if entry.srocc is None else 0.0})
 
-    def limits(value: float | None, base: float | None, drawn: Tensor | None, base_drawn: Tensor | None) -> Any:
-        if value is None or base is None or drawn is None or base_drawn is None:
+    def limits(drawn: Tensor | None, base_drawn: Tensor | None, value: float | None, base: float | None) -> Any:
+        if drawn is None or base_drawn is None or value is None or base is None:
             return {}
         low, high = percentile_limits(drawn - base_drawn, confidence=mine.settings.confidence)
         return {"value": value - base, "low": low, "high": high}
 
-    figures = (_compared(part) for part in (mine.combined, theirs.combined, mine.resampled, theirs.resampled))
-    difference = Differences.model_validate(each_figure(limits, *figures))
+    figures = each_figure(limits, mine.resampled, theirs.resampled, mine.combined, theirs.combined)
+    difference = Differences.model_validate(figures)
     ratio = divide(entry.model_dump(include=set(Ratios.model_fields)), reference.model_dump())
     return entry.model_copy(
         update={
@@ -85,17 +85,3 @@ def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Su
             "difference_to_baseline": difference,
         }
     )
-
-
-def _compared(figures: Nested) -> Nested:
-    """Return those figures of which differences are given."""
-    clean = {figure.name for figure in declared("clean") if figure.compared}
-    attacked = {figure.name for figure in declared("attacked") if "value" in figure.compared}
-    attacked |= {figure.area for figure in declared("attacked") if "area" in figure.compared}
-
-    def under(attack: Nested) -> Nested:
-        return {name: value for name, value in attack.items() if name in attacked}
-
-    kept = {name: value for name, value in figures.items() if name in clean}
-    kept["attacks"] = {name: under(attack) for name, attack in figures["attacks"].items()}
-    return kept | ({"worst_case": under(figures["worst_case"])} if "worst_case" in figures else {})

@@ -62,11 +62,11 @@ def evaluate(
         datasets: Datasets with different specs.
         attacks: Words that name attacks, or attacks themselves, in the place of those of the settings.
         baseline: Name or position of the model the others are compared with, if any.
-        settings: Attacks, budgets, seed, weights; the paper's sweep by default.
+        settings: The paper's sweep by default.
         device: Where models are evaluated; the processor by default.
         output: Folder that keeps the rows of the table; an evaluation on the same data with the same settings goes on
             from them, and models can be added. Processes that share an evaluation must share it.
-        progress: Receiver of progress, told after each block of images.
+        progress: Told after each block of images.
 
     Raises:
         UsageError: If there is nothing to do, names repeat, the baseline is not among the models, or the

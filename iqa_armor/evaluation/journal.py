@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -79,9 +79,10 @@ class Journal:
             os.fsync(file.fileno())
 
 
-def digest_of(images: Tensor) -> str:
-    """Return a digest (16 hexadecimal digits) of images (N, 3, H, W)."""
-    return hashlib.sha256(images.contiguous().cpu().numpy().tobytes()).hexdigest()[:16]
+def digest_of(parts: Sequence[Tensor]) -> str:
+    """Return a digest of images (N, 3, H, W): 16 hexadecimal digits for each part of one size."""
+    data = (images.contiguous().cpu().numpy().tobytes() for images in parts)
+    return "-".join(hashlib.sha256(each).hexdigest()[:16] for each in data)
 
 
 def model_digest(model: QualityModel) -> str:

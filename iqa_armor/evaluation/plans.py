@@ -11,7 +11,7 @@ from torch import Tensor
 from iqa_armor.attacks.base import Attack, Batches, Fitted, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.plan import Plan
-from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.data.base import Dataset
 from iqa_armor.data.prepared import batches, load_prepared, to_float
 from iqa_armor.evaluation.randomness import generator_for, reseed
 from iqa_armor.evaluation.settings import EvaluationSettings
@@ -64,18 +64,13 @@ class AttackPlans:
         return tuple(learned)
 
     def _images(self, model: QualityModel) -> Batches:
-        dataset, images = self._source()
-        chosen = images.limit(self.settings.fit_images)
-        prepared = load_prepared(chosen, to_float if dataset.keeps_size else model.prepare)
+        whole = next((each for each in self.datasets if len(each.splits.get("training", ()))), None)
+        dataset = whole or self.datasets[0]
+        images = whole.splits["training"] if whole else dataset.reported()[1]
+        prepare = to_float if dataset.keeps_size else model.prepare
+        prepared = load_prepared(images.limit(self.settings.fit_images), prepare)
 
         def passes() -> Iterator[Tensor]:
             return (pixels.to(self.device) for pixels, _, _ in batches(prepared, self.settings.batch_size))
 
         return passes
-
-    def _source(self) -> tuple[Dataset, ImageSet]:
-        for dataset in self.datasets:
-            images = dataset.splits.get("training")
-            if images is not None and len(images):
-                return dataset, images
-        return self.datasets[0], self.datasets[0].reported()[1]

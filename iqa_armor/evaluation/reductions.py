@@ -161,7 +161,8 @@ class Reduction:
         kept = [figure for figure in chosen if figure.of == "attacked"]
 
         def reduced(states: Mapping[str, Table]) -> Nested:
-            return _by_budget(kept, {key: Sample(state, self.clean, self.scale, rows) for key, state in states.items()})
+            samples = {key: Sample(state, self.clean, self.scale, rows) for key, state in states.items()}
+            return _by_budget(kept, samples, is_resampled=draws is not None)
 
         clean = Sample(self.clean, self.clean, self.scale, rows)
         found = _reduced([figure for figure in chosen if figure.of != "attacked"], clean)
@@ -174,17 +175,18 @@ def _reduced(figures: Sequence[Figure], sample: Sample) -> Nested:
     return {name: value for name, value in values.items() if value is not None}
 
 
-def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample]) -> Nested:
-    """Return the figures of an attack by budget, and the areas of those that have one."""
+def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample], *, is_resampled: bool) -> Nested:
+    """Return the figures of an attack by budget, and the areas of those that have one; of resamples the compared."""
     columns: Nested = {}
     for key, sample in samples.items():
         for name, value in _reduced(figures, sample).items():
             columns.setdefault(name, {})[key] = value
     # One budget may have a name, not a size.
     epsilons = [float(key) for key in samples] if len(samples) > 1 else [0.0]
-    areas = {
-        figure.area: auc(torch.stack(list(columns[figure.name].values()), -1), epsilons)
-        for figure in figures
-        if figure.has_area and figure.name in columns
-    }
-    return columns | areas
+    found: Nested = {}
+    for figure in (each for each in figures if each.name in columns):
+        if not is_resampled or "value" in figure.compared:
+            found[figure.name] = columns[figure.name]
+        if figure.has_area and (not is_resampled or "area" in figure.compared):
+            found[figure.area] = auc(torch.stack(list(columns[figure.name].values()), -1), epsilons)
+    return found

@@ -114,18 +114,16 @@ class Run:
         return self._scales[model]
 
     def _measured_scale(self, model: QualityModel) -> tuple[ScoreScale, str]:
-        for dataset in self.datasets:
-            training = dataset.splits.get("training")
-            if training is not None and len(training):
-                images, prepare = training.limit(self.settings.limit), prepare_for(model, dataset)
-                told = self._teller(model, f"{dataset.spec} (score range)", len(images))
-                size = self.settings.batch_size
-                scale = measure_scale(model, images, prepare=prepare, batch_size=size, on_batch=told)
-                return scale, f"measured on {len(images)} training images of {dataset.spec}"
-        raise ModelLoadError(
-            f"the range of {model.name}'s scores is not known and no dataset has training images to measure it "
-            "on; give it with --score-range LOW,HIGH or name a dataset with a training split"
-        )
+        dataset = next((each for each in self.datasets if len(each.splits.get("training", ()))), None)
+        if dataset is None:
+            raise ModelLoadError(
+                f"the range of {model.name}'s scores is not known and no dataset has training images to measure it "
+                "on; give it with --score-range LOW,HIGH or name a dataset with a training split"
+            )
+        images, prepare = dataset.splits["training"].limit(self.settings.limit), prepare_for(model, dataset)
+        told = self._teller(model, f"{dataset.spec} (score range)", len(images))
+        scale = measure_scale(model, images, prepare=prepare, batch_size=self.settings.batch_size, on_batch=told)
+        return scale, f"measured on {len(images)} training images of {dataset.spec}"
 
     def _checks(self, model: QualityModel, surrogate: QualityModel | None) -> tuple[StrengthCheck, ...]:
         if isinstance(model, Defended) and model.threat == "bare":

@@ -205,7 +205,7 @@ class SetScorer:
                 yield number, parts
 
     def _require_same(self, block: Block, parts: Sequence[Tensor]) -> None:
-        if block.digest != _digest(parts):
+        if block.digest != digest_of(parts):
             count = len(block.rows.where(attack=CLEAN))
             raise DataError(
                 f"the {count} images from {block.rows['image'][0]!r} on are not those that this evaluation began with; "
@@ -221,8 +221,4 @@ class SetScorer:
             clean = batch.clean()
             done += len(pixels)
             rows += [clean, batch.attacked(plan)]
-        return Block(number, _digest(parts), Table.joined(rows))
-
-
-def _digest(parts: Sequence[Tensor]) -> str:
-    return "-".join(map(digest_of, parts))
+        return Block(number, digest_of(parts), Table.joined(rows))

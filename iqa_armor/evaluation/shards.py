@@ -14,12 +14,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Shard:
-    """One of several processes that share an evaluation.
-
-    Args:
-        rank: Number of this process, from 0.
-        count: Number of processes.
-    """
+    """One of `count` processes that share an evaluation; `rank` is from 0."""
 
     rank: int = 0
     count: int = 1

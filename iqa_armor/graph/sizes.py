@@ -17,14 +17,9 @@ def record_sizes(
 ) -> None:
     """Record the size of every node's value for `example` (N, 3, H, W), in place.
 
-    Args:
-        traced: Graph on the device of the example, in the mode in which it is to run.
-        example: Input; no gradient is kept.
-        error: Class of the error.
-        advice: What its message tells a user to do.
-
     Raises:
-        ArmorError: Of the class `error`, if the network fails on that input: names layer, cause and line.
+        ArmorError: Of the class `error`, if the network fails on that input: names layer, cause and line, and what
+            `advice` tells a user to do.
     """
     try:
         with torch.no_grad():

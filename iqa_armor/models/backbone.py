@@ -43,9 +43,7 @@ def torchvision_network(name: str) -> nn.Module:
 def from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
     """Return a state dict in which the parts of an ImageNet classifier have the names they bear inside another network.
 
-    Args:
-        state: Tensors by name, under the classifier's names or already under the other network's.
-        places: New name by the classifier's name of a part, such as {"conv1": "backbone.conv1"}.
+    `places` gives the new name of a part, such as {"conv1": "backbone.conv1"}; other names stay.
     """
     parts = {name: name.partition(".") for name in state}
     return {

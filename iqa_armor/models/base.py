@@ -29,9 +29,6 @@ class Preprocessing:
         antialias: Whether bilinear and bicubic resampling low-pass the image when shrinking it.
         mean: Per-channel mean subtracted from pixels in [0, 1].
         std: Per-channel divisor after that, positive.
-
-    Raises:
-        ValueError: If a size or a divisor is not positive, or the interpolation is unknown.
     """
 
     size: tuple[int, int] | None = KONIQ_SIZE
@@ -66,16 +63,7 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class ScoreScale:
-    """The range of a model's own predictions on clean training images.
-
-    Args:
-        low: Smallest prediction, in model units.
-        high: Largest prediction, above `low`.
-        higher_is_better: Whether a larger score means better quality.
-
-    Raises:
-        ValueError: If the range is empty or not finite.
-    """
+    """The range of a model's own predictions on clean training images, in its units; finite, `low` below `high`."""
 
     low: float
     high: float
@@ -87,7 +75,7 @@ class ScoreScale:
 
     @property
     def width(self) -> float:
-        """Length of the range, in model units."""
+        """Length of the range."""
         return self.high - self.low
 
 
@@ -98,9 +86,9 @@ class QualityModel(nn.Module):
         network: Module on normalised input (N, 3, H, W) giving (N,) or (N, 1).
         preprocessing: What `prepare` and the normalisation do.
         scale: Range of the scores, or None while it is unknown.
-        higher_is_better: Direction of the scores while there is no scale; a scale says it itself.
+        higher_is_better: Direction of the scores while there is no scale, which says it itself.
         name: What reports call the model.
-        arch: Name of the built-in architecture or factory it was made by; text only.
+        arch: Name of the architecture or factory it was made by; text only.
     """
 
     mean: Tensor
@@ -181,14 +169,8 @@ class QualityModel(nn.Module):
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
         """Return a new model around `network` with this one's preprocessing and names."""
-        return QualityModel(
-            network,
-            self.preprocessing,
-            scale=scale,
-            higher_is_better=self.higher_is_better,
-            name=self.name,
-            arch=self.arch,
-        )
+        kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}
+        return QualityModel(network, self.preprocessing, scale=scale, **kept)  # type: ignore[arg-type]
 
 
 def state_digest(model: nn.Module) -> str:

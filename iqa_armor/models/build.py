@@ -23,7 +23,7 @@ def build(arch: str) -> nn.Module:
             states its `preprocessing` comes back in a QualityModel.
 
     Raises:
-        ModelLoadError: If there is no such architecture or factory, or it returns something else.
+        ModelLoadError: If there is no such architecture or factory, or it fails or returns something else.
     """
     factory = _factory(arch)
     try:

@@ -16,22 +16,14 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
 from iqa_armor.models.weights import RESCALING, listed, without_prefix
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".th")
 # Where training scripts nest the weights; an averaged copy, if there is one, is what they evaluate.
 WRAPPER_KEYS = (
-    "params_ema",
-    "state_dict_ema",
-    "state_dict",
-    "model_state_dict",
-    "model_state",
-    "params",
-    "model",
-    "net",
-    "network",
-    "weights",
+    *("params_ema", "state_dict_ema", "state_dict", "model_state_dict", "model_state"),
+    *("params", "model", "net", "network", "weights"),
 )
 # Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions.
 RESCALING_KEYS = ("k", "b")
@@ -43,20 +35,8 @@ PICKLE_MAGIC = b"\x80"
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
 # What reading a damaged file raises, in torch, pickle and zip.
 READ_ERRORS = (
-    pickle.UnpicklingError,
-    zipfile.BadZipFile,
-    struct.error,
-    RuntimeError,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    ArithmeticError,
-    AssertionError,
-    EOFError,
-    ImportError,
-    OSError,
-    MemoryError,
+    *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ImportError, OSError, MemoryError),
+    *NETWORK_FAILURES,
 )
 
 
@@ -68,7 +48,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
     `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
 
     Args:
-        path: A .safetensors, .pt, .pth, .pkl, .ckpt or .th file.
+        path: A file that ends in one of `SUFFIXES`.
         trust_pickle: Whether the file may run its author's code; a whole pickled module needs that.
 
     Raises:
@@ -87,11 +67,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
-    """Check that weights are free of NaN and infinities.
-
-    Raises:
-        ModelLoadError: Naming the first ten that are not.
-    """
+    """Raise a ModelLoadError that names the first ten weights with NaN or infinities, if there are any."""
     broken = [name for name, value in state.items() if not _is_finite(value)]
     if broken:
         raise ModelLoadError(
@@ -137,7 +113,7 @@ def _read_pickle(path: Path, trust_pickle: bool) -> object:
     is_plain_pickle = start.startswith(PICKLE_MAGIC) and start != LEGACY_MAGIC
     if is_plain_pickle and not trust_pickle:
         raise ModelLoadError(_explanation(path, "it is a plain pickle, not written by torch.save"))
-    return _unpickle(path) if is_plain_pickle else _torch_load(path, trust_pickle)
+    return _load(path, trust_pickle, is_plain=is_plain_pickle)
 
 
 def _check_archive(path: Path) -> None:
@@ -154,24 +130,18 @@ def _check_archive(path: Path) -> None:
         raise ModelLoadError(f"{path} is an archive but no torch checkpoint: it has no data.pkl")
 
 
-def _torch_load(path: Path, trust_pickle: bool) -> object:
+def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
+    """Return what a file holds; a plain pickle must be trusted, since this runs its author's code."""
     try:
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
+            if is_plain:
+                return pickle.load(file)
             return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
     except RecursionError as error:
         raise ModelLoadError(f"{path} is damaged: its contents are nested too deep") from error
     except READ_ERRORS as error:
         raise ModelLoadError(_reason(path, error, trust_pickle)) from error
-
-
-def _unpickle(path: Path) -> object:
-    """Return what a plain pickle holds; only for a trusted file, since this runs its author's code."""
-    try:
-        with path.open("rb") as file:
-            return pickle.load(file)
-    except READ_ERRORS as error:
-        raise ModelLoadError(_reason(path, error, True)) from error
 
 
 def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:

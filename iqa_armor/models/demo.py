@@ -45,13 +45,8 @@ def _stage(channels: int, outputs: int) -> nn.Sequential:
 
 
 def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False),
-        nn.BatchNorm2d(outputs),
-        nn.ReLU(),
-    )
+    convolution = nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False)
+    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()
 
 
-def demo_network() -> DemoNetwork:
-    """Return the network with random weights."""
-    return DemoNetwork()
+demo_network = DemoNetwork  # the name in the file that is shipped

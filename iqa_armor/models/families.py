@@ -23,9 +23,6 @@ def timm_model(name: str) -> QualityModel:
     Preprocessing is that of timm's configuration, but for its crop: timm evaluates the middle of a somewhat larger
     image, here the whole image is resized (ours), since quality is not that of the middle alone.
 
-    Args:
-        name: What timm calls it, e.g. "convnext_tiny".
-
     Raises:
         ModelLoadError: If timm is missing or knows no such network.
     """
@@ -50,9 +47,6 @@ def pyiqa_model(name: str) -> QualityModel:
 
     The network normalises its input itself and takes images at their own size. pyiqa is licensed for non-commercial
     use only. The score range that it states is a rough one, so a model's own is measured or given.
-
-    Args:
-        name: What pyiqa calls the metric, e.g. "cnniqa".
 
     Raises:
         ModelLoadError: If pyiqa is missing, or the metric is unknown, needs a reference image, has no weights or

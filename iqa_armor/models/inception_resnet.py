@@ -13,12 +13,7 @@ Pair = tuple[int, int]
 class Convolution(nn.Module):
     """Convolution without bias, batch norm, ReLU: (N, inputs, H, W) to (N, outputs, H', W').
 
-    Args:
-        inputs: Input channels.
-        outputs: Output channels.
-        kernel: (height, width) of the kernel, or one number for both.
-        stride: Step of the kernel.
-        same: Whether zero padding keeps the map size at stride 1.
+    With `same`, zero padding keeps the map size at stride 1.
     """
 
     def __init__(
@@ -38,11 +33,7 @@ class Convolution(nn.Module):
 
 
 class Branches(nn.Module):
-    """Branches side by side, their channels joined.
-
-    Args:
-        branches: From (N, C, H, W) to maps of one size, named branch0, branch1, … in the state dict.
-    """
+    """Branches side by side, named branch0, branch1, … in the state dict; the channels of their maps are joined."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
@@ -50,23 +41,15 @@ class Branches(nn.Module):
         for index, branch in enumerate(branches):
             self.add_module(f"branch{index}", branch)
 
-    def join(self, maps: Tensor) -> Tensor:
-        """Return the branches' maps, one behind the other."""
-        return torch.cat([self.get_submodule(f"branch{index}")(maps) for index in range(self.count)], dim=1)
-
     def forward(self, maps: Tensor) -> Tensor:
         """Return the joined maps."""
-        return self.join(maps)
+        return torch.cat([self.get_submodule(f"branch{index}")(maps) for index in range(self.count)], dim=1)
 
 
 class Residual(Branches):
-    """Joined branches, brought back to the input's channels, scaled and added to the input.
+    """Joined branches, brought back to the input's channels, scaled and added to the input; a ReLU may follow.
 
-    Args:
-        branches: Branches that keep the map size.
-        channels: (joined, input) channels.
-        scale: Factor of what is added.
-        activate: Whether a ReLU follows.
+    `channels` are those that are joined and those of the input.
     """
 
     def __init__(self, *branches: nn.Module, channels: Pair, scale: float, activate: bool = True) -> None:
@@ -77,7 +60,7 @@ class Residual(Branches):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return maps of the input's size."""
-        added: Tensor = self.relu(self.conv2d(self.join(maps)) * self.scale + maps)
+        added: Tensor = self.relu(self.conv2d(super().forward(maps)) * self.scale + maps)
         return added
 
 

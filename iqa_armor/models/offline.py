@@ -25,12 +25,8 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
     Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
     refused.
 
-    Args:
-        what: What messages call the network.
-        module: Module of a pyiqa network, whose way of loading weights is switched off.
-
     Raises:
-        ModelLoadError: If the network cannot be made without the internet.
+        ModelLoadError: If the network, which messages call `what`, cannot be made without the internet.
     """
     import torchvision.models._api as torchvision_api
 

@@ -27,8 +27,7 @@ LARGEST_DISTS = 256  # piq shrinks larger images inside DISTS
 def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untyped
     """Return piq's network of a distance with the weights in torch.hub's folder of checkpoints, read anew.
 
-    Raises:
-        ModelLoadError: If weights are missing, which piq would download, or run code, which piq would let them.
+    A ModelLoadError says where weights are missing, which piq would download, or run code, which piq would let them.
     """
     from piq.perceptual import DISTS, LPIPS  # heavy, and needed here only
 
@@ -63,10 +62,6 @@ class PerceptualModel(ReferenceModel):
     Args:
         distance: "lpips" or "dists".
         size: (height, width) of the images; at most 256 on the shorter side for DISTS, which shrinks larger ones.
-
-    Raises:
-        ModelLoadError: If weights are missing or run code when opened.
-        ValueError: If the distance is neither or the size does not suit it.
     """
 
     def __init__(self, distance: Perceptual, *, size: tuple[int, int] = (224, 224)) -> None:

@@ -26,10 +26,6 @@ class ReferenceModel(nn.Module, ABC):
     """Score float images (N, 3, H, W) in [0, 1] beside their references (N, 3, H, W), giving (N,).
 
     Scores rise with quality. The two images meet only in `compare`, behind their features.
-
-    Args:
-        preprocessing: What `prepare` and the normalisation do.
-        name: What messages call the model.
     """
 
     mean: Tensor
@@ -55,11 +51,7 @@ class ReferenceModel(nn.Module, ABC):
         """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
 
     def forward(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        """Return the scores (N,) of prepared images (N, 3, H, W) in [0, 1] beside their references, of the same size.
-
-        Raises:
-            ValueError: If the two differ in shape.
-        """
+        """Return the scores (N,) of prepared images (N, 3, H, W) in [0, 1] beside references of the same size."""
         if reference.shape != distorted.shape:
             shapes = f"{tuple(reference.shape)} and {tuple(distorted.shape)}"
             raise ValueError(f"references and images must have one shape, got {shapes}")
@@ -139,9 +131,9 @@ def reference_network(
     A pretrained trunk is loaded into the classifier first: `StageDistance(classifier)`.
 
     Args:
-        backbone: One of `models.backbone.TORCHVISION`.
-        preprocessing: Size, mean and standard deviation of its input.
-        grid: Rows and columns that maps are averaged to.
+        backbone: One of `models.TORCHVISION`.
+        preprocessing: As of `StageDistance`.
+        grid: As of `StageDistance`.
     """
     return StageDistance(torchvision_network(backbone), preprocessing, grid=grid, name=f"fr-{backbone}")
 

@@ -18,7 +18,7 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
     Both compute what the network computes in eval mode; call them in it. The head may overwrite its argument.
 
     Args:
-        network: Module on normalised input, traced or not; its mode is left as it is.
+        network: Module on normalised input; its mode is left as it is.
         node: Name of the tensor to split at, a node of the graph or a module; by default the features that the head
             reads: the last learned vectors (N, C) through which everything passes before a linear layer.
         example: Input (N, 3, H, W) that the network accepts, on its device.

@@ -17,9 +17,6 @@ class Sqish(nn.Module):
         beta: Weight β of the exponential, positive.
         gamma: Sharpness γ, positive; the larger, the nearer to leaky ReLU of slope α.
 
-    Raises:
-        ValueError: If a constant is out of its range.
-
     Source: Biswas et al., "A Non-monotonic Smooth Activation Function", arXiv:2310.10126. Ours: the constants
     α = 0.01, β = γ = 1 are fixed, not trained, and near ReLU, whose place the function takes in pretrained networks.
     """

@@ -13,12 +13,7 @@ _PARTS = ("query", "key", "value")
 class Transformer(nn.Module):
     """Encoder over tokens (N, T, width) with positions (N, T, width), normalised before each part and at the end.
 
-    Args:
-        width: Numbers per token.
-        heads: Attention heads; divides `width`.
-        layers: Encoder layers.
-        hidden: Width inside the feed-forward parts.
-        dropout: Rate of every dropout, in [0, 1).
+    `heads` divides `width`; `hidden` is the width inside the feed-forward parts.
 
     Source: Vaswani et al., "Attention Is All You Need", NeurIPS 2017; positions are added to queries and keys of every
     layer, as in Carion et al., ECCV 2020, Appendix A.3.

@@ -30,12 +30,7 @@ class Adapting(Protocol):
 
 @dataclass(frozen=True)
 class Fit:
-    """How the tensors of a state dict go with those of a network.
-
-    Args:
-        state: The state dict under the names that the network gives its tensors.
-        own: Sizes of the network's tensors by name.
-    """
+    """How a state dict, under the names that a network gives its tensors, goes with the sizes of the network's own."""
 
     state: dict[str, Tensor]
     own: dict[str, tuple[int, ...]]
@@ -81,13 +76,8 @@ def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> None:
     """Load weights into a network, in place, if they are exactly its own; else it stays untouched.
 
-    Args:
-        network: What receives the weights.
-        state: Tensors by name.
-        source: What messages call the weights, e.g. the file's name.
-
     Raises:
-        ModelLoadError: Listing the missing, unexpected and differently sized entries, ten of each.
+        ModelLoadError: Listing the missing, unexpected and differently sized entries of `source`, ten of each.
     """
     fit = fit_of(network, state)
     if fit.problems:
@@ -97,7 +87,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str 
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load the weights that a network has under the same name and size, in place; arguments as in `load_strict`.
+    """Load the weights that a network has under the same name and size, in place.
 
     Returns:
         Names of the network's tensors that keep their initial values.
@@ -118,11 +108,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: st
 
 
 def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Callable[[], nn.Module]]) -> str:
-    """Return the name of the one candidate that has exactly the names and sizes of a state dict.
-
-    Args:
-        state: Tensors by name.
-        candidates: Builders of networks by name; each is built once, on the meta device.
+    """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly.
 
     Raises:
         ModelLoadError: If none fits, naming the nearest ones and where they differ, or if several do.

@@ -66,6 +66,10 @@ class RobustBlock(nn.Module):
             ValueError: If there are no images or no pixels, or the number of channels is another.
         """
         self._check(features)
+        if features.is_meta:  # no values, only a size
+            height, width = features.shape[-2:]
+            sides = (min(height, width),) * 2 if self.pool == "square" else (height, width)
+            return features.new_empty(len(features), self.channels, *sides)
         if self.pool == "square":
             features = pool_square(features)
         return self.orthogonal(self.reduction(features))  # type: ignore[no-any-return]

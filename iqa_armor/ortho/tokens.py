@@ -66,6 +66,9 @@ class TokenBlock(nn.Module):
         Raises:
             ValueError: If the number of tokens or their width is another.
         """
+        if tokens.is_meta:  # no values, only a size
+            self.check(tuple(tokens.shape))
+            return torch.empty_like(tokens)
         protected = self.block(self.maps(tokens))
         if tokens.ndim == 4:
             return protected.permute(0, 2, 3, 1)  # type: ignore[no-any-return]

@@ -23,12 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ModelToTrain:
-    """A model to train.
-
-    Args:
-        model: Architecture with its first weights.
-        fresh: Names of the network's tensors that come from no file; None where none does.
-    """
+    """A model to train, and the names of its network's tensors that come from no file; None where none does."""
 
     model: QualityModel
     fresh: tuple[str, ...] | None

@@ -16,11 +16,9 @@ from iqa_armor.pruning.fixed_widths import layers_of_fixed_width
 
 @dataclass(frozen=True)
 class Member:
-    """One side of a layer whose channels go with others.
+    """One side of a layer, or a parameter outside any (then without a name), whose channels go with others.
 
     Args:
-        layer: The layer, or a parameter outside any.
-        name: Name of the layer in the network, or "".
         side: Whether the layer gives these channels or reads them; norms and depthwise filters give them.
         places: Indices of its channels.
         roots: The channel of the group that each of them goes with; None where some go with none.
@@ -38,7 +36,6 @@ class ChannelGroup:
     """Channels of coupled layers, each of which goes from all of them or from none.
 
     Args:
-        members: The layers' sides; the first gives the channels that the group is named after.
         width: Number of channels.
         parts: Number of equal parts that must lose the same places, as a grouped convolution's do.
         source: What torch-pruning calls the group.

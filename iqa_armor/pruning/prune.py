@@ -26,14 +26,12 @@ from iqa_armor.pruning.widths import Decision, decide, ranked
 
 @dataclass(frozen=True)
 class Pruned:
-    """What pruning did.
+    """A pruned copy and what was removed; pairs are (before, after).
 
     Args:
-        network: The pruned copy.
         share: Removed share of the convolutions' output channels, in [0, 1).
         round_to: Multiple that the kept widths were rounded to.
-        channels: (before, after) sums of the convolutions' output channels.
-        parameters: (before, after) numbers of parameters.
+        channels: Sums of the convolutions' output channels.
         samples: Number of labelled images that importance was measured on.
         kept: By layer that lost output channels, the indices of those it keeps, ascending.
         widths: By the same layers, their numbers of channels before.
@@ -89,9 +87,6 @@ def prune(
             costs little, they are rounded down to a multiple of twice the size.
         samples: Labelled images, for the criteria that take them; gone through once.
         seed: Of what a criterion draws.
-
-    Returns:
-        The pruned copy, in eval mode, with what was removed.
 
     Raises:
         ValueError: If the ratio is not allowed, or the criterion lacks what it needs.

@@ -37,10 +37,6 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several
     crops of an image, crops of one image together, gets their mean.
 
-    Args:
-        network: Module on normalised input.
-        batches: Labelled images.
-
     Raises:
         SurgeryError: If a layer does not see each image by itself.
         ValueError: If there are no images.

@@ -28,11 +28,7 @@ SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 @dataclass(frozen=True, eq=False)
 class Table:
-    """Rows as columns of one length: objects (str) for `TEXTS`, float64 for `NUMBERS`, nan where nothing is measured.
-
-    Args:
-        columns: All columns by name.
-    """
+    """Rows as columns of one length: objects (str) for `TEXTS`, float64 for `NUMBERS`, nan where not measured."""
 
     columns: Mapping[str, Column]
 
@@ -88,12 +84,7 @@ class Table:
 
 
 def check_table_file(path: Path) -> None:
-    """Refuse a file that `write_table` could not write, before anything is evaluated.
-
-    Raises:
-        UsageError: If its suffix is no known one.
-        ArmorError: If a package is missing for it.
-    """
+    """Refuse a file of an unknown suffix (UsageError), or one that a missing package writes (ArmorError), at once."""
     if path.suffix not in SUFFIXES:
         raise UsageError(f"cannot tell what kind of table {path} is to be; known are {', '.join(SUFFIXES)}")
     if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
@@ -103,9 +94,7 @@ def check_table_file(path: Path) -> None:
 def write_table(table: Table, path: Path) -> None:
     """Write a table, whole or not at all, as its suffix says: CSV, JSON lines or Parquet; nan becomes empty or null.
 
-    Raises:
-        UsageError: If the suffix is no known one.
-        ArmorError: If a package is missing for it, or the file cannot be written.
+    Errors are those of `check_table_file`, and OutputError.
     """
     check_table_file(path)
     with replacing(path) as unfinished:

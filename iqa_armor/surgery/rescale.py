@@ -18,11 +18,6 @@ def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> Non
     The last linear layer takes the change up where nothing but reshaping follows it; elsewhere two operations
     are added to the graph.
 
-    Args:
-        traced: Traced network whose output is one tensor of scores.
-        gain: Factor, not zero.
-        offset: Term added after it.
-
     Raises:
         ValueError: If the gain is zero.
     """

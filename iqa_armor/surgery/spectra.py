@@ -67,11 +67,7 @@ class BlockSpectrum:
 
 
 def measure_blocks(traced: fx.GraphModule) -> tuple[BlockSpectrum, ...]:
-    """Return the spectra of every RobustBlock of a traced network, which is left untouched.
-
-    Args:
-        traced: Graph in eval mode whose nodes have sizes, as `trace` gives it.
-    """
+    """Return the spectra of every RobustBlock of a network as `trace` gives it, which is left untouched."""
     layers = ((node, layer_of(traced, node)) for node in traced.graph.nodes)
     return tuple(_measure(traced, node, layer) for node, layer in layers if isinstance(layer, RobustBlock | TokenBlock))
 

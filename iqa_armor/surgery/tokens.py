@@ -24,9 +24,7 @@ class TokenGrid:
     """A tensor of tokens (N, extra + h·w, C), or of maps with their channels last (N, h, w, C).
 
     Args:
-        node: Name of its node in the graph.
         module: Path of the innermost module it is made in, or "".
-        channels: Width C of a token.
         size: (h, w) of the grid.
         extra: Leading tokens outside the grid.
     """
@@ -43,10 +41,6 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
 
     The grid is that of the last convolutions before the node, which made the tokens; without any, that of equal
     square patches of the image.
-
-    Args:
-        lineage: Of a traced network whose nodes have sizes.
-        node: One of its nodes.
 
     Raises:
         SurgeryError: If its value is neither, or the grid cannot be told; says why.
@@ -72,11 +66,7 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
 
 
 def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
-    """Return the tokens that everything passes: where a residual unit of a transformer ends.
-
-    Args:
-        lineage: Of a traced network whose nodes have sizes.
-    """
+    """Return the tokens that everything passes: where a residual unit of a transformer ends."""
     output = lineage.traced.graph.output_node()
     found = []
     for node in lineage.dominators.of(output) if output in lineage.dominators else ():

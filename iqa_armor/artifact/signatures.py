@@ -1,15 +1,14 @@
-"""What one entry of the tables of functions and methods says, and the check of a call against it."""
+"""What a table says of the arguments of a function, a method or a layer, and the check of a call against it."""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from torch import fx
 
-from iqa_armor.artifact.refusal import MAX_INTEGER, Refusal, shown
+from iqa_armor.artifact.limits import MAX_INTEGER, FormatError, shown
 
 # Sizes that multiply the elements of a tensor, and exponents, stay small.
 GROWTH = 2**14
@@ -17,16 +16,15 @@ EXPONENT = 64
 
 
 @dataclass(frozen=True)
-class Call:
-    """A function or Tensor method that a stored graph may call.
+class Signature:
+    """The arguments that a stored graph may give a function, a Tensor method or a layer.
 
     Args:
-        target: The function, or the method's name.
-        names: Its parameters in order, separated by spaces; for a method without the tensor itself.
+        names: Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those
+            that may be left out.
         texts: Strings it accepts as arguments.
         pattern: Form of further strings it accepts.
         positional_only: Whether its parameters have no names, as those of operators.
-        least: Smallest number of arguments.
         many: Whether it takes any number of positional arguments, as `view` does.
         largest: Bound on the size of numbers among its arguments.
         literals: Whether lists, tuples and slices are accepted; operators on them could build huge values.
@@ -34,12 +32,10 @@ class Call:
         needs_text: Whether the last argument must be a literal string.
     """
 
-    target: Callable[..., Any] | str
     names: str = ""
     texts: tuple[str, ...] = ()
     pattern: re.Pattern[str] | None = None
     positional_only: bool = False
-    least: int = 1
     many: bool = False
     largest: int = MAX_INTEGER
     literals: bool = True
@@ -54,27 +50,28 @@ class Call:
         """Check the arguments' number, keyword names and sizes.
 
         Raises:
-            Refusal: Saying which of them does not fit.
+            FormatError: Saying which of them does not fit.
         """
-        names = self.names.split()
+        names = self.names.replace("?", "").split()
+        least = len(names) - self.names.count("?")
         allowed = () if self.positional_only else names[0 if self.many else len(arguments) :]
         if unknown := [name for name in keywords if name not in allowed]:
-            raise Refusal(f"it takes no keyword {shown(unknown[0])} here")
+            raise FormatError(f"it takes no keyword {shown(unknown[0])} here")
         if len(arguments) > len(names) and not self.many:
-            raise Refusal(f"it takes at most {len(names)} arguments, got {len(arguments)}")
-        if len(arguments) + len(keywords) < self.least:
-            raise Refusal(f"it needs {self.least} arguments, got {len(arguments) + len(keywords)}")
+            raise FormatError(f"it takes at most {len(names)} arguments, got {len(arguments)}")
+        if len(arguments) + len(keywords) < least:
+            raise FormatError(f"it needs {least} arguments, got {len(arguments) + len(keywords)}")
         if self.on_node and not (arguments and isinstance(arguments[0], fx.Node)):
-            raise Refusal("its first argument must be the value of another node")
+            raise FormatError("its first argument must be the value of another node")
         if self.needs_text and not isinstance(arguments[-1], str):
-            raise Refusal("its last argument must be a string")
+            raise FormatError("its last argument must be a string")
         for value in (*arguments, *keywords.values()):
             self._check_value(value)
 
     def _check_value(self, value: object) -> None:
         if isinstance(value, list | tuple | slice):
             if not self.literals:
-                raise Refusal(f"it takes tensors and numbers, got {shown(value)}")
+                raise FormatError(f"it takes tensors and numbers, got {shown(value)}")
             for part in (value.start, value.stop, value.step) if isinstance(value, slice) else value:
                 self._check_value(part)
         # Infinity is fine where any float is: clamping and masking use it.
@@ -83,4 +80,4 @@ class Call:
 
     def _check_size(self, value: float) -> None:
         if not abs(value) <= self.largest:  # so written, it refuses NaN too
-            raise Refusal(f"{shown(value)} is too large; at most {self.largest} is allowed")
+            raise FormatError(f"{shown(value)} is too large; at most {self.largest} is allowed")

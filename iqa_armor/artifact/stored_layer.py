@@ -10,49 +10,52 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from iqa_armor.artifact.checks import Check
-from iqa_armor.artifact.refusal import Refusal, expect_fields, shown
+from iqa_armor.artifact.checks import ArgumentCheck, checked_fields
+from iqa_armor.artifact.limits import FormatError, shown
+from iqa_armor.artifact.signatures import Signature
 
 # What constructors of layers raise when their arguments, each in its own range, do not go together.
 CONSTRUCTOR_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError)
 
 
 @dataclass(frozen=True)
-class Field:
-    """One constructor argument of a layer.
+class Derived:
+    """A constructor argument that a layer does not keep under its name: its check, and how it is read from a layer."""
 
-    Args:
-        check: Returns the argument for a JSON value, or refuses it.
-        read: Returns the argument's value in an existing layer; None reads the attribute of the same name.
-    """
+    check: ArgumentCheck
+    read: Callable[[Any], object]
 
-    check: Check
-    read: Callable[[Any], object] | None = None
+
+Fields = Mapping[str, ArgumentCheck | Derived]
 
 
 @dataclass(frozen=True)
-class Leaf:
+class StoredLayer:
     """A class of layers that may be stored.
 
     Args:
         kind: The class itself; subclasses are not accepted in its place.
-        fields: Constructor arguments by name.
+        fields: Checks of its constructor arguments by name.
         keywords: Names under which its forward accepts arguments.
         tensors: For classes whose construction costs memory or time: sizes of stored tensors (relative
             name to size) that must be in the file before it is built.
-        on_meta: Whether the class can be built without memory.
     """
 
     kind: type[nn.Module]
-    fields: Mapping[str, Field]
+    fields: Fields
     keywords: tuple[str, ...] = ("input",)
     tensors: Callable[[dict[str, Any]], dict[str, tuple[int, ...]]] | None = None
-    on_meta: bool = True
+
+    @property
+    def signature(self) -> Signature:
+        """What a graph may give the layer."""
+        first, *others = self.keywords
+        return Signature(" ".join([first, *(f"{name}?" for name in others)]))
 
     def describe(self, module: nn.Module) -> dict[str, object]:
         """Return the constructor arguments of an existing layer as JSON values."""
         return {
-            name: _as_json(field.read(module) if field.read else getattr(module, name))
+            name: _as_json(field.read(module) if isinstance(field, Derived) else getattr(module, name))
             for name, field in self.fields.items()
         }
 
@@ -60,31 +63,22 @@ class Leaf:
         """Return checked constructor arguments.
 
         Raises:
-            Refusal: If one is missing, unknown or out of range.
+            FormatError: If one is missing, unknown or out of range.
         """
-        given = expect_fields(stored, frozenset(self.fields), "its constructor arguments")
-        checked: dict[str, Any] = {}
-        for name, field in self.fields.items():
-            try:
-                checked[name] = field.check(given[name])
-            except Refusal as refusal:
-                raise Refusal(f"{name} {refusal}") from refusal
-        return checked
+        checks = {name: field.check if isinstance(field, Derived) else field for name, field in self.fields.items()}
+        return checked_fields(stored, checks, "its constructor arguments")
 
     def build(self, arguments: dict[str, Any]) -> nn.Module:
-        """Return a new layer, on the meta device where the class allows it.
+        """Return a new layer on the meta device.
 
         Raises:
-            Refusal: If the arguments do not go together.
+            FormatError: If the arguments do not go together.
         """
         try:
-            if not self.on_meta:
-                with torch.device("cpu"):
-                    return self.kind(**arguments)
             with torch.device("meta"), _Undrawn():
                 return self.kind(**arguments)
         except CONSTRUCTOR_ERRORS as error:
-            raise Refusal(f"it cannot be built: {shown(str(error))}") from error
+            raise FormatError(f"it cannot be built: {shown(str(error))}") from error
 
 
 class _Undrawn(TorchFunctionMode):
@@ -101,6 +95,4 @@ class _Undrawn(TorchFunctionMode):
 
 
 def _as_json(value: object) -> object:
-    if isinstance(value, tuple | list):
-        return [_as_json(part) for part in value]
-    return value
+    return [_as_json(part) for part in value] if isinstance(value, tuple | list) else value

@@ -1,4 +1,4 @@
-"""The refusal of a file or model, and the bounds on what a file may hold."""
+"""The error of a file or model, and the bounds on what a file may hold."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_LENGTH = 4096  # of one list of arguments
 MAX_NAME = 256
 
 
-class Refusal(Exception):
+class FormatError(Exception):
     """Why a file cannot be opened or a model cannot be stored; the callers add which one."""
 
 
@@ -28,14 +28,14 @@ def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str,
     """Return a JSON object that has exactly the named fields.
 
     Raises:
-        Refusal: If it is no object, or fields are missing or unknown.
+        FormatError: If it is no object, or fields are missing or unknown.
     """
     if not isinstance(value, dict):
-        raise Refusal(f"{where} must be a JSON object, got {shown(value)}")
+        raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     if unknown := sorted(value.keys() - names):
-        raise Refusal(f"{where} has unknown fields: {', '.join(map(shown, unknown[:10]))}")
+        raise FormatError(f"{where} has unknown fields: {', '.join(map(shown, unknown[:10]))}")
     if missing := sorted(names - value.keys()):
-        raise Refusal(f"{where} lacks {', '.join(missing)}")
+        raise FormatError(f"{where} lacks {', '.join(missing)}")
     return value
 
 
@@ -43,8 +43,8 @@ def expect_text(value: object, where: str) -> str:
     """Return a printable string of bounded length.
 
     Raises:
-        Refusal: If it is anything else, e.g. holds terminal control characters.
+        FormatError: If it is anything else, e.g. holds terminal control characters.
     """
     if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
-        raise Refusal(f"{where} must be printable text of at most {MAX_NAME} characters, got {shown(value)}")
+        raise FormatError(f"{where} must be printable text of at most {MAX_NAME} characters, got {shown(value)}")
     return value
