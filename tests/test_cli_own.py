@@ -1,4 +1,4 @@
-"""A user's own attack, purifier, dataset and loss, from a file, through the flags of the command line."""
+"""A user's own attack, purifier, dataset, criterion and loss, from a file, through the flags of the command line."""
 
 from __future__ import annotations
 
@@ -53,6 +53,10 @@ def grays(spec, location):
 
 def absolute(scores, labels):
     return (scores - labels).abs().mean()
+
+
+def last_first(group, evidence):
+    return torch.arange(group.width, 0, -1, dtype=torch.float32)
 """
 
 
@@ -115,11 +119,12 @@ def test_score_is_behind_an_own_purifier(model: list[object], own: Path, image_f
     assert score("--purify", f"{own}:Dim") != pytest.approx(whole, rel=1e-3)
 
 
-def test_harden_fits_by_an_own_loss_on_an_own_dataset(model: list[object], own: Path, tmp_path: Path) -> None:
-    loss, spec = f"{own}:absolute", f"{own}:grays:24"
+def test_harden_prunes_and_fits_by_what_a_user_wrote(model: list[object], own: Path, tmp_path: Path) -> None:
+    loss, criterion, spec = f"{own}:absolute", f"{own}:last_first", f"{own}:grays:24"
     output = tmp_path / "new" / "out.safetensors"
-    record = told("harden", *model, "--data", spec, "--epochs", 1, "--loss", loss, "-o", output)
-    assert record["recipe"]["loss"] == loss
+    words = ("--data", spec, "--epochs", 1, "--loss", loss, "--criterion", criterion, "--prune", 0.2)
+    record = told("harden", *model, *words, "-o", output)
+    assert (record["recipe"]["loss"], record["recipe"]["criterion"]) == (loss, criterion)
     assert record["data"]["spec"] == spec
     assert output.is_file()
 

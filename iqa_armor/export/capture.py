@@ -111,9 +111,10 @@ def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
     return scores
 
 
-def fits_any_size(model: QualityModel) -> bool:
-    """Return whether all its orthogonal layers have a form that takes maps of any size."""
-    return all(layer.fits_any_size for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d))
+def layer_of_one_size(model: QualityModel) -> OrthogonalConv2d | None:
+    """Return an orthogonal layer of a model whose exported form serves one map size, None where there is none."""
+    layers = (layer for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d))
+    return next((layer for layer in layers if not layer.fits_any_size), None)
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:

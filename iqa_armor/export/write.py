@@ -16,7 +16,7 @@ from iqa_armor.export.agreement import Agreement, compare, natural_batches
 from iqa_armor.export.capture import (
     Captured,
     capture,
-    fits_any_size,
+    layer_of_one_size,
     layer_sizes,
     plain_scorer,
     reference_copy,
@@ -56,8 +56,8 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
     """Write a model as an ONNX or torch.export file whose scores were compared with the model's.
 
     The file takes prepared images (N, 3, H, W), float32 in [0, 1], and gives scores (N,): normalisation is
-    inside, the resize is not. Any H × W is accepted where the network allows, but with a Cayley layer only the
-    model's recorded input size. The file appears whole or not at all.
+    inside, the resize is not. Any H × W is accepted where the network allows, but with a layer that is folded
+    for one map size (Cayley) only the model's recorded input size. The file appears whole or not at all.
 
     Args:
         model: Left untouched; exported in eval mode and float32.
@@ -75,8 +75,9 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
 
 def _widest(model: QualityModel, path: Path) -> Exported:
     """Export for any image size where the network allows, else for the recorded one."""
-    if not fits_any_size(model):
-        reason = "a Cayley layer is exported for one map size"
+    fixed = layer_of_one_size(model)
+    if fixed is not None:
+        reason = f"a {type(fixed).__name__} layer is exported for one map size"
     else:
         try:
             return _exported(model, path, fixed_because="")

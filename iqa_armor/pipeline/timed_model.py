@@ -10,7 +10,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.cache import CachingModule
 
@@ -112,7 +112,7 @@ class TimedModel:
     def _refusing(self, problem: str, wayout: str) -> Iterator[None]:
         try:
             yield
-        except (RuntimeError, ValueError, LookupError) as error:
+        except (RuntimeError, ValueError, LookupError, ModelLoadError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise UsageError(f"{self.model.name} {problem}: {reason}; {wayout}") from error
 
