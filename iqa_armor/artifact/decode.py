@@ -45,9 +45,6 @@ def decode_network(description: Mapping[str, object], header: Mapping[str, Tenso
 
     Returns:
         Graph module on the meta device whose state dict has exactly the names and sizes of `header`.
-
-    Raises:
-        FormatError: If anything in it is not in the tables, or does not fit the header.
     """
     _check_table(description["tensors"], header)
     build = _skeleton(description, header)

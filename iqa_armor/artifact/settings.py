@@ -32,20 +32,12 @@ def describe(model: QualityModel) -> dict[str, object]:
 
 
 def read_preprocessing(stored: object) -> Preprocessing:
-    """Return checked preprocessing.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
+    """Return checked preprocessing."""
     return Preprocessing(**checked_fields(stored, PREPROCESSING, "preprocessing"))
 
 
 def read_scale(stored: object) -> ScoreScale | None:
-    """Return a checked score scale, or None where the model has none.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
+    """Return a checked score scale, or None where the model has none."""
     if stored is None:
         return None
     try:
@@ -55,11 +47,7 @@ def read_scale(stored: object) -> ScoreScale | None:
 
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
-    """Return the checked `name` and `arch` of a model.
-
-    Raises:
-        FormatError: If one is no printable text.
-    """
+    """Return the checked `name` and `arch` of a model."""
     return {field: expect_text(document[field], field) for field in ("name", "arch")}
 
 
@@ -89,11 +77,7 @@ def _key(key: object, where: str) -> str:
 
 
 def check_record(value: object, where: str) -> dict[str, object]:
-    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters.
-
-    Raises:
-        FormatError: If it is no object, or a text could steer a terminal.
-    """
+    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     pending: list[object] = [value]

@@ -14,25 +14,10 @@ from torch import Tensor, fx
 
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
-from iqa_armor.artifact.header import (
-    METADATA_KEY,
-    NAME_OF_DTYPE,
-    Header,
-    TensorInfo,
-    parse_json,
-    read_header,
-    read_metadata_text,
-)
+from iqa_armor.artifact.header import METADATA_KEY, Header, TensorInfo, parse_json, read_header, read_metadata_text
 from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
-from iqa_armor.artifact.rehearsal import rehearse
-from iqa_armor.artifact.settings import (
-    check_record,
-    describe,
-    plain,
-    read_names,
-    read_preprocessing,
-    read_scale,
-)
+from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
+from iqa_armor.artifact.settings import check_record, describe, plain, read_names, read_preprocessing, read_scale
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.graph.trace import trace
@@ -41,16 +26,7 @@ from iqa_armor.models.base import QualityModel
 T = TypeVar("T")
 
 FORMAT = 1
-PUBLIC_FIELDS = (
-    "format",
-    "needs_source",
-    "name",
-    "arch",
-    "preprocessing",
-    "score_scale",
-    "recipe",
-    "provenance",
-)
+PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
 
 
@@ -95,12 +71,15 @@ def check_storable(model: QualityModel) -> None:
 
 def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
     """Return a model's text and tensors, after a trial at rebuilding it from them."""
-    network = model.network if isinstance(model.network, fx.GraphModule) else _traced(model)
-    encoded = encode_network(network)
-    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **encoded.description}
+    network = model.network
+    if not isinstance(network, fx.GraphModule):
+        size = model.preprocessing.size or ANY_SIZE
+        network = trace(network, torch.zeros(1, 3, *size, device=model.mean.device))
+    description, tensors = encode_network(network)
+    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **description}
     text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    _rebuild(_parse_document(text), {name: _info(value) for name, value in encoded.tensors.items()})
-    return text, encoded.tensors
+    _rebuild(_parse_document(text), {name: TensorInfo.of(value) for name, value in tensors.items()})
+    return text, tensors
 
 
 def load_artifact(path: Path) -> QualityModel:
@@ -144,11 +123,6 @@ def is_artifact(path: Path) -> bool:
         return path.is_file() and METADATA_KEY in read_metadata_text(path)
     except (FormatError, OSError):
         return False
-
-
-def _traced(model: QualityModel) -> fx.GraphModule:
-    size = model.preprocessing.size or (224, 224)
-    return trace(model.network, torch.zeros(1, 3, *size, device=model.mean.device))
 
 
 def _opened(path: Path, read: Callable[[Path], T]) -> T:
@@ -196,10 +170,6 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> 
     return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
 
 
-def _info(value: Tensor) -> TensorInfo:
-    return TensorInfo(NAME_OF_DTYPE[value.dtype], tuple(value.shape))
-
-
 def _read_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     """Return the tensors of a file whose header has been checked, in memory of their own."""
     try:
@@ -209,7 +179,7 @@ def _read_tensors(path: Path, header: Header) -> dict[str, Tensor]:
     except (SafetensorError, OSError, RuntimeError) as error:
         raise FormatError(f"its tensors cannot be read: {error}") from error
     for name, value in tensors.items():
-        if _info(value) != header.tensors[name]:
+        if TensorInfo.of(value) != header.tensors[name]:
             raise FormatError(f"it changed while it was read: tensor {shown(name)}")
     check_finite(tensors)
     return tensors
