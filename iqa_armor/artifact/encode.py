@@ -90,20 +90,15 @@ def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:
 
 def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]:
     try:
-        described: dict[str, object] = {
-            "op": node.op,
-            "target": INPUT if node.op == "placeholder" else _target(node),
-            "args": [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args],
-            "kwargs": {
-                name: encode_value(arg, numbers.__getitem__)
-                for name, arg in node.kwargs.items()
-                if (name, arg) != ("out", None)  # torch.nn.functional passes its defaults on to the tracer
-            },
-        }
+        target = INPUT if node.op == "placeholder" else _target(node)
+        args = [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args]
+        # torch.nn.functional passes its defaults on to the tracer.
+        given = {name: arg for name, arg in node.kwargs.items() if (name, arg) != ("out", None)}
+        kwargs = {name: encode_value(arg, numbers.__getitem__) for name, arg in given.items()}
     except FormatError as error:
         raise FormatError(f"node {node.name!r}: {error}") from error
-    unit = node.meta.get("unit")
-    return {**described, "unit": unit} if isinstance(unit, str) else described
+    unit = {"unit": node.meta["unit"]} if isinstance(node.meta.get("unit"), str) else {}
+    return {"op": node.op, "target": target, "args": args, "kwargs": kwargs, **unit}
 
 
 def _target(node: fx.Node) -> str:

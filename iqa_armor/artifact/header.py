@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -43,14 +44,6 @@ class TensorInfo:
         return cls(NAME_OF_DTYPE[value.dtype], tuple(value.shape))
 
 
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself: its metadata, and its tensors by name."""
-
-    metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
-
-
 def parse_json(text: str | bytes) -> object:
     """Return parsed JSON of bounded depth, without duplicate keys, NaN or infinities."""
     try:
@@ -66,8 +59,7 @@ def parse_json(text: str | bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise FormatError(f"its JSON has the name {shown(twice)} twice")
     return found
 
@@ -86,8 +78,8 @@ def _check_depth(value: object) -> None:
     raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep")
 
 
-def read_header(path: Path) -> Header:
-    """Return the header of a safetensors file, once it is sound and declares just the bytes that the file has."""
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Return metadata and tensors of a safetensors file whose header declares just the bytes that the file has."""
     entries, data_bytes = _read_entries(path)
     metadata = _metadata(entries.pop("__metadata__", {}))
     if len(entries) > MAX_TENSORS:
@@ -104,7 +96,7 @@ def read_header(path: Path) -> Header:
     elements = sum(math.prod(info.shape) for info, _, _ in spans.values())
     if elements > MAX_ELEMENTS:
         raise FormatError(f"its tensors have {elements} elements together; at most {MAX_ELEMENTS} are allowed")
-    return Header(metadata, {name: info for name, (info, _, _) in spans.items()})
+    return metadata, {name: info for name, (info, _, _) in spans.items()}
 
 
 def read_metadata_text(path: Path) -> dict[str, str]:

@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
 from iqa_armor.artifact.limits import FormatError, expect_text, shown
-from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.base import QualityModel, ScoreScale
 
 PREPROCESSING: dict[str, ArgumentCheck] = {
     "size": optional(sequence(integer(1, 2**14), 2)),
@@ -29,11 +29,6 @@ def describe(model: QualityModel) -> dict[str, object]:
         "preprocessing": plain(asdict(model.preprocessing)),
         "score_scale": None if model.scale is None else plain(asdict(model.scale)),
     }
-
-
-def read_preprocessing(stored: object) -> Preprocessing:
-    """Return checked preprocessing."""
-    return Preprocessing(**checked_fields(stored, PREPROCESSING, "preprocessing"))
 
 
 def read_scale(stored: object) -> ScoreScale | None:
@@ -76,8 +71,8 @@ def _key(key: object, where: str) -> str:
     return key
 
 
-def check_record(value: object, where: str) -> dict[str, object]:
-    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters."""
+def check_record(value: object, where: str) -> None:
+    """Check that a record (recipe or provenance) is a JSON object whose texts hold no control characters."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     pending: list[object] = [value]
@@ -89,4 +84,3 @@ def check_record(value: object, where: str) -> dict[str, object]:
             pending += part
         elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
             raise FormatError(f"{where} holds control characters: {shown(part)}")
-    return value
