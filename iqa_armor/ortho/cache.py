@@ -31,14 +31,14 @@ class DerivedCache:
         self.limit = limit
         self._stamp: Hashable = None
         self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self._building: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the values held now."""
         with self._lock:
-            return self._held()
+            return sum(size for _, size in self._values.values())
 
     def clear(self) -> None:
         """Drop every value."""
@@ -59,7 +59,7 @@ class DerivedCache:
         """
         if not may_keep_tensors():
             return build()[0]
-        stamp = tuple(_stamp(parameter) for parameter in parameters)
+        stamp = tuple((id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in parameters)
         found = self._found(key, stamp)
         if found is None:
             with self._lock:
@@ -84,15 +84,9 @@ class DerivedCache:
         with self._lock:
             if size <= self.limit and stamp == self._stamp:
                 self._values[key] = (value, size)
-                while self._held() > self.limit:
+                while self.held_bytes > self.limit:
                     self._values.popitem(last=False)
         return value, size
-
-    def _held(self) -> int:
-        return sum(size for _, size in self._values.values())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache:
-        return DerivedCache(self.limit)
 
     def __reduce__(self) -> tuple[type[DerivedCache], tuple[int]]:
         return DerivedCache, (self.limit,)
@@ -119,8 +113,3 @@ class CachingModule(nn.Module):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.cache.clear()
         super()._load_from_state_dict(*arguments)
-
-
-def _stamp(parameter: Tensor) -> tuple[int, int, int]:
-    version = 0 if parameter.is_inference() else parameter._version
-    return id(parameter), parameter.data_ptr(), version
