@@ -100,12 +100,7 @@ class CayleyConv2d(OrthogonalConv2d):
         height, width = maps.shape[-2:]
         if self.training:
             return factorize(cayley_matrix(weight), height, width)
-
-        def build() -> tuple[Inverse, int]:
-            inverse = invert(cayley_matrix(weight), height, width)
-            return inverse, inverse.size_bytes
-
-        return self.cache.get((height, width), (self.weight,), build)
+        return self.cache.get((height, width), (self.weight,), lambda: invert(cayley_matrix(weight), height, width))
 
 
 def cayley_matrix(weight: Tensor) -> Tensor:
