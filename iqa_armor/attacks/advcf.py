@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -12,14 +12,14 @@ from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, Positive
 
 PIECES = 64
 _LEAST = 1e-6  # rise of a piece that keeps a curve increasing
 
 
 @dataclass(frozen=True)
-class AdvCF:
+class AdvCF(Limited):
     """Move the predicted score of an image by an increasing piecewise linear curve for each color channel.
 
     No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
@@ -38,13 +38,10 @@ class AdvCF:
 
     norm: ClassVar[Norm] = "none"
     epsilon: ClassVar[float] = math.inf
-    strength: float = 0.05
-    learning_rate: float = 0.1
-    steps: int = 20
+    strength: Annotated[float, "[0, 1]"] = 0.05
+    learning_rate: Positive = 0.1
+    steps: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, strength="[0, 1]", learning_rate="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

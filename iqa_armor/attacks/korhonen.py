@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.limits import Count, NotNegative, Positive
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class KorhonenYou:
+class KorhonenYou(LinfAttack):
     """Move the predicted score of an image by changes hidden at its edges.
 
     An image without edges is returned as it is.
@@ -32,14 +31,10 @@ class KorhonenYou:
     limited by projection, so that budgets can be compared; the iterate with the best score is kept.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 10 / 255
-    step_size: float = 4 / 255
-    steps: int = 10
+    epsilon: NotNegative = 10 / 255
+    step_size: Positive = 4 / 255
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

@@ -11,11 +11,11 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.adam import working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class MADC:
+class MADC(Limited):
     """Move the predicted score of an image along the sphere of constant mean squared error around it.
 
     Args:
@@ -31,13 +31,10 @@ class MADC:
     """
 
     norm: ClassVar[Norm] = "rmse"
-    epsilon: float = 10 / 255
-    step_size: float = 4 / 255
-    steps: int = 10
+    epsilon: NotNegative = 10 / 255
+    step_size: Positive = 4 / 255
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import NotNegative
 
 # Of 10,000 queries: where the share of changed pixels halves.
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
@@ -20,7 +20,7 @@ _PLANNED_QUERIES = 10_000
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(LinfAttack):
     """Move the predicted score inside an L-infinity ball by trying squares at random; needs no gradient.
 
     Every query scores the whole batch once: each image proposes a square of its own and keeps it if its score
@@ -37,14 +37,10 @@ class Square:
     the clean score, and an image that no query improved comes back clean (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    queries: int = 1000
-    initial_share: float = 0.05
+    epsilon: NotNegative = 4 / 255
+    queries: Annotated[int, "[2, inf)"] = 1000
+    initial_share: Annotated[float, "(0, 1]"] = 0.05
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", queries="[2, inf)", initial_share="(0, 1]", direction=(1, -1))
 
     @torch.no_grad()
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import ascend, pixels_within, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.limits import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class SSAH:
+class SSAH(LinfAttack):
     """Move the predicted score of an image at a price on the change of its low-frequency wavelet band.
 
     Args:
@@ -29,16 +28,11 @@ class SSAH:
     to epsilon and to the gain; the iterate with the best score is kept.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 10 / 255
-    weight: float = 1.0
-    step_size: float = 1 / 255
-    steps: int = 20
+    epsilon: NotNegative = 10 / 255
+    weight: NotNegative = 1.0
+    step_size: Positive = 1 / 255
+    steps: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
-        check_limits(self, weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import Search, ascend, working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 # Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
 _CORNER = 1e-3
 
 
 @dataclass(frozen=True)
-class StAdv:
+class StAdv(Limited):
     """Warp an image so that its predicted score moves, by a flow that is smooth and short.
 
     Args:
@@ -37,16 +37,12 @@ class StAdv:
     """
 
     norm: ClassVar[Norm] = "flow"
-    epsilon: float = 1.0
-    smoothness: float = 0.2
-    iterations: int = 5
-    inner_steps: int = 5
-    learning_rate: float = 0.2
+    epsilon: NotNegative = 1.0
+    smoothness: NotNegative = 0.2
+    iterations: Count = 5
+    inner_steps: Count = 5
+    learning_rate: Positive = 0.2
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", smoothness="[0, inf)", learning_rate="(0, inf)", direction=(1, -1))
-        check_limits(self, iterations="[1, inf)", inner_steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
