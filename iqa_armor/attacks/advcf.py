@@ -25,15 +25,14 @@ class AdvCF(Limited):
     No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
 
     Args:
-        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in
-            colors, 0.1 shows, 1 limits nothing.
+        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in colors, 0.1
+            shows, 1 limits nothing.
         learning_rate: Adam's for the rise of a piece, in units of the identity's rise, 1/64.
         steps: Number of gradients.
 
-    Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64
-    pieces; used against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a
-    Human-Understandable Color Filter", MediaEval 2020. (ours): `strength`, and projecting on the constraints
-    after every step; the iterate with the best score is kept.
+    Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64 pieces; used
+    against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a Human-Understandable Color
+    Filter", MediaEval 2020. (ours): `strength`; projecting after every step; keeping the iterate with the best score.
     """
 
     norm: ClassVar[Norm] = "none"
@@ -56,13 +55,9 @@ class AdvCF(Limited):
 
 
 def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
-    """Return images (N, 3, H, W) after the curves of their channels; the identity keeps every bit.
+    """Return images (N, 3, H, W) in [0, 1] after the curves of their channels; the identity keeps every bit.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1].
-        rises: Rise of every piece of a curve (N, 3, 64), in any unit, not negative.
-
-    Source: Zhao et al., arXiv:2002.01008, Section 3.
+    `rises` are those of every piece of a curve, (N, 3, 64), in any unit, not negative.
     """
     # Scaled here too, for the gradient's sake: else all rises might want up, and projecting would undo the step.
     rises = rises / rises.mean(2, keepdim=True)
@@ -74,12 +69,7 @@ def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
 
 
 def project_curve(rises: Tensor, strength: float) -> Tensor:
-    """Return curves (N, 3, 64) that increase from 0 to 1 and are nowhere farther than strength from the identity.
-
-    Args:
-        rises: Rise of every piece of a curve (N, 3, 64), in any unit.
-        strength: Largest distance from the identity, in [0, 1].
-    """
+    """Return curves (N, 3, 64) that increase from 0 to 1 and are nowhere farther than strength from the identity."""
     rises = rises.clamp(min=_LEAST)
     identity = torch.arange(PIECES + 1, dtype=rises.dtype, device=rises.device) / PIECES
     curve = functional.pad((rises / rises.sum(2, keepdim=True)).cumsum(2), (1, 0))

@@ -78,9 +78,7 @@ class _Start:
         self.best_at_check = self.gains
 
     def run(self) -> Best:
-        """Make all steps and return the best point of every image."""
-        last = 0
-        reviews = checkpoints(self.attack.steps)
+        last, reviews = 0, checkpoints(self.attack.steps)
         for step in range(1, self.attack.steps + 1):
             self._move(is_first=step == 1)
             self._judge(is_last=step == self.attack.steps)
@@ -99,7 +97,6 @@ class _Start:
         self.previous, self.current = self.current, moved
 
     def _judge(self, *, is_last: bool) -> None:
-        """Score the current images; remember where they are the best so far."""
         if is_last:
             scores = evaluate_score(self.score, self.current)
         else:

@@ -18,7 +18,6 @@ from iqa_armor.randomness import seeded
 
 WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
 _MULTIPLE = 4  # two halvings
-_LARGEST_SEED = 2**62
 
 
 class PerturbationNetwork(nn.Module):
@@ -93,10 +92,9 @@ class Perturber(LinfAttack):
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
-        images = images.detach()
         network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
-            return _perturbed(network, images, self.epsilon)
+            return _perturbed(network, images.detach(), self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,9 @@ class FACPA(LinfAttack):
         """
         first = next(batches_of(batches))
         scale = _score_unit(score, first)
-        network = _new_network(generator).to(first.device)
+        # Drawn by this generator only; the global one is left as it was.
+        with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
+            network = PerturbationNetwork().to(first.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         best = self._fitted(network)
         best_mean = self.direction * mean_score(score, best, batches, generator)
@@ -147,12 +147,10 @@ class FACPA(LinfAttack):
     def _step(
         self, score: ScoreFn, network: nn.Module, optimizer: torch.optim.Optimizer, *, images: Tensor, scale: float
     ) -> None:
-        parameters = list(network.parameters())
+        optimizer.zero_grad()
         with torch.enable_grad():
             loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
-            gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            torch.autograd.backward(loss, inputs=list(network.parameters()))
         optimizer.step()
 
     def _fitted(self, network: nn.Module) -> Perturber:
@@ -170,10 +168,3 @@ def _score_unit(score: ScoreFn, images: Tensor) -> float:
     """Return the mean L1 norm of the scores' gradients: what no change of the score's unit can hide."""
     length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
     return length if 0 < length < math.inf else 1.0
-
-
-def _new_network(generator: Generator) -> PerturbationNetwork:
-    """Return a network whose weights depend on the generator only; the global one is left as it was."""
-    seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
-    with seeded(seed):
-        return PerturbationNetwork()

@@ -17,18 +17,16 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 @dataclass(frozen=True)
 class KorhonenYou(LinfAttack):
-    """Move the predicted score of an image by changes hidden at its edges.
-
-    An image without edges is returned as it is.
+    """Move the predicted score of an image by changes hidden at its edges; one without edges stays as it is.
 
     Args:
         epsilon: Largest change of a pixel value, images being in [0, 1].
         step_size: Adam's learning rate for the perturbation at the strongest edge, in the same units.
         steps: Number of gradients.
 
-    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022.
-    (ours): the mask is the Sobel magnitude of the luma divided by its maximum in the image; the change is
-    limited by projection, so that budgets can be compared; the iterate with the best score is kept.
+    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022. (ours): a
+    mask that is the Sobel magnitude of the luma divided by its maximum in the image; the change is limited by
+    projection, so that budgets can be compared; the iterate with the best score is kept.
     """
 
     epsilon: NotNegative = 10 / 255
@@ -43,24 +41,18 @@ class KorhonenYou(LinfAttack):
         lowest, highest = (-clean).clamp(min=-self.epsilon), (1 - clean).clamp(max=self.epsilon)
         search = Search(
             start=torch.zeros_like(clean),
-            render=lambda perturbation: clean + mask * perturbation,
-            # Where there is no edge, bounds are ±∞ or 0/0; the perturbation does nothing there and stays.
-            project=lambda perturbation: torch.where(
-                mask > 0, perturbation.clamp(lowest / mask, highest / mask), perturbation
-            ),
+            render=lambda change: clean + mask * change,
+            # Where there is no edge, bounds are ±∞ or 0/0; the change does nothing there and stays.
+            project=lambda change: torch.where(mask > 0, change.clamp(lowest / mask, highest / mask), change),
             radius=self.epsilon,
         )
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 
 
 def edge_map(images: Tensor) -> Tensor:
-    """Return the strength of the edges of every image, its strongest being 1.
+    """Return the strength (N, 1, H, W) of the edges of images (N, 3, H, W), the strongest of each image being 1.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1]; outside, the border is repeated.
-
-    Returns:
-        Strengths (N, 1, H, W) in [0, 1]; 0 everywhere in an image of one luma.
+    It is 0 everywhere in an image of one luma; outside, the border is repeated.
     """
     luma = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     across = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])

@@ -23,9 +23,9 @@ class L2PGD(Limited):
         step_share: Length of one step as a share of epsilon, so that budgets compare.
         steps: Number of gradient steps, from a zero start.
 
-    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
-    arXiv:1706.06083, Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the
-    radius, and returning the best iterate of every image instead of the last are (ours).
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083,
+    Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the radius, and returning
+    the best iterate of every image instead of the last are (ours).
     """
 
     norm: ClassVar[Norm] = "l2"

@@ -81,15 +81,10 @@ class AMIFGSM(MIFGSM):
 
 
 def local_contrast(images: Tensor) -> Tensor:
-    """Return how busy each image is: the mean over pixels of the standard deviation around them.
+    """Return how busy images (N, 3, H, W) in [0, 1] are, (N,), from 0, flat, to 0.5; at least float32.
 
-    The deviation is that of the mean of the three channels in a window of 7×7 pixels, cut at the borders (ours).
-
-    Args:
-        images: Images (N, 3, H, W) in [0, 1].
-
-    Returns:
-        Contrast (N,) from 0, flat, to 0.5; at least float32.
+    It is the mean over pixels of the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the
+    borders (ours).
     """
     gray = images.to(torch.promote_types(images.dtype, torch.float32)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero

@@ -14,9 +14,7 @@ from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
 from iqa_armor.limits import NotNegative
 
-# Of 10,000 queries: where the share of changed pixels halves.
-_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
-_PLANNED_QUERIES = 10_000
+_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the share of changed pixels halves
 
 
 @dataclass(frozen=True)
@@ -65,15 +63,14 @@ class Square(LinfAttack):
 
     def side(self, step: int, height: int, width: int) -> int:
         """Return the side of the squares, in pixels, at proposal `step`, counted from 1."""
-        planned = step / self.queries * _PLANNED_QUERIES
+        planned = step / self.queries * 10_000
         share = self.initial_share / 2 ** sum(planned > halving for halving in _HALVINGS)
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
 def _squares(rows: Tensor, columns: Tensor, *, side: int, height: int, width: int) -> Tensor:
     """Return where each image's square lies, (N, 1, H, W) bool; its place is drawn in [0, 1), (N,) each."""
-    top = _place(rows, height - side)
-    left = _place(columns, width - side)
+    top, left = _place(rows, height - side), _place(columns, width - side)
     y = torch.arange(height, device=rows.device).view(1, 1, -1, 1)
     x = torch.arange(width, device=rows.device).view(1, 1, 1, -1)
     return (y >= top) & (y < top + side) & (x >= left) & (x < left + side)

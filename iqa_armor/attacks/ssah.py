@@ -22,10 +22,9 @@ class SSAH(LinfAttack):
         step_size: Adam's learning rate, in the units of epsilon.
         steps: Number of gradients.
 
-    Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022.
-    (ours): the score stands where the paper has the similarity of a classifier's
-    features; the change is limited by projection, where the paper relies on the price; the price is relative
-    to epsilon and to the gain; the iterate with the best score is kept.
+    Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022. (ours):
+    the score stands where the paper has the similarity of a classifier's features; the change is limited by projection,
+    not by the price alone, which is relative to epsilon and to the gain; the iterate with the best score is kept.
     """
 
     epsilon: NotNegative = 10 / 255
@@ -38,24 +37,19 @@ class SSAH(LinfAttack):
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         low = low_band(clean)
-        search = pixels_within(
-            clean,
-            self.epsilon,
-            lambda attacked: self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3)),
-        )
+
+        def price(attacked: Tensor) -> Tensor:
+            return self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3))
+
+        search = pixels_within(clean, self.epsilon, price)
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 
 
 def low_band(images: Tensor) -> Tensor:
-    """Return the low-frequency band of a Haar wavelet, scaled so that a uniform image keeps its value.
+    """Return the low-frequency band (N, 3, ⌈H/2⌉, ⌈W/2⌉) of a Haar wavelet of images: means of 2×2 pixels.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1]; a last odd row or column is repeated.
-
-    Returns:
-        Half the coefficients of the orthonormal transform: means of 2×2 pixels, (N, 3, ⌈H/2⌉, ⌈W/2⌉).
-
-    Source: Luo et al., CVPR 2022; the scale and the repetition are (ours).
+    That is half the coefficients of the orthonormal transform, so that a uniform image keeps its value; a last odd row
+    or column is repeated (ours).
     """
     # In ceil mode a window over the border averages the pixels it has, which is what repeating them gives.
     return functional.avg_pool2d(images, 2, ceil_mode=True)

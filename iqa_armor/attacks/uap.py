@@ -28,9 +28,6 @@ class Pattern(LinfAttack):
         epsilon: L-infinity budget, pixels being in [0, 1]; a smaller one than the pattern was fitted for clips it.
         direction: +1 if the pattern was fitted to raise scores, -1 to lower them.
         placement: As in `UAP`.
-
-    Raises:
-        ValueError: If the pattern has another shape.
     """
 
     pattern: Tensor

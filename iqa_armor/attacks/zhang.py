@@ -35,9 +35,9 @@ class Zhang(LinfAttack):
         ValueError: When called, if images are too small for the distance.
         ModelLoadError: When called, if weights of the distance are missing or run code when opened.
 
-    Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop",
-    NeurIPS 2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the
-    change is limited by projection; the price is relative to the gain; the iterate with the best score is kept.
+    Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS
+    2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the change is limited by
+    projection; the price is relative to the gain; the iterate with the best score is kept.
     """
 
     epsilon: NotNegative = 10 / 255
