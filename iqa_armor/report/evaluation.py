@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
-from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, scored_images, tradeoff
+from iqa_armor.report.evaluation_charts import curves, score_scatters, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
     budgets_table,
@@ -50,7 +50,7 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
                 note="Top left is best. Filled: the attack knows the purifier. Hollow: it does not.",
             ),
         ),
-        _scores(outcome, table),
+        _section("Scores before and after", score_scatters(outcome, table)) if table is not None else None,
         _pictures(outcome, pictures),
         _strength(outcome),
         _section(
@@ -111,15 +111,6 @@ def _over_budgets(outcome: Outcome) -> Section | None:
 
 def _threats(outcome: Outcome, marked: str = "") -> str:
     return HOLLOW.format(marked) if any(model.threat == "bare" for model in outcome.models) else ""
-
-
-def _scores(outcome: Outcome, table: Table | None) -> Section | None:
-    points = [] if table is None else scored_images(outcome, table)
-    charts = score_scatters(outcome, points)
-    hidden = len(points) - len(charts)
-    note = "One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden)
-    legend = ((CLEAN.color, "clean"), (ATTACKED.color, "attacked"))
-    return _section("Scores before and after", Panels(charts, legend=legend, note=note))
 
 
 def _pictures(outcome: Outcome, pictures: Sequence[Picture]) -> Section | None:
