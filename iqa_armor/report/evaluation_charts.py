@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from statistics import fmean
 from typing import Literal
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
@@ -122,7 +123,7 @@ def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table
     attacked = Series(tuple((x, a) for x, _, a in drawn), ATTACKED, style="dots")
     clean = Series(tuple((x, b) for x, b, _ in drawn), CLEAN, style="dots")
     rises = tuple(end for x, b, a in drawn for end in ((x, b), (x, a), (math.nan, math.nan)))
-    told = [f"On {spec} the attack takes the mean score from {_mean(before):.4g} to {_mean(after):.4g}"]
+    told = [f"On {spec} the attack takes the mean score from {fmean(before):.4g} to {fmean(after):.4g}"]
     figures = model.datasets.get(spec)
     if figures and figures.srocc is not None:
         under = figures_of(figures, attack).srocc.get(key)
@@ -135,7 +136,3 @@ def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table
         series=(Series(rises, ATTACKED, style="segments"), clean, attacked) if has_opinion else (attacked,),
         has_diagonal=not has_opinion,
     )
-
-
-def _mean(scores: Sequence[float]) -> float:
-    return sum(scores) / len(scores)
