@@ -124,7 +124,7 @@ def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -
             found, alone = getattr(part, figure.area), getattr(part, figure.name, {})
             if found.value is None and len(alone) == 1:
                 found = next(iter(alone.values()))
-            ratio = after / before if figure.is_gain and None not in (after, before) and before > 0 else None
+            ratio = after / before if figure.is_gain and after is not None and before and before > 0 else None
             name = f"{figure.label}{' ' * (' ' in figure.label and auc != '')}{auc} {attack}"
             yield Comparison(name, before, after, found, _better(outcome, figure), ratio)
 
