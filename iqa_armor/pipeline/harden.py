@@ -165,10 +165,8 @@ class _Hardening:
             seed=self.recipe.seed,
         )
         if pruned.share == 0:
-            raise SurgeryError(
-                "torch-pruning finds no channel of this network that can go, as in most transformers; --prune 0 skips "
-                "pruning"
-            )
+            reasons = "; ".join(dict.fromkeys(pruned.stays.values())) or "its layers are too narrow"
+            raise SurgeryError(f"no channel of this network can go: {reasons}. --prune 0 skips pruning")
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
         self._note("pruned", pruned.network)
         return pruned.network, pruned
