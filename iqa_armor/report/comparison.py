@@ -17,13 +17,12 @@ from iqa_armor.report.attack_figures import (
 )
 from iqa_armor.report.formatting import budget
 from iqa_armor.results.figure_registry import Figure, declared
-from iqa_armor.results.figures import AttackDifferences, Differences, Interval, ModelEntry, StrengthCheck
+from iqa_armor.results.figures import AttackDifferences, Interval, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
 Standing = Literal["better", "worse", "mixed", "open"]
 Pair = tuple[ModelEntry, ModelEntry]
-GAIN = "AbsGain"
 
 
 @dataclass(frozen=True)
@@ -61,7 +60,11 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     attack, _ = headline(outcome)
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
-    rows = list(_clean(base, model, difference))
+    rows = [
+        Comparison(each.label, *(getattr(part, each.name) for part in (base, model, difference)), each.better)
+        for each in declared("clean")
+        if each.compared
+    ]
     for name in (attack, WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
@@ -76,7 +79,7 @@ def spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
     words = {
         "clean SROCC": "SROCC",
         f"SROCC under {attack} at {budget(key)}": f"SROCC, {attack} at {budget(key)}",
-        f"{attack} gain": f"{GAIN}{_auc(outcome, attack)} {attack}",
+        f"{attack} gain": f"AbsGain{_auc(outcome, attack)} {attack}",
     }
     return {word: rows[figure] for word, figure in words.items() if figure in rows}
 
@@ -89,20 +92,8 @@ def standing(outcome: Outcome, model: ModelEntry) -> Standing:
     return "better" if "better" in readings else "worse" if "worse" in readings else "open"
 
 
-def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, StrengthCheck]]:
-    """Return the strength checks that failed: with one, the figures may flatter a model."""
-    return [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
-
-
 def _auc(outcome: Outcome, attack: str) -> str:
     return "" if has_own_budget(outcome, attack) else "AUC"
-
-
-def _clean(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
-    for figure in declared("clean"):
-        if figure.compared:
-            before, after, found = (getattr(each, figure.name) for each in (base, model, difference))
-            yield Comparison(figure.label, before, after, found, figure.better)
 
 
 def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:

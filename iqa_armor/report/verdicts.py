@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence, Set
 
 from iqa_armor.report.attack_figures import figures_of, headline
-from iqa_armor.report.comparison import Standing, compare, failed_checks, spoken, standing
+from iqa_armor.report.comparison import Standing, compare, spoken, standing
 from iqa_armor.report.document import Verdict
 from iqa_armor.report.formatting import budget, listed, short
 from iqa_armor.results.figures import ModelEntry
@@ -30,24 +30,25 @@ MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    failed = failed_checks(outcome)
+    warnings = tuple(
+        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
+        for model in outcome.models
+        for check in model.checks
+        if check.status == "failed"
+    )
     standings = [standing(outcome, model) for model in outcome.compared]
-    state = "caution" if failed else _state(outcome, set(standings))
+    state = "caution" if warnings else _state(outcome, set(standings))
     defended = [model for model in outcome.compared if model.threat is not None]
     behind = defended if len(defended) > MOST_DEFENDED else []
     sentences = [_conclusion(outcome, model) for model in outcome.compared if model not in behind]
     sentences += [_behind(outcome, name) for name in dict.fromkeys(model.defends for model in behind)]
     synthetic = ", ".join(entry.spec for entry in outcome.data if entry.is_synthetic)
     caveat = f"Images and scores of {synthetic} are generated: no human opinion stands behind these figures."
-    warnings = (
-        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
-        for model, check in failed
-    )
     says = STATES[state]
     if state not in ("caution", "alone") and len(set(standings)) > 1:
         counts = (f"{standings.count(kind)} {word}" for kind, word in WORDS.items() if kind in standings)
         says = f"{len(standings)} models against the baseline: {', '.join(counts)}."
-    return Verdict(state, says, tuple(warnings), tuple(sentences), (caveat,) if synthetic else ())
+    return Verdict(state, says, warnings, tuple(sentences), (caveat,) if synthetic else ())
 
 
 def _state(outcome: Outcome, standings: Set[Standing]) -> str:
