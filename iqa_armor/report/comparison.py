@@ -21,7 +21,6 @@ from iqa_armor.results.figures import AttackDifferences, Interval, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
-Standing = Literal["better", "worse", "mixed", "open"]
 Pair = tuple[ModelEntry, ModelEntry]
 
 
@@ -72,30 +71,6 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     return [row for row in rows if row.baseline is not None or row.value is not None]
 
 
-def spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
-    """Return the comparisons a conclusion speaks of, by the words it uses for them."""
-    attack, key = headline(outcome)
-    rows = {row.figure: row for row in compare(outcome, model)}
-    words = {
-        "clean SROCC": "SROCC",
-        f"SROCC under {attack} at {budget(key)}": f"SROCC, {attack} at {budget(key)}",
-        f"{attack} gain": f"AbsGain{_auc(outcome, attack)} {attack}",
-    }
-    return {word: rows[figure] for word, figure in words.items() if figure in rows}
-
-
-def standing(outcome: Outcome, model: ModelEntry) -> Standing:
-    """Return whether the figures of the conclusion speak for the model, against it, both ways or neither."""
-    readings = {row.reading for row in spoken(outcome, model).values()} & {"better", "worse"}
-    if len(readings) == 2:
-        return "mixed"
-    return "better" if "better" in readings else "worse" if "worse" in readings else "open"
-
-
-def _auc(outcome: Outcome, attack: str) -> str:
-    return "" if has_own_budget(outcome, attack) else "AUC"
-
-
 def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
     """Yield the figures that are compared at single budgets only, at the one that is shown."""
     at = shown_budget(outcome, attack)
@@ -108,7 +83,7 @@ def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifference
 
 def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
     """Yield the figures that are compared over all budgets; at the one budget where there is no other."""
-    auc = _auc(outcome, attack)
+    auc = "" if has_own_budget(outcome, attack) else "AUC"
     for figure in declared("attacked"):
         if "area" in figure.compared:
             before, after = (area(figures_of(each, attack), figure.name) for each in pair)
