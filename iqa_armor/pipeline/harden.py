@@ -28,8 +28,7 @@ from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 from iqa_armor.training.fit import FitHistory, ScoreMoments
-from iqa_armor.training.images import load_training_images
-from iqa_armor.training.predict import predict
+from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
