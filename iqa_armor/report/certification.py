@@ -75,7 +75,9 @@ def _summary(found: Certification) -> Table:
             seconds = (significant(each.seconds_smoothed, 2), significant(each.seconds_certified, 2))
             yield row(word, each.guarantee, *deltas, *ratio, f"{each.abstained:.0%}", *agreement(each), *seconds)
 
-    groups = tuple(Rows(tuple(rows(model)), _heading(found, model)) for model in found.models)
+    looks = marks([model.name for model in found.models], found.baseline)
+    headings = (Cell(_shown_name(found, model), "strong", looks[model.name]) for model in found.models)
+    groups = tuple(Rows(tuple(rows(model)), head) for model, head in zip(found.models, headings, strict=True))
     return Table("Bounds, agreement with opinion, and cost", tuple(columns), groups)
 
 
@@ -152,16 +154,14 @@ def _notes(found: Certification) -> Iterator[str]:
         "model units and in score ranges; s/image: median seconds for the score alone."
     )
     steps = (_step(model, figures.radius) for model in found.models for figures in model.methods.values())
-    yield from dict.fromkeys(step for step in steps if step)
+    yield from dict.fromkeys(filter(None, steps))
     if any(word.startswith(("rs", "drs")) for word in methods):
         yield "rs and drs bound the score clipped to the model's score range, not the score itself."
     for word, figures in methods.items():
         if not figures.guarantee.startswith("global"):
             yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
     for model in found.models:
-        for word, figures in model.methods.items():
-            if figures.jacobian is not None:
-                yield _slope(word, model.name, figures)
+        yield from filter(None, (_slope(word, model.name, figures) for word, figures in model.methods.items()))
     if found.data is not None and found.data.is_synthetic:
         yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
 
@@ -176,6 +176,8 @@ def _step(model: CertifiedModel, radius: float | None) -> str:
 
 
 def _slope(word: str, name: str, figures: MethodFigures) -> str:
+    if figures.jacobian is None:
+        return ""
     says = f"{word} on {name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
     if figures.lipschitz and figures.radius:
         share = figures.radius * figures.jacobian / figures.lipschitz
@@ -190,10 +192,6 @@ def _settings(figures: MethodFigures) -> str:
     hidden = ("batch_size", "jacobian")
     shown = ((k, v) for k, v in figures.settings.items() if k not in hidden and v is not False and v != "")
     return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
-
-
-def _heading(found: Certification, model: CertifiedModel) -> Cell:
-    return Cell(_shown_name(found, model), "strong", marks([m.name for m in found.models], found.baseline)[model.name])
 
 
 def _shown_name(found: Certification, model: CertifiedModel) -> str:

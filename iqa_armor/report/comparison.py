@@ -59,11 +59,11 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     attack, _ = headline(outcome)
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
-    rows = [
-        Comparison(each.label, *(getattr(part, each.name) for part in (base, model, difference)), each.better)
-        for each in declared("clean")
-        if each.compared
-    ]
+    rows = []
+    for figure in declared("clean"):
+        if figure.compared:
+            before, after, interval = (getattr(each, figure.name) for each in (base, model, difference))
+            rows.append(Comparison(figure.label, before, after, interval, figure.better))
     for name in (attack, WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
