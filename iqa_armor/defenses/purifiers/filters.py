@@ -98,7 +98,7 @@ class Noise(Plain):
         check_limits(self, sigma="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1], each with noise of its own."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         return (images + self.sigma * noise.to(images)).clamp(0, 1)
 

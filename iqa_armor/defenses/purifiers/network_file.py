@@ -13,14 +13,12 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.archive import checked_archive
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
 from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 from iqa_armor.limits import check_limits
 
-PROBE_SIDE = 64
 # A damaged archive may also hold expressions that cannot be read.
 _FAILURES = (*NETWORK_FAILURES, SyntaxError)
 Sides = tuple[int | None, int | None, int | None, int | None]
@@ -42,7 +40,7 @@ class NetworkFile:
     def __post_init__(self) -> None:
         check_limits(self, multiple="[1, 1024]")
 
-    def load(self) -> Purifier:
+    def load(self) -> FileNetwork:
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
         path = existing(self.path, owner="file")
         if path.suffix not in KINDS:
@@ -56,12 +54,7 @@ class NetworkFile:
 
 
 class FileNetwork(nn.Module, ABC):
-    """A network from a file, which runs outside of this module; its only state is the file's digest.
-
-    Args:
-        path: The file, for messages and the digest.
-        multiple: What sides are padded to.
-    """
+    """A network from a file, which runs outside of this module; its only state is the file's digest."""
 
     sha256: Tensor
     is_random: ClassVar[bool] = False
@@ -71,15 +64,16 @@ class FileNetwork(nn.Module, ABC):
         super().__init__()
         self.path, self.multiple = path, multiple
         self.sides: Sides = (None, None, None, None)
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
         # Tells models behind different networks apart by their weights.
-        self.register_buffer("sha256", torch.frombuffer(bytearray(_digest(path)), dtype=torch.uint8))
+        self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing.
-
-        Raises:
-            ModelLoadError: If the network does not take images of this size, or does not keep it.
-        """
+        """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that are not taken or not kept."""
         entered = padded(images, multiple=self.multiple)
         groups = torch.split(entered, self.sides[0] or len(entered))
         return cropped_like(torch.cat([self._checked(group) for group in groups]).to(images.dtype), images)
@@ -89,16 +83,12 @@ class FileNetwork(nn.Module, ABC):
         """Return what the network gives for images of sizes it declares."""
 
     def probe(self) -> None:
-        """Try the network on two small images, or one where it takes only one.
-
-        Raises:
-            ModelLoadError: If it fails, changes the shape, gives NaN, or mixes the images of a batch.
-        """
+        """Try the network on small images; a ModelLoadError refuses NaN, and images of a batch that are mixed."""
         count, channels, height, width = self.sides
         if count not in (None, 1) or channels not in (None, 3):
             raise ModelLoadError(f"{self.path} takes {_shown(self.sides)}; export it for Nx3xHxW with N free or 1")
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count or 2, 3, height or PROBE_SIDE, width or PROBE_SIDE, generator=generator)
+        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=generator)
         leaf = images.requires_grad_(self.is_differentiable)
         together = self(leaf)
         self.is_differentiable = bool(together.requires_grad)
@@ -212,11 +202,3 @@ def _onnx_failures() -> tuple[type[Exception], ...]:
 
 def _shown(sides: Sequence[int | None]) -> str:
     return "x".join("?" if side is None else str(side) for side in sides)
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error

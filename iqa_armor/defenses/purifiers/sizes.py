@@ -7,13 +7,7 @@ from torch.nn import functional
 
 
 def padded(images: Tensor, *, multiple: int = 1, least: int = 1) -> Tensor:
-    """Return images (N, 3, H', W') whose border is repeated to the right and below.
-
-    Args:
-        images: Images (N, 3, H, W).
-        multiple: What H' and W' are multiples of.
-        least: What H' and W' are at least.
-    """
+    """Return images (N, 3, H', W') with the border repeated to the right and below, to multiples not below `least`."""
     height, width = (max(side, least) + -max(side, least) % multiple for side in images.shape[-2:])
     padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
     return functional.pad(images, padding, mode="replicate") if any(padding) else images

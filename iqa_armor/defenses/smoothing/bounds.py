@@ -22,9 +22,6 @@ def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, in
         (k_low, k_high), counted from 1: the largest k with P(Bin(n, Φ(−shift)) ≤ k − 1) ≤ α/2, 0 where there is none;
         the smallest k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none.
 
-    Raises:
-        ValueError: If an argument is out of its range.
-
     Source: Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020,
     arXiv:2007.03730, Lemma 1 and Section 3; α is shared evenly between the bounds.
     """
@@ -51,7 +48,7 @@ def median_bounds(ordered: Tensor, *, shift: float, confidence: float) -> tuple[
 
     Args:
         ordered: Ascending scores of n noisy copies f(x + σz), (..., n), any units.
-        shift: As in `median_ranks`, where the source is named; so is confidence.
+        shift: As in `median_ranks`, where the source is named.
         confidence: Of both bounds together.
     """
     low, high = median_ranks(ordered.shape[-1], shift, confidence)
@@ -66,12 +63,9 @@ def mean_bounds(values: Tensor, *, shift: float, confidence: float) -> tuple[Ten
     Φ(Φ⁻¹(g₋) − shift) and Φ(Φ⁻¹(g₊) + shift). They always exist; with few samples they are 0 and 1, which say nothing.
 
     Args:
-        values: Values g of n noisy copies, (..., n), in [0, 1].
+        values: Values g of n noisy copies, (..., n), in [0, 1]; others are refused.
         shift: Length of the change in units of σ.
         confidence: Of both bounds together, 1 − α.
-
-    Raises:
-        ValueError: If a value is outside [0, 1].
 
     Source: Lemma 2 of Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers",
     NeurIPS 2019, arXiv:1906.04584 (Φ⁻¹ of a smoothed [0, 1] function is 1/σ-Lipschitz); Hoeffding, JASA 1963.

@@ -15,9 +15,7 @@ from iqa_armor.defenses.smoothing.jacobian import MARGIN, Operator, largest_sing
 from iqa_armor.limits import check_limits
 
 Mode = Literal["image", "calibrated"]
-LOCAL = "local, first-order"
-# Noisy features held at once.
-CHUNK = 2**22
+CHUNK = 2**22  # noisy features held at once
 
 
 @dataclass(frozen=True)
@@ -31,19 +29,13 @@ class FeatureCertificate(Certificate):
         radius: L2 radius r of the local certificate, images being in [0, 1].
     """
 
-    guarantee: ClassVar[str] = LOCAL
-
     jacobian: Tensor
     sigma: Tensor
     converged: Tensor
     radius: float
 
     def global_radius(self, lipschitz: float) -> Tensor:
-        """Return the L2 radius (N,) in which the same bounds hold without approximation.
-
-        Args:
-            lipschitz: A global Lipschitz bound of the backbone, such as the product bound.
-        """
+        """Return the L2 radius (N,) in which the same bounds hold exactly, by a Lipschitz bound of the backbone."""
         return self.radius * self.jacobian / lipschitz
 
 
@@ -74,7 +66,7 @@ class FeatureNoise:
     of Chiang et al., NeurIPS 2020. (ours) the 1 % margin, the multiple, calibration, and the convergence check.
     """
 
-    guarantee: ClassVar[str] = LOCAL
+    guarantee: ClassVar[str] = "local, first-order"
 
     samples: int = 1000
     radius: float = 0.05
@@ -105,7 +97,7 @@ class FeatureNoise:
             head: Maps noisy features (N · k, …), the k copies of an image in a row, to scores (N · k,).
             images: Prepared images, in [0, 1].
             generator: Where noise is drawn, on the images' device.
-            samples: Number of noisy copies; None for `samples`.
+            samples: Number of noisy copies; None for the settings' own.
         """
         known = torch.zeros(len(images), dtype=torch.float64, device=images.device)
         sigma = self.noise_levels(known if self.sigma else self.measured(features, images)[0])

@@ -9,7 +9,6 @@ from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate, FeatureNoise
-from iqa_armor.defenses.smoothing.full_reference import BoundReferenceSmoother
 from iqa_armor.defenses.smoothing.jacobian import Operator
 from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
 from iqa_armor.errors import ArmorError, UsageError
@@ -18,16 +17,12 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.models.reference import ReferenceModel
 from iqa_armor.models.split import split_network
 
-# Side of the images by which a network that takes any size is traced.
-FREE_SIZE = (224, 224)
+FREE_SIZE = (224, 224)  # of the images by which a network that takes any size is traced
 
 
 @dataclass(frozen=True)
 class FeatureSmoothing(FeatureNoise):
-    """Smooth a model's scores by the median over Gaussian noise on the features that its head reads.
-
-    Everything about the noise and its bounds is said at `FeatureNoise`.
-    """
+    """Smooth a model's scores by noise on the features that its head reads; see `FeatureNoise`."""
 
     def bind(self, model: QualityModel) -> BoundFeatureSmoother:
         """Return this smoother of a model, which is not changed.
@@ -36,16 +31,12 @@ class FeatureSmoothing(FeatureNoise):
             SurgeryError: If its network cannot be split as asked.
             UsageError: If the mode is calibrated and there is no jacobian yet, or the model is a defended one.
         """
-        self.require_jacobian()
+        self._require_jacobian()
         return BoundFeatureSmoother(self, model)
 
     def bind_reference(self, model: ReferenceModel) -> BoundReferenceSmoother:
-        """Return this smoother of a full-reference model, which is not changed.
-
-        Raises:
-            UsageError: As in `bind`, or if a node is named: the two images meet in one place only.
-        """
-        self.require_jacobian()
+        """Return this smoother of a full-reference model, which is not changed; a UsageError as in `bind`."""
+        self._require_jacobian()
         if self.node:
             raise UsageError(f"a full-reference model is split where its two images meet; leave node={self.node} away")
         return BoundReferenceSmoother(self, model)
@@ -74,8 +65,7 @@ class FeatureSmoothing(FeatureNoise):
             )
         return replace(self, mode="calibrated", jacobian=largest)
 
-    def require_jacobian(self) -> None:
-        """Refuse the calibrated mode without a jacobian with a UsageError."""
+    def _require_jacobian(self) -> None:
         if self.mode == "calibrated" and not self.jacobian:
             raise UsageError(
                 "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
@@ -93,21 +83,19 @@ class FeatureSmoothing(FeatureNoise):
 
 
 class BoundFeatureSmoother:
-    """Feature smoothing of one model, whose layers it shares; errors as in `FeatureSmoothing.bind`."""
+    """Feature smoothing of one model, whose layers it shares."""
 
     def __init__(self, settings: FeatureSmoothing, model: QualityModel) -> None:
         if isinstance(model, Defended):
             raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")
         self.settings, self.model = settings, model
         size = model.preprocessing.size or FREE_SIZE
-        self.backbone, self.head = split_network(
-            model.network, settings.node, example=torch.zeros(1, 3, *size).to(model.mean)
-        )
+        example = torch.zeros(1, 3, *size).to(model.mean)
+        self.backbone, self.head = split_network(model.network, settings.node, example=example)
 
     def features(self, images: Tensor) -> Tensor:
         """Return what the head reads of prepared images (N, 3, H, W) in [0, 1]."""
-        features: Tensor = self.backbone(self.model.normalize(images))
-        return features
+        return torch.as_tensor(self.backbone(self.model.normalize(images)))
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
         """Return estimated smoothed scores (N,) after one pass of the backbone.
@@ -131,6 +119,33 @@ class BoundFeatureSmoother:
         """
         sides = size or self.model.preprocessing.size or FREE_SIZE
         found = product_bound(self.backbone, torch.zeros(1, 3, *sides).to(self.model.mean))
-        if found.value is None:
-            return found
-        return ProductBound(found.value / min(self.model.preprocessing.std))
+        return found if found.value is None else ProductBound(found.value / min(self.model.preprocessing.std))
+
+
+class BoundReferenceSmoother:
+    """Feature smoothing of one full-reference model, which is not changed.
+
+    The reference is taken as it is: it is not attacked, its features carry no noise, and bounds hold for changes of the
+    distorted image alone.
+    """
+
+    def __init__(self, settings: FeatureSmoothing, model: ReferenceModel) -> None:
+        self.settings, self.model = settings, model
+
+    def scores(
+        self, reference: Tensor, distorted: Tensor, generator: Generator, *, samples: int | None = None
+    ) -> Tensor:
+        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) beside their references."""
+        with evaluating(self.model):
+            head = self._head(reference)
+            return self.settings.scores(self.model.features, head, distorted, generator, samples)
+
+    @torch.no_grad()
+    def certify(self, reference: Tensor, distorted: Tensor, generator: Generator) -> FeatureCertificate:
+        """Return smoothed scores with local first-order bounds; images whose s did not converge have none."""
+        with evaluating(self.model):
+            return self.settings.certify(self.model.features, self._head(reference), distorted, generator)
+
+    def _head(self, reference: Tensor) -> Operator:
+        fixed = self.model.features(reference)
+        return lambda noisy: self.model.compare(fixed.repeat_interleave(len(noisy) // len(fixed), dim=0), noisy)

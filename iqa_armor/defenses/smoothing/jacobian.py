@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
@@ -18,19 +18,11 @@ LEAST_STEPS = 4
 Operator = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Found:
-    """The largest singular value of the Jacobian at each image.
-
-    Args:
-        values: Estimates (N,), approached from below, without any margin.
-        converged: Whether each can be relied upon (N,).
-        iterations: Products with the Jacobian and with its transpose, over all starts.
-    """
+class Found(NamedTuple):
+    """Estimates (N,) approached from below, without any margin, and whether each can be relied upon (N,)."""
 
     values: Tensor
     converged: Tensor
-    iterations: int
 
 
 def largest_singular_value(
@@ -40,13 +32,12 @@ def largest_singular_value(
     tolerance: float = 1e-3,
     steps: int = 100,
     starts: int = 2,
-    seed: int = 0,
 ) -> Found:
     """Return the largest singular value of a function's Jacobian at every image of a batch.
 
-    Lanczos' method runs for all images together, since one does not influence
-    another. An estimate has converged if in every start the last step changed it by no more than the tolerance and
-    the residual, which bounds the distance to some singular value, is no larger either, and all starts agree.
+    Lanczos' method runs for all images together, since one does not influence another. An estimate has converged if
+    in every start the last step changed it by no more than the tolerance and the residual, which bounds the distance
+    to some singular value, is no larger either, and all starts agree.
 
     Args:
         function: Map of a batch (N, …) to (N, …) that treats images independently, as networks in eval mode do.
@@ -54,10 +45,6 @@ def largest_singular_value(
         tolerance: Relative change, residual and disagreement of starts to stop at.
         steps: Most products with the Jacobian and its transpose per start.
         starts: Independent random starts; the largest result counts.
-        seed: Of the starts.
-
-    Raises:
-        ValueError: If tolerance, steps, starts or the number of images are not positive.
 
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ or JJᵀ, whichever is smaller,
     with full reorthogonalization. (ours) the criterion.
@@ -71,12 +58,12 @@ def largest_singular_value(
         example, product = output, lambda vectors: push(pull(vectors))
     else:
         example, product = points, lambda vectors: pull(push(vectors))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found = [_lanczos(product, example, tolerance, steps=steps, generator=generator) for _ in range(starts)]
     values = torch.stack([each.values for each in found])
     agree = values.amax(0) - values.amin(0) <= tolerance * values.amax(0)
     converged = torch.stack([each.converged for each in found]).all(0) & agree
-    return Found(values.amax(0), converged, sum(each.iterations for each in found))
+    return Found(values.amax(0), converged)
 
 
 def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operator]:
@@ -88,13 +75,11 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
     output, pulled = torch.func.vjp(function, x)[:2]
 
     def pull(vectors: Tensor) -> Tensor:
-        result: Tensor = pulled(vectors)[0]
-        return result
+        return torch.as_tensor(pulled(vectors)[0])
 
     def push(vectors: Tensor) -> Tensor:
         # Not torch.func.linearize: it saves little here, and gave wrong products for circular convolutions (2.15).
-        result: Tensor = torch.func.jvp(function, (x,), (vectors,))[1]
-        return result
+        return torch.as_tensor(torch.func.jvp(function, (x,), (vectors,))[1])
 
     try:
         with warnings.catch_warnings():
@@ -107,7 +92,6 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
 
 
 def _lanczos(product: Operator, example: Tensor, tolerance: float, *, steps: int, generator: Generator) -> Found:
-    """Return the roots of the largest eigenvalues of a product that is block diagonal over the batch."""
     process = _Process(product, example, generator)
     estimates = residuals = torch.zeros(len(example), dtype=torch.float64, device=example.device)
     steps, converged = min(steps, example[0].numel()), torch.zeros_like(estimates, dtype=torch.bool)
@@ -120,7 +104,7 @@ def _lanczos(product: Operator, example: Tensor, tolerance: float, *, steps: int
         converged = (is_steady & (process.count >= LEAST_STEPS)) | is_exhausted
         if bool((converged | estimates.isnan()).all()):
             break
-    return Found(estimates, converged & estimates.isfinite(), process.count)
+    return Found(estimates, converged & estimates.isfinite())
 
 
 class _Process:
@@ -136,16 +120,14 @@ class _Process:
 
     @property
     def count(self) -> int:
-        """Steps taken."""
         return len(self.diagonal)
 
     @property
     def exhausted(self) -> Tensor:
-        """Whether nothing new but rounding is left of an image's space (N,)."""
+        # Nothing new but rounding is left of an image's space (N,).
         return self.beside[-1] <= self.noise * torch.stack(self.diagonal).abs().amax(0)
 
     def step(self) -> None:
-        """Apply the operators to the newest vectors and make what is new the next ones."""
         newest = self.basis[-1]
         image = self.product(newest.view_as(self.example)).detach().flatten(1)
         self.diagonal.append((image * newest).sum(1, dtype=torch.float64))
