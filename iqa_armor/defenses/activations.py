@@ -37,7 +37,7 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
             layer with parameters before them has one of these. None replaces all.
 
     Returns:
-        Names of the nodes that became smooth, at least one; their number is that of the places, not of the layers.
+        Names of the nodes that became smooth, at least one: of places, not of layers.
 
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.

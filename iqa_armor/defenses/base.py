@@ -102,13 +102,8 @@ class Defended(QualityModel, ABC):
     """A model behind a defense, itself a quality model: `forward` gives what the defense lets through.
 
     It shares the inner model's network. What the defense draws at call number k follows from the seed and k alone, so
-    that results can be repeated: `reseed` starts anew.
-
-    Args:
-        inner: Model to defend; it may be defended itself.
-        description: The defense in words that the command line reads.
-        threat: What attacks of this model differentiate.
-        suffix: What is added to the inner model's name.
+    that results can be repeated: `reseed` starts anew. The description is the defense in words that the command line
+    reads; the suffix is added to the inner model's name. The inner model may be defended itself.
     """
 
     is_random: bool  # whether the score of an image is another one at every call

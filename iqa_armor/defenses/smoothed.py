@@ -10,14 +10,9 @@ from iqa_armor.models.base import QualityModel
 
 
 class Smoothed(Defended):
-    """A model whose score of an image is that of many noisy copies.
+    """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`.
 
-    Args:
-        inner: Model to defend; errors are those of `smoother.bind`.
-        smoother: Way of smoothing.
-        word: What names the smoother on the command line.
-        threat: What attacks of this model differentiate.
-        attacked_copies: Noisy copies that an adaptive attacker averages at every call; their activations are kept.
+    An adaptive attacker averages `attacked_copies` noisy copies at every call, whose activations are kept.
     """
 
     def __init__(

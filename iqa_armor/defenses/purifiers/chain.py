@@ -28,10 +28,7 @@ def read_chain(text: str) -> dict[str, Purifier]:
 def read_purifier(word: str) -> Purifier:
     """Return the purifier that a word of `PURIFIERS` means, loaded where it is read from a file.
 
-    Raises:
-        UsageError: If the name or a setting is unknown, a value is not allowed, or a path is not given.
-        ModelLoadError: If a file is missing, or not what it should be.
-        ArmorError: If an optional extra is missing.
+    A UsageError refuses the word, a ModelLoadError the file; an ArmorError names an optional extra that is missing.
     """
     purifier = PURIFIERS.read(word)
     if not isinstance(purifier, PurifierFile):

@@ -10,16 +10,13 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Plain
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
 class DiffJPEG(Plain):
-    """Quantise images as JPEG does, with rounding that has a gradient.
-
-    Args:
-        quality: As libjpeg's, from 1 to 100.
+    """Quantise images as JPEG does at libjpeg's `quality`, from 1 to 100, with rounding that has a gradient.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
     in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
@@ -41,7 +38,7 @@ class DiffJPEG(Plain):
 
         qualities = torch.full((len(images),), float(self.quality)).to(images)
         # JPEG's blocks of 8×8 are 16×16 pixels for colors.
-        return cropped_like(jpeg_codec_differentiable(padded(images, multiple=16), qualities), images)
+        return on_padded(lambda padded: jpeg_codec_differentiable(padded, qualities), images, multiple=16)
 
 
 @dataclass(frozen=True)
@@ -70,10 +67,9 @@ class JPEG(DiffJPEG):
 
 @dataclass(frozen=True)
 class Quantize(Plain):
-    """Round every pixel value to one of a few evenly spaced levels; attackers pass it straight through.
+    """Round every value of a channel to one of `levels`, from 2 to 256, evenly spaced from black to white.
 
-    Args:
-        levels: Number of values per color channel, black and white among them, from 2 to 256.
+    Attackers pass it straight through.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; as bit depth in Xu et al., "Feature Squeezing", NDSS 2018,
     arXiv:1704.01155, Section III-A. The 32 levels are (ours).

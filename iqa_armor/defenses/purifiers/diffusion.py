@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.purifiers.filters import Unsharp
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 from iqa_armor.limits import check_limits
 
@@ -93,7 +93,7 @@ class Diffusion(nn.Module):
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
         """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that the network does not take."""
         with torch.set_grad_enabled(self.settings.gradient and torch.is_grad_enabled()):
-            purified = cropped_like(self._denoised(padded(images, multiple=self.multiple), generator), images)
+            purified = on_padded(lambda padded: self._denoised(padded, generator), images, multiple=self.multiple)
             return Unsharp()(purified, generator) if self.settings.unsharp else purified
 
     def _denoised(self, images: Tensor, generator: Generator) -> Tensor:

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
@@ -61,8 +61,8 @@ class FCN(nn.Module):
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]."""
-        entered = padded(images, least=2)  # one pixel has no deviation
-        return cropped_like(entered + REACH * self.layers(2 * entered - 1), images)
+        # One pixel has no deviation.
+        return on_padded(lambda padded: padded + REACH * self.layers(2 * padded - 1), images, least=2)
 
 
 def new_fcn(seed: int) -> FCN:

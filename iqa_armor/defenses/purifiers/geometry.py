@@ -58,10 +58,7 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Crop(Plain):
-    """Cut a random part out of each image and resize it to the image's size.
-
-    Args:
-        share: Share of the height and of the width that is kept, in (0, 1].
+    """Cut a random part out of each image, a `share` in (0, 1] of its height and width, and resize it to its size.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957. Resizing back (bilinear), so that the model sees the size it is
     made for, and the share of 0.9 are (ours).

@@ -61,11 +61,11 @@ class InputSmoothing(ABC):
         return BoundInputSmoother(self, model, denoiser)
 
     @abstractmethod
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
         """Return smoothed scores (N,) of the scores of noisy copies (N, n), differentiably."""
 
     @abstractmethod
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
         """Return smoothed scores with bounds of the scores of noisy copies (N, n), float64."""
 
 
@@ -79,16 +79,14 @@ class MedianSmoothing(InputSmoothing):
     Source: Chiang et al., NeurIPS 2020, arXiv:2007.03730; with a denoiser, also its Section 4.
     """
 
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
-        """Return the middle scores (N,)."""
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
         ordered, count = scores.sort(-1).values, scores.shape[-1]
         return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        """Return the middle scores with bounds in other samples."""
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
         shift = self.radius / self.sigma
         bounds = median_bounds(scores.sort(-1).values, shift=shift, confidence=self.confidence)
-        return Certificate(self.estimate(scores, model), *bounds)
+        return Certificate(self._estimate(scores, model), *bounds)
 
 
 @dataclass(frozen=True)
@@ -109,13 +107,11 @@ class MeanSmoothing(InputSmoothing):
         _scale_of(model)
         return super().bind(model)
 
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
-        """Return means of the clipped scores."""
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
         scale = _scale_of(model)
         return straight_through(lambda given: given.clamp(scale.low, scale.high))(scores).mean(-1)
 
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        """Return means of the clipped scores with bounds."""
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
         scale = _scale_of(model)
         values = ((scores - scale.low) / scale.width).clamp(0, 1)
         bounds = mean_bounds(values, shift=self.radius / self.sigma, confidence=self.confidence)
@@ -133,13 +129,13 @@ class BoundInputSmoother:
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
         """Return estimated smoothed scores (N,)."""
         noisy = self.noisy_scores(images, generator, samples=samples or self.smoothing.samples)
-        return self.smoothing.estimate(noisy, self.model)
+        return self.smoothing._estimate(noisy, self.model)
 
     @torch.no_grad()
     def certify(self, images: Tensor, generator: Generator) -> Certificate:
         """Return smoothed scores with bounds, float64."""
         noisy = self.noisy_scores(images, generator, samples=self.smoothing.samples)
-        return self.smoothing.certificate(noisy.double(), self.model)
+        return self.smoothing._certificate(noisy.double(), self.model)
 
     def noisy_scores(self, images: Tensor, generator: Generator, *, samples: int) -> Tensor:
         """Return scores (N, samples) of noisy copies of images (N, 3, H, W) in [0, 1], in the order of the draws.
@@ -149,9 +145,7 @@ class BoundInputSmoother:
         after another from the same generator. Scores may still differ by rounding, and all of it ends where the model
         or the denoiser draws as well.
 
-        Raises:
-            ValueError: If there is no image or no sample.
-            ModelLoadError: If a score is not finite.
+        A ModelLoadError refuses scores that are not finite.
         """
         if samples < 1 or not len(images):
             raise ValueError(f"noisy scores need images and samples >= 1, got {len(images)} and {samples}")

@@ -10,11 +10,6 @@ from typing import NamedTuple
 import torch
 from torch import Generator, Tensor
 
-# What a value found from below is multiplied by.
-MARGIN = 1.01
-# Steps before convergence is believed.
-LEAST_STEPS = 4
-
 Operator = Callable[[Tensor], Tensor]
 
 
@@ -26,12 +21,7 @@ class Found(NamedTuple):
 
 
 def largest_singular_value(
-    function: Operator,
-    x: Tensor,
-    *,
-    tolerance: float = 1e-3,
-    steps: int = 100,
-    starts: int = 2,
+    function: Operator, x: Tensor, *, tolerance: float = 1e-3, steps: int = 100, starts: int = 2
 ) -> Found:
     """Return the largest singular value of a function's Jacobian at every image of a batch.
 
@@ -44,7 +34,7 @@ def largest_singular_value(
         x: Points (N, …) at which to differentiate.
         tolerance: Relative change, residual and disagreement of starts to stop at.
         steps: Most products with the Jacobian and its transpose per start.
-        starts: Independent random starts; the largest result counts.
+        starts: Random starts; the largest result counts.
 
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ or JJᵀ, whichever is smaller,
     with full reorthogonalization. (ours) the criterion.
@@ -94,14 +84,14 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
 def _lanczos(product: Operator, example: Tensor, tolerance: float, *, steps: int, generator: Generator) -> Found:
     process = _Process(product, example, generator)
     estimates = residuals = torch.zeros(len(example), dtype=torch.float64, device=example.device)
-    steps, converged = min(steps, example[0].numel()), torch.zeros_like(estimates, dtype=torch.bool)
-    for _ in range(steps):
+    most, converged = example[0].numel(), torch.zeros_like(estimates, dtype=torch.bool)
+    for count in range(1, min(steps, most) + 1):
         process.step()
         previous = estimates
         estimates, residuals = process.estimate()
         is_steady = (estimates - previous).abs().maximum(residuals) <= tolerance * estimates
-        is_exhausted = process.exhausted if process.count < example[0].numel() else torch.ones_like(converged)
-        converged = (is_steady & (process.count >= LEAST_STEPS)) | is_exhausted
+        is_exhausted = process.exhausted if count < most else torch.ones_like(converged)
+        converged = (is_steady & (count >= 4)) | is_exhausted  # fewer steps are not believed
         if bool((converged | estimates.isnan()).all()):
             break
     return Found(estimates, converged & estimates.isfinite())
@@ -116,16 +106,12 @@ class _Process:
         self.basis = [start / torch.linalg.vector_norm(start, dim=1, keepdim=True)]
         self.diagonal: list[Tensor] = []
         self.beside: list[Tensor] = []
-        self.noise = 32 * torch.finfo(example.dtype).eps
-
-    @property
-    def count(self) -> int:
-        return len(self.diagonal)
 
     @property
     def exhausted(self) -> Tensor:
         # Nothing new but rounding is left of an image's space (N,).
-        return self.beside[-1] <= self.noise * torch.stack(self.diagonal).abs().amax(0)
+        noise = 32 * torch.finfo(self.example.dtype).eps
+        return self.beside[-1] <= noise * torch.stack(self.diagonal).abs().amax(0)
 
     def step(self) -> None:
         newest = self.basis[-1]
@@ -143,7 +129,7 @@ class _Process:
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Return the largest singular values and how far each may be from a singular value, (N,) each."""
         matrices = torch.diag_embed(torch.stack(self.diagonal, 1))
-        if self.count > 1:
+        if len(self.diagonal) > 1:
             off = torch.stack(self.beside[:-1], 1)
             matrices = matrices + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
         is_finite = matrices.isfinite().all(-1).all(-1)
