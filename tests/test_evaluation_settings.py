@@ -4,6 +4,8 @@ import pytest
 import torch
 from torch import nn
 
+from iqa_armor.attacks.l2pgd import L2PGD
+from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import evaluate
@@ -66,6 +68,17 @@ def test_outcome_states_own_budgets() -> None:
     assert stated.attacks["l2pgd:epsilon=0.5"]["epsilon"] == 0.5
     assert stated.attacks["madc:epsilon=6"]["epsilon"] == 6
     assert "epsilon" not in stated.attacks["pgd1"] | stated.attacks["advcf"]
+
+
+def test_attacks_given_as_values_are_named_by_class_and_settings() -> None:
+    given = (PGD(), PGD(steps=3, step_size=0.5 / 255), L2PGD(), L2PGD(epsilon=0.5), "pgd8")
+    settings = EvaluationSettings(attacks=given, direction=-1)
+    names = ["PGD", "PGD:step_size=0.5,steps=3", "L2PGD", "L2PGD:epsilon=0.5", "pgd8"]
+    assert list(settings.named_attacks()) == names
+    assert settings.named_attacks()["L2PGD:epsilon=0.5"] == L2PGD(epsilon=0.5, direction=-1)
+    assert settings.budgets()["L2PGD:epsilon=0.5"] == ("0.5",)
+    with pytest.raises(UsageError, match="PGD twice"):
+        EvaluationSettings(attacks=(PGD(), PGD(epsilon=1 / 255)))
 
 
 def test_direction_is_handed_to_every_attack() -> None:

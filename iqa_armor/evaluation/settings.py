@@ -6,10 +6,10 @@ from dataclasses import fields, replace
 from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated, Any, Self
 
-from pydantic import Field, field_validator
+from pydantic import Field, PrivateAttr, field_validator
 
 from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
+from iqa_armor.attacks.budgets import at_budgets, budget_key, unit_of
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
 from iqa_armor.settings import Attacks, BatchSize, Budgets, Direction, Flag, Limit, Seed, SettingsModel
@@ -55,9 +55,18 @@ class EvaluationSettings(SettingsModel):
             raise ValueError("budgets must ascend within (0, 1]")
         return value
 
+    _named: dict[str, Any] = PrivateAttr(default_factory=dict)
+
     def model_post_init(self, _: object) -> None:
-        """Refuse attacks that are no attacks, or repeated."""
-        self.named_attacks()
+        """Read the attacks, and refuse what is none or is repeated."""
+        from iqa_armor.attacks.base import accepted
+
+        for given in self.attacks:
+            attack: Any = ATTACKS.read(given) if isinstance(given, str) else accepted(given, repr(given))
+            name = given if isinstance(given, str) else _word_of(attack)
+            if name in self._named:
+                raise UsageError(f"attacks must all differ, got {name} twice")
+            self._named[name] = replace(attack, direction=self.direction)
 
     def changed(self, **values: Any) -> Self:
         """Return settings with other values in the place of some."""
@@ -65,16 +74,7 @@ class EvaluationSettings(SettingsModel):
 
     def named_attacks(self) -> dict[str, Attack]:
         """Return the attacks by name, in this evaluation's direction: the words that name them, or classes."""
-        from iqa_armor.attacks.base import accepted
-
-        built: dict[str, Any] = {}
-        for given in self.attacks:
-            attack: Any = ATTACKS.read(given) if isinstance(given, str) else accepted(given, repr(given))
-            name = given if isinstance(given, str) else _word_of(attack)
-            if name in built:
-                raise UsageError(f"attacks must all differ, got {name} twice")
-            built[name] = replace(attack, direction=self.direction)
-        return built
+        return dict(self._named)
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys of the budgets that each attack is run at."""
@@ -109,9 +109,9 @@ class EvaluationSettings(SettingsModel):
 
 def _word_of(attack: Any) -> str:
     """Return the class of an attack with those settings that are not its defaults, as a word would say it."""
-    kept = {each.name: each for each in fields(attack) if each.name not in ("epsilon", "direction")}
-    plain = {name: getattr(attack, name) for name in kept}
-    changed = [f"{n}={v}" for n, v in plain.items() if isinstance(v, int | float | str) and v != kept[n].default]
+    own, defaults = _describe(attack), {each.name: each.default for each in fields(attack)}
+    kept = [name for name in defaults if name in own and getattr(attack, name) != defaults[name]]
+    changed = [f"{name}={own[name]}" for name in kept]
     return ":".join([type(attack).__name__, *([",".join(changed)] if changed else [])])
 
 
@@ -121,6 +121,6 @@ def _describe(attack: Any) -> dict[str, float | int | str]:
     for name in (each.name for each in fields(attack)):
         if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
             continue
-        value = getattr(attack, name)
-        described[name] = float(f"{value * 255:g}") if in_pixel_values(attack, name) else value
+        value, unit = getattr(attack, name), unit_of(attack, name)
+        described[name] = value if unit == 1 else float(f"{value * unit:g}")
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in described.items()}
