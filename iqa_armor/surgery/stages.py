@@ -89,9 +89,10 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
 
 def _places(lineage: Lineage) -> str:
     cuts = [cut.node for branch in branches(lineage) for cut in branch.cuts] if lineage.convolutions else []
-    grids = [grid.node for grid in token_grids(lineage)]
-    texts = [f"its cuts are {', '.join(cuts)}"] if cuts else []
-    return "; ".join(texts + ([f"its tokens are {', '.join(grids)}"] if grids else []) or ["it has no cuts"])
+    places = {"cuts": cuts, "tokens": [grid.node for grid in token_grids(lineage)]}
+    return (
+        "; ".join(f"its {what} are {', '.join(names)}" for what, names in places.items() if names) or "it has no cuts"
+    )
 
 
 def _point_to_tokens(lineage: Lineage) -> None:
