@@ -132,12 +132,8 @@ def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
 
 def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
-    followed = {
-        source
-        for node in lineage.convolutions
-        for given in node.all_input_nodes
-        for source in lineage.last_convolutions.get(given, ())
-    }
+    inputs = (given for node in lineage.convolutions for given in node.all_input_nodes)
+    followed = frozenset[fx.Node]().union(*(lineage.last_convolutions.get(given, ()) for given in inputs))
     groups: list[tuple[frozenset[fx.Node], list[fx.Node]]] = []
     for sink in (node for node in lineage.convolutions if node not in followed):
         shared = frozenset(d for d in lineage.dominators.of(sink)[:-1] if lineage.last_convolutions[d])
