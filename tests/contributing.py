@@ -9,7 +9,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "CONTRIBUTING.md").read_text(encoding="utf-8")
 _FILE = re.compile(r"[Ii]n\n?\s?`(iqa_armor/[\w/]+\.py)`:\n\n```python\n(.*?)```", re.S)
-_LINE = re.compile(r"In `([A-Z]+)` of `(iqa_armor/[\w/]+\.py)`[^:`]*:\n\n```python\n(.*?)```", re.S)
+_LINE = re.compile(r"In `([A-Z]+)` of `(iqa_armor/[\w/]+\.py)`[^:`]*:\n\n```\n(.*?)```", re.S)
 
 
 @dataclass(frozen=True)

@@ -90,7 +90,7 @@ def calls_of(path: Path) -> set[str]:
 SINGLE = {  # what is done in one place only
     "whole files": ({"tempfile", "os.replace", "os.rename", "os.fsync", "os.umask", "shutil.move"}, {"files.py"}),
     "devices": ({"torch.cuda.is_available", "torch.cuda.device_count", "torch.backends.mps"}, {"machine.py"}),
-    "threads": ({"os.cpu_count", "os.sched_getaffinity", "torch.set_num_threads"}, {"machine.py"}),
+    "threads": ({"os.cpu_count", "os.sched_getaffinity"}, {"machine.py"}),
     "users' modules": ({"importlib.util.spec_from_file_location", "spec_from_file_location"}, {"plugins.py"}),
     "tracebacks of torch": ({"ShapeProp", "symbolic_trace", "traceback.print_exc"}, set()),
 }

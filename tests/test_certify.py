@@ -111,7 +111,7 @@ def test_bounds_are_those_of_the_smoother(found: Certification) -> None:
     plain = Preprocessing(size=(32, 40), mean=(0.5, 0.5, 0.5), std=(0.25, 0.25, 0.25))
     model = QualityModel(small_network(), plain, scale=ScoreScale(-1, 1)).eval()
     images = memory_dataset(8, 8).reported()[1].limit(5)
-    subject = Subject(model, images, model.prepare, device=CPU, seed=0)
+    subject = Subject(model, images, model.prepare, CPU, QUICK)
     certificate = MedianSmoothing(samples=50).bind(model).certify(subject.image(3), subject.generator(3))
     image = found.models[0].methods["ms"].images[3]
     assert (image.lower, image.smoothed) == pytest.approx((float(certificate.lower), float(certificate.scores)))
@@ -174,12 +174,10 @@ def test_options_change_the_methods_that_have_them() -> None:
 
 def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[str] = []
-    monkeypatch.setattr(
-        input_smoothing, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None)
-    )
+    monkeypatch.setattr(input_smoothing, "read_purifier", lambda word: words.append(word) or Halving())
     settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser=f"{__name__}:Halving", limit=3)
     found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings, device=CPU)
-    assert set(words) == {"", f"{__name__}:Halving"}
+    assert set(words) == {f"{__name__}:Halving"}
     methods = found.models[0].methods
     assert methods["dms"].settings["denoiser"] == f"{__name__}:Halving"
     assert 0 < methods["dms"].delta < methods["ms"].delta  # type: ignore[operator]

@@ -8,8 +8,8 @@ from dataclasses import asdict
 from pathlib import PurePath
 
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
-from iqa_armor.artifact.limits import FormatError, expect_text, shown
-from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
+from iqa_armor.models.base import QualityModel, ScoreScale
 
 PREPROCESSING: dict[str, ArgumentCheck] = {
     "size": optional(sequence(integer(1, 2**14), 2)),
@@ -31,21 +31,8 @@ def describe(model: QualityModel) -> dict[str, object]:
     }
 
 
-def read_preprocessing(stored: object) -> Preprocessing:
-    """Return checked preprocessing.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
-    return Preprocessing(**checked_fields(stored, PREPROCESSING, "preprocessing"))
-
-
 def read_scale(stored: object) -> ScoreScale | None:
-    """Return a checked score scale, or None where the model has none.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
+    """Return a checked score scale, or None where the model has none."""
     if stored is None:
         return None
     try:
@@ -55,12 +42,14 @@ def read_scale(stored: object) -> ScoreScale | None:
 
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
-    """Return the checked `name` and `arch` of a model.
-
-    Raises:
-        FormatError: If one is no printable text.
-    """
-    return {field: expect_text(document[field], field) for field in ("name", "arch")}
+    """Return the `name` and `arch` of a model, printable texts of bounded length."""
+    names: dict[str, str] = {}
+    for field in ("name", "arch"):
+        text = document[field]
+        if not isinstance(text, str) or len(text) > MAX_NAME or not text.isprintable():
+            raise FormatError(f"{field} must be printable text of at most {MAX_NAME} characters, got {shown(text)}")
+        names[field] = text
+    return names
 
 
 def plain(value: object, where: str = "value") -> object:
@@ -78,22 +67,14 @@ def plain(value: object, where: str = "value") -> object:
     if isinstance(value, list | tuple):
         return [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
-        return {_key(key, where): plain(part, f"{where}.{key}") for key, part in value.items()}
+        if unnamed := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"{where} must have text keys, got {shown(unnamed[0])}")
+        return {key: plain(part, f"{where}.{key}") for key, part in value.items()}
     raise ValueError(f"{where} must hold JSON values only, got {type(value).__name__}: {shown(value)}")
 
 
-def _key(key: object, where: str) -> str:
-    if not isinstance(key, str):
-        raise ValueError(f"{where} must have text keys, got {shown(key)}")
-    return key
-
-
-def check_record(value: object, where: str) -> dict[str, object]:
-    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters.
-
-    Raises:
-        FormatError: If it is no object, or a text could steer a terminal.
-    """
+def check_record(value: object, where: str) -> None:
+    """Check that a record (recipe or provenance) is a JSON object whose texts hold no control characters."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     pending: list[object] = [value]
@@ -105,4 +86,3 @@ def check_record(value: object, where: str) -> dict[str, object]:
             pending += part
         elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
             raise FormatError(f"{where} holds control characters: {shown(part)}")
-    return value

@@ -12,38 +12,19 @@ ATTACKED_COPIES = 4
 
 
 class Smoothed(Defended):
-    """A model whose score of an image is that of many noisy copies.
+    """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`.
 
-    Args:
-        inner: Model to defend.
-        smoother: Way of smoothing.
-        word: What names the smoother on the command line.
-        threat: What attacks of this model differentiate: the smoothing too, or the inner model only.
-        attacked_copies: Noisy copies that an adaptive attacker averages at every call; their activations are kept.
-
-    Raises:
-        ValueError: If there is no copy to attack.
-        ModelLoadError: If the smoother cannot smooth this model.
+    An adaptive attacker averages a few noisy copies at every call, whose activations are kept.
     """
 
-    def __init__(
-        self,
-        inner: QualityModel,
-        smoother: Smoother,
-        *,
-        word: str,
-        threat: Threat = "adaptive",
-        attacked_copies: int = ATTACKED_COPIES,
-    ) -> None:
-        if attacked_copies < 1:
-            raise ValueError(f"an attacker needs at least one noisy copy, got {attacked_copies}")
+    def __init__(self, inner: QualityModel, smoother: Smoother, *, word: str, threat: Threat = "adaptive") -> None:
         super().__init__(inner, description=word, threat=threat, suffix=f" + {word}")
-        self.smoother, self.attacked_copies = smoother, attacked_copies
-        self.is_random = True
-        self.bound = smoother.bind(inner)
-        self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
+        self.smoother, self.is_random = smoother, True
+        self.bound = self.attacked = smoother.bind(inner)
+        if isinstance(inner, Defended):
+            self.attacked = smoother.bind(_AsAttacked(inner, description=inner.description))
         # A learned denoiser follows the model from device to device.
-        denoisers = (getattr(getattr(bound, "noisy", None), "denoiser", None) for bound in (self.bound, self.attacked))
+        denoisers = (getattr(bound, "denoiser", None) for bound in (self.bound, self.attacked))
         self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -59,16 +40,11 @@ class Smoothed(Defended):
         Source: SmoothAdv, Salman et al., NeurIPS 2019, arXiv:1906.04584, Section 3, with fewer copies.
         """
         generator = self.next_generator(images)
-        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(self.attacked_copies)]
+        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(ATTACKED_COPIES)]
         return torch.stack(copies).mean(0)
 
     def certify(self, images: Tensor, generator: Generator | None = None) -> Certificate:
-        """Return smoothed scores of prepared images with bounds, in model units.
-
-        Args:
-            images: Prepared images (N, 3, H, W) in [0, 1].
-            generator: Where noise is drawn; as at any other call by default.
-        """
+        """Return smoothed scores of prepared images (N, 3, H, W) in [0, 1] with bounds, in model units."""
         return self.bound.certify(images, generator or self.next_generator(images))
 
 
@@ -76,9 +52,6 @@ class _AsAttacked(Defended):
     """A defended model whose scores are those that its adaptive attacker differentiates."""
 
     inner: Defended
-
-    def __init__(self, inner: Defended) -> None:
-        super().__init__(inner, description=inner.description, threat=inner.threat)
 
     def attacked_scores(self, images: Tensor) -> Tensor:
         return self.inner.attacked_scores(images)

@@ -17,11 +17,6 @@ class AocConv2d(FoldedConv2d):
     A 1×1 convolution with orthonormal columns, then k − 1 convolutions 2×1 and as many 1×2, whose two taps are
     complementary orthogonal projectors of rank ⌊C_out/2⌋.
 
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in.
-        kernel_size: k, odd.
-
     Attributes:
         mixing: Raw matrix (C_out, C_in) of the 1×1 convolution.
         subspaces: Raw bases (2(k − 1), C_out, ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.
@@ -59,9 +54,7 @@ class AocConv2d(FoldedConv2d):
 def orthogonal_kernel(mixing: Tensor, subspaces: Tensor) -> Tensor:
     """Return the semi-orthogonal circular kernel (C_out, C_in, k, k) of raw matrices, in float32 or better.
 
-    Args:
-        mixing: (C_out, C_in) of full column rank.
-        subspaces: (2(k − 1), C_out, r) of full column rank, r < C_out.
+    These are (C_out, C_in) and (2(k − 1), C_out, r), r < C_out, both of full column rank.
     """
     working = torch.promote_types(mixing.dtype, torch.float32)
     bases = orthonormal_columns(subspaces.to(working))

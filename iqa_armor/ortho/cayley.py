@@ -24,15 +24,11 @@ class CayleyConv2d(OrthogonalConv2d):
 
     With the kernel split in U (C_in outputs) and V (the rest) and A = U − Uᵀ + VᵀV, the operator is
     Q = [(I + A)⁻¹(I − A); −2V(I + A)⁻¹]. It is never formed: z = (I + A)⁻¹x gives Qx = [2z − x; −2Vz].
-    The inverse is not a small kernel, so the layer reaches over the whole map and depends on its size.
+    The inverse is not a small kernel, so the layer reaches over the whole map and depends on its size. A kernel that
+    exceeds the map wraps around it.
 
     In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024
     channels on 32 × 32 maps take 1.1 GB); over that limit it is computed anew at every call.
-
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in.
-        kernel_size: k, odd; may exceed the map, then the kernel wraps around it.
 
     Attributes:
         weight: Kernel (C_out, C_in, k, k), U above V.
@@ -92,40 +88,28 @@ class CayleyConv2d(OrthogonalConv2d):
         working = torch.promote_types(self.weight.dtype, torch.float32)
         with full_precision(maps.device):
             weight, signal = self.weight.to(working), maps.to(working)
-            solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), maps))
+            solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), *maps.shape[-2:]))
             output = torch.cat([2 * solved - signal, -2 * rest], dim=1)
             return (output + self.bias.to(working).view(-1, 1, 1)).to(maps.dtype)
 
-    def _factor(self, weight: Tensor, maps: Tensor) -> Factor | Inverse:
-        height, width = maps.shape[-2:]
+    def _factor(self, weight: Tensor, height: int, width: int) -> Factor | Inverse:
         if self.training:
             return factorize(cayley_matrix(weight), height, width)
-
-        def build() -> tuple[Inverse, int]:
-            inverse = invert(cayley_matrix(weight), height, width)
-            return inverse, inverse.size_bytes
-
-        return self.cache.get((height, width), (self.weight,), build)
+        return self.cache.get((height, width), (self.weight,), lambda: invert(cayley_matrix(weight), height, width))
 
 
 def cayley_matrix(weight: Tensor) -> Tensor:
     """Return the kernel (C_in, C_in, 2k − 1, 2k − 1) of A = U − Uᵀ + VᵀV for a weight (C_out, C_in, k, k)."""
     square, rest = _split(weight)
-    matrix = autocorrelation(rest) if len(rest) else _centered_zeros(weight)
-    margin = weight.shape[-1] // 2
-    inner = matrix[..., margin : matrix.shape[-1] - margin, margin : matrix.shape[-1] - margin]
+    channels, size, margin = weight.shape[1], 2 * weight.shape[-1] - 1, weight.shape[-1] // 2
+    matrix = autocorrelation(rest) if len(rest) else weight.new_zeros(channels, channels, size, size)
+    inner = matrix[..., margin : size - margin, margin : size - margin]
     inner += square - adjoint_kernel(square)
     return matrix
 
 
-def _centered_zeros(weight: Tensor) -> Tensor:
-    size, channels = 2 * weight.shape[-1] - 1, weight.shape[1]
-    return weight.new_zeros(channels, channels, size, size)
-
-
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
-    channels = weight.shape[1]
-    return weight[:channels], weight[channels:]
+    return weight[: weight.shape[1]], weight[weight.shape[1] :]
 
 
 class _Resolvent(torch.autograd.Function):
@@ -185,10 +169,9 @@ def _weight_gradient(
 
     ⟨w, A z⟩ = ⟨w, U z⟩ − ⟨U w, z⟩ + ⟨V w, V z⟩.
     """
-    solved, rest = primal
-    adjoint, adjoint_rest = dual
-    target = adjoint_rest if of_rest is None else adjoint_rest - of_rest
-    both = -kernel_gradient(solved, torch.cat([adjoint, target], dim=1), weight)
-    square, lower = _split(both)
+    (solved, rest), (adjoint, target) = primal, dual
+    if of_rest is not None:
+        target = target - of_rest
+    square, lower = _split(-kernel_gradient(solved, torch.cat([adjoint, target], dim=1), weight))
     lower = lower - kernel_gradient(adjoint, rest, lower)
     return torch.cat([square - adjoint_kernel(square), lower])

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from iqa_armor.defenses.base import Purifier
-    from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
+    from iqa_armor.defenses.base import Purifier, PurifierFile
 
 
 def _accepted(found: object, name: str) -> Purifier | PurifierFile:
-    from iqa_armor.defenses.purifiers.chain import accepted
+    from iqa_armor.defenses.base import Purifier, PurifierFile
 
-    return accepted(found, name)
+    if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
+        return found
+    raise UsageError(
+        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
+    )
 
 
 _HOME = "iqa_armor.defenses.purifiers"

@@ -1,36 +1,14 @@
-"""Purifiers that are read from files: what their settings promise."""
+"""Files and folders of purifiers, and what is said of their errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.errors import ModelLoadError
 
 
-@runtime_checkable
-class PurifierFile(Protocol):
-    """Settings of a purifier that is read from a file or folder: a frozen dataclass."""
-
-    @property
-    def path(self) -> str:
-        """The file or folder; empty until it is named."""
-
-    def load(self) -> Purifier:
-        """Return the purifier, on the CPU, in eval mode, without gradients of its own.
-
-        Raises:
-            ModelLoadError: If the file is missing, or not what it should be.
-        """
-
-
 def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:
-    """Return a path that is there.
-
-    Raises:
-        ModelLoadError: If it is not, or is a folder where a file is asked for, or the other way round.
-    """
+    """Return a path that is there, and is a file or a folder as wanted; a ModelLoadError refuses others."""
     found, wanted = Path(path), "folder" if is_folder else "file"
     if not (found.is_dir() if is_folder else found.is_file()):
         seen = "is a file" if found.is_file() else "is a folder" if found.is_dir() else "does not exist"
