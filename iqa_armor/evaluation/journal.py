@@ -22,12 +22,9 @@ SCHEMA = "iqa-armor/journal/2"
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of the table that some consecutive images of a set gave; JSON keeps float64 to the last bit.
+    """The rows of the table that some consecutive images of a set gave, without model, dataset and opinion.
 
-    Args:
-        number: Position of the block in the set.
-        digest: Of the images as the network saw them.
-        rows: Without the columns that all blocks share: model, dataset and opinion.
+    `number` is its position in the set, `digest` that of the images as the network saw them.
     """
 
     number: int
@@ -38,17 +35,12 @@ class Block:
 class Journal:
     """Finished blocks of an evaluation by part (a model on a dataset); without a folder it keeps nothing.
 
-    Args:
-        folder: Made if it is missing.
-        identity: What all results follow from: data, settings, versions; parts tell models apart. A folder of
-            something else is refused with DataError.
-        writer: Distinguishes processes that write at the same time.
+    `identity` is what all results follow from: data, settings, versions; a folder of something else is refused with
+    DataError. `writer` tells processes apart that write at the same time.
     """
 
     def __init__(self, folder: Path | None = None, *, identity: Mapping[str, Any] | None = None, writer: int = 0):
-        self.folder = folder
-        self.writer = writer
-        self._opened: set[Path] = set()
+        self.folder, self.writer, self._opened = folder, writer, set[Path]()
         if folder is not None:
             _claim(folder, json.loads(json.dumps({"schema": SCHEMA, **(identity or {})})))
 
@@ -56,24 +48,24 @@ class Journal:
         """Return the blocks of a part that any process has finished; a last line cut short is left out."""
         if self.folder is None:
             return {}
-        found: dict[int, Block] = {}
-        for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    block = _read(line, path)
-                    found[block.number] = block
-        return found
+        blocks = [
+            _read(line, path)
+            for path in sorted(self.folder.glob(f"{part}.*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        return {block.number: block for block in blocks}
 
     def add(self, part: str, block: Block) -> None:
-        """Keep a block; it is on the disk when this returns."""
+        """Keep a block; it is on the disk when this returns, and JSON keeps float64 to the last bit."""
         if self.folder is None:
             return
         path = self.folder / f"{part}.{self.writer}.jsonl"
         if path not in self._opened:
             _drop_unfinished_line(path)
             self._opened.add(path)
+        line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
         with path.open("a", encoding="utf-8") as file:
-            line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -9,8 +9,6 @@ from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, mode
 from iqa_armor.errors import DataError
 from iqa_armor.results.figures import ModelEntry, Value
 
-SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
-
 
 class Document(Value):
     """A value with a JSON file of its own, which names its schema; figures that are not defined are null there."""
@@ -82,7 +80,7 @@ class Settings(Value):
 class Outcome(Document):
     """Everything an evaluation reports."""
 
-    schema_: Literal["iqa-armor/evaluation/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["iqa-armor/evaluation/1"] = Field("iqa-armor/evaluation/1", alias="schema")
     models: tuple[ModelEntry, ...]
     baseline: str | None = None
     data: tuple[DataEntry, ...]
