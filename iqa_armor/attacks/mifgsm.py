@@ -1,7 +1,5 @@
 """Momentum iterative FGSM, with one budget for all images or one that follows their contrast."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Zhang et al.: the score against a full-reference distance to the clean image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal

@@ -1,7 +1,5 @@
 """Graded distortions of 8-bit images, from barely visible (severity 0) to gross (severity 1)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 

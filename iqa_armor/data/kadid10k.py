@@ -1,7 +1,5 @@
 """KADID-10k: 81 photographs, each distorted in 25 ways at 5 levels, with opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.problems import Problems

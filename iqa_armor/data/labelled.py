@@ -1,7 +1,5 @@
 """A dataset of image files with opinion scores: what every label file comes down to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path

@@ -1,7 +1,5 @@
 """LIVE release 2: 29 photographs with five kinds of distortion and difference opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
 from iqa_armor.data.matlab import read_numbers, read_texts

@@ -1,7 +1,5 @@
 """Datasets by the text that names them: `open_dataset("csv:labels.csv")`."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """Tables of labels, CSV files or Excel sheets: rows with checked columns, and cells as scores and splits."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math

@@ -1,7 +1,5 @@
 """What makes a fit robust by itself: a penalty on the input gradient, or training on attacked images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
