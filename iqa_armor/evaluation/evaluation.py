@@ -17,12 +17,11 @@ from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.comparison import Summary, compared
 from iqa_armor.evaluation.cost import count_flops
-from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.journal import Journal, current_shard
 from iqa_armor.evaluation.reductions import Reduction
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
 from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.shards import current_shard
 from iqa_armor.evaluation.strength import check_strength
 from iqa_armor.evaluation.threats import undefended
 from iqa_armor.models.base import QualityModel
@@ -95,8 +94,8 @@ def evaluate(
         "settings": {**rest, "fit_images": settings.fit_images},
         "versions": versions,
     }
-    shard = current_shard(device)
-    run = Run(datasets, settings, device, Journal(output, identity=identity, writer=shard.rank), shard, progress)
+    journal = Journal(output, identity=identity, shard=current_shard(device))
+    run = Run(datasets, settings, device, journal, progress)
     lender, weights = None if reference is None else models[names.index(reference)], [each.weight for each in data]
     measured = [_measure(run, model, lender=lender, weights=weights) for model in models]
     base = next((each for each in measured if each[0].name == reference), None)

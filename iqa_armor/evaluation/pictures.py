@@ -17,7 +17,7 @@ from iqa_armor.evaluation.randomness import restart
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
 from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.models.base import QualityModel
-from iqa_armor.results.pictures import Picture
+from iqa_armor.results.outcome import Picture
 from iqa_armor.results.table import CLEAN
 
 LONGEST_SIDE = 384  # of a shown image, so that a report stays light

@@ -19,7 +19,6 @@ from iqa_armor.evaluation.journal import Journal
 from iqa_armor.evaluation.randomness import restart
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.shards import Shard
 from iqa_armor.evaluation.threats import attacked_model, followed_score, undefended
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
@@ -34,7 +33,6 @@ class Run:
     settings: EvaluationSettings
     device: torch.device
     journal: Journal = field(default_factory=Journal)
-    shard: Shard = field(default_factory=Shard)
     progress: Progress = silent
     _scales: dict[QualityModel, Scale] = field(default_factory=dict)
     _learned: dict[tuple[QualityModel, str], tuple[Attack, ...]] = field(default_factory=dict)

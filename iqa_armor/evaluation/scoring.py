@@ -64,7 +64,7 @@ class _SetScorer:
         blocks, told = run.journal.finished(part), run.teller(self.model, self.dataset.spec, len(images))
         count = -(-len(images) // run.settings.batch_size)
         with frozen(self.model):
-            for number, parts in self._decoded([n for n in range(count) if n in blocks or run.shard.owns(n)]):
+            for number, parts in self._decoded([n for n in range(count) if n in blocks or run.journal.shard.owns(n)]):
                 if number in blocks:
                     _require_same(blocks[number], parts)
                 else:
@@ -72,7 +72,7 @@ class _SetScorer:
                     run.journal.add(part, blocks[number])
                 done += sum(map(len, parts))
                 told(done)
-        rows = Table.joined([block.rows for _, block in sorted(run.shard.gather(blocks).items())])
+        rows = Table.joined([block.rows for _, block in sorted(run.journal.shard.gather(blocks).items())])
         mos = [] if images.mos is None else zip(images.names, images.mos.double().tolist(), strict=True)
         opinions = dict(mos)
         named = {"model": self.model.name, "dataset": self.dataset.spec}

@@ -57,11 +57,10 @@ def _gradients(gains: AttackGains) -> StrengthCheck:
     predicted = gains.slopes() * gains.epsilon
     vanished = float((predicted < VANISHED).double().mean())
     figures = {"vanished_share": vanished, "median_predicted_gain": float(predicted.median())}
-    failed = (
-        f"{vanished:.0%} of the images have no gradient to follow: gradient attacks are blind there, and their "
-        "small gains prove nothing"
-    )
-    says = failed if vanished > 0 else "every image has a gradient to follow"
+    says = "every image has a gradient to follow"
+    if vanished > 0:
+        blind = "have no gradient to follow: gradient attacks are blind there, and their small gains prove nothing"
+        says = f"{vanished:.0%} of the images {blind}"
     return _verdict("gradients do not vanish", says, figures, is_passed=vanished == 0)
 
 
@@ -83,10 +82,9 @@ def _budgets(gains: AttackGains) -> StrengthCheck:
 
 def _steps(gains: AttackGains) -> StrengthCheck:
     found = {name: gains.known(name) for name in ("pgd1", "pgd8", "pgd50", "apgd")}
-    pairs = [("pgd1", "pgd8"), ("pgd8", "pgd50")]
-    falls = [f"{more} gains less than {less}" for less, more in pairs if exceeds(found[less], found[more])]
-    if exceeds(found["pgd8"], found["apgd"]):
-        falls.append("Auto-PGD with restarts gains less than pgd8")
+    pairs = {"pgd8": "pgd1", "pgd50": "pgd8", "apgd": "pgd8"}
+    weaker = [(more, less) for more, less in pairs.items() if exceeds(found[less], found[more])]
+    falls = [f"{'Auto-PGD with restarts' if more == 'apgd' else more} gains less than {less}" for more, less in weaker]
     says = "; ".join(falls) or "PGD-1, PGD-8, PGD-50 and Auto-PGD with restarts are each as strong as the one before"
     return _verdict("more steps, more gain", says, _means(found), is_passed=not falls)
 
