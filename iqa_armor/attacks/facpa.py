@@ -157,6 +157,6 @@ def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
 
 
 def _score_unit(score: ScoreFn, images: Tensor) -> float:
-    """Return the mean L1 norm of the scores' gradients: what no change of the score's unit can hide."""
+    # The mean L1 norm of the scores' gradients: what no change of the score's unit can hide.
     length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
     return length if 0 < length < math.inf else 1.0

@@ -14,7 +14,6 @@ Distortion = Callable[[Pixels, float, Generator], Pixels]
 
 
 def _between(low: float, high: float, severity: float) -> float:
-    """Return the geometric interpolation from `low` (severity 0) to `high` (severity 1)."""
     return float(low * (high / low) ** severity)
 
 

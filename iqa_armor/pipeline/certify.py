@@ -90,17 +90,8 @@ def certify_images(
     entries = []
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
-        subject = Subject(
-            ready,
-            images,
-            prepare_for(model, dataset),
-            device=device,
-            seed=settings.seed,
-            wants_bound=settings.global_bound,
-            training=dataset.splits.get("training"),
-            scale=scale,
-            progress=progress,
-        )
+        prepare, training = prepare_for(model, dataset), dataset.splits.get("training")
+        subject = Subject(ready, images, prepare, device, settings, training, scale, progress)
         entries.append(certify_model(subject, smoothers))
     base = None if baseline is None else entries[baseline]
     return Certification(
