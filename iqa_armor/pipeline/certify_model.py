@@ -171,7 +171,7 @@ def _certify(
         guarantee=smoother.guarantee,
         settings={name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()},
         delta=delta,
-        delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
+        delta_share=None if delta is None or scale is None else delta / scale.width,
         abstained=sum(image.abstained for image in found) / len(found),
         seconds_smoothed=statistics.median(smoothed),
         jacobian=max(slopes, default=None),
