@@ -14,8 +14,6 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.offline import offline
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-
 
 def timm_model(name: str) -> QualityModel:
     """Return one of timm's networks with one output and random weights; nothing is downloaded.
@@ -35,7 +33,7 @@ def timm_model(name: str) -> QualityModel:
     way = facts.get("interpolation", "bilinear")
     preprocessing = Preprocessing(
         size=tuple(facts["input_size"][1:]),
-        interpolation=way if way in INTERPOLATIONS else "bilinear",
+        interpolation=way if way in ("nearest", "bilinear", "bicubic") else "bilinear",
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
     )

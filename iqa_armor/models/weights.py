@@ -120,8 +120,8 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
         return exact[0]
     if exact:
         raise ModelLoadError(f"the weights fit several architectures ({', '.join(exact)}); choose with --arch NAME")
-    near = sorted((name for name in fits if fits[name].share > 0), key=lambda name: -fits[name].share)[:3]
-    texts = [f"{name} ({fits[name].share:.0%} of the tensors; {_difference(fits[name])})" for name in near]
+    near = sorted((item for item in fits.items() if item[1].share > 0), key=lambda item: -item[1].share)[:3]
+    texts = [f"{name} ({fit.share:.0%} of the tensors; {_difference(fit)})" for name, fit in near]
     raise ModelLoadError(
         f"the weights fit no built-in architecture exactly; nearest: {'; '.join(texts) or 'none'}. "
         "Name yours with --arch NAME, --arch package.module:factory or --arch path/file.py:factory"
@@ -154,7 +154,6 @@ def listed(items: Iterable[str], limit: int = 10) -> str:
 
 
 def _aligned(state: dict[str, Tensor], own: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the state dict without the prefixes that keep its names from being the network's."""
     best = state
     for _ in PREFIXES:
         stripped = next((bare for prefix in PREFIXES if (bare := without_prefix(state, prefix)) is not state), None)
