@@ -35,7 +35,7 @@ from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.train import Trained, train
 from iqa_armor.recipe import Training
-from iqa_armor.training.predict import predict
+from iqa_armor.training.images import predict
 
 Pixels = NDArray[np.uint8]
 

@@ -2,6 +2,30 @@
 
 from __future__ import annotations
 
+from functools import cache
+from typing import Annotated, Literal, get_args, get_origin, get_type_hints
+
+NotNegative = Annotated[float, "[0, inf)"]
+Positive = Annotated[float, "(0, inf)"]
+Count = Annotated[int, "[1, inf)"]
+
+
+class Limited:
+    """Base of dataclasses whose annotations limit them: `Annotated[float, "(0, 1]"]` or a `Literal` of values.
+
+    Making one outside its limits raises ValueError.
+    """
+
+    def __post_init__(self) -> None:
+        check_limits(self, **_annotated(type(self)))  # type: ignore[arg-type]  # a class is hashable
+
+
+@cache
+def _annotated(kind: type) -> dict[str, str | tuple[object, ...]]:
+    hints = get_type_hints(kind, include_extras=True).items()
+    intervals = {name: get_args(hint)[1] for name, hint in hints if get_origin(hint) is Annotated}
+    return {**intervals, **{name: get_args(hint) for name, hint in hints if get_origin(hint) is Literal}}
+
 
 def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
     """Refuse an object whose settings are outside their limits.

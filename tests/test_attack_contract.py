@@ -10,7 +10,6 @@ from white_subjects import draw_images, tiny
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack, Direction, ScoreFn
-from iqa_armor.attacks.budgets import at_epsilon
 from iqa_armor.errors import ArmorError
 from iqa_armor.evaluation.budgets import check_budget
 
@@ -111,7 +110,7 @@ def test_a_flat_score_leaves_images_alone(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in ATTACKS if name not in FREE])
 def test_no_budget_means_another_tensor_of_the_same_images(name: str) -> None:
     images = draw_images()
-    attacked = at_epsilon(built(name), 0.0)(tiny("smooth"), images, seeded())
+    attacked = replace(built(name), epsilon=0.0)(tiny("smooth"), images, seeded())
     assert torch.equal(attacked, images)
     assert attacked.data_ptr() != images.data_ptr()
 

@@ -24,7 +24,7 @@ from iqa_armor.errors import DataError, ModelLoadError, UsageError
 from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+from iqa_armor.pipeline.certify import build_smoothers, certify_images
 from iqa_armor.pipeline.certify_model import Subject
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.report.certification import certification_report
@@ -148,7 +148,7 @@ def test_range_is_measured_where_the_data_allows_it(make_model: MakeModel, tmp_p
     assert "measured on 5 training images" in measured.models[0].scale.source
     folder = write_images(tmp_path / "images", count=2)
     with pytest.raises(ModelLoadError, match="--score-range"):
-        certify_files([make_model()], [folder], QUICK, device=CPU)
+        certify_images([make_model()], [folder], QUICK, device=CPU)
 
 
 def test_the_model_keeps_its_state(make_model: MakeModel) -> None:

@@ -51,8 +51,8 @@ def test_missing_scores_are_nan(tmp_path: Path) -> None:
 def test_memory_limit_decides_where_images_stay_and_not_what_they_are(tmp_path: Path) -> None:
     images = write(tmp_path, [(8, 6)] * 70)
     inside, outside = load_prepared(images, halved), load_prepared(images, halved, memory_limit=1000)
-    assert inside.is_in_memory
-    assert not outside.is_in_memory
+    assert inside.stored is not None
+    assert outside.stored is None
     assert worker_count(inside) == 0
     assert worker_count(outside) > 0
     assert all(torch.equal(inside[i][0], outside[i][0]) for i in range(70))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from itertools import pairwise
 from typing import Any
 
@@ -186,19 +187,26 @@ def test_line_of_source_outlives_a_second_trace() -> None:
         record_sizes(again, images(6))
 
 
-def test_network_that_cannot_be_copied_is_refused() -> None:
-    network = Network()
-    network.kept = network.conv(images())  # type: ignore[assignment]  # no leaf of autograd
-    with pytest.raises(SurgeryError, match="cannot be copied"):
-        trace(network, images())
-
-
 class Branches(Network):
     def forward(self, x: Tensor) -> Tensor:
         maps = self.norm(self.conv(x))
         scale = maps.shape[1]
         side = maps.relu().mean((2, 3))
         return self.head(side + maps.amax((2, 3)) / scale)
+
+
+def test_layer_that_cannot_be_copied_is_refused() -> None:
+    network = Branches()
+    network.conv.lock = threading.Lock()  # type: ignore[assignment]
+    with pytest.raises(SurgeryError, match="cannot be copied"):
+        trace(network, images())
+
+
+def test_what_the_graph_does_not_use_need_not_be_copied() -> None:
+    network = Branches()
+    network.kept = network.conv(images())  # type: ignore[assignment]  # no leaf of autograd
+    traced = trace(network, images())
+    assert not hasattr(traced, "kept")
 
 
 def test_interpreter_gives_what_the_network_gives_and_every_value_on_the_way() -> None:

@@ -225,7 +225,7 @@ def test_network_that_holds_a_block_is_refused() -> None:
         prune(traced, images(2))
 
 
-def test_hard_coded_head_is_refused_with_the_way_out() -> None:
+def test_width_that_is_written_in_a_head_is_written_anew() -> None:
     class Hard(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -235,8 +235,9 @@ def test_hard_coded_head_is_refused_with_the_way_out() -> None:
         def forward(self, x: Tensor) -> Tensor:
             return self.head(self.body(x).view(-1, 20, 64).mean(2))
 
-    with pytest.raises(SurgeryError, match="--prune 0"):
-        prune(trace(Hard(), images(1)), images(2))
+    pruned = prune(trace(Hard(), images(1)), images(2))
+    assert pruned.network.head.in_features == pruned.network.body.out_channels == 18
+    assert pruned.network(images(3)).shape == (3, 1)
 
 
 @pytest.mark.parametrize("ratio", [1.0, -0.1])

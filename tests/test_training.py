@@ -18,9 +18,8 @@ from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, Training
 from iqa_armor.training import LOSSES
 from iqa_armor.training.fit import FitHistory, fit
-from iqa_armor.training.images import TrainingImages, load_training_images
-from iqa_armor.training.losses import mse, norm_in_norm, plcc_loss
-from iqa_armor.training.predict import predict
+from iqa_armor.training.images import TrainingImages, load_training_images, predict
+from iqa_armor.training.losses import norm_in_norm, plcc_loss
 
 
 def images_of(model: QualityModel, count: int = 60) -> TrainingImages:
@@ -54,7 +53,7 @@ def test_scale_free_losses_ignore_unit_and_offset(loss) -> None:
 def test_plcc_loss_and_mse_by_hand() -> None:
     scores, mos = torch.tensor([0.0, 1.0, 2.0]), torch.tensor([2.0, 1.0, 0.0])
     torch.testing.assert_close(plcc_loss(scores, mos), torch.tensor(1.0))
-    torch.testing.assert_close(mse(scores, mos), torch.tensor(8 / 3))
+    torch.testing.assert_close(LOSSES["mse"](scores, mos), torch.tensor(8 / 3))
 
 
 @pytest.mark.parametrize("name", LOSSES)

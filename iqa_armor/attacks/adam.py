@@ -39,10 +39,7 @@ class Search:
 def pixels_within(clean: Tensor, epsilon: float, penalty: Callable[[Tensor], Tensor]) -> Search:
     """Return the search among images that differ from clean ones (N, 3, H, W) by at most epsilon per value.
 
-    Args:
-        clean: Clean images in `working` precision.
-        epsilon: Largest change, pixels being in [0, 1].
-        penalty: Maps images to prices (N,).
+    Clean images are in `working` precision; the penalty maps images to prices (N,).
     """
     return Search(
         start=clean,
@@ -68,19 +65,16 @@ def ascend(
     score linear. Prices therefore weigh the same for all score scales.
 
     Args:
-        score: Maps images to scores (N,).
+        score: As in `score_and_gradient`, with its error.
         images: Clean images (N, 3, H, W) in [0, 1].
         search: What is optimized, its parameters in `working` precision.
         direction: +1 raises the score, -1 lowers it.
         steps: Number of gradients.
         step_size: Adam's learning rate, in the parameters' unit.
 
-    Raises:
-        ArmorError: If the score does not depend on the pixels by differentiable steps.
-
-    Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, with β = (0.9, 0.999). (ours):
-    the unit; projecting after every step; keeping the image with the best score, whatever its price, since
-    an attack that returned the clean image as the best bargain would make a model look robust.
+    Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, with β = (0.9, 0.999). (ours): the
+    unit; projecting after every step; keeping the image with the best score, whatever its price, since an attack that
+    returned the clean image as the best bargain would make a model look robust.
     """
     if not search.radius:
         return images.detach().clone()
@@ -97,8 +91,7 @@ def ascend(
         parameters.grad = direction * slope / unit.reshape(-1, *[1] * (slope.ndim - 1)) - price_slope
         adam.step()
         parameters.copy_(search.project(parameters))
-    with torch.no_grad():
-        pixels = _pixels(search.render(parameters), images.dtype)
+    pixels = _pixels(search.render(parameters), images.dtype)
     best.update(pixels, direction * (evaluate_score(score, pixels).to(clean.dtype) - clean))
     return best.images
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
@@ -12,39 +12,35 @@ from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, Positive
 
 PIECES = 64
 _LEAST = 1e-6  # rise of a piece that keeps a curve increasing
 
 
 @dataclass(frozen=True)
-class AdvCF:
+class AdvCF(Limited):
     """Move the predicted score of an image by an increasing piecewise linear curve for each color channel.
 
     No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
 
     Args:
-        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in
-            colors, 0.1 shows, 1 limits nothing.
+        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in colors, 0.1
+            shows, 1 limits nothing.
         learning_rate: Adam's for the rise of a piece, in units of the identity's rise, 1/64.
         steps: Number of gradients.
 
-    Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64
-    pieces; used against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a
-    Human-Understandable Color Filter", MediaEval 2020. (ours): `strength`, and projecting on the constraints
-    after every step; the iterate with the best score is kept.
+    Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64 pieces; used
+    against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a Human-Understandable Color
+    Filter", MediaEval 2020. (ours): `strength`; projecting after every step; keeping the iterate with the best score.
     """
 
     norm: ClassVar[Norm] = "none"
     epsilon: ClassVar[float] = math.inf
-    strength: float = 0.05
-    learning_rate: float = 0.1
-    steps: int = 20
+    strength: Annotated[float, "[0, 1]"] = 0.05
+    learning_rate: Positive = 0.1
+    steps: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, strength="[0, 1]", learning_rate="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
@@ -59,13 +55,9 @@ class AdvCF:
 
 
 def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
-    """Return images (N, 3, H, W) after the curves of their channels; the identity keeps every bit.
+    """Return images (N, 3, H, W) in [0, 1] after the curves of their channels; the identity keeps every bit.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1].
-        rises: Rise of every piece of a curve (N, 3, 64), in any unit, not negative.
-
-    Source: Zhao et al., arXiv:2002.01008, Section 3.
+    `rises` are those of every piece of a curve, (N, 3, 64), in any unit, not negative.
     """
     # Scaled here too, for the gradient's sake: else all rises might want up, and projecting would undo the step.
     rises = rises / rises.mean(2, keepdim=True)
@@ -77,12 +69,7 @@ def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
 
 
 def project_curve(rises: Tensor, strength: float) -> Tensor:
-    """Return curves (N, 3, 64) that increase from 0 to 1 and are nowhere farther than strength from the identity.
-
-    Args:
-        rises: Rise of every piece of a curve (N, 3, 64), in any unit.
-        strength: Largest distance from the identity, in [0, 1].
-    """
+    """Return curves (N, 3, 64) that increase from 0 to 1 and are nowhere farther than strength from the identity."""
     rises = rises.clamp(min=_LEAST)
     identity = torch.arange(PIECES + 1, dtype=rises.dtype, device=rises.device) / PIECES
     curve = functional.pad((rises / rises.sum(2, keepdim=True)).cumsum(2), (1, 0))

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
 from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, NotNegative
 
 _MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement
 _ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps raised the gain
 
 
 @dataclass(frozen=True)
-class APGD:
+class APGD(LinfAttack):
     """Move the predicted score inside an L-infinity ball with steps that halve where they stop helping.
 
     Args:
@@ -33,14 +32,10 @@ class APGD:
     zero first start, and checks as soon as w_j steps are made, not after one more, are (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    steps: int = 50
-    restarts: int = 1
+    epsilon: NotNegative = 4 / 255
+    steps: Count = 50
+    restarts: Count = 1
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", steps="[1, inf)", restarts="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]."""
@@ -83,9 +78,7 @@ class _Start:
         self.best_at_check = self.gains
 
     def run(self) -> Best:
-        """Make all steps and return the best point of every image."""
-        last = 0
-        reviews = checkpoints(self.attack.steps)
+        last, reviews = 0, checkpoints(self.attack.steps)
         for step in range(1, self.attack.steps + 1):
             self._move(is_first=step == 1)
             self._judge(is_last=step == self.attack.steps)
@@ -104,7 +97,6 @@ class _Start:
         self.previous, self.current = self.current, moved
 
     def _judge(self, *, is_last: bool) -> None:
-        """Score the current images; remember where they are the best so far."""
         if is_last:
             scores = evaluate_score(self.score, self.current)
         else:

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass
-from typing import Literal, Protocol, get_args, runtime_checkable
+from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 
 from torch import Generator, Tensor, nn
 
 from iqa_armor.errors import UsageError
+from iqa_armor.limits import Limited
 
 ScoreFn = Callable[[Tensor], Tensor]
 Direction = Literal[1, -1]
@@ -21,10 +22,7 @@ Norm = Literal["linf", "l2", "rmse", "flow", "none"]
 
 @runtime_checkable
 class Attack(Protocol):
-    """A frozen dataclass of hyperparameters with the budget `epsilon` and the `direction` among them.
-
-    Values that make no sense are refused with ValueError when it is made.
-    """
+    """A frozen dataclass of hyperparameters that refuses values that make no sense with ValueError when it is made."""
 
     @property
     def norm(self) -> Norm:
@@ -50,12 +48,7 @@ class Fitted(Attack, Protocol):
     """An attack with something to learn from images before it is run; run without, it learns from its own images."""
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Attack:
-        """Return the attack that was learned; it draws nothing and knows no score function.
-
-        Args:
-            score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
-            batches: Gives one pass over the images at every call; sizes may differ between batches.
-            generator: Source of randomness.
+        """Return the attack that was learned, from batches that may differ in size; it draws nothing, asks no score.
 
         Raises:
             ValueError: If there are no images.
@@ -63,12 +56,14 @@ class Fitted(Attack, Protocol):
         """
 
 
-def accepted(found: object, name: str) -> Attack:
-    """Return what a user named as an attack.
+class LinfAttack(Limited):
+    """An attack whose budget limits the change of a pixel value."""
 
-    Raises:
-        UsageError: If it is none.
-    """
+    norm: ClassVar[Norm] = "linf"
+
+
+def accepted(found: object, name: str) -> Attack:
+    """Return what a user named as an attack; a UsageError if it is none."""
     norms = get_args(Norm)
     if isinstance(found, Attack) and is_dataclass(found) and not isinstance(found, type) and found.norm in norms:
         return found
@@ -80,17 +75,11 @@ def accepted(found: object, name: str) -> Attack:
 
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode without parameter gradients, and restore its state exactly on leaving.
-
-    Args:
-        model: Changed in place: the training flag of every module, the gradient flag of every parameter.
-    """
+    """Put a model in eval mode without parameter gradients, in place, and restore every flag exactly on leaving."""
     modules = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval()
-        for parameter in trainable:
-            parameter.requires_grad_(False)
+        model.eval().requires_grad_(False)
         yield
     finally:
         for module, was_training in modules:

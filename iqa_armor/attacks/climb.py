@@ -13,16 +13,13 @@ from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 
 
 class Best:
-    """The images on which the attacker fared best so far, each image on its own.
+    """The images (N, 3, H, W) on which the attacker fared best so far, each on its own, and its gains (N,) there.
 
-    Args:
-        images: Images (N, 3, H, W) to begin with.
-        gains: What the attacker maximizes there, (N,); NaN is never beaten and never accepted.
+    A gain of NaN is never beaten and never accepted.
     """
 
     def __init__(self, images: Tensor, gains: Tensor) -> None:
-        self.images = images
-        self.gains = gains
+        self.images, self.gains = images, gains
 
     def update(self, images: Tensor, gains: Tensor) -> Tensor:
         """Keep what is better than before; return which images are, (N,) bool."""
@@ -37,15 +34,8 @@ def climb(
 ) -> Tensor:
     """Return the images (N, 3, H, W) with the best scores on the way of an attacker, clean ones included.
 
-    Args:
-        score: Maps images to scores (N,).
-        images: Clean images, where the way begins.
-        move: Maps images and the gradient of their scores to the next images, within the budget and [0, 1].
-        direction: +1 raises the score, -1 lowers it.
-        steps: Number of moves, and of gradients.
-
-    Raises:
-        ArmorError: If the score does not depend on the pixels by differentiable steps.
+    `move` maps images and the gradient of their scores to the next images, within the budget and [0, 1]; there are
+    as many gradients as moves. The score and its error are those of `score_and_gradient`.
     """
     scores, gradient = score_and_gradient(score, images)
     best, attacked = Best(images, direction * scores), images

@@ -5,22 +5,19 @@ from __future__ import annotations
 import copy
 import math
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn
-from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
+from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
-from iqa_armor.attacks.scores import score_gradient
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.scores import batches_of, mean_score, score_gradient
+from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.randomness import seeded
 
 WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
 _MULTIPLE = 4  # two halvings
-_LARGEST_SEED = 2**62
 
 
 class PerturbationNetwork(nn.Module):
@@ -80,7 +77,7 @@ def _doubled(maps: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True, eq=False)
-class Perturber:
+class Perturber(LinfAttack):
     """Add what a fitted network gives for an image; draws nothing, asks no score.
 
     Args:
@@ -89,24 +86,19 @@ class Perturber:
         direction: +1 if the network was fitted to raise scores, -1 to lower them.
     """
 
-    norm: ClassVar[Norm] = "linf"
     network: nn.Module
-    epsilon: float = 4 / 255
+    epsilon: NotNegative = 4 / 255
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
-        images = images.detach()
         network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
-            return _perturbed(network, images, self.epsilon)
+            return _perturbed(network, images.detach(), self.epsilon)
 
 
 @dataclass(frozen=True)
-class FACPA:
+class FACPA(LinfAttack):
     """Train a small U-Net whose output, within an L-infinity ball, moves the score of any image.
 
     Run without fitting, it trains on the images it is given, which then influence one another.
@@ -121,18 +113,14 @@ class FACPA:
     score in units of its own gradient), learning rate, number of passes and keeping the best pass are (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    learning_rate: float = 5e-3
-    passes: int = 20
+    epsilon: NotNegative = 4 / 255
+    learning_rate: Positive = 5e-3
+    passes: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", learning_rate="(0, inf)", passes="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""
-        return fitted_on(self, score, images, generator)
+        return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:
         """Return the network after the pass with the best mean score, no perturbation being one candidate.
@@ -141,7 +129,9 @@ class FACPA:
         """
         first = next(batches_of(batches))
         scale = _score_unit(score, first)
-        network = _new_network(generator).to(first.device)
+        # Drawn by this generator only; the global one is left as it was.
+        with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
+            network = PerturbationNetwork().to(first.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
         best = self._fitted(network)
         best_mean = self.direction * mean_score(score, best, batches, generator)
@@ -157,12 +147,10 @@ class FACPA:
     def _step(
         self, score: ScoreFn, network: nn.Module, optimizer: torch.optim.Optimizer, *, images: Tensor, scale: float
     ) -> None:
-        parameters = list(network.parameters())
+        optimizer.zero_grad()
         with torch.enable_grad():
             loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
-            gradients = torch.autograd.grad(loss, parameters)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            parameter.grad = gradient
+            torch.autograd.backward(loss, inputs=list(network.parameters()))
         optimizer.step()
 
     def _fitted(self, network: nn.Module) -> Perturber:
@@ -180,10 +168,3 @@ def _score_unit(score: ScoreFn, images: Tensor) -> float:
     """Return the mean L1 norm of the scores' gradients: what no change of the score's unit can hide."""
     length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
     return length if 0 < length < math.inf else 1.0
-
-
-def _new_network(generator: Generator) -> PerturbationNetwork:
-    """Return a network whose weights depend on the generator only; the global one is left as it was."""
-    seed = int(torch.randint(_LARGEST_SEED, (), generator=generator, device=generator.device))
-    with seeded(seed):
-        return PerturbationNetwork()

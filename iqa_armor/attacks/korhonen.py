@@ -3,43 +3,36 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.limits import Count, NotNegative, Positive
 
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
-class KorhonenYou:
-    """Move the predicted score of an image by changes hidden at its edges.
-
-    An image without edges is returned as it is.
+class KorhonenYou(LinfAttack):
+    """Move the predicted score of an image by changes hidden at its edges; one without edges stays as it is.
 
     Args:
         epsilon: Largest change of a pixel value, images being in [0, 1].
         step_size: Adam's learning rate for the perturbation at the strongest edge, in the same units.
         steps: Number of gradients.
 
-    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022.
-    (ours): the mask is the Sobel magnitude of the luma divided by its maximum in the image; the change is
-    limited by projection, so that budgets can be compared; the iterate with the best score is kept.
+    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022. (ours): a
+    mask that is the Sobel magnitude of the luma divided by its maximum in the image; the change is limited by
+    projection, so that budgets can be compared; the iterate with the best score is kept.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 10 / 255
-    step_size: float = 4 / 255
-    steps: int = 10
+    epsilon: NotNegative = 10 / 255
+    step_size: Positive = 4 / 255
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
@@ -48,24 +41,18 @@ class KorhonenYou:
         lowest, highest = (-clean).clamp(min=-self.epsilon), (1 - clean).clamp(max=self.epsilon)
         search = Search(
             start=torch.zeros_like(clean),
-            render=lambda perturbation: clean + mask * perturbation,
-            # Where there is no edge, bounds are ±∞ or 0/0; the perturbation does nothing there and stays.
-            project=lambda perturbation: torch.where(
-                mask > 0, perturbation.clamp(lowest / mask, highest / mask), perturbation
-            ),
+            render=lambda change: clean + mask * change,
+            # Where there is no edge, bounds are ±∞ or 0/0; the change does nothing there and stays.
+            project=lambda change: torch.where(mask > 0, change.clamp(lowest / mask, highest / mask), change),
             radius=self.epsilon,
         )
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 
 
 def edge_map(images: Tensor) -> Tensor:
-    """Return the strength of the edges of every image, its strongest being 1.
+    """Return the strength (N, 1, H, W) of the edges of images (N, 3, H, W), the strongest of each image being 1.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1]; outside, the border is repeated.
-
-    Returns:
-        Strengths (N, 1, H, W) in [0, 1]; 0 everywhere in an image of one luma.
+    It is 0 everywhere in an image of one luma; outside, the border is repeated.
     """
     luma = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
     across = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])

@@ -10,11 +10,11 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.projection import divide_by_norm, project_l2
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class L2PGD:
+class L2PGD(Limited):
     """Move the predicted score of an image inside an L2 ball around it.
 
     Args:
@@ -23,19 +23,16 @@ class L2PGD:
         step_share: Length of one step as a share of epsilon, so that budgets compare.
         steps: Number of gradient steps, from a zero start.
 
-    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
-    arXiv:1706.06083, Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the
-    radius, and returning the best iterate of every image instead of the last are (ours).
+    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083,
+    Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the radius, and returning
+    the best iterate of every image instead of the last are (ours).
     """
 
     norm: ClassVar[Norm] = "l2"
-    epsilon: float = 1.0
-    step_share: float = 0.25
-    steps: int = 10
+    epsilon: NotNegative = 1.0
+    step_share: Positive = 0.25
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_share="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

@@ -11,33 +11,29 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.adam import working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.climb import climb
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class MADC:
+class MADC(Limited):
     """Move the predicted score of an image along the sphere of constant mean squared error around it.
 
     Args:
-        epsilon: Root mean square of the change over an image's values, images being in [0, 1]; smaller only
-            where values end at 0 or 1.
+        epsilon: Root mean square of the change over an image's values, images being in [0, 1]; smaller only where
+            values end at 0 or 1.
         step_size: Root mean square of one step along the sphere, in the same units.
         steps: Number of gradients; the first leads from the image to the sphere.
 
-    Source: Wang & Simoncelli, "Maximum differentiation (MAD) competition", Journal of Vision 2008,
-    as the attack of [AP] Gushchin et al., arXiv:2404.06957, RMSE at most 10/255. (ours): the start is the
-    sphere's point along the image's own gradient, where the paper starts from noise; steps have one length,
-    where the paper searches for it; the iterate with the best score is kept.
+    Source: Wang & Simoncelli, "Maximum differentiation (MAD) competition", Journal of Vision 2008, as the attack of
+    [AP] Gushchin et al., arXiv:2404.06957, RMSE at most 10/255. (ours): the start is the sphere's point along the
+    image's own gradient, not noise; steps have one length, not a searched one; the iterate with the best score is kept.
     """
 
     norm: ClassVar[Norm] = "rmse"
-    epsilon: float = 10 / 255
-    step_size: float = 4 / 255
-    steps: int = 10
+    epsilon: NotNegative = 10 / 255
+    step_size: Positive = 4 / 255
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

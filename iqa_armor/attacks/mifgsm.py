@@ -3,23 +3,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, NotNegative, Positive
 
 _WINDOW = 7  # pixels
 _LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
-class MIFGSM:
+class MIFGSM(LinfAttack):
     """Move the predicted score inside an L-infinity ball, following gradients accumulated over the steps.
 
     Args:
@@ -33,16 +32,11 @@ class MIFGSM:
     of every image is returned instead of the last (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    step_size: float = 1 / 255
-    steps: int = 10
-    momentum: float = 1.0
+    epsilon: NotNegative = 4 / 255
+    step_size: Positive = 1 / 255
+    steps: Count = 10
+    momentum: NotNegative = 1.0
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
-        check_limits(self, step_size="(0, inf)", steps="[1, inf)", momentum="[0, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
@@ -78,11 +72,7 @@ class AMIFGSM(MIFGSM):
     depends on a no-reference measure of the clean image; this measure, its limits and the bound by ε are (ours).
     """
 
-    full_contrast: float = 0.08
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        check_limits(self, full_contrast="(0, inf)")
+    full_contrast: Positive = 0.08
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""
@@ -91,15 +81,10 @@ class AMIFGSM(MIFGSM):
 
 
 def local_contrast(images: Tensor) -> Tensor:
-    """Return how busy each image is: the mean over pixels of the standard deviation around them.
+    """Return how busy images (N, 3, H, W) in [0, 1] are, (N,), from 0, flat, to 0.5; at least float32.
 
-    The deviation is that of the mean of the three channels in a window of 7×7 pixels, cut at the borders (ours).
-
-    Args:
-        images: Images (N, 3, H, W) in [0, 1].
-
-    Returns:
-        Contrast (N,) from 0, flat, to 0.5; at least float32.
+    It is the mean over pixels of the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the
+    borders (ours).
     """
     gray = images.to(torch.promote_types(images.dtype, torch.float32)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero

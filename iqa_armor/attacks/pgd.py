@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import score_gradient
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class PGD:
+class PGD(LinfAttack):
     """Move the predicted score of an image inside an L-infinity ball.
 
     Args:
@@ -27,14 +26,10 @@ class PGD:
     arXiv:1706.06083, Section 2.1; step and zero start as in [RA] Meleshin et al., arXiv:2506.04951.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    step_size: float = 1 / 255
-    steps: int = 10
+    epsilon: NotNegative = 4 / 255
+    step_size: Positive = 1 / 255
+    steps: Count = 10
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", step_size="(0, inf)", steps="[1, inf)", direction=(1, -1))
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

@@ -19,13 +19,7 @@ _Group = tuple[tuple[float, ...], Tensor]  # budgets, and the images that all of
 
 @dataclass(frozen=True)
 class Attacked:
-    """Images of one attack at the budgets that gave the same bits.
-
-    Args:
-        attack: Name of the attack.
-        budgets: The attack at each budget these images belong to.
-        images: Attacked images (N, 3, H, W) in [0, 1].
-    """
+    """Images (N, 3, H, W) in [0, 1] of the attack of a name, at the budgets that gave the same bits."""
 
     attack: str
     budgets: tuple[Attack, ...]
@@ -37,17 +31,13 @@ def run_plan(
 ) -> Iterator[Attacked]:
     """Run every attack at every budget; each (name, budget) is yielded once, in no promised order.
 
-    PGDs that differ only in the number of steps share one trajectory per budget, and budgets share
-    gradients while their images have the same bits; results equal those of each attack run alone.
-    On the paper's sweep (1 and 8 steps, five budgets) 20 gradients do the work of 45.
+    PGDs that differ only in the number of steps share one trajectory per budget, and budgets share gradients while
+    their images have the same bits; results equal those of each attack run alone. On the paper's sweep (1 and 8 steps,
+    five budgets) 20 gradients do the work of 45.
 
-    Args:
-        plan: Attacks by name, one per budget.
-        score: Maps images (N, 3, H, W) in [0, 1] to scores (N,).
-        images: Clean images (N, 3, H, W) in [0, 1].
-        generator: Returns the source of randomness of the attacks of a name, and is asked before every step of shared
-            trajectories too: a score that is random must start anew whenever it is, so that a result does not
-            depend on which other attacks there are.
+    `generator` returns the source of randomness of the attacks of a name, and is asked before every step of shared
+    trajectories too: a score that is random must start anew whenever it is, so that a result does not depend on which
+    other attacks there are.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4; the sharing is (ours).
     """
@@ -86,7 +76,6 @@ def _steps(
 
 
 def _split(epsilons: Sequence[float], moved: Tensor, images: Tensor) -> list[_Group]:
-    """Project per budget and group the budgets whose images are equal to the last bit."""
     groups: list[_Group] = []
     for epsilon in epsilons:
         attacked = project_linf(moved, images, epsilon).clamp(0, 1)

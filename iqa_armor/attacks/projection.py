@@ -12,23 +12,15 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def project_linf(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
-    """Return the nearest images to `images` that differ from `center` by at most epsilon per value.
+    """Return the nearest images to `images`, (N, 3, H, W) in any range, within epsilon of `center` in every value.
 
     Values inside the ball keep their bits, which is what lets budgets share gradients.
-
-    Args:
-        images: Images (N, 3, H, W), any range.
-        center: Images in the middle of the ball, same shape.
-        epsilon: Radius of the ball, pixels being in [0, 1].
     """
     return torch.clamp(images, center - epsilon, center + epsilon)
 
 
 def project_l2(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
-    """Return the nearest images to `images` whose change from `center` has a Euclidean length of at most epsilon.
-
-    Arguments as in `project_linf`.
-    """
+    """Return the nearest images to `images` whose change from `center` has a Euclidean length of at most epsilon."""
     change = images - center
     lengths = torch.linalg.vector_norm(change.flatten(1), dim=1)
     shares = epsilon / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
@@ -38,11 +30,8 @@ def project_l2(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
 def linf_box(images: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
     """Return the lowest and highest pixels, (N, 3, H, W), within `radius` of the images and within [0, 1].
 
-    A ball in L-infinity cut by the range of pixels is a box, so one clamp projects on both.
-
-    Args:
-        images: Images (N, 3, H, W) in [0, 1].
-        radius: Largest change of a pixel, one for all or shaped (N, 1, 1, 1).
+    A ball in L-infinity cut by the range of pixels is a box, so one clamp projects on both. The radius is one for all
+    images or shaped (N, 1, 1, 1).
     """
     return (images - radius).clamp_min(0), (images + radius).clamp_max(1)
 

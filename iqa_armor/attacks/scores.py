@@ -1,14 +1,15 @@
-"""Scores, their gradients by the pixels, and the mean of random ones."""
+"""Scores, their gradients by the pixels, and means of them over images or chance."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.base import Attack, Batches, ScoreFn
 from iqa_armor.attacks.projection import per_image
 from iqa_armor.errors import ArmorError
 
@@ -44,20 +45,31 @@ def score_and_gradient(score: ScoreFn, images: Tensor) -> tuple[Tensor, Tensor]:
     return scores.detach(), gradient
 
 
+def batches_of(batches: Batches) -> Iterator[Tensor]:
+    """Yield the batches of one pass that hold images; a ValueError if none does."""
+    is_empty = True
+    for images in batches():
+        if len(images):
+            is_empty = False
+            yield images.detach()
+    if is_empty:
+        raise ValueError("an attack cannot be fitted without images; every pass over the batches must give some")
+
+
+@torch.no_grad()
+def mean_score(score: ScoreFn, attack: Attack, batches: Batches, generator: Generator) -> float:
+    """Return the mean score of all images under an attack; errors as in `batches_of`."""
+    scores = [evaluate_score(score, attack(score, images, generator)).double() for images in batches_of(batches)]
+    return sum(float(each.sum()) for each in scores) / sum(map(len, scores))
+
+
 def expectation(score: ScoreFn, samples: int) -> ScoreFn:
     """Return the mean of several evaluations of a random score, with the mean of their gradients (EOT).
 
-    Gradients are summed as they come, so memory does not grow with `samples`. They are gradients by the pixels
-    only, for attacks: parameters get none, and there is no second derivative. An attack that keeps its best iterate
-    chooses by noisy means: the fewer samples, the more of the gain it saw is luck; score its result afresh.
-
-    Args:
-        score: Maps images (N, 3, H, W) in [0, 1] to scores (N,), differently at every call; no image's score
-            depends on another image.
-        samples: Number of evaluations behind every score.
-
-    Raises:
-        ValueError: If there is no sample.
+    Gradients are summed as they come, so memory does not grow with `samples`, at least one. They are gradients by the
+    pixels only, for attacks: parameters get none, and there is no second derivative. No image's score may depend on
+    another image. An attack that keeps its best iterate chooses by noisy means: the fewer samples, the more of the gain
+    it saw is luck; score its result afresh.
 
     Source: expectation over transformation, Athalye et al., "Obfuscated Gradients Give a False Sense of Security",
     ICML 2018, arXiv:1802.00420, Section 4.2.
@@ -67,8 +79,7 @@ def expectation(score: ScoreFn, samples: int) -> ScoreFn:
 
     def mean_score(images: Tensor) -> Tensor:
         if torch.is_grad_enabled() and images.requires_grad:
-            mean: Tensor = _MeanScore.apply(images, score, samples)
-            return mean
+            return _MeanScore.apply(images, score, samples)  # type: ignore[no-any-return]
         return torch.stack([evaluate_score(score, images) for _ in range(samples)]).mean(0)
 
     return mean_score

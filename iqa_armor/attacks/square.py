@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import NotNegative
 
-# Of 10,000 queries: where the share of changed pixels halves.
-_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)
-_PLANNED_QUERIES = 10_000
+_HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the share of changed pixels halves
 
 
 @dataclass(frozen=True)
-class Square:
+class Square(LinfAttack):
     """Move the predicted score inside an L-infinity ball by trying squares at random; needs no gradient.
 
     Every query scores the whole batch once: each image proposes a square of its own and keeps it if its score
@@ -37,14 +35,10 @@ class Square:
     the clean score, and an image that no query improved comes back clean (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    queries: int = 1000
-    initial_share: float = 0.05
+    epsilon: NotNegative = 4 / 255
+    queries: Annotated[int, "[2, inf)"] = 1000
+    initial_share: Annotated[float, "(0, 1]"] = 0.05
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", queries="[2, inf)", initial_share="(0, 1]", direction=(1, -1))
 
     @torch.no_grad()
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
@@ -69,15 +63,14 @@ class Square:
 
     def side(self, step: int, height: int, width: int) -> int:
         """Return the side of the squares, in pixels, at proposal `step`, counted from 1."""
-        planned = step / self.queries * _PLANNED_QUERIES
+        planned = step / self.queries * 10_000
         share = self.initial_share / 2 ** sum(planned > halving for halving in _HALVINGS)
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
 def _squares(rows: Tensor, columns: Tensor, *, side: int, height: int, width: int) -> Tensor:
     """Return where each image's square lies, (N, 1, H, W) bool; its place is drawn in [0, 1), (N,) each."""
-    top = _place(rows, height - side)
-    left = _place(columns, width - side)
+    top, left = _place(rows, height - side), _place(columns, width - side)
     y = torch.arange(height, device=rows.device).view(1, 1, -1, 1)
     x = torch.arange(width, device=rows.device).view(1, 1, 1, -1)
     return (y >= top) & (y < top + side) & (x >= left) & (x < left + side)

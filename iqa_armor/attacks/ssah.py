@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import ClassVar
 
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.attacks.adam import ascend, pixels_within, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.limits import Count, NotNegative, Positive
 
 
 @dataclass(frozen=True)
-class SSAH:
+class SSAH(LinfAttack):
     """Move the predicted score of an image at a price on the change of its low-frequency wavelet band.
 
     Args:
@@ -23,45 +22,34 @@ class SSAH:
         step_size: Adam's learning rate, in the units of epsilon.
         steps: Number of gradients.
 
-    Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022.
-    (ours): the score stands where the paper has the similarity of a classifier's
-    features; the change is limited by projection, where the paper relies on the price; the price is relative
-    to epsilon and to the gain; the iterate with the best score is kept.
+    Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022. (ours):
+    the score stands where the paper has the similarity of a classifier's features; the change is limited by projection,
+    not by the price alone, which is relative to epsilon and to the gain; the iterate with the best score is kept.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 10 / 255
-    weight: float = 1.0
-    step_size: float = 1 / 255
-    steps: int = 20
+    epsilon: NotNegative = 10 / 255
+    weight: NotNegative = 1.0
+    step_size: Positive = 1 / 255
+    steps: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
-        check_limits(self, weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         low = low_band(clean)
-        search = pixels_within(
-            clean,
-            self.epsilon,
-            lambda attacked: self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3)),
-        )
+
+        def price(attacked: Tensor) -> Tensor:
+            return self.weight / self.epsilon * (low_band(attacked) - low).abs().mean((1, 2, 3))
+
+        search = pixels_within(clean, self.epsilon, price)
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
 
 
 def low_band(images: Tensor) -> Tensor:
-    """Return the low-frequency band of a Haar wavelet, scaled so that a uniform image keeps its value.
+    """Return the low-frequency band (N, 3, ⌈H/2⌉, ⌈W/2⌉) of a Haar wavelet of images: means of 2×2 pixels.
 
-    Args:
-        images: Images (N, 3, H, W) in [0, 1]; a last odd row or column is repeated.
-
-    Returns:
-        Half the coefficients of the orthonormal transform: means of 2×2 pixels, (N, 3, ⌈H/2⌉, ⌈W/2⌉).
-
-    Source: Luo et al., CVPR 2022; the scale and the repetition are (ours).
+    That is half the coefficients of the orthonormal transform, so that a uniform image keeps its value; a last odd row
+    or column is repeated (ours).
     """
     # In ceil mode a window over the border averages the pixels it has, which is what repeating them gives.
     return functional.avg_pool2d(images, 2, ceil_mode=True)

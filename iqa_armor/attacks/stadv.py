@@ -10,14 +10,14 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import Search, ascend, working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 # Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
 _CORNER = 1e-3
 
 
 @dataclass(frozen=True)
-class StAdv:
+class StAdv(Limited):
     """Warp an image so that its predicted score moves, by a flow that is smooth and short.
 
     Args:
@@ -28,25 +28,20 @@ class StAdv:
         inner_steps: Gradients in each of them.
         learning_rate: Adam's, in pixels.
 
-    Source: Xiao et al., "Spatially Transformed Adversarial Examples", ICLR 2018, arXiv:1801.02612, Section 3;
-    five iterations as in [RA] Meleshin et al., arXiv:2506.04951. (ours): Adam for L-BFGS, so that the images
-    of a batch stay independent, and inner steps, of which L-BFGS has many; roughness is the mean over pixels
-    of Σ‖u(p) − u(q)‖ / ε over their four neighbours q, not the sum, and gains are measured in the unit of
-    `ascend`, so that τ fits every image size and score; the displacement is limited by projection; the iterate with
-    the best score is kept.
+    Source: Xiao et al., "Spatially Transformed Adversarial Examples", ICLR 2018, arXiv:1801.02612, Section 3; five
+    iterations as in [RA] Meleshin et al., arXiv:2506.04951. (ours): Adam for L-BFGS, so that the images of a batch stay
+    independent, and inner steps, of which L-BFGS has many; roughness is the mean over pixels of Σ‖u(p) − u(q)‖ / ε over
+    their four neighbours q, not the sum, and gains are measured in the unit of `ascend`, so that τ fits every image
+    size and score; the displacement is limited by projection; the iterate with the best score is kept.
     """
 
     norm: ClassVar[Norm] = "flow"
-    epsilon: float = 1.0
-    smoothness: float = 0.2
-    iterations: int = 5
-    inner_steps: int = 5
-    learning_rate: float = 0.2
+    epsilon: NotNegative = 1.0
+    smoothness: NotNegative = 0.2
+    iterations: Count = 5
+    inner_steps: Count = 5
+    learning_rate: Positive = 0.2
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", smoothness="[0, inf)", learning_rate="(0, inf)", direction=(1, -1))
-        check_limits(self, iterations="[1, inf)", inner_steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
@@ -58,24 +53,15 @@ class StAdv:
             radius=self.epsilon,
             penalty=lambda flow, _: self.smoothness * roughness(flow) / self.epsilon,
         )
-        return ascend(
-            score,
-            images,
-            search,
-            direction=self.direction,
-            steps=self.iterations * self.inner_steps,
-            step_size=self.learning_rate,
-        )
+        steps = self.iterations * self.inner_steps
+        return ascend(score, images, search, direction=self.direction, steps=steps, step_size=self.learning_rate)
 
 
 def warp(images: Tensor, flow: Tensor) -> Tensor:
-    """Return images whose pixel p is the bilinear sample of the input at p + u(p).
+    """Return images (N, 3, H, W) whose pixel p is the bilinear sample of the input at p + u(p); the border is repeated.
 
-    A flow of zero gives the same bits, which a sampling grid in [-1, 1] does not.
-
-    Args:
-        images: Images (N, 3, H, W); outside, the border is repeated.
-        flow: Displacements u (N, 2, H, W) in pixels, along x (columns) and y (rows).
+    The flow u (N, 2, H, W) is in pixels, along x (columns) and y (rows). Zero keeps every bit, which a sampling grid in
+    [-1, 1] does not.
 
     Source: Xiao et al., arXiv:1801.02612, equation 1; the border is (ours).
     """
@@ -95,13 +81,9 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 
 
 def roughness(flow: Tensor) -> Tensor:
-    """Mean over pixels of the summed distances between a pixel's displacement and its neighbours'.
+    """Mean over pixels, (N,), of the summed distances between a pixel's displacement and its neighbours', in pixels.
 
-    Args:
-        flow: Displacements (N, 2, H, W) in pixels.
-
-    Returns:
-        Roughness (N,) in pixels, 0 for a uniform flow; differentiable there too.
+    It is 0 for a uniform flow (N, 2, H, W), and differentiable there too.
 
     Source: Xiao et al., arXiv:1801.02612, equation 4, where it is a sum; √(d² + c²) − c for d is (ours).
     """

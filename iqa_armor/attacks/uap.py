@@ -5,23 +5,22 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 from functools import partial
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, Norm, ScoreFn
-from iqa_armor.attacks.fitting import batches_of, fitted_on, mean_score
+from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
-from iqa_armor.attacks.scores import score_and_gradient
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.scores import batches_of, mean_score, score_and_gradient
+from iqa_armor.limits import Count, NotNegative, Positive
 
 Placement = Literal["resize", "tile"]
 
 
 @dataclass(frozen=True, eq=False)
-class Pattern:
+class Pattern(LinfAttack):
     """Add one pattern to every image, clipped to the budget and to [0, 1]; draws nothing, asks no score.
 
     Args:
@@ -29,21 +28,17 @@ class Pattern:
         epsilon: L-infinity budget, pixels being in [0, 1]; a smaller one than the pattern was fitted for clips it.
         direction: +1 if the pattern was fitted to raise scores, -1 to lower them.
         placement: As in `UAP`.
-
-    Raises:
-        ValueError: If the pattern has another shape.
     """
 
-    norm: ClassVar[Norm] = "linf"
     pattern: Tensor
-    epsilon: float = 4 / 255
+    epsilon: NotNegative = 4 / 255
     direction: Direction = +1
     placement: Placement = "tile"
 
     def __post_init__(self) -> None:
         if self.pattern.ndim != 4 or self.pattern.shape[:2] != (1, 3) or not self.pattern.numel():
             raise ValueError(f"Pattern needs a pattern (1, 3, h, w), got {tuple(self.pattern.shape)}")
-        check_limits(self, epsilon="[0, inf)", placement=get_args(Placement), direction=(1, -1))
+        super().__post_init__()
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
@@ -53,7 +48,7 @@ class Pattern:
 
 
 @dataclass(frozen=True)
-class UAP:
+class UAP(LinfAttack):
     """Fit one pattern that moves the mean score of images inside an L-infinity ball.
 
     Each pass adds up the gradient over all images and takes one signed step, so how the images are batched does
@@ -71,20 +66,15 @@ class UAP:
     pass, the best pattern instead of the last one, and the placement on other sizes are (ours).
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 4 / 255
-    step_size: float = 1 / 255
-    passes: int = 10
+    epsilon: NotNegative = 4 / 255
+    step_size: Positive = 1 / 255
+    passes: Count = 10
     direction: Direction = +1
     placement: Placement = "tile"
 
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
-        check_limits(self, step_size="(0, inf)", passes="[1, inf)", placement=get_args(Placement))
-
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
-        return fitted_on(self, score, images, generator)
+        return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:
         """Return the pattern with the best mean score over the images, no pattern at all being one candidate."""
@@ -98,16 +88,14 @@ class UAP:
             moved = pattern + self.direction * self.step_size * gradient.sign()
             pattern = moved.clamp(-self.epsilon, self.epsilon)
         last = self._fitted(pattern)
-        if self.direction * mean_score(score, last, batches, generator) > best_mean:
-            return last
-        return self._fitted(best)
+        is_best = self.direction * mean_score(score, last, batches, generator) > best_mean
+        return last if is_best else self._fitted(best)
 
     def _survey(self, score: ScoreFn, batches: Batches, pattern: Tensor) -> tuple[Tensor, float]:
         """Return the gradient of the sum of all scores by the pattern, and their mean."""
         gradient, total, count = torch.zeros_like(pattern), 0.0, 0
         for images in batches_of(batches):
-            with_pattern = partial(self._scores, score, images)
-            scores, by_pattern = score_and_gradient(with_pattern, pattern.to(images))
+            scores, by_pattern = score_and_gradient(partial(self._scores, score, images), pattern.to(images))
             gradient += by_pattern.to(gradient)
             total += float(scores.double().sum())
             count += len(images)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import ClassVar, Literal, get_args
+from typing import Literal
 
 import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.adam import ascend, pixels_within, working
-from iqa_armor.attacks.base import Direction, Norm, ScoreFn
-from iqa_armor.limits import check_limits
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.perceptual import perceptual_network
 
@@ -20,7 +20,7 @@ _LEAST_SIZE = {"ssim": 11, "lpips": 32, "dists": 16}  # SSIM's window; the halvi
 
 
 @dataclass(frozen=True)
-class Zhang:
+class Zhang(LinfAttack):
     """Move the predicted score of an image at a price on its perceptual distance from the clean one.
 
     Args:
@@ -35,22 +35,17 @@ class Zhang:
         ValueError: When called, if images are too small for the distance.
         ModelLoadError: When called, if weights of the distance are missing or run code when opened.
 
-    Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop",
-    NeurIPS 2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the
-    change is limited by projection; the price is relative to the gain; the iterate with the best score is kept.
+    Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS
+    2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the change is limited by
+    projection; the price is relative to the gain; the iterate with the best score is kept.
     """
 
-    norm: ClassVar[Norm] = "linf"
-    epsilon: float = 10 / 255
+    epsilon: NotNegative = 10 / 255
     distance: Distance = "ssim"
-    weight: float = 3.0
-    step_size: float = 2 / 255
-    steps: int = 20
+    weight: NotNegative = 3.0
+    step_size: Positive = 2 / 255
+    steps: Count = 20
     direction: Direction = +1
-
-    def __post_init__(self) -> None:
-        check_limits(self, epsilon="[0, inf)", direction=(1, -1))
-        check_limits(self, distance=get_args(Distance), weight="[0, inf)", step_size="(0, inf)", steps="[1, inf)")
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""

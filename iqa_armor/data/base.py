@@ -14,10 +14,7 @@ from iqa_armor.errors import DataError
 
 Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
-
-
-# Returns image `index` as uint8 (3, H, W); may be called from worker processes.
-ReadImage = Callable[[int], Tensor]
+ReadImage = Callable[[int], Tensor]  # returns image `index` as uint8 (3, H, W); may be called from worker processes
 
 
 @dataclass(frozen=True)
@@ -125,22 +122,19 @@ def fingerprint(splits: Mapping[Split, ImageSet]) -> str:
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
     """Split training images into (fitting, held-out tenth) by a hash of each name.
 
-    The same image is held out whatever else is in the set, so that runs on more data stay comparable.
-    The held-out tenth chooses the best epoch; the reported splits never do.
+    The same image is held out whatever else is in the set, so that runs on more data stay comparable. The held-out
+    tenth chooses the best epoch; the reported splits never do.
     """
     ranks = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in images.names]
     out = [i for i, rank in enumerate(ranks) if rank % 10 == 0]
-    if len(out) < min(2, len(ranks) // 2):  # a correlation needs two images; tiny sets may have none
-        out = sorted(range(len(ranks)), key=ranks.__getitem__)[: min(2, len(ranks) // 2)]
-    kept = set(out)
-    return images.select([i for i in range(len(ranks)) if i not in kept]), images.select(out)
+    least = min(2, len(ranks) // 2)  # a correlation needs two images; tiny sets may have none
+    if len(out) < least:
+        out = sorted(range(len(ranks)), key=ranks.__getitem__)[:least]
+    return images.select(sorted({*range(len(ranks))}.difference(out))), images.select(out)
 
 
 def hashed_splits(names: Sequence[str]) -> list[Split]:
-    """Return a split for each name: exactly 70/10/20 %, by the order of a hash of the names.
-
-    From three images on no split is empty.
-    """
+    """Return a split for each name: exactly 70/10/20 %, by the order of a hash; from three on none is empty."""
     count = len(names)
     test = max(round(0.2 * count), int(count >= 3))
     validation = max(round(0.1 * count), int(count >= 3))

@@ -22,12 +22,8 @@ def open_clive(spec: str, location: str) -> Dataset:
     The seven practice images at the head of the list are left out: they are not among the 1,162 of the publication, and
     every subject saw them first.
 
-    Raises:
-        DataError: If label files or images are missing, or the two lists differ in length.
-
-    Source:
-        Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality",
-        IEEE TIP 2016. It has no official split; this one is by name (ours).
+    Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
+    TIP 2016. It has no official split; this one is by name (ours).
     """
     file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=HOW_TO_GET)
     names = read_texts(file, "AllImages_release")

@@ -14,11 +14,8 @@ from iqa_armor.data.table import Row, read_table
 def open_csv(spec: str, location: str) -> Dataset:
     """Return the dataset of a CSV file or Excel sheet with columns image, mos and, if wanted, split.
 
-    Image paths are relative to the file's folder or to the folder `images` beside it. Without a split column
-    the images are divided 70/10/20 by a hash of their names.
-
-    Raises:
-        DataError: Listing every missing, repeated or misplaced image and every unusable score.
+    Image paths are relative to the file's folder or to the folder `images` beside it. Without a split column the images
+    are divided 70/10/20 by a hash of their names. A DataError lists every image and score that cannot be used.
     """
     file, problems = Path(location).expanduser(), Problems(spec)
     images = [_image(row, file.parent, problems) for row in read_table(file, ("image", "mos"))]
@@ -42,9 +39,6 @@ def _image(row: Row, folder: Path, problems: Problems) -> LabelledImage | None:
 
 def _other_case(path: Path) -> str:
     """Say which neighbor differs only in upper and lower case, the usual reason for a missing file."""
-    for folder in (path.parent, path.parent / "images"):
-        if folder.is_dir():
-            for other in sorted(folder.iterdir()):
-                if other.name.lower() == path.name.lower():
-                    return f" (there is {other.name})"
-    return ""
+    folders = [folder for folder in (path.parent, path.parent / "images") if folder.is_dir()]
+    others = (other.name for folder in folders for other in sorted(folder.iterdir()))
+    return next((f" (there is {name})" for name in others if name.lower() == path.name.lower()), "")

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from iqa_armor.data.base import Dataset, ImageSet, Split
+from iqa_armor.data.base import Dataset, ImageSet, ReadImage
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.metrics.fidelity import psnr
 from iqa_armor.progress import Progress, silent
 
 SAMPLE = 200
-SUSPICIOUS = -0.2
 _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-_FEWEST = 10
 
 
 @dataclass(frozen=True)
@@ -33,32 +30,31 @@ class Direction:
     def is_suspicious(self) -> bool:
         """Whether the labels fall with the measurement, by more than chance and weak relations explain (ours).
 
-        The bound is −0.2 or two standard errors 1/√(n − 1) of a Spearman correlation of independent values,
-        whichever is lower; fewer than ten images say nothing.
+        The bound is −0.2 or two standard errors 1/√(n − 1) of a Spearman correlation of independent values, whichever
+        is lower; fewer than ten images say nothing.
         """
-        if self.images < _FEWEST:
-            return False
-        return self.correlation < min(SUSPICIOUS, -2 / math.sqrt(self.images - 1))
+        return self.images >= 10 and self.correlation < min(-0.2, -2 / math.sqrt(self.images - 1))
 
 
 def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direction | None:
     """Return how the labels of a sample of the images go with PSNR or, without references, with sharpness.
 
-    PSNR is meant where every image has its pristine original. Sharpness is a weak sign: noise raises it, and
-    a sharp photograph may be bad for other reasons; it only catches labels that fall with quality where blur
-    decides. Images that cannot be read or differ in size from their reference are passed over.
+    PSNR is meant where every image has its pristine original. Sharpness is a weak sign: noise raises it, and a sharp
+    photograph may be bad for other reasons; it only catches labels that fall with quality where blur decides. Images
+    that cannot be read or differ in size from their reference are passed over.
 
     At most 200 images are read, spread evenly over the splits. Labels that are missing, or generated, which rise by
     construction, give None.
     """
     if dataset.is_synthetic or not dataset.is_labelled:
         return None
-    sample = _sampled(dataset.splits)
+    everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
+    count = min(SAMPLE, len(everything))
+    sample = [everything[i * len(everything) // count] for i in range(count)]
     has_references = all(images.references is not None for images, _ in sample)
-    measure = _fidelity if has_references else _sharpness
     values, labels = [], []
     for done, (images, index) in enumerate(sample, start=1):
-        value = _attempted(measure, images, index)
+        value = _measured(images, index, images.references if has_references else None)
         if value is not None and images.mos is not None:
             values.append(value)
             labels.append(float(images.mos[index]))
@@ -72,8 +68,8 @@ def sharpness(image: Tensor) -> Tensor:
 
     It is in squared gray levels; 0 for images smaller than 3×3.
 
-    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of
-    the four neighbors, image borders left out (ours).
+    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of the four
+    neighbors, image borders left out (ours).
     """
     if min(image.shape[-2:]) < 3:
         return torch.zeros(())
@@ -83,28 +79,13 @@ def sharpness(image: Tensor) -> Tensor:
     return (neighbors - 4 * middle).var(correction=0)
 
 
-def _sampled(splits: Mapping[Split, ImageSet]) -> list[tuple[ImageSet, int]]:
-    """Return (set, index) of at most SAMPLE images, every k-th of all."""
-    everything = [(images, index) for images in splits.values() for index in range(len(images))]
-    count = min(SAMPLE, len(everything))
-    return [everything[i * len(everything) // count] for i in range(count)]
-
-
-def _attempted(measure: Callable[[ImageSet, int], float | None], images: ImageSet, index: int) -> float | None:
+def _measured(images: ImageSet, index: int, references: ReadImage | None) -> float | None:
     try:
-        return measure(images, index)
+        image = images[index]
+        reference = image if references is None else references(images.positions[index])
     except DataError:
         return None
-
-
-def _sharpness(images: ImageSet, index: int) -> float:
-    return float(sharpness(images[index]))
-
-
-def _fidelity(images: ImageSet, index: int) -> float | None:
-    if images.references is None:
-        return None
-    image, reference = images[index], images.references(images.positions[index])
-    if image.shape != reference.shape:
-        return None
-    return float(psnr(reference.unsqueeze(0) / 255, image.unsqueeze(0) / 255))
+    if references is None:
+        return float(sharpness(image))
+    is_pair = image.shape == reference.shape
+    return float(psnr(reference.unsqueeze(0) / 255, image.unsqueeze(0) / 255)) if is_pair else None

@@ -36,8 +36,7 @@ def motion_blur(image: Pixels, severity: float, rng: Generator) -> Pixels:
     """Average along a line of 2 to 24 pixels in a random direction."""
     from scipy.signal import fftconvolve
 
-    angle = rng.uniform(0, np.pi)
-    kernel = _line(_between(2.0, 24.0, severity), angle)
+    kernel = _line(_between(2.0, 24.0, severity), rng.uniform(0, np.pi))
     reach = kernel.shape[0] // 2
     padded = np.pad(image.astype(np.float32), ((reach, reach), (reach, reach), (0, 0)), mode="edge")
     return _pixels(fftconvolve(padded, kernel[..., None], mode="valid", axes=(0, 1)))
@@ -69,25 +68,22 @@ def white_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
 
 def impulse_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
     """Replace 0.1 to 20 % of the pixels by black or white."""
-    share = _between(0.001, 0.2, severity)
-    draw = rng.random(image.shape[:2])[..., None]
+    share, draw = _between(0.001, 0.2, severity), rng.random(image.shape[:2])[..., None]
     return np.where(draw < share / 2, 0, np.where(draw > 1 - share / 2, 255, image)).astype(np.uint8)
 
 
 def jpeg(image: Pixels, severity: float, _rng: Generator) -> Pixels:
     """Compress as JPEG with libjpeg's quality setting from 85 down to 3, color at half resolution."""
-    quality = round(_between(85.0, 3.0, severity))
-    return _recoded(image, "JPEG", {"quality": quality, "subsampling": "4:2:0"})
+    return _recoded(image, "JPEG", quality=round(_between(85.0, 3.0, severity)), subsampling="4:2:0")
 
 
 def jpeg2000(image: Pixels, severity: float, _rng: Generator) -> Pixels:
     """Compress as JPEG 2000 at a ratio of 8 to 160."""
-    rate = _between(8.0, 160.0, severity)
-    settings = {"quality_mode": "rates", "quality_layers": [rate], "irreversible": True}
-    return _recoded(image, "JPEG2000", settings)
+    rates = [_between(8.0, 160.0, severity)]
+    return _recoded(image, "JPEG2000", quality_mode="rates", quality_layers=rates, irreversible=True)
 
 
-def _recoded(image: Pixels, encoder: str, settings: Mapping[str, object]) -> Pixels:
+def _recoded(image: Pixels, encoder: str, **settings: object) -> Pixels:
     file = io.BytesIO()
     Image.fromarray(image).save(file, encoder, **settings)
     with Image.open(file) as decoded:
@@ -116,24 +112,12 @@ def blur_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
     return white_noise(gaussian_blur(image, 0.8 * severity, rng), 0.8 * severity, rng)
 
 
-DISTORTIONS: Mapping[str, Distortion] = {
-    distortion.__name__: distortion
-    for distortion in (
-        *(gaussian_blur, motion_blur, downscale, white_noise, impulse_noise, jpeg, jpeg2000, quantization, contrast),
-        *(blur_jpeg, blur_noise),
-    )
-}
+_SINGLE = (gaussian_blur, motion_blur, downscale, white_noise, impulse_noise, jpeg, jpeg2000, quantization, contrast)
+DISTORTIONS: Mapping[str, Distortion] = {each.__name__: each for each in (*_SINGLE, blur_jpeg, blur_noise)}
 
 
 def distort(image: Pixels, kind: str, *, severity: float, rng: Generator) -> Pixels:
-    """Return a distorted copy of an image (H, W, 3).
-
-    Args:
-        image: 8 bits.
-        kind: Key of `DISTORTIONS`.
-        severity: From 0, barely visible, to 1, gross.
-        rng: Draws noise and directions; equal states give equal pixels.
-    """
+    """Return a copy of an image (H, W, 3) distorted as `kind` says; equal states of `rng` give equal bits."""
     if kind not in DISTORTIONS:
         raise ValueError(f"unknown distortion {kind!r}; known are {', '.join(DISTORTIONS)}")
     if not 0 <= severity <= 1:

@@ -10,30 +10,16 @@ from iqa_armor.errors import DataError
 
 
 def open_folder(spec: str, location: str) -> Dataset:
-    """Return all images under a folder as one test split.
+    """Return all images under a folder, hidden ones left out, as one test split; no folder or image is a DataError.
 
-    Names are paths relative to the folder, with forward slashes, in sorted order. Hidden files and folders
-    are left out.
-
-    Raises:
-        DataError: If the folder does not exist or holds no images.
+    Names are paths relative to the folder, with forward slashes, in sorted order.
     """
     folder = Path(location).expanduser()
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name a folder of images")
-    found = {
-        name: path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in EXTENSIONS
-        and path.is_file()
-        and not _is_hidden(name := path.relative_to(folder).as_posix())
-    }
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    found = {name: path for name, path in sorted(named.items()) if "/." not in f"/{name}"}
     if not found:
-        kinds = " ".join(sorted(EXTENSIONS))
-        raise DataError(f"{folder} holds no images ({kinds}); name a folder that does")
-    names = tuple(sorted(found))
-    return Dataset(spec, {"test": ImageSet(names, FileImages(tuple(found[name] for name in names)))})
-
-
-def _is_hidden(name: str) -> bool:
-    return any(part.startswith(".") for part in name.split("/"))
+        raise DataError(f"{folder} holds no images ({' '.join(sorted(EXTENSIONS))}); name a folder that does")
+    return Dataset(spec, {"test": ImageSet(tuple(found), FileImages(tuple(found.values())))})

@@ -20,9 +20,7 @@ _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
     *(struct.error, zlib.error, Image.DecompressionBombError),
 )
-_CHECK_SCALE = 8  # the coarsest scale at which libjpeg decodes; it still reads every byte
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
-_TURNED = range(5, 9)
 
 
 @dataclass(frozen=True)
@@ -36,19 +34,15 @@ class FileImages:
         return read_image(self.paths[index])
 
     def check(self, index: int) -> tuple[int, int]:
-        """Decode image `index` as cheaply as its format allows; return its (height, width), upright.
-
-        Raises:
-            DataError: If the file cannot be decoded to its end.
-        """
+        """Decode image `index` to its end as cheaply as its format allows; return its (height, width), upright."""
         try:
             with Image.open(self.paths[index]) as image:
                 width, height = image.size
-                small = (max(width // _CHECK_SCALE, 1), max(height // _CHECK_SCALE, 1))
-                image.draft("RGB", small)
+                # The coarsest scale at which libjpeg decodes; it still reads every byte.
+                image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
                 image.load()
                 _refuse_unscaled(image)
-                is_turned = image.getexif().get(_ORIENTATION) in _TURNED
+                is_turned = image.getexif().get(_ORIENTATION) in range(5, 9)
         except _BROKEN as error:
             raise _unreadable(self.paths[index], error) from error
         return (width, height) if is_turned else (height, width)
@@ -57,29 +51,24 @@ class FileImages:
 def read_image(path: Path) -> Tensor:
     """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
 
-    Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a
-    color profile, and transparency is laid on white, the color of an empty page (ours). Of several
-    frames the first is taken.
-
-    Raises:
-        DataError: If the file cannot be decoded.
+    Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a color profile,
+    and transparency is laid on white, the color of an empty page (ours). Of several frames the first is taken. A file
+    that cannot be decoded is a DataError.
     """
     try:
         with Image.open(path) as image:
             image.load()
-            upright = ImageOps.exif_transpose(image)
-            pixels = np.array(_rgb(upright), dtype=np.uint8)
+            pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
     except _BROKEN as error:
         raise _unreadable(path, error) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
 def _rgb(image: Image.Image) -> Image.Image:
+    _refuse_unscaled(image)
     if image.mode.startswith("I"):
-        _refuse_unscaled(image)
         deep = np.asarray(image).astype(np.float64)
         return Image.fromarray(np.rint(deep.clip(0, 65535) / 257).astype(np.uint8)).convert("RGB")
-    _refuse_unscaled(image)
     if image.has_transparency_data:
         layer = image.convert("RGBA")
         return Image.alpha_composite(Image.new("RGBA", layer.size, "white"), layer).convert("RGB")

@@ -16,15 +16,11 @@ HOW_TO_GET = (
 def open_kadid10k(spec: str, location: str) -> Dataset:
     """Return KADID-10k from its folder or the one above, divided by a hash of the reference's name.
 
-    Its column `dmos` averages the ratings of a five-point impairment scale on which 5 is imperceptible, so
-    it rises with quality in spite of its name and is taken as it is.
+    Its column `dmos` averages the ratings of a five-point impairment scale on which 5 is imperceptible, so it rises
+    with quality in spite of its name and is taken as it is.
 
-    Raises:
-        DataError: If the label file or images are missing, or rows are unusable.
-
-    Source:
-        Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019. It
-        has no official split; this one is by reference (ours).
+    Source: Lin, Hosu and Saupe, "KADID-10k: A Large-scale Artificially Distorted IQA Database", QoMEX 2019. It has no
+    official split; this one is by reference (ours).
     """
     file = find_labels(location, ["dmos.csv"], how_to_get=HOW_TO_GET)
     problems, folder = Problems(spec), file.parent / "images"

@@ -13,7 +13,6 @@ from iqa_armor.errors import DataError
 
 LABEL_FILES = ("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
 COLUMNS = ("image_name", "mos", "set")
-RELEASES = ("1024x768", "512x384")
 HOW_TO_GET = (
     "KonIQ-10k is at https://database.mmsp-kn.de/koniq-10k-database.html: unpack koniq10k_1024x768.zip or "
     "koniq10k_512x384.zip and put koniq10k_distributions_sets.csv into the same folder"
@@ -25,20 +24,14 @@ def open_koniq10k(spec: str, location: str) -> Dataset:
 
     The images of the 1024x768 release are taken where both are present.
 
-    Raises:
-        DataError: If the label file or images are missing, or rows are unusable.
-
-    Source:
-        Hosu et al., "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image Quality
-        Assessment", IEEE TIP 2020, arXiv:1910.06180.
+    Source: Hosu et al., "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image Quality
+    Assessment", IEEE TIP 2020, arXiv:1910.06180.
     """
     rows = read_table(find_labels(location, LABEL_FILES, how_to_get=HOW_TO_GET), COLUMNS)
     problems, names = Problems(spec), [row["image_name"] for row in rows]
     folder = _image_folder(Path(location).expanduser(), names)
     images = [
-        LabelledImage(
-            name, folder / plain_name(name, problems), row.score("mos", problems), split=row.split("set", problems)
-        )
+        LabelledImage(name, folder / plain_name(name, problems), row.score("mos", problems), row.split("set", problems))
         for name, row in zip(names, rows, strict=True)
     ]
     return labelled_dataset(images, problems, folder=folder)
@@ -46,8 +39,8 @@ def open_koniq10k(spec: str, location: str) -> Dataset:
 
 def _image_folder(folder: Path, names: Sequence[str]) -> Path:
     """Return the first folder of either release that holds any image of the label file."""
-    layouts = ("{}", "koniq10k_{0}/{0}", "koniq10k_{}", "images/{}")
-    for place in [*(layout.format(release) for release in RELEASES for layout in layouts), "images", "."]:
+    releases, layouts = ("1024x768", "512x384"), ("{}", "koniq10k_{0}/{0}", "koniq10k_{}", "images/{}")
+    for place in [*(layout.format(release) for release in releases for layout in layouts), "images", "."]:
         if (folder / place).is_dir() and any((folder / place / name).is_file() for name in names):
             return folder / place
     raise DataError(f"{folder} holds none of the images in 1024x768 or 512x384. {HOW_TO_GET}")

@@ -16,33 +16,18 @@ from iqa_armor.errors import DataError
 
 @dataclass(frozen=True)
 class LabelledImage:
-    """One image that a label file names.
+    """One image that a label file names."""
 
-    Args:
-        name: Unique name shown to the user.
-        path: Its file.
-        mos: Opinion score, higher is better.
-        split: Split it belongs to; None where the dataset has no official one.
-        scene: What it shows, e.g. the name of its pristine original: one scene is never in two splits; the name of the
-            image by default.
-        reference: Where the file of its pristine original lies, if it is there.
-    """
-
-    name: str
+    name: str  # unique, shown to the user
     path: Path
-    mos: float
-    split: Split | None = None
-    scene: str = ""
-    reference: Path | None = None
+    mos: float  # higher is better
+    split: Split | None = None  # None where the dataset has no official one
+    scene: str = ""  # what it shows, e.g. the name of its original, never in two splits; its own name by default
+    reference: Path | None = None  # where the file of its pristine original lies, if it is there
 
 
 def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) -> Path:
-    """Return the label file of a release: in the named folder or, unpacked, one below it.
-
-    Args:
-        location: Path that the user named.
-        candidates: Paths of label files within the release, the preferred one first.
-        how_to_get: For messages.
+    """Return the label file of a release, the preferred candidate first: in the named folder or one below it.
 
     Raises:
         DataError: If there is no such folder or it holds no label file.
@@ -81,11 +66,8 @@ def labelled_dataset(
         problems: Of that file so far; files that are missing or named twice and constant scores are added.
         folder: Where messages say that the images lie.
         labels: As in `Dataset`.
-        advice: End of the message.
+        advice: End of the DataError that lists every problem.
         hint: What to add to the name of a missing file.
-
-    Raises:
-        DataError: Listing every problem.
     """
     missing = [image for image in images if not image.path.is_file()]
     kind = f"missing images in {folder}" if folder else "missing images"
@@ -98,7 +80,9 @@ def labelled_dataset(
     _check_duplicates(images, problems)
     _check_constant(images, problems)
     problems.raise_if_any(advice)
-    return Dataset(problems.spec, _image_sets(images), labels=labels)
+    by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
+    sets = {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
+    return Dataset(problems.spec, sets, labels=labels)
 
 
 def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> None:
@@ -106,12 +90,10 @@ def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> No
     first: dict[Path, LabelledImage] = {}
     for image in images:
         earlier = first.setdefault(image.path, image)
-        if earlier is image:
-            continue
-        if earlier.split == image.split:
-            problems.add("duplicate images", image.name)
-        else:
+        if earlier.split != image.split:
             problems.add("images in two splits", f"{image.name}: {earlier.split} and {image.split}")
+        elif earlier is not image:
+            problems.add("duplicate images", image.name)
 
 
 def _check_constant(images: Sequence[LabelledImage], problems: Problems) -> None:
@@ -120,11 +102,6 @@ def _check_constant(images: Sequence[LabelledImage], problems: Problems) -> None
         scores = [image.mos for image in images if image.split == split]
         if len(scores) > 1 and len(set(scores)) == 1:
             problems.add("splits with constant scores", f"{split}: {len(scores)} images, all {scores[0]:g}")
-
-
-def _image_sets(images: Sequence[LabelledImage]) -> dict[Split, ImageSet]:
-    by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
-    return {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
 
 
 def _image_set(images: Sequence[LabelledImage]) -> ImageSet:

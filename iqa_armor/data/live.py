@@ -20,15 +20,11 @@ HOW_TO_GET = (
 def open_live(spec: str, location: str) -> Dataset:
     """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name.
 
-    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so
-    too. The originals, which the vectors list as images of their own, are left out.
+    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so too. The
+    originals, which the vectors list as images of their own, are left out.
 
-    Raises:
-        DataError: If label files or images are missing, or the vectors are not those of release 2.
-
-    Source:
-        Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
-        Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
+    Source: Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
+    Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
     """
     file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)
     problems, folder = Problems(spec), file.parent

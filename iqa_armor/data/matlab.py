@@ -16,24 +16,15 @@ _BROKEN = (OSError, ValueError, TypeError, LookupError, NameError, EOFError, Not
 
 
 def read_numbers(path: Path, name: str) -> list[float]:
-    """Return a numeric variable of a .mat file, flattened.
-
-    Raises:
-        DataError: If the file cannot be read, lacks the variable, or holds something else in it.
-    """
+    """Return a numeric variable of a .mat file, flattened; a DataError if the file holds no such thing."""
     values = _variable(path, name)
     if values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds no numbers in {name}; unpack the release again")
-    numbers: list[float] = values.astype(np.float64).ravel().tolist()
-    return numbers
+    return [float(value) for value in values.ravel()]
 
 
 def read_texts(path: Path, name: str) -> list[str]:
-    """Return a cell array of texts in a .mat file, in column order.
-
-    Raises:
-        DataError: If the file cannot be read, lacks the variable, or a cell holds no text.
-    """
+    """Return a cell array of texts in a .mat file, in column order; a DataError if the file holds no such thing."""
     cells = [np.asarray(cell) for cell in _variable(path, name).ravel(order="F")]
     if not all(cell.size == 1 and cell.dtype.kind == "U" for cell in cells):
         raise DataError(f"{path} holds no list of names in {name}; unpack the release again")

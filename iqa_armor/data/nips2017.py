@@ -12,11 +12,7 @@ from iqa_armor.errors import DataError
 
 
 def open_nips2017(spec: str, location: str) -> Dataset:
-    """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size.
-
-    Raises:
-        DataError: If the list is missing or names images that are missing or repeated.
-    """
+    """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size."""
     folder = Path(location).expanduser()
     if not (folder / "images.csv").is_file():
         raise DataError(

@@ -37,9 +37,7 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
     """
 
     def __init__(self, images: ImageSet, prepare: Prepare, stored: Sequence[Tensor] | None = None) -> None:
-        self.images = images
-        self.prepare = prepare
-        self.stored = stored
+        self.images, self.prepare, self.stored = images, prepare, stored
         self.mos = torch.full((len(images),), math.nan) if images.mos is None else images.mos.float()
 
     def __len__(self) -> int:
@@ -57,11 +55,6 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
         stored = None if self.stored is None else [self.stored[i] for i in indices]
         return PreparedImages(self.images.select(indices), self.prepare, stored)
 
-    @property
-    def is_in_memory(self) -> bool:
-        """Whether items cost no decoding."""
-        return self.stored is not None
-
 
 def load_prepared(
     images: ImageSet,
@@ -73,15 +66,8 @@ def load_prepared(
 ) -> PreparedImages:
     """Decode every image once: to keep it where all fit into memory, else only to know that it can be read.
 
-    Args:
-        images: The set to read.
-        prepare: Turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1].
-        memory_limit: Bytes that prepared images may take.
-        progress: Told of `task`.
-        task: What is done, in words.
-
-    Raises:
-        DataError: Listing every image that cannot be read.
+    `prepare` turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]; the limit is in bytes of those. A
+    DataError lists every image that cannot be read.
     """
     plain = PreparedImages(images, prepare)
     problems = Problems("the image set")
@@ -131,10 +117,7 @@ def _extended(
 
 
 def batches(prepared: PreparedImages, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
-    """Yield (images (N, 3, H, W), scores (N,), indices (N,)) in order, N ≤ `batch_size`.
-
-    A batch ends early where the size of the images changes. `batch_size` must be positive.
-    """
+    """Yield (images (N, 3, H, W), scores (N,), indices (N,)) in order, N ≤ `batch_size`; less where sizes change."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
     items = (prepared[index] for index in range(len(prepared)))
@@ -151,6 +134,6 @@ def worker_count(prepared: PreparedImages) -> int:
     """
     code = (prepared.images.read, prepared.prepare)
     is_ours = all(part.__module__.partition(".")[0] == __name__.partition(".")[0] for part in code)
-    if prepared.is_in_memory or not (is_ours or multiprocessing.get_start_method() == "fork"):
+    if prepared.stored is not None or not (is_ours or multiprocessing.get_start_method() == "fork"):
         return 0
     return min(_MOST_WORKERS, usable_processors())

@@ -32,14 +32,10 @@ class Problems:
 
     def raise_if_any(self, advice: str = MEND) -> None:
         """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
-        if not self._entries:
-            return
-        kinds = "\n".join(_listing(kind, entries) for kind, entries in self._entries.items())
-        raise DataError(f"{self.spec} cannot be used:\n{kinds}\n{advice}")
-
-
-def _listing(kind: str, entries: list[str]) -> str:
-    lines = [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
-    if len(entries) > SHOWN:
-        lines.append(f"    … and {len(entries) - SHOWN} more")
-    return "\n".join(lines)
+        lines = []
+        for kind, entries in self._entries.items():
+            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
+            if len(entries) > SHOWN:
+                lines.append(f"    … and {len(entries) - SHOWN} more")
+        if lines:
+            raise DataError("\n".join([f"{self.spec} cannot be used:", *lines, advice]))

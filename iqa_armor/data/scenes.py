@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
 
-RADIUS_EXPONENT = 3.0  # density of radii r^-3: the scale-invariant dead-leaves model
 _MIN_RADIUS = 1.5
 _TEXTURES = 6
 
@@ -52,6 +51,8 @@ def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     Source: Lee, Mumford & Huang, "Occlusion Models for Natural Images", IJCV 2001 (radii and occlusion);
     Ruderman & Bialek, "Statistics of Natural Images", PRL 1994 (1/f spectra). Shading, shadows, focus (ours).
     """
+    from scipy.ndimage import gaussian_filter
+
     textures = [_texture(rng, height, width) for _ in range(_TEXTURES)]
     palette = _palette(rng)
     canvas = _background(rng, palette, textures[0])
@@ -59,7 +60,7 @@ def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     for index in range(style.count):
         _paint(canvas, _leaf(rng, (height, width), palette, style), textures[rng.integers(_TEXTURES)], rng)
         if index == style.focus_after:
-            canvas = _blurred(canvas, style.defocus)
+            canvas = gaussian_filter(canvas, (style.defocus, style.defocus, 0), mode="nearest")
     return _developed(canvas, rng)
 
 
@@ -111,7 +112,7 @@ def _background(rng: Generator, palette: Floats, texture: Floats) -> Floats:
 
 def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, style: Style) -> Leaf:
     low, high = style.smallest, 0.45 * min(size)
-    # Inverse of the cumulative distribution of a density r^-3 between low and high.
+    # Inverse of the cumulative distribution of a density r^-3, that of scale-invariant dead leaves, from low to high.
     share = rng.random()
     radius = (low**-2 - share * (low**-2 - high**-2)) ** -0.5
     radius = max(radius, low * np.exp(rng.uniform(0, 2.0)))  # fewer specks than the pure model
@@ -162,13 +163,6 @@ def _coverage(leaf: Leaf, rows: Floats, columns: Floats, *, softness: float) -> 
     radius = (np.abs(along) ** leaf.power + np.abs(across) ** leaf.power) ** (1 / leaf.power)
     distance = (1 - radius) * min(leaf.axes)
     return np.clip(distance / softness + 0.5, 0, 1).astype(np.float32), along.astype(np.float32)
-
-
-def _blurred(canvas: Floats, sigma: float) -> Floats:
-    from scipy.ndimage import gaussian_filter
-
-    blurred: Floats = gaussian_filter(canvas, (sigma, sigma, 0), mode="nearest")
-    return blurred
 
 
 def _developed(canvas: Floats, rng: Generator) -> NDArray[np.uint8]:

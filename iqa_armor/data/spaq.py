@@ -14,16 +14,10 @@ HOW_TO_GET = f"SPAQ is at https://github.com/h4nwei/SPAQ: unpack TestImage/ and 
 def open_spaq(spec: str, location: str) -> Dataset:
     """Return SPAQ from its folder or the one above, divided by a hash of the names.
 
-    The label file is an Excel sheet; a CSV export beside it is taken first, and reading the sheet itself
-    needs openpyxl.
+    The label file is an Excel sheet; a CSV export beside it is taken first, and the sheet itself needs openpyxl.
 
-    Raises:
-        DataError: If the label file or images are missing, rows are unusable, or only the sheet is there
-            and openpyxl is not.
-
-    Source:
-        Fang, Zhu, Zeng, Ma and Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020. It
-        has no official split; this one is by name (ours).
+    Source: Fang, Zhu, Zeng, Ma and Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020. It has
+    no official split; this one is by name (ours).
     """
     file = find_labels(location, [f"{LABEL_FILE}.csv", f"{LABEL_FILE}.xlsx"], how_to_get=HOW_TO_GET)
     problems, folder = Problems(spec), file.parents[1] / "TestImage"

@@ -56,11 +56,7 @@ def _opened(opener: Callable[..., object], spec: str, location: str, *, seed: in
 
 
 def default_spec() -> str:
-    """Return the spec of the KonIQ-10k folder that the environment variable names.
-
-    Raises:
-        DataError: If the variable is unset or empty.
-    """
+    """Return the spec of the KonIQ-10k folder that the environment variable names; a DataError if it names none."""
     folder = os.environ.get(KONIQ10K_VARIABLE, "").strip()
     if folder:
         return f"koniq10k:{folder}"

@@ -22,9 +22,6 @@ from iqa_armor.machine import usable_processors
 from iqa_armor.progress import Progress, silent
 
 IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
-PRISTINE = "pristine"
-_MOST_SCENES = 2000
-_SMALLEST, _LARGEST = 64, 2048
 _DESTROYED = 0.3  # chromatic multi-scale GMSD of a destroyed image
 
 
@@ -59,17 +56,8 @@ class Scene(NamedTuple):
 def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progress = silent) -> Dataset:
     """Return the dataset that a spec such as `synthetic:scenes=96,size=192x256,seed=3` describes.
 
-    A scene and all its distorted images belong to one split, 70/10/20 % of the scenes. Images and scores
-    depend on the settings alone, not on the number of processors.
-
-    Args:
-        spec: The user's text, for messages and records.
-        settings: Its part behind the colon, see `parse_settings`.
-        seed: Used where the settings name none.
-        progress: Receiver of progress.
-
-    Raises:
-        DataError: If the settings cannot be read.
+    A scene and all its distorted images belong to one split, 70/10/20 % of the scenes. Images and scores depend on the
+    settings behind the colon alone (`parse_settings`; `seed` where they name none), not on the number of processors.
     """
     chosen = parse_settings(settings, seed=seed)
     scenes: list[Scene] = []
@@ -91,7 +79,7 @@ def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progres
 def make_scene(settings: SyntheticSettings, index: int) -> Scene:
     """Return scene `index`: pristine, and once under every distortion at a severity drawn from [0, 1]."""
     pristine = render_scene(np.random.default_rng([settings.seed, index]), settings.height, settings.width)
-    names, images = [f"scene-{index:04d}/{PRISTINE}"], [pristine]
+    names, images = [f"scene-{index:04d}/pristine"], [pristine]
     for kind in DISTORTIONS:
         # A seed per name keeps every distortion's draws when another kind is added.
         rng = np.random.default_rng([settings.seed, index, zlib.crc32(kind.encode())])
@@ -109,14 +97,13 @@ def stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
 def reference_scores(images: Tensor, reference: Tensor) -> Tensor:
     """Return the quality, 0 to 100, of images uint8 (N, 3, H, W) against their pristine original (1, 3, H, W).
 
-    The mean of HaarPSI and of 1 − (chromatic multi-scale GMSD) / 0.3 (ours). Of the metrics tried (also
-    MDSI, FSIMc, VSI, VIF, MS-SSIM) these two fall with the severity of every distortion, reach similar values
-    at the strong end of all of them, leave 100 smoothly, and are fast.
+    The mean of HaarPSI and of 1 − (chromatic multi-scale GMSD) / 0.3 (ours). Of the metrics tried (also MDSI, FSIMc,
+    VSI, VIF, MS-SSIM) these two fall with the severity of every distortion, reach similar values at the strong end of
+    all of them, leave 100 smoothly, and are fast.
 
-    Source:
-        Reisenhofer et al., "A Haar Wavelet-Based Perceptual Similarity Index for Image Quality Assessment",
-        2018, arXiv:1607.06140; Zhang et al., "Gradient Magnitude Similarity Deviation on Multiple Scales for
-        Color Image Quality Assessment", ICASSP 2017.
+    Source: Reisenhofer et al., "A Haar Wavelet-Based Perceptual Similarity Index for Image Quality Assessment", 2018,
+    arXiv:1607.06140; Zhang et al., "Gradient Magnitude Similarity Deviation on Multiple Scales for Color Image Quality
+    Assessment", ICASSP 2017.
     """
     from piq.gmsd import multi_scale_gmsd
     from piq.haarpsi import haarpsi
@@ -129,23 +116,13 @@ def reference_scores(images: Tensor, reference: Tensor) -> Tensor:
 
 
 def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
-    """Return the settings of a text: a number of scenes, or `key=value` pairs of scenes, size (HEIGHTxWIDTH) and seed.
-
-    Raises:
-        DataError: If a key is unknown or a value out of range.
-    """
+    """Return the settings of a text: a number of scenes, or pairs `key=value` of scenes, size=HEIGHTxWIDTH and seed."""
     chosen = SyntheticSettings(seed=seed)
     for part in filter(None, (part.strip() for part in text.split(","))):
-        key, separator, value = part.partition("=")
-        if not separator:
-            key, value = "scenes", part
+        key, _, value = part.partition("=") if "=" in part else ("scenes", "", part)
         chosen = _with(chosen, key.strip().lower(), value.strip())
-    for field, low, high in (
-        ("scenes", 3, _MOST_SCENES),
-        ("height", _SMALLEST, _LARGEST),
-        ("width", _SMALLEST, _LARGEST),
-        ("seed", 0, 2**63 - 1),
-    ):
+    limits = {"scenes": (3, 2000), "height": (64, 2048), "width": (64, 2048), "seed": (0, 2**63 - 1)}
+    for field, (low, high) in limits.items():
         if not low <= getattr(chosen, field) <= high:
             raise DataError(f"synthetic: {field} must be from {low} to {high}, got {getattr(chosen, field)}")
     return chosen

@@ -60,9 +60,8 @@ def finite_score(value: str | float, place: str, problems: Problems) -> float:
 def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     """Return the rows of a CSV file (UTF-8 with or without byte-order mark; comma, semicolon or tab) or Excel sheet.
 
-    Args:
-        path: File to read; an Excel file ends in .xlsx, and its first sheet is read.
-        columns: Lower-case names that must exist; those of the file are compared in lower case.
+    An Excel file ends in .xlsx, and its first sheet is read. Columns are lower-case names that must exist; those of the
+    file are compared in lower case.
 
     Raises:
         DataError: If the file cannot be read, lacks a column, or rows are longer or shorter than the header.
@@ -72,12 +71,10 @@ def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
     _check_header(path, header, columns)
     problems, rows = Problems(str(path)), []
     for number, cells in lines:
-        if not any(cells):
-            continue
-        if len(cells) != len(header):
-            text = f"line {number}: {len(cells)} cells, the header has {len(header)}"
-            problems.add("rows of the wrong length", text)
-        else:
+        if any(cells) and len(cells) != len(header):
+            said = f"line {number}: {len(cells)} cells, the header has {len(header)}"
+            problems.add("rows of the wrong length", said)
+        elif any(cells):
             rows.append(Row(number, dict(zip(header, cells, strict=True))))
     problems.raise_if_any("quote names that hold the separator, then run again")
     if not rows:

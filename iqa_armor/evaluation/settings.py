@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Self
 from pydantic import Field, PrivateAttr, field_validator
 
 from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.budgets import at_budgets, budget_key, in_pixel_values
+from iqa_armor.attacks.budgets import at_budgets, budget_key, unit_of
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
 from iqa_armor.settings import Attacks, BatchSize, Budgets, Direction, Flag, Limit, Seed, SettingsModel
@@ -121,6 +121,6 @@ def _describe(attack: Any) -> dict[str, float | int | str]:
     for name in (each.name for each in fields(attack)):
         if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
             continue
-        value = getattr(attack, name)
-        described[name] = float(f"{value * 255:g}") if in_pixel_values(attack, name) else value
+        value, unit = getattr(attack, name), unit_of(attack, name)
+        described[name] = value if unit == 1 else float(f"{value * unit:g}")
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in described.items()}

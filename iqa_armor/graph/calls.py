@@ -26,7 +26,7 @@ _ON_MAPS = (nn.Conv2d, nn.ConvTranspose2d)
 _SIZES = ("size", "dim", "ndimension", "numel", "nelement")
 
 
-def layer_of(traced: fx.GraphModule, node: fx.Node) -> Any:
+def layer_of(traced: nn.Module, node: fx.Node) -> Any:
     """Return the module that a node calls, or None if it calls none."""
     return traced.get_submodule(str(node.target)) if node.op == "call_module" else None
 

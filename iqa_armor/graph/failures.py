@@ -9,7 +9,7 @@ from pathlib import Path
 from types import FrameType
 
 import torch
-from torch import fx
+from torch import fx, nn
 
 from iqa_armor.graph.calls import called_name, layer_of
 
@@ -32,7 +32,7 @@ def cause_of(error: BaseException) -> str:
     return (text if says_enough else f"{kind}: {text}")[:LONGEST]
 
 
-def failure_at(node: fx.Node, traced: fx.GraphModule, error: BaseException) -> NodeFailure:
+def failure_at(node: fx.Node, traced: nn.Module, error: BaseException) -> NodeFailure:
     """Return the failure of a node of a traced network; raise it from the error."""
     line = node.meta.get("line")
     place = f" ({shown_line(line)})" if line else ""
@@ -65,7 +65,7 @@ def _is_own(path: str) -> bool:
     return not path.startswith(_MACHINERY)
 
 
-def _described(node: fx.Node, traced: fx.GraphModule) -> str:
+def _described(node: fx.Node, traced: nn.Module) -> str:
     layer = layer_of(traced, node)
     if layer is not None:
         return f"layer {str(node.target)!r} ({type(layer).__name__})"

@@ -9,6 +9,9 @@ from typing import Any
 import torch
 from torch import fx, nn
 from torch.nn import functional
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import arguments, layer_of
@@ -53,6 +56,31 @@ def keep_forced_dropout(traced: fx.GraphModule) -> None:
             )
     traced.delete_all_unused_submodules()
     traced.recompile()
+
+
+def bake_weights(traced: fx.GraphModule) -> None:
+    """Make weights that are computed from others (weight and spectral normalization) plain weights, in place.
+
+    Batch normalization that is synchronised between processes becomes the plain kind, which does the same.
+    """
+    for name, module in list(traced.named_modules()):
+        if parametrize.is_parametrized(module):
+            for weight in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, weight, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+        if isinstance(module, nn.SyncBatchNorm):
+            traced.set_submodule(name, _plain_norm(module))
+
+
+def _plain_norm(norm: nn.SyncBatchNorm) -> nn.BatchNorm2d:
+    settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
+    plain = nn.BatchNorm2d(*settings).train(norm.training)
+    plain.load_state_dict(norm.state_dict())
+    return plain
 
 
 def restore_layers(traced: fx.GraphModule) -> None:

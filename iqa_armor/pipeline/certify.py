@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -12,16 +12,16 @@ import torch
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
-from iqa_armor.data.prepared import to_float
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import data_entry
+from iqa_armor.evaluation.run import STORED, prepare_for
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.certify_model import Subject, calibrated, certify_model
+from iqa_armor.pipeline.certify_model import Subject, certify_model
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
@@ -39,48 +39,36 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
         UsageError: If a word or value is not allowed, or no method has a setting that is given.
     """
     given = {key: value for key in OPTIONS if (value := getattr(settings, key)) is not None}
-    found = {word: SMOOTHERS.read(word) for word in settings.methods}
+    found: dict[str, Any] = {word: SMOOTHERS.read(word) for word in settings.methods}
     for key in given:
         if not any(_takes(smoother, key) for smoother in found.values()):
             raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")
-    return {word: _changed(word, smoother, given) for word, smoother in found.items()}
-
-
-def certify_files(
-    models: Sequence[QualityModel],
-    paths: Sequence[Path],
-    settings: CertifySettings | None = None,
-    *,
-    baseline: int | None = None,
-    device: torch.device | None = None,
-    progress: Progress = silent,
-) -> Certification:
-    """Certify models on image files, or folders whose images are taken in the order of their names.
-
-    Arguments and errors are those of `certify_images`.
-    """
-    files = tuple(dict.fromkeys(find_images(paths)))
-    images = ImageSet(tuple(map(str, files)), FileImages(files))
-    dataset = Dataset("files", {"test": images})
-    found = certify_images(models, dataset, settings, baseline=baseline, device=device, progress=progress)
-    return found.model_copy(update={"data": None})
+    changed: dict[str, Smoother] = {}
+    for word, smoother in found.items():
+        named = {pair.partition("=")[0] for pair in word.partition(":")[2].split(",")}
+        changes = {key: value for key, value in given.items() if key not in named and _takes(smoother, key)}
+        try:
+            changed[word] = replace(smoother, **changes)
+        except ValueError as error:
+            raise UsageError(f"method {word!r}: {error}") from error
+    return changed
 
 
 def certify_images(
     models: Sequence[QualityModel],
-    dataset: Dataset,
+    source: Dataset | Sequence[Path],
     settings: CertifySettings | None = None,
     *,
     baseline: int | None = None,
     device: torch.device | None = None,
     progress: Progress = silent,
 ) -> Certification:
-    """Certify models on the images that results of a dataset are reported on.
+    """Certify models on the images that results of a dataset are reported on, or on image files.
 
     Args:
         models: Moved to the device; names tell them apart. A score range that is not known is measured on the
             dataset's training images, where it has some.
-        dataset: Where images come from.
+        source: A dataset, or files and folders, whose images are taken in the order of their names.
         settings: Methods and how to run them.
         baseline: Position of the model that the others are compared with.
         device: Where to compute; None lets `choose_device` decide.
@@ -96,24 +84,38 @@ def certify_images(
     if not models:
         raise UsageError("name at least one model to certify")
     device = device or choose_device()
+    dataset = source if isinstance(source, Dataset) else _of_files(source)
     images = dataset.reported()[1].limit(settings.limit)
     require_readable(images)
     entries = []
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
-        prepare = to_float if dataset.keeps_size else model.prepare
-        subject = Subject(ready, images, prepare, device, settings.seed, wants_bound=settings.global_bound)
-        fitted = calibrated(smoothers, subject, dataset.splits.get("training"), progress=progress)
-        entries.append(certify_model(subject, fitted, scale=scale, progress=progress))
-    name = None if baseline is None else entries[baseline].name
+        subject = Subject(
+            ready,
+            images,
+            prepare_for(model, dataset),
+            device=device,
+            seed=settings.seed,
+            wants_bound=settings.global_bound,
+            training=dataset.splits.get("training"),
+            scale=scale,
+            progress=progress,
+        )
+        entries.append(certify_model(subject, smoothers))
+    base = None if baseline is None else entries[baseline]
     return Certification(
-        models=_compared(entries, name),
-        baseline=name,
-        data=data_entry(dataset, limit=settings.limit, weight=1),
+        models=tuple(entries if base is None else (_with_ratios(entry, base) for entry in entries)),
+        baseline=base.name if base else None,
+        data=data_entry(dataset, limit=settings.limit, weight=1) if dataset is source else None,
         seed=settings.seed,
         device=str(device),
         versions=versions(),
     )
+
+
+def _of_files(paths: Sequence[Path]) -> Dataset:
+    files = tuple(dict.fromkeys(find_images(paths)))
+    return Dataset("files", {"test": ImageSet(tuple(map(str, files)), FileImages(files))})
 
 
 def _takes(smoother: Any, key: str) -> bool:
@@ -127,29 +129,15 @@ def _takes(smoother: Any, key: str) -> bool:
     return has and (key != "denoiser" or bool(smoother.denoiser))
 
 
-def _changed(word: str, smoother: Any, given: Mapping[str, Any]) -> Smoother:
-    named = {pair.partition("=")[0] for pair in word.partition(":")[2].split(",")}
-    changes = {key: value for key, value in given.items() if key not in named and _takes(smoother, key)}
-    try:
-        changed: Smoother = replace(smoother, **changes)
-    except ValueError as error:
-        raise UsageError(f"method {word!r}: {error}") from error
-    return changed
-
-
 def _with_scale(
     model: QualityModel, dataset: Dataset, *, limit: int | None, progress: Progress
 ) -> tuple[QualityModel, Scale | None]:
     """Return the model with its score range, known or measured, and that range with where it comes from."""
-    source = "stored with the model"
-    training = dataset.splits.get("training")
+    source, training = STORED, dataset.splits.get("training")
     if model.scale is None and training is not None and len(training) and not isinstance(model, Defended):
         task, images = f"measuring the score range of {model.name}", training.limit(limit)
         scale = measure_scale(
-            model,
-            images,
-            prepare=to_float if dataset.keeps_size else None,
-            on_batch=lambda done: progress(task, done, len(images)),
+            model, images, prepare=prepare_for(model, dataset), on_batch=lambda done: progress(task, done, len(images))
         )
         source = f"measured on {len(images)} training images of {dataset.spec}"
         model = model.with_network(model.network, scale=scale).eval()
@@ -159,22 +147,10 @@ def _with_scale(
     return model, Scale(low=known.low, high=known.high, higher_is_better=known.higher_is_better, source=source)
 
 
-def _compared(entries: Sequence[CertifiedModel], baseline: str | None) -> tuple[CertifiedModel, ...]:
-    """Return the entries with their ratios to the baseline."""
-    base = next((entry for entry in entries if entry.name == baseline), None)
-    if base is None:
-        return tuple(entries)
-    return tuple(
-        entry.model_copy(
-            update={
-                "methods": {
-                    word: figures.model_copy(update={"ratio_to_baseline": _ratio(entry, base, word)})
-                    for word, figures in entry.methods.items()
-                }
-            }
-        )
-        for entry in entries
-    )
+def _with_ratios(entry: CertifiedModel, base: CertifiedModel) -> CertifiedModel:
+    ratios = {word: {"ratio_to_baseline": _ratio(entry, base, word)} for word in entry.methods}
+    methods = {word: figures.model_copy(update=ratios[word]) for word, figures in entry.methods.items()}
+    return entry.model_copy(update={"methods": methods})
 
 
 def _ratio(entry: CertifiedModel, base: CertifiedModel, word: str) -> float | None:

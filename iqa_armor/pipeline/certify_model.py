@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Generator, Tensor
@@ -24,7 +24,7 @@ from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother,
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.progress import Progress
+from iqa_armor.progress import Progress, silent
 from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
 from iqa_armor.results.figures import Scale
 
@@ -44,6 +44,9 @@ class Subject:
     device: torch.device
     seed: int
     wants_bound: bool = True
+    training: ImageSet | None = None
+    scale: Scale | None = None
+    progress: Progress = silent
 
     @property
     def size(self) -> tuple[int, int]:
@@ -87,24 +90,25 @@ class Subject:
         return {"srocc": float(srocc(rising, mos)), "plcc": float(plcc(rising, mos))}
 
 
-def certify_model(
-    subject: Subject, smoothers: Mapping[str, Smoother], *, scale: Scale | None, progress: Progress
-) -> CertifiedModel:
+def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> CertifiedModel:
     """Return the figures of one model by all methods, named by their words; its state is left as it was.
 
     Raises:
+        UsageError: If a method has to be calibrated, and there is no training image.
         ModelLoadError: If a score is not finite, or a method cannot smooth this model.
     """
-    with frozen(subject.model):
-        methods = [_Method(word, smoother, smoother.bind(subject.model)) for word, smoother in smoothers.items()]
+    model = subject.model
+    with frozen(model):
+        fitted = {word: _calibrated(smoother, subject) for word, smoother in smoothers.items()}
+        bound = {word: smoother.bind(model) for word, smoother in fitted.items()}
         first = subject.image(0)
         subject.plain_score(first)  # what the first call prepares is not timed
         plain, seconds = _plain_scores(subject)
-        figures = {method.word: _certify(subject, method, plain, scale=scale, progress=progress) for method in methods}
+        figures = {word: _certify(subject, word, (fitted[word], bound[word]), plain=plain) for word in fitted}
     return CertifiedModel(
-        name=subject.model.name,
-        arch=subject.model.arch,
-        scale=scale,
+        name=model.name,
+        arch=model.arch,
+        scale=subject.scale,
         size=subject.size,
         step_l2=math.sqrt(CHANNELS * math.prod(subject.size)) / LEVELS,
         seconds_plain=seconds,
@@ -113,53 +117,26 @@ def certify_model(
     )
 
 
-def calibrated(
-    smoothers: Mapping[str, Smoother], subject: Subject, training: ImageSet | None, *, progress: Progress
-) -> dict[str, Smoother]:
-    """Return the smoothers, those in calibrated mode with the largest Jacobian of clean training images.
+def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
+    """Return a smoother, one in calibrated mode with the largest Jacobian of clean training images.
 
     Source: (ours) 32 images, evenly spread.
-
-    Raises:
-        UsageError: If one has to be calibrated, and there is no training image.
     """
-    return {
-        word: _calibrate(smoother, subject, training, progress)
-        if isinstance(smoother, FeatureSmoothing) and smoother.mode == "calibrated" and not smoother.jacobian
-        else smoother
-        for word, smoother in smoothers.items()
-    }
-
-
-def _calibrate(
-    smoother: FeatureSmoothing, subject: Subject, training: ImageSet | None, progress: Progress
-) -> FeatureSmoothing:
-    if training is None or not len(training):
+    if not isinstance(smoother, FeatureSmoothing) or smoother.mode != "calibrated" or smoother.jacobian:
+        return smoother
+    if subject.training is None or not len(subject.training):
         raise UsageError(
             "mode=calibrated measures the Jacobian on training images, and there are none here; name a dataset with a "
             "training split by --data, or give jacobian=NUMBER"
         )
-    images = training.limit(CALIBRATION_IMAGES)
-    task, largest = f"calibrating {subject.model.name}", smoother
-    with frozen(subject.model):
-        for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
-            found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
-            largest = max(largest, found, key=lambda each: each.jacobian)
-        progress(task, 1, 1, f"s = {largest.jacobian:.4g} on {len(images)} training images")
+    images = subject.training.limit(CALIBRATION_IMAGES)
+    largest = smoother
+    for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
+        found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
+        largest = max(largest, found, key=lambda each: each.jacobian)
+    says = f"s = {largest.jacobian:.4g} on {len(images)} training images"
+    subject.progress(f"calibrating {subject.model.name}", 1, 1, says)
     return largest
-
-
-@dataclass(frozen=True)
-class _Method:
-    """A smoother of one model, by the word that names it."""
-
-    word: str
-    smoother: Smoother
-    bound: BoundSmoother
-
-    @torch.no_grad()
-    def scores(self, images: Tensor, generator: Generator) -> Tensor:
-        return self.bound.scores(images, generator)
 
 
 def _plain_scores(subject: Subject) -> tuple[list[float], float]:
@@ -174,48 +151,48 @@ def _plain_scores(subject: Subject) -> tuple[list[float], float]:
 
 
 def _certify(
-    subject: Subject, method: _Method, plain: Sequence[float], *, scale: Scale | None, progress: Progress
+    subject: Subject, word: str, method: tuple[Smoother, BoundSmoother], *, plain: Sequence[float]
 ) -> MethodFigures:
-    task = f"certifying {subject.model.name} by {method.word}"
+    (smoother, bound), scale = method, subject.scale
     found: list[CertifiedImage] = []
     smoothed: list[float] = []
     slopes: list[float] = []
     for index, score in enumerate(plain):
         image = subject.image(index)
-        certificate, seconds = subject.timed(partial(method.bound.certify, image, subject.generator(index)))
+        certificate, seconds = subject.timed(partial(bound.certify, image, subject.generator(index)))
         if index < TIMED_IMAGES:
-            smoothed.append(subject.timed(partial(method.scores, image, subject.generator(index)))[1])
+            with torch.no_grad():
+                smoothed.append(subject.timed(partial(bound.scores, image, subject.generator(index)))[1])
         if isinstance(certificate, FeatureCertificate):
             slopes += certificate.jacobian.tolist()
         found.append(_entry(subject, index, certificate, score=score, seconds=seconds))
-        progress(task, index + 1, len(plain))
+        subject.progress(f"certifying {subject.model.name} by {word}", index + 1, len(plain))
     deltas = [image.delta for image in found if image.delta is not None]
     delta = statistics.fmean(deltas) if deltas else None
-    smoother: Any = method.smoother
-    values = {field.name: getattr(smoother, field.name) for field in fields(smoother) if field.init}
+    values = {field.name: getattr(smoother, field.name) for field in fields(cast("Any", smoother)) if field.init}
     return MethodFigures(
-        guarantee=method.smoother.guarantee,
+        guarantee=smoother.guarantee,
         settings={name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()},
         delta=delta,
         delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
         abstained=sum(image.abstained for image in found) / len(found),
         seconds_smoothed=statistics.median(smoothed),
         jacobian=max(slopes, default=None),
-        lipschitz=_lipschitz(subject, method, progress),
+        lipschitz=_lipschitz(subject, bound),
         seconds_certified=statistics.median(image.seconds for image in found),
         images=tuple(found),
         **subject.agreement([math.nan if image.smoothed is None else image.smoothed for image in found]),
     )
 
 
-def _lipschitz(subject: Subject, method: _Method, progress: Progress) -> float | None:
+def _lipschitz(subject: Subject, smoother: BoundSmoother) -> float | None:
     """Return the global bound of what stands in front of the noise, where that is wanted and can be found."""
-    if not (subject.wants_bound and isinstance(method.bound, BoundFeatureSmoother)):
+    if not (subject.wants_bound and isinstance(smoother, BoundFeatureSmoother)):
         return None
     task = f"bounding the backbone of {subject.model.name}"
-    progress(task, 0, 1)
-    bound = method.bound.global_bound(subject.size)
-    progress(task, 1, 1, bound.problem)
+    subject.progress(task, 0, 1)
+    bound = smoother.global_bound(subject.size)
+    subject.progress(task, 1, 1, bound.problem)
     return bound.value
 
 

@@ -23,11 +23,8 @@ def defended_models(
 ) -> list[QualityModel]:
     """Return the models themselves, then each behind each defense under each threat.
 
-    Args:
-        models: Models without a defense.
-        purifiers: Chains such as "jpeg:quality=60+flip"; each is a defense of its own.
-        smoothers: Words such as "ms:samples=100"; each is a defense of its own.
-        threats: What attacks differentiate.
+    Every chain of purifiers, such as "jpeg:quality=60+flip", and every smoother, such as "ms:samples=100", is a defense
+    of its own.
 
     Raises:
         UsageError: If a purifier, a smoother or a setting is unknown, or a value is not allowed.

@@ -18,8 +18,7 @@ from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
 from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
-from iqa_armor.training.images import TrainingImages
-from iqa_armor.training.predict import predict
+from iqa_armor.training.images import TrainingImages, predict
 
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
 CALIBRATION_PIXELS = 2**25

@@ -28,8 +28,7 @@ from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 from iqa_armor.training.fit import FitHistory, ScoreMoments
-from iqa_armor.training.images import load_training_images
-from iqa_armor.training.predict import predict
+from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
@@ -165,10 +164,8 @@ class _Hardening:
             seed=self.recipe.seed,
         )
         if pruned.share == 0:
-            raise SurgeryError(
-                "torch-pruning finds no channel of this network that can go, as in most transformers; --prune 0 skips "
-                "pruning"
-            )
+            reasons = "; ".join(dict.fromkeys(pruned.stays.values())) or "its layers are too narrow"
+            raise SurgeryError(f"no channel of this network can go: {reasons}. --prune 0 skips pruning")
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
         self._note("pruned", pruned.network)
         return pruned.network, pruned

@@ -1,34 +1,42 @@
-"""Channels that can only go together, found and cut by torch-pruning."""
+"""Which channels of a network stand and fall together, and what is left when some go."""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.pruning.fixed_widths import layers_of_fixed_width
+from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.walk import ancestors
+from iqa_armor.pruning.channels.cut import cut
+from iqa_armor.pruning.channels.labelling import Labelling
+from iqa_armor.pruning.channels.labels import flat
+from iqa_armor.pruning.channels.relabel import broken_at
+
+TRIAL = 4  # one channel in so many is taken out to see whether that can be done at all
 
 
 @dataclass(frozen=True)
 class Member:
-    """One side of a layer, or a parameter outside any (then without a name), whose channels go with others.
+    """One side of a layer whose channels go with others.
 
     Args:
+        layer: The layer, or a parameter that a function works with.
+        name: Name of the layer in the network, or "" for a parameter.
         side: Whether the layer gives these channels or reads them; norms and depthwise filters give them.
         places: Indices of its channels.
-        roots: The channel of the group that each of them goes with; None where some go with none.
+        roots: The channel of the group that each of them goes with.
     """
 
     layer: Any
     name: str
     side: Literal["gives", "reads"]
     places: list[int]
-    roots: Tensor | None
+    roots: Tensor
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,106 +44,203 @@ class ChannelGroup:
     """Channels of coupled layers, each of which goes from all of them or from none.
 
     Args:
-        width: Number of channels.
+        members: The layers' sides.
+        units: What the labels call the places of a part (width / parts,).
         parts: Number of equal parts that must lose the same places, as a grouped convolution's do.
-        source: What torch-pruning calls the group.
     """
 
     members: tuple[Member, ...]
-    width: int
+    units: Tensor
     parts: int
-    source: Any = field(repr=False, default=None)
+
+    @property
+    def width(self) -> int:
+        """Number of channels."""
+        return len(self.units) * self.parts
 
     @cached_property
     def weights(self) -> Tensor:
         """How many channels of convolutions (width,) go with each channel."""
         counts = torch.zeros(self.width, dtype=torch.long)
         for member in self.members:
-            if (
-                member.side == "gives"
-                and member.roots is not None
-                and isinstance(member.layer, nn.modules.conv._ConvNd)
-            ):
+            if member.side == "gives" and isinstance(member.layer, nn.modules.conv._ConvNd):
                 counts += torch.bincount(member.roots, minlength=self.width)
         return counts
+
+
+@dataclass(frozen=True)
+class Cut:
+    """A pruned copy.
+
+    Args:
+        network: The copy.
+        kept: By layer that lost output channels, the indices of those that it keeps.
+        gone: Per label, whether what it names went.
+    """
+
+    network: fx.GraphModule
+    kept: dict[str, list[int]]
+    gone: Tensor
 
 
 class Coupling:
     """The coupled channels of a network that may go.
 
-    Args:
-        network: Network with gradients on, edited by `cut`.
-        example: Normalised input (1, 3, H, W) on the network's device.
+    Channels whose removal would leave something else than the rest of the network's tensors stay.
 
-    Source: Fang et al., "DepGraph: Towards Any Structural Pruning", CVPR 2023.
+    Args:
+        network: Traced network, left untouched.
+        example: Normalised input (1, 3, H, W) on the network's device.
     """
 
     def __init__(self, network: fx.GraphModule, example: Tensor) -> None:
-        import torch_pruning as tp
+        self.network = network
+        self.labelling = Labelling(network, example).run()
+        self._keep_what_nothing_makes()
+        self._owners = {  # of each stored tensor, the first layer that has it
+            f"{path}.{name}": (path, layer)
+            for path, layer in network.named_modules()
+            for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
+            if path and not isinstance(layer, fx.GraphModule)
+        }
+        self._try_out()
 
-        self._names: dict[Any, str] = {module: name for name, module in network.named_modules()}
-        with torch.enable_grad(), warnings.catch_warnings():
-            # A parameter outside a layer, such as ConvNeXt's layer scale, is pruned along its last axis beyond 1.
-            warnings.filterwarnings("ignore", message="Unwrapped parameters")
-            self._graph: Any = tp.DependencyGraph().build_dependency(network, (example,))
-        found = self._graph.get_all_groups(
-            ignored_layers=layers_of_fixed_width(network), root_module_types=[nn.modules.conv._ConvNd]
-        )
-        self.groups = [self._group(source) for source in found if self._may_shrink(source)]
+    @property
+    def groups(self) -> list[ChannelGroup]:
+        """The channels that may go, in the order of the layers that make them.
 
-    def cut(self, removed: Iterable[tuple[ChannelGroup, list[int]]]) -> dict[str, list[int]]:
-        """Remove channels of groups, in place.
-
-        Returns:
-            By layer that lost output channels, those that it keeps.
+        Those of a group stand in the same layers equally often, so that no layer can lose all that it has.
         """
-        kept: dict[str, list[int]] = {}
-        for group, channels in removed:
-            first = group.source[0].dep
-            source = self._graph.get_pruning_group(first.target.module, first.handler, channels)
-            if self._graph.check_pruning_group(source):
-                self._record(source, kept)
-                source.prune()
-        return kept
-
-    def _group(self, source: Any) -> ChannelGroup:
-        members = tuple(
-            Member(
-                item.dep.target.module,
-                self._names.get(item.dep.target.module, ""),
-                "gives" if self._graph.is_out_channel_pruning_fn(item.dep.handler) else "reads",
-                list(item.idxs),
-                None if any(root is None for root in item.root_idxs) else torch.as_tensor(list(item.root_idxs)),
-            )
-            for item in source
-        )
-        return ChannelGroup(members, len(source[0].idxs), max(map(self._parts, members)), source)
-
-    def _parts(self, member: Member) -> int:
-        layer = member.layer
-        if not member.name or (isinstance(layer, nn.modules.conv._ConvNd) and layer.groups == layer.out_channels):
-            return 1
-        pruner = self._graph.get_pruner_of_module(layer)
-        find = pruner.get_out_channel_groups if member.side == "gives" else pruner.get_in_channel_groups
-        return int(find(layer))
-
-    def _may_shrink(self, source: Any) -> bool:
-        """Return whether no layer of a group has one channel only."""
-        graph, layers = self._graph, [item.dep for item in source if item.dep.target.module in self._names]
-        widths = [
-            (graph.get_out_channels if graph.is_out_channel_pruning_fn(dep.handler) else graph.get_in_channels)(
-                dep.target.module
-            )
-            for dep in layers
+        roots = self.labelling.units.roots()
+        sites = {key: roots[labels] for key, labels in self.labelling.sites.items()}
+        made = [
+            sites[name, axis] for name, axis in self.labelling.made_axis.items() if name not in self.labelling.heads
         ]
-        return 1 not in widths
+        names = _alike(sites.values(), int(roots.max()) + 1)
+        found: dict[int, Tensor] = {}
+        for labels in made:
+            for name in torch.unique(names[labels[labels > 0]]).tolist():
+                found.setdefault(name, torch.nonzero(names == name).flatten())
+        return [self._group(units[units > 0], sites) for units in found.values()]
 
-    def _record(self, source: Any, kept: dict[str, list[int]]) -> None:
-        """Note which output channels of each layer outlive a group that is about to be cut."""
-        for dependency, indices in source:
-            layer = dependency.target.module
-            if layer not in self._names or not self._graph.is_out_channel_pruning_fn(dependency.handler):
-                continue
-            name, gone = self._names[layer], set(indices)
-            current = kept.get(name) or range(self._graph.get_out_channels(layer))
-            kept[name] = [channel for index, channel in enumerate(current) if index not in gone]
+    @property
+    def reasons(self) -> dict[str, str]:
+        """Why channels stay, by the node that lets them."""
+        return {node.name: why for node, why in self.labelling.reasons.items() if node.op != "output"}
+
+    def cut(self, removed: Iterable[tuple[ChannelGroup, list[int]]]) -> Cut | None:
+        """Return a copy of the network without some channels of groups.
+
+        None if that would break the network; the groups are without the channels that did it then.
+
+        Raises:
+            SurgeryError: If it would break for another reason.
+        """
+        gone = self._marked([group.units[channel % len(group.units)] for group, gone in removed for channel in gone])
+        pruned = cut(self.network, self.labelling, gone)
+        if self._breaks(pruned, gone):
+            return None
+        kept = {
+            self._owners[name][0]: torch.nonzero(~gone[labels]).flatten().tolist()
+            for (name, axis), labels in self.labelling.sites.items()
+            if name in self._owners and axis == self.labelling.made_axis.get(name, 0) and bool(gone[labels].any())
+        }
+        return Cut(pruned, kept, gone)
+
+    def _marked(self, units: Iterable[Tensor]) -> Tensor:
+        roots = self.labelling.units.roots()
+        marked = torch.zeros(len(roots), dtype=torch.bool)
+        marked[torch.tensor([int(unit) for unit in units], dtype=torch.long)] = True
+        marked[0] = False
+        return marked[roots]
+
+    def _try_out(self) -> None:
+        """Take channels out for a trial, and keep those at which that breaks the network, until it does not."""
+        while True:
+            chosen = [group.units[_some(len(group.units))] for group in self.groups]
+            gone = self._marked(unit for units in chosen for unit in units)
+            pruned = cut(self.network, self.labelling, gone)
+            if not self._breaks(pruned, gone):
+                return
+
+    def _breaks(self, pruned: fx.GraphModule, gone: Tensor) -> bool:
+        """Return whether a copy is broken, and let the channels stay that did it."""
+        node = broken_at(pruned, self.network, self.labelling, gone)
+        if node is not None and not self._keep(node):
+            raise SurgeryError(
+                f"channels cannot be followed past {node.name!r}; keep this network's width with --prune 0"
+            )
+        return node is not None
+
+    def _keep(self, node: fx.Node) -> bool:
+        """Let the channels stay of all that a node reads, be it only their number; say whether any could go before."""
+        units = self.labelling.units
+        before = units.roots()
+        for source in ancestors(node, stops=lambda each: isinstance(self.labelling.labels.get(each), Tensor)):
+            for labels in flat(self.labelling.of(source)):
+                units.fix(labels)
+        self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
+        return not torch.equal(before, units.roots())
+
+    def _keep_what_nothing_makes(self) -> None:
+        """Let numbers stay that belong to no layer's output, such as a position table nothing was added to."""
+        units = self.labelling.units
+        roots = units.roots()
+        made = torch.zeros(units.count + 1, dtype=torch.bool)
+        made[roots[units.made]] = True
+        units.fix(torch.nonzero(~made[roots]).flatten())
+
+    def _group(self, units: Tensor, sites: dict[tuple[str, int], Tensor]) -> ChannelGroup:
+        number = torch.full((int(self.labelling.units.roots().max()) + 1,), -1)
+        number[units] = torch.arange(len(units))
+        number[0] = -1
+        found = [(name, axis, number[labels]) for (name, axis), labels in sites.items()]
+        found = [(name, axis, numbers) for name, axis, numbers in found if bool((numbers >= 0).any())]
+        makers = [numbers for name, axis, numbers in found if self._gives(name, axis)]
+        parts = max(1, max(int((numbers >= 0).sum()) for numbers in makers) // len(units))
+        return ChannelGroup(tuple(self._members(found, len(units), parts)), units, parts)
+
+    def _members(self, found: list[tuple[str, int, Tensor]], count: int, parts: int) -> Iterator[Member]:
+        seen: set[tuple[str, bool]] = set()
+        for name, axis, numbers in found:
+            path, layer = self._owners.get(name, ("", _tensor(self.network, name)))
+            gives = self._gives(name, axis) or (axis == 0 and name not in self.labelling.made_axis)
+            if path and (path, gives) in seen:
+                continue  # a bias beside its weight, statistics beside a scale
+            seen.add((path, gives))
+            if not gives and getattr(layer, "groups", 1) > 1 and not getattr(layer, "transposed", False):
+                numbers = numbers.repeat(layer.groups)  # its weight names the places of one part only
+            places = torch.nonzero(numbers >= 0).flatten()
+            roots = numbers[places] + count * (_occurrence(numbers[places]) % parts)
+            yield Member(layer, path, "gives" if gives else "reads", places.tolist(), roots)
+
+    def _gives(self, name: str, axis: int) -> bool:
+        return axis == self.labelling.made_axis.get(name)
+
+
+def _some(count: int) -> Tensor:
+    """Return a part of so many places, in no regular order that a shift would not notice."""
+    order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
+    return order[: max(1, count // TRIAL)] if count > 1 else order[:0]
+
+
+def _tensor(network: nn.Module, name: str) -> Any:
+    path, _, attribute = name.rpartition(".")
+    return getattr(network.get_submodule(path), attribute)
+
+
+def _occurrence(numbers: Tensor) -> Tensor:
+    """Return how often each number has come before."""
+    order = numbers.argsort(stable=True)
+    ordered = numbers[order]
+    first = torch.searchsorted(ordered, ordered)
+    return torch.empty_like(numbers).scatter_(0, order, torch.arange(len(numbers)) - first)
+
+
+def _alike(sites: Iterable[Tensor], count: int) -> Tensor:
+    """Return, per unit (count,), the name of the set of units that stand equally often along the same axes."""
+    names = torch.zeros(count, dtype=torch.long)
+    for labels in sites:
+        often = torch.bincount(labels, minlength=count)
+        names = torch.unique(names * (len(labels) + 1) + often, return_inverse=True)[1]
+    return names

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Any
@@ -12,16 +10,18 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.failures import NodeFailure, cause_of
-from iqa_armor.graph.interpret import interpret
+from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
-from iqa_armor.pruning.coupling import Coupling
+from iqa_armor.pruning.channels.proof import difference
+from iqa_armor.pruning.coupling import Coupling, Cut
 from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 from iqa_armor.pruning.samples import Inputs, LabelledBatches, pooled_inputs
 from iqa_armor.pruning.widths import Decision, decide, ranked
+
+PROOF_IMAGES = 4
+PROOF_TOLERANCE = 1e-4  # of the scores' spread
 
 
 @dataclass(frozen=True)
@@ -35,6 +35,11 @@ class Pruned:
         samples: Number of labelled images that importance was measured on.
         kept: By layer that lost output channels, the indices of those it keeps, ascending.
         widths: By the same layers, their numbers of channels before.
+        proof: Largest difference, in the spread of the scores, between the pruned network before any correction and
+            the original with what was removed set to zero.
+        stays: By node of the graph, why channels that it reads were left alone.
+        across: Nodes that normalise over channels, so that fewer of them change what the others give; there the proof
+            normalises over those that stay.
     """
 
     network: fx.GraphModule
@@ -45,6 +50,9 @@ class Pruned:
     samples: int = 0
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
+    proof: float = 0.0
+    stays: dict[str, str] = field(default_factory=dict)
+    across: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
         """Return everything but the network, as plain values; layers that keep the same channels stand together."""
@@ -57,6 +65,9 @@ class Pruned:
             "channels": list(self.channels),
             "parameters": list(self.parameters),
             "samples": self.samples,
+            "proof": self.proof,
+            "stays": self.stays,
+            "normalized_over_channels": list(self.across),
             "kept": [{"layers": names, "of": width, "channels": text} for (width, text), names in alike.items()],
         }
 
@@ -74,8 +85,9 @@ def prune(
 ) -> Pruned:
     """Return a copy of a network without the least important channels of its convolutions.
 
-    Which they are is decided first (see `decide`); torch-pruning then cuts exactly those. What the removed channels
-    contributed on average is folded into the biases and batch-norm statistics behind them (ours; see `recalibrate`).
+    Which they are is decided first (see `decide`); exactly those are cut, and the result is proved to be the original
+    with them set to zero. What they contributed on average is then folded into the biases and batch-norm statistics
+    behind them (ours; see `recalibrate`).
 
     Args:
         traced: Traced network, left untouched.
@@ -91,42 +103,40 @@ def prune(
     Raises:
         ValueError: If the ratio is not allowed, or the criterion lacks what it needs.
         UsageError: If a criterion of that name is unknown.
-        SurgeryError: If torch-pruning cannot follow the network's channels.
+        SurgeryError: If the network's channels cannot be followed, or the proof fails.
 
-    Source: [RA] Section 3; Fang et al., "DepGraph", CVPR 2023 (the dependency graph).
+    Source: [RA] Section 3. Channels are followed by our own labels (see `Labelling`), not by a dependency graph.
     """
     measure = CRITERIA.read(criterion) if isinstance(criterion, str) else criterion
     _check(traced, ratio, measure, across_layers=across_layers, has_samples=samples is not None)
     inputs = pooled_inputs(traced, samples or ()) if measure.takes_samples else Inputs()
     evidence = Evidence(torch.Generator().manual_seed(seed), inputs, across_layers)
-    pruned = copy.deepcopy(traced).eval().requires_grad_(True)
-    with _by_torch_pruning():
-        coupling = Coupling(pruned, calibration[:1])
-    importance = [(group, importance_of(group, measure, evidence)) for group in coupling.groups]
-    decision = decide(
-        [ranked(group, values) for group, values in importance if values is not None],
-        channels=_channels(traced),
-        ratio=ratio,
-        across_layers=across_layers,
-        halved=halved,
-    )
-    with _by_torch_pruning(), torch.no_grad():
-        kept = coupling.cut(decision.removed)
-        list(interpret(pruned, calibration[:1]))
-    recalibrate(pruned, kept_statistics(traced, kept, calibration), calibration)
-    return _outcome(traced, pruned, decision, kept=kept, samples=len(inputs.labels))
+    coupling = Coupling(traced, calibration[:1])
+    pruned = None
+    while pruned is None:  # a cut that would break the network lets further channels stay, so this ends
+        importance = [(group, importance_of(group, measure, evidence)) for group in coupling.groups]
+        decision = decide(
+            [ranked(group, values) for group, values in importance if values is not None],
+            channels=_channels(traced),
+            ratio=ratio,
+            across_layers=across_layers,
+            halved=halved,
+        )
+        pruned = coupling.cut(decision.removed)
+    proof = _proved(traced, pruned, coupling, calibration)
+    recalibrate(pruned.network, kept_statistics(traced, pruned.kept, calibration), calibration)
+    return _outcome(traced, pruned, decision, coupling=coupling, proof=proof, samples=len(inputs.labels))
 
 
-@contextmanager
-def _by_torch_pruning() -> Iterator[None]:
-    """Make what fails while torch-pruning works on a network a failure of that network."""
-    try:
-        yield
-    except (*NETWORK_FAILURES, NodeFailure) as error:
+def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration: Tensor) -> float:
+    """Return how far the pruned network is from the original with what went set to zero; refuse it if that is far."""
+    apart = difference(traced, pruned.network, coupling.labelling, pruned.gone, calibration[:PROOF_IMAGES])
+    if not apart <= PROOF_TOLERANCE:
         raise SurgeryError(
-            f"torch-pruning cannot prune this network: {cause_of(error)}; heads must read sizes "
-            "from their tensors, not hard-code them. --prune 0 skips pruning"
-        ) from error
+            f"the pruned network is not the original without the removed channels: scores differ by {apart:.2g} of "
+            "their spread; its scores may be random or depend on the other images of a batch. --prune 0 skips pruning"
+        )
+    return apart
 
 
 def _check(
@@ -147,19 +157,21 @@ def _check(
 
 
 def _outcome(
-    traced: fx.GraphModule, pruned: fx.GraphModule, decision: Decision, *, kept: dict[str, list[int]], samples: int
+    traced: fx.GraphModule, pruned: Cut, decision: Decision, *, coupling: Coupling, proof: float, samples: int
 ) -> Pruned:
-    before, after = _channels(traced), _channels(pruned)
-    layers = {name: traced.get_submodule(name) for name in kept}
+    before, after = _channels(traced), _channels(pruned.network)
     return Pruned(
-        pruned,
+        pruned.network,
         1 - after / max(before, 1),
         decision.multiple,
         (before, after),
-        (_parameters(traced), _parameters(pruned)),
+        (_parameters(traced), _parameters(pruned.network)),
         samples,
-        kept,
-        {name: _width(layer) for name, layer in layers.items()},
+        pruned.kept,
+        {name: _width(traced.get_submodule(name)) for name in pruned.kept},
+        proof,
+        coupling.reasons,
+        tuple(sorted(node.name for node in coupling.labelling.across)),
     )
 
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from iqa_armor.graph.trace import evaluating
 
@@ -24,7 +25,9 @@ class Statistics:
     variance: Tensor
 
 
-def kept_statistics(network: nn.Module, kept: Mapping[str, list[int]], calibration: Tensor) -> dict[str, Statistics]:
+def kept_statistics(
+    network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
+) -> dict[str, Statistics]:
     """Return statistics of the layers before pruning, of the channels that stay.
 
     Args:
@@ -49,12 +52,13 @@ def kept_statistics(network: nn.Module, kept: Mapping[str, list[int]], calibrati
     return found
 
 
-def recalibrate(pruned: nn.Module, targets: Mapping[str, Statistics], calibration: Tensor) -> None:
+def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calibration: Tensor) -> None:
     """Match a pruned network's channel statistics to those before pruning, in place, from input to output.
 
     A bias absorbs the change of its layer's mean output, which folds the mean of the removed channels into it. A
     batch norm's running mean and variance move by the change of its input's, which keeps the original statistics'
     precision where a re-estimate from few images would lose it. Every layer sees the layers before it corrected.
+    Layers that run more than once are left alone.
 
     Args:
         pruned: Network after pruning, with the module names of before.
@@ -83,12 +87,13 @@ def recalibrate(pruned: nn.Module, targets: Mapping[str, Statistics], calibratio
     _run(pruned, calibration, correct)
 
 
-def _run(network: nn.Module, calibration: Tensor, make: Callable[[str], Hook]) -> None:
+def _run(network: fx.GraphModule, calibration: Tensor, make: Callable[[str], Hook]) -> None:
+    once = _called_once(network)
     handles = [
         module.register_forward_hook(make(name))
         for name, module in network.named_modules()
-        if (isinstance(module, BIASED) and module.bias is not None)
-        or (isinstance(module, NORMS) and module.running_mean is not None)
+        if (name in once and isinstance(module, BIASED) and module.bias is not None)
+        or (name in once and isinstance(module, NORMS) and module.running_mean is not None)
     ]
     try:
         with evaluating(network), torch.no_grad():
@@ -96,6 +101,13 @@ def _run(network: nn.Module, calibration: Tensor, make: Callable[[str], Hook]) -
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _called_once(network: fx.GraphModule) -> set[str]:
+    """Return the names of the layers that run once: one that runs on several inputs has no statistics of its own."""
+    called = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
+    counts = Counter(id(network.get_submodule(name)) for name in called)
+    return {name for name in called if counts[id(network.get_submodule(name))] == 1}
 
 
 def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:

@@ -67,10 +67,10 @@ def star_note(outcome: Outcome) -> tuple[str, ...]:
 def reach(outcome: Outcome) -> str:
     """Return which attacks were run within what, in words."""
     settings = outcome.settings
-    shared = [name for name in settings.attacks if not has_own_budget(outcome, name)]
-    own = [name for name in settings.attacks if has_own_budget(outcome, name)]
-    if not shared and not own:
+    if not settings.attacks:
         return "No attack was run."
+    own = [name for name in settings.attacks if has_own_budget(outcome, name)]
+    shared = settings.attacks.keys() - own
     verb = "raise" if settings.direction > 0 else "lower"
     budgets = ", ".join(f"{epsilon:g}" for epsilon in settings.epsilons)
     # Only attacks that are limited otherwise name their norm.
@@ -88,7 +88,6 @@ def under_headline(outcome: Outcome) -> str:
 
 
 def _budgets(outcome: Outcome, attack: str) -> list[str]:
-    """Return the keys of the budgets that an attack was run at, or `WORST` was found at."""
     runs = (figures_of(model, attack).abs_gain for model in outcome.models)
     return next((list(run) for run in runs if run), _shared_budgets(outcome))
 

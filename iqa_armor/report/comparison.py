@@ -28,15 +28,9 @@ GAIN = "AbsGain"
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a model beside the baseline's.
+    """One figure of a model beside the baseline's, `better` being +1 where more is better, -1 where less is.
 
-    Args:
-        figure: What is compared.
-        baseline: Value of the baseline, or None.
-        value: Value of the model, or None.
-        interval: Difference with its confidence limits.
-        better: +1 where more is better, -1 where less is.
-        has_ratio: Whether a ratio says something of it.
+    `ratio` is model ÷ baseline; None for figures without, and where the baseline is not positive.
     """
 
     figure: str
@@ -44,7 +38,7 @@ class Comparison:
     value: float | None
     interval: Interval
     better: int
-    has_ratio: bool = False
+    ratio: float | None = None
 
     @property
     def reading(self) -> Reading:
@@ -54,13 +48,6 @@ class Comparison:
         if self.interval.low <= 0 <= self.interval.high:
             return "not separable"
         return "better" if self.interval.low * self.better > 0 else "worse"
-
-    @property
-    def ratio(self) -> float | None:
-        """Model ÷ baseline; None for figures without, and where the baseline is not positive."""
-        if not self.has_ratio or self.value is None or self.baseline is None or self.baseline <= 0:
-            return None
-        return self.value / self.baseline
 
 
 def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
@@ -72,12 +59,13 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     if base is None or difference is None:
         return []
     attack, _ = headline(outcome)
-    parts = {name: part for name in attacks_shown(outcome) if (part := _part(difference, name)) is not None}
+    found = difference.attacks | {WORST: difference.worst_case}
+    parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
     rows = list(_clean(base, model, difference))
-    for name in parts:
-        rows += _at_budget(outcome, (base, model), name, parts[name]) if name in (attack, WORST) else ()
-    for name in parts:
-        rows += _areas(outcome, (base, model), name, parts[name])
+    for name in (attack, WORST):
+        rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
+    for name, part in parts.items():
+        rows += _areas(outcome, (base, model), name, part)
     return [row for row in rows if row.baseline is not None or row.value is not None]
 
 
@@ -104,10 +92,6 @@ def standing(outcome: Outcome, model: ModelEntry) -> Standing:
 def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, StrengthCheck]]:
     """Return the strength checks that failed: with one, the figures may flatter a model."""
     return [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
-
-
-def _part(difference: Differences, attack: str) -> AttackDifferences | None:
-    return difference.worst_case if attack == WORST else difference.attacks.get(attack)
 
 
 def _auc(outcome: Outcome, attack: str) -> str:
@@ -140,10 +124,9 @@ def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -
             found, alone = getattr(part, figure.area), getattr(part, figure.name, {})
             if found.value is None and len(alone) == 1:
                 found = next(iter(alone.values()))
-            name = f"{figure.label}{' ' * (' ' in figure.label and auc != '')}{auc}"
-            yield Comparison(
-                f"{name} {attack}", before, after, found, _better(outcome, figure), has_ratio=figure.is_gain
-            )
+            ratio = after / before if figure.is_gain and after is not None and before and before > 0 else None
+            name = f"{figure.label}{' ' * (' ' in figure.label and auc != '')}{auc} {attack}"
+            yield Comparison(name, before, after, found, _better(outcome, figure), ratio)
 
 
 def _better(outcome: Outcome, figure: Figure) -> int:

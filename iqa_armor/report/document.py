@@ -32,14 +32,10 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table.
+    """One column of a table; neighbours of one `group`, which is a heading above them, may be shown as one column.
 
-    Args:
-        heading: Its name.
-        group: A heading above it and its neighbours of the same group, which may be shown as one column.
-        kind: Numbers stand on the right and are never broken; prose is long.
-        spare: The higher, the earlier it is left out where there is no room; 0 for never.
-        meaning: What it says, for those who ask.
+    Numbers stand on the right and are never broken; prose is long. The higher `spare`, the earlier a column is left
+    out where there is no room; 0 for never. `meaning` is for those who ask.
     """
 
     heading: str

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
-from iqa_armor.report.evaluation_charts import ATTACKED, CLEAN, curves, score_scatters, scored_images, tradeoff
+from iqa_armor.report.evaluation_charts import curves, score_scatters, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
     budgets_table,
@@ -17,6 +17,7 @@ from iqa_armor.report.evaluation_tables import (
 )
 from iqa_armor.report.evaluation_terms import conditions, data_line, definitions
 from iqa_armor.report.formatting import budget, plain, signed
+from iqa_armor.report.model_marks import row_name
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
 from iqa_armor.results.outcome import Outcome
@@ -25,45 +26,24 @@ from iqa_armor.results.table import Table
 
 NAMES_IN_TITLE = 3
 MOST_UNFOLDED = 6  # models whose differences lie open
+EVERY_BUDGET = "Table of all figures by model, attack and budget"
 HOLLOW = "Hollow marks{}, ○ in labels: the attack does not know the defense."
 
 
 def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Picture] = ()) -> Report:
-    """Return all that is shown of an evaluation.
-
-    Args:
-        outcome: Figures of the models.
-        table: Scores of the images, to be shown one by one.
-        pictures: Images to show besides.
-    """
+    """Return all that is shown of an evaluation, of scores of single images where there is a table of them."""
+    defined = definitions(has_purifiers=bool(purifications(outcome)))
     sections = (
         _figures(outcome),
         _differences(outcome),
         _over_budgets(outcome),
         _section("Quality and robustness", Panels(tradeoff(outcome), note=_threats(outcome))),
-        _section(
-            "Purifiers",
-            purifiers_table(outcome),
-            Panels(
-                plane(outcome),
-                "The gain–quality plane",
-                note="Top left is best. Filled: the attack knows the purifier. Hollow: it does not.",
-            ),
-        ),
-        _scores(outcome, table),
+        _section("Purifiers", purifiers_table(outcome), plane(outcome)),
+        _section("Scores before and after", score_scatters(outcome, table)) if table is not None else None,
         _pictures(outcome, pictures),
         _strength(outcome),
-        _section(
-            "Every budget",
-            budgets_table(outcome),
-            is_detail=True,
-            summary="Table of all figures by model, attack and budget",
-        ),
-        _section(
-            "What the figures are",
-            Terms(definitions(has_purifiers=bool(purifications(outcome))), is_prose=True),
-            is_detail=True,
-        ),
+        _section("Every budget", budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET),
+        _section("What the figures are", Terms(defined, is_prose=True), is_detail=True),
         _section("Settings, data, versions", Terms(tuple(conditions(outcome))), is_detail=True),
     )
     return Report(
@@ -113,15 +93,6 @@ def _threats(outcome: Outcome, marked: str = "") -> str:
     return HOLLOW.format(marked) if any(model.threat == "bare" for model in outcome.models) else ""
 
 
-def _scores(outcome: Outcome, table: Table | None) -> Section | None:
-    points = [] if table is None else scored_images(outcome, table)
-    charts = score_scatters(outcome, points)
-    hidden = len(points) - len(charts)
-    note = "One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden)
-    legend = ((CLEAN.color, "clean"), (ATTACKED.color, "attacked"))
-    return _section("Scores before and after", Panels(charts, legend=legend, note=note))
-
-
 def _pictures(outcome: Outcome, pictures: Sequence[Picture]) -> Section | None:
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     note = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
@@ -161,18 +132,12 @@ def _names(outcome: Outcome) -> str:
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield the models, one line for all defenses of one, and the data."""
-    bare = [model for model in outcome.models if model.threat is None]
-    behind: dict[str, dict[str, None]] = {}
-    for model in outcome.models:
-        if model.threat is not None:
-            behind.setdefault(model.defends, {})[model.defense] = None
     term = "Model" if len(outcome.models) == 1 else "Models"
-    for model in bare:
-        yield (
-            term,
-            model.name + " (baseline)" * (model.name == outcome.baseline) + f" – {model.arch}" * bool(model.arch),
-        )
-    for name, defenses in behind.items():
-        yield term, f"{name} behind {', '.join(defenses)}"
+    defended = [model for model in outcome.models if model.threat is not None]
+    for model in outcome.models:
+        if model.threat is None:
+            yield term, row_name(outcome, model) + f" – {model.arch}" * bool(model.arch)
+    for name in dict.fromkeys(model.defends for model in defended):
+        yield term, f"{name} behind {', '.join(dict.fromkeys(m.defense for m in defended if m.defends == name))}"
     for entry in outcome.data:
         yield "Data", data_line(entry)

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
+from statistics import fmean
 from typing import Literal
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
-from iqa_armor.report.document import Chart, Mark, Series
+from iqa_armor.report.document import Chart, Mark, Panels, Series
 from iqa_armor.report.formatting import budget, is_number, short
 from iqa_armor.report.model_marks import GREY, model_labels, model_marks
 from iqa_armor.results.figures import ModelEntry
@@ -21,20 +21,6 @@ POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
 PANELS = 12  # of scores before and after
 Swept = Literal["abs_gain", "srocc"]
 TITLES: Mapping[Swept, str] = {"abs_gain": "AbsGain", "srocc": "SROCC"}
-ByBudget = dict[float, float]
-
-
-@dataclass(frozen=True)
-class ScoredImages:
-    """The images of one dataset as one model scores them, clean and under the headline attack."""
-
-    model: str
-    dataset: str
-    attack: str
-    budget: str
-    mos: tuple[float, ...] | None
-    clean: tuple[float, ...]
-    attacked: tuple[float, ...]
 
 
 def curves(outcome: Outcome, figure: Swept) -> tuple[Chart, ...]:
@@ -47,12 +33,22 @@ def curves(outcome: Outcome, figure: Swept) -> tuple[Chart, ...]:
         attack: {model.name: line for model in outcome.models if (line := _line(model, attack, figure))}
         for attack in attacks_shown(outcome)
     }
-    panels = {attack: lines for attack, lines in found.items() if lines}
-    values = [v for lines in panels.values() for line in lines.values() for v in line.values() if math.isfinite(v)]
+    values = [v for lines in found.values() for line in lines.values() for v in line.values() if math.isfinite(v)]
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     margin = 0.05 * (high - low or 1.0)
-    limits = (low - margin if low < 0 else 0.0, high + margin)
-    return tuple(_curves(outcome, attack, lines, figure=figure, limits=limits) for attack, lines in panels.items())
+    marks, labels = model_marks(outcome), model_labels(outcome)
+    return tuple(
+        Chart(
+            title=f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}",
+            description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
+            axes=("budget ε, in 1/255", TITLES[figure]),
+            series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
+            ticks={tick: f"{tick:g}" for tick in sorted({epsilon for line in lines.values() for epsilon in line})},
+            limits=(low - margin if low < 0 else 0.0, high + margin),
+        )
+        for attack, lines in found.items()
+        if lines
+    )
 
 
 def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
@@ -77,8 +73,12 @@ def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
     return (chart,)
 
 
-def scored_images(outcome: Outcome, table: Table) -> list[ScoredImages]:
-    """Return every dataset as every model scores it, clean and under the headline attack."""
+def score_scatters(outcome: Outcome, table: Table) -> Panels:
+    """Return a panel per model and dataset: scores before and after the headline attack, over opinion if there is any.
+
+    Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
+    drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
+    """
     attack, key = headline(outcome)
     found = []
     for model in outcome.models:
@@ -86,26 +86,20 @@ def scored_images(outcome: Outcome, table: Table) -> list[ScoredImages]:
         for entry in outcome.data:
             rows = of_model.where(dataset=entry.spec)
             clean, attacked = rows.where(attack=UNATTACKED), rows.where(attack=attack, budget=key)
-            mos = None if math.isnan(clean["mos"].sum()) else tuple(clean["mos"].tolist())
             if len(clean) and len(attacked):
-                scores = tuple(clean["score"].tolist()), tuple(attacked["score"].tolist())
-                found.append(ScoredImages(model.name, entry.spec, attack, key, mos, *scores))
-    return found
-
-
-def score_scatters(outcome: Outcome, points: Sequence[ScoredImages]) -> tuple[Chart, ...]:
-    """Return a panel per model and dataset: scores before and after, over opinion where there is any.
-
-    Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
-    drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
-    """
-    place = {model.name: (None, "adaptive", "bare").index(model.threat) for model in outcome.models}
-    shown = sorted(points, key=lambda part: place[part.model])[:PANELS] if len(points) > PANELS else points
+                found.append((model, entry.spec, (clean, attacked)))
+    threats = (None, "adaptive", "bare")
+    shown = sorted(found, key=lambda each: threats.index(each[0].threat))[:PANELS] if len(found) > PANELS else found
     most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
-    return tuple(_scatter(outcome, part, most=most) for part in shown)
+    hidden = len(found) - len(shown)
+    return Panels(
+        tuple(_scatter(outcome, *each, most=most) for each in shown),
+        legend=((CLEAN.color, "clean"), (ATTACKED.color, "attacked")),
+        note="One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden),
+    )
 
 
-def _line(model: ModelEntry, attack: str, figure: Swept) -> ByBudget:
+def _line(model: ModelEntry, attack: str, figure: Swept) -> dict[float, float]:
     """Return a figure by budget, nan where it is not defined; nothing unless there are budgets with a value."""
     by_key: Mapping[str, float | None] = getattr(figures_of(model, attack), figure)
     values = {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
@@ -114,54 +108,31 @@ def _line(model: ModelEntry, attack: str, figure: Swept) -> ByBudget:
     return {0.0: model.srocc} | values if figure == "srocc" and model.srocc is not None else values
 
 
-def _curves(
-    outcome: Outcome, attack: str, lines: Mapping[str, ByBudget], *, figure: Swept, limits: tuple[float, float]
-) -> Chart:
-    marks, labels = model_marks(outcome), model_labels(outcome)
-    told = "; ".join(f"{name}: {_told(line)}" for name, line in lines.items())
-    return Chart(
-        title=f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}",
-        description=f"{told}.",
-        axes=("budget ε, in 1/255", TITLES[figure]),
-        series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
-        ticks={tick: f"{tick:g}" for tick in sorted({epsilon for line in lines.values() for epsilon in line})},
-        limits=limits,
-    )
-
-
-def _told(line: ByBudget) -> str:
+def _told(line: Mapping[float, float]) -> str:
     words = ((short(v if math.isfinite(v) else None), f"at {e:g}/255" if e else "clean") for e, v in line.items())
     return ", ".join(" ".join(word) for word in words)
 
 
-def _scatter(outcome: Outcome, part: ScoredImages, *, most: int) -> Chart:
-    step = math.ceil(len(part.clean) / most)
-    before, after = part.clean[::step], part.attacked[::step]
-    across = before if part.mos is None else part.mos[::step]
-    attacked = Series(tuple(zip(across, after, strict=True)), ATTACKED, style="dots")
-    clean = Series(tuple(zip(across, before, strict=True)), CLEAN, style="dots")
-    rises = tuple(
-        end for x, b, a in zip(across, before, after, strict=True) for end in ((x, b), (x, a), (math.nan, math.nan))
-    )
-    where = f" on {part.dataset}" if len(outcome.data) > 1 else ""
-    has_opinion = part.mos is not None
+def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table, Table], *, most: int) -> Chart:
+    attack, key = headline(outcome)
+    before, after = (table["score"].tolist() for table in tables)
+    mos = tables[0]["mos"].tolist()
+    has_opinion = not math.isnan(sum(mos))
+    step = math.ceil(len(before) / most)
+    drawn = list(zip(mos if has_opinion else before, before, after, strict=True))[::step]
+    attacked = Series(tuple((x, a) for x, _, a in drawn), ATTACKED, style="dots")
+    clean = Series(tuple((x, b) for x, b, _ in drawn), CLEAN, style="dots")
+    rises = tuple(end for x, b, a in drawn for end in ((x, b), (x, a), (math.nan, math.nan)))
+    told = [f"On {spec} the attack takes the mean score from {fmean(before):.4g} to {fmean(after):.4g}"]
+    figures = model.datasets.get(spec)
+    if figures and figures.srocc is not None:
+        under = figures_of(figures, attack).srocc.get(key)
+        told.append(f"SROCC from {short(figures.srocc)} to {short(under)}")
+    drawing = f"{len(drawn)} of {len(before)} images are drawn" if step > 1 else f"{len(before)} images"
     return Chart(
-        title=f"{part.model}, {part.attack} at {budget(part.budget)}{where}",
-        description=_told_scores(outcome, part, drawn=len(before)),
+        title=f"{model.name}, {attack} at {budget(key)}" + f" on {spec}" * (len(outcome.data) > 1),
+        description=f"{', '.join(told)}; {drawing}.",
         axes=("opinion (MOS)", "score") if has_opinion else ("score of the clean image", "score when attacked"),
         series=(Series(rises, ATTACKED, style="segments"), clean, attacked) if has_opinion else (attacked,),
         has_diagonal=not has_opinion,
     )
-
-
-def _told_scores(outcome: Outcome, part: ScoredImages, *, drawn: int) -> str:
-    count = len(part.clean)
-    means = f"{sum(part.clean) / count:.4g} to {sum(part.attacked) / count:.4g}"
-    words = [f"On {part.dataset} the attack takes the mean score from {means}"]
-    model = next((model for model in outcome.models if model.name == part.model), None)
-    figures = model and model.datasets.get(part.dataset)
-    if figures and figures.srocc is not None:
-        under = figures_of(figures, part.attack).srocc.get(part.budget)
-        words.append(f"SROCC from {short(figures.srocc)} to {short(under)}")
-    drawing = f"{count} images" if drawn == count else f"{drawn} of {count} images are drawn"
-    return f"{', '.join(words)}; {drawing}."

@@ -17,7 +17,7 @@ from iqa_armor.report.attack_figures import (
 )
 from iqa_armor.report.comparison import Comparison, compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
-from iqa_armor.report.formatting import DASH, DOWN, UP, budget, giga, listed, milli, plain, short, signed
+from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, plain, short, signed, significant
 from iqa_armor.report.model_marks import model_marks, row_name
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import DatasetFigures, ModelEntry
@@ -29,7 +29,6 @@ STATUS: Mapping[str, tuple[str, Tone]] = {
     "failed": ("✗", "caution"),
     "not applicable": (DASH, "dim"),
 }
-Show = Callable[[ModelEntry], str]
 
 
 def models_table(outcome: Outcome) -> Table:
@@ -37,11 +36,10 @@ def models_table(outcome: Outcome) -> Table:
 
     Of many attacks it has the headline's and the worst case; `attacks_table` has all.
     """
-    described = list(_columns(outcome))
-    rows = tuple(row(_name(outcome, m), *(show(m) for _, show in described)) for m in outcome.models)
-    columns = (Column("Model", kind="text"), *(column for column, _ in described))
-    has_star = any(column.heading.endswith("*") for column in columns)
-    return Table("Quality, robustness and cost", columns, (Rows(rows),), star_note(outcome) if has_star else ())
+    columns, texts = zip(*_columns(outcome), strict=True)
+    rows = tuple(row(_name(outcome, m), *cells) for m, *cells in zip(outcome.models, *texts, strict=True))
+    notes = star_note(outcome) if any(column.heading.endswith("*") for column in columns) else ()
+    return Table("Quality, robustness and cost", (Column("Model", kind="text"), *columns), (Rows(rows),), notes)
 
 
 def attacks_table(outcome: Outcome) -> Table | None:
@@ -64,6 +62,9 @@ def attacks_table(outcome: Outcome) -> Table | None:
 
 def differences_table(outcome: Outcome) -> Table | None:
     """Return a group of rows per compared model: difference, interval, ratio, reading; None without a baseline."""
+    groups = _by_model(outcome, lambda model: map(_difference, compare(outcome, model)))
+    if not groups:
+        return None
     settings = outcome.settings
     columns = (
         Column("Figure", kind="text"),
@@ -71,13 +72,12 @@ def differences_table(outcome: Outcome) -> Table | None:
         *number_columns(("Difference", f"{settings.confidence * 100:g} % interval", "Ratio")),
         Column("Reading", kind="text"),
     )
-    groups = _by_model(outcome, lambda model: map(_difference, compare(outcome, model)))
     notes = (
         "A difference is called better or worse where its interval leaves out zero. "
         f"Paired bootstrap over images, {settings.resamples} resamples, seed {settings.seed}; "
         "intervals cover the choice of images, not the luck of a training run.",
     )
-    return Table(f"Difference to {outcome.baseline}", columns, groups, notes) if groups else None
+    return Table(f"Difference to {outcome.baseline}", columns, groups, notes)
 
 
 def datasets_table(outcome: Outcome) -> Table | None:
@@ -88,7 +88,7 @@ def datasets_table(outcome: Outcome) -> Table | None:
     parts = [part for model in outcome.models for part in model.datasets.values()]
     shown = [figure for figure in declared("clean", "data") if any(getattr(p, figure.name) is not None for p in parts)]
     under = number_columns((f"AbsGainAUC {attack}", f"SROCC, {under_headline(outcome)}"))
-    columns = (Column("Dataset", kind="text"), Column("Images"), *map(_declared_column, shown), *under)
+    columns = (Column("Dataset", kind="text"), Column("Images"), *_declared(shown), *under)
 
     def cells(spec: str, part: DatasetFigures) -> Row:
         attacked = figures_of(part, attack)
@@ -108,7 +108,7 @@ def budgets_table(outcome: Outcome) -> Table | None:
         for each in declared("attacked")
         if any(value is not None for figures in found for value in getattr(figures, each.name).values())
     ]
-    columns = (Column("Attack", kind="text"), Column("ε"), *map(_declared_column, shown))
+    columns = (Column("Attack", kind="text"), Column("ε"), *_declared(shown))
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for attack in attacks_shown(outcome) if model.attacks else ():
@@ -138,22 +138,31 @@ def checks_table(outcome: Outcome) -> Table | None:
     return Table("Were the attacks strong?", columns, groups) if groups else None
 
 
-def _columns(outcome: Outcome) -> Iterator[tuple[Column, Show]]:
+def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
+    """Yield the columns of `models_table` with a text for each model."""
     gain, r_score, std = _areas(outcome)
     attack, _ = headline(outcome)
-    shown = attacks_shown(outcome)
+    shown, models = attacks_shown(outcome), outcome.models
     main = [name for name in shown if name in (attack, WORST)]
     names = shown if len(outcome.settings.attacks) <= SIDE_BY_SIDE else main
-    yield Column("SROCC", f"Clean{UP}"), lambda model: short(model.srocc)
-    yield Column("PLCC", f"Clean{UP}"), lambda model: short(model.plcc)
-    yield from (_area_column(outcome, gain, name, "abs_gain") for name in names)
-    yield from (_area_column(outcome, r_score, name, "r_score") for name in names)
-    yield from (_ranking_column(outcome, name) for name in main)
-    deviations = [_area_column(outcome, std, name, "abs_gain_std", spare=2) for name in names if name != WORST]
-    yield from deviations
-    yield Column("Parameters", spare=1), lambda model: f"{model.parameters:,}"
-    yield Column("GFLOPs", spare=1), lambda model: giga(model.flops)
-    yield Column("ms/image", spare=1), lambda model: milli(model.timing.seconds_per_image)
+
+    def areas(group: str, figure: str, attacks: list[str], *, spare: int = 0) -> Iterator[tuple[Column, list[str]]]:
+        for name in attacks:
+            texts = [short(area(figures_of(model, name), figure)) for model in models]
+            yield Column(starred(outcome, name), group, spare=spare), texts
+
+    yield Column("SROCC", f"Clean{UP}"), [short(model.srocc) for model in models]
+    yield Column("PLCC", f"Clean{UP}"), [short(model.plcc) for model in models]
+    yield from areas(gain, "abs_gain", names)
+    yield from areas(r_score, "r_score", names)
+    for name in main:
+        key = shown_budget(outcome, name)
+        texts = [short(figures_of(model, name).srocc.get(key)) for model in models]
+        yield Column(name, f"SROCC, {budget(key)}{UP}"), texts
+    yield from areas(std, "abs_gain_std", [name for name in names if name != WORST], spare=2)
+    yield Column("Parameters", spare=1), [f"{model.parameters:,}" for model in models]
+    yield Column("GFLOPs", spare=1), [significant(model.flops, unit=1e9) for model in models]
+    yield Column("ms/image", spare=1), [significant(model.timing.seconds_per_image, unit=1e-3) for model in models]
 
 
 def _areas(outcome: Outcome) -> tuple[str, str, str]:
@@ -161,19 +170,8 @@ def _areas(outcome: Outcome) -> tuple[str, str, str]:
     return f"AbsGainAUC{less}", f"R-ScoreAUC{UP}", f"Gain in std{less}"
 
 
-def _area_column(outcome: Outcome, group: str, attack: str, name: str, *, spare: int = 0) -> tuple[Column, Show]:
-    column = Column(starred(outcome, attack), group, spare=spare)
-    return column, lambda model: short(area(figures_of(model, attack), name))
-
-
-def _ranking_column(outcome: Outcome, attack: str) -> tuple[Column, Show]:
-    key = shown_budget(outcome, attack)
-    column = Column(attack, f"SROCC, {budget(key)}{UP}")
-    return column, lambda model: short(figures_of(model, attack).srocc.get(key))
-
-
-def _declared_column(figure: Figure) -> Column:
-    return Column(figure.label, meaning=figure.says)
+def _declared(figures: Iterable[Figure]) -> list[Column]:
+    return [Column(figure.label, meaning=figure.says) for figure in figures]
 
 
 def _declared_text(figure: Figure, value: float | None) -> str:
@@ -185,7 +183,6 @@ def _name(outcome: Outcome, model: ModelEntry) -> Cell:
 
 
 def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:
-    """Return the rows of each model that has any."""
     found = ((model, tuple(rows(model))) for model in outcome.models)
     return tuple(Rows(each, _name(outcome, model)) for model, each in found if each)
 

@@ -29,16 +29,6 @@ def plain(value: float | str | None) -> str:
     return value if isinstance(value, str) else f"{value:.4g}"
 
 
-def giga(operations: int | None) -> str:
-    """Return operations in billions."""
-    return DASH if operations is None else f"{operations / 1e9:.3g}"
-
-
-def milli(seconds: float | None) -> str:
-    """Return seconds in thousandths."""
-    return DASH if seconds is None else f"{seconds * 1000:.3g}"
-
-
 def is_number(key: str) -> bool:
     """Return whether the key of a budget is its size in 1/255, not a word such as "own"."""
     try:
@@ -58,6 +48,6 @@ def listed(values: Mapping[str, float | int | str | None]) -> str:
     return ", ".join(f"{name}\u00a0=\u00a0{plain(value)}" for name, value in values.items())
 
 
-def significant(value: float | None, digits: int = 3) -> str:
-    """Return a number with some significant digits."""
-    return DASH if value is None else f"{value:.{digits}g}"
+def significant(value: float | None, digits: int = 3, *, unit: float = 1) -> str:
+    """Return a number with some significant digits, counted in `unit`; a dash for None."""
+    return DASH if value is None else f"{value / unit:.{digits}g}"

@@ -22,14 +22,11 @@ UNAWARE = "○"  # marks what an attack without knowledge of the defense found
 def marks(names: Sequence[str], baseline: str | None) -> dict[str, Mark]:
     """Return a mark for every name; the baseline's, if there is one, is a grey disc."""
     count = len(COLORS)
-    others = [name for name in names if name != baseline]
-    # After the last colour the first comes again, with another marker.
-    shapes = [(i + i // count) % count for i in range(len(others))]
-    found = {
-        name: Mark(COLORS[i % count], MARKERS[shape], SYMBOLS[shape])
-        for i, (name, shape) in enumerate(zip(others, shapes, strict=True))
-    }
-    return {baseline: Mark(GREY, "o", "●"), **found} if baseline is not None else found
+    found = {} if baseline is None else {baseline: Mark(GREY, "o", "●")}
+    for i, name in enumerate(name for name in names if name != baseline):
+        shape = (i + i // count) % count  # after the last colour the first comes again, with another marker
+        found[name] = Mark(COLORS[i % count], MARKERS[shape], SYMBOLS[shape])
+    return found
 
 
 def model_marks(outcome: Outcome) -> dict[str, Mark]:
@@ -45,7 +42,12 @@ def model_labels(outcome: Outcome) -> dict[str, str]:
 
     The model's own name goes with it where there are several. `UNAWARE` is added where the attack does not know it.
     """
-    return {model.name: _label(outcome, model) for model in outcome.models}
+    labels = {}
+    for model in outcome.models:
+        words = model.name if model.threat is None else defense_label(outcome, model)
+        is_unaware = model.threat == "bare"
+        labels[model.name] = f"{brief(words, LABEL_LENGTH - 2)} {UNAWARE}" if is_unaware else brief(words)
+    return labels
 
 
 def defense_label(outcome: Outcome, model: ModelEntry) -> str:
@@ -70,15 +72,7 @@ def brief(name: str, length: int = LABEL_LENGTH) -> str:
 
 
 def _is_alone(outcome: Outcome) -> bool:
-    """Return whether there is one model only, bare and behind defenses."""
     return len({model.defends or model.name for model in outcome.models}) == 1
-
-
-def _label(outcome: Outcome, model: ModelEntry) -> str:
-    if model.threat is None:
-        return brief(model.name)
-    words = defense_label(outcome, model)
-    return f"{brief(words, LABEL_LENGTH - 2)} {UNAWARE}" if model.threat == "bare" else brief(words)
 
 
 def _drawn_as(model: ModelEntry) -> str:

@@ -8,13 +8,9 @@ import itertools
 import re
 from html import escape
 from importlib import resources
-from typing import TYPE_CHECKING
 
 from iqa_armor.report.document import READINGS, ImageFile, Report, Table
 from iqa_armor.report.svg import draw
-
-if TYPE_CHECKING:
-    from jinja2 import Template
 
 
 def render_page(report: Report) -> str:
@@ -22,32 +18,22 @@ def render_page(report: Report) -> str:
 
     The JSON of what is reported stands in an element whose id is the report's kind.
     """
+    from jinja2 import Environment, StrictUndefined
+
+    home = resources.files("iqa_armor.report")
+    rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     numbers = itertools.count()
-    return _template().render(
+    return rules.from_string(home.joinpath("page.html").read_text(encoding="utf-8")).render(
         report=report,
-        style=_source("page.css"),
-        json=_inside_script(report.json),
+        style=home.joinpath("page.css").read_text(encoding="utf-8"),
+        # It cannot close the element that it stands in; JSON may spell these as escapes.
+        json=report.json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
         draw=lambda chart: draw(chart, f"chart{next(numbers)}"),
         spoken=_spoken,
         minus=_minus,
         rows_below=_rows_below,
         embedded=_embedded,
     )
-
-
-def _template() -> Template:
-    from jinja2 import Environment, StrictUndefined
-
-    return Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True).from_string(_source("page.html"))
-
-
-def _source(name: str) -> str:
-    return resources.files("iqa_armor.report").joinpath(name).read_text(encoding="utf-8")
-
-
-def _inside_script(json: str) -> str:
-    """Return JSON text that cannot close the element it stands in; JSON may spell these as escapes."""
-    return json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
 
 
 def _minus(text: str) -> str:

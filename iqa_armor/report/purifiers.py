@@ -6,7 +6,7 @@ from collections.abc import Iterator, Sequence
 from typing import Literal
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
-from iqa_armor.report.document import Cell, Chart, Column, Row, Rows, Series, Table, number_columns, row
+from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
 from iqa_armor.report.formatting import DOWN, UP, budget, short
 from iqa_armor.report.model_marks import brief, defense_label, model_marks
 from iqa_armor.results.figures import ModelEntry
@@ -48,10 +48,10 @@ def purifiers_table(outcome: Outcome) -> Table | None:
     return Table("Images and scores behind purifiers", tuple(columns), groups, tuple(_notes(outcome)))
 
 
-def plane(outcome: Outcome) -> tuple[Chart, ...]:
+def plane(outcome: Outcome) -> Panels:
     """Return the gain-quality plane: both overall, a point per purifier and threat, those of one purifier joined.
 
-    Nothing where no purifier was attacked.
+    Without a chart where no purifier was attacked.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957.
     """
@@ -68,10 +68,10 @@ def plane(outcome: Outcome) -> tuple[Chart, ...]:
             series.append(Series(tuple(at for _, at in points), marks[entries[0].name], style="joined"))
         for model, at in points:
             series.append(Series((at,), marks[model.name], brief(label) if model is points[-1][0] else ""))
-    if not series:
-        return ()
     axes = ("gain score (nearer 0 is more robust)", "quality")
-    return (Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series)),)
+    chart = Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series))
+    note = "Top left is best. Filled: the attack knows the purifier. Hollow: it does not."
+    return Panels((chart,) if series else (), "The gain–quality plane", note=note)
 
 
 def _threat(model: ModelEntry) -> str:

@@ -6,10 +6,8 @@ import io
 import math
 import re
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence, Set
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence, Set
 from html import escape
-from math import inf
 from typing import TYPE_CHECKING, Any
 
 from iqa_armor.report.document import Chart, Series
@@ -55,9 +53,20 @@ _LIGHTER: Mapping[str, str] = {
 
 def draw(chart: Chart, identifier: str) -> str:
     """Return a chart as an SVG element with title and description; `identifier` differs for every chart of a page."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
     labelled = [series for series in chart.series if series.label]
-    with _panel(identifier, labels=len(labelled)) as (figure, axes):
-        _make_room(axes, labelled)
+    with style.context({**SETTINGS, "svg.hashsalt": identifier}, after_reset=True), warnings.catch_warnings():
+        # Glyphs are missing from the font that lays text out, not from the reader's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        height = max(HEIGHT, round(BELOW + LABEL_GAP * len(labelled) + ABOVE))
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        figure.patch.set_visible(False)
+        # The longest label needs its room on the right.
+        wide = 0.82 - (max(len(series.label) for series in labelled) * 5.6 + 16) / WIDTH if labelled else 0.8
+        axes = figure.add_axes((0.15, BELOW / height, wide, 1 - (BELOW + ABOVE) / height))
+        axes.patch.set_visible(False)
         for series in chart.series:
             _STYLES[series.style](axes, series)
         _set_axes(axes, chart)
@@ -79,32 +88,11 @@ def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float
             middle, count = (middle * count + before * members) / (count + members), count + members
         groups.append((middle, count))
     placed = [middle + gap * (i - (count - 1) / 2) for middle, count in groups for i in range(count)]
-    placed = _limited(_limited(placed, gap, lowest=0.0), gap, highest=highest)
+    for i, place in enumerate(placed):
+        placed[i] = max(place, gap * i)
+    for i, place in enumerate(reversed(placed), start=1):
+        placed[-i] = min(place, highest - gap * (i - 1))
     return [place for _, place in sorted(zip(order, placed, strict=True))]
-
-
-def _limited(ascending: Sequence[float], gap: float, *, lowest: float = -inf, highest: float = inf) -> list[float]:
-    """Return values at least `gap` apart, pushed up from `lowest` or down from `highest`."""
-    count = len(ascending)
-    raised = [max(value, lowest + gap * i) for i, value in enumerate(ascending)]
-    return [min(value, highest - gap * (count - 1 - i)) for i, value in enumerate(raised)]
-
-
-@contextmanager
-def _panel(identifier: str, *, labels: int) -> Iterator[tuple[Figure, Axes]]:
-    """Give an empty figure with plain axes, as high as its labels need, drawn under settings of our own."""
-    from matplotlib import style
-    from matplotlib.figure import Figure
-
-    with style.context({**SETTINGS, "svg.hashsalt": identifier}, after_reset=True), warnings.catch_warnings():
-        # Glyphs are missing from the font that lays text out, not from the reader's.
-        warnings.filterwarnings("ignore", message="Glyph .* missing")
-        height = max(HEIGHT, round(BELOW + LABEL_GAP * labels + ABOVE))
-        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
-        figure.patch.set_visible(False)
-        axes = figure.add_axes((0.15, BELOW / height, 0.8, 1 - (BELOW + ABOVE) / height))
-        axes.patch.set_visible(False)
-        yield figure, axes
 
 
 def _draw_marks(axes: Axes, series: Series, *, size: float = 7, **line: Any) -> None:
@@ -166,14 +154,6 @@ def _set_axes(axes: Axes, chart: Chart) -> None:
             axes.axhline(0, color=INK, linewidth=0.8)
 
 
-def _make_room(axes: Axes, labelled: Sequence[Series]) -> None:
-    """Leave space on the right for labels, as much as the longest of them needs."""
-    if labelled:
-        left, bottom, _, height = axes.get_position().bounds
-        longest = max(len(series.label) for series in labelled)
-        axes.set_position((left, bottom, 0.97 - left - (longest * 5.6 + 16) / WIDTH, height))
-
-
 def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
     """Write labels in a column right of the axes, beside their points and not over one another."""
     pixels = axes.bbox.height
@@ -181,8 +161,8 @@ def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
     ends = [[point for point in series.points if math.isfinite(point[1])][-1] for series in labelled]
     heights = [float(to_axes.transform(end)[1]) * pixels for end in ends]
     placed = spread(heights, LABEL_GAP, highest=pixels)
+    leader = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
     for series, end, height in zip(labelled, ends, placed, strict=True):
-        leader = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
         axes.annotate(
             series.label,
             xy=end,

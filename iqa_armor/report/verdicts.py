@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 
 from iqa_armor.report.attack_figures import figures_of, headline
 from iqa_armor.report.comparison import Standing, compare, failed_checks, spoken, standing
@@ -30,7 +30,9 @@ MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    state = _state(outcome)
+    failed = failed_checks(outcome)
+    standings = [standing(outcome, model) for model in outcome.compared]
+    state = "caution" if failed else _state(outcome, set(standings))
     defended = [model for model in outcome.compared if model.threat is not None]
     behind = defended if len(defended) > MOST_DEFENDED else []
     sentences = [_conclusion(outcome, model) for model in outcome.compared if model not in behind]
@@ -39,28 +41,21 @@ def verdict(outcome: Outcome) -> Verdict:
     caveat = f"Images and scores of {synthetic} are generated: no human opinion stands behind these figures."
     warnings = (
         (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
-        for model, check in failed_checks(outcome)
+        for model, check in failed
     )
-    return Verdict(state, _headline(outcome, state), tuple(warnings), tuple(sentences), (caveat,) if synthetic else ())
+    says = STATES[state]
+    if state not in ("caution", "alone") and len(set(standings)) > 1:
+        counts = (f"{standings.count(kind)} {word}" for kind, word in WORDS.items() if kind in standings)
+        says = f"{len(standings)} models against the baseline: {', '.join(counts)}."
+    return Verdict(state, says, tuple(warnings), tuple(sentences), (caveat,) if synthetic else ())
 
 
-def _state(outcome: Outcome) -> str:
-    if failed_checks(outcome):
-        return "caution"
+def _state(outcome: Outcome, standings: Set[Standing]) -> str:
     if not any(compare(outcome, model) for model in outcome.compared):
         return "alone"
-    standings = {standing(outcome, model) for model in outcome.compared}
     if {"better", "worse"} <= standings:
         return "mixed"
     return next(state for state in ("mixed", "better", "worse", "open") if state in standings)
-
-
-def _headline(outcome: Outcome, state: str) -> str:
-    standings = [standing(outcome, model) for model in outcome.compared]
-    if state in ("caution", "alone") or len(set(standings)) == 1:
-        return STATES[state]
-    counts = {WORDS[kind]: standings.count(kind) for kind in WORDS if kind in standings}
-    return f"{len(standings)} models against the baseline: {', '.join(f'{n} {word}' for word, n in counts.items())}."
 
 
 def _conclusion(outcome: Outcome, model: ModelEntry) -> str:

@@ -52,7 +52,8 @@ def install(
         place = InstalledBlock(cut, grid.channels if grid else size[1], grid.size if grid else (size[2], size[3]))
         block = _new_block(recipe, place.channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
         if recipe.init == "identity":
-            value = _value_of(traced, nodes[name], calibration)
+            with torch.no_grad():  # an empty place gives what it gets
+                value = next(value for node, value in interpret(traced, calibration) if node is nodes[name])
             maps, robust = (block.maps(value), block.block) if isinstance(block, TokenBlock) else (value, block)
             initialize_identity(robust, maps)
         traced.set_submodule(name, block.eval())
@@ -73,10 +74,3 @@ def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: i
             return RobustBlock(channels, backend=recipe.backend, pool=recipe.pool)
     except ValueError as error:
         raise SurgeryError(f"no block fits there: {error}") from error
-
-
-@torch.no_grad()
-def _value_of(traced: fx.GraphModule, placeholder: fx.Node, inputs: Tensor) -> Tensor:
-    """Return what an empty place gives for `inputs`, which is what it gets."""
-    value: Tensor = next(value for node, value in interpret(traced, inputs) if node is placeholder)
-    return value

@@ -12,15 +12,10 @@ from iqa_armor.graph.walk import Dominators
 
 
 class Lineage:
-    """What the nodes that depend on the images come from.
+    """What the nodes of a traced graph that depend on the images come from.
 
-    Args:
-        traced: Graph whose nodes have sizes, as `trace` gives it.
-
-    Attributes:
-        dominators: What everything on the way to a node passes.
-        convolutions: Those on maps larger than one pixel, in order.
-        last_convolutions: By node, the convolutions before it with no other in between, itself if it is one.
+    `convolutions` are those on maps larger than one pixel, in order; `last_convolutions` are, by node, those before it
+    with no other in between, itself if it is one.
     """
 
     def __init__(self, traced: fx.GraphModule) -> None:

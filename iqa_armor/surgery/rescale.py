@@ -44,12 +44,9 @@ def _last_linear(traced: fx.GraphModule, node: fx.Node) -> nn.Linear | None:
     while len(node.users) == 1:
         layer = layer_of(traced, node)
         if isinstance(layer, nn.Linear):
-            return layer if layer.bias is not None and _calls(traced, node) == 1 else None
+            calls = [other for other in traced.graph.nodes if (other.op, other.target) == (node.op, node.target)]
+            return layer if layer.bias is not None and len(calls) == 1 else None
         if not (isinstance(layer, nn.Flatten | nn.Identity) or called_name(node) in RESHAPES):
             return None
         node = node.all_input_nodes[0]
     return None
-
-
-def _calls(traced: fx.GraphModule, node: fx.Node) -> int:
-    return sum(other.op == "call_module" and other.target == node.target for other in traced.graph.nodes)

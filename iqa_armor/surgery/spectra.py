@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from typing import TypeGuard
 
 import torch
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from iqa_armor.graph.calls import called_name, layer_of
 from iqa_armor.graph.sizes import size_of
@@ -41,16 +42,11 @@ class LayerGain:
 
 @dataclass(frozen=True)
 class BlockSpectrum:
-    """Measured singular values of a RobustBlock at its map size, and of the layers behind it.
+    """Largest and smallest singular value of a block's orthogonal convolution on maps of `size` (height, width).
 
-    Args:
-        size: (height, width) of the maps that the orthogonal convolution sees.
-        largest: Largest singular value of the orthogonal convolution there; `smallest` likewise.
-        tolerance: How far the two may be from singular values.
-        method: "every frequency", or "Lanczos" where that would take too much memory.
-        reduction: The block's 1×1 reduction.
-        after: Convolutions, linear layers and batch norms behind the block, in the order of the graph.
-        unmeasured: Functional convolutions and products behind the block, which have no layer to measure.
+    They may be off by `tolerance`; `method` is "every frequency", or "Lanczos" where that would take too much memory.
+    `after` has convolutions, linear layers and batch norms behind the block, in the order of the graph, `unmeasured`
+    the functional convolutions and products there, which have no layer to measure.
     """
 
     name: str
@@ -73,14 +69,20 @@ def measure_blocks(traced: fx.GraphModule) -> tuple[BlockSpectrum, ...]:
 
 
 def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenBlock) -> BlockSpectrum:
+    name = str(node.target)
     height, width = module.size if isinstance(module, TokenBlock) else (size_of(node) or (0, 0, 1, 1))[2:]
     block = module.block if isinstance(module, TokenBlock) else module
-    gains, method = _extremes(_thawed(block.orthogonal), (height, width))
+    gains, method = _extremes(block.orthogonal, (height, width))
     reached = descendants(node)
     behind = [later for later in traced.graph.nodes if later in reached and later is not node]
-    after = (_layer_gain(each, layer_of(traced, each)) for each in behind)
+    layers: list[tuple[str, nn.Module, tuple[int, ...]]]
+    layers = [(f"{name}.reduction", block.reduction, (1, block.channels, height, width))]
+    for each in behind:
+        if (layer := layer_of(traced, each)) is not None:
+            layers.append((str(each.target), layer, size_of(each.all_input_nodes[0]) or ()))
+    reduction, *after = (gain for layer in layers if (gain := _layer_gain(*layer)) is not None)
     return BlockSpectrum(
-        name=str(node.target),
+        name=name,
         backend=block.backend,
         channels=block.channels,
         size=(height, width),
@@ -88,23 +90,14 @@ def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenB
         smallest=gains.smallest or 0.0,
         tolerance=gains.tolerance,
         method=method,
-        reduction=_of_reduction(str(node.target), block.reduction, (height, width)),
-        after=tuple(gain for gain in after if gain is not None),
+        reduction=reduction,
+        after=tuple(after),
         unmeasured=tuple(each.name for each in behind if any(word in called_name(each) for word in PRODUCTS)),
     )
 
 
-def _of_reduction(name: str, layer: nn.Conv2d, size: tuple[int, int]) -> LayerGain:
-    largest = _of_matrix(layer.weight)
-    return LayerGain(f"{name}.reduction", "Conv2d", size, largest, ROUNDING * largest)
-
-
-def _thawed(layer: OrthogonalConv2d) -> OrthogonalConv2d:
-    """Return a copy in eval mode that asks for no parameter gradient and takes its cache away with it."""
-    return copy.deepcopy(layer).eval().requires_grad_(False)
-
-
-def _extremes(layer: OrthogonalConv2d, size: tuple[int, int]) -> tuple[Gains, str]:
+def _extremes(module: OrthogonalConv2d, size: tuple[int, int]) -> tuple[Gains, str]:
+    layer = copy.deepcopy(module).eval().requires_grad_(False)  # takes its cache away with it
     frequencies = size[0] * (size[1] // 2 + 1)
     if frequencies * layer.in_channels * layer.out_channels > EXACT_LIMIT:
         example = layer.bias.new_zeros(1, layer.in_channels, *size)
@@ -114,40 +107,25 @@ def _extremes(layer: OrthogonalConv2d, size: tuple[int, int]) -> tuple[Gains, st
     return Gains(largest, smallest, ROUNDING * largest, 0), "every frequency"
 
 
-def _layer_gain(node: fx.Node, module: nn.Module | None) -> LayerGain | None:
-    if module is None:
-        return None
-    given = size_of(node.all_input_nodes[0]) or ()
-    size = (given[2], given[3]) if len(given) == 4 else None
+def _layer_gain(name: str, module: nn.Module, given: tuple[int, ...]) -> LayerGain | None:
+    """Return the gain of a layer on tensors of the size `given`; None for one without linear part."""
     if isinstance(module, nn.Linear) or _is_pointwise(module):
-        largest = _of_matrix(module.weight)  # type: ignore[arg-type]
+        largest = float(torch.linalg.matrix_norm(module.weight.detach().flatten(1).double(), 2))
         tolerance = ROUNDING * largest
     elif isinstance(module, NORMS) and module.running_var is not None:
-        largest = _of_norm(module, module.running_var)
+        scale = torch.rsqrt(module.running_var.double() + module.eps)
+        largest = float((scale if module.weight is None else module.weight.detach().double() * scale).abs().max())
         tolerance = 0.0
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         found = extreme_gains(copy.deepcopy(module).requires_grad_(False), module.weight.new_zeros(1, *given[1:]))
         largest, tolerance = found.largest, found.tolerance
     else:
         return None
-    return LayerGain(str(node.target), type(module).__name__, size, largest, tolerance)
+    return LayerGain(name, type(module).__name__, (given[2], given[3]) if len(given) == 4 else None, largest, tolerance)
 
 
-def _is_pointwise(module: nn.Module) -> bool:
-    """Whether a layer is one matrix at every pixel, be it on every other pixel only."""
-    return (
-        isinstance(module, nn.Conv2d)
-        and tuple(module.kernel_size) == (1, 1)
-        and module.groups == 1
-        and not isinstance(module.padding, str)
-        and not any(module.padding)
-    )
-
-
-def _of_matrix(weight: Tensor) -> float:
-    return float(torch.linalg.matrix_norm(weight.detach().flatten(1).double(), 2))
-
-
-def _of_norm(norm: nn.BatchNorm1d | nn.BatchNorm2d, variance: Tensor) -> float:
-    scale = torch.rsqrt(variance.double() + norm.eps)
-    return float((scale if norm.weight is None else norm.weight.detach().double() * scale).abs().max())
+def _is_pointwise(module: nn.Module) -> TypeGuard[nn.Conv2d]:
+    """Return whether a layer is one matrix at every pixel, be it on every other pixel only."""
+    if not isinstance(module, nn.Conv2d) or isinstance(module.padding, str):
+        return False
+    return (module.kernel_size, module.groups) == ((1, 1), 1) and not any(module.padding)

@@ -29,7 +29,9 @@ def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps
     Raises:
         SurgeryError: If nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
     """
-    readers = [user for user in cut.users if taps == "all" or _is_of_trunk(traced, user)]
+    readers = [
+        user for user in cut.users if taps == "all" or any(is_convolution(traced, node) for node in descendants(user))
+    ]
     if not readers:
         raise SurgeryError(f"nothing reads {cut.name!r}; a block there would change no score")
     name = f"robust_{cut.name}"
@@ -43,8 +45,3 @@ def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps
     traced.graph.lint()
     traced.recompile()
     return name
-
-
-def _is_of_trunk(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a convolution lies at or behind a node, so that it belongs to the trunk, not to a head."""
-    return any(is_convolution(traced, each) for each in descendants(node))

@@ -88,7 +88,6 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
 
 
 def _places(lineage: Lineage) -> str:
-    """Return where a block could stand, as text."""
     cuts = [cut.node for branch in branches(lineage) for cut in branch.cuts] if lineage.convolutions else []
     grids = [grid.node for grid in token_grids(lineage)]
     texts = [f"its cuts are {', '.join(cuts)}"] if cuts else []
@@ -96,11 +95,7 @@ def _places(lineage: Lineage) -> str:
 
 
 def _point_to_tokens(lineage: Lineage) -> None:
-    """Refuse to choose in a transformer, naming its tokens.
-
-    Raises:
-        SurgeryError: If the network has tokens on a grid.
-    """
+    """Refuse to choose in a transformer, naming its tokens."""
     names = [grid.node for grid in token_grids(lineage)]
     if names:
         raise SurgeryError(
@@ -134,10 +129,6 @@ def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
     return inside[-1] if inside else None
 
 
-def _is_padding(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(layer_of(traced, node), PADDING) or node.target is functional.pad
-
-
 def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
     followed = {
@@ -168,16 +159,15 @@ def _branch(lineage: Lineage, index: int, sinks: list[fx.Node]) -> Branch:
         firsts.setdefault(_map_size(node), node)
     nodes: list[fx.Node] = []
     for first in firsts.values():
-        cut = _latest_before(lineage, passed, first)
-        if cut is not None and cut not in nodes:
-            nodes.append(cut)
+        nodes += [cut for cut in _usable_before(lineage, passed, first)[-1:] if cut not in nodes]
     cuts = tuple(_cut(lineage, cut, branch=index, position=n) for n, cut in enumerate(nodes, start=1))
     return Branch(cuts, problem=_problem(lineage, own, nodes[-1] if nodes else None, final=_map_size(sinks[-1])))
 
 
 def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
     """Return why the last cut of a branch with convolutions `own` cannot be told, or ""."""
-    hiding = [node.name for node in own if _map_size(node) == final and _dilation(lineage.traced, node) > 1]
+    dilations = ((node.name, argument(lineage.traced, node, "dilation", 1)) for node in own if _map_size(node) == final)
+    hiding = [name for name, value in dilations if (max(value) if isinstance(value, tuple | list) else value) > 1]
     if hiding:
         return (
             f"the dilated convolution {hiding[0]!r} hides where the last stage begins: its maps are as large as "
@@ -188,18 +178,17 @@ def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, fina
     return ""
 
 
-def _latest_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> fx.Node | None:
-    """Return the latest dominator that `first` depends on, outside the residual unit of `first`."""
+def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> list[fx.Node]:
+    """Return the dominators that `first` depends on, outside the residual unit of `first`."""
     before, unit = ancestors(first), first.meta.get("unit")
-    usable = [
+    return [
         node
         for node in passed
         if node in before
         and node is not first
-        and not _is_padding(lineage.traced, node)
+        and not (isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad)
         and not (unit and node.meta.get("unit") == unit)
     ]
-    return usable[-1] if usable else None
 
 
 def _cut(lineage: Lineage, node: fx.Node, *, branch: int, position: int) -> Cut:
@@ -214,8 +203,3 @@ def _cut(lineage: Lineage, node: fx.Node, *, branch: int, position: int) -> Cut:
 
 def _map_size(node: fx.Node) -> tuple[int, ...]:
     return (size_of(node) or ())[2:]
-
-
-def _dilation(traced: fx.GraphModule, node: fx.Node) -> int:
-    dilation = argument(traced, node, "dilation", 1)
-    return max(dilation) if isinstance(dilation, tuple | list) else int(dilation)

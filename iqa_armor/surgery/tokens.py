@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
+from math import prod
 
 from torch import fx, nn
 from torch.nn import functional
@@ -21,12 +23,9 @@ MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flat
 
 @dataclass(frozen=True)
 class TokenGrid:
-    """A tensor of tokens (N, extra + h·w, C), or of maps with their channels last (N, h, w, C).
+    """A tensor of tokens (N, extra + h·w, C), or of maps with their channels last (N, h, w, C); `size` is (h, w).
 
-    Args:
-        module: Path of the innermost module it is made in, or "".
-        size: (h, w) of the grid.
-        extra: Leading tokens outside the grid.
+    `module` is the path of the innermost module it is made in, or ""; `extra` tokens lead, outside the grid.
     """
 
     node: str
@@ -46,23 +45,25 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
         SurgeryError: If its value is neither, or the grid cannot be told; says why.
     """
     size = size_of(node) or ()
-    if len(size) == 4 and not _has_channels_last(lineage, node):
-        return None
     if len(size) == 4:
-        return _grid(node, (size[1], size[2]), 0)
+        return _grid(node, size[1:3], 0) if _has_channels_last(lineage, node) else None
+    described = f"{node.name!r} gives " + (f"a tensor {size}" if size else "no tensor")
     if len(size) != 3 or size[0] != lineage.image_size[0]:
+        raise SurgeryError(f"{described}; a block stands on maps (N, C, H, W) or tokens (N, tokens, C) only")
+    convolutions = lineage.last_convolutions.get(node)
+    maps = {maps for convolution in convolutions or () if len(maps := size_of(convolution) or ()) == 4}
+    if any(size[1:] == (channels, height * width) for _, channels, height, width in maps):
         raise SurgeryError(
-            f"{node.name!r} gives {_described(size)}; a block stands on maps (N, C, H, W) or tokens (N, tokens, C) only"
+            f"{described}, which has or may have its channels before its places; name a tensor of tokens "
+            "(N, tokens, C) behind it"
         )
-    made_by_convolutions = bool(lineage.last_convolutions.get(node))
-    places = _maps_before(lineage, node) if made_by_convolutions else _patches(lineage.image_size)
-    _check_axes(lineage, node, size)
-    fitting = sorted({place for place in places if 0 <= size[1] - place[0] * place[1] <= MOST_EXTRA})
+    places = {each[2:] for each in maps} if convolutions else _patches(lineage.image_size)
+    fitting = sorted(place for place in places if 0 <= size[1] - prod(place) <= MOST_EXTRA)
     if len(fitting) != 1:
-        listed = ", ".join("{}x{}".format(*place) for place in fitting or sorted(set(places))) or "none"
+        listed = ", ".join("{}x{}".format(*place) for place in fitting or sorted(places)) or "none"
         why = "several grids fit" if fitting else f"no grid with at most {MOST_EXTRA} further tokens fits"
         raise SurgeryError(f"{why} the {size[1]} tokens of {node.name!r} (grids: {listed}); name another --position")
-    return _grid(node, fitting[0], size[1] - fitting[0][0] * fitting[0][1])
+    return _grid(node, fitting[0], size[1] - prod(fitting[0]))
 
 
 def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
@@ -71,12 +72,9 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
     found = []
     for node in lineage.dominators.of(output) if output in lineage.dominators else ():
         if _ends_unit(lineage, node) and len(size_of(node) or ()) in (3, 4):
-            try:
-                grid = token_grid(lineage, node)
-            except SurgeryError:
-                continue
-            found += [grid] if grid is not None else []
-    return tuple(found)
+            with suppress(SurgeryError):
+                found.append(token_grid(lineage, node))
+    return tuple(grid for grid in found if grid is not None)
 
 
 def _ends_unit(lineage: Lineage, node: fx.Node) -> bool:
@@ -86,36 +84,18 @@ def _ends_unit(lineage: Lineage, node: fx.Node) -> bool:
     return called_name(node) in ADDITIONS and fit
 
 
-def _grid(node: fx.Node, size: tuple[int, int], extra: int) -> TokenGrid:
+def _grid(node: fx.Node, place: tuple[int, ...], extra: int) -> TokenGrid:
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    return TokenGrid(node.name, str(stack[-1][0]) if stack else "", (size_of(node) or (0,))[-1], size, extra)
+    height, width = place
+    module = str(stack[-1][0]) if stack else ""
+    return TokenGrid(node.name, module, (size_of(node) or (0,))[-1], (height, width), extra)
 
 
-def _maps_before(lineage: Lineage, node: fx.Node) -> list[tuple[int, int]]:
-    sizes = [size_of(convolution) or () for convolution in lineage.last_convolutions[node]]
-    return [(size[2], size[3]) for size in sizes if len(size) == 4]
-
-
-def _patches(image: tuple[int, ...]) -> list[tuple[int, int]]:
+def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:
     """Return the grids of equal square patches of an image, larger than one pixel."""
     height, width = image[2:]
-    sides = [side for side in range(2, min(height, width)) if height % side == 0 and width % side == 0]
-    return [(height // side, width // side) for side in sides]
-
-
-def _check_axes(lineage: Lineage, node: fx.Node, size: tuple[int, ...]) -> None:
-    """Check that the places are on the second axis of (N, tokens, C), not on the third as in (N, C, places).
-
-    Raises:
-        SurgeryError: If they are, or may be.
-    """
-    for convolution in lineage.last_convolutions.get(node, ()):
-        _, channels, height, width = size_of(convolution) or (0, 0, 0, 0)
-        if size[1] == channels and size[2] == height * width:
-            raise SurgeryError(
-                f"{node.name!r} gives {_described(size)}, which has or may have its channels before its places; name "
-                "a tensor of tokens (N, tokens, C) behind it"
-            )
+    sides = (side for side in range(2, min(height, width)) if height % side == 0 and width % side == 0)
+    return {(height // side, width // side) for side in sides}
 
 
 def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
@@ -126,7 +106,6 @@ def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
     """
 
     def alike(current: fx.Node) -> list[fx.Node]:
-        """Return the neighbours of a node that have the same axes."""
         return [
             other
             for other in (*current.all_input_nodes, *current.users)
@@ -147,7 +126,3 @@ def _works_on_last_axis(lineage: Lineage, node: fx.Node) -> bool:
     if node.target is functional.layer_norm:
         return len(arguments(node)["normalized_shape"]) == 1
     return node.target is functional.linear
-
-
-def _described(size: tuple[int, ...]) -> str:
-    return f"a tensor {size}" if size else "no tensor"

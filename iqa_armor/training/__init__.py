@@ -30,7 +30,7 @@ LOSSES: Registry[Loss] = Registry(
     {
         "norm-in-norm": Entry("iqa_armor.training.losses:norm_in_norm", "distance of normalised scores and labels"),
         "plcc": Entry("iqa_armor.training.losses:plcc_loss", "(1 − PLCC) / 2 over the batch"),
-        "mse": Entry("iqa_armor.training.losses:mse", "mean squared error"),
+        "mse": Entry("torch.nn.functional:mse_loss", "mean squared error"),
         "plcc+mse": Entry("iqa_armor.training.losses:plcc_and_mse", "the sum of both"),
     },
     group="iqa_armor.losses",
@@ -42,9 +42,7 @@ DEFENSES: Registry[type[TrainingDefense]] = Registry(
     {
         "none": Entry("iqa_armor.training.defenses:TrainingDefense", "plain fitting"),
         "nt": Entry("iqa_armor.training.defenses:GradientNorm", "a penalty on the gradient by the pixels"),
-        "at": Entry(
-            "iqa_armor.training.defenses:AdversarialTraining", "half of each batch attacked, with lower labels"
-        ),
+        "at": Entry("iqa_armor.training.defenses:AdversarialTraining", "half of each batch attacked, labels lowered"),
     },
     group="iqa_armor.training_defenses",
     accepts=_defense,

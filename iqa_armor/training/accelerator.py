@@ -20,11 +20,7 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
     """Give an Accelerator that computes on exactly this device, whatever else the machine has.
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
-    and device: while the block runs that state is set aside.
-
-    Args:
-        device: As `choose_device` gives it: under a launcher, each process has its own.
-        precision: "no", "bf16" or "fp16".
+    ("no", "bf16" or "fp16") and device: while the block runs that state is set aside.
 
     Raises:
         UsageError: If several processes shall compute on one CUDA device.

@@ -18,23 +18,14 @@ from iqa_armor.files import replacing, require_writable
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """A file that keeps the state of one fit.
-
-    Args:
-        fingerprint: Of what the state is made from: model, data and settings.
-        resumes: Whether a fit continues from the file, where there is one.
-    """
+    """A file that keeps the state of one fit."""
 
     path: Path
-    fingerprint: str = ""
-    resumes: bool = False
+    fingerprint: str = ""  # of what the state is made from: model, data and settings
+    resumes: bool = False  # whether a fit continues from the file, where there is one
 
     def prepare(self) -> None:
-        """Make the folder, and remove what killed runs left of this file.
-
-        Raises:
-            OutputError: If the file could not be written.
-        """
+        """Make the folder and remove what killed runs left of this file; an OutputError if it cannot be written."""
         require_writable(self.path)
         # Version 0.1.0 wrote under such names before it renamed.
         for leftover in self.path.parent.glob(f".{self.path.name}.{'[a-z0-9_]' * 8}"):

@@ -25,12 +25,9 @@ class TrainingDefense:
 
     @classmethod
     def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
-        """Return the defense of one fit.
+        """Return the defense of one fit to images with opinion scores `mos` (N,).
 
-        Args:
-            settings: Of the fit.
-            mos: Opinion scores (N,) of its images.
-            spread: Opinion scores that are 1 in the unit of the targets; negative where small scores are good.
+        `spread` opinion scores are 1 in the unit of the targets; it is negative where small scores are good.
         """
         return cls()
 
@@ -105,15 +102,12 @@ class AdversarialTraining(TrainingDefense):
                 f"{images.shape[-2]}x{images.shape[-1]}; give a larger --input-size HEIGHTxWIDTH"
             )
         half = len(images) // 2
-        attacked = self._attack(model, images[:half])
+        attack = PGD(self.epsilon, self.epsilon, steps=1, direction=1 if self.direction > 0 else -1)
+        with evaluating(model):
+            attacked = attack(lambda x: GRADIENT_SCALE * model(x).float(), images[:half], torch.Generator())
         fall = (1 - ssim(images[:half], attacked)) * self.score_range
         lowered = targets[:half] - self.direction * fall.to(targets.dtype)
         return torch.cat([attacked, images[half:]]), torch.cat([lowered, targets[half:]])
-
-    def _attack(self, model: nn.Module, images: Tensor) -> Tensor:
-        attack = PGD(self.epsilon, self.epsilon, steps=1, direction=1 if self.direction > 0 else -1)
-        with evaluating(model):
-            return attack(lambda moved: GRADIENT_SCALE * model(moved).float(), images, torch.Generator())
 
 
 def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
@@ -124,9 +118,8 @@ def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
     with evaluating(model), torch.enable_grad():
         images = images.detach().requires_grad_()
         scores = model(images).float()
-        (gradient,) = torch.autograd.grad(
-            GRADIENT_SCALE * scores.sum(), images, retain_graph=True, create_graph=step == 0
-        )
+        scaled = GRADIENT_SCALE * scores.sum()
+        (gradient,) = torch.autograd.grad(scaled, images, retain_graph=True, create_graph=step == 0)
         if step == 0:
             return gradient.abs().flatten(1).sum(1) / GRADIENT_SCALE
         moved = images.detach() + step * gradient.sign()

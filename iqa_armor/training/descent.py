@@ -56,16 +56,9 @@ def descend(
 def run_epoch(
     batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None] | None = None
 ) -> float:
-    """Return the mean loss of an epoch of steps.
+    """Return the mean loss of the epoch of a number, from 1: of a step for each batch, which returns its loss.
 
-    Args:
-        batches: What `step` takes, one after the other; it returns the loss of each.
-        step: Makes one step.
-        number: Of the epoch, from 1.
-        report: Called with the number of steps done in this epoch.
-
-    Raises:
-        ArmorError: If the loss is not finite.
+    `report` is called with the number of steps done in this epoch. A loss that is not finite is an ArmorError.
     """
     losses: list[Tensor] = []
     for batch in batches:
@@ -85,16 +78,14 @@ def epoch_seed(seed: int, number: int) -> int:
 
 def mirrored(*parts: Tensor, generator: Generator) -> tuple[Tensor, ...]:
     """Flip images (N, 3, H, W) left to right at random, each together with its partners in the other parts."""
-    chosen = torch.rand(len(parts[0]), generator=generator) < 0.5
-    chosen = chosen.to(parts[0].device).view(-1, 1, 1, 1)
+    chosen = (torch.rand(len(parts[0]), generator=generator) < 0.5).to(parts[0].device).view(-1, 1, 1, 1)
     return tuple(torch.where(chosen, part.flip(-1), part) for part in parts)
 
 
 class Epochs(Generic[E]):
     """What the epochs of a training gave, and the weights of the best; epoch 0 is the network before training.
 
-    Args:
-        figure: What the best epoch has most of; of equals the first is best, and NaN counts least.
+    The best has most of a figure; of equals the first is best, and NaN counts least.
     """
 
     def __init__(self, figure: Callable[[E], float]) -> None:

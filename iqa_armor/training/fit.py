@@ -6,7 +6,7 @@ import logging
 import math
 import time
 from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
@@ -21,30 +21,20 @@ from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.checkpoint import Checkpoint
 from iqa_armor.training.descent import Epochs, decayed_optimizer, descend, epoch_seed, mirrored, run_epoch, warm_cosine
-from iqa_armor.training.images import TrainingImages
-from iqa_armor.training.predict import predict
-
-if TYPE_CHECKING:
-    from accelerate import Accelerator
+from iqa_armor.training.images import TrainingImages, predict
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch gave; epoch 0 is the network before fitting.
-
-    Args:
-        loss: Mean training loss, NaN for epoch 0.
-        srocc: On the held-out tenth of the training images, in [-1, 1], as `plcc` is.
-        seconds: Wall time of the epoch with its check.
-    """
+    """What one epoch gave; epoch 0 is the network before fitting."""
 
     number: int
-    loss: float
-    srocc: float
+    loss: float  # mean over training batches, NaN for epoch 0
+    srocc: float  # on the held-out tenth of the training images, as `plcc` is
     plcc: float
-    seconds: float
+    seconds: float  # wall time with the check
 
     def __str__(self) -> str:
         return f"epoch {self.number}: loss {self.loss:.4f}, held-out SROCC {self.srocc:.3f}"
@@ -116,13 +106,7 @@ class _Fitting:
     """One fit under way."""
 
     def __init__(
-        self,
-        model: QualityModel,
-        images: TrainingImages,
-        settings: Training,
-        *,
-        labels: ScoreMoments,
-        accelerator: Accelerator,
+        self, model: QualityModel, images: TrainingImages, settings: Training, *, labels: ScoreMoments, accelerator: Any
     ) -> None:
         self.model, self.images, self.settings, self.labels = model, images, settings, labels
         self.accelerator = accelerator

@@ -1,42 +1,36 @@
-"""The images that networks are fitted to."""
+"""The images that networks are fitted to, and their scores."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet, held_out
 from iqa_armor.data.prepared import PreparedImages, load_prepared, worker_count
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
-from iqa_armor.progress import Progress
+from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 
 
 @dataclass(frozen=True)
 class TrainingImages:
-    """Training images of one size, prepared for one model.
+    """Training images of one size, prepared for one model; a DataError if they differ in size or are too few."""
 
-    Args:
-        fitted: Nine tenths, which a network is fitted to; at least two.
-        held_out: One tenth, which chooses the epoch.
-
-    Raises:
-        DataError: If there are fewer, or images differ in size.
-    """
-
-    fitted: PreparedImages
-    held_out: PreparedImages
+    fitted: PreparedImages  # nine tenths, which a network is fitted to; at least two
+    held_out: PreparedImages  # one tenth, which chooses the epoch
 
     def __post_init__(self) -> None:
         if len(self.fitted) < 2:
             raise DataError(f"fitting needs at least two training images, got {len(self.fitted)}")
-        parts = (self.fitted, self.held_out)
-        sizes = sorted({tuple(image.shape[-2:]) for images in parts for image in images.stored or ()})
+        stored = (*(self.fitted.stored or ()), *(self.held_out.stored or ()))
+        sizes = sorted({tuple(image.shape[-2:]) for image in stored})
         if len(sizes) > 1:
             raise DataError(
                 f"training images differ in size, e.g. {sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]}; "
@@ -69,11 +63,7 @@ class TrainingImages:
 
 
 def load_training_images(images: ImageSet, model: QualityModel, progress: Progress) -> TrainingImages:
-    """Read and check every training image.
-
-    Raises:
-        DataError: If some cannot be read, differ in size, or are too few.
-    """
+    """Read every training image; a DataError if some cannot be read, differ in size, or are too few."""
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
     fitted, held = held_out(images)
@@ -81,3 +71,23 @@ def load_training_images(images: ImageSet, model: QualityModel, progress: Progre
         load_prepared(fitted, model.prepare, progress=progress, task="reading training images"),
         load_prepared(held, model.prepare, progress=progress, task="reading held-out images"),
     )
+
+
+def predict(
+    model: nn.Module,
+    images: PreparedImages,
+    *,
+    batch_size: int = 32,
+    progress: Progress = silent,
+    task: str = "scoring",
+) -> Tensor:
+    """Return the scores (N,) of prepared images on the CPU, in eval mode without gradients; restores the mode."""
+    device = next(model.parameters()).device
+    is_cuda, workers = device.type == "cuda", worker_count(images)
+    loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=workers, pin_memory=is_cuda)
+    scores: list[Tensor] = []
+    with frozen(model), torch.inference_mode():
+        for batch, _, _ in loader:
+            scores.append(model(batch.to(device, non_blocking=True)).float().cpu())
+            progress(task, sum(map(len, scores)), len(images))
+    return torch.cat(scores)

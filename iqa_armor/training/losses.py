@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -10,7 +11,6 @@ from torch.nn import functional
 
 # Of predictions and opinion scores, (N,) each, N ≥ 2.
 Loss = Callable[[Tensor, Tensor], Tensor]
-TINY = 1e-6
 
 
 def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
@@ -21,9 +21,7 @@ def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
     Source: Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, Section 3 with p = 1, q = 2.
     """
-    difference = _unit(scores) - _unit(mos)
-    size: float = len(scores) ** 0.5
-    return difference.abs().sum() / (2 * size)
+    return (_unit(scores) - _unit(mos)).abs().sum() / (2 * math.sqrt(len(scores)))
 
 
 def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
@@ -31,17 +29,12 @@ def plcc_loss(scores: Tensor, mos: Tensor) -> Tensor:
     return (1 - (_unit(scores) * _unit(mos)).sum()) / 2
 
 
-def mse(scores: Tensor, mos: Tensor) -> Tensor:
-    """Mean squared error; `mos` must be in the unit of `scores`."""
-    return functional.mse_loss(scores, mos)
-
-
 def plcc_and_mse(scores: Tensor, mos: Tensor) -> Tensor:
-    """Sum of `plcc_loss` and `mse`: correlation within the batch, and one scale across batches."""
-    return plcc_loss(scores, mos) + mse(scores, mos)
+    """Sum of `plcc_loss` and mean squared error: correlation within the batch, and one scale across batches."""
+    return plcc_loss(scores, mos) + functional.mse_loss(scores, mos)
 
 
 def _unit(values: Tensor) -> Tensor:
     centred = values - values.mean()
     length: Tensor = torch.linalg.vector_norm(centred)
-    return centred / length.clamp_min(TINY)
+    return centred / length.clamp_min(1e-6)

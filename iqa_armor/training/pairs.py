@@ -17,14 +17,10 @@ from iqa_armor.progress import Progress, silent
 
 @dataclass(frozen=True)
 class Pairs:
-    """N prepared images of one size, and the same attacked.
-
-    Args:
-        attacked: (N, 3, H, W) in [0, 1], in half precision: an error below 0.07/255.
-    """
+    """N prepared images of one size, and the same attacked."""
 
     clean: PreparedImages
-    attacked: Tensor
+    attacked: Tensor  # (N, 3, H, W) in [0, 1], in half precision: an error below 0.07/255
 
     def __len__(self) -> int:
         return len(self.attacked)

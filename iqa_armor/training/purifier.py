@@ -21,25 +21,16 @@ from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages
 from iqa_armor.training.pairs import Pairs, make_pairs
 
-SSIM_WEIGHT = 0.001
-
 
 @dataclass(frozen=True)
 class FilterEpoch:
-    """What one epoch gave; epoch 0 is the filter that changes nothing.
-
-    Args:
-        loss: Mean training loss, NaN for epoch 0.
-        held_out: Loss on the held-out pairs.
-        psnr: Mean over held-out images of the PSNR between purified attacked and clean ones, in dB.
-        seconds: Wall time, with attacks where they are run anew.
-    """
+    """What one epoch gave; epoch 0 is the filter that changes nothing."""
 
     number: int
-    loss: float
-    held_out: float
-    psnr: float
-    seconds: float
+    loss: float  # mean over training pairs, NaN for epoch 0
+    held_out: float  # loss on the held-out pairs
+    psnr: float  # mean over held-out images, between purified attacked and clean ones, in dB
+    seconds: float  # wall time, with attacks where they are run anew
 
     def __str__(self) -> str:
         return f"epoch {self.number}: held-out loss {self.held_out:.6f}, PSNR {self.psnr:.2f} dB"
@@ -47,10 +38,7 @@ class FilterEpoch:
 
 @dataclass(frozen=True)
 class FittedFilter:
-    """A filter in eval mode on the attacked model's device, with the weights of the epoch `best`.
-
-    That is the one with the smallest loss on the held-out pairs, of those trained.
-    """
+    """A filter in eval mode on the attacked model's device, as of the epoch with the least loss on held-out pairs."""
 
     network: FCN
     epochs: tuple[FilterEpoch, ...]
@@ -102,7 +90,6 @@ class _FilterTraining:
         model: QualityModel,
         images: TrainingImages,
         attacks: list[Attack],
-        *,
         settings: FilterSettings,
         progress: Progress,
     ) -> None:
@@ -152,7 +139,6 @@ class _FilterTraining:
 
     @torch.no_grad()
     def _measured(self) -> tuple[float, float]:
-        """Return the mean loss and the mean PSNR on the held-out pairs."""
         self.network.eval()
         losses, decibels = [], []
         for clean, attacked in self.held_out.batches(range(len(self.held_out)), self.settings.batch_size, self.device):
@@ -163,6 +149,4 @@ class _FilterTraining:
 
 
 def _losses(clean: Tensor, purified: Tensor) -> Tensor:
-    """Return the loss of every image (N,): mean squared error + 0.001 · (1 − SSIM)."""
-    error = (purified - clean).square().flatten(1).mean(1)
-    return error + SSIM_WEIGHT * (1 - ssim(clean, purified))
+    return (purified - clean).square().flatten(1).mean(1) + 0.001 * (1 - ssim(clean, purified))

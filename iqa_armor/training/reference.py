@@ -24,22 +24,20 @@ def fit_reference(
     All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out, and
     mixed precision is not used: `settings.precision` must be "no".
 
-    Args:
-        model: Network whose scores become opinion scores, in the unit of `images.mos`.
-        images: Scored images with references, such as KADID-10k's training split.
-        settings: Epochs, step size, loss and the rest.
-        progress: Told of every epoch with its loss.
-
-    Returns:
-        Mean training loss of every epoch.
+    Scores become opinion scores in the unit of `images.mos`; what is returned is the mean training loss of every epoch.
 
     Raises:
         DataError: If the images have no references or no scores, or are fewer than two.
         ArmorError: If mixed precision is asked for, or the loss is not finite.
     """
-    mos = _scores(images)
+    if images.mos is None or images.references is None or len(images) < 2:
+        raise DataError(
+            "a full-reference network is fitted to at least two scored images with references, such as those of "
+            "kadid10k:DIR or live:DIR"
+        )
     if settings.precision != "no":
         raise ArmorError(f"a full-reference network is fitted in float32, not in {settings.precision}; leave it away")
+    mos = images.mos.float()
     model.offset.fill_(mos.mean())
     model.unit.fill_(mos.std().clamp_min(1e-6))
     model.train().requires_grad_(True)
@@ -67,35 +65,21 @@ def fit_reference(
 def predict_reference(model: ReferenceModel, images: ImageSet, *, batch_size: int = 16) -> Tensor:
     """Return the scores (N,) of images beside their references, on the CPU, in the mode that the model is in.
 
-    Raises:
-        DataError: If the images have no references.
+    Images without references are a DataError, as in `read_pairs`.
     """
-    scores = []
+    scores = [torch.zeros(0)]
     for start in range(0, len(images), batch_size):
         pairs = read_pairs(model, images, range(start, min(start + batch_size, len(images))))
         scores.append(model(*(part.to(model.mean.device) for part in pairs)).cpu())
-    return torch.cat(scores) if scores else torch.zeros(0)
+    return torch.cat(scores)
 
 
 def read_pairs(model: ReferenceModel, images: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return (references, images) at some indices as the model sees them, (n, 3, H, W) each.
-
-    Raises:
-        DataError: If the images have no references.
-    """
+    """Return (references, images) at some indices as the model sees them, (n, 3, H, W) each."""
     if images.references is None:
         raise DataError("these images have no references; use data that has, such as kadid10k:DIR or live:DIR")
     references = [model.prepare(images.references(images.positions[index])) for index in indices]
     return torch.stack(references), torch.stack([model.prepare(images[index]) for index in indices])
-
-
-def _scores(images: ImageSet) -> Tensor:
-    if images.mos is None or images.references is None or len(images) < 2:
-        raise DataError(
-            "a full-reference network is fitted to at least two scored images with references, such as those of "
-            "kadid10k:DIR or live:DIR"
-        )
-    return images.mos.float()
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:

@@ -33,7 +33,7 @@ def certify(
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing."""
     from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.certify import build_smoothers, certify_files, certify_images
+    from iqa_armor.pipeline.certify import build_smoothers, certify_images
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.report.certification import certification_report
     from iqa_armor.report.page import render_page
@@ -49,11 +49,8 @@ def certify(
     device = machine.chosen()
     with progress() as bars:
         opened = load_models(models, opening)
-        if images:
-            found = certify_files(opened, images, settings, baseline=position, device=device, progress=bars)
-        else:
-            dataset = open_data(data, seed=settings.seed, progress=bars)
-            found = certify_images(opened, dataset, settings, baseline=position, device=device, progress=bars)
+        source = images or open_data(data, seed=settings.seed, progress=bars)
+        found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
     if report is not None:
         write_whole(report, render_page(certification_report(found)))
         note(f"wrote {report}")

@@ -1,0 +1,164 @@
+"""Trace a network for any number of images, and find out whether the graph holds for images of any size."""
+
+from __future__ import annotations
+
+import inspect
+import operator
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
+from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, shown_line
+from iqa_armor.graph.sizes import ADVICE
+from iqa_armor.graph.tracer import SizedTracer
+from iqa_armor.graph.walk import ancestors
+
+FIXED_SIZE = "fixed_size"  # in a graph module's meta: (H, W) of the only images it serves; missing where any will do
+MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
+_GROWN = (32, 64)  # what another size has more
+
+
+def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Return the graph of what a network computes in its present mode, made of the network's own layers.
+
+    Where the network's code asks for sizes (an `if`, a loop, padding computed in Python), they are those of the
+    example; `meta["fixed_size"]` of the result then says so, unless the answers do not depend on height and width.
+    Options of `forward` take their defaults. The graph serves any number of images.
+
+    Args:
+        network: Module on normalised input.
+        example: Input (N, 3, H, W) on its device.
+
+    Raises:
+        SurgeryError: If what the network does depends on the pixels or on the number of images; names the line.
+    """
+    pair = example[:1].repeat(2, 1, 1, 1)
+    tracer, traced = _traced(network, pair)
+    if tracer.asked:
+        _free_of_number(tracer, _traced(network, example[:1].repeat(3, 1, 1, 1))[0], type(network).__name__)
+        if not _is_free_of_size(network, tracer, pair):
+            traced.meta[FIXED_SIZE] = tuple(example.shape[-2:])
+        traced.graph.lint()
+        traced.recompile()
+    return traced
+
+
+def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphModule]:
+    tracer, kind = SizedTracer(images), type(network).__name__
+    try:
+        with _one_input(network), _unchanged(network):
+            tracer.graph = tracer.trace(network)
+            _drop_assertions(tracer.graph)
+            traced = fx.GraphModule(network, tracer.graph, kind)
+            traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
+            # A graph module has a copy of the graph.
+            tracer.adopt(traced.graph)
+    except NodeFailure as failure:
+        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {ADVICE}") from failure
+    except NETWORK_FAILURES as error:
+        line = failing_line(error)
+        raise SurgeryError(
+            f"{kind} cannot be traced: {cause_of(error)} ({shown_line(line) if line else 'inside a torch layer'}); "
+            "what a network does may depend on the size of its images, not on their pixels"
+        ) from error
+    return tracer, traced
+
+
+def _drop_assertions(graph: fx.Graph) -> None:
+    for node in reversed(graph.nodes):
+        if node.op == "call_function" and node.target is torch._assert:
+            graph.erase_node(node)
+
+
+@contextmanager
+def _one_input(network: nn.Module) -> Iterator[None]:
+    """Let a network take images only: further arguments of `forward` have their defaults."""
+    kind: Any = type(network)
+    if len(inspect.signature(kind.forward).parameters) == 2:  # itself and the images
+        yield
+        return
+
+    def forward(self: nn.Module, images: Tensor) -> Any:
+        return kind.forward(self, images)
+
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+    try:
+        yield
+    finally:
+        network.__class__ = kind
+
+
+@contextmanager
+def _unchanged(network: nn.Module) -> Iterator[None]:
+    """Give modules back the attributes they had: a network that keeps values for later would keep a trace's."""
+    kept = [(module, dict(vars(module))) for module in network.modules()]
+    holders = [value for _, known in kept for value in known.values() if type(value) in (dict, list)]
+    contents = [(holder, holder.copy()) for holder in holders]
+    try:
+        yield
+    finally:
+        for module, known in kept:
+            vars(module).clear()
+            vars(module).update(known)
+        for holder, content in contents:
+            holder.clear()
+            holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+
+
+def _free_of_number(two: SizedTracer, three: SizedTracer, kind: str) -> None:
+    """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow.
+
+    Raises:
+        SurgeryError: If the two traces differ otherwise.
+    """
+    if [(node.op, node.target) for node in two.graph.nodes] != [(n.op, n.target) for n in three.graph.nodes]:
+        raise SurgeryError(f"{kind} cannot be traced: what it does depends on how many images come together")
+    for node, other in zip(list(two.graph.nodes), list(three.graph.nodes), strict=True):
+        node.args = _merged(node.args, other.args, node, kind)
+        node.kwargs = _merged(node.kwargs, other.kwargs, node, kind)
+
+
+def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
+    if isinstance(one, fx.Node):
+        return one
+    if isinstance(one, tuple | list):
+        return type(one)(_merged(a, b, node, kind) for a, b in zip(one, other, strict=True))
+    if isinstance(one, dict):
+        return {key: _merged(value, other[key], node, kind) for key, value in one.items()}
+    if isinstance(one, slice):
+        parts = [_merged(getattr(one, n), getattr(other, n), node, kind) for n in ("start", "stop", "step")]
+        return slice(*parts)
+    if isinstance(one, Tensor) or one == other or one is other:
+        return one
+    if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
+        return _multiple(node, one // 2)
+    line = node.meta.get("line")
+    raise SurgeryError(
+        f"{kind} cannot be traced: a number there depends on how many images come together"
+        + (f" ({shown_line(line)})" if line else "")
+    )
+
+
+def _multiple(node: fx.Node, times: int) -> fx.Node:
+    images = next(each for each in node.graph.nodes if each.op == "placeholder")
+    with node.graph.inserting_before(node):
+        number = node.graph.call_method("size", (images, 0))
+        return number if times == 1 else node.graph.call_function(operator.mul, (number, times))
+
+
+def _is_free_of_size(network: nn.Module, tracer: SizedTracer, images: Tensor) -> bool:
+    """Return whether all numbers that Python asked for, and what they follow from, are the same for larger images."""
+    grown = images.new_zeros(*images.shape[:2], *(a + b for a, b in zip(images.shape[2:], _GROWN, strict=True)))
+    try:
+        other, _ = _traced(network, grown)
+    except SurgeryError:
+        return False
+    mates = dict(zip(tracer.graph.nodes, other.graph.nodes, strict=False))
+    if len(tracer.asked) != len(other.asked):
+        return False
+    plain = {each for node in tracer.asked for each in ancestors(node) if isinstance(tracer.values[each], int | float)}
+    return all(node in mates and tracer.values[node] == other.values[mates[node]] for node in plain)

@@ -1,0 +1,204 @@
+"""Follow a network symbolically while its values are computed beside, so that questions about sizes have answers."""
+
+from __future__ import annotations
+
+import math
+import operator
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.proxy import Attribute, TraceError
+
+from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.graph.failures import calling_line, failure_at
+
+_ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
+
+
+class Known(fx.Proxy):
+    """A value of the graph together with what it is on the example.
+
+    What Python wants as a plain value (the condition of an `if`, the length of a loop, the side of a window) is
+    given, and noted as settled: the graph holds for inputs that give the same. Values of pixels are never given.
+    """
+
+    tracer: SizedTracer
+
+    def __getattr__(self, k: str) -> Any:
+        value = self.tracer.values.get(self.node)
+        # Autocast and comparisons want a device's type as text; where a tensor lies stays open.
+        return getattr(value, k) if isinstance(value, torch.device) else KnownAttribute(self, k)
+
+    def __len__(self) -> int:
+        return int(self.tracer.settled(self, len))
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return self.tracer.iter(self)
+
+    def __bool__(self) -> bool:
+        return bool(self.tracer.to_bool(self))
+
+    def __index__(self) -> int:
+        return int(self.tracer.settled(self, operator.index))
+
+    def __int__(self) -> int:
+        return int(self.tracer.settled(self, int))
+
+    def __float__(self) -> float:
+        return float(self.tracer.settled(self, float))
+
+    def __round__(self, digits: int | None = None) -> Any:
+        return self.tracer.settled(self, lambda value: round(value, digits))
+
+    def __ceil__(self) -> int:
+        return int(self.tracer.settled(self, math.ceil))
+
+    def __floor__(self) -> int:
+        return int(self.tracer.settled(self, math.floor))
+
+    def __trunc__(self) -> int:
+        return int(self.tracer.settled(self, math.trunc))
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Stand for a copy with some values replaced from here on, as the tensor that is written to would."""
+        self.node = self.tracer.create_proxy("call_function", with_item, (self, index, value), {}).node
+
+
+class KnownAttribute(Attribute, Known):
+    """An attribute of a value, such as its shape."""
+
+    def __getattr__(self, k: str) -> Any:
+        return Known.__getattr__(self, k)
+
+
+def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
+    """Return a copy of a tensor with `value` at an index."""
+    changed = tensor.clone()
+    changed[index] = value
+    return changed
+
+
+class SizedTracer(fx.Tracer):
+    """Tracer that stops at torch.nn layers, torchvision's stochastic depth and what says `is_traced_whole`.
+
+    It enters everything else, notes at each node the line of source that made it, and knows each value on the example.
+
+    Attributes:
+        values: Value of each node.
+        asked: Nodes that Python took the plain value of.
+    """
+
+    def __init__(self, example: Tensor) -> None:
+        super().__init__()
+        self.example = example
+        self.values: dict[fx.Node, Any] = {}
+        self.asked: dict[fx.Node, Any] = {}
+        self._is_computing = False
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        """Return whether `m` stays one node of the graph."""
+        # torchvision itself takes a second to import, so its class is told by name.
+        is_stochastic_depth = type(m).__module__ == "torchvision.ops.stochastic_depth"
+        is_whole = bool(getattr(m, "is_traced_whole", False))
+        return is_whole or is_stochastic_depth or super().is_leaf_module(m, module_qualified_name)
+
+    def proxy(self, node: fx.Node) -> fx.Proxy:
+        """Return what stands for the value of a node while the network runs."""
+        return Known(node, self)
+
+    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
+        """Add a node and compute its value; arguments as of the base class."""
+        node = super().create_node(*args, **kwargs)
+        node.meta["line"] = calling_line(_ROOT)
+        self.values[node] = self._computed(node)
+        return node
+
+    def create_arg(self, a: Any) -> Any:
+        """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""
+        return tuple(super().create_arg(part) for part in a) if isinstance(a, torch.Size) else super().create_arg(a)
+
+    def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
+        """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
+        if self._is_computing:
+            return forward(*args, **kwargs)
+        result = super().call_module(m, forward, args, kwargs)
+        if self.is_leaf_module(m, ""):  # those of other modules run with them
+            for hook in m._forward_hooks.values():
+                changed = hook(m, args, result)
+                result = result if changed is None else changed
+        return result
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
+        """Return a module's attribute, a parameter as a node of the graph; within a leaf plainly."""
+        return attr_val if self._is_computing else super().getattr(attr, attr_val, parameter_proxy_cache)
+
+    def to_bool(self, obj: fx.Proxy) -> bool:
+        """Return whether a value is true.
+
+        Raises:
+            TraceError: If that depends on the pixels.
+        """
+        return bool(self.settled(obj, bool))
+
+    def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
+        """Return the parts of a value one by one; their number is settled."""
+        value, parts = self.values[obj.node], cast(Any, obj)
+        count = len(value) if isinstance(value, tuple | list) else self.settled(obj, len)
+        return iter([parts[place] for place in range(count)])
+
+    def adopt(self, graph: fx.Graph) -> None:
+        """Go on with a copy of the graph, which has the same nodes in the same order."""
+        mates = dict(zip(self.graph.nodes, graph.nodes, strict=True))
+        self.values = {mates[node]: value for node, value in self.values.items() if node in mates}
+        self.asked = {mates[node]: value for node, value in self.asked.items() if node in mates}
+        self.graph = graph
+
+    def settled(self, obj: fx.Proxy, read: Any) -> Any:
+        """Return a plain value of what stands for one, and note that Python has asked for it.
+
+        Raises:
+            TraceError: If it depends on the pixels.
+        """
+        value = self.values[obj.node]
+        if isinstance(value, Tensor):
+            if read is not len:
+                raise TraceError("a plain number is asked of a tensor, so what happens depends on the pixels")
+            obj = cast(Any, obj).shape[0]
+            value, read = self.values[obj.node], int
+        self.asked[obj.node] = value
+        return read(value)
+
+    def _computed(self, node: fx.Node) -> Any:
+        if node.op == "placeholder":
+            return self.example if not self.values else (node.args[0] if node.args else None)
+        args: Any = fx.node.map_arg(node.args, self.values.__getitem__)
+        kwargs: Any = fx.node.map_arg(node.kwargs, self.values.__getitem__)
+        if node.op == "output":
+            return args[0]
+        before, self._is_computing = self._is_computing, True
+        try:
+            with torch.no_grad():
+                return self._called(node, args, kwargs)
+        except NETWORK_FAILURES as error:
+            raise failure_at(node, self.root, error) from error
+        finally:
+            self._is_computing = before
+
+    def _called(self, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        target: Any = node.target
+        if node.op == "get_attr":
+            return operator.attrgetter(target)(self.root)
+        if node.op == "call_module":
+            module = self.root.get_submodule(target)
+            for hook in module._forward_pre_hooks.values():  # old weight and spectral normalization make weights there
+                hook(module, args)
+            return module.forward(*args, **kwargs)
+        if node.op == "call_method":
+            return getattr(args[0], target)(*args[1:], **kwargs)
+        return target(*args, **kwargs)

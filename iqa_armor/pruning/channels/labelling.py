@@ -1,0 +1,194 @@
+"""Follow every channel of a traced network from the layer that makes it to all that read it."""
+
+from __future__ import annotations
+
+import operator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.graph.calls import layer_of
+from iqa_armor.graph.interpret import call_node
+from iqa_armor.pruning.channels.kinds import kind_of, name_of
+from iqa_armor.pruning.channels.labels import Labels, Units, flat, has_tensor, like, zeros
+
+
+@dataclass(frozen=True)
+class Call:
+    """A node that calls something, and what the rules want to know of it.
+
+    Args:
+        node: The node.
+        value: What it gives on the example.
+        layer: The layer that it calls, or None for a function or method.
+        name: Plain name of the function or method, or of the layer's class.
+    """
+
+    node: fx.Node
+    value: Any
+    layer: nn.Module | None
+    name: str
+
+    @property
+    def sources(self) -> list[fx.Node]:
+        """The nodes whose values it takes."""
+        return self.node.all_input_nodes
+
+    def given(self, name: str, place: int, default: Any = None) -> Any:
+        """Return an argument of a function call as it stands in the graph, or a layer's attribute."""
+        if self.layer is not None:
+            return getattr(self.layer, name, default)
+        return self.node.args[place] if len(self.node.args) > place else self.node.kwargs.get(name, default)
+
+
+class Labelling:
+    """Labels of all values of a traced network on one image.
+
+    Attributes:
+        units: The units that the labels name.
+        labels: Per node, the labels of its value.
+        shapes: Per node, the shape of its value, or the value where it is a number.
+        sites: Per (name of a stored tensor, axis) the labels along that axis.
+        whole: Labels of stored tensors that take part in arithmetic, of their shape.
+        made_axis: Per name of a weight that makes channels, the axis along which it does.
+        heads: Names of weights that make vectors, not maps or tokens.
+        reads: Per node that sums over channels, the (argument, its labels) of which missing channels would add 0.
+        rescaled: Per mean over channels, the axes it goes over.
+        across: Per node that normalises over channels, the labels of what it normalises.
+        reasons: Per node that lets channels stay, why.
+    """
+
+    def __init__(self, traced: fx.GraphModule, example: Tensor) -> None:
+        """Label a network on an input (1, 3, H, W)."""
+        self.traced = traced
+        self.example = example
+        self.units = Units()
+        self.labels: dict[fx.Node, Labels] = {}
+        self.shapes: dict[fx.Node, Any] = {}
+        self.sites: dict[tuple[str, int], Tensor] = {}
+        self.whole: dict[str, Tensor] = {}
+        self.made_axis: dict[str, int] = {}
+        self.heads: dict[str, None] = {}
+        self.reads: dict[fx.Node, list[tuple[fx.Node, Tensor]]] = {}
+        self.rescaled: dict[fx.Node, tuple[int, ...]] = {}
+        self.across: dict[fx.Node, Tensor] = {}
+        self.reasons: dict[fx.Node, str] = {}
+        self.values: dict[fx.Node, Any] = {}
+        self.names = {id(t): n for n, t in reversed([*traced.named_buffers(), *traced.named_parameters()])}
+
+    def run(self) -> Labelling:
+        """Label every node, in order; values are dropped once nothing reads them."""
+        last = {source: node for node in self.traced.graph.nodes for source in node.all_input_nodes}
+        with torch.no_grad():
+            for node in self.traced.graph.nodes:
+                self.values[node] = self.value(node)
+                self.shapes[node] = _shapes(self.values[node])
+                self.labels[node] = self._label(node)
+                for source in node.all_input_nodes:
+                    if last[source] is node:
+                        del self.values[source]
+        return self
+
+    def value(self, node: fx.Node) -> Any:
+        """Return what a node gives on the example."""
+        if node.op == "placeholder":
+            return self.example if not self.labels else (node.args[0] if node.args else None)
+        if node.op == "get_attr":
+            return self.stored(str(node.target))
+        args, kwargs = self.real(node.args), self.real(node.kwargs)
+        return args[0] if node.op == "output" else call_node(self.traced, node, args, kwargs)
+
+    def real(self, args: Any) -> Any:
+        """Return arguments with the values of the nodes in them."""
+        return fx.node.map_arg(args, self.values.__getitem__)
+
+    def stored(self, name: str) -> Any:
+        """Return an attribute of the network by its dotted name."""
+        return operator.attrgetter(name)(self.traced)
+
+    def of(self, node: fx.Node) -> Labels:
+        """Return the labels of a node's value; those of a stored tensor are new units, one per number in it."""
+        if node.op != "get_attr" or not isinstance(tensor := self.stored(str(node.target)), Tensor):
+            return self.labels[node]
+        name = self.names.get(id(tensor))
+        if name is None or tensor.numel() == 1 or not tensor.is_floating_point():
+            return zeros(tensor)
+        if name not in self.whole:
+            self.whole[name] = self.labels_of_stored(name, tensor)
+        return self.whole[name]
+
+    def labels_of_stored(self, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002
+        """Return the first labels of a stored tensor."""
+        return self.units.fresh(tensor.numel(), is_made=False).view(tensor.shape)
+
+    def labels_of_made(self, weight: str, count: int) -> Tensor:  # noqa: ARG002
+        """Return the first labels (count,) of what a weight makes."""
+        return self.units.fresh(count, is_made=True)
+
+    def stay(self, call: Call, why: str) -> Labels:
+        """Let all channels stay that a call reads, and return labels that say that its value has none that could go."""
+        for source in call.sources:
+            if source.op == "get_attr" and isinstance(tensor := self.stored(str(source.target)), Tensor):
+                self.whole.setdefault(self.names.get(id(tensor), ""), zeros(tensor))
+            self.fix(self.of(source))
+        self.reasons[call.node] = why
+        return zeros(call.value)
+
+    def fix(self, labels: Labels) -> None:
+        """Let channels stay."""
+        for part in flat(labels):
+            self.units.fix(part)
+
+    def read(self, call: Call, source: fx.Node, labels: Tensor) -> None:
+        """Note that a call sums over the channels of an argument."""
+        self.reads.setdefault(call.node, []).append((source, labels))
+
+    def made(self, weight: str, count: int, axis: int) -> Tensor:
+        """Return the labels that a weight makes along an axis: the same at every call."""
+        known = self.sites.get((weight, axis))
+        self.made_axis.setdefault(weight, axis)
+        return self.labels_of_made(weight, count) if known is None else known[:count]
+
+    def site(self, name: str | None, axis: int, labels: Tensor) -> None:
+        """Note the labels along an axis of a stored tensor, and link them to those it has."""
+        if name is not None and self.sites.setdefault((name, axis), labels) is not labels:
+            self.units.link(self.sites[name, axis], labels)
+
+    def operand(self, call: Call, name: str, place: int) -> str | None:
+        """Return the name of a stored tensor that a layer or function works with; None where it has none."""
+        given = call.given(name, place)
+        if isinstance(given, fx.Node):
+            if given.op != "get_attr":
+                self.fix(self.of(given))
+                return None
+            given = self.stored(str(given.target))
+        return None if given is None else self.names.get(id(given))
+
+    def argument(self, call: Call, name: str, place: int, default: Any = None) -> Any:
+        """Return the value of an argument of a function, or of a layer's setting."""
+        return self.real(call.given(name, place, default))
+
+    def _label(self, node: fx.Node) -> Labels:
+        from iqa_armor.pruning.channels.rules import RULES
+
+        value, layer = self.values[node], layer_of(self.traced, node)
+        call = Call(node, value, layer, type(layer).__name__ if layer is not None else name_of(node))
+        if node.op == "output":
+            self.stay(call, "the score reads it")
+        elif node.op == "call_function" and node.target is operator.setitem:
+            return self.stay(call, "it is written in place")
+        if node.op in ("get_attr", "output") or not has_tensor(value):
+            return None
+        if node.op == "placeholder":
+            return zeros(value)
+        return like(RULES[kind_of(node, layer)](self, call), self.units.settled)
+
+
+def _shapes(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return tuple(value.shape)
+    if isinstance(value, int | float):
+        return value
+    return tuple(_shapes(part) for part in value) if isinstance(value, tuple | list) else None

@@ -1,0 +1,179 @@
+"""What layers and products do to labels: they read channels, make them, scale them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from torch import Tensor, fx
+
+from iqa_armor.pruning.channels.labelling import Call, Labelling
+from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, zeros
+
+
+def convolution(labelling: Labelling, call: Call) -> Labels:
+    """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
+    return _filtered(labelling, call, is_transposed=False)
+
+
+def transposed(labelling: Labelling, call: Call) -> Labels:
+    """Do as a convolution does, with a weight whose first axis reads."""
+    return _filtered(labelling, call, is_transposed=True)
+
+
+def linear(labelling: Labelling, call: Call) -> Labels:
+    """Read channels along the last axis and make new ones."""
+    source, weight = call.sources[0], labelling.operand(call, "weight", 1)
+    labels = labelling.of(source)
+    if weight is None or set(varying(labels)) - {labels.ndim - 1}:
+        return _lost(labelling, call)
+    labelling.read(call, source, labels)
+    labelling.site(weight, 1, along(labels, labels.ndim - 1))
+    outgoing = labelling.made(weight, labelling.stored(weight).shape[0], 0)
+    if call.value.ndim < 3:
+        labelling.heads.setdefault(weight)
+    labelling.site(weight, 0, outgoing)
+    labelling.site(labelling.operand(call, "bias", 2), 0, outgoing)
+    return spread(outgoing, call.value.ndim - 1, call.value.shape)
+
+
+def batch_norm(labelling: Labelling, call: Call) -> Labels:
+    """Scale channels of the second axis, each by itself."""
+    labels = labelling.of(call.sources[0])
+    if set(varying(labels)) - {1}:
+        return _lost(labelling, call)
+    return _scaled(labelling, call, labels, ("running_mean", "running_var", "weight", "bias"), axis=1)
+
+
+def prelu(labelling: Labelling, call: Call) -> Labels:
+    """Bend values by a slope per channel, or by one for all."""
+    labels, weight = labelling.of(call.sources[0]), labelling.operand(call, "weight", 1)
+    if weight is not None and labelling.stored(weight).numel() == 1:
+        return labels
+    if weight is None or set(varying(labels)) - {1}:
+        return _lost(labelling, call)
+    return _scaled(labelling, call, labels, ("weight",), axis=1)
+
+
+def layer_norm(labelling: Labelling, call: Call) -> Labels:
+    """Normalise over the last axes, which may be the channels'."""
+    labels = labelling.of(call.sources[0])
+    shape = labelling.argument(call, "normalized_shape", 1, ())
+    normalized = set(range(labels.ndim - (1 if isinstance(shape, int) else len(shape)), labels.ndim))
+    over = set(varying(labels))
+    if not over & normalized:
+        return labels
+    if len(normalized) > 1 or len(over) > 1:
+        return _lost(labelling, call)
+    labelling.across[call.node] = labels
+    return _scaled(labelling, call, labels, (None, "weight", "bias"), axis=labels.ndim - 1)
+
+
+def group_norm(labelling: Labelling, call: Call) -> Labels:
+    """Normalise over groups of channels, from each of which the same places go."""
+    labels = labelling.of(call.sources[0])
+    if set(varying(labels)) - {1}:
+        return _lost(labelling, call)
+    rows = along(labels, 1).view(int(labelling.argument(call, "num_groups", 1)), -1)
+    labelling.units.link(rows, rows[:1])
+    if rows.shape[1] > 1:
+        labelling.across[call.node] = labels
+    return _scaled(labelling, call, labels, (None, "weight", "bias"), axis=1)
+
+
+def product(labelling: Labelling, call: Call) -> Labels:
+    """Multiply matrices: what is summed over goes from both factors, the other axes stay what they are."""
+    parts = [labelling.of(source) for source in call.sources]
+    is_simple = len(parts) == 2 and all(
+        part.ndim == parts[0].ndim >= 2 and len(varying(part)) <= 1 for part in parts if isinstance(part, Tensor)
+    )
+    if not is_simple:
+        return _lost(labelling, call)
+    first, second = parts
+    rows, columns = first.ndim - 2, first.ndim - 1
+    if first.shape[columns] > 1:
+        left, right = call.sources
+        _contracted(labelling, call, (left, first, columns), (right, second, rows))
+    found = [(axis, first, second) for axis in varying(first) if axis != columns]
+    found += [(axis, second, first) for axis in varying(second) if axis != rows]
+    for axis, labels, other in found:
+        if axis < rows and other.shape[axis] > 1:
+            labelling.units.link(along(labels, axis), along(other, axis))
+    if len({axis for axis, _, _ in found}) > 1:
+        return _lost(labelling, call)
+    if not found:
+        return zeros(call.value)
+    axis, labels, _ = found[0]
+    return spread(along(labels, axis), axis, call.value.shape)
+
+
+def attention(labelling: Labelling, call: Call) -> Labels:
+    """Weigh values by softmax(q·k): channels of q and k go together, those of the values are the result's."""
+    sources = [call.given(name, place) for place, name in enumerate(("query", "key", "value"))]
+    parts = [labelling.of(source) for source in sources]
+    last = call.value.ndim - 1
+    if set(call.sources) - set(sources) or any(part.ndim != last + 1 or set(varying(part)) - {last} for part in parts):
+        return _lost(labelling, call)
+    query, key, content = parts
+    _contracted(labelling, call, (sources[0], query, last), (sources[1], key, last))
+    return spread(along(content, last), last, call.value.shape)
+
+
+def _lost(labelling: Labelling, call: Call) -> Labels:
+    return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
+
+
+def _filtered(labelling: Labelling, call: Call, *, is_transposed: bool) -> Labels:
+    weight, labels = labelling.operand(call, "weight", 1), labelling.of(call.sources[0])
+    if weight is None or set(varying(labels)) - {1}:
+        return _lost(labelling, call)
+    groups, incoming = int(labelling.argument(call, "groups", 6, 1)), along(labels, 1)
+    is_depthwise = 1 < groups == len(incoming)
+    outgoing = (_passed if is_depthwise else _filtering)(
+        labelling, call, weight, incoming, groups=groups, is_transposed=is_transposed
+    )
+    labelling.site(labelling.operand(call, "bias", 2), 0, outgoing)
+    return spread(outgoing, 1, call.value.shape)
+
+
+def _passed(
+    labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, groups: int, is_transposed: bool
+) -> Tensor:
+    outgoing = incoming.repeat_interleave(call.value.shape[1] // groups)
+    labelling.site(weight, 0, incoming if is_transposed else outgoing)
+    if not is_transposed:
+        labelling.made_axis.setdefault(weight, 0)
+    return outgoing
+
+
+def _filtering(
+    labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, groups: int, is_transposed: bool
+) -> Tensor:
+    """Make channels; of grouped filters the same places of every group go, so that groups stay even."""
+    source, shape = call.sources[0], labelling.stored(weight).shape
+    inner = incoming.view(groups, -1)
+    labelling.units.link(inner, inner[:1])
+    labelling.read(call, source, labelling.of(source))
+    if is_transposed:
+        labelling.site(weight, 0, incoming)
+        own = labelling.made(weight, shape[1], 1)
+        labelling.site(weight, 1, own)
+        return own.repeat(groups)
+    labelling.site(weight, 1, inner[0])
+    outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
+    labelling.site(weight, 0, outgoing)
+    return outgoing
+
+
+def _scaled(labelling: Labelling, call: Call, labels: Tensor, names: Sequence[str | None], *, axis: int) -> Tensor:
+    for place, name in enumerate(names, start=1):
+        if name is not None:
+            labelling.site(labelling.operand(call, name, place), 0, along(labels, axis))
+    return labels
+
+
+def _contracted(
+    labelling: Labelling, call: Call, left: tuple[fx.Node, Tensor, int], right: tuple[fx.Node, Tensor, int]
+) -> None:
+    labelling.units.link(along(*left[1:]), along(*right[1:]))
+    for source, labels, _ in (left, right):
+        labelling.read(call, source, labels)

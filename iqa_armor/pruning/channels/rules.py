@@ -1,0 +1,191 @@
+"""What calls that make no channels do to labels: arithmetic, pooling, moving, reducing."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.pruning.channels import layers
+from iqa_armor.pruning.channels.labelling import Call, Labelling
+from iqa_armor.pruning.channels.labels import (
+    Labels,
+    along,
+    compressed,
+    is_full,
+    like,
+    spread,
+    varying,
+    zeros,
+)
+
+
+def elementwise(labelling: Labelling, call: Call) -> Labels:
+    """Give every value the channel of the values it is computed from."""
+    found = [labelling.of(source) for source in call.sources if isinstance(labelling.values[source], Tensor)]
+    if not found:
+        return zeros(call.value)
+    labels = found[0]
+    for other in found[1:]:
+        labels = _combined(labelling, labels, other)
+    return labels.expand(call.value.shape)
+
+
+def spatial(labelling: Labelling, call: Call) -> Labels:
+    """Keep channels where they are, whatever happens to the axes behind them."""
+    source, *others = call.sources
+    for other in others:
+        labelling.fix(labelling.of(other))
+    labels = labelling.of(source)
+    if set(varying(labels)) - {1}:
+        return _over_channels(labelling, call)
+    return like(call.value, lambda part: spread(along(labels, 1), 1, part.shape))
+
+
+def moves(labelling: Labelling, call: Call) -> Labels:
+    """Move labels as the values are moved, by the same call."""
+    node, layer = call.node, call.layer
+    first = node.args[0] if node.args else next(iter(node.kwargs.values()))
+    if call.name == "pad" or call.name.endswith(("Pad1d", "Pad2d")):
+        labels = labelling.of(call.sources[0])
+        if not _padded(labelling, call, labels.ndim) & set(varying(labels)):
+            return compressed(labels).expand(call.value.shape)
+    if call.name in ("channel_shuffle", "native_channel_shuffle", "ChannelShuffle"):
+        # Channels at the same place of the groups that are shuffled go together, so that groups stay even.
+        rows = along(labelling.of(call.sources[0]), 1).view(int(labelling.argument(call, "groups", 1)), -1)
+        labelling.units.link(rows, rows[:1])
+    moved = fx.node.map_arg(first, lambda source: _as_moved(labelling, source))
+    rest = labelling.real(node.args[1:])
+    kwargs = labelling.real({key: value for key, value in node.kwargs.items() if value is not first})
+    result = _again(node, layer, moved, rest, kwargs)
+    return like(result, lambda part: compressed(part).long().expand(part.shape))
+
+
+def reductions(labelling: Labelling, call: Call) -> Labels:
+    """Drop axes; over channels only where a missing one would change what is left."""
+    if len(call.sources) > 1 and isinstance(labelling.values[call.sources[1]], Tensor):  # the larger of two tensors
+        return elementwise(labelling, call)
+    return _reduced(labelling, call, is_sum=False)
+
+
+def sums(labelling: Labelling, call: Call) -> Labels:
+    """Drop axes by a sum, to which a missing channel adds 0, or a mean, which counts it."""
+    return _reduced(labelling, call, is_sum=True)
+
+
+def along_axis(labelling: Labelling, call: Call) -> Labels:
+    """Keep the shape, where every value depends on all others along one axis."""
+    source = call.sources[0]
+    labels = labelling.of(source)
+    axis = _axis(labelling, call, labels.ndim)
+    if axis is not None and axis not in varying(labels):
+        return like(call.value, lambda part: compressed(labels).expand(part.shape))
+    if call.name == "normalize" and len(varying(labels)) == 1:
+        labelling.read(call, source, labels)
+        return labels
+    return _over_channels(labelling, call)
+
+
+def unknown(labelling: Labelling, call: Call) -> Labels:
+    """Let channels stay that go into what nothing is known of."""
+    return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
+
+
+RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
+    "elementwise": elementwise,
+    "spatial": spatial,
+    "moves": moves,
+    "sums": sums,
+    "reductions": reductions,
+    "along": along_axis,
+    "unknown": unknown,
+    "convolution": layers.convolution,
+    "transposed": layers.transposed,
+    "linear": layers.linear,
+    "batch_norm": layers.batch_norm,
+    "layer_norm": layers.layer_norm,
+    "group_norm": layers.group_norm,
+    "prelu": layers.prelu,
+    "product": layers.product,
+    "attention": layers.attention,
+}
+
+
+def _over_channels(labelling: Labelling, call: Call) -> Labels:
+    return labelling.stay(call, f"{call.name} goes over channels")
+
+
+def _combined(labelling: Labelling, first: Tensor, second: Tensor) -> Tensor:
+    """Return the labels of values that are computed from two tensors, place by place."""
+    shape = tuple(torch.broadcast_shapes(first.shape, second.shape))  # type: ignore[no-untyped-call]
+    first, second = (part.reshape((1,) * (len(shape) - part.ndim) + part.shape) for part in (first, second))
+    for one, other in ((first, second), (second, first)):
+        if any(one.shape[axis] == 1 for axis in varying(other)):  # one channel against many: it has to stay
+            labelling.fix(one)
+            return other.expand(shape)
+    small, large = compressed(first), compressed(second)
+    if not bool(large.any()) and not is_full(second, first):
+        return first.expand(shape)
+    if not bool(small.any()) and not is_full(first, second):
+        return second.expand(shape)
+    labelling.units.link(small, large)
+    return torch.where(small > 0, small, large).expand(shape)
+
+
+def _padded(labelling: Labelling, call: Call, ndim: int) -> set[int]:
+    amounts = labelling.argument(call, "pad" if call.layer is None else "padding", 1)
+    pairs = zip(amounts[::2], amounts[1::2], strict=True)
+    return {ndim - 1 - place for place, pair in enumerate(pairs) if any(pair)}
+
+
+def _as_moved(labelling: Labelling, source: fx.Node) -> Any:
+    labels = labelling.of(source)
+    if labels is None:
+        return labelling.values[source]
+    # Some functions move only floating-point numbers; float64 holds labels exactly.
+    return like(labels, lambda part: compressed(part).double().expand(part.shape))
+
+
+def _again(node: fx.Node, layer: nn.Module | None, moved: Any, rest: Any, kwargs: Any) -> Any:
+    if layer is not None:
+        return layer.forward(moved)
+    if node.op == "call_method":
+        # Labels need not be laid out as the values are, so a view of them may be a copy.
+        return getattr(moved, "reshape" if node.target == "view" else str(node.target))(*rest, **kwargs)
+    return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
+
+
+def _reduced(labelling: Labelling, call: Call, *, is_sum: bool) -> Labels:
+    source = call.sources[0]
+    labels = labelling.of(source)
+    axes = _axes(labelling, call, labels.ndim)
+    if not set(varying(labels)) & set(axes):
+        kept = labels.amax(dim=axes, keepdim=True)
+        return like(call.value, lambda part: kept if part.ndim == labels.ndim else _dropped(kept, axes))
+    if not is_sum or len(varying(labels)) > 1:
+        return _over_channels(labelling, call)
+    labelling.read(call, source, labels)
+    if call.name == "mean":
+        labelling.rescaled[call.node] = axes
+    return zeros(call.value)
+
+
+def _axes(labelling: Labelling, call: Call, ndim: int) -> tuple[int, ...]:
+    axes = labelling.argument(call, "dim", 2 if call.name in ("norm", "vector_norm") else 1)
+    if isinstance(axes, bool) or axes is None:
+        return tuple(range(ndim))
+    return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
+
+
+def _axis(labelling: Labelling, call: Call, ndim: int) -> int | None:
+    default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
+    axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
+    return None if axis is None else int(axis) % ndim
+
+
+def _dropped(labels: Tensor, axes: Sequence[int]) -> Tensor:
+    for axis in sorted(axes, reverse=True):
+        labels = labels.squeeze(axis)
+    return labels

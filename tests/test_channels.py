@@ -1,0 +1,286 @@
+"""Channels are followed through whatever a network does to them, and what is left is what was there."""
+
+import copy
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.trace import trace
+from iqa_armor.pruning.channels.labels import Units, along, compressed, spread, varying
+from iqa_armor.pruning.channels.proof import difference
+from iqa_armor.pruning.coupling import Coupling
+from iqa_armor.pruning.prune import prune
+
+SIDE = 32
+Forward = Callable[[nn.Module, Tensor], Tensor]
+
+
+def stage(before: int, after: int, *, stride: int = 2, groups: int = 1) -> nn.Sequential:
+    conv = nn.Conv2d(before, after, 3, stride, 1, groups=groups, bias=False)
+    return nn.Sequential(conv, nn.BatchNorm2d(after), nn.ReLU())
+
+
+class Network(nn.Module):
+    """Two stages, something in between, a head; what happens in between is told by functions."""
+
+    def __init__(self, between: Forward, *, width: int = 16, head: Forward | None = None, features: int = 16) -> None:
+        super().__init__()
+        self.first, self.second = stage(3, width), stage(width, 16)
+        self.between, self.head = between, head or (lambda net, maps: maps.mean((2, 3)))
+        self.fc = nn.Linear(features, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.fc(self.head(self, self.second(self.between(self, self.first(images)))))
+
+
+def shuffled(net: nn.Module, maps: Tensor) -> Tensor:
+    n, c, h, w = maps.shape
+    return maps.view(n, 4, c // 4, h, w).transpose(1, 2).reshape(n, c, h, w)
+
+
+def gated(net: nn.Module, maps: Tensor) -> Tensor:
+    value, gate = maps.chunk(2, 1)
+    return torch.cat([value * gate.sigmoid(), value], 1)
+
+
+def attended(net: nn.Module, maps: Tensor) -> Tensor:
+    tokens = maps.flatten(2).transpose(1, 2)
+    weights = (tokens @ tokens.transpose(1, 2) / maps.shape[1] ** 0.5).softmax(-1)
+    return (weights @ tokens).transpose(1, 2).reshape(maps.shape)
+
+
+BETWEEN: dict[str, Forward] = {
+    "nothing": lambda net, maps: maps,
+    "flip": lambda net, maps: maps.flip(1),
+    "flip and add": lambda net, maps: maps + maps.flip(1),
+    "roll": lambda net, maps: maps.roll(3, 1),
+    "shuffle by view": shuffled,
+    "shuffle": lambda net, maps: F.channel_shuffle(maps, 4),
+    "slices": lambda net, maps: torch.cat([maps[:, 8:], maps[:, :8] * 2], 1),
+    "a slice from behind": lambda net, maps: torch.cat([maps[:, -4:], maps[:, :-4]], 1),
+    "an index": lambda net, maps: maps * maps[:, 3:4],
+    "gate": gated,
+    "narrow": lambda net, maps: torch.cat([maps.narrow(1, 4, 12), maps.narrow(1, 0, 4)], 1),
+    "split of unequal parts": lambda net, maps: torch.cat([*reversed(maps.split([4, 12], 1))], 1),
+    "mean over channels": lambda net, maps: maps + maps.mean(1, keepdim=True),
+    "norm over channels": lambda net, maps: F.normalize(maps, dim=1) + maps.norm(dim=1, keepdim=True),
+    "maximum over channels": lambda net, maps: maps * maps.amax(1, keepdim=True),
+    "softmax over channels": lambda net, maps: maps * maps.softmax(1),
+    "softmax over places": lambda net, maps: maps * maps.flatten(2).softmax(2).view_as(maps),
+    "layer norm": lambda net, maps: F.layer_norm(maps.permute(0, 2, 3, 1), (16,)).permute(0, 3, 1, 2),
+    "attention": attended,
+    "attention in heads": lambda net, maps: (
+        F.scaled_dot_product_attention(
+            *[maps.flatten(2).transpose(1, 2).view(maps.shape[0], -1, 2, 8).transpose(1, 2)] * 3
+        )
+        .permute(0, 1, 3, 2)
+        .reshape(maps.shape)
+    ),
+    "pooling and resizing": lambda net, maps: F.interpolate(F.max_pool2d(maps, 2), size=maps.shape[2:]),
+    "padding of maps": lambda net, maps: F.pad(maps, (1, 2, 0, 1)),
+    "padding of channels": lambda net, maps: F.pad(maps, (0, 0, 0, 0, 2, -2)),
+    "pixels to channels and back": lambda net, maps: F.pixel_shuffle(F.pixel_unshuffle(maps, 2), 2),
+    "written in place": lambda net, maps: maps.clone().index_fill_(1, torch.tensor([0, 5]), 0.0),
+    "a constant per channel": lambda net, maps: maps * torch.linspace(0.5, 1.5, 16).view(1, -1, 1, 1),
+}
+HEADS: dict[str, tuple[Forward, int]] = {
+    "flatten": (lambda net, maps: F.adaptive_avg_pool2d(maps, 2).flatten(1), 64),
+    "flatten places first": (lambda net, maps: F.adaptive_avg_pool2d(maps, 2).permute(0, 2, 3, 1).flatten(1), 64),
+    "a width that is written": (lambda net, maps: F.adaptive_avg_pool2d(maps, 1).view(-1, 16), 16),
+    "mean and deviation": (lambda net, maps: torch.cat([maps.mean((2, 3)), maps.std((2, 3))], 1), 32),
+    "squeeze": (lambda net, maps: F.adaptive_avg_pool2d(maps, 1).squeeze(-1).squeeze(-1), 16),
+    "bilinear": (lambda net, maps: torch.bmm(maps.flatten(2), maps.flatten(2).mT).flatten(1), 256),
+}
+
+
+def lively(network: nn.Module) -> nn.Module:
+    """Give batch norms statistics of their own, and scores some spread."""
+    torch.manual_seed(0)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            nn.init.uniform_(module.running_mean, -0.2, 0.2)
+            nn.init.uniform_(module.running_var, 0.5, 1.5)
+            nn.init.uniform_(module.weight, 0.5, 1.5)
+            nn.init.uniform_(module.bias, -0.2, 0.4)
+    return network.eval()
+
+
+def proved(network: nn.Module) -> Coupling:
+    """Prune every third place of every group and hold the result against the masked original."""
+    images = torch.rand(3, 3, SIDE, SIDE)
+    traced = trace(lively(network), images[:1])
+    coupling = Coupling(traced, images[:1])
+    pruned = None
+    while pruned is None:
+        groups = [(group, len(group.units)) for group in coupling.groups]
+        removed = [(group, [c for c in range(group.width) if c % count % 3 == 1]) for group, count in groups]
+        pruned = coupling.cut(removed)
+    assert difference(traced, pruned.network, coupling.labelling, pruned.gone, images) < 1e-9
+    return coupling
+
+
+@pytest.mark.parametrize("name", BETWEEN)
+def test_pruned_is_the_original_without_the_channels(name: str) -> None:
+    coupling = proved(Network(BETWEEN[name]))
+    assert coupling.groups, "nothing could go"
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_heads_read_the_channels_that_are_left(name: str) -> None:
+    head, features = HEADS[name]
+    coupling = proved(Network(BETWEEN["nothing"], head=head, features=features))
+    assert len(coupling.groups) == (1 if name == "bilinear" else 2)
+
+
+class Shared(nn.Module):
+    """A body that runs on the image, on half of it, and on what a blur leaves."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body, self.fc = nn.Sequential(stage(3, 16), stage(16, 16)), nn.Linear(48, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scales = (images, F.avg_pool2d(images, 2), images - F.avg_pool2d(images, 3, 1, 1))
+        return self.fc(torch.cat([self.body(scale).mean((2, 3)) for scale in scales], 1))
+
+
+class FunctionalNorm(nn.Module):
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.rand(width)), nn.Parameter(torch.rand(width))
+        self.register_buffer("running_mean", torch.rand(width))
+        self.register_buffer("running_var", torch.rand(width) + 0.5)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, self.training).relu()
+
+
+class Scaled(nn.Module):
+    """A learned scale per channel, as wide as the maps."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale, self.places = nn.Parameter(torch.rand(16, 1, 1)), nn.Parameter(torch.rand(1, 16, 16, 16))
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.scale + self.places
+
+
+def between(*layers: nn.Module) -> nn.Module:
+    return nn.Sequential(stage(3, 16), *layers, stage(16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1))
+
+
+LAYERS: dict[str, Callable[[], nn.Module]] = {
+    "a body that runs three times": Shared,
+    "norm of a function": lambda: between(nn.Conv2d(16, 16, 1), FunctionalNorm(16)),
+    "parameters in arithmetic": lambda: between(Scaled()),
+    "group norm": lambda: between(nn.GroupNorm(4, 16)),
+    "instance norm": lambda: between(nn.InstanceNorm2d(16, affine=True, track_running_stats=True)),
+    "PReLU": lambda: between(nn.PReLU(16), nn.PReLU()),
+    "depthwise": lambda: between(
+        nn.Conv2d(16, 16, 3, padding=1, groups=16), nn.Conv2d(16, 32, 1, groups=16), stage(32, 16)
+    ),
+    "grouped": lambda: between(stage(16, 24, groups=4, stride=1), nn.ChannelShuffle(4), stage(24, 16, stride=1)),
+    "transposed": lambda: between(
+        nn.ConvTranspose2d(16, 16, 2, 2), nn.ConvTranspose2d(16, 8, 2, 2, groups=4), stage(8, 16)
+    ),
+    "transposed depthwise": lambda: between(nn.ConvTranspose2d(16, 16, 2, 2, groups=16)),
+    "weight norm": lambda: between(nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3))),
+    "pixel shuffle": lambda: between(nn.PixelUnshuffle(2), stage(64, 64, stride=1), nn.PixelShuffle(2)),
+    "sync norm": lambda: between(nn.SyncBatchNorm(16)),
+}
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_layers_lose_the_channels_that_go(name: str) -> None:
+    assert proved(LAYERS[name]()).groups
+
+
+class Recurrent(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = stage(3, 16), stage(16, 16)
+        self.rnn, self.fc = nn.GRU(16, 8, batch_first=True), nn.Linear(8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.second(self.first(images)).flatten(2).transpose(1, 2)
+        return self.fc(self.rnn(tokens)[0][:, -1])
+
+
+def test_what_cannot_be_followed_keeps_its_width_and_the_rest_is_pruned() -> None:
+    coupling = proved(Recurrent())
+    assert [group.width for group in coupling.groups] == [16]
+    assert coupling.reasons == {"rnn": "GRU mixes channels in a way that cannot be followed"}
+    traced = trace(lively(Recurrent()), torch.rand(1, 3, SIDE, SIDE))
+    pruned = prune(traced, torch.rand(4, 3, SIDE, SIDE), ratio=0.25)
+    assert (pruned.network.get_submodule("first.0").out_channels, pruned.network.rnn.input_size) == (12, 16)
+    assert pruned.facts()["stays"] == coupling.reasons
+
+
+def test_norms_over_channels_are_named() -> None:
+    traced = trace(lively(between(nn.GroupNorm(4, 16))), torch.rand(1, 3, SIDE, SIDE))
+    assert prune(traced, torch.rand(4, 3, SIDE, SIDE)).facts()["normalized_over_channels"] == ["_1"]
+
+
+def plant_dead_channels(network: nn.Module) -> nn.Module:
+    """Make every eighth output of every stage zero and unread, so that removing it changes nothing."""
+    for module in network.modules():
+        if isinstance(module, nn.Conv2d) and module.out_channels >= 16:
+            module.weight.data[::8] = 0
+        if isinstance(module, nn.BatchNorm2d):
+            for values in (module.weight, module.bias, module.running_mean):
+                values.data[::8] = 0
+        if isinstance(module, nn.Conv2d) and module.in_channels >= 16:
+            module.weight.data[:, ::8] = 0
+        if isinstance(module, nn.Linear):
+            module.weight.data.view(1, -1, 16)[..., ::8] = 0
+    return network
+
+
+@pytest.mark.parametrize("make", [Shared, lambda: Network(BETWEEN["nothing"]), lambda: Network(BETWEEN["flip"])])
+def test_dead_channels_go_without_a_trace(make: Callable[[], nn.Module]) -> None:
+    network = plant_dead_channels(lively(make()))
+    images = torch.rand(16, 3, SIDE, SIDE)
+    traced = trace(network, images[:1])
+    pruned = prune(traced, images, ratio=0.125, criterion="l1")
+    assert pruned.share == 0.125
+    before, after = network(images), pruned.network(images)
+    assert (before - after).abs().max() < 1e-3 * before.std()
+
+
+def test_random_scores_fail_the_proof_with_the_reason() -> None:
+    noisy = Network(lambda net, maps: maps + torch.randn_like(maps))
+    with pytest.raises(SurgeryError, match="may be random"):
+        prune(trace(lively(noisy), torch.rand(1, 3, SIDE, SIDE)), torch.rand(4, 3, SIDE, SIDE))
+
+
+def test_the_proof_sees_a_wrong_cut() -> None:
+    images = torch.rand(3, 3, SIDE, SIDE)
+    traced = trace(lively(Network(BETWEEN["nothing"])), images[:1])
+    coupling = Coupling(traced, images[:1])
+    pruned = coupling.cut([(coupling.groups[0], [0, 5])])
+    wrong = copy.deepcopy(pruned.network)
+    wrong.get_submodule("second.0").weight.data = wrong.get_submodule("second.0").weight.data.roll(1, 1)
+    assert difference(traced, wrong, coupling.labelling, pruned.gone, images) > 0.01
+
+
+def test_labels_that_change_along_one_axis() -> None:
+    labels = spread(torch.tensor([3, 0, 7]), 1, (1, 3, 4, 4))
+    assert (varying(labels), compressed(labels).shape, labels.stride(2)) == ([1], (1, 3, 1, 1), 0)
+    assert along(labels, 1).tolist() == [3, 0, 7]
+    assert along(labels, 2).tolist() == [0, 0, 0, 0], "they do not change along that axis alone"
+
+
+def test_units_that_are_linked_go_together_and_stay_together() -> None:
+    units = Units()
+    first, second = units.fresh(3, is_made=True), units.fresh(3, is_made=True)
+    units.link(first, second.flip(0))
+    assert units.roots().tolist() == [0, 1, 2, 3, 3, 2, 1]
+    units.fix(second[:1])
+    assert units.roots().tolist() == [0, 1, 2, 0, 0, 2, 1]
+    units.link(first, torch.tensor([0, 9, 9])[:3].clamp(max=0))
+    assert units.roots().tolist() == [0] * 7
