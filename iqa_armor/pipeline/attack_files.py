@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from iqa_armor.errors import UsageError
+from iqa_armor.settings import LEVELS
 
 TABLE = "attacks.csv"
 COLUMNS = (
     *("image", "file", "attack", "epsilon", "clean_score", "attacked_score"),
     *("gain", "linf", "l2", "psnr", "ssim"),
 )
-LEVELS = 255
 _SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
 
 
@@ -82,11 +81,6 @@ def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
     return levels.clamp(0, LEVELS).to(torch.uint8)
 
 
-def write_png(path: Path, levels: Tensor) -> None:
-    """Write an image (3, H, W) of uint8 losslessly."""
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(path, format="PNG")
-
-
 def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
     """Return a file name for every image and attack; images of one stem are numbered."""
     names: dict[tuple[Path, str], str] = {}
@@ -104,11 +98,7 @@ def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, 
 
 
 def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way.
-
-    Raises:
-        UsageError: Naming the way out.
-    """
+    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
     inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]

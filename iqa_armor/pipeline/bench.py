@@ -22,7 +22,6 @@ from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
 from iqa_armor.pipeline.timed_model import Task, TimedModel
 from iqa_armor.progress import Progress, silent
 
-SCHEMA = "iqa-armor/bench/1"
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3
 
@@ -36,7 +35,7 @@ class Benchmark:
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": "iqa-armor/bench/1", **asdict(self)}
 
 
 def benchmark(
@@ -51,13 +50,6 @@ def benchmark(
 
     Every round times every model, in an order that turns round from round to round, so that a busy machine
     is busy for all of them. Calls that prepare anything come before the rounds.
-
-    Args:
-        paths: Model files; the first is what the others are compared with.
-        settings: What to measure.
-        opening: How to open foreign files.
-        device: None lets `choose_device` decide.
-        progress: Told what is done.
 
     Raises:
         UsageError: If there is no file, or a network does not take such images.
@@ -87,7 +79,6 @@ class _Run:
     peak_memory: dict[str, int | None] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """Return what is compared with the first model."""
         names = ("flops", "first_call", "latency", "training_step", "peak_memory")
         return {
             "parameters": count_parameters(self.model.model),
@@ -110,8 +101,6 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Bench:
-    """One benchmark under way."""
-
     runs: list[_Run]
     settings: BenchSettings
     opening: Opening

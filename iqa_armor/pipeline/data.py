@@ -61,26 +61,20 @@ class DataCheck:
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        direction = self.direction
         return {
             "schema": "iqa-armor/data-check/1",
             "data": {"spec": self.spec, "fingerprint": self.fingerprint, "labels": self.labels},
-            "splits": {summary.split: _without_split(summary) for summary in self.splits},
-            "sizes": None if self.sizes is None else asdict(self.sizes),
-            "direction": None
-            if self.direction is None
-            else {**asdict(self.direction), "suspicious": self.direction.is_suspicious},
+            "splits": {parts.pop("split"): parts for parts in map(asdict, self.splits)},
+            "sizes": self.sizes and asdict(self.sizes),
+            "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
             "warnings": list(self.warnings),
             "problems": self.problems.as_plain(),
         }
 
 
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
-    """Decode every image of a dataset once, as cheaply as its format allows, and return what was found.
-
-    Args:
-        dataset: Opened already, so no file that it names is missing.
-        progress: Receiver of progress.
-    """
+    """Decode every image of a dataset once, as cheaply as its format allows, and return what was found."""
     problems = Problems(dataset.spec)
     sizes = _sizes(dataset, problems, progress)
     direction = measure_direction(dataset, progress=progress)
@@ -110,7 +104,6 @@ def _sizes(dataset: Dataset, problems: Problems, progress: Progress) -> Counter[
 
 
 def _size_or_reason(images: ImageSet, index: int) -> Size | str:
-    """Return (height, width) of an image, or the reason why it cannot be read."""
     try:
         if isinstance(images.read, FileImages):
             return images.read.check(images.positions[index])
@@ -142,7 +135,3 @@ def _warnings(direction: Direction | None) -> tuple[str, ...]:
         f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} images); "
         "if small values mean good quality, turn them round: scores must rise with quality",
     )
-
-
-def _without_split(summary: SplitSummary) -> dict[str, Any]:
-    return {key: value for key, value in asdict(summary).items() if key != "split"}

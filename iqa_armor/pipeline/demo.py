@@ -29,10 +29,7 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     """Harden the shipped network and evaluate it beside the original and a control.
 
     The control is fine-tuned as long as the hardened model but has no block and all its channels, so that what
-    surgery bought is told apart from what fine-tuning bought.
-
-    Returns:
-        The hardened model, and the evaluation of all three on images of scenes kept aside.
+    surgery bought is told apart from what fine-tuning bought. All three are evaluated on scenes kept aside.
     """
     base = demo_model()
     base.name = "demo"
@@ -41,19 +38,11 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
     control.model.name, hardened.model.name = "control", "hardened"
-    evaluation = evaluate(
-        [base, control.model, hardened.model],
-        [dataset],
-        baseline=0,
-        device=device,
-        progress=progress,
-    )
-    return hardened, evaluation
+    models = [base, control.model, hardened.model]
+    return hardened, evaluate(models, [dataset], baseline=0, device=device, progress=progress)
 
 
 def _options(name: str, device: torch.device, progress: Progress) -> RunOptions:
-    """Return options under which every task is told as one of the model called `name`."""
-
     def told(task: str, done: int, total: int, detail: str = "") -> None:
         progress(f"{name}: {task}", done, total, detail)
 
