@@ -23,9 +23,9 @@ class Entry:
     """What a registry says of one of its values before anything is imported.
 
     Args:
-        home: `module:NAME` of a value, or of a class that is called with `settings`.
+        home: `module:NAME` of a value, or of what makes it of `settings`.
         says: One line for help texts and documents.
-        settings: Arguments of that class; None where NAME is the value itself, be it a class or a function.
+        settings: None where NAME is the value itself, be it a class or a function.
     """
 
     home: str

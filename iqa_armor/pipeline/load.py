@@ -64,13 +64,8 @@ def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
 def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> ModelToTrain:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
-    Weights that an architecture's factory brings along count as fresh, since it does not tell.
-
-    Args:
-        arch: Architecture as in `Opening`, or a model file to train further.
-        opening: Preprocessing and score direction.
-        weights: Checkpoint whose tensors are taken where name and shape agree.
-        seed: Of the initial weights.
+    `arch` may also be a model file to train further. Weights that an architecture's factory brings along count as
+    fresh, since it does not tell.
 
     Raises:
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
@@ -110,7 +105,7 @@ def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str,
 
 
 def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:
-    """Return the pickled module of a file, or the network of an architecture with the file's weights, and its name."""
+    """Return the pickled module of a file, or an architecture with the file's weights, and the architecture's name."""
     from iqa_armor.models import ARCHITECTURES
     from iqa_armor.models.build import build
     from iqa_armor.models.checkpoints import read_state
@@ -135,8 +130,10 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
     model.name = name
     if opening.preprocessing:
         model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
-    if model is not made:
-        _announce(model.preprocessing)
+    if model is not made:  # its preprocessing decides its scores
+        used = model.preprocessing
+        size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+        logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
     model.higher_is_better = model.higher_is_better and not opening.lower_is_better
@@ -151,9 +148,3 @@ def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = Mapp
     if types:
         logger.info("%s has weights in %s, which are cast to float32", name, " and ".join(sorted(types)))
         made.float()
-
-
-def _announce(used: Preprocessing) -> None:
-    """Say the preprocessing that a bare network was given, since it decides its scores."""
-    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
-    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)

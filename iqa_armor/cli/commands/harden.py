@@ -68,8 +68,7 @@ def harden(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     if json:
-        written = None if dry_run else str(target)
-        show_json({"output": written, **result.as_plain()})
+        show_json({"output": None if dry_run else str(target), **result.as_plain()})
         return
     _show(result, synthetic=dataset.is_synthetic)
     if dry_run:
