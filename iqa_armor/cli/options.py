@@ -133,12 +133,9 @@ def _help(field: FieldInfo, flag: Flag) -> str:
 def _limits(field: FieldInfo) -> str:
     """Return the range of a number, such as "0 <= x < 1"."""
     found = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
-    bounds = {key: bound for key, bound in found.items() if bound < HUGE}
-    low, high = (
-        next((text.format(bounds[key]) for key, text in LIMITS.items() if key in bounds and key in side), "")
-        for side in ("ge gt", "le lt")
-    )
-    return f"{low}x{high}" if low or high else ""
+    written = {key: LIMITS[key].format(bound) for key, bound in found.items() if bound < HUGE}
+    low, high = written.get("ge") or written.get("gt", ""), written.get("le") or written.get("lt", "")
+    return f"{low}x{high}" if written else ""
 
 
 def _default(field: FieldInfo, flag: Flag) -> str:

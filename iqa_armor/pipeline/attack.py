@@ -139,6 +139,7 @@ class _Attacker:
         levels = to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0]
         Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(self.folder / name, format="PNG")
         stored = self.prepared(self.folder / name)
+        attacked_score = self.score(stored, file)
         is_large = min(clean.shape[-2:]) >= fidelity.SSIM_WINDOW
         return AttackedImage(
             image=file,
@@ -146,7 +147,8 @@ class _Attacker:
             attack=word,
             epsilon=_short(attack.epsilon * LEVELS) if is_linf else None,
             clean_score=clean_score,
-            attacked_score=self.score(stored, file),
+            attacked_score=attacked_score,
+            gain=attacked_score - clean_score,
             linf=round(float(fidelity.linf(clean, stored)) * LEVELS, 4),  # float32 blurs the rest
             l2=_short(float(fidelity.l2(clean, stored))),
             psnr=_short(float(fidelity.psnr(clean, stored))),

@@ -6,7 +6,7 @@ import csv
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +17,6 @@ from iqa_armor.errors import UsageError
 from iqa_armor.settings import LEVELS
 
 TABLE = "attacks.csv"
-COLUMNS = (
-    *("image", "file", "attack", "epsilon", "clean_score", "attacked_score"),
-    *("gain", "linf", "l2", "psnr", "ssim"),
-)
 _SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
 
 
@@ -35,6 +31,7 @@ class AttackedImage:
         epsilon: L-infinity budget in 1/255; None where the attack's budget is another.
         clean_score: Score of the prepared clean image, before any rounding: what scoring `image` gives.
         attacked_score: Score of the 8-bit file, read again: what scoring `file` gives.
+        gain: Attacked minus clean score, in model units.
         linf: Largest change of a pixel value, in 1/255.
         l2: Euclidean length of the change, pixels being in [0, 1].
         psnr: Decibels, at most 150.
@@ -47,19 +44,18 @@ class AttackedImage:
     epsilon: float | None
     clean_score: float
     attacked_score: float
+    gain: float
     linf: float
     l2: float
     psnr: float
     ssim: float
 
-    @property
-    def gain(self) -> float:
-        """Attacked minus clean score, in model units."""
-        return self.attacked_score - self.clean_score
-
     def as_row(self) -> dict[str, Any]:
         """Return the values of the columns of the table, by name."""
-        return {name: getattr(self, name) for name in COLUMNS} | {"image": str(self.image)}
+        return asdict(self) | {"image": str(self.image)}
+
+
+COLUMNS = tuple(field.name for field in fields(AttackedImage))
 
 
 def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:

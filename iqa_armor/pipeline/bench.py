@@ -93,7 +93,7 @@ class _Run:
             size=self.model.size,
             throughput={batch: int(batch) / middle(times) for batch, times in self.latency.items()},
             cache_bytes=self.cache_bytes,
-            cache_limit_bytes=self.model.cache_limit_bytes,
+            cache_limit_bytes=sum(cache.limit for cache in self.model.caches),
             ratio=over(figures, first.figures()),
             **middle(figures),
         )
@@ -114,7 +114,7 @@ class _Bench:
         self._rounds("timing first calls", self._time_first_call, most=FIRST_CALLS)
         self._rounds("timing calls", self._time_calls)
         for run in self.runs:
-            run.cache_bytes = run.model.cache_bytes
+            run.cache_bytes = sum(cache.held_bytes for cache in run.model.caches)
             run.flops = count_flops(run.model.model, run.model.images(1)[0])
         self._measure_memory("inference", max(self.settings.batches))
         if self.settings.has_training:

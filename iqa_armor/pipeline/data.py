@@ -85,7 +85,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
         splits=tuple(_summary(split, images) for split, images in dataset.splits.items()),
         sizes=_size_summary(sizes),
         direction=direction,
-        warnings=_warnings(direction),
+        warnings=(_warning(direction),) if direction is not None and direction.is_suspicious else (),
         problems=problems,
     )
 
@@ -128,10 +128,8 @@ def _size_summary(sizes: Counter[Size]) -> SizeSummary | None:
     return SizeSummary(ordered[0], ordered[-1], commonest, sizes[commonest] / sizes.total(), len(sizes))
 
 
-def _warnings(direction: Direction | None) -> tuple[str, ...]:
-    if direction is None or not direction.is_suspicious:
-        return ()
+def _warning(direction: Direction) -> str:
     return (
         f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} images); "
-        "if small values mean good quality, turn them round: scores must rise with quality",
+        "if small values mean good quality, turn them round: scores must rise with quality"
     )

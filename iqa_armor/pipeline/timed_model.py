@@ -35,16 +35,6 @@ class TimedModel:
         self._optimizer: torch.optim.Optimizer | None = None
 
     @property
-    def cache_bytes(self) -> int:
-        """Memory that its caches hold now."""
-        return sum(cache.held_bytes for cache in self.caches)
-
-    @property
-    def cache_limit_bytes(self) -> int:
-        """Memory that its caches may hold."""
-        return sum(cache.limit for cache in self.caches)
-
-    @property
     def own_bytes(self) -> int:
         """Memory of its parameters and buffers."""
         return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
