@@ -100,6 +100,13 @@ ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupt
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 
 
+def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:
+    """Return the models, the baseline among them, and the place of the baseline."""
+    if baseline is None or baseline in models:
+        return models, None if baseline is None else models.index(baseline)
+    return [baseline, *models], 0
+
+
 def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     """Return the named dataset, or KonIQ-10k at the place that the environment names."""
     from iqa_armor.data.specs import default_spec, open_dataset

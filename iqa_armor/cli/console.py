@@ -84,16 +84,10 @@ def progress() -> Iterator[Bars]:
         yield Bars(bars)
 
 
-def say(*lines: str) -> None:
-    """Write lines to stdout as they are."""
+def say(*lines: str, to: Console = stdout) -> None:
+    """Write lines as they are."""
     for line in lines:
-        stdout.print(line, markup=False, soft_wrap=True)
-
-
-def note(*lines: str) -> None:
-    """Write lines to stderr as they are."""
-    for line in lines:
-        stderr.print(line, markup=False, soft_wrap=True)
+        to.print(line, markup=False, soft_wrap=True)
 
 
 def show_table(

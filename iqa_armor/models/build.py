@@ -15,13 +15,9 @@ from iqa_armor.models.families import FAMILIES
 def build(arch: str) -> nn.Module:
     """Return a new network or QualityModel of the named architecture, with its initial weights.
 
-    Args:
-        arch: A key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
-            A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that
-            states its `preprocessing` comes back in a QualityModel.
-
-    Raises:
-        ModelLoadError: If there is no such architecture or factory, or it fails or returns something else.
+    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
+    A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that states its
+    `preprocessing` comes back in a QualityModel.
     """
     family, _, member = arch.partition(":")
     factory, settings = (partial(FAMILIES[family], member), "") if family in FAMILIES else ARCHITECTURES.find(arch)

@@ -45,10 +45,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
     Weights are found under the usual names (`WRAPPER_KEYS`, up to three deep); optimiser state and the like
     beside them is ignored, but for the numbers k and b of a linear rescaling, which come back under the names of
     `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
-
-    Args:
-        path: A file that ends in one of `SUFFIXES`.
-        trust_pickle: Whether the file may run its author's code; a whole pickled module needs that.
+    With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
 
     Raises:
         ModelLoadError: If the file is missing, damaged, no checkpoint, would run code, or holds NaN weights.

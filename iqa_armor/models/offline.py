@@ -23,10 +23,7 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
     """Keep constructors from fetching weights; those of timm and torchvision, and of `module`, go without them.
 
     Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
-    refused.
-
-    Raises:
-        ModelLoadError: If the network, which messages call `what`, cannot be made without the internet.
+    refused by a ModelLoadError about `what`.
     """
     import torchvision.models._api as torchvision_api
 

@@ -56,13 +56,10 @@ class StageDistance(ReferenceModel):
     layers stay in eval mode.
 
     Args:
-        network: Classifier on normalised input that can be traced; its trunk is shared.
-        preprocessing: Size, mean and standard deviation of its input; the size must be given.
+        network: Classifier on normalised input that can be traced, else a SurgeryError; its trunk is shared.
+        preprocessing: Of its input; the size must be given.
         grid: Rows and columns that maps are averaged to.
         name: What messages call the model.
-
-    Raises:
-        SurgeryError: If the network cannot be traced or has no maps.
 
     Source: the form follows Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
     CVPR 2018, eq. 1, whose maps keep their size and are normalised over channels. (ours) averages over a grid, so that

@@ -15,13 +15,10 @@ from iqa_armor.graph.walk import ancestors, descendants, passages
 def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return (backbone, head) that share the network's layers; `head(backbone(x))` has the bits of `network(x)`.
 
-    Both compute what the network computes in eval mode; call them in it. The head may overwrite its argument.
-
-    Args:
-        network: Module on normalised input; its mode is left as it is.
-        node: Name of the tensor to split at, a node of the graph or a module; by default the features that the head
-            reads: the last learned vectors (N, C) through which everything passes before a linear layer.
-        example: Input (N, 3, H, W) that the network accepts, on its device.
+    Both compute what the network, whose mode is left as it is, computes in eval mode; call them in it. The head may
+    overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default it is the
+    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input
+    (N, 3, H, W) on the network's device.
 
     Raises:
         SurgeryError: If the network cannot be traced, there is no such tensor, or the head reads anything else.

@@ -76,8 +76,7 @@ def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> None:
     """Load weights into a network, in place, if they are exactly its own; else it stays untouched.
 
-    Raises:
-        ModelLoadError: Listing the missing, unexpected and differently sized entries of `source`, ten of each.
+    The error lists the missing, unexpected and differently sized entries of `source`, ten of each.
     """
     fit = fit_of(network, state)
     if fit.problems:
@@ -87,13 +86,9 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str 
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load the weights that a network has under the same name and size, in place.
+    """Load the weights that a network has under the same name and size, in place; return the names of all others.
 
-    Returns:
-        Names of the network's tensors that keep their initial values.
-
-    Raises:
-        ModelLoadError: If fewer than half of the network's parameter tensors are found; it stays untouched.
+    If they are fewer than half of the network's parameter tensors, it stays untouched, and that is an error.
     """
     fit = fit_of(network, state)
     fitting, parameters = fit.fitting, [name for name, _ in network.named_parameters()]
@@ -108,11 +103,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: st
 
 
 def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Callable[[], nn.Module]]) -> str:
-    """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly.
-
-    Raises:
-        ModelLoadError: If none fits, naming the nearest ones and where they differ, or if several do.
-    """
+    """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly."""
     with torch.device("meta"):
         fits = {name: fit_of(bare(build()), state) for name, build in candidates.items()}
     exact = [name for name, fit in fits.items() if not fit.problems]
