@@ -34,7 +34,7 @@ def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untype
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for url in WEIGHTS[distance]:
-        _check(folder / Path(url).name, f"distance {distance}", url)
+        _check(folder / Path(url).name, url, distance)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torchvision's, for piq's old spelling
@@ -43,9 +43,9 @@ def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untype
         raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
 
 
-def _check(path: Path, needed_by: str, url: str) -> None:
+def _check(path: Path, url: str, distance: Perceptual) -> None:
     if not path.is_file():
-        raise ModelLoadError(f"{needed_by} needs {path}, and nothing is downloaded; get it from {url}")
+        raise ModelLoadError(f"distance {distance} needs {path}, and nothing is downloaded; get it from {url}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

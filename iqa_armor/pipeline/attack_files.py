@@ -27,7 +27,6 @@ class AttackedImage:
     Args:
         image: File of the clean image.
         file: Name of the attacked image, in the output folder.
-        attack: Word that names the attack.
         epsilon: L-infinity budget in 1/255; None where the attack's budget is another.
         clean_score: Score of the prepared clean image, before any rounding: what scoring `image` gives.
         attacked_score: Score of the 8-bit file, read again: what scoring `file` gives.

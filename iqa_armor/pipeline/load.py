@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -19,14 +19,6 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelToTrain:
-    """A model to train, and the names of its network's tensors that come from no file; None where none does."""
-
-    model: QualityModel
-    fresh: tuple[str, ...] | None
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
@@ -61,9 +53,12 @@ def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
     return opened
 
 
-def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> ModelToTrain:
+def start_model(
+    arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0
+) -> tuple[QualityModel, tuple[str, ...] | None]:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
+    With it come the names of its network's tensors that are from no file; None where none is.
     `arch` may also be a model file to train further. Weights that an architecture's factory brings along count as
     fresh, since it does not tell.
 
@@ -71,17 +66,23 @@ def start_model(arch: str, *, opening: Opening, weights: Path | None = None, see
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
     from iqa_armor.models.build import build
+    from iqa_armor.models.checkpoints import read_state
 
     _check(opening)
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
-        return ModelToTrain(load_model(arch, opening=opening), ())
+        return load_model(arch, opening=opening), ()
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
-    fresh = None if weights is None else _load_partly(made, weights, opening)
-    return ModelToTrain(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
+    fresh = None
+    if weights is not None:
+        stored = read_state(weights, trust_pickle=opening.trust_pickle)
+        state = stored.state_dict() if isinstance(stored, nn.Module) else stored
+        fresh = tuple(load_matching(bare(made), state, source=str(weights)))
+        logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
+    return _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh
 
 
 def _check(opening: Opening) -> None:
@@ -92,16 +93,6 @@ def _check(opening: Opening) -> None:
             ScoreScale(*opening.score_range)
     except ValueError as error:
         raise ModelLoadError(str(error)) from error
-
-
-def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str, ...]:
-    from iqa_armor.models.checkpoints import read_state
-
-    stored = read_state(weights, trust_pickle=opening.trust_pickle)
-    state = stored.state_dict() if isinstance(stored, nn.Module) else stored
-    fresh = tuple(load_matching(bare(made), state, source=str(weights)))
-    logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
-    return fresh
 
 
 def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:

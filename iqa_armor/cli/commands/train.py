@@ -52,10 +52,10 @@ def train(
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
     with progress() as bars:
-        start = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
+        model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = training.train(start.model, dataset, settings, options=how, fresh=start.fresh)
+        result = training.train(model, dataset, settings, options=how, fresh=fresh)
         if not is_main_process():
             return
         result.model.name = output.stem
