@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 # What torchvision calls the parts of a ResNet that come before its classifier.
 RESNET_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
@@ -27,15 +27,3 @@ def torchvision_network(name: str) -> nn.Module:
 def classifier(name: str) -> Callable[[], nn.Module]:
     """Return the builder of a `torchvision_network`."""
     return partial(torchvision_network, name)
-
-
-def from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
-    """Return a state dict in which the parts of an ImageNet classifier have the names they bear inside another network.
-
-    `places` gives the new name of a part, such as {"conv1": "backbone.conv1"}; other names stay.
-    """
-    parts = {name: name.partition(".") for name in state}
-    return {
-        f"{places[first]}.{rest}" if first in places and rest else name: state[name]
-        for name, (first, _, rest) in parts.items()
-    }

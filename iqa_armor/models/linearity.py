@@ -10,13 +10,11 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing
 from iqa_armor.models.weights import RESCALING
 
 Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
-# Places of a classifier's parts.
-_PLACES = {"conv1": "features.0", "bn1": "features.1", **{f"layer{n}": f"features.{n + 3}" for n in range(1, 5)}}
 _REDUCED = 64
 
 
@@ -39,6 +37,8 @@ class Linearity(nn.Module):
         super().__init__()
         from torchvision.models import get_model
 
+        places = zip(RESNET_TRUNK, (0, 1, 4, 5, 6, 7), strict=True)
+        self.classifier_places = {part: f"features.{index}" for part, index in places}
         third, fourth = (256, 512) if backbone in ("resnet18", "resnet34") else (1024, 2048)
         self.features = nn.Sequential(*list(get_model(backbone, weights=None).children())[:-2])
         self.dr6, self.dr7 = _reduction(third), _reduction(fourth)
@@ -59,9 +59,8 @@ class Linearity(nn.Module):
         """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.
 
         score = k (w·x + c) + b, so w becomes k w and c becomes k c + b. Without k and b nothing changes.
-        The weights of an ImageNet classifier, to train from, get their place.
         """
-        adapted = from_classifier({name: value for name, value in state.items() if name not in RESCALING}, _PLACES)
+        adapted = {name: value for name, value in state.items() if name not in RESCALING}
         if all(name in state for name in (*RESCALING, "regression.weight", "regression.bias")):
             k, b = (state[name].double() for name in RESCALING)
             weight, bias = state["regression.weight"], state["regression.bias"]

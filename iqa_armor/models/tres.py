@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.transformer import Transformer, project
 from iqa_armor.models.weights import load_strict
@@ -41,6 +41,7 @@ class TReS(nn.Module):
         super().__init__()
         from torchvision.models import resnet50
 
+        self.classifier_places = {part: f"model.{part}" for part in RESNET_TRUNK}
         self.model: nn.Module = resnet50(weights=None)
         self.pools = nn.ModuleList(L2Pooling() for _ in STAGES)
         self.drop2d = nn.Dropout(0.1)
@@ -76,11 +77,9 @@ class TReS(nn.Module):
         """Return an authors' state dict under this network's names.
 
         The joint projections of queries, keys and values are parted, the constant position weights added, and the
-        constant Hann windows left out. A window of other values stays, and so is refused as unexpected. The weights of
-        an ImageNet classifier, to train from, get their place.
+        constant Hann windows left out. A window of other values stays, and so is refused as unexpected.
         """
-        adapted = {name: value for name, value in state.items() if not _is_hann(name, value)}
-        adapted = from_classifier(project(adapted), {part: f"model.{part}" for part in RESNET_TRUNK})
+        adapted = project({name: value for name, value in state.items() if not _is_hann(name, value)})
         for name, value in _position_weights(WIDTH).items():
             adapted.setdefault(f"position.{name}", value)
         return adapted

@@ -68,9 +68,19 @@ def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     """Return how a state dict goes with a network, also with a prefix of `PREFIXES` before every name."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     aligned = _aligned({name: value for name, value in state.items() if name not in RESCALING}, own)
+    aligned = _from_classifier(aligned, getattr(network, "classifier_places", {}))
     if isinstance(network, Adapting):
         aligned = network.adapt({**aligned, **{name: state[name] for name in RESCALING if name in state}})
     return Fit(aligned, own)
+
+
+def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return a state dict in which the parts of an ImageNet classifier, to train from, have the names in `places`."""
+    parts = {name: name.partition(".") for name in state}
+    return {
+        f"{places[first]}.{rest}" if first in places and rest else name: state[name]
+        for name, (first, _, rest) in parts.items()
+    }
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> None:
