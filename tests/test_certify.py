@@ -174,12 +174,10 @@ def test_options_change_the_methods_that_have_them() -> None:
 
 def test_denoisers_are_named_by_words(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
     words: list[str] = []
-    monkeypatch.setattr(
-        input_smoothing, "denoiser_of", lambda word: words.append(word) or (Halving() if word else None)
-    )
+    monkeypatch.setattr(input_smoothing, "read_purifier", lambda word: words.append(word) or Halving())
     settings = CertifySettings(methods=("ms", "dms"), samples=40, denoiser=f"{__name__}:Halving", limit=3)
     found = certify_images([make_model(scale=RANGE)], memory_dataset(8, 4), settings, device=CPU)
-    assert set(words) == {"", f"{__name__}:Halving"}
+    assert set(words) == {f"{__name__}:Halving"}
     methods = found.models[0].methods
     assert methods["dms"].settings["denoiser"] == f"{__name__}:Halving"
     assert 0 < methods["dms"].delta < methods["ms"].delta  # type: ignore[operator]

@@ -119,12 +119,12 @@ def test_calibration_takes_the_largest_jacobian(make_model: ModelMaker) -> None:
 def test_a_given_noise_level_needs_no_jacobian_without_certificate(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iqa_armor.defenses.smoothing import feature_noise
+    from iqa_armor.defenses.smoothing import feature_smoothing
 
     bound = FeatureSmoothing(sigma=0.3, samples=50).bind(make_model())
     certificate = bound.certify(images(), seeded(0))
     assert certificate.sigma.tolist() == pytest.approx([0.3] * 4)
-    monkeypatch.setattr(feature_noise, "largest_singular_value", None)
+    monkeypatch.setattr(feature_smoothing, "largest_singular_value", None)
     torch.testing.assert_close(bound.scores(images(), seeded(0)), certificate.scores)
 
 

@@ -84,7 +84,6 @@ def test_nearly_tied_values_do_not_hide_the_largest(gap: float) -> None:
 def test_too_few_steps_are_said_not_to_have_converged() -> None:
     found = largest_singular_value(NETWORKS["wide"](), draw(2, 3, 12, 14), steps=3)
     assert not bool(found.converged.any())
-    assert found.iterations == 6
 
 
 @pytest.mark.parametrize("features", [1, 2])

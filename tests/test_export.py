@@ -325,7 +325,7 @@ def test_json_of_the_command_is_all_of_stdout(artifact: Path) -> None:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("out.tflite", "OUT.onnx or OUT.pt2"), ("nowhere/out.pt2", "does not exist"), ("folder.pt2", "is a folder")],
+    [("out.tflite", "OUT.onnx or OUT.pt2"), ("folder.pt2", "is a folder")],
 )
 def test_targets_that_cannot_be_are_usage_errors(artifact: Path, target: str, message: str) -> None:
     artifact.with_name("folder.pt2").mkdir()

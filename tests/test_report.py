@@ -4,7 +4,7 @@ import pytest
 from rich.console import Console
 
 from iqa_armor.report.attack_figures import headline
-from iqa_armor.report.comparison import compare, failed_checks
+from iqa_armor.report.comparison import compare
 from iqa_armor.report.evaluation import evaluation_report
 from iqa_armor.report.terminal import TerminalReport
 from iqa_armor.report.verdicts import verdict
@@ -167,7 +167,7 @@ def colored(value: Outcome) -> str:
 
 def test_failed_checks_stand_under_a_yellow_verdict() -> None:
     value = outcome(BASE, changed(HARD, checks=(PASSED, FAILED)), baseline="linearity")
-    assert [(model.name, check.name) for model, check in failed_checks(value)] == [(HARD.name, "black box")]
+    assert [what for what, _ in verdict(value).warnings] == [f"{HARD.name}: black box failed."]
     first, *rest = colored(value).splitlines()
     assert first.startswith("\x1b[1;33m")
     caution = next(line for line in rest if f"{HARD.name}: black box failed." in line)

@@ -17,7 +17,7 @@ from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
-from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing, NoisyScores
+from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
@@ -57,6 +57,11 @@ def drawn(seed: int = 0) -> Generator:
     return Generator().manual_seed(seed)
 
 
+def noisy_scores(images: Tensor, samples: int, *, batch_size: int = 16, sigma: float = 0.1) -> Tensor:
+    bound = MedianSmoothing(sigma=sigma, batch_size=batch_size).bind(pixel_model())
+    return bound.noisy_scores(images, drawn(), samples=samples)
+
+
 def images_of(count: int = 3) -> Tensor:
     return torch.rand((count, 3, 32, 40), generator=drawn(7))
 
@@ -73,15 +78,14 @@ def test_a_batch_is_as_one_by_one(smoothing: MedianSmoothing, make_model: MakeMo
 
 @pytest.mark.parametrize("batch_size", [1, 7, 64])
 def test_noise_does_not_depend_on_the_batch_of_copies(batch_size: int) -> None:
-    noisy = NoisyScores(pixel_model(), 0.1, batch_size)
     odd = torch.full((2, 3, 5, 3), 0.5)  # 45 values: a vectorized draw of several copies would differ
-    reference = NoisyScores(pixel_model(), 0.1, 40)(odd, drawn(), 40)
-    torch.testing.assert_close(noisy(odd, drawn(), 40), reference, atol=1e-6, rtol=0)
+    scores, reference = noisy_scores(odd, 40, batch_size=batch_size), noisy_scores(odd, 40, batch_size=40)
+    torch.testing.assert_close(scores, reference, atol=1e-6, rtol=0)
 
 
 def test_fewer_copies_are_the_first_ones() -> None:
-    noisy, image = NoisyScores(pixel_model(), 0.1, 16), images_of(1)
-    torch.testing.assert_close(noisy(image, drawn(), 5), noisy(image, drawn(), 30)[:, :5], atol=1e-6, rtol=0)
+    image = images_of(1)
+    torch.testing.assert_close(noisy_scores(image, 5), noisy_scores(image, 30)[:, :5], atol=1e-6, rtol=0)
 
 
 def test_copies_are_scored_in_bounded_batches() -> None:
@@ -116,7 +120,7 @@ def test_a_denoiser_stands_between_noise_and_model() -> None:
 def test_median_is_the_middle_or_the_mean_of_two() -> None:
     model, image = pixel_model(), images_of(1)
     for samples in (7, 8):
-        scores = NoisyScores(model, 0.12, 64)(image, drawn(), samples)
+        scores = noisy_scores(image, samples, sigma=0.12)
         certificate = MedianSmoothing(samples=samples).bind(model).certify(image, drawn())
         torch.testing.assert_close(certificate.scores, scores.double().quantile(0.5, dim=-1))
 

@@ -93,11 +93,7 @@ def per_axis(axes: int, low: int, high: int) -> ArgumentCheck:
 
 
 def checked_fields(stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> dict[str, Any]:
-    """Return a JSON object that has exactly the fields of `checks`, each as its check returns it.
-
-    Raises:
-        FormatError: If one is missing, unknown or out of range.
-    """
+    """Return a JSON object that has exactly the fields of `checks`, each as its check returns it."""
     fields = expect_fields(stored, frozenset(checks), where)
     checked = {}
     for name, check in checks.items():
@@ -109,6 +105,7 @@ def checked_fields(stored: object, checks: Mapping[str, ArgumentCheck], where: s
 
 
 channels = integer(1, MAX_CHANNELS)
+any_number = number()
 dimension = integer(-8, 8)
 share = number(0, 1)
 epsilon = number(0, 1e6)

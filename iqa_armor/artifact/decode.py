@@ -20,8 +20,7 @@ from iqa_armor.artifact.signatures import Signature
 from iqa_armor.artifact.stored_layer import StoredLayer
 from iqa_armor.artifact.values import decode_value
 
-NODE_FIELDS = frozenset({"op", "target", "args", "kwargs"})
-LEAF_FIELDS = frozenset({"class", "arguments"})
+NODE_FIELDS = ("op", "target", "args", "kwargs")
 
 
 @dataclass
@@ -30,24 +29,18 @@ class _Build:
 
     root: nn.Module
     leaves: dict[str, StoredLayer]
-    tensors: frozenset[str]
+    tensors: Mapping[str, TensorInfo]
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: list[fx.Node] = field(default_factory=list)
     called: set[str] = field(default_factory=set)
 
 
 def decode_network(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> fx.GraphModule:
-    """Return the described network, its tensors without values.
+    """Return the described network on the meta device; its state dict has just the names and sizes of `header`.
 
     Args:
         description: Parsed JSON with nodes, leaves, attributes and tensors; from a stranger.
         header: The tensors that are really in the file.
-
-    Returns:
-        Graph module on the meta device whose state dict has exactly the names and sizes of `header`.
-
-    Raises:
-        FormatError: If anything in it is not in the tables, or does not fit the header.
     """
     _check_table(description["tensors"], header)
     build = _skeleton(description, header)
@@ -106,11 +99,11 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
         container.add_module(name, module)
     for path, kind in stored_attributes.items():
         _add_attribute(root, path, kind, header=header)
-    return _Build(root, leaves, frozenset(header))
+    return _Build(root, leaves, header)
 
 
 def _leaf(path: str, stored: object, header: Mapping[str, TensorInfo]) -> tuple[StoredLayer, nn.Module]:
-    fields = expect_fields(stored, LEAF_FIELDS, "its description")
+    fields = expect_fields(stored, frozenset({"class", "arguments"}), "its description")
     name = fields["class"]
     if not isinstance(name, str) or name not in LAYERS:
         raise FormatError(f"class {shown(name)} is not allowed")
@@ -167,8 +160,9 @@ def _check_state(network: nn.Module, header: Mapping[str, TensorInfo]) -> None:
 
 def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
     unit = stored.get("unit") if isinstance(stored, dict) else None
-    fields = expect_fields(stored, NODE_FIELDS | {"unit"} if unit is not None else NODE_FIELDS, "its description")
-    op, target, args, kwargs = (fields[name] for name in ("op", "target", "args", "kwargs"))
+    expected = frozenset({*NODE_FIELDS, "unit"} if unit is not None else NODE_FIELDS)
+    fields = expect_fields(stored, expected, "its description")
+    op, target, args, kwargs = (fields[name] for name in NODE_FIELDS)
     if not isinstance(target, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
         raise FormatError("target must be text, args an array and kwargs an object")
     if len(args) > MAX_LENGTH:

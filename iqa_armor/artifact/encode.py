@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import operator
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
@@ -18,36 +17,26 @@ from iqa_armor.artifact.values import encode_value
 INPUT = "images"
 
 
-@dataclass(frozen=True)
-class Encoded:
-    """A network as it is stored.
-
-    Args:
-        description: Nodes, leaves, attributes and tensor table as JSON values.
-        tensors: Every stored tensor by name; contiguous, on the CPU, none sharing storage.
-    """
-
-    description: dict[str, object]
-    tensors: dict[str, Tensor]
-
-
-def encode_network(network: fx.GraphModule) -> Encoded:
+def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str, Tensor]]:
     """Return what has to be stored to rebuild a traced network, without modules that its graph never calls.
 
     Args:
         network: Graph module with one input and one output tensor.
 
-    Raises:
-        FormatError: If a node, layer or argument has no stored form, or a weight is not finite.
+    Returns:
+        Nodes, leaves, attributes and tensor table as JSON values; every stored tensor by name, contiguous, on the CPU,
+        none sharing storage.
     """
-    kept = [node for node in network.graph.nodes if not _is_check(node)]
+    # Some nodes only assert something, in torchvision's networks.
+    kept = [node for node in network.graph.nodes if node.target is not torch._assert or node.users]
     leaves = {str(node.target): _leaf(network, str(node.target)) for node in kept if node.op == "call_module"}
     state = {f"{path}.{name}": value for path, leaf in leaves.items() for name, value in leaf.state_dict().items()}
     attributes = {}
     for node in kept:
         if node.op == "get_attr" and node.target not in state:
-            state[str(node.target)] = tensor = _attribute(network, str(node.target))
-            attributes[str(node.target)] = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            path = str(node.target)
+            state[path] = tensor = _attribute(network, path)
+            attributes[path] = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
     tensors = _storable(state)
     description: dict[str, object] = {
         "nodes": _nodes(kept),
@@ -55,12 +44,7 @@ def encode_network(network: fx.GraphModule) -> Encoded:
         "attributes": attributes,
         "tensors": {name: [NAME_OF_DTYPE[value.dtype], list(value.shape)] for name, value in tensors.items()},
     }
-    return Encoded(description, tensors)
-
-
-def _is_check(node: fx.Node) -> bool:
-    """Return whether a node only asserts something, as torchvision's networks do."""
-    return node.target is torch._assert and not node.users
+    return description, tensors
 
 
 def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
@@ -106,20 +90,15 @@ def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:
 
 def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]:
     try:
-        described: dict[str, object] = {
-            "op": node.op,
-            "target": INPUT if node.op == "placeholder" else _target(node),
-            "args": [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args],
-            "kwargs": {
-                name: encode_value(arg, numbers.__getitem__)
-                for name, arg in node.kwargs.items()
-                if (name, arg) != ("out", None)  # torch.nn.functional passes its defaults on to the tracer
-            },
-        }
+        target = INPUT if node.op == "placeholder" else _target(node)
+        args = [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args]
+        # torch.nn.functional passes its defaults on to the tracer.
+        given = {name: arg for name, arg in node.kwargs.items() if (name, arg) != ("out", None)}
+        kwargs = {name: encode_value(arg, numbers.__getitem__) for name, arg in given.items()}
     except FormatError as error:
         raise FormatError(f"node {node.name!r}: {error}") from error
-    unit = node.meta.get("unit")
-    return {**described, "unit": unit} if isinstance(unit, str) else described
+    unit = {"unit": node.meta["unit"]} if isinstance(node.meta.get("unit"), str) else {}
+    return {"op": node.op, "target": target, "args": args, "kwargs": kwargs, **unit}
 
 
 def _target(node: fx.Node) -> str:
@@ -152,11 +131,7 @@ def _storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 
 def check_finite(tensors: Mapping[str, Tensor]) -> None:
-    """Check that every floating-point tensor is free of NaN and infinities.
-
-    Raises:
-        FormatError: Naming the first ten that are not.
-    """
+    """Check that every floating-point tensor is free of NaN and infinities."""
     broken = [name for name, value in tensors.items() if not bool(torch.isfinite(value).all())]
     if broken:
         more = f" and {len(broken) - 10} more" if len(broken) > 10 else ""

@@ -17,7 +17,6 @@ from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature
 from iqa_armor.artifact.table import Table
 
 EQUATION = re.compile(r"[a-zA-Z,. ]{1,64}(->[a-zA-Z. ]{0,32})?")
-ROUNDINGS = ("floor", "trunc")
 # Attributes of a tensor that `getattr` may read.
 ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "is_cuda")
 RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
@@ -48,11 +47,9 @@ def _pair(*, literals: bool = False, on_node: bool = False, largest: int = 2**31
     return Signature("a b", positional_only=True, literals=literals, on_node=on_node, largest=largest)
 
 
-_OPERATORS = {
+_ENTRIES = {
     **functions_of(
-        builtins,
-        "getattr",
-        Signature("object name", ATTRIBUTES, positional_only=True, on_node=True, needs_text=True),
+        builtins, "getattr", Signature("object name", ATTRIBUTES, positional_only=True, on_node=True, needs_text=True)
     ),
     **functions_of(operator, "getitem", _pair(literals=True, on_node=True)),
     # Tuples may be joined (`x.shape[:2] + (-1,)`) but not repeated.
@@ -61,9 +58,6 @@ _OPERATORS = {
     **functions_of(operator, "sub mul truediv floordiv mod matmul eq ne lt le gt ge and_ or_", _pair()),
     **functions_of(operator, "iadd isub imul itruediv", _pair(on_node=True)),
     **functions_of(operator, "neg pos abs invert", Signature("a", positional_only=True, literals=False)),
-}
-
-_ARITHMETIC = {
     **functions_of(
         torch,
         "abs ceil clone conj cos detach erf exp expm1 floor log log10 log1p log2 logical_not neg numel reciprocal relu "
@@ -76,7 +70,7 @@ _ARITHMETIC = {
         Signature("input other", literals=False),
     ),
     **functions_of(torch, "add sub subtract rsub", Signature("input other alpha?", literals=False)),
-    **functions_of(torch, "div", Signature("input other rounding_mode?", ROUNDINGS, literals=False)),
+    **functions_of(torch, "div", Signature("input other rounding_mode?", ("floor", "trunc"), literals=False)),
     **functions_of(torch, "pow", Signature("input exponent", largest=EXPONENT, literals=False)),
     **functions_of(torch, "clamp", Signature("input min? max?")),
     **functions_of(torch, "lerp", Signature("input end weight")),
@@ -87,9 +81,6 @@ _ARITHMETIC = {
     **functions_of(torch, "einsum", Signature("equation operand", pattern=EQUATION, many=True, positional_only=True)),
     **functions_of(torch, "zeros_like ones_like", Signature("input dtype?")),
     **functions_of(torch, "full_like", Signature("input fill_value dtype?")),
-}
-
-_SHAPING = {
     **functions_of(torch, "cat concat stack", Signature("tensors dim?")),
     **functions_of(torch, "chunk", Signature("input chunks dim?", largest=GROWTH)),
     **functions_of(torch, "split", Signature("tensor split_size_or_sections dim?")),
@@ -110,9 +101,6 @@ _SHAPING = {
     **functions_of(torch, "channel_shuffle", Signature("input groups")),
     **functions_of(torch, "pixel_shuffle", Signature("input upscale_factor")),
     **functions_of(torch, "pixel_unshuffle", Signature("input downscale_factor")),
-}
-
-_REDUCTIONS = {
     **functions_of(torch, "mean sum prod", Signature("input dim? keepdim? dtype?")),
     **functions_of(torch, "std var std_mean var_mean", Signature("input dim? unbiased? keepdim? correction?")),
     **functions_of(torch, "max min amax amin argmax", Signature("input dim? keepdim?")),
@@ -121,9 +109,6 @@ _REDUCTIONS = {
     **functions_of(torch, "norm", Signature("input p? dim? keepdim? dtype?", ("fro",))),
     **functions_of(torch.linalg, "norm", Signature("A ord? dim? keepdim?", ("fro", "nuc"))),
     **functions_of(torch.linalg, "vector_norm", Signature("x ord? dim? keepdim?")),
-}
-
-_ACTIVATIONS = {
     **functions_of(functional, "relu relu6 selu silu mish hardswish hardsigmoid", Signature("input inplace?")),
     **functions_of(functional, "relu_ sigmoid tanh logsigmoid softsign tanhshrink", Signature("input")),
     **functions_of(functional, "elu celu", Signature("input alpha? inplace?")),
@@ -143,22 +128,15 @@ _ACTIVATIONS = {
         "dropout dropout1d dropout2d dropout3d alpha_dropout feature_alpha_dropout",
         Signature("input p? training? inplace?"),
     ),
-}
-
-_LAYERS = {
     **functions_of(functional, "linear", Signature("input weight bias?")),
     **functions_of(functional, "bilinear", Signature("input1 input2 weight bias?")),
     **functions_of(functional, "conv1d conv2d", Signature(CONVOLUTION, ("same", "valid"))),
     **functions_of(functional, "conv_transpose1d conv_transpose2d", Signature(TRANSPOSED, largest=GROWTH)),
     **functions_of(
-        functional,
-        "embedding",
-        Signature("input weight padding_idx? max_norm? norm_type? scale_grad_by_freq? sparse?"),
+        functional, "embedding", Signature("input weight padding_idx? max_norm? norm_type? scale_grad_by_freq? sparse?")
     ),
     **functions_of(
-        functional,
-        "scaled_dot_product_attention",
-        Signature("query key value attn_mask? dropout_p? is_causal? scale?"),
+        functional, "scaled_dot_product_attention", Signature("query key value attn_mask? dropout_p? is_causal? scale?")
     ),
     **functions_of(functional, "normalize", Signature("input p? dim? eps?")),
     **functions_of(functional, "layer_norm", Signature("input normalized_shape weight? bias? eps?")),
@@ -173,9 +151,6 @@ _LAYERS = {
     **functions_of(functional, "local_response_norm", Signature("input size alpha? beta? k?", largest=GROWTH)),
     **functions_of(functional, "cosine_similarity", Signature("x1 x2 dim? eps?")),
     **functions_of(functional, "pairwise_distance", Signature("x1 x2 p? eps? keepdim?")),
-}
-
-_SPATIAL = {
     **functions_of(functional, "max_pool1d max_pool2d", Signature(POOLING)),
     **functions_of(functional, "avg_pool1d avg_pool2d", Signature(AVERAGING)),
     **functions_of(functional, "lp_pool2d", Signature("input norm_type kernel_size stride? ceil_mode?")),
@@ -195,9 +170,4 @@ _SPATIAL = {
     ),
     **functions_of(functional, "grid_sample", Signature("input grid mode? padding_mode? align_corners?", SAMPLING)),
 }
-
-FUNCTIONS: Table[StoredFunction] = Table(
-    {**_OPERATORS, **_ARITHMETIC, **_SHAPING, **_REDUCTIONS, **_ACTIVATIONS, **_LAYERS, **_SPATIAL},
-    "FUNCTIONS",
-    lambda function: function.target,
-)
+FUNCTIONS: Table[StoredFunction] = Table(_ENTRIES, "FUNCTIONS", lambda function: function.target)

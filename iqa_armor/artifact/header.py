@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import math
 import struct
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from iqa_armor.artifact.limits import (
     MAX_ELEMENTS,
@@ -22,15 +24,8 @@ from iqa_armor.artifact.limits import (
 
 METADATA_KEY = "iqa_armor"
 DTYPES: dict[str, torch.dtype] = {
-    "F64": torch.float64,
-    "F32": torch.float32,
-    "F16": torch.float16,
-    "BF16": torch.bfloat16,
-    "I64": torch.int64,
-    "I32": torch.int32,
-    "I16": torch.int16,
-    "I8": torch.int8,
-    "U8": torch.uint8,
+    **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
+    **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8, "U8": torch.uint8},
     "BOOL": torch.bool,
 }
 NAME_OF_DTYPE = {dtype: name for name, dtype in DTYPES.items()}
@@ -43,21 +38,14 @@ class TensorInfo:
     dtype: str
     shape: tuple[int, ...]
 
-
-@dataclass(frozen=True)
-class Header:
-    """What a safetensors file says about itself: its metadata, and its tensors by name."""
-
-    metadata: dict[str, str]
-    tensors: dict[str, TensorInfo]
+    @classmethod
+    def of(cls, value: Tensor) -> TensorInfo:
+        """Return what a file that stores this tensor says of it."""
+        return cls(NAME_OF_DTYPE[value.dtype], tuple(value.shape))
 
 
 def parse_json(text: str | bytes) -> object:
-    """Return parsed JSON of bounded depth, without duplicate keys, NaN or infinities.
-
-    Raises:
-        FormatError: If it is no such JSON.
-    """
+    """Return parsed JSON of bounded depth, without duplicate keys, NaN or infinities."""
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
@@ -71,8 +59,7 @@ def parse_json(text: str | bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        seen: set[str] = set()
-        twice = next(name for name, _ in pairs if name in seen or seen.add(name))  # type: ignore[func-returns-value]
+        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
         raise FormatError(f"its JSON has the name {shown(twice)} twice")
     return found
 
@@ -84,24 +71,15 @@ def _no_constant(text: str) -> object:
 def _check_depth(value: object) -> None:
     level = [value]
     for _ in range(MAX_JSON_DEPTH):
-        level = [
-            inner
-            for outer in level
-            if isinstance(outer, dict | list)
-            for inner in (outer.values() if isinstance(outer, dict) else outer)
-        ]
+        containers = [outer for outer in level if isinstance(outer, dict | list)]
+        level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
         if not level:
             return
     raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep")
 
 
-def read_header(path: Path) -> Header:
-    """Return the checked header of a safetensors file.
-
-    Raises:
-        FormatError: If the header is broken or declares other bytes than the file has.
-        OSError: If the file cannot be read.
-    """
+def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
+    """Return metadata and tensors of a safetensors file whose header declares just the bytes that the file has."""
     entries, data_bytes = _read_entries(path)
     metadata = _metadata(entries.pop("__metadata__", {}))
     if len(entries) > MAX_TENSORS:
@@ -118,16 +96,11 @@ def read_header(path: Path) -> Header:
     elements = sum(math.prod(info.shape) for info, _, _ in spans.values())
     if elements > MAX_ELEMENTS:
         raise FormatError(f"its tensors have {elements} elements together; at most {MAX_ELEMENTS} are allowed")
-    return Header(metadata, {name: info for name, (info, _, _) in spans.items()})
+    return metadata, {name: info for name, (info, _, _) in spans.items()}
 
 
 def read_metadata_text(path: Path) -> dict[str, str]:
-    """Return the text metadata of a safetensors file without looking at its tensors.
-
-    Raises:
-        FormatError: If the header is broken.
-        OSError: If the file cannot be read.
-    """
+    """Return the text metadata of a safetensors file without looking at its tensors."""
     return _metadata(_read_entries(path)[0].get("__metadata__", {}))
 
 
@@ -169,11 +142,7 @@ def _tensor(name: str, entry: object) -> tuple[TensorInfo, int, int]:
 
 
 def tensor_info(name: str, dtype: object, shape: object) -> TensorInfo:
-    """Return the checked data type and size of a declared tensor.
-
-    Raises:
-        FormatError: If the type is unknown, or the size is none or too large.
-    """
+    """Return the checked data type and size of a declared tensor."""
     if not isinstance(dtype, str) or dtype not in DTYPES:
         raise FormatError(f"tensor {shown(name)} has the unknown data type {shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):

@@ -25,11 +25,7 @@ def shown(value: object) -> str:
 
 
 def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str, object]:
-    """Return a JSON object that has exactly the named fields.
-
-    Raises:
-        FormatError: If it is no object, or fields are missing or unknown.
-    """
+    """Return a JSON object that has exactly the named fields."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     if unknown := sorted(value.keys() - names):
@@ -40,11 +36,7 @@ def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str,
 
 
 def expect_text(value: object, where: str) -> str:
-    """Return a printable string of bounded length.
-
-    Raises:
-        FormatError: If it is anything else, e.g. holds terminal control characters.
-    """
+    """Return a printable string of bounded length."""
     if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
         raise FormatError(f"{where} must be printable text of at most {MAX_NAME} characters, got {shown(value)}")
     return value

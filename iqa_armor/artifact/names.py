@@ -25,12 +25,7 @@ RESERVED = _attributes_of_modules()
 
 
 def check_path(path: object) -> str:
-    """Return a dotted module path whose every part is an ordinary name or an index.
-
-    Raises:
-        FormatError: If a part is no ASCII identifier, a Python keyword, a dunder name or an attribute that every
-            module has, or if the path is too long.
-    """
+    """Return a dotted module path whose every part is an ordinary name or an index."""
     if not isinstance(path, str) or not 0 < len(path) <= MAX_NAME:
         raise FormatError(f"{shown(path)} is no module path")
     for part in path.split("."):
@@ -43,11 +38,7 @@ def check_path(path: object) -> str:
 
 
 def check_disjoint(paths: Iterable[str]) -> None:
-    """Check that no path lies inside another one.
-
-    Raises:
-        FormatError: Naming the two paths.
-    """
+    """Check that no path lies inside another one."""
     known = set(paths)
     for path in known:
         parts = path.split(".")

@@ -42,10 +42,6 @@ def _averaged(layer: nn.AdaptiveAvgPool2d, size: Size) -> Sequence[int]:
     return (*size[:2], *(side if want is None else want for side, want in zip(size[2:], wanted, strict=True)))
 
 
-def _same(_: nn.Module, size: Size) -> Size:
-    return size
-
-
 def _normalized(layer: nn.BatchNorm2d, size: Size) -> Size | None:
     return None if layer.training or size[1] != layer.num_features else size
 

@@ -29,9 +29,6 @@ def rehearse(network: fx.GraphModule, size: tuple[int, int] | None) -> None:
     Args:
         network: Graph module on the meta device.
         size: Recorded (height, width) of its images; None where it takes any, then 224 × 224 is tried.
-
-    Raises:
-        FormatError: If a value grows out of bounds or, at a recorded size, the graph fails or gives no scores.
     """
     height, width = size or ANY_SIZE
     scores: Any = None

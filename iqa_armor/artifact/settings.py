@@ -9,7 +9,7 @@ from pathlib import PurePath
 
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
 from iqa_armor.artifact.limits import FormatError, expect_text, shown
-from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.base import QualityModel, ScoreScale
 
 PREPROCESSING: dict[str, ArgumentCheck] = {
     "size": optional(sequence(integer(1, 2**14), 2)),
@@ -31,21 +31,8 @@ def describe(model: QualityModel) -> dict[str, object]:
     }
 
 
-def read_preprocessing(stored: object) -> Preprocessing:
-    """Return checked preprocessing.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
-    return Preprocessing(**checked_fields(stored, PREPROCESSING, "preprocessing"))
-
-
 def read_scale(stored: object) -> ScoreScale | None:
-    """Return a checked score scale, or None where the model has none.
-
-    Raises:
-        FormatError: If a field is missing, unknown or out of range.
-    """
+    """Return a checked score scale, or None where the model has none."""
     if stored is None:
         return None
     try:
@@ -55,11 +42,7 @@ def read_scale(stored: object) -> ScoreScale | None:
 
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
-    """Return the checked `name` and `arch` of a model.
-
-    Raises:
-        FormatError: If one is no printable text.
-    """
+    """Return the checked `name` and `arch` of a model."""
     return {field: expect_text(document[field], field) for field in ("name", "arch")}
 
 
@@ -88,12 +71,8 @@ def _key(key: object, where: str) -> str:
     return key
 
 
-def check_record(value: object, where: str) -> dict[str, object]:
-    """Return a recorded JSON object (recipe or provenance) whose texts hold no control characters.
-
-    Raises:
-        FormatError: If it is no object, or a text could steer a terminal.
-    """
+def check_record(value: object, where: str) -> None:
+    """Check that a record (recipe or provenance) is a JSON object whose texts hold no control characters."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
     pending: list[object] = [value]
@@ -105,4 +84,3 @@ def check_record(value: object, where: str) -> dict[str, object]:
             pending += part
         elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
             raise FormatError(f"{where} holds control characters: {shown(part)}")
-    return value

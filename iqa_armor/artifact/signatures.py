@@ -47,11 +47,7 @@ class Signature:
         return text in self.texts or (self.pattern is not None and self.pattern.fullmatch(text) is not None)
 
     def check(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> None:
-        """Check the arguments' number, keyword names and sizes.
-
-        Raises:
-            FormatError: Saying which of them does not fit.
-        """
+        """Check the arguments' number, keyword names and sizes."""
         names = self.names.replace("?", "").split()
         least = len(names) - self.names.count("?")
         allowed = () if self.positional_only else names[0 if self.many else len(arguments) :]

@@ -12,45 +12,22 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, fx
 
+from iqa_armor.artifact.checks import checked_fields
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
-from iqa_armor.artifact.header import (
-    METADATA_KEY,
-    NAME_OF_DTYPE,
-    Header,
-    TensorInfo,
-    parse_json,
-    read_header,
-    read_metadata_text,
-)
+from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
 from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
-from iqa_armor.artifact.rehearsal import rehearse
-from iqa_armor.artifact.settings import (
-    check_record,
-    describe,
-    plain,
-    read_names,
-    read_preprocessing,
-    read_scale,
-)
+from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
+from iqa_armor.artifact.settings import PREPROCESSING, check_record, describe, plain, read_names, read_scale
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.graph.trace import trace
-from iqa_armor.models.base import QualityModel
+from iqa_armor.models.base import Preprocessing, QualityModel
 
 T = TypeVar("T")
 
 FORMAT = 1
-PUBLIC_FIELDS = (
-    "format",
-    "needs_source",
-    "name",
-    "arch",
-    "preprocessing",
-    "score_scale",
-    "recipe",
-    "provenance",
-)
+PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
 
 
@@ -74,10 +51,10 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
     """
     records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
     try:
-        text, tensors = _encoded(model, records)
+        metadata, tensors = _encoded(model, records)
     except FormatError as error:
         raise ModelLoadError(f"{model.name} cannot be stored in {path}: {error}") from error
-    write_whole(path, save(tensors, {METADATA_KEY: text}))
+    write_whole(path, save(tensors, metadata))
 
 
 def check_storable(model: QualityModel) -> None:
@@ -93,14 +70,17 @@ def check_storable(model: QualityModel) -> None:
         raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
-def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[str, dict[str, Tensor]]:
-    """Return a model's text and tensors, after a trial at rebuilding it from them."""
-    network = model.network if isinstance(model.network, fx.GraphModule) else _traced(model)
-    encoded = encode_network(network)
-    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **encoded.description}
-    text = json.dumps(document, allow_nan=False, separators=(",", ":"))
-    _rebuild(_parse_document(text), {name: _info(value) for name, value in encoded.tensors.items()})
-    return text, encoded.tensors
+def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Return a model's metadata and tensors, after a trial at rebuilding it from them."""
+    network = model.network
+    if not isinstance(network, fx.GraphModule):
+        size = model.preprocessing.size or ANY_SIZE
+        network = trace(network, torch.zeros(1, 3, *size, device=model.mean.device))
+    description, tensors = encode_network(network)
+    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **description}
+    metadata = {METADATA_KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))}
+    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()})
+    return metadata, tensors
 
 
 def load_artifact(path: Path) -> QualityModel:
@@ -113,10 +93,9 @@ def load_artifact(path: Path) -> QualityModel:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
     """
     try:
-        header = _opened(path, read_header)
-        model = _rebuild(_parse_document(_document_text(header.metadata)), header.tensors)
-        tensors = _read_tensors(path, header)
-        model.network.load_state_dict(tensors, strict=True, assign=True)
+        metadata, header = _opened(path, read_header)
+        model = _rebuild(_document(metadata), header)
+        model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
     return model.eval()
@@ -132,7 +111,7 @@ def read_metadata(path: Path) -> dict[str, object]:
         ModelLoadError: If the file is missing, damaged or no artifact.
     """
     try:
-        document = _parse_document(_document_text(_opened(path, read_metadata_text)))
+        document = _document(_opened(path, read_metadata_text))
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
@@ -146,11 +125,6 @@ def is_artifact(path: Path) -> bool:
         return False
 
 
-def _traced(model: QualityModel) -> fx.GraphModule:
-    size = model.preprocessing.size or (224, 224)
-    return trace(model.network, torch.zeros(1, 3, *size, device=model.mean.device))
-
-
 def _opened(path: Path, read: Callable[[Path], T]) -> T:
     if not path.is_file():
         kind = "is a folder" if path.is_dir() else "does not exist"
@@ -161,15 +135,13 @@ def _opened(path: Path, read: Callable[[Path], T]) -> T:
         raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _document_text(metadata: Mapping[str, str]) -> str:
+def _document(metadata: Mapping[str, str]) -> dict[str, object]:
+    """Return the checked description of a model, all but its network."""
     if METADATA_KEY not in metadata:
         raise FormatError(
             f"it has no {METADATA_KEY!r} metadata, so it is no iqa-armor model; a state dict needs --arch"
         )
-    return metadata[METADATA_KEY]
-
-
-def _parse_document(text: str) -> dict[str, object]:
+    text = metadata[METADATA_KEY]
     if len(text) > MAX_HEADER_BYTES:
         raise FormatError(f"its description has {len(text)} characters; at most {MAX_HEADER_BYTES} are allowed")
     parsed = parse_json(text)
@@ -190,26 +162,23 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> 
     if document["needs_source"] is not False:
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
     names = read_names(document)
-    preprocessing, scale = read_preprocessing(document["preprocessing"]), read_scale(document["score_scale"])
+    preprocessing = Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
+    scale = read_scale(document["score_scale"])
     network = decode_network(document, tensors)
     rehearse(network, preprocessing.size)
     return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
 
 
-def _info(value: Tensor) -> TensorInfo:
-    return TensorInfo(NAME_OF_DTYPE[value.dtype], tuple(value.shape))
-
-
-def _read_tensors(path: Path, header: Header) -> dict[str, Tensor]:
+def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
     """Return the tensors of a file whose header has been checked, in memory of their own."""
     try:
         with safe_open(path, framework="pt", device="cpu") as file:
             # A clone does not depend on the file, which may change or vanish while it is mapped.
-            tensors = {name: file.get_tensor(name).clone() for name in header.tensors}
+            tensors = {name: file.get_tensor(name).clone() for name in header}
     except (SafetensorError, OSError, RuntimeError) as error:
         raise FormatError(f"its tensors cannot be read: {error}") from error
     for name, value in tensors.items():
-        if _info(value) != header.tensors[name]:
+        if TensorInfo.of(value) != header[name]:
             raise FormatError(f"it changed while it was read: tensor {shown(name)}")
     check_finite(tensors)
     return tensors

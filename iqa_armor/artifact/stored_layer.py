@@ -13,9 +13,7 @@ from torch.overrides import TorchFunctionMode
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields
 from iqa_armor.artifact.limits import FormatError, shown
 from iqa_armor.artifact.signatures import Signature
-
-# What constructors of layers raise when their arguments, each in its own range, do not go together.
-CONSTRUCTOR_ERRORS = (TypeError, ValueError, RuntimeError, AssertionError, ArithmeticError, LookupError)
+from iqa_armor.errors import NETWORK_FAILURES
 
 
 @dataclass(frozen=True)
@@ -60,25 +58,24 @@ class StoredLayer:
         }
 
     def arguments(self, stored: object) -> dict[str, Any]:
-        """Return checked constructor arguments.
-
-        Raises:
-            FormatError: If one is missing, unknown or out of range.
-        """
+        """Return constructor arguments, each checked on its own."""
         checks = {name: field.check if isinstance(field, Derived) else field for name, field in self.fields.items()}
         return checked_fields(stored, checks, "its constructor arguments")
 
     def build(self, arguments: dict[str, Any]) -> nn.Module:
-        """Return a new layer on the meta device.
-
-        Raises:
-            FormatError: If the arguments do not go together.
-        """
+        """Return a new layer on the meta device, or refuse arguments that do not go together."""
         try:
             with torch.device("meta"), _Undrawn():
                 return self.kind(**arguments)
-        except CONSTRUCTOR_ERRORS as error:
+        except NETWORK_FAILURES as error:
             raise FormatError(f"it cannot be built: {shown(str(error))}") from error
+
+
+def layers_of(
+    fields: Fields, *kinds: type[nn.Module], keywords: tuple[str, ...] = ("input",)
+) -> dict[str, StoredLayer]:
+    """Return the entries of layers of torch.nn that are built and called alike, by their full names."""
+    return {f"torch.nn.{kind.__name__}": StoredLayer(kind, fields, keywords) for kind in kinds}
 
 
 class _Undrawn(TorchFunctionMode):
@@ -87,7 +84,6 @@ class _Undrawn(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Return the result of a function; of an initialization the tensor as it is."""
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init":
             return kwargs["tensor"] if "tensor" in kwargs else args[0]

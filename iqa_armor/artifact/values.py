@@ -11,22 +11,11 @@ from torch import fx
 from iqa_armor.artifact.limits import MAX_ARGUMENT_DEPTH, MAX_LENGTH, FormatError, shown
 
 # The only objects of torch that may be arguments.
-CONSTANTS: dict[str, object] = {
-    "float16": torch.float16,
-    "bfloat16": torch.bfloat16,
-    "float32": torch.float32,
-    "float64": torch.float64,
-    "complex64": torch.complex64,
-    "int8": torch.int8,
-    "int16": torch.int16,
-    "int32": torch.int32,
-    "int64": torch.int64,
-    "uint8": torch.uint8,
-    "bool": torch.bool,
-    "contiguous_format": torch.contiguous_format,
-    "channels_last": torch.channels_last,
-    "preserve_format": torch.preserve_format,
-}
+_NAMES = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool"),
+    *("contiguous_format", "channels_last", "preserve_format"),
+)
+CONSTANTS: dict[str, object] = {name: getattr(torch, name) for name in _NAMES}
 SPECIAL_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
 
 Refer = Callable[[fx.Node], object]
@@ -34,15 +23,7 @@ AcceptText = Callable[[str], bool]
 
 
 def encode_value(value: object, refer: Refer) -> object:
-    """Return one argument as a JSON value.
-
-    Args:
-        value: What an fx node holds as argument.
-        refer: Gives the JSON value that stands for another node.
-
-    Raises:
-        FormatError: If there is no JSON form for such a value.
-    """
+    """Return an argument of an fx node as a JSON value; `refer` gives what stands for another node."""
     if isinstance(value, fx.Node):
         return refer(value)
     if value is None or type(value) in (bool, int, str):
@@ -68,16 +49,9 @@ def _constant_name(value: object) -> str:
 
 
 def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int = 0) -> object:
-    """Return the argument that a JSON value stands for.
+    """Return the argument that parsed JSON, inside `depth` containers, stands for.
 
-    Args:
-        value: Parsed JSON.
-        nodes: The nodes before this one, to which it may refer.
-        accepts: Whether a string is allowed here.
-        depth: How many containers surround the value.
-
-    Raises:
-        FormatError: If it is none of the known forms.
+    It may refer to the nodes before its own, and holds only strings that are accepted there.
     """
     if depth > MAX_ARGUMENT_DEPTH:
         raise FormatError(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")

@@ -9,12 +9,12 @@ from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.checks import channels, choice, dimension, epsilon, sequence, share
 from iqa_armor.artifact.functions import StoredFunction, functions_of
-from iqa_armor.artifact.layers import normalizing
+from iqa_armor.artifact.layers import LAYER_NORM
 from iqa_armor.artifact.signatures import Signature
 from iqa_armor.artifact.stored_layer import Derived, StoredLayer
 
 LAYERS: dict[str, StoredLayer] = {
-    "torchvision.models.convnext.LayerNorm2d": normalizing(LayerNorm2d, "x"),
+    "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, LAYER_NORM, ("x",)),
     "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
         FrozenBatchNorm2d,
         {"num_features": Derived(channels, lambda module: len(module.weight)), "eps": epsilon},

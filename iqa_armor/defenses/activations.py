@@ -17,15 +17,11 @@ from iqa_armor.models.sqish import Sqish
 Smooth = Literal["elu", "silu", "gelu", "sqish"]
 SMOOTH: dict[str, type[nn.Module]] = {"elu": nn.ELU, "silu": nn.SiLU, "gelu": nn.GELU, "sqish": Sqish}
 LAYERS = (nn.ReLU, nn.ReLU6, nn.LeakyReLU)
-FUNCTIONS = (
-    functional.relu,
-    functional.relu6,
-    functional.leaky_relu,
-    functional.leaky_relu_,
-    torch.relu,
-    torch.relu_,
-)
-METHODS = ("relu", "relu_")
+OF_TORCH = (torch.relu, torch.relu_)
+CALLS = {
+    "call_function": (*OF_TORCH, functional.relu, functional.relu6, functional.leaky_relu, functional.leaky_relu_),
+    "call_method": ("relu", "relu_"),
+}
 
 
 def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collection[str] | None = None) -> list[str]:
@@ -41,10 +37,7 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
             layer with parameters before them has one of these. None replaces all.
 
     Returns:
-        Names of the nodes that became smooth; their number is that of the places, not of the layers.
-
-    Raises:
-        SurgeryError: If there is no such activation.
+        Names of the nodes that became smooth, at least one: of places, not of layers.
 
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.
@@ -66,8 +59,7 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
 
 
 def _is_rectifier(traced: fx.GraphModule, node: fx.Node) -> bool:
-    calls = {"call_function": FUNCTIONS, "call_method": METHODS}
-    return type(layer_of(traced, node)) in LAYERS or node.target in calls.get(node.op, ())
+    return type(layer_of(traced, node)) in LAYERS or node.target in CALLS.get(node.op, ())
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> None:
@@ -85,7 +77,7 @@ def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> No
 
 def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
     return called_name(node).endswith("_") or bool(
-        node.op != "call_method" and node.target not in (torch.relu, torch.relu_) and argument(traced, node, "inplace")
+        node.op != "call_method" and node.target not in OF_TORCH and argument(traced, node, "inplace")
     )
 
 
@@ -96,7 +88,6 @@ def _is_behind_new(traced: fx.GraphModule, node: fx.Node, fresh: frozenset[str])
 
 
 def _parameters(traced: fx.GraphModule, node: fx.Node) -> frozenset[str]:
-    """Return the names of the parameters that a node computes with."""
     layer = layer_of(traced, node)
     if layer is not None:
         return frozenset(f"{node.target}.{name}" for name, _ in layer.named_parameters())

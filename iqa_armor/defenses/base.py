@@ -17,18 +17,15 @@ Threat = Literal["adaptive", "bare"]
 
 @runtime_checkable
 class Purifier(Protocol):
-    """A map of images that shall remove adversarial perturbations.
-
-    A frozen dataclass of hyperparameters, or an nn.Module where it is learned.
-    """
+    """A map of images that shall remove perturbations: a frozen dataclass, or an nn.Module where it is learned."""
 
     @property
     def is_differentiable(self) -> bool:
-        """Whether the gradient by the images is that of what is computed; often a class variable."""
+        """Whether the gradient by the images is that of what is computed."""
 
     @property
     def is_random(self) -> bool:
-        """Whether the result depends on the generator; often a class variable."""
+        """Whether the result depends on the generator."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
         """Return purified images, (N, 3, H, W) in [0, 1], of images likewise; the input is left as it is.
@@ -55,13 +52,7 @@ class Approximated(Purifier, Protocol):
 
 @dataclass(frozen=True)
 class Certificate:
-    """Scores of a smoothed model and what bounds them within a radius.
-
-    Args:
-        scores: Estimated smoothed scores (N,), in model units.
-        lower: Lower bounds (N,); -inf where the method abstains.
-        upper: Upper bounds (N,); inf where it abstains.
-    """
+    """Smoothed scores (N,) in model units, and bounds (N,) within a radius, infinite where the method abstains."""
 
     scores: Tensor
     lower: Tensor
@@ -83,13 +74,10 @@ class BoundSmoother(Protocol):
     """A smoother of one model."""
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,) of images (N, 3, H, W) in [0, 1], without certifying them.
+        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], without certifying them.
 
-        Args:
-            images: Prepared images.
-            generator: Where noise is drawn.
-            samples: Number of noisy copies, instead of the smoother's own; gradients flow, and all copies'
-                activations are kept where they do.
+        Noise is that of `samples` copies instead of the smoother's own number. Gradients flow, and all copies'
+        activations are kept where they do.
         """
 
     def certify(self, images: Tensor, generator: Generator) -> Certificate:
@@ -100,9 +88,8 @@ class BoundSmoother(Protocol):
 class Smoother(Protocol):
     """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …).
 
-    Attributes:
-        guarantee: What its bounds are worth, in words: "global" where they hold for every change within the radius,
-            with the stated confidence; else what they are instead, such as "local, first-order".
+    Its guarantee says what bounds are worth: "global" where they hold for every change within the radius, with the
+    stated confidence; else what they are instead, such as "local, first-order".
     """
 
     guarantee: ClassVar[str]
@@ -115,13 +102,8 @@ class Defended(QualityModel, ABC):
     """A model behind a defense, itself a quality model: `forward` gives what the defense lets through.
 
     It shares the inner model's network. What the defense draws at call number k follows from the seed and k alone, so
-    that results can be repeated: `reseed` starts anew.
-
-    Args:
-        inner: Model to defend; it may be defended itself.
-        description: The defense in words that the command line reads.
-        threat: What attacks of this model differentiate: the defense too, or the inner model only.
-        suffix: What is added to the inner model's name.
+    that results can be repeated: `reseed` starts anew. The description is the defense in words that the command line
+    reads; the suffix is added to the inner model's name. The inner model may be defended itself.
     """
 
     is_random: bool  # whether the score of an image is another one at every call
@@ -135,8 +117,7 @@ class Defended(QualityModel, ABC):
             name=inner.name + suffix,
             arch=inner.arch,
         )
-        self.inner = inner
-        self.description = description
+        self.inner, self.description = inner, description
         self.threat: Threat = threat
         self.is_random = isinstance(inner, Defended) and inner.is_random
         self._seed = self._calls = 0

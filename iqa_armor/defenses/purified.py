@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 
 from torch import Generator, Tensor, nn
 
@@ -14,16 +13,7 @@ from iqa_armor.models.base import QualityModel
 
 
 class Purified(Defended):
-    """A model that sees purified images only.
-
-    Args:
-        inner: Model to defend.
-        chain: Purifiers by the words that name them, applied in this order to prepared images.
-        threat: What attacks of this model differentiate: the purifiers too, or the inner model only.
-
-    Raises:
-        ValueError: If the chain is empty.
-    """
+    """A model that sees purified images only: those of a chain of purifiers, by their words, in their order."""
 
     def __init__(self, inner: QualityModel, chain: Mapping[str, Purifier], *, threat: Threat = "adaptive") -> None:
         if not chain:
@@ -38,8 +28,7 @@ class Purified(Defended):
     def purify(self, images: Tensor, generator: Generator) -> Tensor:
         """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them.
 
-        Raises:
-            ModelLoadError: If a purifier gives something else.
+        A ModelLoadError refuses a purifier that gives another shape.
         """
         for word, purifier in self.chain.items():
             purified = purifier(images, generator)
@@ -63,15 +52,14 @@ class Purified(Defended):
         """
         generator = self.next_generator(images)
         for purifier in self.chain.values():
-            if purifier.is_differentiable:
-                images = purifier(images, generator)
-                continue
-            stand_in = purifier.surrogate if isinstance(purifier, Approximated) else None
-            images = straight_through(partial(_purified, purifier, generator), stand_in)(images)
+            images = _attacked(purifier, images, generator)
         behind = self.inner.attacked_scores if isinstance(self.inner, Defended) else self.inner
         scores: Tensor = behind(images)
         return scores
 
 
-def _purified(purifier: Purifier, generator: Generator, images: Tensor) -> Tensor:
-    return purifier(images, generator)
+def _attacked(purifier: Purifier, images: Tensor, generator: Generator) -> Tensor:
+    if purifier.is_differentiable:
+        return purifier(images, generator)
+    stand_in = purifier.surrogate if isinstance(purifier, Approximated) else None
+    return straight_through(lambda given: purifier(given, generator), stand_in)(images)

@@ -8,22 +8,11 @@ from torch import Generator, Tensor, nn
 from iqa_armor.defenses.base import Certificate, Defended, Smoother, Threat
 from iqa_armor.models.base import QualityModel
 
-ATTACKED_COPIES = 4
-
 
 class Smoothed(Defended):
-    """A model whose score of an image is that of many noisy copies.
+    """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`.
 
-    Args:
-        inner: Model to defend.
-        smoother: Way of smoothing.
-        word: What names the smoother on the command line.
-        threat: What attacks of this model differentiate: the smoothing too, or the inner model only.
-        attacked_copies: Noisy copies that an adaptive attacker averages at every call; their activations are kept.
-
-    Raises:
-        ValueError: If there is no copy to attack.
-        ModelLoadError: If the smoother cannot smooth this model.
+    An adaptive attacker averages `attacked_copies` noisy copies at every call, whose activations are kept.
     """
 
     def __init__(
@@ -33,7 +22,7 @@ class Smoothed(Defended):
         *,
         word: str,
         threat: Threat = "adaptive",
-        attacked_copies: int = ATTACKED_COPIES,
+        attacked_copies: int = 4,
     ) -> None:
         if attacked_copies < 1:
             raise ValueError(f"an attacker needs at least one noisy copy, got {attacked_copies}")
@@ -43,7 +32,7 @@ class Smoothed(Defended):
         self.bound = smoother.bind(inner)
         self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
         # A learned denoiser follows the model from device to device.
-        denoisers = (getattr(getattr(bound, "noisy", None), "denoiser", None) for bound in (self.bound, self.attacked))
+        denoisers = (getattr(bound, "denoiser", None) for bound in (self.bound, self.attacked))
         self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
 
     def forward(self, images: Tensor) -> Tensor:
@@ -63,12 +52,7 @@ class Smoothed(Defended):
         return torch.stack(copies).mean(0)
 
     def certify(self, images: Tensor, generator: Generator | None = None) -> Certificate:
-        """Return smoothed scores of prepared images with bounds, in model units.
-
-        Args:
-            images: Prepared images (N, 3, H, W) in [0, 1].
-            generator: Where noise is drawn; as at any other call by default.
-        """
+        """Return smoothed scores of prepared images (N, 3, H, W) in [0, 1] with bounds, in model units."""
         return self.bound.certify(images, generator or self.next_generator(images))
 
 

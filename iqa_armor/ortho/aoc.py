@@ -59,9 +59,7 @@ class AocConv2d(FoldedConv2d):
 def orthogonal_kernel(mixing: Tensor, subspaces: Tensor) -> Tensor:
     """Return the semi-orthogonal circular kernel (C_out, C_in, k, k) of raw matrices, in float32 or better.
 
-    Args:
-        mixing: (C_out, C_in) of full column rank.
-        subspaces: (2(k − 1), C_out, r) of full column rank, r < C_out.
+    These are (C_out, C_in) and (2(k − 1), C_out, r), r < C_out, both of full column rank.
     """
     working = torch.promote_types(mixing.dtype, torch.float32)
     bases = orthonormal_columns(subspaces.to(working))

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.ortho import BACKENDS
-from iqa_armor.ortho.plain import SquarePool
+from iqa_armor.ortho.plain import SquarePool, windows
 
 Pool = Literal["square", "none"]
 
@@ -47,17 +47,11 @@ class RobustBlock(nn.Module):
             raise ValueError(f"backend must be one of {BACKENDS.summary()}, got {backend!r}")
         if pool not in get_args(Pool):
             raise ValueError(f"pool must be one of {', '.join(get_args(Pool))}, got {pool!r}")
-        self.channels = channels
-        self.backend = backend
-        self.pool = pool
+        self.channels, self.backend, self.pool = channels, backend, pool
         self.reduction = nn.Conv2d(channels, channels // 2, 1)
         self.orthogonal = BACKENDS.read(backend)(channels // 2, channels)
         nn.init.orthogonal_(self.reduction.weight, gain=math.sqrt(channels / (channels // 2)))
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
-
-    def config(self) -> dict[str, int | str]:
-        """Return the constructor's arguments as plain JSON values: `RobustBlock(**block.config())` rebuilds it."""
-        return {"channels": self.channels, "backend": self.backend, "pool": self.pool}
 
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
@@ -65,10 +59,13 @@ class RobustBlock(nn.Module):
         Raises:
             ValueError: If there are no images or no pixels, or the number of channels is another.
         """
-        self._check(features)
+        shape = tuple(features.shape)
+        if len(shape) != 4 or shape[1] != self.channels:
+            raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")
+        if 0 in shape:
+            raise ValueError(f"a RobustBlock needs at least one image and one pixel, got features {shape}")
         if features.is_meta:  # no values, only a size
-            height, width = features.shape[-2:]
-            sides = (min(height, width),) * 2 if self.pool == "square" else (height, width)
+            sides = (min(shape[2:]),) * 2 if self.pool == "square" else shape[2:]
             return features.new_empty(len(features), self.channels, *sides)
         if self.pool == "square":
             features = pool_square(features)
@@ -84,15 +81,8 @@ class RobustBlock(nn.Module):
         return nn.Sequential(*pooling, self.reduction, self.orthogonal.plain(size))
 
     def extra_repr(self) -> str:
-        """Return the constructor's arguments."""
+        """Return what the block was made with."""
         return f"{self.channels}, backend={self.backend!r}, pool={self.pool!r}"
-
-    def _check(self, features: Tensor) -> None:
-        shape = tuple(features.shape)
-        if len(shape) != 4 or shape[1] != self.channels:
-            raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")
-        if 0 in shape:
-            raise ValueError(f"a RobustBlock needs at least one image and one pixel, got features {shape}")
 
 
 def pool_square(features: Tensor) -> Tensor:
@@ -110,11 +100,3 @@ def pool_square(features: Tensor) -> Tensor:
     if height < width:
         return features @ inside / inside.sum(0)
     return inside.T @ features / inside.sum(0)[:, None]
-
-
-def windows(inputs: int, outputs: int, *, like: Tensor) -> Tensor:
-    """Return (inputs, outputs), 1 where the window of an output of adaptive pooling holds an input and 0 elsewhere."""
-    place = torch.arange(inputs, device=like.device)[:, None]
-    number = torch.arange(outputs, device=like.device)
-    start, stop = number * inputs // outputs, -(-(number + 1) * inputs // outputs)
-    return ((start <= place) & (place < stop)).to(like.dtype)

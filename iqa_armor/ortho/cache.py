@@ -30,15 +30,15 @@ class DerivedCache:
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
         self._stamp: Hashable = None
-        self._values: OrderedDict[Hashable, tuple[Any, int]] = OrderedDict()
-        self._lock = threading.Lock()
+        self._values: OrderedDict[Hashable, Any] = OrderedDict()
+        self._lock = threading.RLock()
         self._building: defaultdict[Hashable, threading.Lock] = defaultdict(threading.Lock)
 
     @property
     def held_bytes(self) -> int:
         """Bytes of the values held now."""
         with self._lock:
-            return self._held()
+            return sum(value.nbytes for value in self._values.values())
 
     def clear(self) -> None:
         """Drop every value."""
@@ -46,7 +46,7 @@ class DerivedCache:
             self._values.clear()
             self._building.clear()
 
-    def get(self, key: Hashable, parameters: tuple[Tensor, ...], build: Callable[[], tuple[T, int]]) -> T:
+    def get(self, key: Hashable, parameters: tuple[Tensor, ...], build: Callable[[], T]) -> T:
         """Return the value of `key`, built anew where it is missing or the parameters changed since.
 
         Of several threads that miss a key one builds it, and the others wait; other keys are given meanwhile.
@@ -55,20 +55,21 @@ class DerivedCache:
             key: What the value depends on besides the parameters, e.g. the map size.
             parameters: Tensors it is derived from; in-place changes are seen by their version
                 counter, which edits through `.data` do not advance.
-            build: Returns the value and its size in bytes.
+            build: Returns the value, whose `nbytes` say its size.
         """
         if not may_keep_tensors():
-            return build()[0]
-        stamp = tuple(_stamp(parameter) for parameter in parameters)
+            return build()
+        stamp = tuple((id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in parameters)
         found = self._found(key, stamp)
         if found is None:
             with self._lock:
                 building = self._building[key]
             with building:
-                found = self._found(key, stamp) or self._built(key, stamp, build)
-        return found[0]  # type: ignore[no-any-return]
+                found = self._found(key, stamp)
+                found = self._built(key, stamp, build) if found is None else found
+        return found  # type: ignore[no-any-return]
 
-    def _found(self, key: Hashable, stamp: Hashable) -> tuple[Any, int] | None:
+    def _found(self, key: Hashable, stamp: Hashable) -> Any:
         with self._lock:
             if stamp != self._stamp:
                 self._values.clear()
@@ -77,22 +78,16 @@ class DerivedCache:
                 self._values.move_to_end(key)
             return self._values.get(key)
 
-    def _built(self, key: Hashable, stamp: Hashable, build: Callable[[], tuple[T, int]]) -> tuple[T, int]:
+    def _built(self, key: Hashable, stamp: Hashable, build: Callable[[], Any]) -> Any:
         # Tensors made in inference mode could never take part in an attack's backward pass.
         with torch.inference_mode(False), torch.no_grad():
-            value, size = build()
+            value = build()
         with self._lock:
-            if size <= self.limit and stamp == self._stamp:
-                self._values[key] = (value, size)
-                while self._held() > self.limit:
+            if value.nbytes <= self.limit and stamp == self._stamp:
+                self._values[key] = value
+                while self.held_bytes > self.limit:
                     self._values.popitem(last=False)
-        return value, size
-
-    def _held(self) -> int:
-        return sum(size for _, size in self._values.values())
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> DerivedCache:
-        return DerivedCache(self.limit)
+        return value
 
     def __reduce__(self) -> tuple[type[DerivedCache], tuple[int]]:
         return DerivedCache, (self.limit,)
@@ -119,8 +114,3 @@ class CachingModule(nn.Module):
     def _load_from_state_dict(self, *arguments: Any) -> None:
         self.cache.clear()
         super()._load_from_state_dict(*arguments)
-
-
-def _stamp(parameter: Tensor) -> tuple[int, int, int]:
-    version = 0 if parameter.is_inference() else parameter._version
-    return id(parameter), parameter.data_ptr(), version

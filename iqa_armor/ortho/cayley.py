@@ -100,32 +100,21 @@ class CayleyConv2d(OrthogonalConv2d):
         height, width = maps.shape[-2:]
         if self.training:
             return factorize(cayley_matrix(weight), height, width)
-
-        def build() -> tuple[Inverse, int]:
-            inverse = invert(cayley_matrix(weight), height, width)
-            return inverse, inverse.size_bytes
-
-        return self.cache.get((height, width), (self.weight,), build)
+        return self.cache.get((height, width), (self.weight,), lambda: invert(cayley_matrix(weight), height, width))
 
 
 def cayley_matrix(weight: Tensor) -> Tensor:
     """Return the kernel (C_in, C_in, 2k − 1, 2k − 1) of A = U − Uᵀ + VᵀV for a weight (C_out, C_in, k, k)."""
     square, rest = _split(weight)
-    matrix = autocorrelation(rest) if len(rest) else _centered_zeros(weight)
-    margin = weight.shape[-1] // 2
-    inner = matrix[..., margin : matrix.shape[-1] - margin, margin : matrix.shape[-1] - margin]
+    channels, size, margin = weight.shape[1], 2 * weight.shape[-1] - 1, weight.shape[-1] // 2
+    matrix = autocorrelation(rest) if len(rest) else weight.new_zeros(channels, channels, size, size)
+    inner = matrix[..., margin : size - margin, margin : size - margin]
     inner += square - adjoint_kernel(square)
     return matrix
 
 
-def _centered_zeros(weight: Tensor) -> Tensor:
-    size, channels = 2 * weight.shape[-1] - 1, weight.shape[1]
-    return weight.new_zeros(channels, channels, size, size)
-
-
 def _split(weight: Tensor) -> tuple[Tensor, Tensor]:
-    channels = weight.shape[1]
-    return weight[:channels], weight[channels:]
+    return weight[: weight.shape[1]], weight[weight.shape[1] :]
 
 
 class _Resolvent(torch.autograd.Function):
@@ -185,10 +174,9 @@ def _weight_gradient(
 
     ⟨w, A z⟩ = ⟨w, U z⟩ − ⟨U w, z⟩ + ⟨V w, V z⟩.
     """
-    solved, rest = primal
-    adjoint, adjoint_rest = dual
-    target = adjoint_rest if of_rest is None else adjoint_rest - of_rest
-    both = -kernel_gradient(solved, torch.cat([adjoint, target], dim=1), weight)
-    square, lower = _split(both)
+    (solved, rest), (adjoint, target) = primal, dual
+    if of_rest is not None:
+        target = target - of_rest
+    square, lower = _split(-kernel_gradient(solved, torch.cat([adjoint, target], dim=1), weight))
     lower = lower - kernel_gradient(adjoint, rest, lower)
     return torch.cat([square - adjoint_kernel(square), lower])

@@ -28,10 +28,7 @@ def convolve(maps: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor
 def kernel_gradient(source: Tensor, target: Tensor, kernel: Tensor) -> Tensor:
     """Return the gradient of ⟨target, convolve(source, kernel)⟩ in the kernel, differentiable once more.
 
-    Args:
-        source: Maps (N, C_in, H, W).
-        target: Maps (N, C_out, H, W).
-        kernel: Any tensor (C_out, C_in, k, k); only its shape counts.
+    Of maps (N, C_in, H, W) and (N, C_out, H, W); of the kernel (C_out, C_in, k, k) only its shape counts.
     """
     if not kernel.numel():
         return torch.zeros_like(kernel)

@@ -40,11 +40,9 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
 
 
 def principal_directions(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` directions of largest variance (C, count), orthonormal, and the mean (C,), in float64.
+    """Return the `count` ≤ C directions of largest variance (C, count), orthonormal, and the mean (C,), in float64.
 
-    Args:
-        features: (N, C, H, W); every position of every image is a sample.
-        count: At most C.
+    Every position of every image of the features (N, C, H, W) is a sample.
     """
     samples = features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, 0).flatten(1)
     mean = samples.mean(1, dtype=torch.float64)

@@ -26,8 +26,8 @@ class Inverse:
     tables: Tensor
 
     @property
-    def size_bytes(self) -> int:
-        """Memory it takes."""
+    def nbytes(self) -> int:
+        """Bytes it takes."""
         return self.tables.nbytes
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
@@ -79,13 +79,7 @@ class Inverse:
 
 
 def invert(kernel: Tensor, height: int, width: int) -> Inverse:
-    """Return (I + A)⁻¹ at the frequencies of maps (height, width).
-
-    Args:
-        kernel: Kernel (C, C, s, s) of A, s odd; where it is larger than the map, it wraps.
-        height: Rows of the map.
-        width: Columns of the map.
-    """
+    """Return (I + A)⁻¹ at the frequencies of maps (height, width), for a kernel as in `factorize`."""
     grid, channels = grid_of(height, width, kernel.device), len(kernel)
     blocks = 4 if channels % 2 == 0 else 2
     tables = kernel.new_empty(len(grid.kept), blocks, channels, 2 * channels // blocks)

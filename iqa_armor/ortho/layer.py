@@ -45,9 +45,7 @@ class OrthogonalConv2d(CachingModule, ABC):
             )
         if kernel_size < 1 or kernel_size % 2 == 0:
             raise ValueError(f"kernel_size must be odd and positive, got {kernel_size}")
-        self.in_channels = in_channels
-        self.out_channels = out_channels
-        self.kernel_size = kernel_size
+        self.in_channels, self.out_channels, self.kernel_size = in_channels, out_channels, kernel_size
         self.bias = nn.Parameter(torch.zeros(out_channels))
 
     @abstractmethod
@@ -87,11 +85,7 @@ class OrthogonalConv2d(CachingModule, ABC):
 
     @torch.no_grad()
     def assign(self, matrix: Tensor) -> None:
-        """Make the layer the 1×1 convolution by a matrix, in place, as far as its parameters' type allows.
-
-        Raises:
-            ValueError: As `right_inverse` does.
-        """
+        """Make the layer the 1×1 convolution by a matrix, in place, as far as its parameters' type allows."""
         for name, value in self.right_inverse(matrix).items():
             self.get_parameter(name).copy_(value)
 
@@ -124,24 +118,19 @@ class FoldedConv2d(OrthogonalConv2d):
 
     def compute(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
-        return convolve(maps, self._current().to(self.bias.dtype), self.bias)
+        raw = tuple(parameter for name, parameter in self.named_parameters() if name != "bias")
+        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in raw)
+        if self.training or wants_gradient:
+            kernel = self._built()
+        else:
+            kernel = self.cache.get("kernel", raw, lambda: self._built().detach().contiguous())
+        return convolve(maps, kernel.to(self.bias.dtype), self.bias)
 
     @torch.no_grad()
     def plain(self, size: tuple[int, int]) -> nn.Module:  # noqa: ARG002
         """Return one convolution with a fixed kernel, for maps of any size."""
         with exact_products(self.bias.device):
             return PlainConv2d(self._built().to(self.bias.dtype), self.bias.clone())
-
-    def _current(self) -> Tensor:
-        raw = tuple(parameter for name, parameter in self.named_parameters() if name != "bias")
-        wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in raw)
-        if self.training or wants_gradient:
-            return self._built()
-        return self.cache.get("kernel", raw, self._sized)
-
-    def _sized(self) -> tuple[Tensor, int]:
-        kernel = self._built().detach().contiguous()
-        return kernel, kernel.nbytes
 
     def _built(self) -> Tensor:
         # A kernel rounded to half precision is orthogonal to 1e-2 only.

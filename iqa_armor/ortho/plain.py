@@ -98,12 +98,8 @@ class PlainCayley(nn.Module):
         """Return the kept frequencies (F, C, 2N) of maps (N, C, H, W), real parts before imaginary ones."""
         # e^{−iφ}(a + ib) = (cos φ a + sin φ b) + i(cos φ b − sin φ a)
         real, imaginary = torch.split(maps @ self.to_columns, self.size[1] // 2 + 1, dim=-1)
-        spectrum = torch.stack(
-            [
-                self.row_cosines @ real + self.row_sines @ imaginary,
-                self.row_cosines @ imaginary - self.row_sines @ real,
-            ]
-        )
+        cosines, sines = self.row_cosines, self.row_sines
+        spectrum = torch.stack([cosines @ real + sines @ imaginary, cosines @ imaginary - sines @ real])
         return spectrum.flatten(3).index_select(3, self.kept).permute(3, 2, 0, 1).flatten(2)
 
     def _solve(self, columns: Tensor) -> Tensor:
@@ -116,14 +112,11 @@ class PlainCayley(nn.Module):
 
     def _inverse(self, spectrum: Tensor) -> Tensor:
         """Return the maps (N, C, H, W) of the kept frequencies (2, N, C, F)."""
-        half = spectrum.index_select(3, self.source).reshape(
-            2, -1, spectrum.shape[2], self.size[0], self.size[1] // 2 + 1
-        )
+        sides = self.size[0], self.size[1] // 2 + 1
+        half = spectrum.index_select(3, self.source).reshape(2, -1, spectrum.shape[2], *sides)
         real, imaginary = half[0], half[1] * self.signs.view(self.size[0], -1)
-        rows = [
-            self.row_cosines @ real - self.row_sines @ imaginary,
-            self.row_cosines @ imaginary + self.row_sines @ real,
-        ]
+        cosines, sines = self.row_cosines, self.row_sines
+        rows = [cosines @ real - sines @ imaginary, cosines @ imaginary + sines @ real]
         return torch.cat(rows, dim=-1) @ self.from_columns
 
 
@@ -139,21 +132,17 @@ class SquarePool(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return (N, C, n, n)."""
         height, width = maps.shape[-2:]
-        side = torch.sym_min(height, width)
-        return averages(height, side, maps) @ maps @ averages(width, side, maps).mT
+        side: Any = torch.sym_min(height, width)
+        rows, columns = windows(height, side, like=maps), windows(width, side, like=maps)
+        return (rows / rows.sum(0)).mT @ maps @ (columns / columns.sum(0))
 
 
-def averages(size: Any, count: Any, like: Tensor) -> Tensor:
-    """Return the matrix (count, size) of adaptive pooling: row i averages ⌊i·size/count⌋ to ⌈(i+1)·size/count⌉ − 1.
+def windows(inputs: int, outputs: int, *, like: Tensor) -> Tensor:
+    """Return (inputs, outputs), 1 where a window of adaptive pooling, ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉ − 1, holds an input.
 
-    Args:
-        size: Pixels, a number or a symbol.
-        count: Averages, at most `size`, likewise.
-        like: Tensor with the wanted type and device.
+    Both may be numbers or symbols, outputs being no more than inputs; type and device are those of `like`.
     """
-    places = torch.arange(size, device=like.device)
-    numbers = torch.arange(count, device=like.device).unsqueeze(1)
-    first, after = numbers * size // count, ((numbers + 1) * size + count - 1) // count
-    inside = (places >= first) & (places < after)
-    matrix: Tensor = inside.to(like.dtype) / (after - first).to(like.dtype)
-    return matrix
+    place = torch.arange(inputs, device=like.device).unsqueeze(1)
+    number = torch.arange(outputs, device=like.device)
+    start, stop = number * inputs // outputs, ((number + 1) * inputs + outputs - 1) // outputs
+    return ((start <= place) & (place < stop)).to(like.dtype)

@@ -36,14 +36,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
 
     With TF32, which cuDNN uses by default, singular values that are 1 to 1e-6 are so to 3e-4 only.
     """
-    _enter(device.type)
-    try:
-        yield
-    finally:
-        _leave(device.type)
-
-
-def _enter(kind: str) -> None:
+    kind = device.type
     with _lock:
         _users[kind] += 1
         if _users[kind] == 1:
@@ -52,11 +45,11 @@ def _enter(kind: str) -> None:
             _before[kind] = [(product, precision) for product, precision in known if precision not in _EXACT]
             for product, _ in _before[kind]:
                 product.fp32_precision = "ieee"
-
-
-def _leave(kind: str) -> None:
-    with _lock:
-        _users[kind] -= 1
-        if not _users[kind]:
-            for product, precision in _before.pop(kind):
-                product.fp32_precision = precision
+    try:
+        yield
+    finally:
+        with _lock:
+            _users[kind] -= 1
+            if not _users[kind]:
+                for product, precision in _before.pop(kind):
+                    product.fp32_precision = precision

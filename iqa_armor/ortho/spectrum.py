@@ -26,8 +26,6 @@ class Grid:
     rows are left out too.
 
     Args:
-        height: Rows of the map.
-        width: Columns of the map.
         mirrored: Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),).
         kept: Indices of the F kept entries in the flat half spectrum, (F,).
         source: For every entry of the half spectrum, which kept frequency it equals or mirrors.
@@ -38,16 +36,6 @@ class Grid:
     mirrored: Tensor
     kept: Tensor
     source: Tensor
-
-    def angles(self, reach: int) -> Tensor:
-        """Return ω·τ (F, T) in float64 for the T offsets τ in (−reach..reach)², row by row."""
-        columns = self.width // 2 + 1
-        row, column = torch.div(self.kept, columns, rounding_mode="floor"), self.kept % columns
-        offsets = torch.arange(-reach, reach + 1, device=self.kept.device)
-        down, right = (grid.flatten() for grid in torch.meshgrid(offsets, offsets, indexing="ij"))
-        turns_down = (torch.outer(row, down) % self.height).double() / self.height
-        turns_right = (torch.outer(column, right) % self.width).double() / self.width
-        return 2 * math.pi * (turns_down + turns_right)
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return real maps (N, C, H, W) as columns (F, C, N) of the kept frequencies."""
@@ -86,7 +74,7 @@ def _grid(height: int, width: int, device: torch.device) -> Grid:
     return Grid(height, width, *tensors)
 
 
-def _waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """Return cos ωτ and sin ωτ, each (F, T), for the first T = ((2 · reach + 1)² + 1) / 2 offsets τ."""
     make = _kept_waves if may_keep_tensors() else _kept_waves.__wrapped__
     return make(grid, reach, dtype)
@@ -94,8 +82,14 @@ def _waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=16)
 def _kept_waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    columns = grid.width // 2 + 1
     with torch.inference_mode(False):
-        angles = grid.angles(reach)[:, : (2 * reach + 1) ** 2 // 2 + 1]
+        row, column = torch.div(grid.kept, columns, rounding_mode="floor"), grid.kept % columns
+        offsets = torch.arange(-reach, reach + 1, device=grid.kept.device)
+        down, right = (axis.flatten() for axis in torch.meshgrid(offsets, offsets, indexing="ij"))
+        turns_down = (torch.outer(row, down) % grid.height).double() / grid.height
+        turns_right = (torch.outer(column, right) % grid.width).double() / grid.width
+        angles = (2 * math.pi * (turns_down + turns_right))[:, : (2 * reach + 1) ** 2 // 2 + 1]
         return angles.cos().to(dtype), angles.sin().to(dtype)
 
 
@@ -104,7 +98,6 @@ class Factor:
     """LU factors of I + A at the kept frequencies of a map size.
 
     Args:
-        grid: The frequencies.
         matrices: Packed factors, complex (F, C, C).
         pivots: Their row exchanges (F, C).
     """
@@ -122,10 +115,7 @@ class Factor:
 def factorize(kernel: Tensor, height: int, width: int) -> Factor:
     """Return I + A at the frequencies of maps (height, width), ready to be solved against.
 
-    Args:
-        kernel: Kernel (C, C, s, s) of A, s odd; where it is larger than the map, it wraps.
-        height: Rows of the map.
-        width: Columns of the map.
+    The kernel of A is (C, C, s, s), s odd; where it is larger than the map, it wraps.
     """
     grid = grid_of(height, width, kernel.device)
     channels, count = len(kernel), len(grid.kept)
@@ -139,12 +129,7 @@ def factorize(kernel: Tensor, height: int, width: int) -> Factor:
 
 
 def inverses(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
-    """Yield (I + A)⁻¹, complex (f, C, C), for consecutive slices of the kept frequencies.
-
-    Args:
-        kernel: As in `factorize`.
-        grid: The frequencies.
-    """
+    """Yield (I + A)⁻¹, complex (f, C, C), for consecutive slices of the kept frequencies."""
     for part, system in _systems(kernel, grid):
         lu, pivots = torch.empty_like(system), system.new_empty(system.shape[:2], dtype=torch.int32)
         _factor_into(system, (lu, pivots, pivots.new_empty(len(pivots))))
@@ -179,7 +164,7 @@ def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
     even, odd = (taps + taps.flip(0))[:half], (taps - taps.flip(0))[:half]
     even[-1] /= 2
     even[-1].view(channels, channels).diagonal().add_(1)
-    cosines, sines = _waves(grid, kernel.shape[-1] // 2, kernel.dtype)
+    cosines, sines = waves(grid, kernel.shape[-1] // 2, kernel.dtype)
     for start in range(0, len(cosines), step):
         part = slice(start, start + step)
         system = torch.complex(cosines[part] @ even, sines[part] @ odd)

@@ -38,23 +38,13 @@ class TokenBlock(nn.Module):
         super().__init__()
         if len(size) != 2 or min(size) < 1 or extra < 0:
             raise ValueError(f"a token grid needs two positive sides and no fewer than 0 extra tokens: {size}, {extra}")
-        self.channels = channels
-        self.backend = backend
+        self.channels, self.backend, self.extra = channels, backend, extra
         self.size = (int(size[0]), int(size[1]))
-        self.extra = extra
         self.block = RobustBlock(channels, backend=backend, pool="none")
 
-    def config(self) -> dict[str, int | str | tuple[int, int]]:
-        """Return the constructor's arguments."""
-        return {"channels": self.channels, "size": self.size, "extra": self.extra, "backend": self.backend}
-
     def maps(self, tokens: Tensor) -> Tensor:
-        """Return the places (N, C, h, w) of tokens (N, extra + h·w, C) or (N, h, w, C).
-
-        Raises:
-            ValueError: If the number of tokens or their width is another.
-        """
-        self.check(tuple(tokens.shape))
+        """Return the places (N, C, h, w) of tokens (N, extra + h·w, C) or (N, h, w, C)."""
+        self._check(tuple(tokens.shape))
         if tokens.ndim == 4:
             return tokens.permute(0, 3, 1, 2)
         places = tokens[:, self.extra :].transpose(1, 2)
@@ -67,7 +57,7 @@ class TokenBlock(nn.Module):
             ValueError: If the number of tokens or their width is another.
         """
         if tokens.is_meta:  # no values, only a size
-            self.check(tuple(tokens.shape))
+            self._check(tuple(tokens.shape))
             return torch.empty_like(tokens)
         protected = self.block(self.maps(tokens))
         if tokens.ndim == 4:
@@ -79,12 +69,7 @@ class TokenBlock(nn.Module):
         """Return the grid."""
         return f"size={self.size}, extra={self.extra}"
 
-    def check(self, shape: tuple[int, ...]) -> None:
-        """Check the size of tokens.
-
-        Raises:
-            ValueError: If the number of tokens or their width is another.
-        """
+    def _check(self, shape: tuple[int, ...]) -> None:
         expected = self.size if len(shape) == 4 else (self.extra + math.prod(self.size),)
         if len(shape) not in (3, 4) or shape[1:] != (*expected, self.channels):
             height, width = self.size

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 
 from iqa_armor.report.document import (
     Cell,
@@ -33,18 +33,20 @@ def certification_report(found: Certification) -> Report:
     tables = tuple(_images(found, model, word) for model in found.models for word in model.methods)
     has_data = found.data is not None
     images = Section("Every image", tables, has_data, "Scores and bounds by model, method and image" * has_data)
-    sections = [Section("Figures", (_summary(found),))]
-    if charts := tuple(_charts(found)):
-        sections.append(Section("Methods side by side", (Panels(charts),)))
+    charts = tuple(_charts(found))
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
-    sections += [images] if has_data else []
-    sections.append(Section("Settings and versions", (Terms(facts),), is_detail=True))
+    sections = [
+        Section("Figures", (_summary(found),)),
+        *[Section("Methods side by side", (Panels(charts),))] * bool(charts),
+        Section("Settings and versions", (Terms(facts),), is_detail=True),
+    ]
+    sections.insert(-1 if has_data else 0, images)
     named = [_shown_name(found, model) + f" – {model.arch}" * bool(model.arch) for model in found.models]
     term = "Model" if len(named) == 1 else "Models"
     return Report(
         title=f"Certified scores of {', '.join(model.name for model in found.models)}",
         facts=Terms((*((term, name) for name in named), ("Data", _data(found)))),
-        sections=tuple(sections if has_data else [images, *sections]),
+        sections=tuple(sections),
         kind="certification",
         json=found.to_json(indent=None),
         notes=tuple(_notes(found)),
@@ -73,7 +75,9 @@ def _summary(found: Certification) -> Table:
             seconds = (significant(each.seconds_smoothed, 2), significant(each.seconds_certified, 2))
             yield row(word, each.guarantee, *deltas, *ratio, f"{each.abstained:.0%}", *agreement(each), *seconds)
 
-    groups = tuple(Rows(tuple(rows(model)), _heading(found, model)) for model in found.models)
+    looks = marks([model.name for model in found.models], found.baseline)
+    headings = (Cell(_shown_name(found, model), "strong", looks[model.name]) for model in found.models)
+    groups = tuple(Rows(tuple(rows(model)), head) for model, head in zip(found.models, headings, strict=True))
     return Table("Bounds, agreement with opinion, and cost", tuple(columns), groups)
 
 
@@ -89,26 +93,23 @@ def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
 
 
 def _charts(found: Certification) -> Iterator[Chart]:
-    """Yield the certified delta and the SROCC of the smoothed score by method, a point per model, where there are any.
+    """Yield figures by method, a point per model, where there are any.
 
     Deltas are in score ranges where every model's is known, else in model units.
     """
-    has_ranges = all(model.scale is not None for model in found.models)
-    unit = "score ranges" if has_ranges else "model units"
-
-    def delta(figures: MethodFigures) -> float | None:
-        return figures.delta_share if has_ranges else figures.delta
-
-    yield from _chart(found, delta, f"Certified delta, in {unit}")
-    yield from _chart(found, lambda figures: figures.srocc, "SROCC of the smoothed score", has_levels=True)
+    if all(model.scale is not None for model in found.models):
+        yield from _chart(found, "delta_share", "Certified delta, in score ranges")
+    else:
+        yield from _chart(found, "delta", "Certified delta, in model units")
+    yield from _chart(found, "srocc", "SROCC of the smoothed score", has_levels=True)
 
 
-def _chart(
-    found: Certification, figure: Callable[[MethodFigures], float | None], title: str, *, has_levels: bool = False
-) -> Iterator[Chart]:
+def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = False) -> Iterator[Chart]:
     words = list(dict.fromkeys(word for model in found.models for word in model.methods))
     points = {
-        model.name: tuple((words.index(w), v) for w, m in model.methods.items() if (v := figure(m)) is not None)
+        model.name: tuple(
+            (words.index(w), v) for w, m in model.methods.items() if (v := getattr(m, figure)) is not None
+        )
         for model in found.models
     }
     values = [value for drawn in points.values() for _, value in drawn]
@@ -152,53 +153,45 @@ def _notes(found: Certification) -> Iterator[str]:
         "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
         "model units and in score ranges; s/image: median seconds for the score alone."
     )
-    yield from dict.fromkeys(_steps(found.models))
+    steps = (_step(model, figures.radius) for model in found.models for figures in model.methods.values())
+    yield from dict.fromkeys(filter(None, steps))
     if any(word.startswith(("rs", "drs")) for word in methods):
         yield "rs and drs bound the score clipped to the model's score range, not the score itself."
     for word, figures in methods.items():
         if not figures.guarantee.startswith("global"):
             yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
     for model in found.models:
-        for word, figures in model.methods.items():
-            yield from _slope(model, word, figures)
+        yield from filter(None, (_slope(word, model.name, figures) for word, figures in model.methods.items()))
     if found.data is not None and found.data.is_synthetic:
         yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
 
 
-def _steps(models: Iterable[CertifiedModel]) -> Iterator[str]:
-    for model in models:
-        height, width = model.size
-        for radius in dict.fromkeys(figures.radius for figures in model.methods.values()):
-            if radius is not None and radius > 0:
-                yield (
-                    f"One step of 1/255 on every pixel of a {height}×{width} image has L2 norm "
-                    f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
-                )
+def _step(model: CertifiedModel, radius: float | None) -> str:
+    if not radius:
+        return ""
+    return (
+        f"One step of 1/255 on every pixel of a {'×'.join(map(str, model.size))} image has L2 norm "
+        f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
+    )
 
 
-def _slope(model: CertifiedModel, word: str, figures: MethodFigures) -> Iterator[str]:
+def _slope(word: str, name: str, figures: MethodFigures) -> str:
     if figures.jacobian is None:
-        return
-    says = f"{word} on {model.name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
+        return ""
+    says = f"{word} on {name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
     if figures.lipschitz and figures.radius:
         share = figures.radius * figures.jacobian / figures.lipschitz
         says += (
             f", and by {figures.lipschitz:.3g} anywhere (product of the layers' bounds), so that without "
             f"approximation its bounds hold within {share:.2g} only"
         )
-    yield f"{says}."
+    return f"{says}."
 
 
 def _settings(figures: MethodFigures) -> str:
     hidden = ("batch_size", "jacobian")
-    shown = {k: v for k, v in figures.settings.items() if k not in hidden and v is not False and v != ""}
-    return ", ".join(
-        f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown.items()
-    )
-
-
-def _heading(found: Certification, model: CertifiedModel) -> Cell:
-    return Cell(_shown_name(found, model), "strong", marks([m.name for m in found.models], found.baseline)[model.name])
+    shown = ((k, v) for k, v in figures.settings.items() if k not in hidden and v is not False and v != "")
+    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
 
 
 def _shown_name(found: Certification, model: CertifiedModel) -> str:

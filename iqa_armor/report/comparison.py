@@ -17,13 +17,11 @@ from iqa_armor.report.attack_figures import (
 )
 from iqa_armor.report.formatting import budget
 from iqa_armor.results.figure_registry import Figure, declared
-from iqa_armor.results.figures import AttackDifferences, Differences, Interval, ModelEntry, StrengthCheck
+from iqa_armor.results.figures import AttackDifferences, Interval, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
-Standing = Literal["better", "worse", "mixed", "open"]
 Pair = tuple[ModelEntry, ModelEntry]
-GAIN = "AbsGain"
 
 
 @dataclass(frozen=True)
@@ -61,48 +59,16 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     attack, _ = headline(outcome)
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
-    rows = list(_clean(base, model, difference))
+    rows = []
+    for figure in declared("clean"):
+        if figure.compared:
+            before, after, interval = (getattr(each, figure.name) for each in (base, model, difference))
+            rows.append(Comparison(figure.label, before, after, interval, figure.better))
     for name in (attack, WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
         rows += _areas(outcome, (base, model), name, part)
     return [row for row in rows if row.baseline is not None or row.value is not None]
-
-
-def spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
-    """Return the comparisons a conclusion speaks of, by the words it uses for them."""
-    attack, key = headline(outcome)
-    rows = {row.figure: row for row in compare(outcome, model)}
-    words = {
-        "clean SROCC": "SROCC",
-        f"SROCC under {attack} at {budget(key)}": f"SROCC, {attack} at {budget(key)}",
-        f"{attack} gain": f"{GAIN}{_auc(outcome, attack)} {attack}",
-    }
-    return {word: rows[figure] for word, figure in words.items() if figure in rows}
-
-
-def standing(outcome: Outcome, model: ModelEntry) -> Standing:
-    """Return whether the figures of the conclusion speak for the model, against it, both ways or neither."""
-    readings = {row.reading for row in spoken(outcome, model).values()} & {"better", "worse"}
-    if len(readings) == 2:
-        return "mixed"
-    return "better" if "better" in readings else "worse" if "worse" in readings else "open"
-
-
-def failed_checks(outcome: Outcome) -> list[tuple[ModelEntry, StrengthCheck]]:
-    """Return the strength checks that failed: with one, the figures may flatter a model."""
-    return [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
-
-
-def _auc(outcome: Outcome, attack: str) -> str:
-    return "" if has_own_budget(outcome, attack) else "AUC"
-
-
-def _clean(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
-    for figure in declared("clean"):
-        if figure.compared:
-            before, after, found = (getattr(each, figure.name) for each in (base, model, difference))
-            yield Comparison(figure.label, before, after, found, figure.better)
 
 
 def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
@@ -117,7 +83,7 @@ def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifference
 
 def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
     """Yield the figures that are compared over all budgets; at the one budget where there is no other."""
-    auc = _auc(outcome, attack)
+    auc = "" if has_own_budget(outcome, attack) else "AUC"
     for figure in declared("attacked"):
         if "area" in figure.compared:
             before, after = (area(figures_of(each, attack), figure.name) for each in pair)

@@ -27,76 +27,67 @@ from iqa_armor.results.table import Table
 NAMES_IN_TITLE = 3
 MOST_UNFOLDED = 6  # models whose differences lie open
 EVERY_BUDGET = "Table of all figures by model, attack and budget"
+GAINS = (
+    "Gains are fractions of the model's own score range on clean training images; AUC is the mean over ε. SROCC under "
+    "attack is the figure that no rescaling of scores can flatter."
+)
+WORST_CASE = " Worst case: for each image and budget the attack that moved the score farthest."
+UNCHECKED = "No strength checks were made, so nothing here says whether a stronger attack would do more."
+STRENGTH = (
+    "Small gains mean something only if the attacks were strong. A failed check says that they may not have been: then "
+    "the figures of that model are too good."
+)
 HOLLOW = "Hollow marks{}, ○ in labels: the attack does not know the defense."
 
 
 def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Picture] = ()) -> Report:
     """Return all that is shown of an evaluation, of scores of single images where there is a table of them."""
-    defined = definitions(has_purifiers=bool(purifications(outcome)))
-    sections = (
-        _figures(outcome),
-        _differences(outcome),
-        _over_budgets(outcome),
-        _section("Quality and robustness", Panels(tradeoff(outcome), note=_threats(outcome))),
-        _section("Purifiers", purifiers_table(outcome), plane(outcome)),
-        _section("Scores before and after", score_scatters(outcome, table)) if table is not None else None,
-        _pictures(outcome, pictures),
-        _strength(outcome),
-        _section("Every budget", budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET),
-        _section("What the figures are", Terms(defined, is_prose=True), is_detail=True),
-        _section("Settings, data, versions", Terms(tuple(conditions(outcome))), is_detail=True),
-    )
+    names = [model.name for model in outcome.compared]
+    models = ", ".join(names) if len(names) <= NAMES_IN_TITLE else f"{len(names)} models"
+    others = [f" against {model.name}" for model in outcome.models if model.name not in names]
     return Report(
-        title=f"Robustness of {_names(outcome)}",
+        title=f"Robustness of {models}{''.join(others)}",
         facts=Terms(tuple(_facts(outcome))),
-        sections=tuple(section for section in sections if section is not None),
+        sections=tuple(each for each in _sections(outcome, table, pictures) if each.parts),
         kind="outcome",
         json=outcome.to_json(indent=None),
         verdict=verdict(outcome),
     )
 
 
-def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: str = "") -> Section | None:
-    """Return a section of the parts that there are, if any."""
-    kept = tuple(part for part in parts if part is not None and not (isinstance(part, Panels) and not part.charts))
-    return Section(title, kept, is_detail, summary) if kept else None
-
-
-def _figures(outcome: Outcome) -> Section | None:
-    note = (
-        f"{reach(outcome)} Gains are fractions of the model's own score range on clean training images; AUC is the "
-        "mean over ε. SROCC under attack is the figure that no rescaling of scores can flatter."
-    )
-    if WORST in attacks_shown(outcome):
-        note += " Worst case: for each image and budget the attack that moved the score farthest."
-    return _section("Figures", models_table(outcome), attacks_table(outcome), Note(note), datasets_table(outcome))
-
-
-def _differences(outcome: Outcome) -> Section | None:
-    table = differences_table(outcome)
-    count = len(table.groups) if table else 0
+def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
+    says = f"{reach(outcome)} {GAINS}{WORST_CASE if WORST in attacks_shown(outcome) else ''}"
+    yield _section("Figures", models_table(outcome), attacks_table(outcome), Note(says), datasets_table(outcome))
+    differences = differences_table(outcome)
+    count = len(differences.groups) if differences else 0
     summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""
-    return _section("Against the baseline", table, summary=summary)
-
-
-def _over_budgets(outcome: Outcome) -> Section | None:
+    yield _section("Against the baseline", differences, summary=summary)
+    has_hollow = any(model.threat == "bare" for model in outcome.models)
+    note, note_of_lines = (HOLLOW.format(lines) * has_hollow for lines in ("", " and broken lines"))
     gains, rankings = curves(outcome, "abs_gain"), curves(outcome, "srocc")
-    note = _threats(outcome, " and broken lines")
-    return _section(
+    yield _section(
         "Over the budget",
-        Panels(gains, "How far the attack moves scores", note=note),
-        Panels(rankings, "How well attacked scores still agree with opinion", note="" if gains else note),
+        Panels(gains, "How far the attack moves scores", note=note_of_lines),
+        Panels(rankings, "How well attacked scores still agree with opinion", note="" if gains else note_of_lines),
     )
-
-
-def _threats(outcome: Outcome, marked: str = "") -> str:
-    return HOLLOW.format(marked) if any(model.threat == "bare" for model in outcome.models) else ""
-
-
-def _pictures(outcome: Outcome, pictures: Sequence[Picture]) -> Section | None:
+    yield _section("Quality and robustness", Panels(tradeoff(outcome), note=note))
+    yield _section("Purifiers", purifiers_table(outcome), plane(outcome))
+    if table is not None:
+        yield _section("Scores before and after", score_scatters(outcome, table))
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
-    note = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
-    return _section("Images that moved most", note, *map(_picture, pictures))
+    some = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
+    yield _section("Images that moved most", some, *map(_picture, pictures))
+    yield _section("Strength of the attacks", checks_table(outcome) or Note(UNCHECKED, "plain"), Note(STRENGTH))
+    yield _section("Every budget", budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET)
+    defined = definitions(has_purifiers=bool(purifications(outcome)))
+    yield _section("What the figures are", Terms(defined, is_prose=True), is_detail=True)
+    yield _section("Settings, data, versions", Terms(tuple(conditions(outcome))), is_detail=True)
+
+
+def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: str = "") -> Section:
+    """Return a section of the parts that there are."""
+    kept = (part for part in parts if part is not None and not (isinstance(part, Panels) and not part.charts))
+    return Section(title, tuple(kept), is_detail, summary)
 
 
 def _picture(shown: Picture) -> Gallery:
@@ -112,22 +103,6 @@ def _picture(shown: Picture) -> Gallery:
         ImageFile(shown.difference, f"{enlarged} from {before} to {after}", "change × 20"),
     )
     return Gallery(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
-
-
-def _strength(outcome: Outcome) -> Section | None:
-    none = Note("No strength checks were made, so nothing here says whether a stronger attack would do more.", "plain")
-    note = Note(
-        "Small gains mean something only if the attacks were strong. A failed check says that they may not have been: "
-        "then the figures of that model are too good."
-    )
-    return _section("Strength of the attacks", checks_table(outcome) or none, note)
-
-
-def _names(outcome: Outcome) -> str:
-    names = [model.name for model in outcome.compared]
-    others = [model.name for model in outcome.models if model.name not in names]
-    models = ", ".join(names) if len(names) <= NAMES_IN_TITLE else f"{len(names)} models"
-    return models + (f" against {others[0]}" if others else "")
 
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
 from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
@@ -18,13 +17,12 @@ SIDE_BY_SIDE = 2  # attacks; of more of them the headline's stands beside the me
 
 def purifications(outcome: Outcome) -> list[list[ModelEntry]]:
     """Return every model behind every purifier in the outcome's order, attacks that do not know it first."""
-    found: dict[tuple[str, str], list[ModelEntry]] = {}
+    found: dict[tuple[str, str], list[ModelEntry]] = {(each.defends, each.defense): [] for each in outcome.models}
     for model in sorted(outcome.models, key=lambda model: model.threat == "adaptive"):
         is_purified = model.clean_quality is not None or any(each.quality for each in model.attacks.values())
         if model.threat is not None and is_purified:
-            found.setdefault((model.defends, model.defense), []).append(model)
-    order = [(model.defends, model.defense) for model in outcome.models]
-    return sorted(found.values(), key=lambda entries: order.index((entries[0].defends, entries[0].defense)))
+            found[model.defends, model.defense].append(model)
+    return [entries for entries in found.values() if entries]
 
 
 def purifiers_table(outcome: Outcome) -> Table | None:
@@ -109,9 +107,7 @@ def _point(outcome: Outcome, model: ModelEntry) -> tuple[float, float] | None:
     return None if gain is None or quality is None else (gain, quality)
 
 
-def _at_shown_budget(
-    outcome: Outcome, model: ModelEntry, name: Literal["quality", "gain_score"], column: str
-) -> float | None:
+def _at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str) -> float | None:
     """Return a figure under an attack at its shown budget, or the mean over all attacks if all have it.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; one budget per attack and equal weights are (ours).

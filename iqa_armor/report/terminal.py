@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from rich.cells import cell_len
@@ -11,16 +11,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table as Grid
 from rich.text import Text
 
-from iqa_armor.report.document import READINGS, Cell, Note, Report, Rows, Section, Table, Tone, Verdict
+from iqa_armor.report.document import READINGS, Cell, Note, Report, Rows, Section, Table, Verdict
 
-STYLES: Mapping[Tone, str] = {
-    "plain": "",
-    "strong": "bold",
-    "dim": "dim",
-    "good": "green",
-    "bad": "red",
-    "caution": "yellow",
-}
+STYLES = {"plain": "", "strong": "bold", "dim": "dim", "good": "green", "bad": "red", "caution": "yellow"}  # by tone
 GAP = 2  # columns of the terminal between those of a table
 ROOMY = 28  # a text may take so much width before dispensable columns do
 WORD = 16  # longer ones may be broken behind punctuation
@@ -35,7 +28,6 @@ class TerminalReport:
     report: Report
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Yield the parts."""
         if self.report.verdict is not None:
             yield from _verdict(self.report.verdict)
         for section in self.report.sections:
@@ -44,8 +36,7 @@ class TerminalReport:
         facts = self.report.facts.entries
         names = ["" if place and facts[place - 1][0] == name else f"{name}:" for place, (name, _) in enumerate(facts)]
         lines = (f"{name:{max(map(len, names))}} {value}" for name, (_, value) in zip(names, facts, strict=True))
-        yield Text("")
-        yield _notes([*lines, *self.report.notes])
+        yield Text("\n".join(["", *lines, *self.report.notes]), style=STYLES["dim"])
 
 
 @dataclass(frozen=True)
@@ -86,11 +77,7 @@ def _section(section: Section, width: int) -> RenderResult:
             yield from _table(part, width)
         elif isinstance(part, Note):
             yield from [Text("")] if place == 0 else []
-            yield _notes([part.text])
-
-
-def _notes(lines: Sequence[str]) -> Text:
-    return Text("\n".join(lines), style=STYLES["dim"])
+            yield Text(part.text, style=STYLES["dim"])
 
 
 def _table(table: Table, width: int) -> RenderResult:
@@ -105,7 +92,7 @@ def _table(table: Table, width: int) -> RenderResult:
                 yield Text(group.heading.text, style=STYLES["strong"])
             yield _grid(zip(*(column.cells[place] for column in columns), strict=True), columns, widths)
     if table.notes:
-        yield _notes(table.notes)
+        yield Text("\n".join(table.notes), style=STYLES["dim"])
 
 
 def _fitted(table: Table, width: int) -> list[list[_Shown]]:
@@ -117,14 +104,11 @@ def _fitted(table: Table, width: int) -> list[list[_Shown]]:
         first, *others = _joined(table.without(spare + 1))
         if sum(column.widths[1] + GAP for column in (first, *others)) - GAP <= width:
             return [[first, *others]]
-    blocks, used = [[first]], first.widths[0]
+    blocks = [[first]]
     for column in others:
-        needed = GAP + column.widths[0]
-        if used + needed > width and len(blocks[-1]) > 1:
+        if sum(GAP + each.widths[0] for each in (*blocks[-1], column)) - GAP > width and len(blocks[-1]) > 1:
             blocks.append([first])
-            used = first.widths[0]
         blocks[-1].append(column)
-        used += needed
     return blocks
 
 
@@ -179,7 +163,7 @@ def _heading_width(heading: str, lines: int) -> int:
 
 
 def _wrapped(text: str, width: int) -> str:
-    """Return a text with line breaks between words; only words longer than a line are broken, behind punctuation."""
+    """Break a text between words; only words longer than a line are broken, behind punctuation."""
     lines = []
     for whole in text.split("\n"):
         line = indent = " " * (len(whole) - len(whole.lstrip(" ")))
@@ -194,9 +178,8 @@ def _wrapped(text: str, width: int) -> str:
 
 def _pieces(text: str, width: int) -> Iterator[str]:
     for word in re.findall(rf"[^ {BREAK}]*[ {BREAK}]+|[^ {BREAK}]+", text):
-        yield from (
-            [word] if cell_len(word.rstrip()) <= width else re.findall(r"[^-_/+:,=]*[-_/+:,= ]+|[^-_/+:,=]+", word)
-        )
+        fits = cell_len(word.rstrip()) <= width
+        yield from [word] if fits else re.findall(r"[^-_/+:,=]*[-_/+:,= ]+|[^-_/+:,=]+", word)
 
 
 def _longest_piece(text: str) -> int:

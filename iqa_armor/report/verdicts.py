@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterator, Sequence, Set
 
 from iqa_armor.report.attack_figures import figures_of, headline
-from iqa_armor.report.comparison import Standing, compare, failed_checks, spoken, standing
+from iqa_armor.report.comparison import Comparison, compare
 from iqa_armor.report.document import Verdict
 from iqa_armor.report.formatting import budget, listed, short
 from iqa_armor.results.figures import ModelEntry
@@ -19,7 +19,7 @@ STATES = {
     "open": "These images do not tell model and baseline apart.",
     "alone": "No baseline to compare with.",
 }
-WORDS: Mapping[Standing, str] = {
+WORDS = {
     "better": "better",
     "worse": "worse",
     "mixed": "better in some figures and worse in others",
@@ -30,27 +30,28 @@ MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    failed = failed_checks(outcome)
-    standings = [standing(outcome, model) for model in outcome.compared]
-    state = "caution" if failed else _state(outcome, set(standings))
+    warnings = tuple(
+        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
+        for model in outcome.models
+        for check in model.checks
+        if check.status == "failed"
+    )
+    standings = [_standing(outcome, model) for model in outcome.compared]
+    state = "caution" if warnings else _state(outcome, set(standings))
     defended = [model for model in outcome.compared if model.threat is not None]
     behind = defended if len(defended) > MOST_DEFENDED else []
     sentences = [_conclusion(outcome, model) for model in outcome.compared if model not in behind]
     sentences += [_behind(outcome, name) for name in dict.fromkeys(model.defends for model in behind)]
     synthetic = ", ".join(entry.spec for entry in outcome.data if entry.is_synthetic)
     caveat = f"Images and scores of {synthetic} are generated: no human opinion stands behind these figures."
-    warnings = (
-        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
-        for model, check in failed
-    )
     says = STATES[state]
     if state not in ("caution", "alone") and len(set(standings)) > 1:
         counts = (f"{standings.count(kind)} {word}" for kind, word in WORDS.items() if kind in standings)
         says = f"{len(standings)} models against the baseline: {', '.join(counts)}."
-    return Verdict(state, says, tuple(warnings), tuple(sentences), (caveat,) if synthetic else ())
+    return Verdict(state, says, warnings, tuple(sentences), (caveat,) if synthetic else ())
 
 
-def _state(outcome: Outcome, standings: Set[Standing]) -> str:
+def _state(outcome: Outcome, standings: Set[str]) -> str:
     if not any(compare(outcome, model) for model in outcome.compared):
         return "alone"
     if {"better", "worse"} <= standings:
@@ -60,7 +61,7 @@ def _state(outcome: Outcome, standings: Set[Standing]) -> str:
 
 def _conclusion(outcome: Outcome, model: ModelEntry) -> str:
     """Return one sentence: the model against the baseline, or what the headline attack does to it."""
-    rows = spoken(outcome, model)
+    rows = _spoken(outcome, model)
     if not rows:
         return _alone(outcome, model)
     parts = [f"{what} {short(row.baseline)} → {short(row.value)} ({row.reading})" for what, row in rows.items()]
@@ -81,6 +82,26 @@ def _alone(outcome: Outcome, model: ModelEntry) -> str:
     if model.srocc is None:
         return f"{sentence}."
     return f"{sentence} and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}."
+
+
+def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
+    """Return the comparisons that a conclusion speaks of, by the words it uses for them."""
+    attack, key = headline(outcome)
+    words = {
+        "SROCC": "clean SROCC",
+        f"SROCC, {attack} at {budget(key)}": f"SROCC under {attack} at {budget(key)}",
+        f"AbsGainAUC {attack}": f"{attack} gain",
+        f"AbsGain {attack}": f"{attack} gain",
+    }
+    return {words[row.figure]: row for row in compare(outcome, model) if row.figure in words}
+
+
+def _standing(outcome: Outcome, model: ModelEntry) -> str:
+    """Return whether the figures of the conclusion speak for the model, against it, both ways or neither."""
+    readings = {row.reading for row in _spoken(outcome, model).values()}
+    if readings >= {"better", "worse"}:
+        return "mixed"
+    return "better" if "better" in readings else "worse" if "worse" in readings else "open"
 
 
 def _raises(outcome: Outcome) -> str:

@@ -24,8 +24,8 @@ from torch import Generator, Tensor
 from iqa_armor import load_model
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.bounds import median_ranks
-from iqa_armor.defenses.smoothing.feature_noise import noisy_scores
-from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother
+from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.models.base import QualityModel
 
 SAMPLES, UNCERTIFIED, SIGMA = 1000, 100, 0.12
@@ -118,7 +118,7 @@ def escapes(model: QualityModel, images: Tensor, factors: tuple[float, ...]) -> 
             moved = torch.cat([attacked(bound, image, settings.radius, direction=way) for way in (1, -1)])
             with torch.no_grad():
                 features, sigma = bound.features(moved), found.sigma.repeat(2)
-                scores = noisy_scores(bound.head, features, sigma, samples=10_000, generator=Generator().manual_seed(1))
+                scores = bound.noisy_scores(features, sigma, Generator().manual_seed(1), samples=10_000)
             medians = scores.median(dim=1).values
             up = (medians - found.scores) / (found.upper - found.scores)
             down = (found.scores - medians) / (found.scores - found.lower)

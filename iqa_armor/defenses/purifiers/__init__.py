@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
@@ -12,9 +13,14 @@ if TYPE_CHECKING:
 
 
 def _accepted(found: object, name: str) -> Purifier | PurifierFile:
-    from iqa_armor.defenses.purifiers.chain import accepted
+    from iqa_armor.defenses.base import Purifier
+    from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
 
-    return accepted(found, name)
+    if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
+        return found
+    raise UsageError(
+        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
+    )
 
 
 _HOME = "iqa_armor.defenses.purifiers"

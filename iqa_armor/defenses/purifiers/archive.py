@@ -43,14 +43,7 @@ _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _UNSUPPORTED = frozenset(("as_operator", "as_graph", "as_graphs", "as_custom_obj", "custom_obj", "as_complex"))
 _DROPPED: dict[str, Any] = {"metadata": {}, "guards_code": []}  # sources of the author's lines; Python to evaluate
 _PARSE_ERRORS = (
-    zipfile.BadZipFile,
-    ValueError,
-    TypeError,
-    LookupError,
-    AttributeError,
-    RuntimeError,
-    OSError,
-    EOFError,
+    *(zipfile.BadZipFile, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError, EOFError),
 )
 
 
@@ -107,7 +100,6 @@ def _checked_member(name: str, content: bytes) -> bytes:
 
 
 def _with_plain_payloads(config: Any) -> Any:
-    """Return a list of tensors, each stored as bytes rather than pickled."""
     for payload in config["config"].values():
         if payload.get("use_pickle") is not False or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
             raise _Unsafe("it holds pickled objects")
@@ -122,7 +114,6 @@ def _check_sample(content: bytes) -> None:
 
 
 def _checked(value: Any, key: str) -> Any:
-    """Return a part of the graph's description without what is dropped."""
     if isinstance(value, dict):
         for name in value:
             is_known = _KEY.fullmatch(name) or (key == "range_constraints" and _is_size(name))
@@ -155,7 +146,6 @@ def _is_size(text: str) -> bool:
 
 
 def _is_tree(spec: Any) -> bool:
-    """Return whether arguments are nested in tuples, lists and dictionaries only."""
     if isinstance(spec, list):
         return all(isinstance(part, int) or _is_tree(part) for part in spec)
     context = re.fullmatch(r'(null|\[("\w+"(, ?"\w+")*)?\])?', str(spec["context"] or ""))

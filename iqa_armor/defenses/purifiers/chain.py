@@ -14,13 +14,9 @@ _OWN = r"[^+:,=]+\.py:[A-Za-z_]\w*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(
 
 
 def read_chain(text: str) -> dict[str, Purifier]:
-    """Return purifiers that are applied one after the other, by their words.
+    """Return purifiers by their words, joined by "+" in the order of their application: "jpeg:quality=60+flip".
 
-    Args:
-        text: Words as `read_purifier` takes them, joined by "+": "jpeg:quality=60+flip".
-
-    Raises:
-        UsageError: As `read_purifier`, or if a word stands there twice.
+    Errors are those of `read_purifier`, and a UsageError where a word stands there twice.
     """
     known = "|".join(map(re.escape, PURIFIERS.names()))
     words = re.split(rf"\+(?=(?:{known}|{_OWN})(?:[:+]|$))", text)
@@ -30,15 +26,9 @@ def read_chain(text: str) -> dict[str, Purifier]:
 
 
 def read_purifier(word: str) -> Purifier:
-    """Return the purifier that a word means, loaded where it is read from a file.
+    """Return the purifier that a word of `PURIFIERS` means, loaded where it is read from a file.
 
-    Args:
-        word: What `PURIFIERS` reads.
-
-    Raises:
-        UsageError: If the name or a setting is unknown, a value is not allowed, or a path is not given.
-        ModelLoadError: If a file is missing, or not what it should be.
-        ArmorError: If an optional extra is missing.
+    A UsageError refuses the word, a ModelLoadError the file; an ArmorError names an optional extra that is missing.
     """
     purifier = PURIFIERS.read(word)
     if not isinstance(purifier, PurifierFile):
@@ -46,16 +36,3 @@ def read_purifier(word: str) -> Purifier:
     if not purifier.path:
         raise UsageError(f"purifier {word!r} needs a path: {word.partition(':')[0]}:path=…")
     return purifier.load()
-
-
-def accepted(found: object, name: str) -> Purifier | PurifierFile:
-    """Return what a user named as a purifier.
-
-    Raises:
-        UsageError: If it is none.
-    """
-    if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
-        return found
-    raise UsageError(
-        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
-    )

@@ -10,36 +10,50 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Plain
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.limits import check_limits
-
-_BLOCK = 16  # JPEG's blocks of 8×8 at half the size, for colors
 
 
 @dataclass(frozen=True)
-class JPEG(Plain):
-    """Compress images as JPEG files and read them again, at 8 bits and with halved color resolution.
+class DiffJPEG(Plain):
+    """Quantise images as JPEG does at libjpeg's `quality`, from 1 to 100, with rounding that has a gradient.
 
-    Args:
-        quality: Of libjpeg, from 1 to 100.
-
-    Source: [AP] Gushchin et al., arXiv:2404.06957; the quality of 75 (Pillow's) is (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
+    in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
+    (Pillow's) are (ours).
     """
 
-    is_differentiable: ClassVar[bool] = False
     quality: int = 75
 
     def __post_init__(self) -> None:
         check_limits(self, quality="[1, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1] without a gradient; draws nothing."""
-        levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
-        return torch.stack([self._decoded(image) for image in levels]).to(images) / 255
+        """Return images (N, 3, H, W) in [0, 1]."""
+        return self.surrogate(images)
 
     def surrogate(self, images: Tensor) -> Tensor:
-        """Return the differentiable JPEG of the same quality."""
-        return DiffJPEG(self.quality).compressed(images)
+        """Return differentiably compressed images (N, 3, H, W) in [0, 1]."""
+        from kornia.enhance import jpeg_codec_differentiable
+
+        qualities = torch.full((len(images),), float(self.quality)).to(images)
+        # JPEG's blocks of 8×8 are 16×16 pixels for colors.
+        return on_padded(lambda padded: jpeg_codec_differentiable(padded, qualities), images, multiple=16)
+
+
+@dataclass(frozen=True)
+class JPEG(DiffJPEG):
+    """Compress images as JPEG files and read them again, at 8 bits and with halved color resolution.
+
+    Attackers differentiate `DiffJPEG` of the same quality, which says argument and source.
+    """
+
+    is_differentiable: ClassVar[bool] = False
+
+    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+        """Return images (N, 3, H, W) in [0, 1]."""
+        levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
+        return torch.stack([self._decoded(image) for image in levels]).to(images) / 255
 
     def _decoded(self, image: Tensor) -> Tensor:
         import numpy as np
@@ -52,40 +66,10 @@ class JPEG(Plain):
 
 
 @dataclass(frozen=True)
-class DiffJPEG(Plain):
-    """Quantise images as JPEG does, with rounding that has a gradient.
-
-    Args:
-        quality: As libjpeg's, from 1 to 100.
-
-    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
-    in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
-    are (ours).
-    """
-
-    quality: int = 75
-
-    def __post_init__(self) -> None:
-        check_limits(self, quality="[1, 100]")
-
-    def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
-        return self.compressed(images)
-
-    def compressed(self, images: Tensor) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
-        from kornia.enhance import jpeg_codec_differentiable
-
-        qualities = torch.full((len(images),), float(self.quality)).to(images)
-        return cropped_like(jpeg_codec_differentiable(padded(images, multiple=_BLOCK), qualities), images)
-
-
-@dataclass(frozen=True)
 class Quantize(Plain):
-    """Round every pixel value to one of a few evenly spaced levels; attackers pass it straight through.
+    """Round every value of a channel to one of `levels`, from 2 to 256, evenly spaced from black to white.
 
-    Args:
-        levels: Number of values per color channel, black and white among them, from 2 to 256.
+    Attackers pass it straight through.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; as bit depth in Xu et al., "Feature Squeezing", NDSS 2018,
     arXiv:1704.01155, Section III-A. The 32 levels are (ours).
@@ -98,6 +82,6 @@ class Quantize(Plain):
         check_limits(self, levels="[2, 256]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1] without a gradient; draws nothing."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         steps = self.levels - 1
         return ((images.detach() * steps).round() / steps).clamp(0, 1)

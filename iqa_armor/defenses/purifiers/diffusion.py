@@ -11,19 +11,15 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.filters import Unsharp
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.defenses.purifiers.sizes import on_padded
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 from iqa_armor.limits import check_limits
 
-INDEX = "model_index.json"
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # What a folder may ask for, by the name of its part; none of it is code of the folder's own.
-NETWORKS = ("UNet2DModel",)
-SCHEDULES = ("DDPMScheduler", "DDIMScheduler")
-_FAILURES = (OSError, ValueError, TypeError, KeyError, AttributeError, RuntimeError, ImportError)
+ALLOWED = {"unet": ("UNet2DModel",), "scheduler": ("DDPMScheduler", "DDIMScheduler")}
 
 
 @dataclass(frozen=True)
@@ -53,7 +49,7 @@ class DiffusionFolder:
     def __post_init__(self) -> None:
         check_limits(self, step="[1, 10000]", stride=f"[1, {self.step}]")
 
-    def load(self) -> Purifier:
+    def load(self) -> Diffusion:
         """Return the purifier; raises ArmorError where diffusers is not installed, and as in `PurifierFile.load`."""
         folder = existing(self.path, owner="diffusion", is_folder=True)
         if find_spec("diffusers") is None:
@@ -68,22 +64,13 @@ class DiffusionFolder:
         try:
             unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
             schedule = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        except _FAILURES as error:
+        except (OSError, *NETWORK_FAILURES) as error:
             raise ModelLoadError(f"{folder} cannot be opened by diffusers: {first_line(error)}") from error
         return Diffusion(unet.eval().requires_grad_(False), schedule, self)
 
 
 class Diffusion(nn.Module):
-    """A loaded `DiffusionFolder`.
-
-    Args:
-        unet: Network of noisy images (N, 3, H, W) in about [-1, 1] and a step.
-        schedule: How much noise every step has.
-        settings: Step, stride and the rest.
-
-    Raises:
-        ModelLoadError: If the network is not for plain RGB images, or was trained with fewer steps.
-    """
+    """A loaded `DiffusionFolder`: a network of noisy images (N, 3, H, W) in about [-1, 1], and how noisy steps are."""
 
     is_random: ClassVar[bool] = True
 
@@ -92,8 +79,8 @@ class Diffusion(nn.Module):
         config: Any = unet.config
         if config.in_channels != 3 or config.num_class_embeds is not None:
             raise ModelLoadError(f"{settings.path} is not a model of RGB images without classes; name one that is")
-        if settings.step > schedule.config.num_train_timesteps:
-            steps = schedule.config.num_train_timesteps
+        steps = schedule.config.num_train_timesteps
+        if settings.step > steps:
             raise ModelLoadError(f"{settings.path} is trained with {steps} steps, got step={settings.step}")
         self.unet, self.schedule, self.settings = unet, schedule, settings
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
@@ -104,13 +91,9 @@ class Diffusion(nn.Module):
         return self.settings.gradient
 
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1], each with noise of its own.
-
-        Raises:
-            ModelLoadError: If the network does not take images of this size.
-        """
+        """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that the network does not take."""
         with torch.set_grad_enabled(self.settings.gradient and torch.is_grad_enabled()):
-            purified = cropped_like(self._denoised(padded(images, multiple=self.multiple), generator), images)
+            purified = on_padded(lambda padded: self._denoised(padded, generator), images, multiple=self.multiple)
             return Unsharp()(purified, generator) if self.settings.unsharp else purified
 
     def _denoised(self, images: Tensor, generator: Generator) -> Tensor:
@@ -124,25 +107,22 @@ class Diffusion(nn.Module):
             try:
                 predicted = self.unet(current, step).sample
             except RuntimeError as error:
-                size = tuple(images.shape[-2:])
-                raise ModelLoadError(
-                    f"{self.settings.path} does not take images of {size}: {first_line(error)}"
-                ) from error
+                refusal = f"{self.settings.path} does not take images of {tuple(images.shape[-2:])}"
+                raise ModelLoadError(f"{refusal}: {first_line(error)}") from error
             current = schedule.step(predicted, step, current, generator=generator).prev_sample
         return torch.as_tensor((current + 1) / 2)
 
 
 def _check_index(folder: Path) -> None:
-    """Refuse pipelines that would need more than a known network and a known schedule."""
     try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-        parts = {name: index[name] for name in ("unet", "scheduler")}
+        index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
+        parts = {name: index[name] for name in ALLOWED}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise ModelLoadError(
-            f"{folder} is no pipeline of an unconditional diffusion model: {INDEX} is missing, damaged or names no "
-            "unet and scheduler"
+            f"{folder} is no pipeline of an unconditional diffusion model: model_index.json is missing, damaged or "
+            "names no unet and scheduler"
         ) from error
-    for name, allowed in (("unet", NETWORKS), ("scheduler", SCHEDULES)):
+    for name, allowed in ALLOWED.items():
         if parts[name] not in [["diffusers", kind] for kind in allowed]:
             raise ModelLoadError(
                 f"{folder} asks for the {name} {parts[name]!r}; allowed are {', '.join(allowed)} of diffusers, since "

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
@@ -19,23 +19,17 @@ from iqa_armor.randomness import seeded
 METADATA_KEY = "iqa_armor_purifier"
 KIND, FORMAT = "fcn", 1
 WIDTHS = (64, 16)
-KERNEL = 3
-SLOPE = 0.2
 REACH = 0.1  # the largest correction of a pixel value: 2.5 times the largest usual budget, 10/255
 LARGEST_FILE = 2**20  # bytes; a filter takes 50 kB
 
 
 @dataclass(frozen=True)
 class FCNFile:
-    """A trained FCN filter.
-
-    Args:
-        path: File written by `iqa-armor train-purifier`.
-    """
+    """A trained FCN filter, in the file `path` that `iqa-armor train-purifier` wrote."""
 
     path: str = ""
 
-    def load(self) -> Purifier:
+    def load(self) -> FCN:
         """Return the filter."""
         return load_fcn(existing(self.path, owner="fcn"))[0]
 
@@ -57,20 +51,18 @@ class FCN(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        first, second = WIDTHS
-        self.layers = nn.Sequential(
-            *_convolution(3, first),
-            *_convolution(first, second),
-            nn.Conv2d(second, 3, KERNEL, padding=KERNEL // 2, padding_mode="replicate"),
-            nn.Tanh(),
-        )
+        layers: list[nn.Module] = []
+        for inputs, outputs in pairwise((3, *WIDTHS, 3)):
+            layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate"))
+            layers += [nn.InstanceNorm2d(outputs, affine=True), nn.LeakyReLU(0.2)]
+        self.layers = nn.Sequential(*layers[:-2], nn.Tanh())
         for parameter in self.layers[-2].parameters():
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing."""
-        entered = padded(images, least=2)  # one pixel has no deviation
-        return cropped_like(entered + REACH * self.layers(2 * entered - 1), images)
+        """Return images (N, 3, H, W) in [0, 1]."""
+        # One pixel has no deviation.
+        return on_padded(lambda padded: padded + REACH * self.layers(2 * padded - 1), images, least=2)
 
 
 def new_fcn(seed: int) -> FCN:
@@ -80,16 +72,7 @@ def new_fcn(seed: int) -> FCN:
 
 
 def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
-    """Write a filter into one safetensors file, which appears whole or not at all.
-
-    Args:
-        network: The filter.
-        path: The file, replaced if it exists.
-        provenance: How it was trained, JSON values; recorded, never acted on.
-
-    Raises:
-        OutputError: If the file cannot be written.
-    """
+    """Write a filter, and JSON values on its training that are never acted on, into one safetensors file or none."""
     from safetensors.torch import save
 
     record = {"kind": KIND, "format": FORMAT, "provenance": provenance}
@@ -98,11 +81,7 @@ def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
 
 
 def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
-    """Return the filter of a file, in eval mode on the CPU and without gradients of its own, and its provenance.
-
-    Raises:
-        ModelLoadError: If the file is damaged, or holds something else.
-    """
+    """Return the filter of a file, as `PurifierFile.load` promises it, and its provenance."""
     from safetensors import SafetensorError, safe_open
 
     try:
@@ -132,11 +111,3 @@ def _with_weights(path: Path, tensors: dict[str, Tensor]) -> FCN:
         raise ModelLoadError(f"{path} has weights that are not finite; train it again")
     network.load_state_dict(tensors)
     return network.eval().requires_grad_(False)
-
-
-def _convolution(inputs: int, outputs: int) -> tuple[nn.Module, ...]:
-    return (
-        nn.Conv2d(inputs, outputs, KERNEL, padding=KERNEL // 2, padding_mode="replicate"),
-        nn.InstanceNorm2d(outputs, affine=True),
-        nn.LeakyReLU(SLOPE),
-    )

@@ -57,10 +57,7 @@ class Unsharp(Windowed):
 
 @dataclass(frozen=True)
 class Median(Plain):
-    """Replace every pixel value by the median of those around it, in each color channel.
-
-    Args:
-        kernel: Side of the window in pixels, odd, from 3 to 101.
+    """Replace every value of a channel by the median of a window with sides of `kernel` pixels, odd, from 3 to 101.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the side of 3 and repeating the border are (ours).
     """
@@ -83,10 +80,7 @@ class Median(Plain):
 
 @dataclass(frozen=True)
 class Noise(Plain):
-    """Add Gaussian noise to every pixel value.
-
-    Args:
-        sigma: Standard deviation, pixels being in [0, 1], in (0, 1].
+    """Add Gaussian noise of standard deviation `sigma`, in (0, 1], to every pixel value.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the deviation of 0.02 is (ours).
     """
@@ -98,7 +92,7 @@ class Noise(Plain):
         check_limits(self, sigma="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1], each with noise of its own."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         return (images + self.sigma * noise.to(images)).clamp(0, 1)
 

@@ -11,21 +11,14 @@ from torch import Generator, Tensor
 from iqa_armor.defenses.base import Plain
 from iqa_armor.limits import check_limits
 
-MODES = ("nearest", "bilinear", "bicubic")
-
 
 @dataclass(frozen=True)
 class Flip(Plain):
-    """Mirror images from left to right.
-
-    Source: [AP] Gushchin et al., arXiv:2404.06957.
-    """
+    """Mirror images from left to right; source: [AP] Gushchin et al., arXiv:2404.06957."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]."""
-        from torchvision.transforms.v2 import functional
-
-        return torch.as_tensor(functional.horizontal_flip(images)).clamp(0, 1)
+        return images.flip(-1).clamp(0, 1)
 
 
 @dataclass(frozen=True)
@@ -53,7 +46,7 @@ class Rotate:
         return self.random
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1], each turned."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.geometry.transform import rotate
 
         degrees = torch.full((len(images),), self.degrees, device=generator.device)
@@ -65,10 +58,7 @@ class Rotate:
 
 @dataclass(frozen=True)
 class Crop(Plain):
-    """Cut a random part out of each image and resize it to the image's size.
-
-    Args:
-        share: Share of the height and of the width that is kept, in (0, 1].
+    """Cut a random part out of each image, a `share` in (0, 1] of its height and width, and resize it to its size.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957. Resizing back (bilinear), so that the model sees the size it is
     made for, and the share of 0.9 are (ours).
@@ -81,7 +71,7 @@ class Crop(Plain):
         check_limits(self, share="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1], each cut elsewhere."""
+        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms.v2 import functional
 
         height, width = images.shape[-2:]
@@ -109,16 +99,14 @@ class Resize(Plain):
     mode: str = "bilinear"
 
     def __post_init__(self) -> None:
-        check_limits(self, factor="[0.0625, 16]", mode=MODES)
+        check_limits(self, factor="[0.0625, 16]", mode=("nearest", "bilinear", "bicubic"))
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]."""
-        between = [max(1, round(self.factor * side)) for side in images.shape[-2:]]
-        return self._to(self._to(images, between), list(images.shape[-2:])).clamp(0, 1)
-
-    def _to(self, images: Tensor, size: list[int]) -> Tensor:
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional
 
-        mode = InterpolationMode(self.mode)
-        return torch.as_tensor(functional.resize(images, size, interpolation=mode, antialias=True))
+        full = list(images.shape[-2:])
+        for size in ([max(1, round(self.factor * side)) for side in full], full):
+            images = functional.resize(images, size, interpolation=InterpolationMode(self.mode), antialias=True)
+        return images.clamp(0, 1)

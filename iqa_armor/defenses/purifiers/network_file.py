@@ -13,17 +13,11 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.defenses.purifiers.archive import checked_archive
 from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
-from iqa_armor.defenses.purifiers.sizes import cropped_like, padded
+from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 from iqa_armor.limits import check_limits
-
-PROBE_SIDE = 64
-# A damaged archive may also hold expressions that cannot be read.
-_FAILURES = (*NETWORK_FAILURES, SyntaxError)
-Sides = tuple[int | None, int | None, int | None, int | None]
 
 
 @dataclass(frozen=True)
@@ -42,7 +36,7 @@ class NetworkFile:
     def __post_init__(self) -> None:
         check_limits(self, multiple="[1, 1024]")
 
-    def load(self) -> Purifier:
+    def load(self) -> FileNetwork:
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
         path = existing(self.path, owner="file")
         if path.suffix not in KINDS:
@@ -56,49 +50,45 @@ class NetworkFile:
 
 
 class FileNetwork(nn.Module, ABC):
-    """A network from a file, which runs outside of this module; its only state is the file's digest.
-
-    Args:
-        path: The file, for messages and the digest.
-        multiple: What sides are padded to.
-    """
+    """A network from a file, which runs outside of this module; its only state is the file's digest."""
 
     sha256: Tensor
     is_random: ClassVar[bool] = False
     is_differentiable = False
+    # What running the network raises; a damaged archive may also hold expressions that cannot be read.
+    failures: tuple[type[Exception], ...] = (*NETWORK_FAILURES, SyntaxError)
 
     def __init__(self, path: Path, multiple: int) -> None:
         super().__init__()
         self.path, self.multiple = path, multiple
-        self.sides: Sides = (None, None, None, None)
+        self.sides: tuple[int | None, ...] = (None, None, None, None)
+        try:
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").digest()
+        except OSError as error:
+            raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
         # Tells models behind different networks apart by their weights.
-        self.register_buffer("sha256", torch.frombuffer(bytearray(_digest(path)), dtype=torch.uint8))
+        self.register_buffer("sha256", torch.frombuffer(bytearray(digest), dtype=torch.uint8))
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]; draws nothing.
+        """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that are not taken or not kept."""
+        return on_padded(self._grouped, images, multiple=self.multiple)
 
-        Raises:
-            ModelLoadError: If the network does not take images of this size, or does not keep it.
-        """
-        entered = padded(images, multiple=self.multiple)
-        groups = torch.split(entered, self.sides[0] or len(entered))
-        return cropped_like(torch.cat([self._checked(group) for group in groups]).to(images.dtype), images)
+    def _grouped(self, images: Tensor) -> Tensor:
+        groups = torch.split(images, self.sides[0] or len(images))
+        return torch.cat([self._checked(group) for group in groups]).to(images.dtype)
 
     @abstractmethod
-    def run(self, images: Tensor) -> Tensor:
-        """Return what the network gives for images of sizes it declares."""
+    def _run(self, images: Tensor) -> Tensor:
+        """Return what the network gives for images of sizes that it declares, or raise one of its failures."""
 
     def probe(self) -> None:
-        """Try the network on two small images, or one where it takes only one.
-
-        Raises:
-            ModelLoadError: If it fails, changes the shape, gives NaN, or mixes the images of a batch.
-        """
+        """Try the network on small images; a ModelLoadError refuses NaN, and images of a batch that are mixed."""
         count, channels, height, width = self.sides
         if count not in (None, 1) or channels not in (None, 3):
             raise ModelLoadError(f"{self.path} takes {_shown(self.sides)}; export it for Nx3xHxW with N free or 1")
         generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count or 2, 3, height or PROBE_SIDE, width or PROBE_SIDE, generator=generator)
+        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=generator)
         leaf = images.requires_grad_(self.is_differentiable)
         together = self(leaf)
         self.is_differentiable = bool(together.requires_grad)
@@ -115,7 +105,10 @@ class FileNetwork(nn.Module, ABC):
             raise ModelLoadError(
                 f"{self.path} takes images of {_shown(wanted)} only, got {_shown(got)}; export it with free sides"
             )
-        purified = self.run(images)
+        try:
+            purified = self._run(images)
+        except self.failures as error:
+            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
         if not isinstance(purified, Tensor) or purified.shape != images.shape:
             shape = tuple(purified.shape) if isinstance(purified, Tensor) else type(purified).__name__
             raise self._failed(f"must keep the shape of images, but gave {shape} for {tuple(images.shape)}")
@@ -137,27 +130,21 @@ class ExportedNetwork(FileNetwork):
             (entry,) = (node for node in self._program.graph.nodes if node.name in names)
             sides = tuple(side if isinstance(side, int) else None for side in entry.meta["val"].shape)
             self.sides = sides if len(sides) == 4 else (0, None, None, None)
-        except _FAILURES as error:
+        except self.failures as error:
             raise ModelLoadError(f"{path} holds no network of one image tensor: {first_line(error)}") from error
         self.is_differentiable = True
         # Not registered as a submodule: exported modules refuse eval().
         self._modules_by_device: dict[torch.device, Any] = {}
 
-    def run(self, images: Tensor) -> Tensor:
-        """Return what the graph gives, in its own precision."""
-        try:
-            purified: Tensor = self._on(images.device)(images.float())
-        except _FAILURES as error:
-            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
-        return purified
-
-    def _on(self, device: torch.device) -> Any:
+    def _run(self, images: Tensor) -> Tensor:
+        device = images.device
         if device not in self._modules_by_device:
             from torch.export.passes import move_to_device_pass
 
             module = move_to_device_pass(self._program, device).module()
             self._modules_by_device[device] = module.requires_grad_(False)
-        return self._modules_by_device[device]
+        purified: Tensor = self._modules_by_device[device](images.float())
+        return purified
 
 
 class OnnxNetwork(FileNetwork):
@@ -167,21 +154,20 @@ class OnnxNetwork(FileNetwork):
         super().__init__(path, multiple)
         if find_spec("onnxruntime") is None:
             raise ArmorError(f"{path} takes onnxruntime, not installed here; run pip install 'iqa-armor[onnx]'")
+        from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+        names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
+        self.failures = (*(getattr(state, name) for name in names), state.RuntimeException)
         self._sessions: dict[str, Any] = {}
         inputs = self._on("cpu").get_inputs()
         if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
             raise ModelLoadError(f"{path} must take one float32 tensor (N, 3, H, W)")
-        count, channels, height, width = (side if isinstance(side, int) else None for side in inputs[0].shape)
-        self.sides = (count, channels, height, width)
+        self.sides = tuple(side if isinstance(side, int) else None for side in inputs[0].shape)
 
-    def run(self, images: Tensor) -> Tensor:
-        """Return what onnxruntime gives, on the device of the images."""
+    def _run(self, images: Tensor) -> Tensor:
         session = self._on(images.device.type)
         values = images.detach().float().cpu().contiguous().numpy()
-        try:
-            outputs = session.run(None, {session.get_inputs()[0].name: values})
-        except _onnx_failures() as error:
-            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
+        outputs = session.run(None, {session.get_inputs()[0].name: values})
         return torch.from_numpy(outputs[0]).to(images.device)
 
     def _on(self, kind: str) -> Any:
@@ -195,7 +181,7 @@ class OnnxNetwork(FileNetwork):
             options.log_severity_level = 4  # what goes wrong is raised
             try:
                 self._sessions[kind] = onnxruntime.InferenceSession(str(self.path), options, providers=providers)
-            except _onnx_failures() as error:
+            except self.failures as error:
                 raise ModelLoadError(f"onnxruntime refuses {self.path}: {first_line(error)}") from error
         return self._sessions[kind]
 
@@ -203,20 +189,5 @@ class OnnxNetwork(FileNetwork):
 KINDS: dict[str, type[FileNetwork]] = {".pt2": ExportedNetwork, ".onnx": OnnxNetwork}
 
 
-def _onnx_failures() -> tuple[type[Exception], ...]:
-    from onnxruntime.capi import onnxruntime_pybind11_state as state
-
-    names = ("Fail", "InvalidArgument", "InvalidGraph", "InvalidProtobuf", "NoSuchFile", "NotImplemented")
-    return (*(getattr(state, name) for name in names), state.RuntimeException)
-
-
 def _shown(sides: Sequence[int | None]) -> str:
     return "x".join("?" if side is None else str(side) for side in sides)
-
-
-def _digest(path: Path) -> bytes:
-    try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").digest()
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error

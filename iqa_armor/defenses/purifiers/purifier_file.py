@@ -18,19 +18,11 @@ class PurifierFile(Protocol):
         """The file or folder; empty until it is named."""
 
     def load(self) -> Purifier:
-        """Return the purifier, on the CPU, in eval mode, without gradients of its own.
-
-        Raises:
-            ModelLoadError: If the file is missing, or not what it should be.
-        """
+        """Return the purifier, on the CPU, in eval mode, without gradients of its own, or raise a ModelLoadError."""
 
 
 def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:
-    """Return a path that is there.
-
-    Raises:
-        ModelLoadError: If it is not, or is a folder where a file is asked for, or the other way round.
-    """
+    """Return a path that is there, and is a file or a folder as wanted; a ModelLoadError refuses others."""
     found, wanted = Path(path), "folder" if is_folder else "file"
     if not (found.is_dir() if is_folder else found.is_file()):
         seen = "is a file" if found.is_file() else "is a folder" if found.is_dir() else "does not exist"

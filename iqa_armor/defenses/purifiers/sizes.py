@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from torch import Tensor
 from torch.nn import functional
 
 
-def padded(images: Tensor, *, multiple: int = 1, least: int = 1) -> Tensor:
-    """Return images (N, 3, H', W') whose border is repeated to the right and below.
+def on_padded(purify: Callable[[Tensor], Tensor], images: Tensor, *, multiple: int = 1, least: int = 1) -> Tensor:
+    """Return what a map gives of images (N, 3, H, W) with a border, without that border and in [0, 1].
 
-    Args:
-        images: Images (N, 3, H, W).
-        multiple: What H' and W' are multiples of.
-        least: What H' and W' are at least.
+    The border repeats the image to the right and below, to sides that are multiples and not below `least`.
     """
-    height, width = (max(side, least) + -max(side, least) % multiple for side in images.shape[-2:])
-    padding = (0, width - images.shape[-1], 0, height - images.shape[-2])
-    return functional.pad(images, padding, mode="replicate") if any(padding) else images
-
-
-def cropped_like(purified: Tensor, images: Tensor) -> Tensor:
-    """Return the part of `purified` that was not added by `padded`, in [0, 1]."""
     height, width = images.shape[-2:]
-    return purified[..., :height, :width].clamp(0, 1)
+    right, below = (max(side, least) + -max(side, least) % multiple - side for side in (width, height))
+    padded = functional.pad(images, (0, right, 0, below), mode="replicate") if right or below else images
+    return purify(padded)[..., :height, :width].clamp(0, 1)

@@ -19,7 +19,8 @@ def _accepted(found: object, name: str) -> Smoother:
     raise UsageError(f"{name} is no smoother: it must have a guarantee in words and bind(model)")
 
 
-_INPUT = "iqa_armor.defenses.smoothing.input_smoothing"
+_HOME = "iqa_armor.defenses.smoothing"
+_INPUT, _FEATURE = f"{_HOME}.input_smoothing", f"{_HOME}.feature_smoothing:FeatureSmoothing"
 # Purifiers take images in [0, 1]; so noisy images are cut to it in front of them.
 _DENOISED = {"denoiser": "median", "clamp": True}
 SMOOTHERS: Registry[Smoother] = Registry(
@@ -29,11 +30,7 @@ SMOOTHERS: Registry[Smoother] = Registry(
         "rs": Entry(f"{_INPUT}:MeanSmoothing", "Mean of the scores of noisy images, clipped to their range.", {}),
         "drs": Entry(f"{_INPUT}:MeanSmoothing", "rs with a denoiser in front of the model.", _DENOISED),
         "dms": Entry(f"{_INPUT}:MedianSmoothing", "ms with a denoiser in front of the model.", _DENOISED),
-        "fs": Entry(
-            "iqa_armor.defenses.smoothing.feature_smoothing:FeatureSmoothing",
-            "Median of the scores of noisy features; bounds are local and first-order.",
-            {},
-        ),
+        "fs": Entry(_FEATURE, "Median of the scores of noisy features; bounds are local and first-order.", {}),
     },
     group="iqa_armor.smoothers",
     accepts=_accepted,

@@ -13,17 +13,13 @@ from torch import Tensor
 def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, int]:
     """Return which sorted scores s₁ ≤ … ≤ sₙ bound the smoothed score under a shift of the noise.
 
+    The ranks count from 1: the largest k with P(Bin(n, Φ(−shift)) ≤ k − 1) ≤ α/2, 0 where there is none; the smallest
+    k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none.
+
     Args:
         samples: Number n of noisy scores.
         shift: Length of the shift in units of the noise's standard deviation, not negative.
         confidence: 1 − α, probability that both bounds hold, in (0, 1).
-
-    Returns:
-        (k_low, k_high), counted from 1: the largest k with P(Bin(n, Φ(−shift)) ≤ k − 1) ≤ α/2, 0 where there is none;
-        the smallest k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none.
-
-    Raises:
-        ValueError: If an argument is out of its range.
 
     Source: Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020,
     arXiv:2007.03730, Lemma 1 and Section 3; α is shared evenly between the bounds.
@@ -48,11 +44,7 @@ def median_bounds(ordered: Tensor, *, shift: float, confidence: float) -> tuple[
     Both hold together with probability `confidence` over the samples; −inf and inf where there are too few of them.
     They bound the true median, not an empirical one. Where medians fill an interval, the lower bound is one of its
     upper end, the upper bound one of its lower end.
-
-    Args:
-        ordered: Ascending scores of n noisy copies f(x + σz), (..., n), any units.
-        shift: As in `median_ranks`, where the source is named; so is confidence.
-        confidence: Of both bounds together.
+    `ordered` are ascending scores of n noisy copies f(x + σz), (..., n), in any unit. Source: see `median_ranks`.
     """
     low, high = median_ranks(ordered.shape[-1], shift, confidence)
     missing = torch.full_like(ordered[..., 0], math.inf)
@@ -64,14 +56,7 @@ def mean_bounds(values: Tensor, *, shift: float, confidence: float) -> tuple[Ten
 
     Hoeffding's limits of the mean at α/2 each are g∓ = mean ∓ √(ln(2/α) / 2n), limited to [0, 1]; the bounds are
     Φ(Φ⁻¹(g₋) − shift) and Φ(Φ⁻¹(g₊) + shift). They always exist; with few samples they are 0 and 1, which say nothing.
-
-    Args:
-        values: Values g of n noisy copies, (..., n), in [0, 1].
-        shift: Length of the change in units of σ.
-        confidence: Of both bounds together, 1 − α.
-
-    Raises:
-        ValueError: If a value is outside [0, 1].
+    Values g of n noisy copies, (..., n), lie in [0, 1]; the confidence is 1 − α.
 
     Source: Lemma 2 of Salman et al., "Provably Robust Deep Learning via Adversarially Trained Smoothed Classifiers",
     NeurIPS 2019, arXiv:1906.04584 (Φ⁻¹ of a smoothed [0, 1] function is 1/σ-Lipschitz); Hoeffding, JASA 1963.

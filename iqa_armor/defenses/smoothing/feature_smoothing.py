@@ -3,68 +3,94 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import ClassVar, Literal, Self, get_args
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
-from iqa_armor.defenses.base import Defended
-from iqa_armor.defenses.smoothing.feature_noise import FeatureCertificate, FeatureNoise
-from iqa_armor.defenses.smoothing.full_reference import BoundReferenceSmoother
-from iqa_armor.defenses.smoothing.jacobian import Operator
-from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
+from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother, BoundReferenceSmoother
+from iqa_armor.defenses.smoothing.jacobian import Operator, largest_singular_value
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import evaluating
+from iqa_armor.limits import check_limits
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.reference import ReferenceModel
-from iqa_armor.models.split import split_network
 
-# Side of the images by which a network that takes any size is traced.
-FREE_SIZE = (224, 224)
+Mode = Literal["image", "calibrated"]
 
 
 @dataclass(frozen=True)
-class FeatureSmoothing(FeatureNoise):
+class FeatureSmoothing:
     """Smooth a model's scores by the median over Gaussian noise on the features that its head reads.
 
-    Everything about the noise and its bounds is said at `FeatureNoise`.
+    A change δ of the image with ‖δ‖₂ ≤ r moves the features by s·r at most to first order, s being the largest
+    singular value of the backbone's Jacobian there, so the bounds are those of median smoothing at Φ(±s·r/σ_z). They
+    are *local, first-order*: no global guarantee, and for the smoothed score whose σ_z is the one used here. The
+    global product bound stands beside them.
+
+    Args:
+        samples: Number n of noisy copies of the features.
+        radius: L2 radius r, images being in [0, 1].
+        confidence: 1 − α, probability that both bounds of an image hold.
+        multiple: σ_z in units of s·r; without effect where sigma is given. The default is the σ/r of the field's
+            input smoothing, 0.12 / 0.05.
+        sigma: σ_z itself, in the features' unit; 0 derives it from s.
+        node: Tensor to split at, by default what the head reads.
+        mode: "image" measures s at every image; "calibrated" takes `jacobian` for all of them.
+        jacobian: s in calibrated mode, from `calibrate`; other images may exceed it.
+        tolerance: Relative change at which the measurement of s stops; 1 % is added to what it gives.
+        steps: Most products with the Jacobian and its transpose per start; an image that needs more is not certified.
+        starts: Independent starts that must agree.
+
+    Source: Shumitskaya et al., "FS-IQA: Certified Feature Smoothing for Robust IQA", arXiv:2508.05516; median bounds
+    of Chiang et al., NeurIPS 2020. (ours) the 1 % margin, the multiple, calibration, and the convergence check.
     """
+
+    guarantee: ClassVar[str] = "local, first-order"
+
+    samples: int = 1000
+    radius: float = 0.05
+    confidence: float = 0.999
+    multiple: float = 2.4
+    sigma: float = 0.0
+    node: str = ""
+    mode: Mode = "image"
+    jacobian: float = 0.0
+    tolerance: float = 1e-3
+    steps: int = 100
+    starts: int = 2
+
+    def __post_init__(self) -> None:
+        check_limits(self, samples="[1, inf)", radius="(0, inf)", confidence="(0, 1)", multiple="(0, inf)")
+        check_limits(self, sigma="[0, inf)", mode=get_args(Mode), jacobian="[0, inf)")
+        check_limits(self, tolerance="(0, inf)", steps="[1, inf)", starts="[1, inf)")
+        if self.jacobian and self.mode == "image":
+            raise ValueError("jacobian is taken with mode=calibrated only; mode=image measures it at every image")
 
     def bind(self, model: QualityModel) -> BoundFeatureSmoother:
         """Return this smoother of a model, which is not changed.
 
-        Raises:
-            SurgeryError: If its network cannot be split as asked.
-            UsageError: If the mode is calibrated and there is no jacobian yet, or the model is a defended one.
+        A SurgeryError refuses a network that cannot be split as asked, a UsageError a defended model, and the
+        calibrated mode without a jacobian.
         """
-        self.require_jacobian()
+        self._require_jacobian()
         return BoundFeatureSmoother(self, model)
 
     def bind_reference(self, model: ReferenceModel) -> BoundReferenceSmoother:
-        """Return this smoother of a full-reference model, which is not changed.
-
-        Raises:
-            UsageError: As in `bind`, or if a node is named: the two images meet in one place only.
-        """
-        self.require_jacobian()
+        """Return this smoother of a full-reference model, which is not changed; a UsageError as in `bind`."""
+        self._require_jacobian()
         if self.node:
             raise UsageError(f"a full-reference model is split where its two images meet; leave node={self.node} away")
         return BoundReferenceSmoother(self, model)
 
-    def calibrate(
-        self, model: QualityModel | ReferenceModel, images: Tensor, *, batch_size: int = 8
-    ) -> FeatureSmoothing:
+    def calibrate(self, model: QualityModel | ReferenceModel, images: Tensor, *, batch_size: int = 8) -> Self:
         """Return this smoother in calibrated mode, with the largest s over clean images and its margin.
 
-        Args:
-            model: The model to smooth.
-            images: Prepared clean images (N, 3, H, W) in [0, 1], such as training images.
-            batch_size: Images whose Jacobians are measured together.
-
-        Raises:
-            ArmorError: If s did not converge at one of the images, or is 0 at all of them.
+        Images are prepared ones (N, 3, H, W) in [0, 1], such as training images; `batch_size` of their Jacobians are
+        measured together. An ArmorError says that s did not converge at one of them, or is 0 at all.
         """
         measuring = replace(self, mode="image", jacobian=0.0)
-        features = (model if isinstance(model, ReferenceModel) else BoundFeatureSmoother(measuring, model)).features
+        features = model.features if isinstance(model, ReferenceModel) else measuring.bind(model).features
         with evaluating(model):
             batches = torch.split(images, batch_size) if len(images) else ()
             largest = max((measuring._largest(features, batch) for batch in batches), default=0.0)
@@ -74,8 +100,20 @@ class FeatureSmoothing(FeatureNoise):
             )
         return replace(self, mode="calibrated", jacobian=largest)
 
-    def require_jacobian(self) -> None:
-        """Refuse the calibrated mode without a jacobian with a UsageError."""
+    @torch.no_grad()
+    def measured(self, features: Operator, images: Tensor) -> tuple[Tensor, Tensor]:
+        """Return s with its margin at every image, and whether it can be relied upon, (N,) each."""
+        if self.mode == "calibrated":
+            known = torch.full((len(images),), self.jacobian, dtype=torch.float64, device=images.device)
+            return known, torch.ones_like(known, dtype=torch.bool)
+        found = largest_singular_value(features, images, tolerance=self.tolerance, steps=self.steps, starts=self.starts)
+        return found.values * 1.01, found.converged  # values are found from below
+
+    def noise_levels(self, jacobian: Tensor) -> Tensor:
+        """Return σ_z (N,) of every image whose s (N,) is known."""
+        return torch.full_like(jacobian, self.sigma) if self.sigma else self.multiple * self.radius * jacobian
+
+    def _require_jacobian(self) -> None:
         if self.mode == "calibrated" and not self.jacobian:
             raise UsageError(
                 "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
@@ -90,47 +128,3 @@ class FeatureSmoothing(FeatureNoise):
                 f"{self.steps} steps; raise steps or tolerance"
             )
         return float(jacobian.max())
-
-
-class BoundFeatureSmoother:
-    """Feature smoothing of one model, whose layers it shares; errors as in `FeatureSmoothing.bind`."""
-
-    def __init__(self, settings: FeatureSmoothing, model: QualityModel) -> None:
-        if isinstance(model, Defended):
-            raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")
-        self.settings, self.model = settings, model
-        size = model.preprocessing.size or FREE_SIZE
-        self.backbone, self.head = split_network(
-            model.network, settings.node, example=torch.zeros(1, 3, *size).to(model.mean)
-        )
-
-    def features(self, images: Tensor) -> Tensor:
-        """Return what the head reads of prepared images (N, 3, H, W) in [0, 1]."""
-        features: Tensor = self.backbone(self.model.normalize(images))
-        return features
-
-    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,) after one pass of the backbone.
-
-        With mode "image" and no sigma the noise level follows from s, which is measured first and costs as much as it
-        does for a certificate; in calibrated mode or with a sigma it is known.
-        """
-        with evaluating(self.model):
-            return self.settings.scores(self.features, self.head, images, generator, samples)
-
-    @torch.no_grad()
-    def certify(self, images: Tensor, generator: Generator) -> FeatureCertificate:
-        """Return smoothed scores with local first-order bounds; images whose s did not converge have none."""
-        with evaluating(self.model):
-            return self.settings.certify(self.features, self.head, images, generator)
-
-    def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
-        """Return how far the features can at most move per unit of L2 change of images (H, W) in [0, 1], anywhere.
-
-        Takes seconds to minutes; the size is by default that which the model prepares.
-        """
-        sides = size or self.model.preprocessing.size or FREE_SIZE
-        found = product_bound(self.backbone, torch.zeros(1, 3, *sides).to(self.model.mean))
-        if found.value is None:
-            return found
-        return ProductBound(found.value / min(self.model.preprocessing.std))

@@ -52,24 +52,20 @@ class InputSmoothing(ABC):
         check_limits(self, batch_size="[1, inf)")
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
-        """Return this smoother of a model, which is not changed.
-
-        Raises:
-            UsageError: If the denoiser's word names none.
-            ModelLoadError: If the model has no score range, and smoothing needs it.
-        """
-        denoiser = denoiser_of(self.denoiser) if isinstance(self.denoiser, str) else self.denoiser
+        """Return this smoother of a model, which is not changed; a denoiser's word is read by `read_purifier`."""
+        denoiser = self.denoiser or None
+        if isinstance(denoiser, str):
+            denoiser = read_purifier(denoiser)
         if isinstance(denoiser, nn.Module):
             denoiser.to(model.mean.device)
-        clamps = self.clamp or isinstance(model, Defended)
-        return BoundInputSmoother(self, NoisyScores(model, self.sigma, self.batch_size, clamps, denoiser))
+        return BoundInputSmoother(self, model, denoiser)
 
     @abstractmethod
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
         """Return smoothed scores (N,) of the scores of noisy copies (N, n), differentiably."""
 
     @abstractmethod
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
         """Return smoothed scores with bounds of the scores of noisy copies (N, n), float64."""
 
 
@@ -83,17 +79,14 @@ class MedianSmoothing(InputSmoothing):
     Source: Chiang et al., NeurIPS 2020, arXiv:2007.03730; with a denoiser, also its Section 4.
     """
 
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
-        """Return the middle scores."""
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
         ordered, count = scores.sort(-1).values, scores.shape[-1]
         return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        """Return the middle scores with bounds in other samples."""
-        ordered, shift = scores.sort(-1).values, self.radius / self.sigma
-        return Certificate(
-            self.estimate(scores, model), *median_bounds(ordered, shift=shift, confidence=self.confidence)
-        )
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
+        shift = self.radius / self.sigma
+        bounds = median_bounds(scores.sort(-1).values, shift=shift, confidence=self.confidence)
+        return Certificate(self._estimate(scores, model), *bounds)
 
 
 @dataclass(frozen=True)
@@ -110,17 +103,15 @@ class MeanSmoothing(InputSmoothing):
     """
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
-        """Return this smoother of a model that has a score range; errors as in `InputSmoothing.bind`."""
+        """Return this smoother of a model; a ModelLoadError refuses one without a score range."""
         _scale_of(model)
         return super().bind(model)
 
-    def estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
-        """Return means of the clipped scores."""
+    def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:
         scale = _scale_of(model)
         return straight_through(lambda given: given.clamp(scale.low, scale.high))(scores).mean(-1)
 
-    def certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        """Return means of the clipped scores with bounds."""
+    def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
         scale = _scale_of(model)
         values = ((scores - scale.low) / scale.width).clamp(0, 1)
         bounds = mean_bounds(values, shift=self.radius / self.sigma, confidence=self.confidence)
@@ -128,34 +119,33 @@ class MeanSmoothing(InputSmoothing):
 
 
 @dataclass(frozen=True)
-class NoisyScores:
-    """What a model gives for images with Gaussian noise.
+class BoundInputSmoother:
+    """Smoothing of one model by noise on its images, with a denoiser in front of it or None."""
 
-    Noise is drawn copy by copy, image by image. So the first copies of an image are the same however many there are,
-    the noise does not depend on `batch_size`, and images scored together get the noise that they get one after
-    another from the same generator. Scores may still differ by rounding, and all of it ends where the model or the
-    denoiser draws as well.
-
-    Args:
-        model: Scored.
-        sigma: Standard deviation of the noise, pixels being in [0, 1].
-        batch_size: Noisy copies in a forward pass.
-        clamps: Whether noisy images are cut to [0, 1], as the first step of what is smoothed.
-        denoiser: Applied to noisy images, or None.
-    """
-
+    smoothing: InputSmoothing
     model: QualityModel
-    sigma: float
-    batch_size: int
-    clamps: bool = False
     denoiser: Purifier | None = None
 
-    def __call__(self, images: Tensor, generator: Generator, samples: int) -> Tensor:
+    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
+        """Return estimated smoothed scores (N,)."""
+        noisy = self.noisy_scores(images, generator, samples=samples or self.smoothing.samples)
+        return self.smoothing._estimate(noisy, self.model)
+
+    @torch.no_grad()
+    def certify(self, images: Tensor, generator: Generator) -> Certificate:
+        """Return smoothed scores with bounds, float64."""
+        noisy = self.noisy_scores(images, generator, samples=self.smoothing.samples)
+        return self.smoothing._certificate(noisy.double(), self.model)
+
+    def noisy_scores(self, images: Tensor, generator: Generator, *, samples: int) -> Tensor:
         """Return scores (N, samples) of noisy copies of images (N, 3, H, W) in [0, 1], in the order of the draws.
 
-        Raises:
-            ValueError: If there is no image or no sample.
-            ModelLoadError: If a score is not finite.
+        Noise is drawn copy by copy, image by image. So the first copies of an image are the same however many there
+        are, the noise does not depend on `batch_size`, and images scored together get the noise that they get one
+        after another from the same generator. Scores may still differ by rounding, and all of it ends where the model
+        or the denoiser draws as well.
+
+        A ModelLoadError refuses scores that are not finite.
         """
         if samples < 1 or not len(images):
             raise ValueError(f"noisy scores need images and samples >= 1, got {len(images)} and {samples}")
@@ -168,40 +158,16 @@ class NoisyScores:
         return scores
 
     def _of_one(self, image: Tensor, generator: Generator, samples: int) -> Iterator[Tensor]:
-        for start in range(0, samples, self.batch_size):
-            count = min(self.batch_size, samples - start)
-            noise = torch.empty((count, *image.shape), dtype=image.dtype, device=generator.device)
+        at_once, clamps = self.smoothing.batch_size, self.smoothing.clamp or isinstance(self.model, Defended)
+        for start in range(0, samples, at_once):
+            shape = (min(at_once, samples - start), *image.shape)
+            noise = torch.empty(shape, dtype=image.dtype, device=generator.device)
             for copy in noise:
                 copy.normal_(generator=generator)
-            noisy = image + self.sigma * noise.to(image.device)
-            if self.clamps:
+            noisy = image + self.smoothing.sigma * noise.to(image.device)
+            if clamps:
                 noisy = noisy.clamp(0, 1)
             yield self.model(noisy if self.denoiser is None else self.denoiser(noisy, generator))
-
-
-@dataclass(frozen=True)
-class BoundInputSmoother:
-    """Smoothing of one model by noise on its images."""
-
-    smoothing: InputSmoothing
-    noisy: NoisyScores
-
-    def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,)."""
-        return self.smoothing.estimate(
-            self.noisy(images, generator, samples or self.smoothing.samples), self.noisy.model
-        )
-
-    @torch.no_grad()
-    def certify(self, images: Tensor, generator: Generator) -> Certificate:
-        """Return smoothed scores with bounds, float64."""
-        scores = self.noisy(images, generator, self.smoothing.samples).double()
-        return self.smoothing.certificate(scores, self.noisy.model)
-
-
-def denoiser_of(word: str) -> Purifier | None:
-    """Return the purifier that a word means, None for an empty one; errors as in `read_purifier`."""
-    return read_purifier(word) if word else None
 
 
 def _scale_of(model: QualityModel) -> ScoreScale:

@@ -5,59 +5,36 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Callable
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Generator, Tensor
 
-# What a value found from below is multiplied by.
-MARGIN = 1.01
-# Steps before convergence is believed.
-LEAST_STEPS = 4
-
 Operator = Callable[[Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Found:
-    """The largest singular value of the Jacobian at each image.
-
-    Args:
-        values: Estimates (N,), approached from below, without any margin.
-        converged: Whether each can be relied upon (N,).
-        iterations: Products with the Jacobian and with its transpose, over all starts.
-    """
+class Found(NamedTuple):
+    """Estimates (N,) approached from below, without any margin, and whether each can be relied upon (N,)."""
 
     values: Tensor
     converged: Tensor
-    iterations: int
 
 
 def largest_singular_value(
-    function: Operator,
-    x: Tensor,
-    *,
-    tolerance: float = 1e-3,
-    steps: int = 100,
-    starts: int = 2,
-    seed: int = 0,
+    function: Operator, x: Tensor, *, tolerance: float = 1e-3, steps: int = 100, starts: int = 2
 ) -> Found:
     """Return the largest singular value of a function's Jacobian at every image of a batch.
 
-    Lanczos' method runs for all images together, since one does not influence
-    another. An estimate has converged if in every start the last step changed it by no more than the tolerance and
-    the residual, which bounds the distance to some singular value, is no larger either, and all starts agree.
+    Lanczos' method runs for all images together, since one does not influence another. An estimate has converged if
+    in every start the last step changed it by no more than the tolerance and the residual, which bounds the distance
+    to some singular value, is no larger either, and all starts agree.
 
     Args:
         function: Map of a batch (N, …) to (N, …) that treats images independently, as networks in eval mode do.
         x: Points (N, …) at which to differentiate.
         tolerance: Relative change, residual and disagreement of starts to stop at.
         steps: Most products with the Jacobian and its transpose per start.
-        starts: Independent random starts; the largest result counts.
-        seed: Of the starts.
-
-    Raises:
-        ValueError: If tolerance, steps, starts or the number of images are not positive.
+        starts: Random starts; the largest result counts.
 
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ or JJᵀ, whichever is smaller,
     with full reorthogonalization. (ours) the criterion.
@@ -71,12 +48,12 @@ def largest_singular_value(
         example, product = output, lambda vectors: push(pull(vectors))
     else:
         example, product = points, lambda vectors: pull(push(vectors))
-    generator = torch.Generator().manual_seed(seed)
+    generator = torch.Generator().manual_seed(0)
     found = [_lanczos(product, example, tolerance, steps=steps, generator=generator) for _ in range(starts)]
     values = torch.stack([each.values for each in found])
     agree = values.amax(0) - values.amin(0) <= tolerance * values.amax(0)
     converged = torch.stack([each.converged for each in found]).all(0) & agree
-    return Found(values.amax(0), converged, sum(each.iterations for each in found))
+    return Found(values.amax(0), converged)
 
 
 def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operator]:
@@ -88,13 +65,11 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
     output, pulled = torch.func.vjp(function, x)[:2]
 
     def pull(vectors: Tensor) -> Tensor:
-        result: Tensor = pulled(vectors)[0]
-        return result
+        return torch.as_tensor(pulled(vectors)[0])
 
     def push(vectors: Tensor) -> Tensor:
         # Not torch.func.linearize: it saves little here, and gave wrong products for circular convolutions (2.15).
-        result: Tensor = torch.func.jvp(function, (x,), (vectors,))[1]
-        return result
+        return torch.as_tensor(torch.func.jvp(function, (x,), (vectors,))[1])
 
     try:
         with warnings.catch_warnings():
@@ -107,20 +82,19 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
 
 
 def _lanczos(product: Operator, example: Tensor, tolerance: float, *, steps: int, generator: Generator) -> Found:
-    """Return the roots of the largest eigenvalues of a product that is block diagonal over the batch."""
     process = _Process(product, example, generator)
     estimates = residuals = torch.zeros(len(example), dtype=torch.float64, device=example.device)
-    steps, converged = min(steps, example[0].numel()), torch.zeros_like(estimates, dtype=torch.bool)
-    for _ in range(steps):
+    most, converged = example[0].numel(), torch.zeros_like(estimates, dtype=torch.bool)
+    for count in range(1, min(steps, most) + 1):
         process.step()
         previous = estimates
         estimates, residuals = process.estimate()
         is_steady = (estimates - previous).abs().maximum(residuals) <= tolerance * estimates
-        is_exhausted = process.exhausted if process.count < example[0].numel() else torch.ones_like(converged)
-        converged = (is_steady & (process.count >= LEAST_STEPS)) | is_exhausted
+        is_exhausted = process.exhausted if count < most else torch.ones_like(converged)
+        converged = (is_steady & (count >= 4)) | is_exhausted  # fewer steps are not believed
         if bool((converged | estimates.isnan()).all()):
             break
-    return Found(estimates, converged & estimates.isfinite(), process.count)
+    return Found(estimates, converged & estimates.isfinite())
 
 
 class _Process:
@@ -132,20 +106,14 @@ class _Process:
         self.basis = [start / torch.linalg.vector_norm(start, dim=1, keepdim=True)]
         self.diagonal: list[Tensor] = []
         self.beside: list[Tensor] = []
-        self.noise = 32 * torch.finfo(example.dtype).eps
-
-    @property
-    def count(self) -> int:
-        """Steps taken."""
-        return len(self.diagonal)
 
     @property
     def exhausted(self) -> Tensor:
-        """Whether nothing new but rounding is left of an image's space (N,)."""
-        return self.beside[-1] <= self.noise * torch.stack(self.diagonal).abs().amax(0)
+        # Nothing new but rounding is left of an image's space (N,).
+        noise = 32 * torch.finfo(self.example.dtype).eps
+        return self.beside[-1] <= noise * torch.stack(self.diagonal).abs().amax(0)
 
     def step(self) -> None:
-        """Apply the operators to the newest vectors and make what is new the next ones."""
         newest = self.basis[-1]
         image = self.product(newest.view_as(self.example)).detach().flatten(1)
         self.diagonal.append((image * newest).sum(1, dtype=torch.float64))
@@ -161,7 +129,7 @@ class _Process:
     def estimate(self) -> tuple[Tensor, Tensor]:
         """Return the largest singular values and how far each may be from a singular value, (N,) each."""
         matrices = torch.diag_embed(torch.stack(self.diagonal, 1))
-        if self.count > 1:
+        if len(self.diagonal) > 1:
             off = torch.stack(self.beside[:-1], 1)
             matrices = matrices + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
         is_finite = matrices.isfinite().all(-1).all(-1)
