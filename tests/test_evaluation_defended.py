@@ -21,7 +21,8 @@ from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.metrics.purification import gain_score, quality_score
+from iqa_armor.metrics.fidelity import quality_score
+from iqa_armor.metrics.robustness import gain_score
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.defended_models import defended_model, defended_models
 from iqa_armor.progress import Progress, silent

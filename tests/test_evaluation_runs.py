@@ -17,12 +17,11 @@ from iqa_armor.attacks.uap import UAP
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import DataError
 from iqa_armor.evaluation.evaluation import evaluate
-from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.journal import Journal, Shard
 from iqa_armor.evaluation.pictures import take_pictures
-from iqa_armor.evaluation.plans import AttackPlans
-from iqa_armor.evaluation.scoring import SetScorer
+from iqa_armor.evaluation.run import Run
+from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.shards import Shard
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.defended_models import defended_models
 from iqa_armor.results.outcome import Outcome
@@ -146,17 +145,15 @@ MEASURED = ("image", "attack", "budget", "mos", "score", "linf", "l2", "psnr", "
 
 def test_two_processes_find_what_one_does(tmp_path: Path) -> None:
     model, dataset, device = network(), images(), torch.device("cpu")
-    plan = AttackPlans([dataset], SETTINGS, device).of(model)
-    scorer = SetScorer(model, dataset.splits["test"], model.prepare, lambda: plan, SETTINGS, device)
-    alone = scorer.rows()
-    journals = [Journal(tmp_path, writer=rank) for rank in range(2)]
-    for rank in range(2):  # one after the other here, so the second finds the first's blocks
+    alone = score_datasets(Run([dataset], SETTINGS, device), model)[dataset.spec]
 
-        class Lonely(Shard):
-            def gather(self, mine: Any) -> Any:
-                return dict(mine)
+    class Lonely(Shard):
+        def gather(self, mine: Any) -> Any:
+            return mine
 
-        shared = scorer.rows(journal=journals[rank], shard=Lonely(rank, 2))
+    journals = [Journal(tmp_path, shard=Lonely(rank, 2)) for rank in range(2)]
+    for journal in journals:  # one after the other here, so the second finds the first's blocks
+        shared = score_datasets(Run([dataset], SETTINGS, device, journal), model)[dataset.spec]
     assert [len(path.read_text().splitlines()) for path in sorted(tmp_path.glob("*.jsonl"))] == [2, 2]
     assert equal(shared, alone, *MEASURED)
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from iqa_armor.metrics.purification import gain_score, quality_score
+from iqa_armor.metrics.fidelity import quality_score
+from iqa_armor.metrics.robustness import gain_score
 
 
 def test_equal_images_have_the_quality_that_the_paper_gives_them() -> None:

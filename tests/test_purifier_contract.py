@@ -9,11 +9,10 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.defenses.base import Approximated, BoundSmoother, Defended, Purifier, Smoother
+from iqa_armor.defenses.base import Approximated, BoundSmoother, Defended, Purifier, PurifierFile, Smoother
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.purifiers.chain import read_purifier
-from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
 from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError

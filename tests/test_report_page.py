@@ -29,8 +29,7 @@ from iqa_armor.results.figures import (
     Scale,
     StrengthCheck,
 )
-from iqa_armor.results.outcome import DataEntry, Outcome, Settings
-from iqa_armor.results.pictures import Picture
+from iqa_armor.results.outcome import DataEntry, Outcome, Picture, Settings
 from iqa_armor.results.table import Table as ScoreTable
 
 EPSILONS = ("2", "4", "8")

@@ -8,10 +8,10 @@ from typing import Any
 import pytest
 
 from iqa_armor.errors import DataError, UsageError
+from iqa_armor.evaluation.comparison import divide, weighted_mean
 from iqa_armor.evaluation.reductions import REDUCTIONS
-from iqa_armor.results.arithmetic import divide, weighted_mean
 from iqa_armor.results.figure_registry import FIGURES
-from iqa_armor.results.figures import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale, epsilon_key
+from iqa_armor.results.figures import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale
 from iqa_armor.results.outcome import DataEntry, Outcome, Settings
 from iqa_armor.results.requirements import known_paths, parse_requirement, require_path, unmet
 
@@ -72,10 +72,6 @@ def test_json_round_trip_is_equal_and_speaks_strict_json() -> None:
 def test_other_json_is_refused(text: str, match: str) -> None:
     with pytest.raises(DataError, match=match):
         Outcome.from_json(text)
-
-
-def test_epsilon_keys_are_in_255ths() -> None:
-    assert [epsilon_key(e / 255) for e in (2, 0.5, 10, 255)] == ["2", "0.5", "10", "255"]
 
 
 def test_ratio_is_null_unless_the_baseline_is_positive() -> None:

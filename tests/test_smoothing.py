@@ -15,7 +15,7 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.defenses.base import Defended
 from iqa_armor.defenses.purified import Purified
-from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothed import ATTACKED_COPIES, Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
@@ -205,10 +205,8 @@ def test_attacked_scores_average_a_few_copies() -> None:
     model = pixel_model()
     seen: list[int] = []
     model.register_forward_hook(lambda module, inputs, output: seen.append(len(inputs[0])))
-    Smoothed(model, MedianSmoothing(), word="ms", attacked_copies=3).attacked_scores(images_of(2))
-    assert sum(seen) == 6
-    with pytest.raises(ValueError, match="at least one noisy copy"):
-        Smoothed(model, MedianSmoothing(), word="ms", attacked_copies=0)
+    Smoothed(model, MedianSmoothing(), word="ms").attacked_scores(images_of(2))
+    assert sum(seen) == 2 * ATTACKED_COPIES
 
 
 def test_smoothing_of_a_purified_model_is_attacked_through_both() -> None:

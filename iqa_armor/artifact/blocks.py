@@ -1,4 +1,4 @@
-"""The table of stored layers, part three: our own blocks."""
+"""Our own blocks in the table of stored layers."""
 
 from __future__ import annotations
 

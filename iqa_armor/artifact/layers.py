@@ -1,4 +1,4 @@
-"""The whole table of stored layers, and its part one: those with weights, and pooling."""
+"""The table of stored layers."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from iqa_armor.artifact.checks import (
     any_number,
     channels,
     choice,
+    dimension,
     either,
     epsilon,
     flag,
@@ -21,9 +22,11 @@ from iqa_armor.artifact.checks import (
     sequence,
     share,
 )
-from iqa_armor.artifact.plain_layers import PLAIN_LAYERS
 from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer, layers_of
 from iqa_armor.artifact.table import Table
+from iqa_armor.models.sqish import Sqish
+
+MAX_SCALE = 64
 
 has_bias = Derived(flag, lambda module: module.bias is not None)
 
@@ -64,6 +67,10 @@ def _adaptive(axes: int) -> Fields:
     return {"output_size": either(size, sequence(size, axes))}
 
 
+def _padding(axes: int) -> Fields:
+    return {"padding": sequence(integer(-MAX_PADDING, MAX_PADDING), 2 * axes)}
+
+
 RUNNING_NORM: Fields = {
     "num_features": channels,
     "eps": epsilon,
@@ -77,11 +84,7 @@ LAYER_NORM: Fields = {
     "elementwise_affine": flag,
     "bias": has_bias,
 }
-RMS_NORM: Fields = {
-    "normalized_shape": sequence(channels, 1, 4),
-    "eps": optional(epsilon),
-    "elementwise_affine": flag,
-}
+RMS_NORM: Fields = {"normalized_shape": sequence(channels, 1, 4), "eps": optional(epsilon), "elementwise_affine": flag}
 EMBEDDING: Fields = {
     "num_embeddings": integer(1, 2**22),
     "embedding_dim": channels,
@@ -106,6 +109,23 @@ POWER_POOL: Fields = {
     "kernel_size": per_axis(2, 1, MAX_KERNEL),
     "stride": optional(per_axis(2, 1, MAX_KERNEL)),
     "ceil_mode": flag,
+}
+INPLACE = {"inplace": flag}
+SIDE, SCALE = integer(1, 2**14), number(1 / MAX_SCALE, MAX_SCALE)
+UPSAMPLED: Fields = {
+    "size": optional(either(SIDE, sequence(SIDE, 1, 3))),
+    "scale_factor": optional(either(SCALE, sequence(SCALE, 1, 3))),
+}
+MODES: Fields = {
+    "mode": choice("nearest", "linear", "bilinear", "bicubic", "trilinear"),
+    "align_corners": optional(flag),
+    "recompute_scale_factor": optional(flag),
+}
+PATCHES: Fields = {
+    "kernel_size": per_axis(2, 1, MAX_KERNEL),
+    "dilation": per_axis(2, 1, MAX_KERNEL),
+    "padding": per_axis(2, 0, MAX_PADDING),
+    "stride": per_axis(2, 1, MAX_KERNEL),
 }
 
 _ENTRIES: dict[str, StoredLayer] = {
@@ -138,7 +158,36 @@ _ENTRIES: dict[str, StoredLayer] = {
     **layers_of(_adaptive(2), nn.AdaptiveAvgPool2d),
     **layers_of({**_adaptive(1), "return_indices": flag}, nn.AdaptiveMaxPool1d),
     **layers_of({**_adaptive(2), "return_indices": flag}, nn.AdaptiveMaxPool2d),
-    **PLAIN_LAYERS,
+    **layers_of({}, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Softmax2d, nn.Identity),
+    **layers_of(INPLACE, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid),
+    **layers_of({"dim": optional(dimension)}, nn.Softmax, nn.LogSoftmax, nn.Softmin),
+    **layers_of({"alpha": any_number, **INPLACE}, nn.ELU, nn.CELU),
+    **layers_of({"lambd": number(0)}, nn.Softshrink, nn.Hardshrink),
+    **layers_of({"approximate": choice("none", "tanh")}, nn.GELU),
+    **layers_of({"dim": dimension}, nn.GLU),
+    **layers_of({"min_val": any_number, "max_val": any_number, **INPLACE}, nn.Hardtanh),
+    **layers_of({"negative_slope": any_number, **INPLACE}, nn.LeakyReLU),
+    **layers_of({"num_parameters": channels}, nn.PReLU),
+    **layers_of({"lower": share, "upper": share, **INPLACE}, nn.RReLU),
+    **layers_of({"beta": any_number, "threshold": any_number}, nn.Softplus),
+    **layers_of({"threshold": any_number, "value": any_number, **INPLACE}, nn.Threshold),
+    "iqa_armor.models.sqish.Sqish": StoredLayer(Sqish, dict.fromkeys(("alpha", "beta", "gamma"), any_number)),
+    **layers_of({"p": share, **INPLACE}, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
+    **layers_of({"p": share, **INPLACE}, nn.AlphaDropout, nn.FeatureAlphaDropout),
+    **layers_of(_padding(1), nn.ReflectionPad1d, nn.ReplicationPad1d, nn.ZeroPad1d, nn.CircularPad1d),
+    **layers_of(_padding(2), nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d, nn.CircularPad2d),
+    **layers_of({**_padding(1), "value": any_number}, nn.ConstantPad1d),
+    **layers_of({**_padding(2), "value": any_number}, nn.ConstantPad2d),
+    **layers_of({"groups": channels}, nn.ChannelShuffle),
+    **layers_of({"dim": dimension, "eps": epsilon}, nn.CosineSimilarity, keywords=("x1", "x2")),
+    **layers_of({"start_dim": dimension, "end_dim": dimension}, nn.Flatten),
+    **layers_of({"output_size": per_axis(2, 1, 2**14), **PATCHES}, nn.Fold),
+    **layers_of(PATCHES, nn.Unfold),
+    **layers_of({"upscale_factor": integer(1, MAX_SCALE)}, nn.PixelShuffle),
+    **layers_of({"downscale_factor": integer(1, MAX_SCALE)}, nn.PixelUnshuffle),
+    **layers_of({"dim": dimension, "unflattened_size": sequence(integer(-1, 2**22), 1, 6)}, nn.Unflatten),
+    **layers_of({**UPSAMPLED, **MODES}, nn.Upsample),
+    **layers_of(UPSAMPLED, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d),
     **BLOCKS,
 }
 LAYERS: Table[StoredLayer] = Table(_ENTRIES, "LAYERS", lambda layer: layer.kind)

@@ -33,10 +33,3 @@ def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str,
     if missing := sorted(names - value.keys()):
         raise FormatError(f"{where} lacks {', '.join(missing)}")
     return value
-
-
-def expect_text(value: object, where: str) -> str:
-    """Return a printable string of bounded length."""
-    if not isinstance(value, str) or len(value) > MAX_NAME or not value.isprintable():
-        raise FormatError(f"{where} must be printable text of at most {MAX_NAME} characters, got {shown(value)}")
-    return value

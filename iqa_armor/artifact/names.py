@@ -15,13 +15,10 @@ from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
 ATOM = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6}")
 
 
-def _attributes_of_modules() -> frozenset[str]:
-    graph = fx.Graph()
-    graph.output(graph.placeholder("images"))
-    return frozenset(dir(fx.GraphModule(nn.Module(), graph))) | frozenset(dir(nn.Module()))
-
-
-RESERVED = _attributes_of_modules()
+_GRAPH = fx.Graph()
+_GRAPH.output(_GRAPH.placeholder("images"))
+# The attributes that every module has.
+RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), _GRAPH))) | frozenset(dir(nn.Module()))
 
 
 def check_path(path: object) -> str:

@@ -42,16 +42,12 @@ def _averaged(layer: nn.AdaptiveAvgPool2d, size: Size) -> Sequence[int]:
     return (*size[:2], *(side if want is None else want for side, want in zip(size[2:], wanted, strict=True)))
 
 
-def _normalized(layer: nn.BatchNorm2d, size: Size) -> Size | None:
-    return None if layer.training or size[1] != layer.num_features else size
-
-
 MAPS: dict[type[nn.Module], Rule] = {
     nn.Conv2d: _convolved,
     nn.MaxPool2d: _pooled,
     nn.AvgPool2d: _pooled,
     nn.AdaptiveAvgPool2d: _averaged,
-    nn.BatchNorm2d: _normalized,
+    nn.BatchNorm2d: lambda layer, size: None if layer.training or size[1] != layer.num_features else size,
 }
 POINTWISE = (
     *(nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.ELU, nn.SiLU, nn.GELU, nn.Sigmoid, nn.Tanh, nn.Softplus, nn.Hardswish, Sqish),

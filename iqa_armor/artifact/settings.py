@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import PurePath
 
 from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
-from iqa_armor.artifact.limits import FormatError, expect_text, shown
+from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
 from iqa_armor.models.base import QualityModel, ScoreScale
 
 PREPROCESSING: dict[str, ArgumentCheck] = {
@@ -42,8 +42,14 @@ def read_scale(stored: object) -> ScoreScale | None:
 
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
-    """Return the checked `name` and `arch` of a model."""
-    return {field: expect_text(document[field], field) for field in ("name", "arch")}
+    """Return the `name` and `arch` of a model, printable texts of bounded length."""
+    names: dict[str, str] = {}
+    for field in ("name", "arch"):
+        text = document[field]
+        if not isinstance(text, str) or len(text) > MAX_NAME or not text.isprintable():
+            raise FormatError(f"{field} must be printable text of at most {MAX_NAME} characters, got {shown(text)}")
+        names[field] = text
+    return names
 
 
 def plain(value: object, where: str = "value") -> object:
@@ -61,14 +67,10 @@ def plain(value: object, where: str = "value") -> object:
     if isinstance(value, list | tuple):
         return [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
-        return {_key(key, where): plain(part, f"{where}.{key}") for key, part in value.items()}
+        if unnamed := [key for key in value if not isinstance(key, str)]:
+            raise ValueError(f"{where} must have text keys, got {shown(unnamed[0])}")
+        return {key: plain(part, f"{where}.{key}") for key, part in value.items()}
     raise ValueError(f"{where} must hold JSON values only, got {type(value).__name__}: {shown(value)}")
-
-
-def _key(key: object, where: str) -> str:
-    if not isinstance(key, str):
-        raise ValueError(f"{where} must have text keys, got {shown(key)}")
-    return key
 
 
 def check_record(value: object, where: str) -> None:

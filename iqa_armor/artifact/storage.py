@@ -102,10 +102,7 @@ def load_artifact(path: Path) -> QualityModel:
 
 
 def read_metadata(path: Path) -> dict[str, object]:
-    """Return what an artifact records beside its network, as plain JSON values.
-
-    Returns:
-        The fields format, needs_source, name, arch, preprocessing, score_scale, recipe and provenance.
+    """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values.
 
     Raises:
         ModelLoadError: If the file is missing, damaged or no artifact.

@@ -1,7 +1,5 @@
 """Adam on the parameters of changed images, every image on its own, with the best of each kept."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -13,27 +11,16 @@ from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 
-# Far below the gradients met here (see `ascend`) and far above their rounding: a parameter without influence rests.
-_ADAM_EPS = 1e-10
-
 
 @dataclass(frozen=True)
 class Search:
-    """What an attack optimizes: a parametrization of changed images, its limits and its price.
+    """What an attack optimizes: a parametrization of changed images, its limits and its price."""
 
-    Args:
-        start: Parameters (N, …) that render the clean images to the bit.
-        render: Maps parameters to images (N, 3, H, W), differentiably, image by image.
-        project: Maps parameters to the nearest allowed ones.
-        radius: How far a parameter may move, in its own unit; weighs the penalty against the score.
-        penalty: Maps parameters and the images they render to prices (N,), flat at the start; None for none.
-    """
-
-    start: Tensor
-    render: Callable[[Tensor], Tensor]
-    project: Callable[[Tensor], Tensor]
-    radius: float
-    penalty: Callable[[Tensor, Tensor], Tensor] | None = None
+    start: Tensor  # parameters (N, …) that render the clean images to the bit
+    render: Callable[[Tensor], Tensor]  # from parameters to images (N, 3, H, W), differentiably, image by image
+    project: Callable[[Tensor], Tensor]  # from parameters to the nearest allowed ones
+    radius: float  # how far a parameter may move, in its own unit; weighs the penalty against the score
+    penalty: Callable[[Tensor, Tensor], Tensor] | None = None  # parameters, their images → prices (N,), flat at start
 
 
 def pixels_within(clean: Tensor, epsilon: float, penalty: Callable[[Tensor], Tensor]) -> Search:
@@ -64,13 +51,8 @@ def ascend(
     gradient taken by the parameters at the start: what a full move of all parameters would gain were the
     score linear. Prices therefore weigh the same for all score scales.
 
-    Args:
-        score: As in `score_and_gradient`, with its error.
-        images: Clean images (N, 3, H, W) in [0, 1].
-        search: What is optimized, its parameters in `working` precision.
-        direction: +1 raises the score, -1 lowers it.
-        steps: Number of gradients.
-        step_size: Adam's learning rate, in the parameters' unit.
+    Parameters are in `working` precision, `step_size` is Adam's learning rate in their unit, and there is one gradient
+    per step. A score without a gradient is an ArmorError.
 
     Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, with β = (0.9, 0.999). (ours): the
     unit; projecting after every step; keeping the image with the best score, whatever its price, since an attack that
@@ -79,7 +61,8 @@ def ascend(
     if not search.radius:
         return images.detach().clone()
     parameters = search.start.detach().clone()
-    adam = torch.optim.Adam([parameters], lr=step_size, eps=_ADAM_EPS, maximize=True)
+    # ε is far below the gradients met here and far above their rounding: a parameter without influence rests.
+    adam = torch.optim.Adam([parameters], lr=step_size, eps=1e-10, maximize=True)
     clean = unit = torch.ones(len(images), dtype=parameters.dtype, device=parameters.device)
     best = Best(images.detach(), torch.zeros_like(clean))
     for step in range(steps):

@@ -1,7 +1,5 @@
 """AdvCF: a color curve, the same for the whole image, that moves the score."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated, ClassVar

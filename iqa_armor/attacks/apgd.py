@@ -1,7 +1,5 @@
 """Auto-PGD: a white-box attack that sets its own step size."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """What an attack is, and the frozen state that models are attacked in."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import is_dataclass

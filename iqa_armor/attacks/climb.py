@@ -1,7 +1,5 @@
 """Steps along gradients, and the best image of each met on the way."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import torch

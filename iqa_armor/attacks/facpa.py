@@ -1,7 +1,5 @@
 """An attack learned as a network: one forward pass of a small U-Net perturbs an image."""
 
-from __future__ import annotations
-
 import copy
 import math
 from dataclasses import dataclass
@@ -15,9 +13,6 @@ from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import batches_of, mean_score, score_gradient
 from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.randomness import seeded
-
-WIDTHS = (16, 24, 32)  # channels at full, half and quarter size
-_MULTIPLE = 4  # two halvings
 
 
 class PerturbationNetwork(nn.Module):
@@ -33,7 +28,7 @@ class PerturbationNetwork(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        full, half, quarter = WIDTHS
+        full, half, quarter = 16, 24, 32  # channels by size
         self.entry = _convolution(3, full)
         self.down1 = _convolution(full, half, stride=2)
         self.down2 = _convolution(half, quarter, stride=2)
@@ -46,7 +41,7 @@ class PerturbationNetwork(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Return directions (N, 3, H, W) in [-1, 1]."""
         height, width = images.shape[-2:]
-        padding = (0, -width % _MULTIPLE, 0, -height % _MULTIPLE)
+        padding = (0, -width % 4, 0, -height % 4)  # two halvings
         entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
         halved = _active(self.down1(entered))
         lowest = _active(self.middle(_active(self.down2(halved))))
@@ -78,12 +73,9 @@ def _doubled(maps: Tensor) -> Tensor:
 
 @dataclass(frozen=True, eq=False)
 class Perturber(LinfAttack):
-    """Add what a fitted network gives for an image; draws nothing, asks no score.
+    """Add what a fitted network, never changed, gives for images: directions in [-1, 1], scaled by the budget.
 
-    Args:
-        network: Maps images (N, 3, H, W) in [0, 1] to directions in [-1, 1], same shape; never changed.
-        epsilon: L-infinity budget that scales the directions, pixels being in [0, 1].
-        direction: +1 if the network was fitted to raise scores, -1 to lower them.
+    It draws nothing and asks no score; what it was fitted for is its `direction`.
     """
 
     network: nn.Module
@@ -165,6 +157,6 @@ def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
 
 
 def _score_unit(score: ScoreFn, images: Tensor) -> float:
-    """Return the mean L1 norm of the scores' gradients: what no change of the score's unit can hide."""
+    # The mean L1 norm of the scores' gradients: what no change of the score's unit can hide.
     length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
     return length if 0 < length < math.inf else 1.0

@@ -1,7 +1,5 @@
 """Korhonen and You: Adam on a perturbation that is strong at edges and weak elsewhere."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

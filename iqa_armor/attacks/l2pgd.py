@@ -1,7 +1,5 @@
 """Projected gradient descent in the Euclidean ball."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """MADC: gradient ascent on the score among images of one mean squared error."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

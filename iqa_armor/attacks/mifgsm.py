@@ -1,8 +1,7 @@
 """Momentum iterative FGSM, with one budget for all images or one that follows their contrast."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Generator, Tensor
@@ -12,9 +11,6 @@ from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
 from iqa_armor.limits import Count, NotNegative, Positive
-
-_WINDOW = 7  # pixels
-_LEAST_SHARE = 0.25
 
 
 @dataclass(frozen=True)
@@ -76,7 +72,7 @@ class AMIFGSM(MIFGSM):
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""
-        shares = (local_contrast(images) / self.full_contrast).clamp(_LEAST_SHARE, 1)
+        shares = (local_contrast(images) / self.full_contrast).clamp(0.25, 1)
         return self.epsilon * shares.to(images)
 
 
@@ -88,8 +84,6 @@ def local_contrast(images: Tensor) -> Tensor:
     """
     gray = images.to(torch.promote_types(images.dtype, torch.float32)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero
-    mean, power = (
-        avg_pool2d(moment, _WINDOW, stride=1, padding=_WINDOW // 2, count_include_pad=False)
-        for moment in (gray, gray.square())
-    )
+    pooled = partial(avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)
+    mean, power = pooled(gray), pooled(gray.square())
     return (power - mean.square()).clamp_min(0).sqrt().mean((1, 2, 3))

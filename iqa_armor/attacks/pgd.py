@@ -1,7 +1,5 @@
 """Projected gradient descent in the L-infinity ball, also known as I-FGSM."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Generator, Tensor

@@ -1,7 +1,5 @@
 """Several attacks at several budgets on one batch, sharing the gradients that coincide."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count

@@ -1,7 +1,5 @@
 """Nearest images within a budget, and what else is counted image by image."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Scores, their gradients by the pixels, and means of them over images or chance."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Square attack: random search with queries of the score alone."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Annotated

@@ -1,7 +1,5 @@
 """SSAH: an attack that leaves the low frequencies of an image alone."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Generator, Tensor

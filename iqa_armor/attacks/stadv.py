@@ -1,7 +1,5 @@
 """stAdv: a smooth flow field moves the pixels instead of changing their values."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

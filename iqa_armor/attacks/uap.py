@@ -1,7 +1,5 @@
 """The universal adversarial perturbation: one pattern for every image."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from functools import partial
@@ -21,13 +19,9 @@ Placement = Literal["resize", "tile"]
 
 @dataclass(frozen=True, eq=False)
 class Pattern(LinfAttack):
-    """Add one pattern to every image, clipped to the budget and to [0, 1]; draws nothing, asks no score.
+    """Add one pattern (1, 3, h, w) to every image, clipped to the budget, which may be smaller than the fitted one.
 
-    Args:
-        pattern: What is added to an image of its own size, (1, 3, h, w), in the same units as images.
-        epsilon: L-infinity budget, pixels being in [0, 1]; a smaller one than the pattern was fitted for clips it.
-        direction: +1 if the pattern was fitted to raise scores, -1 to lower them.
-        placement: As in `UAP`.
+    It draws nothing and asks no score; what it was fitted for is its `direction`, and `placement` is that of `UAP`.
     """
 
     pattern: Tensor

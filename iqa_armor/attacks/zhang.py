@@ -1,7 +1,5 @@
 """Zhang et al.: the score against a full-reference distance to the clean image."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Literal
@@ -16,7 +14,6 @@ from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.perceptual import perceptual_network
 
 Distance = Literal["ssim", "lpips", "dists"]
-_LEAST_SIZE = {"ssim": 11, "lpips": 32, "dists": 16}  # SSIM's window; the halvings in VGG-16
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,7 @@ class Zhang(LinfAttack):
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
-        least = _LEAST_SIZE[self.distance]
+        least = {"ssim": 11, "lpips": 32, "dists": 16}[self.distance]  # SSIM's window; the halvings in VGG-16
         if min(images.shape[2:]) < least:
             raise ValueError(f"{self.distance} needs at least {least}×{least} pixels, got {tuple(images.shape[2:])}")
         clean = images.detach().to(working(images.dtype))

@@ -1,7 +1,5 @@
 """Datasets by name."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from iqa_armor.errors import DataError

@@ -71,7 +71,7 @@ class Dataset:
         splits: Sets that exist, disjoint; unlabelled data has only "test".
         keeps_size: Whether images go to the network at their own size (NIPS 2017), not through `prepare`.
         is_synthetic: Whether images and scores are generated; verdicts must then say so.
-        fingerprint: Hexadecimal digest of names, scores and splits.
+        fingerprint: Digest (sha256, 16 hexadecimal digits) of names, scores and splits.
         labels: What its scores are, and how they were turned where the publication's fall with quality.
     """
 
@@ -84,7 +84,7 @@ class Dataset:
 
     def __post_init__(self) -> None:
         if not self.fingerprint:
-            object.__setattr__(self, "fingerprint", fingerprint(self.splits))
+            object.__setattr__(self, "fingerprint", _fingerprint(self.splits))
 
     @property
     def is_labelled(self) -> bool:
@@ -106,14 +106,10 @@ class Dataset:
         raise DataError(f"{self.spec} has neither test nor validation images to report on")
 
 
-def fingerprint(splits: Mapping[Split, ImageSet]) -> str:
-    """Return a digest (sha256, 16 hexadecimal digits) of the names and scores of every split."""
+def _fingerprint(splits: Mapping[Split, ImageSet]) -> str:
     digest = hashlib.sha256()
-    for split in SPLITS:
-        images = splits.get(split)
-        if images is None:
-            continue
-        scores = [""] * len(images) if images.mos is None else [repr(v) for v in images.mos.tolist()]
+    for split, images in ((split, splits[split]) for split in SPLITS if split in splits):
+        scores = [""] * len(images) if images.mos is None else map(repr, images.mos.tolist())
         for name, score in zip(images.names, scores, strict=True):
             digest.update(f"{split}\t{name}\t{score}\n".encode())
     return digest.hexdigest()[:16]

@@ -1,7 +1,5 @@
 """CLIVE, LIVE In the Wild: 1,162 photographs of mobile cameras with opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.matlab import read_numbers, read_texts

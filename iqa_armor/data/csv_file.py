@@ -1,7 +1,5 @@
 """A user's own images with a label file beside them."""
 
-from __future__ import annotations
-
 import posixpath
 from pathlib import Path, PurePosixPath, PureWindowsPath
 

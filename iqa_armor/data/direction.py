@@ -1,7 +1,5 @@
 """Whether labels rise with quality, as far as a cheap measurement of the images can tell."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

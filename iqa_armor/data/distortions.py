@@ -1,7 +1,5 @@
 """Graded distortions of 8-bit images, from barely visible (severity 0) to gross (severity 1)."""
 
-from __future__ import annotations
-
 import io
 from collections.abc import Callable, Mapping
 
@@ -16,7 +14,6 @@ Distortion = Callable[[Pixels, float, Generator], Pixels]
 
 
 def _between(low: float, high: float, severity: float) -> float:
-    """Return the geometric interpolation from `low` (severity 0) to `high` (severity 1)."""
     return float(low * (high / low) ** severity)
 
 

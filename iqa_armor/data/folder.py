@@ -1,7 +1,5 @@
 """A user's own images without scores."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from iqa_armor.data.base import Dataset, ImageSet

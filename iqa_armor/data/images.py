@@ -1,7 +1,5 @@
 """Image files as tensors: every pixel format Pillow reads, turned into upright 8-bit RGB."""
 
-from __future__ import annotations
-
 import struct
 import zlib
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """KADID-10k: 81 photographs, each distorted in 25 ways at 5 levels, with opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.problems import Problems
@@ -27,13 +25,13 @@ def open_kadid10k(spec: str, location: str) -> Dataset:
     rows = read_table(file, ("dist_img", "ref_img", "dmos"))
     images = [
         LabelledImage(
-            row["dist_img"],
-            folder / plain_name(row["dist_img"], problems),
+            name,
+            folder / plain_name(name, problems),
             row.score("dmos", problems),
-            scene=row["ref_img"],
-            reference=folder / row["ref_img"],
+            scene=scene,
+            reference=folder / scene,
         )
-        for row in rows
+        for row, name, scene in ((row, row["dist_img"], row["ref_img"]) for row in rows)
     ]
     problems.extend("rows without a reference", (f"line {row.line}" for row in rows if not row["ref_img"]))
     labels = "dmos as published: it rises with quality, 1 to 5"

@@ -1,7 +1,5 @@
 """KonIQ-10k: 10,073 photographs with opinion scores and an official split."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """A dataset of image files with opinion scores: what every label file comes down to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -71,9 +69,9 @@ def labelled_dataset(
     """
     missing = [image for image in images if not image.path.is_file()]
     kind = f"missing images in {folder}" if folder else "missing images"
-    # A hint may need a look into the folder, so it is asked for only for what the message will show.
-    problems.extend(kind, (image.name + hint(image.path) for image in missing[:SHOWN]))
-    problems.extend(kind, (image.name for image in missing[SHOWN:]))
+    for place, image in enumerate(missing):
+        # A hint may need a look into the folder, so it is asked for only for what the message will show.
+        problems.add(kind, image.name + (hint(image.path) if place < SHOWN else ""))
     if not all(image.split for image in images):
         splits = grouped_splits([image.scene or image.name for image in images])
         images = [replace(image, split=split) for image, split in zip(images, splits, strict=True)]
@@ -86,7 +84,6 @@ def labelled_dataset(
 
 
 def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> None:
-    """Note files that are named twice, apart by whether the second place is another split."""
     first: dict[Path, LabelledImage] = {}
     for image in images:
         earlier = first.setdefault(image.path, image)

@@ -1,7 +1,5 @@
 """LIVE release 2: 29 photographs with five kinds of distortion and difference opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
 from iqa_armor.data.matlab import read_numbers, read_texts
@@ -27,7 +25,7 @@ def open_live(spec: str, location: str) -> Dataset:
     Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
     """
     file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)
-    problems, folder = Problems(spec), file.parent
+    problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
     names = [f"{kind}/img{number}.bmp" for kind, count in FOLDERS for number in range(1, count + 1)]
     dmos, originals = read_numbers(file, "dmos"), read_numbers(file, "orgs")
     references = read_texts(folder / "refnames_all.mat", "refnames_all")
@@ -36,13 +34,9 @@ def open_live(spec: str, location: str) -> Dataset:
             raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {HOW_TO_GET}")
     images = [
         LabelledImage(
-            name,
-            folder / name,
-            finite_score(100 - value, name, problems),
-            scene=reference,
-            reference=folder / "refimgs" / reference,
+            name, folder / name, finite_score(100 - value, name, problems), scene=scene, reference=pristine / scene
         )
-        for name, value, is_original, reference in zip(names, dmos, originals, references, strict=True)
+        for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True)
         if not is_original
     ]
     labels = "100 − DMOS, since DMOS falls with quality"

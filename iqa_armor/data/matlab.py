@@ -1,7 +1,5 @@
 """Label files in MATLAB's format."""
 
-from __future__ import annotations
-
 import zlib
 from pathlib import Path
 from typing import Any

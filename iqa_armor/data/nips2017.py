@@ -1,7 +1,5 @@
 """NIPS 2017 adversarial-learning development set: photographs without scores, for robustness only."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from iqa_armor.data.base import Dataset, ImageSet
@@ -15,10 +13,8 @@ def open_nips2017(spec: str, location: str) -> Dataset:
     """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size."""
     folder = Path(location).expanduser()
     if not (folder / "images.csv").is_file():
-        raise DataError(
-            f"{folder} holds no images.csv; name the folder of the NIPS 2017 adversarial-learning "
-            "development set (images.csv and images/*.png)"
-        )
+        wanted = "the NIPS 2017 adversarial-learning development set (images.csv and images/*.png)"
+        raise DataError(f"{folder} holds no images.csv; name the folder of {wanted}")
     names = [f"{row['imageid']}.png" for row in read_table(folder / "images.csv", ("imageid",))]
     problems = Problems(spec)
     seen: set[str] = set()

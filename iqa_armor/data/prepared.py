@@ -7,6 +7,7 @@ import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import groupby, islice
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -23,6 +24,8 @@ Prepare = Callable[[Tensor], Tensor]
 MEMORY_LIMIT = 2 * 2**30
 _CHUNK = 64
 _MOST_WORKERS = 8
+T = TypeVar("T")
+Place = tuple[ImageSet, int]  # image i of a set
 
 
 def to_float(image: Tensor) -> Tensor:
@@ -69,35 +72,23 @@ def load_prepared(
     `prepare` turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]; the limit is in bytes of those. A
     DataError lists every image that cannot be read.
     """
-    plain = PreparedImages(images, prepare)
-    problems = Problems("the image set")
+    plain, problems = PreparedImages(images, prepare), Problems("the image set")
     stored: list[Tensor] | None = []
-    total = len(images)
-    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
-        for start in range(0, total, _CHUNK):
-            chunk = range(start, min(start + _CHUNK, total))
-            keep = stored is not None
-            results = list(pool.map(lambda i, keep=keep: _attempt(plain, i, keep=keep), chunk))
-            problems.extend("unreadable images", (item for item in results if isinstance(item, str)))
-            stored = _extended(stored, results, total=total, limit=memory_limit)
-            progress(task, chunk.stop, total)
+
+    def read(images: ImageSet, index: int) -> Tensor | None:
+        if stored is not None:
+            return _prepared(plain, index)
+        checked_size(images, index)
+        return None
+
+    for chunk in each_read(read, [(images, i) for i in range(len(images))], problems, progress=progress, task=task):
+        if stored is not None:
+            stored.extend(image for image in chunk if image is not None)
+            size = sum(image.numel() * image.element_size() for image in stored)
+            if size / max(len(stored), 1) * len(images) > memory_limit:
+                stored = None
     problems.raise_if_any("replace or remove these files, then run again")
     return PreparedImages(images, prepare, stored)
-
-
-def _attempt(plain: PreparedImages, index: int, *, keep: bool) -> Tensor | str | None:
-    """Return the prepared image, None if it was only checked, or the reason why it cannot be read."""
-    images = plain.images
-    try:
-        if keep:
-            return _prepared(plain, index)
-        if isinstance(images.read, FileImages):
-            images.read.check(images.positions[index])
-        else:
-            images[index]
-    except DataError as error:
-        return f"{images.names[index]} ({error})"
-    return None
 
 
 def _prepared(plain: PreparedImages, index: int) -> Tensor:
@@ -105,15 +96,31 @@ def _prepared(plain: PreparedImages, index: int) -> Tensor:
         return plain.prepare(plain.images[index]).contiguous()
 
 
-def _extended(
-    stored: list[Tensor] | None, results: Sequence[Tensor | str | None], *, total: int, limit: int
-) -> list[Tensor] | None:
-    """Return the kept images with a chunk added, or None as soon as all would not fit."""
-    if stored is None:
-        return None
-    stored.extend(item for item in results if isinstance(item, Tensor))
-    size = sum(item.numel() * item.element_size() for item in stored)
-    return stored if size / max(len(stored), 1) * total <= limit else None
+def each_read(
+    work: Callable[[ImageSet, int], T], places: Sequence[Place], problems: Problems, *, progress: Progress, task: str
+) -> Iterator[list[T]]:
+    """Yield what some work gives for images, in chunks made by threads; images that cannot be read become problems."""
+
+    def attempt(place: Place) -> T | DataError:
+        try:
+            return work(*place)
+        except DataError as error:
+            return DataError(f"{place[0].names[place[1]]} ({error})")
+
+    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
+        for start in range(0, len(places), _CHUNK):
+            results = list(pool.map(attempt, places[start : start + _CHUNK]))
+            problems.extend("unreadable images", (str(item) for item in results if isinstance(item, DataError)))
+            yield [item for item in results if not isinstance(item, DataError)]
+            progress(task, start + len(results), len(places))
+
+
+def checked_size(images: ImageSet, index: int) -> tuple[int, int]:
+    """Decode an image to its end as cheaply as its format allows, and return its (height, width)."""
+    if isinstance(images.read, FileImages):
+        return images.read.check(images.positions[index])
+    height, width = images[index].shape[-2:]
+    return height, width
 
 
 def batches(prepared: PreparedImages, batch_size: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:

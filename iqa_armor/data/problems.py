@@ -1,7 +1,5 @@
 """What is wrong with a dataset, collected so that one error can say it all."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 
 from iqa_armor.errors import DataError

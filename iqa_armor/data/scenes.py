@@ -1,7 +1,5 @@
 """Pristine synthetic scenes with the statistics of natural images: dead leaves, 1/f textures, shading."""
 
-from __future__ import annotations
-
 import colorsys
 from dataclasses import dataclass
 

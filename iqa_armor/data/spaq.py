@@ -1,7 +1,5 @@
 """SPAQ: 11,125 photographs of 66 smartphones with opinion scores."""
 
-from __future__ import annotations
-
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.problems import Problems

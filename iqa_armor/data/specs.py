@@ -1,7 +1,5 @@
 """Datasets by the text that names them: `open_dataset("csv:labels.csv")`."""
 
-from __future__ import annotations
-
 import inspect
 import os
 from collections.abc import Callable
@@ -57,8 +55,7 @@ def _opened(opener: Callable[..., object], spec: str, location: str, *, seed: in
 
 def default_spec() -> str:
     """Return the spec of the KonIQ-10k folder that the environment variable names; a DataError if it names none."""
-    folder = os.environ.get(KONIQ10K_VARIABLE, "").strip()
-    if folder:
+    if folder := os.environ.get(KONIQ10K_VARIABLE, "").strip():
         return f"koniq10k:{folder}"
     raise DataError(
         "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "

@@ -1,7 +1,5 @@
 """A dataset made on the spot: synthetic scenes, graded distortions, full-reference scores."""
 
-from __future__ import annotations
-
 import re
 import zlib
 from collections.abc import Sequence
@@ -60,8 +58,7 @@ def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progres
     settings behind the colon alone (`parse_settings`; `seed` where they name none), not on the number of processors.
     """
     chosen = parse_settings(settings, seed=seed)
-    scenes: list[Scene] = []
-    scores: list[Tensor] = []
+    scenes, scores = list[Scene](), list[Tensor]()
     with ThreadPoolExecutor(min(chosen.scenes, usable_processors())) as pool:
         # Scored in this thread: several teams of torch's own threads would slow each other down.
         for scene in pool.map(lambda index: make_scene(chosen, index), range(chosen.scenes)):
@@ -136,9 +133,8 @@ def _with(settings: SyntheticSettings, key: str, value: str) -> SyntheticSetting
         if key in {field.name for field in fields(settings)}:
             return replace(settings, **{key: _whole(value)})
     except ValueError as error:
-        raise DataError(
-            f"synthetic: {key}={value} cannot be read; write for example scenes=48,size=192x256,seed=3"
-        ) from error
+        example = "write for example scenes=48,size=192x256,seed=3"
+        raise DataError(f"synthetic: {key}={value} cannot be read; {example}") from error
     raise DataError(f"synthetic: unknown setting {key!r}; known are scenes, size (HEIGHTxWIDTH) and seed")
 
 

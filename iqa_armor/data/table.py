@@ -1,7 +1,5 @@
 """Tables of labels, CSV files or Excel sheets: rows with checked columns, and cells as scores and splits."""
 
-from __future__ import annotations
-
 import csv
 import io
 import math
@@ -33,7 +31,7 @@ class Row:
         return self.values[column]
 
     def score(self, column: str, problems: Problems) -> float:
-        """Return a finite score; anything else is noted as a problem and NaN."""
+        """Return a finite score; anything else is noted as a problem."""
         return finite_score(self[column], f"line {self.line}", problems)
 
     def split(self, column: str, problems: Problems) -> Split:

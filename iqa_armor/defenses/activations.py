@@ -28,16 +28,14 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
     """Put a smooth activation in the place of each ReLU, ReLU6 and leaky ReLU, in place.
 
     Layers, functions and methods of these names are replaced; other bent functions (clamp, hard swish, PReLU, those
-    inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound.
+    inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound. Returned are the
+    names of the nodes that became smooth, at least one: of places, not of layers.
 
     Args:
         traced: Model graph, edited in place.
         kind: "elu", "silu", "gelu" or "sqish".
         fresh: Names of parameters that are not pretrained; then only activations are replaced of which every nearest
             layer with parameters before them has one of these. None replaces all.
-
-    Returns:
-        Names of the nodes that became smooth, at least one: of places, not of layers.
 
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.

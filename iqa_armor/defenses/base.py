@@ -35,6 +35,18 @@ class Purifier(Protocol):
         """
 
 
+@runtime_checkable
+class PurifierFile(Protocol):
+    """Settings of a purifier that is read from a file or folder: a frozen dataclass."""
+
+    @property
+    def path(self) -> str:
+        """The file or folder; empty until it is named."""
+
+    def load(self) -> Purifier:
+        """Return the purifier, on the CPU, in eval mode, without gradients of its own, or raise a ModelLoadError."""
+
+
 class Plain:
     """Base of purifiers that draw nothing, and whose gradient is that of what they compute, unless they say else."""
 
@@ -74,10 +86,9 @@ class BoundSmoother(Protocol):
     """A smoother of one model."""
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], without certifying them.
+        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], differentiably.
 
-        Noise is that of `samples` copies instead of the smoother's own number. Gradients flow, and all copies'
-        activations are kept where they do.
+        Noise is that of `samples` copies instead of the smoother's own number; activations of all are kept.
         """
 
     def certify(self, images: Tensor, generator: Generator) -> Certificate:

@@ -26,10 +26,7 @@ class Purified(Defended):
         self.learned = nn.ModuleList(purifier for purifier in chain.values() if isinstance(purifier, nn.Module))
 
     def purify(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them.
-
-        A ModelLoadError refuses a purifier that gives another shape.
-        """
+        """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them; their shape has to stay."""
         for word, purifier in self.chain.items():
             purified = purifier(images, generator)
             if purified.shape != images.shape:

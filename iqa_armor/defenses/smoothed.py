@@ -8,29 +8,21 @@ from torch import Generator, Tensor, nn
 from iqa_armor.defenses.base import Certificate, Defended, Smoother, Threat
 from iqa_armor.models.base import QualityModel
 
+ATTACKED_COPIES = 4
+
 
 class Smoothed(Defended):
     """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`.
 
-    An adaptive attacker averages `attacked_copies` noisy copies at every call, whose activations are kept.
+    An adaptive attacker averages a few noisy copies at every call, whose activations are kept.
     """
 
-    def __init__(
-        self,
-        inner: QualityModel,
-        smoother: Smoother,
-        *,
-        word: str,
-        threat: Threat = "adaptive",
-        attacked_copies: int = 4,
-    ) -> None:
-        if attacked_copies < 1:
-            raise ValueError(f"an attacker needs at least one noisy copy, got {attacked_copies}")
+    def __init__(self, inner: QualityModel, smoother: Smoother, *, word: str, threat: Threat = "adaptive") -> None:
         super().__init__(inner, description=word, threat=threat, suffix=f" + {word}")
-        self.smoother, self.attacked_copies = smoother, attacked_copies
-        self.is_random = True
-        self.bound = smoother.bind(inner)
-        self.attacked = smoother.bind(_AsAttacked(inner)) if isinstance(inner, Defended) else self.bound
+        self.smoother, self.is_random = smoother, True
+        self.bound = self.attacked = smoother.bind(inner)
+        if isinstance(inner, Defended):
+            self.attacked = smoother.bind(_AsAttacked(inner, description=inner.description))
         # A learned denoiser follows the model from device to device.
         denoisers = (getattr(bound, "denoiser", None) for bound in (self.bound, self.attacked))
         self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
@@ -48,7 +40,7 @@ class Smoothed(Defended):
         Source: SmoothAdv, Salman et al., NeurIPS 2019, arXiv:1906.04584, Section 3, with fewer copies.
         """
         generator = self.next_generator(images)
-        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(self.attacked_copies)]
+        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(ATTACKED_COPIES)]
         return torch.stack(copies).mean(0)
 
     def certify(self, images: Tensor, generator: Generator | None = None) -> Certificate:
@@ -60,9 +52,6 @@ class _AsAttacked(Defended):
     """A defended model whose scores are those that its adaptive attacker differentiates."""
 
     inner: Defended
-
-    def __init__(self, inner: Defended) -> None:
-        super().__init__(inner, description=inner.description, threat=inner.threat)
 
     def attacked_scores(self, images: Tensor) -> Tensor:
         return self.inner.attacked_scores(images)

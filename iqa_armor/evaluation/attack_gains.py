@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -16,15 +16,15 @@ from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.attacks.square import Square
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.gradients import straight_through
+from iqa_armor.models.base import QualityModel
 
 TOLERANCE = 0.002  # of the score range: less is noise
-SQUARE_QUERIES = 300
-STRONG_STEPS = 50
 _PASSED = frozenset(
-    function
+    getattr(home, name)
     for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "detach")
-    for function in (getattr(torch, name), getattr(Tensor, name))
+    for home in (torch, Tensor)
 )
 
 
@@ -32,17 +32,11 @@ _PASSED = frozenset(
 class AttackGains:
     """Attacks on a frozen model and a few images; gains are per image, in score ranges, in the attack's direction.
 
-    Args:
-        score: The frozen model.
-        followed: What attacks on it follow: the model, or the way through its defense.
-        images: Clean images (N, 3, H, W) in [0, 1], on its device.
-        width: Width of the model's score range.
-        settings: Budgets, direction, batch size, seed.
-        repeats: Scores that are averaged where the score is random.
+    Clean images (N, 3, H, W) in [0, 1] are on the model's device, `width` is that of its score range, and a random
+    score is the mean of `repeats`.
     """
 
-    score: ScoreFn
-    followed: ScoreFn
+    model: QualityModel
     images: Tensor
     width: float
     settings: EvaluationSettings
@@ -51,8 +45,14 @@ class AttackGains:
 
     @property
     def epsilon(self) -> float:
-        """L-infinity budget of the checks, in [0, 1] units."""
-        return self.settings.headline_epsilon
+        """L-infinity budget of the checks in [0, 1]: 4/255 where it is among the budgets, else the middle one."""
+        epsilons = self.settings.epsilons
+        return next((e for e in epsilons if f"{e * 255:g}" == "4"), epsilons[len(epsilons) // 2])
+
+    @cached_property
+    def followed(self) -> ScoreFn:
+        """What attacks follow: the model, or the way through its defense."""
+        return followed_score(self.model, self.settings.eot)
 
     def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
         """Return the gain (N,) of an attack, turned in this direction, on a score if not on the one it follows."""
@@ -68,14 +68,14 @@ class AttackGains:
     def known(self, name: str) -> Tensor:
         """Return the gain of "pgd1", "pgd8", "pgd50", "apgd" or "square", computed once."""
         if name not in self._known:
-            attacks: dict[str, Callable[[], Attack]] = {
-                "pgd1": lambda: PGD(self.epsilon, steps=1),
-                "pgd8": lambda: PGD(self.epsilon, steps=8),
-                "pgd50": lambda: PGD(self.epsilon, steps=STRONG_STEPS),
-                "apgd": lambda: APGD(self.epsilon, steps=STRONG_STEPS, restarts=2),
-                "square": lambda: Square(self.epsilon, queries=SQUARE_QUERIES),
+            attacks: dict[str, Attack] = {
+                "pgd1": PGD(self.epsilon, steps=1),
+                "pgd8": PGD(self.epsilon, steps=8),
+                "pgd50": PGD(self.epsilon, steps=50),
+                "apgd": APGD(self.epsilon, steps=50, restarts=2),
+                "square": Square(self.epsilon, queries=300),
             }
-            self._known[name] = self.of(attacks[name]())
+            self._known[name] = self.of(attacks[name])
         return self._known[name]
 
     def white_box(self) -> Tensor:
@@ -84,21 +84,19 @@ class AttackGains:
 
     def slopes(self) -> Tensor:
         """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
-        parts = [
-            score_gradient(self.followed, part).abs().sum((1, 2, 3))
-            for part in torch.split(self.images, self.settings.batch_size)
-        ]
-        return torch.cat(parts).double().cpu() / self.width
+        parts = torch.split(self.images, self.settings.batch_size)
+        slopes = [score_gradient(self.followed, part).abs().sum((1, 2, 3)) for part in parts]
+        return torch.cat(slopes).double().cpu() / self.width
 
     def is_random(self) -> bool:
         """Return whether two scores of the same images differ."""
         part = self.images[: self.settings.batch_size]
         with torch.no_grad():
-            return not torch.equal(self.score(part), self.score(part))
+            return not torch.equal(self.model(part), self.model(part))
 
     @torch.no_grad()
     def _scored(self, images: Tensor) -> Tensor:
-        return torch.stack([self.score(images) for _ in range(self.repeats)]).mean(0)
+        return torch.stack([self.model(images) for _ in range(self.repeats)]).mean(0)
 
 
 def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
@@ -114,16 +112,13 @@ def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
 class PassThrough(TorchFunctionMode):
     """While it is entered, rounding, signs and detaching pass gradients on as if they were not there.
 
-    Attributes:
-        passed: How many such steps were met where a gradient was wanted.
+    `passed` counts such steps that were met where a gradient was wanted.
 
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1 (BPDA with the identity); finding the steps by
     intercepting PyTorch's functions is (ours).
     """
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.passed = 0
+    passed = 0
 
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None

@@ -1,8 +1,11 @@
-"""From the rows of several models to the entries of the outcome: figures, combined and beside the baseline."""
+"""From the rows of several models to the entries of the outcome: figures, combined and beside the baseline.
+
+Figures are nested: numbers, None where they are not defined, or mappings of such; tensors of one shape are numbers too.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -13,20 +16,13 @@ from torch import Tensor
 from iqa_armor.evaluation.reductions import Nested, Reduction
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
-from iqa_armor.results.arithmetic import divide, each_figure, weighted_mean
 from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import Differences, Figures, ModelEntry, Ratios
 
 
 @dataclass(frozen=True)
 class Summary:
-    """Figures of one model on all datasets.
-
-    Args:
-        reductions: Its rows, by dataset.
-        weights: One weight per dataset.
-        settings: Resamples, confidence and seed of the intervals.
-    """
+    """Figures of one model on all datasets, from the reductions of its rows on each and their weights."""
 
     reductions: Mapping[str, Reduction]
     weights: Sequence[float]
@@ -85,3 +81,38 @@ def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Su
             "difference_to_baseline": difference,
         }
     )
+
+
+def each_figure(function: Callable[..., Any], first: Any, *others: Any) -> Any:
+    """Return the function of every figure of `first` and its counterparts in others, None where they lack it."""
+    if not isinstance(first, Mapping):
+        return function(first, *others)
+    nested = [other if isinstance(other, Mapping) else {} for other in others]
+    return {key: each_figure(function, value, *(other.get(key) for other in nested)) for key, value in first.items()}
+
+
+def divide(figures: Nested, baseline: Nested) -> dict[str, Any]:
+    """Return every figure divided by its counterpart: None where a side is not defined or the baseline not positive."""
+
+    def quotient(value: Any, reference: Any) -> Any:
+        return None if value is None or reference is None or not reference > 0 else value / reference
+
+    return each_figure(quotient, figures, baseline)  # type: ignore[no-any-return]
+
+
+def weighted_mean(items: Sequence[Nested], weights: Sequence[float]) -> dict[str, Any]:
+    """Return the mean of every figure over the items that have it, weighted.
+
+    An absent number or None is left out (images without opinion scores have no SROCC); a nan is a
+    figure that failed, so it makes the mean nan. Weights are not negative, one per item.
+    """
+    keys = dict.fromkeys(key for item in items for key in item)
+    return {key: _mean([item.get(key) for item in items], weights) for key in keys}
+
+
+def _mean(values: Sequence[Any], weights: Sequence[float]) -> Any:
+    defined = [(v, w) for v, w in zip(values, weights, strict=True) if v is not None]
+    if any(isinstance(value, Mapping) for value, _ in defined):
+        return weighted_mean([value for value, _ in defined], [weight for _, weight in defined])
+    total = sum(weight for _, weight in defined)
+    return sum(value * weight for value, weight in defined) / total if total > 0 else None

@@ -15,11 +15,6 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.models.base import QualityModel
 
 
-def count_parameters(model: QualityModel) -> int:
-    """Return the number of parameter values."""
-    return sum(parameter.numel() for parameter in model.parameters())
-
-
 def count_flops(model: QualityModel, image: Tensor) -> int:
     """Return the floating-point operations of scoring one prepared image (3, H, W), the same on every device.
 

@@ -13,20 +13,22 @@ import torch
 
 import iqa_armor
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.comparison import Summary, compared
-from iqa_armor.evaluation.journal import Journal
+from iqa_armor.evaluation.cost import count_flops
+from iqa_armor.evaluation.journal import Journal, current_shard
 from iqa_armor.evaluation.reductions import Reduction
-from iqa_armor.evaluation.run import Run, on_device
+from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.shards import current_shard
+from iqa_armor.evaluation.strength import check_strength
+from iqa_armor.evaluation.threats import undefended
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
-
-SCORED_WEIGHT, UNSCORED_WEIGHT = 2.0, 1.0  # (ours): [RA]'s 2 : 1 for KonIQ-10k and NIPS 2017
 
 
 @dataclass(frozen=True)
@@ -83,45 +85,51 @@ def evaluate(
     _require_different("model", names)
     _require_different("dataset", [dataset.spec for dataset in datasets])
     reference = _baseline_name(names, baseline)
-    data = _describe_data(datasets, settings)
-    shard = current_shard(device)
+    data, stated = _describe_data(datasets, settings), settings.report(device)
+    versions = {"iqa_armor": iqa_armor.__version__, "torch": torch.__version__, "python": platform.python_version()}
+    # What the rows of the table follow from: not how they are summed up.
+    rest = stated.model_dump(mode="json", exclude={"device", "resamples", "confidence"})
     identity = {
         "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
-        "settings": settings.identity(),
-        "versions": _versions(),
+        "settings": {**rest, "fit_images": settings.fit_images},
+        "versions": versions,
     }
-    run = Run(datasets, settings, device, Journal(output, identity=identity, writer=shard.rank), shard, progress)
-    lender = None if reference is None else models[names.index(reference)]
-    measured = [_measure(run, model, lender, data) for model in models]
-    outcome = Outcome(
-        models=_compared(measured, reference),
-        baseline=reference,
-        data=data,
-        settings=settings.report(device),
-        versions=_versions(),
-    )
+    journal = Journal(output, identity=identity, shard=current_shard(device))
+    run = Run(datasets, settings, device, journal, progress)
+    lender, weights = None if reference is None else models[names.index(reference)], [each.weight for each in data]
+    measured = [_measure(run, model, lender=lender, weights=weights) for model in models]
+    base = next((each for each in measured if each[0].name == reference), None)
+    entries = tuple(entry if base is None else compared(entry, summary, *base) for entry, summary in measured)
+    outcome = Outcome(models=entries, baseline=reference, data=data, settings=stated, versions=versions)
     table = Table.joined([part.table for _, summary in measured for part in summary.reductions.values()])
     return Evaluation(outcome, table, models, run)
 
 
 def _measure(
-    run: Run, model: QualityModel, lender: QualityModel | None, data: Sequence[DataEntry]
+    run: Run, model: QualityModel, *, lender: QualityModel | None, weights: Sequence[float]
 ) -> tuple[ModelEntry, Summary]:
     """Return the entry of one model and what it follows from; the lender's attacks are tried on other models."""
+    settings, first = run.settings, run.datasets[0]
     with on_device(model, run.device):
-        scale, _ = run.scale(model)
-        tables = run.rows(model)
-        seconds = next(iter(tables.values())).where(attack=CLEAN)["seconds"]
-        entry = run.described(model, seconds=float(np.median(seconds)), surrogate=None if model is lender else lender)
-    reductions = {spec: Reduction(table, scale, run.settings) for spec, table in tables.items()}
-    summary = Summary(reductions, [each.weight for each in data], run.settings)
-    figures = {"datasets": summary.by_dataset, **summary.combined}
-    return ModelEntry.model_validate(entry.model_dump() | figures), summary
-
-
-def _compared(measured: Sequence[tuple[ModelEntry, Summary]], baseline: str | None) -> tuple[ModelEntry, ...]:
-    base = next((each for each in measured if each[0].name == baseline), None)
-    return tuple(entry if base is None else compared(entry, summary, *base) for entry, summary in measured)
+        scale, tables = run.scale(model), score_datasets(run, model)
+        flops = count_flops(model, prepare_for(model, first)(run.images(first)[0]))
+        surrogate = None if model is lender else lender
+        checks = check_strength(run, model, surrogate=surrogate) if settings.checks else ()
+    defense = {}
+    if isinstance(model, Defended):
+        defense = {"defense": model.description, "defends": undefended(model).name, "threat": model.threat}
+    summary = Summary({spec: Reduction(table, scale, settings) for spec, table in tables.items()}, weights, settings)
+    entry = {
+        "name": model.name,
+        "arch": model.arch,
+        "parameters": sum(each.numel() for each in model.parameters()),
+        "flops": flops,
+        "timing": {"seconds_per_image": float(np.median(tables[first.spec].where(attack=CLEAN)["seconds"]))},
+        "scale": scale,
+        "checks": checks,
+        "datasets": summary.by_dataset,
+    }
+    return ModelEntry.model_validate(entry | defense | summary.combined), summary
 
 
 def _require_different(kind: str, names: Sequence[str]) -> None:
@@ -141,9 +149,9 @@ def _baseline_name(names: Sequence[str], baseline: str | int | None) -> str | No
 
 
 def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) -> tuple[DataEntry, ...]:
-    scored = (dataset.reported()[1].mos is not None for dataset in datasets)
-    fallback = tuple(SCORED_WEIGHT if has_scores else UNSCORED_WEIGHT for has_scores in scored)
-    weights = settings.weights or fallback
+    # (ours): [RA]'s 2 : 1 for KonIQ-10k and NIPS 2017
+    fallback = (1.0 if dataset.reported()[1].mos is None else 2.0 for dataset in datasets)
+    weights = settings.weights or tuple(fallback)
     if len(weights) != len(datasets) or min(weights) < 0 or sum(weights) <= 0:
         raise UsageError(f"{len(datasets)} datasets need as many weights, none negative, got {weights}")
     return tuple(data_entry(each, limit=settings.limit, weight=w) for each, w in zip(datasets, weights, strict=True))
@@ -162,11 +170,3 @@ def data_entry(dataset: Dataset, *, limit: int | None, weight: float) -> DataEnt
         weight=weight,
         fingerprint=dataset.fingerprint,
     )
-
-
-def _versions() -> dict[str, str]:
-    return {
-        "iqa_armor": iqa_armor.__version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-    }

@@ -1,4 +1,4 @@
-"""Results per block of images, kept on disk so that an interrupted evaluation goes on where it stopped."""
+"""Results per block of images: kept on disk, so that an evaluation can go on, and shared by several processes."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import DataError, OutputError
@@ -22,12 +23,9 @@ SCHEMA = "iqa-armor/journal/2"
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of the table that some consecutive images of a set gave; JSON keeps float64 to the last bit.
+    """The rows of the table that some consecutive images of a set gave, without model, dataset and opinion.
 
-    Args:
-        number: Position of the block in the set.
-        digest: Of the images as the network saw them.
-        rows: Without the columns that all blocks share: model, dataset and opinion.
+    `number` is its position in the set, `digest` that of the images as the network saw them.
     """
 
     number: int
@@ -35,20 +33,47 @@ class Block:
     rows: Table
 
 
+@dataclass(frozen=True)
+class Shard:
+    """One of `count` processes of `accelerate launch` that share the blocks of an evaluation; `rank` is from 0."""
+
+    rank: int = 0
+    count: int = 1
+
+    def owns(self, number: int) -> bool:
+        """Return whether this process works on a block."""
+        return number % self.count == self.rank
+
+    def gather(self, mine: dict[int, Block]) -> dict[int, Block]:
+        """Return what all processes have, the same in each; every process must call it."""
+        if self.count == 1:
+            return mine
+        parts: list[Any] = [None] * self.count
+        torch.distributed.all_gather_object(parts, mine)
+        return {number: item for part in parts for number, item in part.items()}
+
+
+def current_shard(device: torch.device) -> Shard:
+    """Return the share of this process: all of it unless a launcher has started several that talk over this device."""
+    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+        return Shard()
+    from accelerate.state import PartialState
+
+    state = PartialState(cpu=device.type == "cpu")
+    return Shard(state.process_index, state.num_processes)
+
+
 class Journal:
     """Finished blocks of an evaluation by part (a model on a dataset); without a folder it keeps nothing.
 
-    Args:
-        folder: Made if it is missing.
-        identity: What all results follow from: data, settings, versions; parts tell models apart. A folder of
-            something else is refused with DataError.
-        writer: Distinguishes processes that write at the same time.
+    `identity` is what all results follow from: data, settings, versions; a folder of something else is refused with
+    DataError. Processes write files of their own.
     """
 
-    def __init__(self, folder: Path | None = None, *, identity: Mapping[str, Any] | None = None, writer: int = 0):
-        self.folder = folder
-        self.writer = writer
-        self._opened: set[Path] = set()
+    def __init__(
+        self, folder: Path | None = None, *, identity: Mapping[str, Any] | None = None, shard: Shard | None = None
+    ) -> None:
+        self.folder, self.shard, self._opened = folder, shard or Shard(), set[Path]()
         if folder is not None:
             _claim(folder, json.loads(json.dumps({"schema": SCHEMA, **(identity or {})})))
 
@@ -56,24 +81,24 @@ class Journal:
         """Return the blocks of a part that any process has finished; a last line cut short is left out."""
         if self.folder is None:
             return {}
-        found: dict[int, Block] = {}
-        for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True):
-                if line.endswith("\n"):
-                    block = _read(line, path)
-                    found[block.number] = block
-        return found
+        blocks = [
+            _read(line, path)
+            for path in sorted(self.folder.glob(f"{part}.*.jsonl"))
+            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
+            if line.endswith("\n")
+        ]
+        return {block.number: block for block in blocks}
 
     def add(self, part: str, block: Block) -> None:
-        """Keep a block; it is on the disk when this returns."""
+        """Keep a block; it is on the disk when this returns, and JSON keeps float64 to the last bit."""
         if self.folder is None:
             return
-        path = self.folder / f"{part}.{self.writer}.jsonl"
+        path = self.folder / f"{part}.{self.shard.rank}.jsonl"
         if path not in self._opened:
             _drop_unfinished_line(path)
             self._opened.add(path)
+        line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
         with path.open("a", encoding="utf-8") as file:
-            line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
             file.write(json.dumps(line) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import torch
 from PIL import Image
@@ -15,25 +13,16 @@ from iqa_armor.attacks.budgets import budget_key
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.evaluation import Evaluation
-from iqa_armor.evaluation.randomness import generator_for, reseed
+from iqa_armor.evaluation.randomness import restart
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
 from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.models.base import QualityModel
-from iqa_armor.results.pictures import Picture
+from iqa_armor.results.outcome import Picture
 from iqa_armor.results.table import CLEAN
 
 LONGEST_SIDE = 384  # of a shown image, so that a report stays light
 MAGNIFIED = 20
-WEBP_QUALITY = 90
-
-
-@dataclass(frozen=True)
-class _Place:
-    """An image of a dataset, and how much the score of it moved, in score ranges."""
-
-    dataset: Dataset
-    number: int
-    gain: float
+_Place = tuple[float, Dataset, int]  # how much a score moved, in score ranges, and the image: a number in its dataset
 
 
 def take_pictures(
@@ -51,11 +40,12 @@ def take_pictures(
         each: Most images per model.
         most: Most images of all models.
     """
-    models, shown = evaluation.models, min(each, max(1, most // len(evaluation.models)))
+    models, run, shown = evaluation.models, evaluation.run, min(each, max(1, most // len(evaluation.models)))
     pictures: list[Picture] = []
     for model in sorted(models, key=_order)[:most] if len(models) > most else models:
         places = _most_moved(evaluation, model, attack=attack, budget=budget)[:shown]
-        pictures += _pictures(evaluation.run, model, places, attack=attack, budget=budget)
+        with on_device(model, run.device), frozen(model):
+            pictures += [_picture(run, model, place, attack=attack, budget=budget) for place in places]
     return tuple(pictures)
 
 
@@ -66,42 +56,36 @@ def _order(model: QualityModel) -> int:
 def _most_moved(evaluation: Evaluation, model: QualityModel, *, attack: str, budget: str) -> list[_Place]:
     """Return all images, the one that the attack moved most first."""
     (entry,) = (entry for entry in evaluation.outcome.models if entry.name == model.name)
-    width, direction = entry.scale.high - entry.scale.low, evaluation.run.settings.direction
     rows, places = evaluation.table.where(model=model.name), []
     for dataset in evaluation.run.datasets:
         found = rows.where(dataset=dataset.spec)
         moved = found.where(attack=attack, budget=budget)["score"] - found.where(attack=CLEAN)["score"]
-        places += [_Place(dataset, number, gain) for number, gain in enumerate((moved / width).tolist())]
-    return sorted(places, key=lambda place: -direction * place.gain)
+        places += [(gain, dataset, number) for number, gain in enumerate((moved / entry.scale.width).tolist())]
+    return sorted(places, key=lambda place: -evaluation.run.settings.direction * place[0])
 
 
-def _pictures(run: Run, model: QualityModel, places: Sequence[_Place], *, attack: str, budget: str) -> list[Picture]:
-    seed, score = run.settings.seed, followed_score(model, run.settings.eot)
-    pictures = []
-    with on_device(model, run.device), frozen(model):
-        (chosen,) = (each for each in run.plans.budgets(model, attack) if budget_key(each) == budget)
-        for place in places:
-            images, purpose = run.images(place.dataset), ("show", attack, place.number)
-            clean = prepare_for(model, place.dataset)(images[place.number])[None].to(run.device)
-            reseed(model, seed, *purpose)
-            attacked = chosen(score, clean, generator_for(seed, run.device, *purpose))
-            with torch.no_grad():
-                before, after = (float(model(shown)) for shown in (clean, attacked))
-            picture = Picture(
-                model=model.name,
-                dataset=place.dataset.spec,
-                attack=attack,
-                budget=budget,
-                name=images.names[place.number],
-                clean_score=before,
-                attacked_score=after,
-                gain=place.gain,
-                clean=_file_of(clean),
-                attacked=_file_of(attacked),
-                difference=_file_of((0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)),
-            )
-            pictures.append(picture)
-    return pictures
+def _picture(run: Run, model: QualityModel, place: _Place, *, attack: str, budget: str) -> Picture:
+    gain, dataset, number = place
+    images = run.images(dataset)
+    (chosen,) = (each for each in run.attack(model, attack) if budget_key(each) == budget)
+    clean = prepare_for(model, dataset)(images[number])[None].to(run.device)
+    source = restart(model, run.settings.seed, "show", attack, number)
+    attacked = chosen(followed_score(model, run.settings.eot), clean, source)
+    with torch.no_grad():
+        before, after = (float(model(shown)) for shown in (clean, attacked))
+    return Picture(
+        model=model.name,
+        dataset=dataset.spec,
+        attack=attack,
+        budget=budget,
+        name=images.names[number],
+        clean_score=before,
+        attacked_score=after,
+        gain=gain,
+        clean=_file_of(clean),
+        attacked=_file_of(attacked),
+        difference=_file_of((0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)),
+    )
 
 
 def _file_of(images: Tensor) -> bytes:
@@ -110,5 +94,5 @@ def _file_of(images: Tensor) -> bytes:
     picture = Image.fromarray(levels)
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
-    picture.save(buffer, "WEBP", quality=WEBP_QUALITY)
+    picture.save(buffer, "WEBP", quality=90)
     return buffer.getvalue()

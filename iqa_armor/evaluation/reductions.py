@@ -1,7 +1,4 @@
-"""Figures as reductions of the table: of the images themselves, and of resamples of them.
-
-Below stands how every figure that `iqa_armor.results.figure_registry` declares is computed, under its name.
-"""
+"""Figures as reductions of the table: of the images themselves, and of resamples of them."""
 
 from __future__ import annotations
 
@@ -16,10 +13,9 @@ from torch import Tensor
 
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, srocc
-from iqa_armor.metrics.purification import gain_score
-from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
-from iqa_armor.models.base import ScoreScale
+from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, gain_score, r_score
 from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figures import Scale
 from iqa_armor.results.table import CLEAN, Table
 
 Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetFigures
@@ -29,16 +25,13 @@ Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetF
 class Sample:
     """The images of one dataset in some state, as one model scored them, drawn R times.
 
-    Args:
-        table: Rows of the images in that state: attacked in one way, or clean.
-        clean: Rows of the same images, clean.
-        scale: Range and orientation of the model's scores.
-        rows: Numbers of the images of each draw, (R, N).
+    `table` has the rows of the images in that state, attacked in one way or clean, and `clean` those of the same images
+    clean; `rows` are the numbers of the images of each draw, (R, N). Figures are None where nothing was measured.
     """
 
     table: Table
     clean: Table
-    scale: ScoreScale
+    scale: Scale
     rows: Tensor
 
     @cached_property
@@ -46,53 +39,53 @@ class Sample:
         """Scores of the clean images and of those in this state, (R, N) each."""
         return self._drawn(self.clean, "score"), self._drawn(self.table, "score")
 
-    @property
-    def sign(self) -> int:
-        """+1 where a higher score means better quality, else -1."""
-        return 1 if self.scale.higher_is_better else -1
-
     def column(self, name: str) -> Tensor | None:
-        """Return a column, (R, N), or None where it was not measured."""
+        """Return a column, (R, N)."""
         return None if np.isnan(self.table[name]).all() else self._drawn(self.table, name)
 
     def mean(self, name: str) -> Tensor | None:
-        """Return the mean of a column, or None where it was not measured."""
+        """Return the mean of a column."""
         values = self.column(name)
         return None if values is None else values.mean(-1)
 
+    def agreement(self, metric: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
+        """Return how scores, higher for better images, agree with opinion."""
+        mos = self.column("mos")
+        return None if mos is None else metric(self._sign * self.scores[1], mos)
+
     def srocc(self) -> Tensor | None:
-        """Return the rank correlation with opinion, or None without any."""
+        """Return the rank correlation with opinion."""
         if self.column("mos") is None:
             return None
         codes = (order_codes(torch.from_numpy(self.table[name]))[self.rows] for name in ("score", "mos"))
-        return self.sign * srocc(*codes)
-
-    def agreement(self, metric: Callable[[Tensor, Tensor], Tensor]) -> Tensor | None:
-        """Return how scores agree with opinion, or None without any."""
-        mos = self.column("mos")
-        return None if mos is None else metric(self.sign * self.scores[1], mos)
+        return self._sign * srocc(*codes)
 
     def gain_score(self) -> Tensor | None:
-        """Return the change from the scores without a purifier, or None where there is none."""
+        """Return the change from the scores without a purifier."""
         if np.isnan(self.clean["undefended"]).all():
             return None
         bare, purified = self._drawn(self.clean, "undefended"), self.scores[1]
         return gain_score(*((s - self.scale.low) / self.scale.width for s in (bare, purified))).mean(-1)
 
+    def largest_change(self) -> Tensor | None:
+        """Return the largest change of a pixel in 1/255."""
+        changes = self.column("linf")
+        return None if changes is None else changes.amax(-1) * 255
+
+    def deviation(self) -> Tensor:
+        """Return the standard deviation of the scores, nan of a single one."""
+        scores = self.scores[1]
+        return scores.std(-1) if scores.shape[-1] > 1 else scores.new_full(scores.shape[:-1], torch.nan)
+
+    @property
+    def _sign(self) -> int:
+        return 1 if self.scale.higher_is_better else -1
+
     def _drawn(self, table: Table, name: str) -> Tensor:
         return torch.from_numpy(table[name])[self.rows]
 
 
-def _deviation(sample: Sample) -> Tensor:
-    scores = sample.scores[1]
-    return scores.std(-1) if scores.shape[-1] > 1 else scores.new_full(scores.shape[:-1], torch.nan)
-
-
-def _largest_change(sample: Sample) -> Tensor | None:
-    changes = sample.column("linf")
-    return None if changes is None else changes.amax(-1) * 255
-
-
+# How every figure of `iqa_armor.results.figure_registry` is computed, under its name.
 REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
     "srocc": Sample.srocc,
     "plcc": lambda sample: sample.agreement(plcc),
@@ -100,30 +93,24 @@ REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
     "clean_quality": lambda sample: sample.mean("quality"),
     "clean_gain_score": Sample.gain_score,
     "clean_mean": lambda sample: sample.mean("score"),
-    "clean_std": _deviation,
+    "clean_std": Sample.deviation,
     "abs_gain": lambda sample: abs_gain(*sample.scores, sample.scale.width),
     "abs_gain_unsigned": lambda sample: abs_gain_unsigned(*sample.scores, sample.scale.width),
     "abs_gain_std": lambda sample: abs_gain_std(*sample.scores),
     "r_score": lambda sample: r_score(*sample.scores, low=sample.scale.low, high=sample.scale.high),
     "quality": lambda sample: sample.mean("quality"),
     "gain_score": Sample.gain_score,
-    "max_linf": _largest_change,
+    "max_linf": Sample.largest_change,
     "psnr": lambda sample: sample.mean("psnr"),
 }
 
 
 @dataclass(frozen=True)
 class Reduction:
-    """The rows of one model on one dataset, and the figures that they are reduced to.
-
-    Args:
-        table: Those rows.
-        scale: Range and orientation of the model's scores.
-        settings: Attacks, budgets and direction of the evaluation.
-    """
+    """The rows of one model on one dataset, the range of its scores, and the figures that they are reduced to."""
 
     table: Table
-    scale: ScoreScale
+    scale: Scale
     settings: EvaluationSettings
 
     @cached_property
@@ -132,17 +119,18 @@ class Reduction:
         return self.table.where(attack=CLEAN)
 
     @cached_property
-    def attacked(self) -> dict[str, dict[str, Table]]:
+    def states(self) -> dict[str, dict[str, Table]]:
         """Rows of the attacked images, by attack and budget."""
-        rows = {name: self.table.where(attack=name) for name in self.settings.budgets()}
-        return {
-            name: {key: rows[name].where(budget=key) for key in keys} for name, keys in self.settings.budgets().items()
-        }
+        found = {}
+        for name, keys in self.settings.budgets().items():
+            rows = self.table.where(attack=name)
+            found[name] = {key: rows.where(budget=key) for key in keys}
+        return found
 
     @cached_property
     def worst(self) -> dict[str, Table]:
         """By budget, the images with the farthest of their scores under the swept attacks, if there are two."""
-        states = [self.attacked[name] for name in self.settings.swept()]
+        states = [self.states[name] for name in self.settings.swept()]
         if len(states) < 2:
             return {}
         farthest = np.maximum if self.settings.direction > 0 else np.minimum
@@ -152,9 +140,8 @@ class Reduction:
     def figures(self, draws: Tensor | None = None) -> Nested:
         """Return figures by the names of `results.figures.DatasetFigures`, (R,) each.
 
-        Args:
-            draws: Numbers of the images of each resample (R, N): then only figures that are compared are given.
-                By default all figures, of the images as they are, R being 1.
+        Of `draws`, the numbers of the images of each resample (R, N), only figures that are compared are given; by
+        default it is all figures, of the images as they are, R being 1.
         """
         rows = torch.arange(len(self.clean))[None] if draws is None else draws
         chosen = [each for each in declared("clean", "data", "attacked") if draws is None or each.compared]
@@ -166,7 +153,7 @@ class Reduction:
 
         clean = Sample(self.clean, self.clean, self.scale, rows)
         found = _reduced([figure for figure in chosen if figure.of != "attacked"], clean)
-        found["attacks"] = {name: reduced(states) for name, states in self.attacked.items()}
+        found["attacks"] = {name: reduced(states) for name, states in self.states.items()}
         return found | ({"worst_case": reduced(self.worst)} if self.worst else {})
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.data.prepared import Prepare, PreparedImages, batches
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, ScoreScale
 
@@ -18,29 +18,21 @@ def measure_scale(
     model: QualityModel,
     images: ImageSet,
     *,
-    prepare: Callable[[Tensor], Tensor] | None = None,
+    prepare: Prepare | None = None,
     batch_size: int = 8,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], None] = lambda done: None,  # noqa: ARG005
 ) -> ScoreScale:
-    """Return the smallest and largest prediction on clean training images; the model is left as it was.
+    """Return the smallest and largest prediction on clean training images, where the model is; it is left as it was.
 
-    Args:
-        model: On the device it should run on.
-        images: Clean training images.
-        prepare: Turns a uint8 image (3, H, W) into the network's; the model's own by default.
-        batch_size: Images per forward pass.
-        on_batch: Called with the number of images done after each batch.
+    `prepare` is the model's own by default; `on_batch` is called with the number of images done. Errors as below.
 
-    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9; errors as in `scale_of`.
+    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
     """
-    device = model.mean.device
-    prepared = PreparedImages(images, prepare or model.prepare)
     parts: list[Tensor] = []
     with frozen(model), torch.no_grad():
-        for pixels, _, indices in batches(prepared, batch_size):
-            parts.append(model(pixels.to(device)).double().cpu())
-            if on_batch is not None:
-                on_batch(int(indices[-1]) + 1)
+        for pixels, _, indices in batches(PreparedImages(images, prepare or model.prepare), batch_size):
+            parts.append(model(pixels.to(model.mean.device)).double().cpu())
+            on_batch(int(indices[-1]) + 1)
     return scale_of(model, torch.cat(parts), images.names)
 
 

@@ -87,16 +87,6 @@ class EvaluationSettings(SettingsModel):
         """Return the attacks that are run at every budget."""
         return tuple(name for name, attack in self.named_attacks().items() if attack.norm == "linf")
 
-    @property
-    def headline_epsilon(self) -> float:
-        """Budget that single figures speak of: 4/255 where it is among the budgets, else the middle one."""
-        return next((e for e in self.epsilons if f"{e * 255:g}" == "4"), self.epsilons[len(self.epsilons) // 2])
-
-    def identity(self) -> dict[str, Any]:
-        """Return what the rows of the table follow from: not how they are summed up."""
-        stated = self.report().model_dump(mode="json", exclude={"device", "resamples", "confidence"})
-        return {**stated, "fit_images": self.fit_images}
-
     def report(self, device: torch.device | str = "cpu") -> Settings:
         """Return what the outcome says about these settings; lengths in pixels become 1/255."""
         shared = {name: value for name, value in self if name in Settings.model_fields}

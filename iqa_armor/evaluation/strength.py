@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from itertools import pairwise
 
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.base import ScoreFn, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import expectation
+from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.attack_gains import TOLERANCE, AttackGains, PassThrough, exceeds
+from iqa_armor.evaluation.randomness import restart
+from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.models.base import QualityModel
 from iqa_armor.results.figures import StrengthCheck
 
 EOT_SAMPLES = 8
@@ -21,29 +25,31 @@ FEWEST = 0.5  # share of the strongest attack's gain that the headline attack mu
 VANISHED = 1e-4  # of the score range: less, predicted by the gradient for the whole budget, is no gradient
 
 
-def check_strength(
-    gains: AttackGains,
-    *,
-    surrogate: ScoreFn | None = None,
-    on_check: Callable[[int, int], None] = lambda done, total: None,  # noqa: ARG005
-) -> tuple[StrengthCheck, ...]:
+def check_strength(run: Run, model: QualityModel, *, surrogate: QualityModel | None) -> tuple[StrengthCheck, ...]:
     """Return what the attacks on a model look like when they are checked as the field asks for.
 
-    A failed check means that the figures of this evaluation may flatter the model.
-
-    Args:
-        gains: The frozen model and the images to try.
-        surrogate: Score of another model, whose attacks are tried on this one; the baseline's.
-        on_check: Called with (checks done, checks in all).
+    A failed check means that the figures of this evaluation may flatter the model. There are none where attacks do not
+    know its defense. Attacks on the surrogate, another model, are tried on this one if it takes images of this size.
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).
     """
+    if isinstance(model, Defended) and model.threat == "bare":
+        return ()
+    if surrogate is not None and surrogate.preprocessing.size != model.preprocessing.size:
+        surrogate = None
+    settings, dataset = run.settings, run.datasets[0]
+    chosen = PreparedImages(run.images(dataset).limit(settings.check_images), prepare_for(model, dataset))
+    images, _, _ = next(batches(chosen, settings.check_images))
+    gains = AttackGains(model, images.to(run.device), run.scale(model).width, settings)
     checks = (_random, _gradients, _budgets, _steps, _headline, _black_box, _steps_without_gradient)
+    told = run.teller(model, f"{len(images)} images (checks of strength)", len(checks) + 1)
+    restart(model, settings.seed, "checks")
     found: list[StrengthCheck] = []
-    for check in (*checks, partial(_transfer, surrogate=surrogate)):
-        found.append(check(gains))
-        on_check(len(found), len(checks) + 1)
+    with frozen(model), frozen(surrogate or model), on_device(surrogate or model, run.device):
+        for check in (*checks, partial(_transfer, surrogate=surrogate)):
+            found.append(check(gains))
+            told(len(found))
     return tuple(found)
 
 
@@ -51,11 +57,10 @@ def _gradients(gains: AttackGains) -> StrengthCheck:
     predicted = gains.slopes() * gains.epsilon
     vanished = float((predicted < VANISHED).double().mean())
     figures = {"vanished_share": vanished, "median_predicted_gain": float(predicted.median())}
-    failed = (
-        f"{vanished:.0%} of the images have no gradient to follow: gradient attacks are blind there, and their "
-        "small gains prove nothing"
-    )
-    says = failed if vanished > 0 else "every image has a gradient to follow"
+    says = "every image has a gradient to follow"
+    if vanished > 0:
+        blind = "have no gradient to follow: gradient attacks are blind there, and their small gains prove nothing"
+        says = f"{vanished:.0%} of the images {blind}"
     return _verdict("gradients do not vanish", says, figures, is_passed=vanished == 0)
 
 
@@ -70,20 +75,18 @@ def _budgets(gains: AttackGains) -> StrengthCheck:
         for small, large in pairwise(found)
         if exceeds(found[small], found[large])
     ]
-    figures = {f"pgd8_at_{key}": float(gain.mean()) for key, gain in found.items()}
+    figures = {f"pgd8_at_{key}": mean for key, mean in _means(found).items()}
     says = "; ".join(falls) or "PGD-8 gains at least as much with every larger budget"
     return _verdict(name, says, figures, is_passed=not falls)
 
 
 def _steps(gains: AttackGains) -> StrengthCheck:
     found = {name: gains.known(name) for name in ("pgd1", "pgd8", "pgd50", "apgd")}
-    pairs = [("pgd1", "pgd8"), ("pgd8", "pgd50")]
-    falls = [f"{more} gains less than {less}" for less, more in pairs if exceeds(found[less], found[more])]
-    if exceeds(found["pgd8"], found["apgd"]):
-        falls.append("Auto-PGD with restarts gains less than pgd8")
-    figures = {name: float(gain.mean()) for name, gain in found.items()}
+    pairs = {"pgd8": "pgd1", "pgd50": "pgd8", "apgd": "pgd8"}
+    weaker = [(more, less) for more, less in pairs.items() if exceeds(found[less], found[more])]
+    falls = [f"{'Auto-PGD with restarts' if more == 'apgd' else more} gains less than {less}" for more, less in weaker]
     says = "; ".join(falls) or "PGD-1, PGD-8, PGD-50 and Auto-PGD with restarts are each as strong as the one before"
-    return _verdict("more steps, more gain", says, figures, is_passed=not falls)
+    return _verdict("more steps, more gain", says, _means(found), is_passed=not falls)
 
 
 def _headline(gains: AttackGains) -> StrengthCheck:
@@ -111,7 +114,7 @@ def _random(gains: AttackGains) -> StrengthCheck:
     if not gains.is_random():
         return _not_applicable(name, "the same image always has the same score")
     gains.repeats = EOT_SAMPLES
-    averaged = gains.of(PGD(gains.epsilon, steps=8), through=expectation(gains.score, EOT_SAMPLES))
+    averaged = gains.of(PGD(gains.epsilon, steps=8), through=expectation(gains.model, EOT_SAMPLES))
     found = {"pgd8_through_expectation": averaged, "pgd8": gains.known("pgd8")}
     beaten = f"scores are random, and PGD-8 on the mean of {EOT_SAMPLES} gains more than the figures show"
     holds = f"scores are random, but PGD-8 on the mean of {EOT_SAMPLES} gains no more"
@@ -124,7 +127,8 @@ def _steps_without_gradient(gains: AttackGains) -> StrengthCheck:
 
     def through(images: Tensor) -> Tensor:
         with mode:
-            return gains.score(images)
+            scores: Tensor = gains.model(images)
+        return scores
 
     with torch.enable_grad():
         through(gains.images[:1].detach().requires_grad_())
@@ -149,9 +153,12 @@ def _transfer(gains: AttackGains, *, surrogate: ScoreFn | None) -> StrengthCheck
 
 def _contest(name: str, gains: dict[str, Tensor], *, beaten: str, holds: str) -> StrengthCheck:
     """Return a check that fails where the first of two gains is larger than the second."""
-    is_beaten = exceeds(*gains.values())
-    figures = {key: float(gain.mean()) for key, gain in gains.items()}
+    is_beaten, figures = exceeds(*gains.values()), _means(gains)
     return _verdict(name, beaten if is_beaten else holds, figures, is_passed=not is_beaten)
+
+
+def _means(gains: dict[str, Tensor]) -> dict[str, float]:
+    return {name: float(gain.mean()) for name, gain in gains.items()}
 
 
 def _verdict(name: str, says: str, figures: dict[str, float], *, is_passed: bool) -> StrengthCheck:

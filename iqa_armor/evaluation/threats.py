@@ -7,19 +7,13 @@ from iqa_armor.attacks.scores import expectation
 from iqa_armor.defenses.base import Defended
 from iqa_armor.models.base import QualityModel
 
-EOT_SAMPLES = 8
 
-
-def followed_score(model: QualityModel, samples: int = EOT_SAMPLES) -> ScoreFn:
+def followed_score(model: QualityModel, samples: int = 8) -> ScoreFn:
     """Return the score that attacks on a model follow.
 
     Without a defense that is the model. A defended one is attacked as its `threat` says: "bare" is the model behind all
     its defenses, and what fools it is shown to the defense unchanged; "adaptive" knows the defense, differentiates it
-    (BPDA where it has no gradient) and averages what is random (EOT).
-
-    Args:
-        model: On its device already.
-        samples: Draws that an adaptive attacker averages, at least 1; of no use where nothing is random.
+    (BPDA where it has no gradient) and averages `samples` draws of what is random (EOT).
 
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4; the two threats are those of [AP] Gushchin et al.,
     arXiv:2404.06957.

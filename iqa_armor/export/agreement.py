@@ -31,9 +31,7 @@ class Agreement:
         largest_error: Largest |exported − eager|, in model units.
         width: Score range it is measured against.
         measured: Whether that is the spread on the check's own images, the model having no recorded range.
-        images: Number of images.
-        batches: Their batch sizes.
-        sizes: Their (height, width).
+        images: Number of images, of these batch sizes and (height, width).
     """
 
     largest_error: float

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from iqa_armor.errors import NETWORK_FAILURES, ArmorError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
+
+CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
 Sizes = dict[str, set[tuple[int, int]]]
 
@@ -33,19 +36,9 @@ class Captured:
     program: ExportedProgram
     size: tuple[int | None, int | None]
 
-    @property
-    def weight_bytes(self) -> int:
-        """Bytes of all its tensors."""
-        return sum(value.nbytes for value in self.program.state_dict.values())
-
 
 class Scorer(nn.Module):
-    """A quality model without its checks: normalisation, network, (N,) scores.
-
-    Args:
-        network: Module on normalised input.
-        model: Where the normalisation comes from.
-    """
+    """A network behind the normalisation of a quality model, without that one's checks."""
 
     mean: Tensor
     std: Tensor
@@ -62,23 +55,15 @@ class Scorer(nn.Module):
         return scores.reshape(-1)
 
 
-def reference_copy(model: QualityModel) -> QualityModel:
-    """Return a copy of a model as it is exported: in eval mode, float32, on the CPU, without gradients."""
-    return copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
-
-
 def layer_sizes(model: QualityModel, images: Tensor) -> Sizes:
-    """Return the map sizes (H, W) that reach each orthogonal layer, by qualified name in `model.network`.
+    """Return the map sizes (H, W) that reach each orthogonal layer, by qualified name in `model.network`."""
+    names = {layer: name for name, layer in model.network.named_modules() if isinstance(layer, OrthogonalConv2d)}
+    sizes: Sizes = {name: set() for name in names.values()}
 
-    Raises:
-        ArmorError: If the model does not take such images.
-    """
-    sizes: Sizes = {}
-    handles = []
-    for name, module in model.network.named_modules():
-        if isinstance(module, OrthogonalConv2d):
-            seen = sizes.setdefault(name, set())
-            handles.append(module.register_forward_pre_hook(_noting(seen)))
+    def note(layer: OrthogonalConv2d, inputs: tuple[Tensor, ...]) -> None:
+        sizes[names[layer]].add((inputs[0].shape[-2], inputs[0].shape[-1]))
+
+    handles = [layer.register_forward_pre_hook(note) for layer in names]
     try:
         eager_scores(model, images)
     finally:
@@ -87,34 +72,16 @@ def layer_sizes(model: QualityModel, images: Tensor) -> Sizes:
     return sizes
 
 
-def _noting(seen: set[tuple[int, int]]) -> Any:
-    def note(_: nn.Module, inputs: tuple[Tensor, ...]) -> None:
-        seen.add((inputs[0].shape[-2], inputs[0].shape[-1]))
-
-    return note
-
-
 def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
-    """Return a model's own scores (N,) of images (N, 3, H, W).
-
-    Raises:
-        ArmorError: If the model does not take such images.
-    """
+    """Return a model's own scores (N,) of images (N, 3, H, W)."""
     try:
         with torch.no_grad():
-            scores: Tensor = model(images)
+            return model(images)  # type: ignore[no-any-return]
     except NETWORK_FAILURES as error:
         raise ArmorError(
             f"{model.name} fails on images {tuple(images.shape)}: {first_line(error)}; give the size that it "
             "takes with --input-size HEIGHTxWIDTH"
         ) from error
-    return scores
-
-
-def layer_of_one_size(model: QualityModel) -> OrthogonalConv2d | None:
-    """Return an orthogonal layer of a model whose exported form serves one map size, None where there is none."""
-    layers = (layer for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d))
-    return next((layer for layer in layers if not layer.fits_any_size), None)
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
@@ -122,10 +89,7 @@ def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
 
     Args:
         model: Left untouched.
-        sizes: What `layer_sizes` found for the size to export.
-
-    Raises:
-        ArmorError: If a layer whose form fits one map size is used at several or none.
+        sizes: What `layer_sizes` found for the size to export; one for each layer whose form fits one only.
     """
     holder = nn.ModuleDict({"network": copy.deepcopy(model.network)})
     blocks = {name: module for name, module in holder.named_modules() if isinstance(module, RobustBlock)}
@@ -158,15 +122,12 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
         scorer: Module of plain operations.
         images: Example (N ≥ 2, 3, H, W).
         is_dynamic: Whether other image sizes are accepted too, as far as the network allows.
-
-    Raises:
-        ArmorError: If the network does something that a graph cannot hold; names it.
     """
     free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)}
     if is_dynamic:
         free |= {2: Dim.AUTO, 3: Dim.AUTO}
     try:
-        with torch.no_grad(), _without_notes():
+        with torch.no_grad(), quiet():
             program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
     except NETWORK_FAILURES as error:
         raise ArmorError(f"torch.export cannot capture this network: {first_line(error)}") from error
@@ -176,15 +137,19 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
 
 
 @contextmanager
-def _without_notes() -> Iterator[None]:
-    """Keep torch from logging the traceback of every relation between sizes that it cannot simplify."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
+def quiet() -> Iterator[None]:
+    """Silence exporters that print and warn about their own insides, such as every relation between sizes."""
+    loggers = [logging.getLogger(name) for name in CHATTY]
+    levels = [logger.level for logger in loggers]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        for logger in loggers:
+            logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)
 
 
 def first_line(error: BaseException) -> str:

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import logging
-import warnings
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -40,12 +37,7 @@ class Format:
 
 
 def format_of(path: Path) -> Format:
-    """Return the format that a file's name asks for, once everything it takes is installed.
-
-    Raises:
-        UsageError: If the suffix is not that of a format.
-        ArmorError: If a module it needs is missing.
-    """
+    """Return the format that a file's name asks for, once everything it takes is installed."""
     suffix = path.suffix[1:]
     if not FORMATS.knows(suffix):
         names = " or ".join(f"OUT.{name}" for name in FORMATS)
@@ -57,19 +49,3 @@ def format_of(path: Path) -> Format:
             f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install 'iqa-armor[onnx]'"
         )
     return chosen
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Silence exporters that print and warn about their own insides."""
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "torch.export", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)

@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
-from iqa_armor.export.capture import Captured, first_line
-from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score, quiet
+from iqa_armor.export.capture import Captured, first_line, quiet
+from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
 
 AXES = ("batch", "channels", "height", "width")
 # A protobuf message ends at 2 GiB; the graph itself needs a little of it.
@@ -17,14 +17,11 @@ LIMIT = 2**31 - 2**22
 
 
 def write(captured: Captured, path: Path, metadata: str) -> None:
-    """Write one ONNX file with its weights inside.
-
-    Raises:
-        ArmorError: If the weights exceed what such a file holds, or an operation has no ONNX form.
-    """
-    if captured.weight_bytes > LIMIT:
+    """Write one ONNX file with its weights inside, if it can hold them and every operation has an ONNX form."""
+    weight_bytes = sum(value.nbytes for value in captured.program.state_dict.values())
+    if weight_bytes > LIMIT:
         raise ArmorError(
-            f"an ONNX file holds at most 2 GiB and this model takes {captured.weight_bytes / 2**30:.2f} GiB; "
+            f"an ONNX file holds at most 2 GiB and this model takes {weight_bytes / 2**30:.2f} GiB; "
             "export to .pt2, or a smaller --input-size"
         )
     with quiet():
@@ -37,19 +34,14 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
         if program is None:
             raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
         sides = program.model.graph.inputs[0].shape or ()
-        program.rename_axes(
-            {str(side): name for side, name in zip(sides, AXES, strict=True) if not isinstance(side, int)}
-        )
+        named = zip(sides, AXES, strict=True)
+        program.rename_axes({str(side): name for side, name in named if not isinstance(side, int)})
         program.model.metadata_props[METADATA_KEY] = metadata
         program.save(str(path), external_data=False)
 
 
 def read(path: Path) -> tuple[str, Score]:
-    """Return the metadata of an ONNX file and how onnxruntime scores with it on the CPU.
-
-    Raises:
-        ArmorError: If onnxruntime refuses the file, or later an input.
-    """
+    """Return the metadata of an ONNX file and how onnxruntime scores with it on the CPU."""
     import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

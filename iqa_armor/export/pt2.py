@@ -8,18 +8,14 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
-from iqa_armor.export.capture import Captured, first_line
-from iqa_armor.export.formats import METADATA_KEY, Format, Score, quiet
+from iqa_armor.export.capture import Captured, first_line, quiet
+from iqa_armor.export.formats import METADATA_KEY, Format, Score
 
 EXTRA_FILE = f"{METADATA_KEY}.json"
 
 
 def write(captured: Captured, path: Path, metadata: str) -> None:
-    """Write a torch.export archive.
-
-    Raises:
-        ArmorError: If the graph holds something that has no stored form.
-    """
+    """Write a torch.export archive, if everything in the graph has a stored form."""
     try:
         with quiet():
             torch.export.save(captured.program, path, extra_files={EXTRA_FILE: metadata})
@@ -28,11 +24,7 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
 
 
 def read(path: Path) -> tuple[str, Score]:
-    """Return the metadata of a torch.export archive and how it scores.
-
-    Raises:
-        ArmorError: If torch refuses the file, or later an input.
-    """
+    """Return the metadata of a torch.export archive and how it scores."""
     extra = {EXTRA_FILE: ""}
     try:
         with quiet():

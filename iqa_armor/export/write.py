@@ -2,28 +2,21 @@
 
 from __future__ import annotations
 
+import copy
 import json
 import logging
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from iqa_armor.errors import ArmorError
 from iqa_armor.export.agreement import Agreement, compare, natural_batches
-from iqa_armor.export.capture import (
-    Captured,
-    capture,
-    layer_of_one_size,
-    layer_sizes,
-    plain_scorer,
-    reference_copy,
-)
+from iqa_armor.export.capture import Captured, capture, layer_sizes, plain_scorer
 from iqa_armor.export.formats import INPUT, OUTPUT, format_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
+from iqa_armor.ortho.layer import OrthogonalConv2d
 
 logger = logging.getLogger(__name__)
 
@@ -36,12 +29,9 @@ class Exported:
     """An export that was read back and scores as its model does.
 
     Args:
-        path: The file.
         format: "ONNX" or "torch.export".
-        size_bytes: Its size.
         size: (H, W) it accepts, None where that side is free; the number of images is always free.
         fixed_because: Why the size is not free, or "".
-        check: The comparison.
     """
 
     path: Path
@@ -70,14 +60,10 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
     """
     path = Path(path)
     format_of(path)
-    return _widest(reference_copy(model), path)
-
-
-def _widest(model: QualityModel, path: Path) -> Exported:
-    """Export for any image size where the network allows, else for the recorded one."""
-    fixed = layer_of_one_size(model)
-    if fixed is not None:
-        reason = f"a {type(fixed).__name__} layer is exported for one map size"
+    model = copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
+    layers = [layer for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d)]
+    if fixed := [type(layer).__name__ for layer in layers if not layer.fits_any_size]:
+        reason = f"a {fixed[0]} layer is exported for one map size"
     else:
         try:
             return _exported(model, path, fixed_because="")
@@ -99,8 +85,14 @@ def _exported(model: QualityModel, path: Path, *, fixed_because: str) -> Exporte
     captured = capture(scorer, example, is_dynamic=not fixed_because)
     if not fixed_because and None not in captured.size:
         fixed_because = "the network's graph depends on it"
-    check, size_bytes = _write(model, captured, path, natural_batches([size, *_other_sizes(size, captured)]))
-    return Exported(path, format_of(path).name, size_bytes, captured.size, fixed_because, check)
+    chosen, text = format_of(path), json.dumps(described(model, captured.size))
+    with replacing(path) as unfinished:
+        chosen.write(captured, unfinished, text)
+        stored, score = chosen.read(unfinished)
+        if stored != text:
+            raise ArmorError("the exported file does not give its metadata back, so it was not kept")
+        check = compare(model, score, natural_batches([size, *_other_sizes(size, captured)]))
+        return Exported(path, chosen.name, unfinished.stat().st_size, captured.size, fixed_because, check)
 
 
 def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, int]]:
@@ -109,17 +101,6 @@ def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, i
     wanted = [(width, height), (height + height // 4 + 1, width + width // 3 + 2), (height, height)]
     fitting = [(captured.size[0] or rows, captured.size[1] or columns) for rows, columns in wanted]
     return [other for other in dict.fromkeys(fitting) if other != size]
-
-
-def _write(model: QualityModel, captured: Captured, path: Path, batches: Sequence[Tensor]) -> tuple[Agreement, int]:
-    """Write a file under its name once what it gives was compared; return the comparison and its bytes."""
-    chosen, text = format_of(path), json.dumps(described(model, captured.size))
-    with replacing(path) as unfinished:
-        chosen.write(captured, unfinished, text)
-        stored, score = chosen.read(unfinished)
-        if stored != text:
-            raise ArmorError("the exported file does not give its metadata back, so it was not kept")
-        return compare(model, score, batches), unfinished.stat().st_size
 
 
 def described(model: QualityModel, size: tuple[int | None, int | None]) -> dict[str, object]:

@@ -12,8 +12,6 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-MAX_FIT_CALLS = 2000
-
 
 def plcc(scores: Tensor, mos: Tensor) -> Tensor:
     """Pearson linear correlation of scores with opinion scores."""
@@ -89,15 +87,14 @@ def _fit_logistic(x: NDArray[np.float64], y: NDArray[np.float64]) -> NDArray[np.
     rises = float(np.corrcoef(x, y)[0, 1]) >= 0
     ends = (y.max(), y.min()) if rises else (y.min(), y.max())
     start = np.array([*ends, float(np.median(x)), 0.5])
-    fit = least_squares(lambda parameters: _logistic(x, *parameters) - y, start, max_nfev=MAX_FIT_CALLS)
-    return _logistic(x, *fit.x) if fit.success else None
 
+    def logistic(upper: float, lower: float, middle: float, width: float) -> NDArray[np.float64]:
+        # tanh form: 1 / (1 + exp(-t)) = (1 + tanh(t / 2)) / 2 cannot overflow.
+        slope = (x - middle) / (2 * max(abs(width), 1e-9))
+        return np.asarray(lower + (upper - lower) * (1 + np.tanh(slope)) / 2)
 
-def _logistic(x: NDArray[np.float64], upper: float, lower: float, middle: float, width: float) -> NDArray[np.float64]:
-    # tanh form: 1 / (1 + exp(-t)) = (1 + tanh(t / 2)) / 2 cannot overflow.
-    slope = (x - middle) / (2 * max(abs(width), 1e-9))
-    result: NDArray[np.float64] = lower + (upper - lower) * (1 + np.tanh(slope)) / 2
-    return result
+    fit = least_squares(lambda parameters: logistic(*parameters) - y, start, max_nfev=2000)
+    return logistic(*fit.x) if fit.success else None
 
 
 def _center(values: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""How far attacked images are from the clean ones: L-infinity, L2, PSNR, SSIM.
+"""How far attacked images are from the clean ones: L-infinity, L2, PSNR, SSIM, and the quality of purified ones.
 
 All take images (N, 3, H, W) in [0, 1] and the same images changed, and return (N,); a ValueError refuses images that do
-not pair up.
+not pair up, and for SSIM those smaller than its window, 11×11 pixels.
 """
 
 from __future__ import annotations
@@ -35,9 +35,6 @@ def psnr(clean: Tensor, attacked: Tensor) -> Tensor:
 def ssim(clean: Tensor, attacked: Tensor) -> Tensor:
     """Structural similarity of each changed image to the clean one, as piq computes it; 1 for equal images.
 
-    Raises:
-        ValueError: If the shapes differ or an image is smaller than the window, 11×11 pixels.
-
     Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
     IEEE TIP 2004; 11×11 Gaussian window, σ = 1.5, mean over color channels; as the authors do, images
     are shrunk first to about 256 pixels on the shorter side.
@@ -49,6 +46,14 @@ def ssim(clean: Tensor, attacked: Tensor) -> Tensor:
 
     similarity = piq_ssim(attacked.clamp(0, 1), clean.clamp(0, 1), data_range=1.0, reduction="none")
     return torch.as_tensor(similarity).reshape(len(clean))
+
+
+def quality_score(clean: Tensor, purified: Tensor) -> Tensor:
+    """Visual quality of purified images, (SSIM + PSNR / 80) / 2: 1.4375 where nothing changed, attacked or not.
+
+    Source: [AP] Gushchin et al., "Adversarial purification for no-reference image-quality metrics", arXiv:2404.06957.
+    """
+    return (ssim(clean, purified) + psnr(clean, purified) / 80) / 2
 
 
 def _difference(clean: Tensor, attacked: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""How far an attack moves scores: AbsGain, R-Score, their area over the budget.
+"""How far an attack moves scores: AbsGain, R-Score, their area over the budget, and what a purifier leaves of it.
 
 Throughout, `clean` are scores of the original images, (N,) or (..., N) in the model's own units, `attacked` those of
 the same images attacked, and `score_range` is the width of the model's own score range on clean training images.
@@ -16,10 +16,7 @@ FLOOR = 1e-6
 
 
 def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
-    """Mean signed score gain of an attack, as a fraction of the score range; 0 means no average effect.
-
-    Positive when the attack raises scores. Benchmarks that report the unsigned form use
-    `abs_gain_unsigned`; the two differ under mixed signs.
+    """Mean signed score gain of an attack, as a fraction of the score range; positive when the attack raises scores.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, eq. 8.
     """
@@ -28,7 +25,7 @@ def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
 
 
 def abs_gain_unsigned(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
-    """Mean absolute score change of an attack, as a fraction of the score range.
+    """Mean absolute score change of an attack, as a fraction of the score range; not `abs_gain` under mixed signs.
 
     Source: the unsigned variant of [RA] eq. 8 used by benchmarks of the same laboratory.
     """
@@ -44,7 +41,7 @@ def abs_gain_std(clean: Tensor, attacked: Tensor) -> Tensor:
 
     Source: (ours), beside [RA] eq. 8.
     """
-    _check(clean, attacked, 1.0)
+    _check(clean, attacked)
     if clean.shape[-1] < 2:
         return clean.new_full(clean.shape[:-1], torch.nan)
     spread = clean.std(dim=-1)
@@ -66,18 +63,28 @@ def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tens
     return torch.log10(possible / achieved).mean(-1)
 
 
+def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
+    """Change of each score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|, shaped as they.
+
+    `clean` are scores without the purifier, `purified` those of the same images attacked and purified, both normalised:
+    the model's own range is [0, 1].
+
+    Source: [AP] Gushchin et al., arXiv:2404.06957; the denominator's floor of 0.05, without which one image of
+    score 0 decides the mean, is (ours).
+    """
+    _check(clean, purified)
+    return (clean - purified).abs() / clean.abs().clamp_min(0.05)
+
+
 def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
     """Area under a metric over the attack budget, divided by the budget's range: it reads as a mean of the metric.
 
     Args:
         values: The metric at each budget, (E,) or (..., E).
-        epsilons: The E budgets, ascending, any one unit.
+        epsilons: The E budgets, ascending, any one unit; a ValueError refuses others.
 
     Returns:
         Trapezoid area ÷ (last − first budget), (...); with one budget, the value there.
-
-    Raises:
-        ValueError: If the budgets do not ascend or do not pair up with the values.
 
     Source: [RA] Section 4; the division by the range is (ours).
     """
@@ -89,7 +96,7 @@ def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
     return torch.trapezoid(values, budgets, dim=-1) / (budgets[-1] - budgets[0])
 
 
-def _check(clean: Tensor, attacked: Tensor, score_range: float) -> None:
+def _check(clean: Tensor, attacked: Tensor, score_range: float = 1.0) -> None:
     if clean.shape != attacked.shape:
         raise ValueError(f"scores must pair up, got {tuple(clean.shape)} and {tuple(attacked.shape)}")
     if score_range <= 0:

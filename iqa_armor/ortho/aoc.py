@@ -17,11 +17,6 @@ class AocConv2d(FoldedConv2d):
     A 1×1 convolution with orthonormal columns, then k − 1 convolutions 2×1 and as many 1×2, whose two taps are
     complementary orthogonal projectors of rank ⌊C_out/2⌋.
 
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in.
-        kernel_size: k, odd.
-
     Attributes:
         mixing: Raw matrix (C_out, C_in) of the 1×1 convolution.
         subspaces: Raw bases (2(k − 1), C_out, ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.

@@ -16,11 +16,6 @@ from iqa_armor.ortho.precision import exact_products
 class AolConv2d(FoldedConv2d):
     """Circular convolution with largest singular value at most 1; norm preserving while its kernel is orthogonal.
 
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in.
-        kernel_size: k, odd.
-
     Attributes:
         weight: Raw kernel (C_out, C_in, k, k), before rescaling.
 

@@ -72,11 +72,7 @@ class RobustBlock(nn.Module):
         return self.orthogonal(self.reduction(features))  # type: ignore[no-any-return]
 
     def plain(self, size: tuple[int, int]) -> nn.Sequential:
-        """Return what the block computes, in operations that every exporter gets right.
-
-        Args:
-            size: (H, W) of the maps that reach its orthogonal layer, behind the pooling.
-        """
+        """Return the block folded for maps that reach its orthogonal layer, behind the pooling, at `size` (H, W)."""
         pooling = [SquarePool()] if self.pool == "square" else []
         return nn.Sequential(*pooling, self.reduction, self.orthogonal.plain(size))
 

@@ -27,9 +27,6 @@ def convolution_bound(weight: Tensor, *, groups: int = 1) -> float:
         weight: Kernel (C_out, C_in / groups, h, w); a matrix (C_out, C_in) is a 1 × 1 kernel.
         groups: Of the convolution.
 
-    Raises:
-        ValueError: If the weight is not as above.
-
     Source: M. Riesz's inequality for trigonometric polynomials, Ehlich and Zeller, "Schwankung von Polynomen zwischen
     Gitterpunkten", Math. Zeitschrift 86, 1964, applied to u*K(ω)v; Singla and Feizi, "Fantastic Four: Differentiable
     Bounds on Singular Values of Convolution Layers", ICLR 2021, arXiv:1911.10258, Theorem 1.

@@ -24,15 +24,11 @@ class CayleyConv2d(OrthogonalConv2d):
 
     With the kernel split in U (C_in outputs) and V (the rest) and A = U − Uᵀ + VᵀV, the operator is
     Q = [(I + A)⁻¹(I − A); −2V(I + A)⁻¹]. It is never formed: z = (I + A)⁻¹x gives Qx = [2z − x; −2Vz].
-    The inverse is not a small kernel, so the layer reaches over the whole map and depends on its size.
+    The inverse is not a small kernel, so the layer reaches over the whole map and depends on its size. A kernel that
+    exceeds the map wraps around it.
 
     In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024
     channels on 32 × 32 maps take 1.1 GB); over that limit it is computed anew at every call.
-
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in.
-        kernel_size: k, odd; may exceed the map, then the kernel wraps around it.
 
     Attributes:
         weight: Kernel (C_out, C_in, k, k), U above V.
@@ -92,12 +88,11 @@ class CayleyConv2d(OrthogonalConv2d):
         working = torch.promote_types(self.weight.dtype, torch.float32)
         with full_precision(maps.device):
             weight, signal = self.weight.to(working), maps.to(working)
-            solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), maps))
+            solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), *maps.shape[-2:]))
             output = torch.cat([2 * solved - signal, -2 * rest], dim=1)
             return (output + self.bias.to(working).view(-1, 1, 1)).to(maps.dtype)
 
-    def _factor(self, weight: Tensor, maps: Tensor) -> Factor | Inverse:
-        height, width = maps.shape[-2:]
+    def _factor(self, weight: Tensor, height: int, width: int) -> Factor | Inverse:
         if self.training:
             return factorize(cayley_matrix(weight), height, width)
         return self.cache.get((height, width), (self.weight,), lambda: invert(cayley_matrix(weight), height, width))

@@ -53,68 +53,45 @@ def extreme_gains(
         tolerance: Residual to stop at, relative to the largest.
         max_steps: Steps after which it stops in any case; the tolerance returned says how far it came.
 
-    Raises:
-        ValueError: If the tolerance or the number of steps is not positive.
-
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ with full
     reorthogonalization.
     """
     if tolerance <= 0 or max_steps < 1:
         raise ValueError(f"tolerance and max_steps must be positive, got {tolerance} and {max_steps}")
-    process = _Lanczos(_normal_operator(layer, example), example, max_steps)
-    while True:
-        process.step()
-        found = process.gains(with_smallest=with_smallest)
-        has_converged = process.count >= LEAST_STEPS and found.tolerance <= tolerance
-        if has_converged or process.is_exhausted or process.count == max_steps:
-            return found
-        process.extend()
-
-
-class _Lanczos:
-    """The tridiagonal form of a symmetric operator on growing Krylov spaces, in float64."""
-
-    def __init__(self, operator: Callable[[Tensor], Tensor], example: Tensor, max_steps: int) -> None:
-        self.operator = operator
-        self.noise = ROUNDING * torch.finfo(example.dtype).eps
-        self.basis = torch.empty(max_steps, example.numel(), dtype=torch.float64, device=example.device)
-        self.rest = torch.randn(example.numel(), generator=torch.Generator().manual_seed(0)).to(self.basis)
-        self.diagonal: list[float] = []
-        self.beside = [float(self.rest.norm())]
-        self.count = 0
-        self.extend()
-
-    @property
-    def is_exhausted(self) -> bool:
-        """Whether the operator gives nothing new but rounding: the values found are all there are."""
-        scale = max(abs(value) for value in self.diagonal)
-        return self.beside[-1] <= self.noise * scale or self.count == self.basis.shape[1]
-
-    def step(self) -> None:
-        """Apply the operator to the newest basis vector."""
-        newest, space = self.basis[self.count - 1], self.basis[: self.count]
-        image = self.operator(newest)
-        self.diagonal.append(float(image @ newest))
+    operator, noise = _normal_operator(layer, example), ROUNDING * torch.finfo(example.dtype).eps
+    basis = torch.empty(max_steps, example.numel(), dtype=torch.float64, device=example.device)
+    rest = torch.randn(example.numel(), generator=torch.Generator().manual_seed(0)).to(basis)
+    diagonal: list[float] = []
+    beside = [float(rest.norm())]
+    for count in range(1, max_steps + 1):
+        basis[count - 1] = rest / beside[-1]
+        space, newest = basis[:count], basis[count - 1]
+        rest = operator(newest)
+        diagonal.append(float(rest @ newest))
         for _ in range(2):  # twice is enough: what one pass leaves is rounding
-            image = image - space.T @ (space @ image)
-        self.rest = image
-        self.beside.append(float(image.norm()))
+            rest = rest - space.T @ (space @ rest)
+        beside.append(float(rest.norm()))
+        found = _ritz_gains(diagonal, beside[1:], with_smallest=with_smallest)
+        # The operator gives nothing new but rounding: the values found are all there are.
+        is_exhausted = beside[-1] <= noise * max(map(abs, diagonal)) or count == example.numel()
+        if is_exhausted or (count >= LEAST_STEPS and found.tolerance <= tolerance):
+            break
+    return found
 
-    def extend(self) -> None:
-        """Make the newest direction a basis vector."""
-        self.basis[self.count] = self.rest / self.beside[-1]
-        self.count += 1
 
-    def gains(self, *, with_smallest: bool) -> Gains:
-        """Return the extreme Ritz values as gains; an error in σ² of r is one in σ of r / σ at most."""
-        off = torch.tensor(self.beside[1:-1], dtype=torch.float64)
-        matrix = torch.diag(torch.tensor(self.diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
-        values, vectors = torch.linalg.eigh(matrix)
-        roots = values.clamp_min(0).sqrt()
-        residuals = self.beside[-1] * vectors[-1].abs()
-        bounds = torch.minimum(residuals / roots.clamp_min(torch.finfo(torch.float64).tiny), residuals.sqrt())
-        bound = torch.stack([bounds[0], bounds[-1]]).max() if with_smallest else bounds[-1]
-        return Gains(float(roots[-1]), float(roots[0]) if with_smallest else None, float(bound), self.count)
+def _ritz_gains(diagonal: list[float], beside: list[float], *, with_smallest: bool) -> Gains:
+    """Return the extreme Ritz values of a tridiagonal form as gains; an error in σ² of r is one in σ of r / σ at most.
+
+    The last number beside the diagonal is the norm of what the next direction would be.
+    """
+    off = torch.tensor(beside[:-1], dtype=torch.float64)
+    matrix = torch.diag(torch.tensor(diagonal, dtype=torch.float64)) + torch.diag(off, 1) + torch.diag(off, -1)
+    values, vectors = torch.linalg.eigh(matrix)
+    roots = values.clamp_min(0).sqrt()
+    residuals = beside[-1] * vectors[-1].abs()
+    bounds = torch.minimum(residuals / roots.clamp_min(torch.finfo(torch.float64).tiny), residuals.sqrt())
+    bound = torch.stack([bounds[0], bounds[-1]]).max() if with_smallest else bounds[-1]
+    return Gains(float(roots[-1]), float(roots[0]) if with_smallest else None, float(bound), len(diagonal))
 
 
 def _normal_operator(layer: nn.Module, example: Tensor) -> Callable[[Tensor], Tensor]:

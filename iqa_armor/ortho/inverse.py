@@ -56,18 +56,17 @@ class Inverse:
         frequencies, blocks, channels, width = self.tables.shape
         weights = rows.expand(frequencies, blocks, 2, channels).reshape(-1)
         table = self.tables.view(-1, width)
-        sums = functional.embedding_bag(self._places, table, self._starts, mode="sum", per_sample_weights=weights)
+        places, starts = self._bags
+        sums = functional.embedding_bag(places, table, starts, mode="sum", per_sample_weights=weights)
         return sums.view(frequencies, blocks, 2, width)
 
     @cached_property
-    def _places(self) -> Tensor:
+    def _bags(self) -> tuple[Tensor, Tensor]:
+        """The numbers of the table rows of all sums, and where those of each begin."""
         frequencies, blocks, channels, _ = self.tables.shape
-        places = torch.arange(frequencies * blocks * channels, dtype=torch.int32)
-        return places.view(-1, 1, channels).expand(-1, 2, channels).reshape(-1)
-
-    @cached_property
-    def _starts(self) -> Tensor:
-        return torch.arange(0, len(self._places), self.tables.shape[2], dtype=torch.int32)
+        rows = torch.arange(frequencies * blocks * channels, dtype=torch.int32)
+        places = rows.view(-1, 1, channels).expand(-1, 2, channels).reshape(-1)
+        return places, torch.arange(0, len(places), channels, dtype=torch.int32)
 
     def _adjoint(self, columns: Tensor) -> Tensor:
         """Return Mᴴ g for complex columns (F, C, N)."""

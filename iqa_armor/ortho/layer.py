@@ -60,19 +60,13 @@ class OrthogonalConv2d(CachingModule, ABC):
     def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
         """Return parameters by name with which the layer is the 1×1 convolution by a matrix.
 
-        Args:
-            matrix: (C_out, C_in) with orthonormal columns, in float64.
-
-        Raises:
-            ValueError: If no parameters give that matrix; those of `aligned` give what it returns.
+        It is (C_out, C_in) with orthonormal columns, in float64. Raises ValueError if no parameters give it; some
+        always give what `aligned` returns.
         """
 
     @abstractmethod
     def plain(self, size: tuple[int, int]) -> nn.Module:
-        """Return the layer folded for inference on maps of `size` (H, W), in operations that every exporter gets right.
-
-        It keeps tensors of its own as buffers and has no parameters.
-        """
+        """Return the layer folded for maps of `size` (H, W): buffers of its own, no parameters, plain operations."""
 
     def aligned(self, matrix: Tensor) -> Tensor:
         """Return a matrix (C_out, C_in) with the same orthonormal span that `right_inverse` takes."""

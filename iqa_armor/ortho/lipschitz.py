@@ -26,9 +26,6 @@ def singular_values(module: nn.Module, *, channels: int, size: tuple[int, int]) 
     Returns:
         Tensor (H · W · min(C_in, C_out),) on the CPU.
 
-    Raises:
-        ValueError: If the channels or the size are not positive, or the module changes the size.
-
     Source: Sedghi et al., "The Singular Values of Convolutional Layers", ICLR 2019, arXiv:1805.10408.
     """
     if channels < 1 or min(size) < 1:

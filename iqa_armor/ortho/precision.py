@@ -25,9 +25,8 @@ _before: dict[str, list[tuple[Any, str]]] = {}
 
 def full_precision(device: torch.device) -> AbstractContextManager[object]:
     """Return a context in which autocast is off, on devices that know it."""
-    if not torch.amp.is_autocast_available(device.type):
-        return nullcontext()
-    return torch.autocast(device.type, enabled=False)
+    is_known = torch.amp.is_autocast_available(device.type)
+    return torch.autocast(device.type, enabled=False) if is_known else nullcontext()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation.cost import count_flops, count_parameters
+from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_settings import BenchSettings
@@ -113,7 +113,7 @@ class _Run:
     def figures(self) -> dict[str, Any]:
         names = ("flops", "first_call", "latency", "training_step", "peak_memory")
         return {
-            "parameters": count_parameters(self.model.model),
+            "parameters": sum(each.numel() for each in self.model.model.parameters()),
             "file_bytes": self.path.stat().st_size,
             **{name: getattr(self, name) for name in names},
         }

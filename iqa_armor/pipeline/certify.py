@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import fields, replace
+from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +17,7 @@ from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import data_entry
-from iqa_armor.evaluation.run import STORED, prepare_for
+from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
@@ -90,17 +90,8 @@ def certify_images(
     entries = []
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
-        subject = Subject(
-            ready,
-            images,
-            prepare_for(model, dataset),
-            device=device,
-            seed=settings.seed,
-            wants_bound=settings.global_bound,
-            training=dataset.splits.get("training"),
-            scale=scale,
-            progress=progress,
-        )
+        prepare, training = prepare_for(model, dataset), dataset.splits.get("training")
+        subject = Subject(ready, images, prepare, device, settings, training, scale, progress)
         entries.append(certify_model(subject, smoothers))
     base = None if baseline is None else entries[baseline]
     return Certification(
@@ -133,18 +124,15 @@ def _with_scale(
     model: QualityModel, dataset: Dataset, *, limit: int | None, progress: Progress
 ) -> tuple[QualityModel, Scale | None]:
     """Return the model with its score range, known or measured, and that range with where it comes from."""
-    source, training = STORED, dataset.splits.get("training")
+    source, training = {}, dataset.splits.get("training")
     if model.scale is None and training is not None and len(training) and not isinstance(model, Defended):
         task, images = f"measuring the score range of {model.name}", training.limit(limit)
         scale = measure_scale(
             model, images, prepare=prepare_for(model, dataset), on_batch=lambda done: progress(task, done, len(images))
         )
-        source = f"measured on {len(images)} training images of {dataset.spec}"
+        source = {"source": f"measured on {len(images)} training images of {dataset.spec}"}
         model = model.with_network(model.network, scale=scale).eval()
-    known = model.scale
-    if known is None:
-        return model, None
-    return model, Scale(low=known.low, high=known.high, higher_is_better=known.higher_is_better, source=source)
+    return model, None if model.scale is None else Scale(**asdict(model.scale), **source)
 
 
 def _with_ratios(entry: CertifiedModel, base: CertifiedModel) -> CertifiedModel:
@@ -160,5 +148,5 @@ def _ratio(entry: CertifiedModel, base: CertifiedModel, word: str) -> float | No
     pairs = zip(entry.methods[word].images, base.methods[word].images, strict=True)
     deltas = [(own.delta, other.delta) for own, other in pairs if own.delta is not None and other.delta is not None]
     own, other = (math.fsum(part) for part in zip(*deltas, strict=True)) if deltas else (0.0, 0.0)
-    shares = own / (entry.scale.high - entry.scale.low), other / (base.scale.high - base.scale.low)
+    shares = own / entry.scale.width, other / base.scale.width
     return shares[0] / shares[1] if shares[1] > 0 else None

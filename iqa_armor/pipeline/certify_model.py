@@ -24,6 +24,7 @@ from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
 from iqa_armor.results.figures import Scale
@@ -42,8 +43,7 @@ class Subject:
     images: ImageSet
     prepare: Callable[[Tensor], Tensor]
     device: torch.device
-    seed: int
-    wants_bound: bool = True
+    settings: CertifySettings
     training: ImageSet | None = None
     scale: Scale | None = None
     progress: Progress = silent
@@ -61,7 +61,7 @@ class Subject:
     def generator(self, index: int) -> Generator:
         """Return the noise of one image: by seed and file name, so that it is the same whatever else is certified."""
         name = Path(self.images.names[index]).name
-        digest = hashlib.sha256(f"{self.seed}\t{name}".encode(errors="surrogateescape")).digest()
+        digest = hashlib.sha256(f"{self.settings.seed}\t{name}".encode(errors="surrogateescape")).digest()
         return Generator(device=self.device).manual_seed(int.from_bytes(digest[:8]) % 2**63)
 
     @torch.no_grad()
@@ -101,8 +101,7 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
     with frozen(model):
         fitted = {word: _calibrated(smoother, subject) for word, smoother in smoothers.items()}
         bound = {word: smoother.bind(model) for word, smoother in fitted.items()}
-        first = subject.image(0)
-        subject.plain_score(first)  # what the first call prepares is not timed
+        subject.plain_score(subject.image(0))  # what the first call prepares is not timed
         plain, seconds = _plain_scores(subject)
         figures = {word: _certify(subject, word, (fitted[word], bound[word]), plain=plain) for word in fitted}
     return CertifiedModel(
@@ -140,14 +139,12 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
 
 
 def _plain_scores(subject: Subject) -> tuple[list[float], float]:
-    scores, seconds = [], []
+    found = []
     for index, name in enumerate(subject.images.names):
-        score, taken = subject.timed(partial(subject.plain_score, subject.image(index)))
-        if not math.isfinite(score):
+        found.append(subject.timed(partial(subject.plain_score, subject.image(index))))
+        if not math.isfinite(found[-1][0]):
             raise ModelLoadError(f"{subject.model.name} gives {name} a score that is not finite; check its weights")
-        scores.append(score)
-        seconds.append(taken)
-    return scores, statistics.median(seconds)
+    return [score for score, _ in found], statistics.median(seconds for _, seconds in found)
 
 
 def _certify(
@@ -174,7 +171,7 @@ def _certify(
         guarantee=smoother.guarantee,
         settings={name: v if isinstance(v, bool | int | float | str) else str(v) for name, v in values.items()},
         delta=delta,
-        delta_share=None if delta is None or scale is None else delta / (scale.high - scale.low),
+        delta_share=None if delta is None or scale is None else delta / scale.width,
         abstained=sum(image.abstained for image in found) / len(found),
         seconds_smoothed=statistics.median(smoothed),
         jacobian=max(slopes, default=None),
@@ -187,7 +184,7 @@ def _certify(
 
 def _lipschitz(subject: Subject, smoother: BoundSmoother) -> float | None:
     """Return the global bound of what stands in front of the noise, where that is wanted and can be found."""
-    if not (subject.wants_bound and isinstance(smoother, BoundFeatureSmoother)):
+    if not (subject.settings.global_bound and isinstance(smoother, BoundFeatureSmoother)):
         return None
     task = f"bounding the backbone of {subject.model.name}"
     subject.progress(task, 0, 1)

@@ -4,21 +4,16 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from iqa_armor.data.base import Dataset, ImageSet, Split
 from iqa_armor.data.direction import Direction, measure_direction
-from iqa_armor.data.images import FileImages
+from iqa_armor.data.prepared import checked_size, each_read
 from iqa_armor.data.problems import Problems
-from iqa_armor.errors import DataError
-from iqa_armor.machine import usable_processors
 from iqa_armor.progress import Progress, silent
 
 Size = tuple[int, int]  # (height, width)
-_CHUNK = 64
-_MOST_WORKERS = 8
 
 
 @dataclass(frozen=True)
@@ -76,7 +71,9 @@ class DataCheck:
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
     """Decode every image of a dataset once, as cheaply as its format allows, and return what was found."""
     problems = Problems(dataset.spec)
-    sizes = _sizes(dataset, problems, progress)
+    everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
+    read = each_read(checked_size, everything, problems, progress=progress, task="decoding images")
+    sizes = Counter(size for chunk in read for size in chunk)
     direction = measure_direction(dataset, progress=progress)
     return DataCheck(
         spec=dataset.spec,
@@ -88,29 +85,6 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
         warnings=(_warning(direction),) if direction is not None and direction.is_suspicious else (),
         problems=problems,
     )
-
-
-def _sizes(dataset: Dataset, problems: Problems, progress: Progress) -> Counter[Size]:
-    everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
-    found: Counter[Size] = Counter()
-    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
-        for start in range(0, len(everything), _CHUNK):
-            chunk = everything[start : start + _CHUNK]
-            results = list(pool.map(lambda place: _size_or_reason(*place), chunk))
-            problems.extend("unreadable images", (item for item in results if isinstance(item, str)))
-            found.update(item for item in results if not isinstance(item, str))
-            progress("decoding images", start + len(chunk), len(everything))
-    return found
-
-
-def _size_or_reason(images: ImageSet, index: int) -> Size | str:
-    try:
-        if isinstance(images.read, FileImages):
-            return images.read.check(images.positions[index])
-        height, width = images[index].shape[-2:]
-    except DataError as error:
-        return f"{images.names[index]} ({error})"
-    return height, width
 
 
 def _summary(split: Split, images: ImageSet) -> SplitSummary:

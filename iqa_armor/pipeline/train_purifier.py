@@ -14,8 +14,8 @@ from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.purifiers.fcn import save_fcn
 from iqa_armor.evaluation.scale import scale_of
-from iqa_armor.metrics.fidelity import psnr
-from iqa_armor.metrics.purification import gain_score, quality_score
+from iqa_armor.metrics.fidelity import psnr, quality_score
+from iqa_armor.metrics.robustness import gain_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
 from iqa_armor.pipeline.fitting import RunOptions, score_all

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iqa_armor.report.formatting import NORMS, budget
-from iqa_armor.results.figures import AttackFigures, Figures, epsilon_key
+from iqa_armor.results.figures import AttackFigures, Figures
 from iqa_armor.results.outcome import Outcome
 
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"
@@ -93,4 +93,4 @@ def _budgets(outcome: Outcome, attack: str) -> list[str]:
 
 
 def _shared_budgets(outcome: Outcome) -> list[str]:
-    return [epsilon_key(epsilon / 255) for epsilon in outcome.settings.epsilons]
+    return [f"{epsilon:g}" for epsilon in outcome.settings.epsilons]

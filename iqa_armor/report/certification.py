@@ -31,7 +31,8 @@ MOST_ROWS = 200  # of a table of images of a dataset
 def certification_report(found: Certification) -> Report:
     """Return all that is shown of a certification; every image comes first where files were named."""
     tables = tuple(_images(found, model, word) for model in found.models for word in model.methods)
-    has_data = found.data is not None
+    data, has_data = found.data, found.data is not None
+    told = f"{data.spec}: {data.images} {data.split} images" if data else f"{len(tables[0].groups[0].rows)} image files"
     images = Section("Every image", tables, has_data, "Scores and bounds by model, method and image" * has_data)
     charts = tuple(_charts(found))
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
@@ -45,7 +46,7 @@ def certification_report(found: Certification) -> Report:
     term = "Model" if len(named) == 1 else "Models"
     return Report(
         title=f"Certified scores of {', '.join(model.name for model in found.models)}",
-        facts=Terms((*((term, name) for name in named), ("Data", _data(found)))),
+        facts=Terms((*((term, name) for name in named), ("Data", told))),
         sections=tuple(sections),
         kind="certification",
         json=found.to_json(indent=None),
@@ -131,13 +132,6 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
         levels=tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None),
         is_log=is_log,
     )
-
-
-def _data(found: Certification) -> str:
-    count = max(len(figures.images) for model in found.models for figures in model.methods.values())
-    if found.data is None:
-        return f"{count} image files"
-    return f"{found.data.spec}: {found.data.images} {found.data.split} images"
 
 
 def _notes(found: Certification) -> Iterator[str]:

@@ -20,8 +20,7 @@ from iqa_armor.report.formatting import budget, plain, signed
 from iqa_armor.report.model_marks import row_name
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results.outcome import Outcome
-from iqa_armor.results.pictures import Picture
+from iqa_armor.results.outcome import Outcome, Picture
 from iqa_armor.results.table import Table
 
 NAMES_IN_TITLE = 3

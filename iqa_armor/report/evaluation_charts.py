@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from statistics import fmean
-from typing import Literal
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Panels, Series
@@ -19,11 +18,10 @@ from iqa_armor.results.table import Table
 CLEAN, ATTACKED = Mark(GREY, "o", "●"), Mark("#b84300", "o", "●")
 POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
 PANELS = 12  # of scores before and after
-Swept = Literal["abs_gain", "srocc"]
-TITLES: Mapping[Swept, str] = {"abs_gain": "AbsGain", "srocc": "SROCC"}
+TITLES = {"abs_gain": "AbsGain", "srocc": "SROCC"}
 
 
-def curves(outcome: Outcome, figure: Swept) -> tuple[Chart, ...]:
+def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
     """Return a panel per attack that was swept over budgets: a figure over the budget, a line per model.
 
     All panels share their vertical axis. Attacks at one budget, and those of which nothing is defined, have none.
@@ -99,7 +97,7 @@ def score_scatters(outcome: Outcome, table: Table) -> Panels:
     )
 
 
-def _line(model: ModelEntry, attack: str, figure: Swept) -> dict[float, float]:
+def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
     """Return a figure by budget, nan where it is not defined; nothing unless there are budgets with a value."""
     by_key: Mapping[str, float | None] = getattr(figures_of(model, attack), figure)
     values = {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}

@@ -15,12 +15,12 @@ from iqa_armor.report.attack_figures import (
     starred,
     under_headline,
 )
-from iqa_armor.report.comparison import Comparison, compare
+from iqa_armor.report.comparison import compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, plain, short, signed, significant
 from iqa_armor.report.model_marks import model_marks, row_name
 from iqa_armor.results.figure_registry import Figure, declared
-from iqa_armor.results.figures import DatasetFigures, ModelEntry
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
@@ -62,10 +62,18 @@ def attacks_table(outcome: Outcome) -> Table | None:
 
 def differences_table(outcome: Outcome) -> Table | None:
     """Return a group of rows per compared model: difference, interval, ratio, reading; None without a baseline."""
-    groups = _by_model(outcome, lambda model: map(_difference, compare(outcome, model)))
+
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        for each in compare(outcome, model):
+            low, high = each.interval.low, each.interval.high
+            limits = DASH if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
+            ratio = DASH if each.ratio is None else f"× {each.ratio:.2f}"
+            values = (short(each.baseline), short(each.value), signed(each.interval.value), limits, ratio)
+            yield row(each.figure, *values, Cell(each.reading, READINGS[each.reading]))
+
+    groups, settings = _by_model(outcome, rows), outcome.settings
     if not groups:
         return None
-    settings = outcome.settings
     columns = (
         Column("Figure", kind="text"),
         *number_columns((outcome.baseline or "", "Model"), spare=1),
@@ -90,14 +98,14 @@ def datasets_table(outcome: Outcome) -> Table | None:
     under = number_columns((f"AbsGainAUC {attack}", f"SROCC, {under_headline(outcome)}"))
     columns = (Column("Dataset", kind="text"), Column("Images"), *_declared(shown), *under)
 
-    def cells(spec: str, part: DatasetFigures) -> Row:
-        attacked = figures_of(part, attack)
-        clean = (_declared_text(figure, getattr(part, figure.name)) for figure in shown)
-        found = (short(area(attacked, "abs_gain")), short(attacked.srocc.get(key)))
-        return row(spec, str(part.images), *clean, *found)
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        for spec, part in model.datasets.items():
+            attacked = figures_of(part, attack)
+            clean = (_declared_text(figure, getattr(part, figure.name)) for figure in shown)
+            found = (area(attacked, "abs_gain"), attacked.srocc.get(key))
+            yield row(spec, str(part.images), *clean, *map(short, found))
 
-    rows = _by_model(outcome, lambda model: (cells(spec, part) for spec, part in model.datasets.items()))
-    return Table("Every dataset", columns, rows)
+    return Table("Every dataset", columns, _by_model(outcome, rows))
 
 
 def budgets_table(outcome: Outcome) -> Table | None:
@@ -185,11 +193,3 @@ def _name(outcome: Outcome, model: ModelEntry) -> Cell:
 def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:
     found = ((model, tuple(rows(model))) for model in outcome.models)
     return tuple(Rows(each, _name(outcome, model)) for model, each in found if each)
-
-
-def _difference(each: Comparison) -> Row:
-    low, high = each.interval.low, each.interval.high
-    limits = DASH if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
-    ratio = DASH if each.ratio is None else f"× {each.ratio:.2f}"
-    values = (short(each.baseline), short(each.value), signed(each.interval.value), limits, ratio)
-    return row(each.figure, *values, Cell(each.reading, READINGS[each.reading]))

@@ -55,7 +55,10 @@ def plane(outcome: Outcome) -> Panels:
     """
     marks, series, told = model_marks(outcome), [], []
     for entries in purifications(outcome):
-        points = [(model, at) for model in entries if (at := _point(outcome, model)) is not None]
+        points = []
+        for model in entries:
+            x, y = (_at_shown_budget(outcome, model, name, OVERALL) for name in ("gain_score", "quality"))
+            points += [(model, (x, y))] if x is not None and y is not None else []
         label = defense_label(outcome, entries[0])
         if points:
             parts = (
@@ -99,12 +102,6 @@ def _rows(outcome: Outcome, entries: Sequence[ModelEntry]) -> Iterator[Row]:
         gain = (short(_at_shown_budget(outcome, model, "gain_score", name)) for name in names)
         under = (short(figures_of(entry, attack).srocc.get(key) if entry else None) for entry in (bare, model))
         yield (*first, *row(_threat(model), *quality, *gain, *under))
-
-
-def _point(outcome: Outcome, model: ModelEntry) -> tuple[float, float] | None:
-    gain = _at_shown_budget(outcome, model, "gain_score", OVERALL)
-    quality = _at_shown_budget(outcome, model, "quality", OVERALL)
-    return None if gain is None or quality is None else (gain, quality)
 
 
 def _at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str) -> float | None:

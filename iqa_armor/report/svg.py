@@ -24,21 +24,14 @@ LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
 SETTINGS: Mapping[str, Any] = {
     "svg.fonttype": "none",  # text stays text: light, selectable, in the reader's own font
     "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "path.simplify": False,
     "font.size": 10.5,
-    "axes.spines.top": False,
-    "axes.spines.right": False,
-    "axes.edgecolor": GREY,
-    "axes.labelcolor": INK,
     "axes.facecolor": "none",
-    "axes.grid": True,
-    "axes.axisbelow": True,
     "grid.color": FAINT,
     "grid.linewidth": 0.7,
-    "xtick.color": GREY,
-    "ytick.color": GREY,
-    "xtick.labelcolor": INK,
-    "ytick.labelcolor": INK,
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "path.simplify"), False),
 }
 # What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
 _NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"

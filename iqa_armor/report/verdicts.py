@@ -19,12 +19,7 @@ STATES = {
     "open": "These images do not tell model and baseline apart.",
     "alone": "No baseline to compare with.",
 }
-WORDS = {
-    "better": "better",
-    "worse": "worse",
-    "mixed": "better in some figures and worse in others",
-    "open": "not separable",
-}
+WORDS = {"mixed": "better in some figures and worse in others", "open": "not separable"}
 MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 
@@ -46,7 +41,7 @@ def verdict(outcome: Outcome) -> Verdict:
     caveat = f"Images and scores of {synthetic} are generated: no human opinion stands behind these figures."
     says = STATES[state]
     if state not in ("caution", "alone") and len(set(standings)) > 1:
-        counts = (f"{standings.count(kind)} {word}" for kind, word in WORDS.items() if kind in standings)
+        counts = (f"{standings.count(kind)} {WORDS.get(kind, kind)}" for kind in STATES if kind in standings)
         says = f"{len(standings)} models against the baseline: {', '.join(counts)}."
     return Verdict(state, says, warnings, tuple(sentences), (caveat,) if synthetic else ())
 

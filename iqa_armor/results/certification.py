@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from iqa_armor.results.figures import Number, Scale, Value
 from iqa_armor.results.outcome import DataEntry, Document
-
-CERTIFICATION_SCHEMA: Literal["iqa-armor/certification/1"] = "iqa-armor/certification/1"
 
 
 class CertifiedImage(Value):
@@ -86,14 +84,10 @@ class CertifiedModel(Value):
 class Certification(Document):
     """Everything that certifying reports; `data` is null where image files were named."""
 
-    schema_: Literal["iqa-armor/certification/1"] = Field(default=CERTIFICATION_SCHEMA, alias="schema")
+    schema_: Literal["iqa-armor/certification/1"] = Field("iqa-armor/certification/1", alias="schema")
     models: tuple[CertifiedModel, ...]
     baseline: str | None = None
     data: DataEntry | None = None
     seed: int = 0
     device: str = "cpu"
     versions: dict[str, str]
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON; figures that are not defined are None."""
-        return self.model_dump(mode="json")

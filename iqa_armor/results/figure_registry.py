@@ -1,7 +1,6 @@
-"""Every figure that is reported of a model, declared once.
+"""Every figure that is reported of a model, declared once: its JSON, area, ratio, difference and requirements follow.
 
-The JSON, its areas, ratios, differences and requirements follow from these entries; how a figure is computed stands
-under its name in `iqa_armor.evaluation.reductions`.
+How it is computed stands under its name in `iqa_armor.evaluation.reductions`.
 """
 
 from __future__ import annotations
@@ -12,32 +11,22 @@ from typing import Any, Literal
 
 @dataclass(frozen=True)
 class Figure:
-    """One figure.
+    """One figure: its name in the JSON, what tables call it and what it says.
 
-    Args:
-        name: Its name in the JSON.
-        of: "clean" images; "attacked" ones, with a value per budget; or clean ones of one dataset ("data"), which are
-            not combined over datasets.
-        label: What tables call it.
-        says: What it is.
-        better: +1 where more is better, -1 where less is, 0 where neither.
-        is_gain: Whether it is signed along the attack, so that one downwards makes it negative.
-        has_area: Whether its mean over the budgets is given too, as NAME_auc.
-        compared: What is given as a difference to the baseline, with limits: "value", "area", both or nothing.
-        combined: What stands for all datasets.
-        is_plain: Whether it is shown as a number of any size, not with three decimals.
+    It is one of clean images; of attacked ones, with a value per budget; or of the clean ones of one dataset ("data"),
+    which is not combined over datasets.
     """
 
     name: str
     of: Literal["clean", "attacked", "data"]
     label: str
     says: str
-    better: Literal[-1, 0, 1] = 0
-    is_gain: bool = False
-    has_area: bool = False
-    compared: tuple[str, ...] = ()
-    combined: Literal["weighted mean", "largest"] = "weighted mean"
-    is_plain: bool = False
+    better: Literal[-1, 0, 1] = 0  # whether more is better (+1) or less
+    is_gain: bool = False  # whether it is signed along the attack, so that one downwards makes it negative
+    has_area: bool = False  # whether its mean over the budgets is given too
+    compared: tuple[str, ...] = ()  # what has a difference to the baseline, with limits: its "value", its "area"
+    combined: Literal["weighted mean", "largest"] = "weighted mean"  # over datasets
+    is_plain: bool = False  # whether it is shown as a number of any size, not with three decimals
 
     @property
     def area(self) -> str:

@@ -10,11 +10,6 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 from iqa_armor.results.figure_registry import declared
 
 
-def epsilon_key(epsilon: float) -> str:
-    """Return the JSON key of a budget in [0, 1]: its size in 1/255, such as "4"."""
-    return f"{epsilon * 255:g}"
-
-
 def _finite_or_none(value: object) -> object:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
@@ -93,6 +88,11 @@ class Scale(Value):
     high: float
     higher_is_better: bool = True
     source: str = "stored with the model"
+
+    @property
+    def width(self) -> float:
+        """Length of the range."""
+        return self.high - self.low
 
 
 class AttackDifferences(_fields(**_limits, **_limits_of_areas), Value):  # type: ignore[misc]

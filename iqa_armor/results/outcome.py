@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from typing import Any, Literal, Self
 
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from iqa_armor.errors import DataError
 from iqa_armor.results.figures import ModelEntry, Value
-
-SCHEMA: Literal["iqa-armor/evaluation/1"] = "iqa-armor/evaluation/1"
 
 
 class Document(Value):
@@ -28,11 +27,7 @@ class Document(Value):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> Self:
-        """Return what `to_json` wrote, in this version or an earlier one.
-
-        Raises:
-            DataError: If the text is nothing of this schema.
-        """
+        """Return what `to_json` wrote, in this version or an earlier one; a DataError if it is of another schema."""
         try:
             return cls.model_validate_json(text)
         except ValidationError as error:
@@ -82,7 +77,7 @@ class Settings(Value):
 class Outcome(Document):
     """Everything an evaluation reports."""
 
-    schema_: Literal["iqa-armor/evaluation/1"] = Field(default=SCHEMA, alias="schema")
+    schema_: Literal["iqa-armor/evaluation/1"] = Field("iqa-armor/evaluation/1", alias="schema")
     models: tuple[ModelEntry, ...]
     baseline: str | None = None
     data: tuple[DataEntry, ...]
@@ -98,3 +93,23 @@ class Outcome(Document):
     def baseline_entry(self) -> ModelEntry | None:
         """The baseline's own entry, if there is one."""
         return next((model for model in self.models if model.name == self.baseline), None)
+
+
+@dataclass(frozen=True)
+class Picture:
+    """One attacked image beside its original, and mid-grey plus 20 times the change, as files that browsers show.
+
+    Scores are in model units, the gain in score ranges of the model; the other names are those of the outcome.
+    """
+
+    model: str
+    dataset: str
+    attack: str
+    budget: str
+    name: str
+    clean_score: float
+    attacked_score: float
+    gain: float
+    clean: bytes
+    attacked: bytes
+    difference: bytes

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import difflib
+import math
 import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -10,7 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.figure_registry import declared
+from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import Interval, ModelEntry, Scale
 from iqa_armor.results.outcome import Outcome
 
@@ -55,41 +57,33 @@ class Failure:
 def parse_requirement(text: str) -> Requirement:
     """Return the requirement written as `PATH OPERATOR NUMBER`; a UsageError refuses any other text."""
     match = _EXPRESSION.fullmatch(text)
-    try:
-        bound = float(match[3]) if match else float("nan")
-    except ValueError:
-        bound = float("nan")
-    if match is None or bound != bound:  # NaN is the one number that differs from itself
-        raise UsageError(
-            f"cannot read the requirement {text!r}; write PATH OPERATOR NUMBER with one of "
-            f"{' '.join(OPERATORS)}, such as 'srocc_drop <= 0.01'"
-        )
-    return Requirement(match[1], match[2], bound)
+    with contextlib.suppress(ValueError):
+        if match is not None and not math.isnan(bound := float(match[3])):
+            return Requirement(match[1], match[2], bound)
+    raise UsageError(
+        f"cannot read the requirement {text!r}; write PATH OPERATOR NUMBER with one of "
+        f"{' '.join(OPERATORS)}, such as 'srocc_drop <= 0.01'"
+    )
 
 
 def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     """Return the failures of a requirement: one for every model but the baseline that does not meet it.
 
-    A lone model is checked itself. A value that is not defined (null) fails.
-
-    Raises:
-        UsageError: If the path names no number of a model's entry.
+    A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
     """
     require_path(requirement, budgets=outcome.settings.keys(), datasets=[d.spec for d in outcome.data])
-    holds = OPERATORS[requirement.operator]
-    values = {m.name: flatten(m.model_dump()).get(requirement.path) for m in outcome.compared}
-    return [
-        Failure(requirement, name, value)
-        for name, value in values.items()
-        if value is None or not holds(value, requirement.bound)
-    ]
+    holds, failures = OPERATORS[requirement.operator], []
+    for model in outcome.compared:
+        value = _flatten(model.model_dump()).get(requirement.path)
+        if value is None or not holds(value, requirement.bound):
+            failures.append(Failure(requirement, model.name, value))
+    return failures
 
 
 def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> None:
     """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
 
-    Raises:
-        UsageError: Naming the nearest path there is.
+    The UsageError names the nearest path there is.
     """
     paths = known_paths(budgets, datasets)
     if requirement.path not in paths:
@@ -99,20 +93,14 @@ def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str
 
 def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
-    worst = {"worst_case": max(budgets.values(), key=len)} if len(budgets) > 1 else {}
 
-    def by_budget(value: Any, fields: Sequence[str]) -> dict[str, Any]:
-        def blank(keys: Sequence[str]) -> dict[str, Any]:
-            return {field: dict.fromkeys(keys, value) for field in fields}
+    def by_budget(value: Any, figures: Sequence[Figure]) -> dict[str, Any]:
+        attacks = {attack: {f.name: dict.fromkeys(keys, value) for f in figures} for attack, keys in budgets.items()}
+        longest = max(budgets, key=lambda attack: len(budgets[attack]), default="")
+        return {"attacks": attacks} | ({"worst_case": attacks[longest]} if len(budgets) > 1 else {})
 
-        return {
-            "attacks": {attack: blank(keys) for attack, keys in budgets.items()},
-            **{name: blank(keys) for name, keys in worst.items()},
-        }
-
-    attacked = declared("attacked")
-    figures = by_budget(None, [figure.name for figure in attacked])
-    differences = by_budget(Interval(), [figure.name for figure in attacked if "value" in figure.compared])
+    figures = by_budget(None, declared("attacked"))
+    differences = by_budget(Interval(), [figure for figure in declared("attacked") if "value" in figure.compared])
     entry = {
         "name": "",
         "parameters": 0,
@@ -121,15 +109,15 @@ def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -
         "ratio_to_baseline": figures,
         "difference_to_baseline": differences,
     }
-    return list(flatten(ModelEntry.model_validate(entry | figures).model_dump()))
+    return list(_flatten(ModelEntry.model_validate(entry | figures).model_dump()))
 
 
-def flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
     """Return the numbers and nulls of nested figures by dotted path."""
     found: dict[str, float | None] = {}
     for key, value in entry.items():
         if isinstance(value, Mapping):
-            found |= flatten(value, f"{prefix}{key}.")
+            found |= _flatten(value, f"{prefix}{key}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             found[f"{prefix}{key}"] = value
     return found

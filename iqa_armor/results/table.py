@@ -46,11 +46,7 @@ class Table:
 
     @classmethod
     def from_plain(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
-        """Return the table that `as_plain` wrote.
-
-        Raises:
-            ValueError: If it is none: a column is missing or of another length.
-        """
+        """Return the table that `as_plain` wrote; a ValueError if a column is missing or of another length."""
         if not {"image", "score"} <= {*columns} <= {*TEXTS, *NUMBERS} or len(set(map(len, columns.values()))) != 1:
             raise ValueError("columns are missing, unknown or of different lengths")
         numbers = {name: np.array(values, dtype=np.float64) for name, values in columns.items() if name in NUMBERS}
@@ -78,9 +74,8 @@ class Table:
 
     def rows(self) -> Iterator[dict[str, Any]]:
         """Yield every row as plain values by column, with None for nan."""
-        names = list(self.columns)
-        for values in zip(*(_plain(self[name]) for name in names), strict=True):
-            yield dict(zip(names, values, strict=True))
+        for values in zip(*map(_plain, self.columns.values()), strict=True):
+            yield dict(zip(self.columns, values, strict=True))
 
 
 def check_table_file(path: Path) -> None:
@@ -102,9 +97,8 @@ def write_table(table: Table, path: Path) -> None:
             from pyarrow import Table as Arrow
             from pyarrow.parquet import write_table as write_parquet
 
-            write_parquet(
-                Arrow.from_pydict({name: _plain(column) for name, column in table.columns.items()}), unfinished
-            )
+            columns = {name: _plain(column) for name, column in table.columns.items()}
+            write_parquet(Arrow.from_pydict(columns), unfinished)
             return
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if path.suffix == ".csv":

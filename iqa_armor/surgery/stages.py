@@ -89,9 +89,10 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
 
 def _places(lineage: Lineage) -> str:
     cuts = [cut.node for branch in branches(lineage) for cut in branch.cuts] if lineage.convolutions else []
-    grids = [grid.node for grid in token_grids(lineage)]
-    texts = [f"its cuts are {', '.join(cuts)}"] if cuts else []
-    return "; ".join(texts + ([f"its tokens are {', '.join(grids)}"] if grids else []) or ["it has no cuts"])
+    places = {"cuts": cuts, "tokens": [grid.node for grid in token_grids(lineage)]}
+    return (
+        "; ".join(f"its {what} are {', '.join(names)}" for what, names in places.items() if names) or "it has no cuts"
+    )
 
 
 def _point_to_tokens(lineage: Lineage) -> None:
@@ -131,12 +132,8 @@ def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
 
 def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
-    followed = {
-        source
-        for node in lineage.convolutions
-        for given in node.all_input_nodes
-        for source in lineage.last_convolutions.get(given, ())
-    }
+    inputs = (given for node in lineage.convolutions for given in node.all_input_nodes)
+    followed = frozenset[fx.Node]().union(*(lineage.last_convolutions.get(given, ()) for given in inputs))
     groups: list[tuple[frozenset[fx.Node], list[fx.Node]]] = []
     for sink in (node for node in lineage.convolutions if node not in followed):
         shared = frozenset(d for d in lineage.dominators.of(sink)[:-1] if lineage.last_convolutions[d])

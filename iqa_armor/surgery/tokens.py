@@ -79,16 +79,14 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
 
 def _ends_unit(lineage: Lineage, node: fx.Node) -> bool:
     """Return whether a node adds two tensors of its own size, both made from the image."""
-    summands = [source for source in node.all_input_nodes if source in lineage.dominators]
-    fit = len(summands) == 2 and all(size_of(source) == size_of(node) for source in summands)
-    return called_name(node) in ADDITIONS and fit
+    sizes = [size_of(source) for source in node.all_input_nodes if source in lineage.dominators]
+    return called_name(node) in ADDITIONS and sizes == [size_of(node)] * 2
 
 
 def _grid(node: fx.Node, place: tuple[int, ...], extra: int) -> TokenGrid:
     stack = list(node.meta.get("nn_module_stack", {}).values())
-    height, width = place
     module = str(stack[-1][0]) if stack else ""
-    return TokenGrid(node.name, module, (size_of(node) or (0,))[-1], (height, width), extra)
+    return TokenGrid(node.name, module, (size_of(node) or (0,))[-1], (place[0], place[1]), extra)
 
 
 def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:

@@ -20,16 +20,13 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
     """Give an Accelerator that computes on exactly this device, whatever else the machine has.
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
-    ("no", "bf16" or "fp16") and device: while the block runs that state is set aside.
-
-    Raises:
-        UsageError: If several processes shall compute on one CUDA device.
+    ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes on one CUDA
+    device are a UsageError.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.utils import patch_environment
 
-    is_cuda = device.type == "cuda"
-    rank = os.environ.get("LOCAL_RANK")
+    is_cuda, rank = device.type == "cuda", os.environ.get("LOCAL_RANK")
     if is_cuda and rank is not None:
         if device.index != int(rank):
             raise UsageError(f"each process needs a CUDA device of its own; pass --device cuda, not {device}")

@@ -1,7 +1,5 @@
 """Keep the state of an interrupted fit, so that it continues where it stopped."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import pickle

@@ -1,7 +1,5 @@
 """What makes a fit robust by itself: a penalty on the input gradient, or training on attacked images."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -44,10 +42,6 @@ class TrainingDefense:
 class GradientNorm(TrainingDefense):
     """Penalise the L1 norm of the gradient of each score by its image ("NT").
 
-    Args:
-        weight: Factor λ of the penalty.
-        step: Step h of the difference, pixels being in [0, 1]; 0 takes the gradient itself by double backward.
-
     Source: Liu et al., "Defense Against Adversarial Attacks on No-Reference Image Quality Models with Gradient Norm
     Regularization", CVPR 2024: λ · |f(x + h · sign ∇f(x)) − f(x)| / h with h = 0.01 and λ = 1e-3, which for h → 0 is
     λ · ‖∇f(x)‖₁. Ours: scores have unit spread, since fits are in standardised scores; h is in pixels of [0, 1] and
@@ -55,8 +49,8 @@ class GradientNorm(TrainingDefense):
     dropout drawn anew for each term their difference would be noise, divided by h.
     """
 
-    weight: float = 1e-3
-    step: float = 0.01
+    weight: float = 1e-3  # λ
+    step: float = 0.01  # h; 0 takes the gradient itself by double backward
 
     @classmethod
     def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
@@ -72,11 +66,6 @@ class GradientNorm(TrainingDefense):
 class AdversarialTraining(TrainingDefense):
     """Attack half of each batch and lower its labels by what the attack did to the images ("AT").
 
-    Args:
-        score_range: Width of the range of training labels, in the unit of the targets.
-        direction: +1 where large scores mean good quality, else −1.
-        epsilon: Radius and step of the attack, pixels being in [0, 1].
-
     Source: [AT] Chistyakova et al., "Increasing the Robustness of Image Quality Assessment Models Through Adversarial
     Training", Technologies 2024: one step of PGD that raises the predicted quality, ε = 4/255; the label of an
     attacked image falls by (1 − SSIM) · score range. Ours: the attacked half is the first of the shuffled batch
@@ -84,9 +73,9 @@ class AdversarialTraining(TrainingDefense):
     statistics come from the batch that is fitted, and from it alone.
     """
 
-    score_range: float
-    direction: int = 1
-    epsilon: float = 4 / 255
+    score_range: float  # width of the range of training labels, in the unit of the targets
+    direction: int = 1  # −1 where small scores mean good quality
+    epsilon: float = 4 / 255  # radius and step of the attack, pixels being in [0, 1]
 
     @classmethod
     def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:
@@ -129,11 +118,8 @@ def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
 
 @contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and restore the mode of every module on leaving; parameters keep their gradients.
-
-    Orthogonal layers keep their mode: they compute the same in both, but in eval mode prepare for many passes with
-    the same weights.
-    """
+    """Put a model in eval mode and restore the mode of every module on leaving; parameters keep their gradients."""
+    # Orthogonal layers compute the same in both modes, but in eval mode prepare for many passes with equal weights.
     modes = [(module, module.training) for module in model.modules() if not isinstance(module, CachingModule)]
     try:
         for module, _ in modes:

@@ -1,7 +1,5 @@
 """What every training shares: step sizes, epochs of steps, and the weights of the best epoch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar

@@ -1,7 +1,5 @@
 """How a filter is trained. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import ClassVar
 
 from pydantic import Field

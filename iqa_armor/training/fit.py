@@ -1,7 +1,5 @@
 """Fit a quality model to opinion scores."""
 
-from __future__ import annotations
-
 import logging
 import math
 import time
@@ -72,16 +70,9 @@ def fit(
 ) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
-    The best epoch has the highest SROCC on the held-out tenth, which no reported number is taken from.
-
-    Args:
-        model: Fitted so that its scores are (mos − center) / spread.
-        images: Those fitted to, and those that choose the epoch.
-        settings: Epochs, step size, loss and the rest.
-        labels: That center and spread, 0 and 1 by default; a negative spread where small scores shall be good.
-        device: Where to compute; None lets `choose_device` decide. Under a launcher each process has its own.
-        checkpoint: Keeps the state after every epoch.
-        progress: Told of steps, and of epochs that end.
+    The best epoch has the highest SROCC on the held-out tenth, which no reported number is taken from. Scores become
+    (mos − center) / spread of `labels`; a negative spread makes small scores good. The checkpoint keeps the state after
+    every epoch. Under a launcher each process has a device of its own.
 
     Raises:
         ArmorError: If the loss is not finite.

@@ -1,7 +1,5 @@
 """The images that networks are fitted to, and their scores."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any

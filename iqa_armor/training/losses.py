@@ -1,7 +1,5 @@
 """Losses between predicted scores and opinion scores of one batch."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 

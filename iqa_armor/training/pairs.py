@@ -1,7 +1,5 @@
 """Attacked versions of clean images, to train a purifier with."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
@@ -56,18 +54,10 @@ def make_pairs(
     seed: int,
     progress: Progress = silent,
 ) -> Pairs:
-    """Attack every image once; the images take turns with the attacks in an order that the seed draws.
+    """Attack every image once; the images, of one size, take turns with the attacks in an order that the seed draws.
 
-    Args:
-        model: What is attacked, without a purifier, on the device to compute on; left as it was.
-        images: All of one size.
-        attacks: At least one, ready to run.
-        batch_size: Images attacked at once.
-        seed: Of the order, and of attacks that draw.
-        progress: Told of images attacked.
-
-    Raises:
-        ArmorError: If an attack gives pixels that are not finite.
+    The model, without a purifier, is on the device to compute on and left as it was; attacks are ready to run. Pixels
+    that are not finite are an ArmorError.
     """
     generator = Generator().manual_seed(seed)
     order = torch.randperm(len(images), generator=generator)

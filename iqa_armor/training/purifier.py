@@ -1,7 +1,5 @@
 """Train the FCN filter to turn attacked images back into clean ones."""
 
-from __future__ import annotations
-
 import math
 import time
 from dataclasses import dataclass
@@ -56,14 +54,8 @@ def fit_filter(
 ) -> FittedFilter:
     """Return a filter trained on attacks of a model, which is left as it was.
 
-    Pairs are made once and kept in memory, or anew for every epoch where the settings say so; held-out pairs stay.
-
-    Args:
-        model: What is attacked, without a purifier, on the device to compute on.
-        images: They take turns with the attacks.
-        attacks: Ready to run.
-        settings: Epochs, step size and the rest.
-        progress: Told of images attacked, of steps, and of epochs that end.
+    Pairs are made once, as `make_pairs` says, and kept in memory, or anew for every epoch where the settings say so;
+    held-out pairs stay. Progress is told of images attacked, of steps, and of epochs that end.
 
     Raises:
         DataError: If the images are smaller than 11×11.

@@ -1,7 +1,5 @@
 """Fit a full-reference model to opinion scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch
@@ -83,6 +81,5 @@ def read_pairs(model: ReferenceModel, images: ImageSet, indices: Sequence[int]) 
 
 
 def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    """Return shuffled indices in batches; a last one of a single image, which has no correlation, is left out."""
     parts = torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
-    return [part for part in parts if len(part) > 1]
+    return [part for part in parts if len(part) > 1]  # one image has no correlation

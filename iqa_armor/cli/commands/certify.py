@@ -57,7 +57,7 @@ def certify(
         write_whole(report, render_page(certification_report(found)))
         say(f"wrote {report}", to=stderr)
     if json:
-        show_json(found.as_plain())
+        show_json(found.model_dump(mode="json"))
         return
     stdout.print(TerminalReport(certification_report(found)))
 

@@ -8,13 +8,11 @@ from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from iqa_armor.defenses.base import Purifier
-    from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
+    from iqa_armor.defenses.base import Purifier, PurifierFile
 
 
 def _accepted(found: object, name: str) -> Purifier | PurifierFile:
-    from iqa_armor.defenses.base import Purifier
-    from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
+    from iqa_armor.defenses.base import Purifier, PurifierFile
 
     if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
         return found

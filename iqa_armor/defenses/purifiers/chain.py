@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import re
 
-from iqa_armor.defenses.base import Purifier
+from iqa_armor.defenses.base import Purifier, PurifierFile
 from iqa_armor.defenses.purifiers import PURIFIERS
-from iqa_armor.defenses.purifiers.purifier_file import PurifierFile
 from iqa_armor.errors import UsageError
 
 # What a user's own purifier begins with: `file.py:NAME` or `package.module:NAME`.

@@ -84,15 +84,11 @@ class Diffusion(nn.Module):
             raise ModelLoadError(f"{settings.path} is trained with {steps} steps, got step={settings.step}")
         self.unet, self.schedule, self.settings = unet, schedule, settings
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
-
-    @property
-    def is_differentiable(self) -> bool:
-        """Whether attackers shall differentiate the denoising."""
-        return self.settings.gradient
+        self.is_differentiable = settings.gradient
 
     def forward(self, images: Tensor, generator: Generator) -> Tensor:
         """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that the network does not take."""
-        with torch.set_grad_enabled(self.settings.gradient and torch.is_grad_enabled()):
+        with torch.set_grad_enabled(self.is_differentiable and torch.is_grad_enabled()):
             purified = on_padded(lambda padded: self._denoised(padded, generator), images, multiple=self.multiple)
             return Unsharp()(purified, generator) if self.settings.unsharp else purified
 

@@ -20,7 +20,6 @@ METADATA_KEY = "iqa_armor_purifier"
 KIND, FORMAT = "fcn", 1
 WIDTHS = (64, 16)
 REACH = 0.1  # the largest correction of a pixel value: 2.5 times the largest usual budget, 10/255
-LARGEST_FILE = 2**20  # bytes; a filter takes 50 kB
 
 
 @dataclass(frozen=True)
@@ -85,7 +84,7 @@ def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
     from safetensors import SafetensorError, safe_open
 
     try:
-        if path.stat().st_size > LARGEST_FILE:
+        if path.stat().st_size > 2**20:  # a filter takes 50 kB
             raise ModelLoadError(f"{path} is too large for an FCN filter; train one with iqa-armor train-purifier")
         with safe_open(path, framework="pt", device="cpu") as file:
             record = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))

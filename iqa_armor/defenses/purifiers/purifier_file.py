@@ -1,24 +1,10 @@
-"""Purifiers that are read from files: what their settings promise."""
+"""Files and folders of purifiers, and what is said of their errors."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Protocol, runtime_checkable
 
-from iqa_armor.defenses.base import Purifier
 from iqa_armor.errors import ModelLoadError
-
-
-@runtime_checkable
-class PurifierFile(Protocol):
-    """Settings of a purifier that is read from a file or folder: a frozen dataclass."""
-
-    @property
-    def path(self) -> str:
-        """The file or folder; empty until it is named."""
-
-    def load(self) -> Purifier:
-        """Return the purifier, on the CPU, in eval mode, without gradients of its own, or raise a ModelLoadError."""
 
 
 def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:

@@ -82,10 +82,7 @@ class SplitSmoother:
         return FeatureCertificate(median, lower, upper, jacobian, sigma, converged, settings.radius)
 
     def noisy_scores(self, features: Tensor, sigma: Tensor, generator: Generator, *, samples: int) -> Tensor:
-        """Return the scores (N, samples) of features (N, …) under independent noise of level sigma (N,), in their unit.
-
-        Gradients flow; noise is drawn on the features' device.
-        """
+        """Return scores (N, samples) of features (N, …) under independent noise of level sigma (N,) in their unit."""
         at_once = max(1, CHUNK // max(1, features.numel()))
         scale = sigma.to(features).view(-1, *[1] * features.ndim)
         parts = []
@@ -113,10 +110,7 @@ class BoundFeatureSmoother(SplitSmoother):
         return torch.as_tensor(self.backbone(self.model.normalize(images)))
 
     def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
-        """Return how far the features can at most move per unit of L2 change of images (H, W) in [0, 1], anywhere.
-
-        Takes seconds to minutes; the size is by default that which the model prepares.
-        """
+        """Return how far features can move per unit of L2 change of images (H, W) in [0, 1]; takes up to minutes."""
         sides = size or self.model.preprocessing.size or FREE_SIZE
         found = product_bound(self.backbone, torch.zeros(1, 3, *sides).to(self.model.mean))
         return found if found.value is None else ProductBound(found.value / min(self.model.preprocessing.std))

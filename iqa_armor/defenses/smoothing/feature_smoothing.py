@@ -93,7 +93,14 @@ class FeatureSmoothing:
         features = model.features if isinstance(model, ReferenceModel) else measuring.bind(model).features
         with evaluating(model):
             batches = torch.split(images, batch_size) if len(images) else ()
-            largest = max((measuring._largest(features, batch) for batch in batches), default=0.0)
+            found = [measuring.measured(features, batch) for batch in batches]
+        failed = sum(int((~converged).sum()) for _, converged in found)
+        if failed:
+            raise ArmorError(
+                f"the Jacobian of {failed} of {len(images)} calibration images did not converge in {self.steps} steps; "
+                "raise steps or tolerance"
+            )
+        largest = max((float(jacobian.max()) for jacobian, _ in found), default=0.0)
         if not largest:
             raise ArmorError(
                 "none of the calibration images moves the features; give images and a model that reads them"
@@ -119,12 +126,3 @@ class FeatureSmoothing:
                 "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
                 "FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
             )
-
-    def _largest(self, features: Operator, images: Tensor) -> float:
-        jacobian, converged = self.measured(features, images)
-        if not bool(converged.all()):
-            raise ArmorError(
-                f"the Jacobian of {int((~converged).sum())} of {len(images)} calibration images did not converge in "
-                f"{self.steps} steps; raise steps or tolerance"
-            )
-        return float(jacobian.max())

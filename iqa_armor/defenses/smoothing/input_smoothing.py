@@ -53,9 +53,9 @@ class InputSmoothing(ABC):
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
         """Return this smoother of a model, which is not changed; a denoiser's word is read by `read_purifier`."""
-        denoiser = self.denoiser or None
+        denoiser: str | Purifier | None = self.denoiser
         if isinstance(denoiser, str):
-            denoiser = read_purifier(denoiser)
+            denoiser = read_purifier(denoiser) if denoiser else None
         if isinstance(denoiser, nn.Module):
             denoiser.to(model.mean.device)
         return BoundInputSmoother(self, model, denoiser)
@@ -143,9 +143,7 @@ class BoundInputSmoother:
         Noise is drawn copy by copy, image by image. So the first copies of an image are the same however many there
         are, the noise does not depend on `batch_size`, and images scored together get the noise that they get one
         after another from the same generator. Scores may still differ by rounding, and all of it ends where the model
-        or the denoiser draws as well.
-
-        A ModelLoadError refuses scores that are not finite.
+        or the denoiser draws as well. A ModelLoadError refuses scores that are not finite.
         """
         if samples < 1 or not len(images):
             raise ValueError(f"noisy scores need images and samples >= 1, got {len(images)} and {samples}")
