@@ -14,6 +14,7 @@ from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, See
 Precision = Literal["no", "bf16", "fp16"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
+CRITERIA = OneOf("iqa_armor.pruning:CRITERIA")
 SURGERY, TUNING, RIVAL = Flag(panel="Surgery"), Flag(panel="Fine-tuning"), Flag(panel="Rival defences")
 
 
@@ -100,7 +101,7 @@ class Recipe(Training):
         "all", description="Whether side readers of the tensor read the protected one."
     )
     prune: Annotated[float, SURGERY] = Field(0.10, ge=0, lt=1, description="Share of the channels to remove.")
-    criterion: Annotated[str, OneOf("iqa_armor.pruning:CRITERIA"), SURGERY] = Field(
+    criterion: Annotated[str, CRITERIA, SURGERY] = Field(
         "l2",
         description="Importance that decides which go: size of the weights (l1, l2), what 200 scored training images "
         "say (pls, hsic; distilled-pls, which ranks across layers), or chance. Known are",
@@ -127,16 +128,25 @@ class Recipe(Training):
     @model_validator(mode="before")
     @classmethod
     def _ranked_across_layers(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("criterion") == "distilled-pls":
+        if isinstance(values, dict) and _ranks_across_layers(values.get("criterion")):
             return {"prune_global": True, **values}
         return values
 
     @field_validator("prune_global")
     @classmethod
     def _not_within_layers(cls, value: bool, info: ValidationInfo) -> bool:
-        if info.data.get("criterion") == "distilled-pls" and not value:
-            raise ValueError("distilled-pls ranks channels across layers; drop --prune-local or prune_global = false")
+        criterion = info.data.get("criterion")
+        if not value and _ranks_across_layers(criterion):
+            raise ValueError(f"{criterion} ranks channels across layers; drop --prune-local or prune_global = false")
         return value
+
+
+def _ranks_across_layers(criterion: object) -> bool:
+    """Return whether a word names a criterion that has to; a word that names none is refused elsewhere."""
+    try:
+        return isinstance(criterion, str) and bool(CRITERIA.registry().read(criterion).across_layers)
+    except ArmorError:
+        return False
 
 
 def read_recipe(path: Path) -> dict[str, Any]:

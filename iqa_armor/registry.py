@@ -47,6 +47,13 @@ class Row:
     says: str
     settings: dict[str, Setting] = field(default_factory=dict)
 
+    def written(self) -> str:
+        """Return the settings as words that name a value have them, each as code."""
+        return " ".join(
+            f"`{key}={value:g}`" if isinstance(value, float) else f"`{key}={value}`"
+            for key, value in self.settings.items()
+        )
+
 
 def unscaled(value: Any, key: str) -> float:  # noqa: ARG001
     """Return 1: settings are written in the unit that the value keeps them in."""
@@ -142,7 +149,19 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def rows(self) -> list[Row]:
         """Return name, description and settings of every built-in value."""
-        return [Row(name, entry.says, self._written(self[name])) for name, entry in self.entries.items()]
+        return [
+            Row(name, entry.says, {} if entry.settings is None else self._written(self[name]))
+            for name, entry in self.entries.items()
+        ]
+
+    def as_markdown(self) -> str:
+        """Return the rows as a table for documents; settings have a column where a value has any."""
+        rows = self.rows()
+        titles = [self.kind, "what it is", "settings, with their defaults"]
+        lines = [[f"`{row.name}`", row.says.removesuffix("."), row.written()] for row in rows]
+        shown = 3 if any(row.settings for row in rows) else 2
+        text = "".join(f"| {' | '.join(line[:shown])} |\n" for line in [titles, ["---"] * 3, *lines])
+        return f"{text}\nAlso {self.also}.\n" if self.also else text
 
     def lazy_attribute(self, name: str) -> Any:
         """Return the public class or function of this name; serves as `__getattr__` of the registry's package."""

@@ -76,6 +76,39 @@ def test_the_graph_sees_real_imports() -> None:
     assert {"surgery", "pruning", "artifact"} <= imported_units(PACKAGE / "pipeline" / "harden.py")
 
 
+def calls_of(path: Path) -> set[str]:
+    """Return the names that a file's code uses, as written: "os.replace", "tempfile"."""
+    nodes = ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+    return {ast.unparse(node) for node in nodes if isinstance(node, ast.Attribute | ast.Name)} | {
+        alias.name
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Import | ast.ImportFrom)
+        for alias in node.names
+    }
+
+
+SINGLE = {  # what is done in one place only
+    "whole files": ({"tempfile", "os.replace", "os.rename", "os.fsync", "os.umask", "shutil.move"}, {"files.py"}),
+    "devices": ({"torch.cuda.is_available", "torch.cuda.device_count", "torch.backends.mps"}, {"machine.py"}),
+    "threads": ({"os.cpu_count", "os.sched_getaffinity"}, {"machine.py"}),
+    "users' modules": ({"importlib.util.spec_from_file_location", "spec_from_file_location"}, {"plugins.py"}),
+    "tracebacks of torch": ({"ShapeProp", "symbolic_trace", "traceback.print_exc"}, set()),
+}
+
+
+@pytest.mark.parametrize("what", SINGLE)
+def test_it_is_done_in_one_place(what: str) -> None:
+    names, places = SINGLE[what]
+    found = {str(path.relative_to(PACKAGE)): calls_of(path) & names for path in FILES}
+    elsewhere = {path: used for path, used in found.items() if used and path not in places}
+    # The journal grows line by line, so it is made durable, not replaced.
+    assert {path: used for path, used in elsewhere.items() if (path, used) != (JOURNAL, {"os.fsync"})} == {}
+    assert all(found[place] for place in places)
+
+
+JOURNAL = "evaluation/journal.py"
+
+
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['iqa-armor', '--help']\n"

@@ -7,6 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from tables import MARKED, TABLES, rewritten
 from typer.testing import CliRunner
 
 import iqa_armor
@@ -53,3 +54,21 @@ def test_python_names_exist() -> None:
         compile(block, "README.md", "exec")
         for names in re.findall(r"from iqa_armor import (.+)", block):
             assert all(hasattr(iqa_armor, name.strip()) for name in names.split(","))
+
+
+def test_tables_are_what_the_registries_say() -> None:
+    assert rewritten(TEXT) == TEXT, "run python tests/tables.py"
+
+
+def test_every_marker_has_a_table_and_its_end() -> None:
+    found = MARKED.findall(TEXT)
+    assert {"attacks", "datasets"} <= set(found) <= set(TABLES)
+    assert TEXT.count("<!-- ") == 2 * len(found)
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_a_table_that_says_something_else_is_written_anew(name: str) -> None:
+    registry, marked = TABLES[name], "before\n<!-- {0} -->\n{1}<!-- /{0} -->\nafter\n"
+    written = rewritten(marked.format(name, "| stale |\n"))
+    assert written == marked.format(name, registry.as_markdown())
+    assert all(f"| `{row.name}` | {row.says.removesuffix('.')} |" in written for row in registry.rows())

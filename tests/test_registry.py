@@ -92,6 +92,19 @@ def test_rows_show_settings_as_they_are_written() -> None:
     assert row.settings == {"amount": 510.0, "steps": 3, "name": "x", "is_slow": False}
 
 
+def test_rows_are_a_table_for_documents() -> None:
+    assert SHIFTS.as_markdown().splitlines() == [
+        "| shift | what it is | settings, with their defaults |",
+        "| --- | --- | --- |",
+        "| `small` | Moves a little | `amount=127.5` `steps=3` `name=x` `is_slow=False` |",
+        "| `large` | Moves a lot | `amount=510` `steps=3` `name=x` `is_slow=False` |",
+        "",
+        "Also sN for N steps.",
+    ]
+    settled: Registry[object] = Registry("thing", {"a": Entry(f"{__name__}:SHIFTS", "A.")})
+    assert settled.as_markdown() == "| thing | what it is |\n| --- | --- |\n| `a` | A |\n"
+
+
 def test_nothing_is_imported_to_name_the_values() -> None:
     broken: Registry[object] = Registry("thing", {"a": Entry("no_such_module:A", "A.")})
     assert broken.summary() == "a"

@@ -14,19 +14,38 @@ def _accepts(found: Any, name: str) -> Any:
     return found
 
 
+_HOME = "iqa_armor.data"
 # Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
 DATASETS: Registry[Any] = Registry(
     "dataset",
     {
-        "synthetic": Entry("iqa_armor.data.synthetic:open_synthetic", "made on the spot, scores computed; no files"),
-        "csv": Entry("iqa_armor.data.csv_file:open_csv", "label file with columns image, mos, optional split"),
-        "folder": Entry("iqa_armor.data.folder:open_folder", "folder of images without scores"),
-        "koniq10k": Entry("iqa_armor.data.koniq10k:open_koniq10k", "folder of KonIQ-10k, its official split"),
-        "kadid10k": Entry("iqa_armor.data.kadid10k:open_kadid10k", "folder of KADID-10k, split by reference"),
-        "live": Entry("iqa_armor.data.live:open_live", "folder of LIVE release 2, split by reference"),
-        "spaq": Entry("iqa_armor.data.spaq:open_spaq", "folder of SPAQ, split by name"),
-        "clive": Entry("iqa_armor.data.clive:open_clive", "folder of LIVE In the Wild, split by name"),
-        "nips2017": Entry("iqa_armor.data.nips2017:open_nips2017", "folder of NIPS 2017 images, own size, no scores"),
+        "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
+        "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split; test, else validation"),
+        "folder": Entry(f"{_HOME}.folder:open_folder", "DIR: every image below it; no scores"),
+        "koniq10k": Entry(
+            f"{_HOME}.koniq10k:open_koniq10k",
+            "DIR with koniq10k_distributions_sets.csv beside 1024x768/ or 512x384/; official test split",
+        ),
+        "kadid10k": Entry(
+            f"{_HOME}.kadid10k:open_kadid10k",
+            "DIR of KADID-10k: dmos.csv, whose dmos rises with quality, and images/; split by reference",
+        ),
+        "live": Entry(
+            f"{_HOME}.live:open_live",
+            "DIR of LIVE release 2: dmos.mat, refnames_all.mat, jp2k/ … fastfading/; 100 − DMOS; split by reference",
+        ),
+        "spaq": Entry(
+            f"{_HOME}.spaq:open_spaq",
+            "DIR of SPAQ: TestImage/ and Annotations/, as CSV or, with openpyxl, as published; split by name",
+        ),
+        "clive": Entry(
+            f"{_HOME}.clive:open_clive",
+            "DIR of LIVE In the Wild: Data/, Images/; without practice images, split by name",
+        ),
+        "nips2017": Entry(
+            f"{_HOME}.nips2017:open_nips2017",
+            "DIR of NIPS 2017: images.csv and images/; no scores, used at its own size",
+        ),
     },
     group="iqa_armor.datasets",
     accepts=_accepts,

@@ -25,15 +25,17 @@ class Format:
 
     Args:
         name: What reports call it.
-        needs: Modules it takes, of the extra `onnx`.
+        needs: Modules it takes, by import name.
         write: Writes a captured graph and a text of metadata to a path.
         read: Opens a file; returns its metadata and a function from images to scores.
+        install: What pip installs for `needs`, if it has another name.
     """
 
     name: str
     needs: tuple[str, ...]
     write: Callable[[Captured, Path, str], None]
     read: Callable[[Path], tuple[str, Score]]
+    install: str = ""
 
 
 def format_of(path: Path) -> Format:
@@ -45,7 +47,6 @@ def format_of(path: Path) -> Format:
     chosen = FORMATS.read(suffix)
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
-        raise ArmorError(
-            f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install 'iqa-armor[onnx]'"
-        )
+        wanted = chosen.install or " ".join(missing)
+        raise ArmorError(f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install {wanted}")
     return chosen

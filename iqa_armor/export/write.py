@@ -29,7 +29,7 @@ class Exported:
     """An export that was read back and scores as its model does.
 
     Args:
-        format: "ONNX" or "torch.export".
+        format: What its format is called, such as "ONNX".
         size: (H, W) it accepts, None where that side is free; the number of images is always free.
         fixed_because: Why the size is not free, or "".
     """
@@ -43,7 +43,7 @@ class Exported:
 
 
 def export_model(model: QualityModel, path: Path | str) -> Exported:
-    """Write a model as an ONNX or torch.export file whose scores were compared with the model's.
+    """Write a model as one of `iqa_armor.export.FORMATS`, a file whose scores were compared with the model's.
 
     The file takes prepared images (N, 3, H, W), float32 in [0, 1], and gives scores (N,): normalisation is
     inside, the resize is not. Any H × W is accepted where the network allows, but with a layer that is folded
@@ -51,11 +51,11 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
 
     Args:
         model: Left untouched; exported in eval mode and float32.
-        path: OUT.onnx or OUT.pt2, in an existing folder.
+        path: In an existing folder; its suffix names the format.
 
     Raises:
-        UsageError: If the suffix is another.
-        ArmorError: If the extra `onnx` is missing, the network cannot be exported, the exported scores differ by
+        UsageError: If the suffix is that of none.
+        ArmorError: If what the format needs is missing, the network cannot be exported, the exported scores differ by
             more than 1e-3 of the score range, or the file cannot be written.
     """
     path = Path(path)
