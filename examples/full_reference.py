@@ -62,7 +62,7 @@ def main() -> None:
         FeatureSmoothing().bind_reference(model).certify(reference, distorted, torch.Generator().manual_seed(0))
     )
     for name, score, delta in zip(few.names, certificate.scores.tolist(), certificate.delta.tolist(), strict=True):
-        say(f"{name}: {score:.3f}, certified within {delta:.3f} ({certificate.guarantee})")
+        say(f"{name}: {score:.3f}, certified within {delta:.3f} ({FeatureSmoothing.guarantee})")
     save_file({name: value.contiguous() for name, value in model.state_dict().items()}, options.output)
 
 

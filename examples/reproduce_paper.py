@@ -100,7 +100,8 @@ class Grid:
             baseline=baseline,
             settings=self.settings,
             output=self.folder / "scores",
-            on_progress=lambda p: self.report(f"evaluating {p.model} on {p.dataset}", p.done, p.total),
+            device=self.device,
+            progress=self.report,
         )
         plain: dict[str, Any] = json.loads(found.outcome.to_json())
         return plain
@@ -131,12 +132,13 @@ def main(
         limit=limit or (SMALL["limit"] if small else None),
         fit_images=SMALL["fit_images"] if small else 64,
         batch_size=batch_size,
-        device=choose_device(device),
     )
     try:
         with progress() as bars:
             datasets = [open_dataset(spec) for spec in data]
-            grid = Grid(datasets, output, epochs or (SMALL["epochs"] if small else 5), settings, settings.device, bars)
+            grid = Grid(
+                datasets, output, epochs or (SMALL["epochs"] if small else 5), settings, choose_device(device), bars
+            )
             results = [run_model(grid, word, chosen, cuts, seeds) for word in models]
     except ArmorError as error:
         stderr.print(f"error: {error}", markup=False, soft_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import builtins
+import math
 import operator
 import re
 from collections.abc import Callable
@@ -13,6 +14,7 @@ from typing import Any
 import torch
 from torch.nn import functional
 
+import iqa_armor.graph.functions
 from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature
 from iqa_armor.artifact.table import Table
 
@@ -58,6 +60,7 @@ _ENTRIES = {
     **functions_of(operator, "sub mul truediv floordiv mod matmul eq ne lt le gt ge and_ or_", _pair()),
     **functions_of(operator, "iadd isub imul itruediv", _pair(on_node=True)),
     **functions_of(operator, "neg pos abs invert", Signature("a", positional_only=True, literals=False)),
+    **functions_of(math, "ceil floor sqrt log trunc", Signature("x", positional_only=True, literals=False)),
     **functions_of(
         torch,
         "abs ceil clone conj cos detach erf exp expm1 floor log log10 log1p log2 logical_not neg numel reciprocal relu "
@@ -79,7 +82,12 @@ _ENTRIES = {
     **functions_of(torch, "addmm", Signature("input mat1 mat2 beta? alpha?")),
     **functions_of(torch, "baddbmm", Signature("input batch1 batch2 beta? alpha?")),
     **functions_of(torch, "einsum", Signature("equation operand", pattern=EQUATION, many=True, positional_only=True)),
-    **functions_of(torch, "zeros_like ones_like", Signature("input dtype?")),
+    **functions_of(torch, "zeros_like ones_like", Signature("input dtype? device?")),
+    **functions_of(torch, "arange", Signature("start end? step? dtype? device?", largest=GROWTH)),
+    **functions_of(torch, "zeros ones", Signature("size dtype? device?", many=True, largest=GROWTH)),
+    **functions_of(torch, "full", Signature("size fill_value dtype? device?", largest=GROWTH)),
+    **functions_of(torch, "linspace", Signature("start end steps dtype? device?", largest=GROWTH)),
+    **functions_of(torch, "meshgrid", Signature("tensors indexing?", ("ij", "xy"), many=True)),
     **functions_of(torch, "full_like", Signature("input fill_value dtype?")),
     **functions_of(torch, "cat concat stack", Signature("tensors dim?")),
     **functions_of(torch, "chunk", Signature("input chunks dim?", largest=GROWTH)),
@@ -94,6 +102,7 @@ _ENTRIES = {
     **functions_of(torch, "movedim", Signature("input source destination")),
     **functions_of(torch, "unsqueeze", Signature("input dim")),
     **functions_of(torch, "narrow", Signature("input dim start length")),
+    **functions_of(iqa_armor.graph.functions, "with_item", Signature("tensor index value", literals=True)),
     **functions_of(torch, "select index_select gather", Signature("input dim index")),
     **functions_of(torch, "roll", Signature("input shifts dims?")),
     **functions_of(torch, "tile", Signature("input dims", largest=GROWTH)),
@@ -104,6 +113,8 @@ _ENTRIES = {
     **functions_of(torch, "mean sum prod", Signature("input dim? keepdim? dtype?")),
     **functions_of(torch, "std var std_mean var_mean", Signature("input dim? unbiased? keepdim? correction?")),
     **functions_of(torch, "max min amax amin argmax", Signature("input dim? keepdim?")),
+    **functions_of(torch, "topk", Signature("input k dim? largest? sorted?", largest=GROWTH)),
+    **functions_of(torch, "sort argsort", Signature("input dim? descending? stable?")),
     **functions_of(torch, "logsumexp", Signature("input dim keepdim?")),
     **functions_of(torch, "cumsum softmax log_softmax", Signature("input dim dtype?")),
     **functions_of(torch, "norm", Signature("input p? dim? keepdim? dtype?", ("fro",))),

@@ -29,8 +29,11 @@ _BY_PARAMETERS = {
     "shifts dims?": "roll",
     "dim?": "size squeeze unbind",
     "split_size dim?": "split",
-    "dtype": "to",
+    "dtype? device? non_blocking? copy?": "to",
     "dim sizes": "unflatten",
+    "dimension size step": "unfold",
+    "k dim? largest? sorted?": "topk",
+    "dim? descending? stable?": "sort argsort",
     "dim": "unsqueeze",
 }
 

@@ -65,6 +65,9 @@ def bake_weights(traced: fx.GraphModule) -> None:
     """
     for name, module in list(traced.named_modules()):
         if parametrize.is_parametrized(module):
+            # The class with the computed weight is one of the original's own; taking that away must not reach it.
+            kind: Any = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
             for weight in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, weight, leave_parametrized=True)
         for hook in list(module._forward_pre_hooks.values()):

@@ -14,6 +14,7 @@ from torch.fx.proxy import Attribute, TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import calling_line, failure_at
+from iqa_armor.graph.functions import with_item
 
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
@@ -75,13 +76,6 @@ class KnownAttribute(Attribute, Known):
 
     def __getattr__(self, k: str) -> Any:
         return Known.__getattr__(self, k)
-
-
-def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
-    """Return a copy of a tensor with `value` at an index."""
-    changed = tensor.clone()
-    changed[index] = value
-    return changed
 
 
 class SizedTracer(fx.Tracer):

@@ -19,10 +19,11 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
+from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
-from iqa_armor.pruning.prune import Pruned, prune
+from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
@@ -112,11 +113,14 @@ class _Hardening:
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
+        proofs = [prove_spliced(self.original.network, traced, self.calibration)]
         smooth: list[str] = []
         if recipe.activation != "keep":
             smooth = replace_activations(traced, recipe.activation)
             self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=halved)
+        if pruned is not None:
+            proofs.append(SurgeryProof("pruned = original without the channels", pruned.proof, PROOF_TOLERANCE))
         blocks = install(traced, names, recipe, calibration=self.calibration)
         if blocks:
             self._note("block installed", traced)
@@ -131,6 +135,7 @@ class _Hardening:
             seed=recipe.seed,
             blocks=[asdict(block) for block in blocks],
             pruned=pruned.facts() if pruned else None,
+            checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
             held_out_srocc=self.srocc,
             **history.facts(),

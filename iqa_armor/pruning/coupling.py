@@ -75,11 +75,13 @@ class Cut:
     Args:
         network: The copy.
         kept: By layer that lost output channels, the indices of those that it keeps.
+        widths: By the same layers, their numbers of channels before.
         gone: Per label, whether what it names went.
     """
 
     network: fx.GraphModule
     kept: dict[str, list[int]]
+    widths: dict[str, int]
     gone: Tensor
 
 
@@ -140,12 +142,13 @@ class Coupling:
         pruned = cut(self.network, self.labelling, gone)
         if self._breaks(pruned, gone):
             return None
-        kept = {
-            self._owners[name][0]: torch.nonzero(~gone[labels]).flatten().tolist()
+        made = {
+            self._owners[name][0]: gone[labels]
             for (name, axis), labels in self.labelling.sites.items()
             if name in self._owners and axis == self.labelling.made_axis.get(name, 0) and bool(gone[labels].any())
         }
-        return Cut(pruned, kept, gone)
+        kept = {name: torch.nonzero(~leaves).flatten().tolist() for name, leaves in made.items()}
+        return Cut(pruned, kept, {name: len(leaves) for name, leaves in made.items()}, gone)
 
     def _marked(self, units: Iterable[Tensor]) -> Tensor:
         roots = self.labelling.units.roots()

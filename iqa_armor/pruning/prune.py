@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
@@ -13,7 +12,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
-from iqa_armor.pruning.channels.proof import difference
+from iqa_armor.pruning.channels.proof import difference, is_steady
 from iqa_armor.pruning.coupling import Coupling, Cut
 from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
@@ -36,7 +35,8 @@ class Pruned:
         kept: By layer that lost output channels, the indices of those it keeps, ascending.
         widths: By the same layers, their numbers of channels before.
         proof: Largest difference, in the spread of the scores, between the pruned network before any correction and
-            the original with what was removed set to zero.
+            the original with what was removed set to zero; None where the original's own scores are random, or depend
+            on the other images of a batch.
         stays: By node of the graph, why channels that it reads were left alone.
         across: Nodes that normalise over channels, so that fewer of them change what the others give; there the proof
             normalises over those that stay.
@@ -50,7 +50,7 @@ class Pruned:
     samples: int = 0
     kept: dict[str, list[int]] = field(default_factory=dict)
     widths: dict[str, int] = field(default_factory=dict)
-    proof: float = 0.0
+    proof: float | None = None
     stays: dict[str, str] = field(default_factory=dict)
     across: tuple[str, ...] = ()
 
@@ -128,13 +128,19 @@ def prune(
     return _outcome(traced, pruned, decision, coupling=coupling, proof=proof, samples=len(inputs.labels))
 
 
-def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration: Tensor) -> float:
-    """Return how far the pruned network is from the original with what went set to zero; refuse it if that is far."""
-    apart = difference(traced, pruned.network, coupling.labelling, pruned.gone, calibration[:PROOF_IMAGES])
+def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration: Tensor) -> float | None:
+    """Return how far the pruned network is from the original with what went set to zero; refuse it if that is far.
+
+    None where the original's own scores are random, or depend on the other images of a batch.
+    """
+    images = calibration[:PROOF_IMAGES]
+    if not is_steady(traced, images):
+        return None
+    apart = difference(traced, pruned.network, coupling.labelling, pruned.gone, images)
     if not apart <= PROOF_TOLERANCE:
         raise SurgeryError(
             f"the pruned network is not the original without the removed channels: scores differ by {apart:.2g} of "
-            "their spread; its scores may be random or depend on the other images of a batch. --prune 0 skips pruning"
+            "their spread. --prune 0 skips pruning"
         )
     return apart
 
@@ -157,7 +163,7 @@ def _check(
 
 
 def _outcome(
-    traced: fx.GraphModule, pruned: Cut, decision: Decision, *, coupling: Coupling, proof: float, samples: int
+    traced: fx.GraphModule, pruned: Cut, decision: Decision, *, coupling: Coupling, proof: float | None, samples: int
 ) -> Pruned:
     before, after = _channels(traced), _channels(pruned.network)
     return Pruned(
@@ -168,18 +174,11 @@ def _outcome(
         (_parameters(traced), _parameters(pruned.network)),
         samples,
         pruned.kept,
-        {name: _width(traced.get_submodule(name)) for name in pruned.kept},
+        pruned.widths,
         proof,
         coupling.reasons,
         tuple(sorted(node.name for node in coupling.labelling.across)),
     )
-
-
-def _width(layer: Any) -> int:
-    """Return the number of channels that a convolution, a linear layer or a norm gives."""
-    names = ("out_channels", "out_features", "num_features", "num_channels", "num_parameters")
-    found = [getattr(layer, name) for name in names if hasattr(layer, name)]
-    return int(found[0] if found else layer.weight.shape[-1])
 
 
 def _as_ranges(numbers: list[int]) -> str:

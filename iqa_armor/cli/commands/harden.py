@@ -92,6 +92,10 @@ def _show(result: Hardened, *, synthetic: bool) -> None:
             f"pruned: {result.pruned.share:.1%} of the channels (rounded to {result.pruned.round_to}), "
             f"{before / 1e6:.2f} M → {after / 1e6:.2f} M parameters{source}"
         )
+    for proof in result.provenance["checks"]:
+        apart, limit = proof["difference"], proof["tolerance"]
+        found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
+        say(f"check: {proof['step']}: {found}")
     scale = result.model.scale
     if scale is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")

@@ -72,7 +72,7 @@ def like(value: Any, make: Callable[[Tensor], Tensor]) -> Labels:
 
 def zeros(value: Any) -> Labels:
     """Return labels of a value of which nothing can go."""
-    return like(value, lambda part: torch.zeros(1, dtype=torch.long).expand(part.shape))
+    return like(value, lambda part: torch.zeros((), dtype=torch.long).expand(part.shape))
 
 
 def has_tensor(value: Any) -> bool:

@@ -7,10 +7,12 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import leaving, varying
+
+STEADY = 1e-3  # of the scores' spread: more than float32 rounds
 
 
 class Masked(fx.Interpreter):
@@ -81,3 +83,12 @@ def difference(
         apart = (masked - smaller.forward(images).flatten()).abs().max()
         spread = exact.forward(images).flatten().std(correction=0)
     return float(apart / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
+
+
+def is_steady(network: nn.Module, images: Tensor) -> bool:
+    """Return whether an image (of N, 3, H, W, N at least 2) has one score, every time and in any company."""
+    with torch.no_grad():
+        together = network.forward(images).double().flatten()
+        alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
+    tolerance = STEADY * max(float(together.std()), 1e-6 * float(together.abs().max()))
+    return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())
