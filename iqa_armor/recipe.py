@@ -150,11 +150,7 @@ def _ranks_across_layers(criterion: object) -> bool:
 
 
 def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings that a TOML file gives, unvalidated.
-
-    Raises:
-        RecipeError: If the file cannot be read or is not TOML.
-    """
+    """Return the settings that a TOML file gives, unvalidated; one that is none is a RecipeError."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

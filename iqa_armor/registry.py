@@ -23,9 +23,9 @@ class Entry:
     """What a registry says of one of its values before anything is imported.
 
     Args:
-        home: `module:NAME` of a value, or of a class that is called with `settings`.
+        home: `module:NAME` of a value, or of what makes it of `settings`.
         says: One line for help texts and documents.
-        settings: Arguments of that class; None where NAME is the value itself, be it a class or a function.
+        settings: None where NAME is the value itself, be it a class or a function.
     """
 
     home: str
@@ -114,7 +114,14 @@ class Registry(Mapping[str, T], Generic[T]):
             ArmorError: Of the registry's class, if the name or a setting is unknown, or a value is not allowed.
         """
         value, settings = self.find(word)
-        return self.changed(value, settings, word=word) if settings else value
+        if not settings:
+            return value
+        changes = dict(self._setting(value, pair) for pair in settings.split(","))
+        target: Any = value
+        try:
+            return replace(target, **changes)  # type: ignore[no-any-return]
+        except ValueError as error:
+            raise self.error(f"{self.kind} {word!r}: {error}") from error
 
     def find(self, word: str) -> tuple[T, str]:
         """Return the value that a word names, and what stands behind the name and a colon; errors as in `read`."""
@@ -131,15 +138,6 @@ class Registry(Mapping[str, T], Generic[T]):
             source, attribute, settings = spec
             return self._accepted(self._imported(source, attribute), word), settings
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
-
-    def changed(self, value: T, settings: str, *, word: str) -> T:
-        """Return a frozen dataclass with the settings `key=value,…` changed; errors as in `read`."""
-        changes = dict(self._setting(value, pair) for pair in settings.split(","))
-        target: Any = value
-        try:
-            return replace(target, **changes)  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise self.error(f"{self.kind} {word!r}: {error}") from error
 
     def summary(self) -> str:
         """Return the names, and what else may be named, without importing a value."""
@@ -202,12 +200,12 @@ class Registry(Mapping[str, T], Generic[T]):
     def _written(self, value: Any) -> dict[str, Setting]:
         if not is_dataclass(value) or isinstance(value, type):
             return {}
-        kept = {item.name: getattr(value, item.name) for item in fields(value) if item.init}
-        return {key: self._in_unit(value, key, item) for key, item in kept.items() if isinstance(item, Setting)}
-
-    def _in_unit(self, value: Any, key: str, kept: Setting) -> Setting:
-        unit = self.unit(value, key)
-        return kept if unit == 1 or isinstance(kept, str) else float(f"{kept * unit:.12g}")
+        written: dict[str, Setting] = {}
+        for key, kept in ((item.name, getattr(value, item.name)) for item in fields(value) if item.init):
+            if isinstance(kept, Setting):
+                unit = self.unit(value, key)
+                written[key] = kept if unit == 1 or isinstance(kept, str) else float(f"{kept * unit:.12g}")
+        return written
 
     def _setting(self, value: Any, pair: str) -> tuple[str, Setting]:
         key, _, written = pair.partition("=")

@@ -37,16 +37,9 @@ class SettingsModel(BaseModel):
 
     @classmethod
     def read(cls, values: Mapping[str, Any], *, source: str = "", names: Mapping[str, str] | None = None) -> Self:
-        """Return validated settings.
+        """Return validated settings, or raise an `error`, in which `source` is the origin of the values.
 
-        Args:
-            values: Settings by name; the rest take their defaults.
-            source: What messages call their origin.
-            names: What messages call settings, such as their flags; their own names otherwise.
-
-        Raises:
-            ArmorError: Of the class `error`, if a name is unknown (the nearest valid one is given) or a value is
-                not allowed.
+        `names` says what messages call settings, such as their flags; else they call them by their own names.
         """
         try:
             return cls(**values)
@@ -86,36 +79,26 @@ class OneOf:
         module, _, name = self.home.partition(":")
         return getattr(import_module(module), name)
 
-    def check(self, word: Any) -> None:
-        """Refuse a word that the registry cannot read; nothing is imported for a built-in name.
-
-        Raises:
-            ArmorError: If there is no such value.
-        """
+    def check_all(self, words: Any) -> None:
+        """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
         registry = self.registry()
-        if isinstance(word, str) and word not in registry:
-            registry.read(word)
+        for word in words if isinstance(words, tuple | list) else (words,):
+            if isinstance(word, str) and word not in registry:
+                registry.read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
 
     def _known(self, value: Any) -> Any:
         try:
-            for word in value if isinstance(value, tuple) else (value,):
-                self.check(word)
+            self.check_all(value)
         except ArmorError as error:
             raise ValueError(str(error)) from error
         return value
 
 
 def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
-    """Return what is wrong with which setting, in one line.
-
-    Args:
-        error: What validation found.
-        kind: The settings.
-        names: What settings are called, by their own name where not at all.
-    """
+    """Return what validation found wrong with which setting, in one line; `names` is as in `SettingsModel.read`."""
     return "; ".join(_fault(fault, kind, names or {}) for fault in error.errors())
 
 

@@ -103,7 +103,7 @@ def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
 
 def test_peak_memory_grows_with_the_batch(plain: Path) -> None:
     def peak(batch: int) -> int:
-        return apart._answer(Request(plain, Opening(), (128, 128), batch, "training", None, 1)) or 0
+        return measured_apart(Request(plain, Opening(), (128, 128), batch, "training", None, 1)) or 0
 
     # The maps of the first convolution alone are 16 × 64 × 64 × 4 bytes per image.
     assert peak(128) > peak(1) + 127 * 2**18

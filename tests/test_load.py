@@ -104,19 +104,19 @@ def test_pickled_quality_model_is_not_wrapped_again(tmp_path: Path, counted: Cal
 
 
 def test_model_to_train_is_built_once(tmp_path: Path, counted: Callable[[], tuple[int, int]]) -> None:
-    check_said(start_model("resnet18", opening=SAID).model)
+    check_said(start_model("resnet18", opening=SAID)[0])
     assert counted() == (1, 1)
     state = {f"layers.{name}": value for name, value in small_network(3).state_dict().items() if "11" not in name}
     torch.save(state, tmp_path / "m.pt")
-    start = start_model("resnet18", opening=SAID, weights=tmp_path / "m.pt")
+    _, fresh = start_model("resnet18", opening=SAID, weights=tmp_path / "m.pt")
     assert counted() == (2, 2)
-    assert start.fresh == ("layers.11.weight", "layers.11.bias")
+    assert fresh == ("layers.11.weight", "layers.11.bias")
 
 
 def test_quality_model_of_a_users_class_keeps_its_class(tmp_path: Path) -> None:
     source = ARCH.replace("return QualityModel(", "return Own(") + "\nclass Own(QualityModel):\n    mine = True\n"
     (tmp_path / "own.py").write_text(source)
-    model = start_model(f"{tmp_path}/own.py:make", opening=SAID).model
+    model = start_model(f"{tmp_path}/own.py:make", opening=SAID)[0]
     check_said(model)
     assert model.mine  # type: ignore[truthy-bool]
 
@@ -276,7 +276,7 @@ from iqa_armor.pipeline.load import start_model
 from iqa_armor.pipeline.opening import Opening
 
 if __name__ == "__main__":
-    model = start_model(sys.argv[1], opening=Opening()).model
+    model = start_model(sys.argv[1], opening=Opening())[0]
     images = PreparedImages(open_dataset(sys.argv[2]).training(), model.prepare)
     loader = DataLoader(images, 4, num_workers=1, multiprocessing_context="spawn")
     shapes = [tuple(batch.shape) for batch, _, _ in loader]
@@ -308,6 +308,6 @@ def test_code_that_workers_cannot_import_stays_in_this_process(monkeypatch: pyte
 def test_file_named_with_arch_imports_its_neighbours(tmp_path: Path) -> None:
     (tmp_path / "parts_of_own.py").write_text("from torch import nn\ndef part():\n    return nn.Conv2d(3, 1, 1)\n")
     (tmp_path / "own_with_parts.py").write_text("import parts_of_own\ndef make():\n    return parts_of_own.part()\n")
-    model = start_model(f"{tmp_path}/own_with_parts.py:make", opening=Opening()).model
+    model = start_model(f"{tmp_path}/own_with_parts.py:make", opening=Opening())[0]
     assert isinstance(model.network, nn.Conv2d)
     assert model.name == "make"

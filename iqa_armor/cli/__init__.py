@@ -25,7 +25,9 @@ class ArmorGroup(typer.core.TyperGroup):
         try:
             return super().invoke(ctx)
         except ArmorError as error:
-            stderr.print(f"[red]error:[/] {_escaped(error)}", soft_wrap=True)
+            from rich.markup import escape
+
+            stderr.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
@@ -43,12 +45,6 @@ def load_command(name: str) -> Any:
     alone = typer.Typer(add_completion=False)
     alone.command(name, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
     return typer.main.get_command(alone)
-
-
-def _escaped(error: ArmorError) -> str:
-    from rich.markup import escape
-
-    return escape(str(error))
 
 
 app = typer.Typer(

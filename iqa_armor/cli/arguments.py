@@ -38,11 +38,7 @@ class Machine(SettingsModel):
         prepare_threads(self.threads)
 
     def chosen(self) -> torch.device:
-        """Return the device.
-
-        Raises:
-            UsageError: If there is none such.
-        """
+        """Return the device, or raise a UsageError if there is none such."""
         return choose_device(self.device)
 
 
@@ -71,11 +67,7 @@ class Defenses(SettingsModel):
 
     @property
     def smoother(self) -> str | None:
-        """The one smoother.
-
-        Raises:
-            UsageError: If there are several.
-        """
+        """The one smoother; several are a UsageError."""
         if len(self.smooth) > 1:
             raise UsageError(f"--smooth: scores can be smoothed in one way only, got {', '.join(self.smooth)}")
         return self.smooth[0] if self.smooth else None
@@ -87,20 +79,14 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
     return typer.Option("-o", "--output", metavar=metavar, help=help_text)
 
 
-ModelArg = Annotated[
-    Path,
-    typer.Argument(
-        metavar="MODEL",
-        help="An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a "
-        "pickled module.",
-    ),
-]
+MODEL = (
+    "An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a pickled module."
+)
+ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
 ImagesArg = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")]
-BaselineOpt = Annotated[
-    Path | None,
-    typer.Option(metavar="MODEL", help="The model that the others are compared with; measured as well."),
-]
+COMPARED = "The model that the others are compared with; measured as well."
+BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED)]
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
@@ -114,6 +100,13 @@ ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupt
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
 
 
+def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:
+    """Return the models, the baseline among them, and the place of the baseline."""
+    if baseline is None or baseline in models:
+        return models, None if baseline is None else models.index(baseline)
+    return [baseline, *models], 0
+
+
 def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     """Return the named dataset, or KonIQ-10k at the place that the environment names."""
     from iqa_armor.data.specs import default_spec, open_dataset
@@ -122,12 +115,7 @@ def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
 
 
 def require_target(target: Path, source: Path, *, suffix: str | None = None) -> None:
-    """Refuse an output that could not be written, or would replace the input, before any work is done.
-
-    Raises:
-        UsageError: If it is a folder, the input itself, or has another suffix than the one that is asked for.
-        OutputError: If it cannot be written.
-    """
+    """Refuse an output that could not be written, or would replace the input, before any work is done."""
     from iqa_armor.files import require_writable
 
     if suffix is not None and target.suffix != suffix:

@@ -30,9 +30,8 @@ class _ToConsole(logging.Handler):
 
 def show_messages() -> None:
     """Send the package's messages to stderr."""
-    handler = _ToConsole()
     logger = logging.getLogger("iqa_armor")
-    logger.handlers = [handler]
+    logger.handlers = [_ToConsole()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
 
@@ -80,26 +79,15 @@ def progress() -> Iterator[Bars]:
     if not stderr.is_terminal:
         yield Bars(None)
         return
-    columns = (
-        TextColumn("{task.description}"),
-        BarColumn(),
-        MofNCompleteColumn(),
-        TimeRemainingColumn(elapsed_when_finished=True),
-    )
-    with Progress(*columns, console=stderr) as bars:
+    rest = TimeRemainingColumn(elapsed_when_finished=True)
+    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rest, console=stderr) as bars:
         yield Bars(bars)
 
 
-def say(*lines: str) -> None:
-    """Write lines to stdout as they are."""
+def say(*lines: str, to: Console = stdout) -> None:
+    """Write lines as they are."""
     for line in lines:
-        stdout.print(line, markup=False, soft_wrap=True)
-
-
-def note(*lines: str) -> None:
-    """Write lines to stderr as they are."""
-    for line in lines:
-        stderr.print(line, markup=False, soft_wrap=True)
+        to.print(line, markup=False, soft_wrap=True)
 
 
 def show_table(
@@ -112,6 +100,11 @@ def show_table(
     for row in rows:
         table.add_row(*map(Text, row))
     stdout.print(table)
+
+
+def score_span(scale: ScoreScale | None) -> list[float] | None:
+    """Return what scores of training images span, for JSON."""
+    return None if scale is None else [scale.low, scale.high]
 
 
 def scale_note(scale: ScoreScale | None) -> str | None:

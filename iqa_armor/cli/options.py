@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from types import UnionType
 from typing import Annotated, Any, Generic, TypeVar, Union, get_args, get_origin, get_type_hints
@@ -22,12 +22,7 @@ HUGE = 2**31
 
 @dataclass(frozen=True)
 class Given(Generic[S]):
-    """Settings that flags gave, before they are validated, for a command that completes them from a file.
-
-    Args:
-        kind: What they are settings of.
-        values: Those given, by name.
-    """
+    """Settings of a kind that flags gave, before they are validated; a command completes them from a file."""
 
     kind: type[S]
     values: Mapping[str, Any]
@@ -35,32 +30,23 @@ class Given(Generic[S]):
     def read(self, others: Mapping[str, Any] | None = None, *, source: str = "") -> S:
         """Return validated settings; a flag wins over what `others`, which come from `source`, say.
 
-        Raises:
-            ArmorError: If a value is not allowed, naming flag and value.
+        Errors name flag and value; a word that a registry cannot read is a UsageError.
         """
         names = {name: _flags(name, self.kind.model_fields[name])[0].split("/")[0] for name in self.values}
         for name, value in self.values.items():
-            for choice in _marks(self.kind.model_fields[name], OneOf):
-                _check(choice, names[name], value if isinstance(value, list) else [value])
+            try:
+                for choice in _marks(self.kind.model_fields[name], OneOf):
+                    choice.check_all(value)
+            except ArmorError as error:
+                raise UsageError(f"{names[name]}: {error}") from error
         return self.kind.read({**(others or {}), **self.values}, source=source, names=names)
-
-
-def _check(choice: OneOf, flag: str, words: Sequence[str]) -> None:
-    """Refuse words that a registry cannot read, as a word that the command line itself offers not."""
-    try:
-        for word in words:
-            choice.check(word)
-    except ArmorError as error:
-        raise UsageError(f"{flag}: {error}") from error
 
 
 def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of every parameter whose type is a `SettingsModel`, or `Given` of one.
 
-    The command is called with the validated settings; its other parameters stay what they are.
-
-    Args:
-        without: Settings that this command has no option for.
+    The command is called with the validated settings; its other parameters stay what they are. There is no option for
+    settings in `without`.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -147,12 +133,9 @@ def _help(field: FieldInfo, flag: Flag) -> str:
 def _limits(field: FieldInfo) -> str:
     """Return the range of a number, such as "0 <= x < 1"."""
     found = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
-    bounds = {key: bound for key, bound in found.items() if bound < HUGE}
-    low, high = (
-        next((text.format(bounds[key]) for key, text in LIMITS.items() if key in bounds and key in side), "")
-        for side in ("ge gt", "le lt")
-    )
-    return f"{low}x{high}" if low or high else ""
+    written = {key: LIMITS[key].format(bound) for key, bound in found.items() if bound < HUGE}
+    low, high = written.get("ge") or written.get("gt", ""), written.get("le") or written.get("lt", "")
+    return f"{low}x{high}" if written else ""
 
 
 def _default(field: FieldInfo, flag: Flag) -> str:

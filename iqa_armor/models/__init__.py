@@ -38,7 +38,7 @@ ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
         "linearity": Entry("iqa_armor.models.linearity:Linearity", "Norm-in-Norm on ResNeXt-101, any size"),
         **{
             f"linearity-{name}": Entry(
-                "iqa_armor.models.linearity:LinearityOn", f"the same on {name}", {"backbone": name}
+                "iqa_armor.models.linearity:linearity_on", f"the same on {name}", {"backbone": name}
             )
             for name in ("resnet18", "resnet34", "resnet50")
         },
@@ -48,7 +48,7 @@ ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
         "metaiqa": Entry("iqa_armor.models.metaiqa:MetaIQA", "ResNet-18, meta-learned, 224x224"),
         "spaq": Entry("iqa_armor.models.spaq:SPAQBaseline", "ResNet-50, baseline of SPAQ, 512x682"),
         **{
-            name: Entry("iqa_armor.models.backbone:Classifier", "torchvision's with one score", {"name": name})
+            name: Entry("iqa_armor.models.backbone:classifier", "torchvision's with one score", {"name": name})
             for name in TORCHVISION
         },
     },

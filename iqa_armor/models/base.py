@@ -79,7 +79,34 @@ class ScoreScale:
         return self.high - self.low
 
 
-class QualityModel(nn.Module):
+class Prepared(nn.Module):
+    """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
+
+    mean: Tensor
+    std: Tensor
+
+    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
+        """Take images in another way from now on, in place."""
+        self.preprocessing = preprocessing
+        # A network without storage (a file being opened) will get its parameters on the CPU.
+        device = next((parameter.device for parameter in self.parameters() if not parameter.is_meta), None)
+        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
+            self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
+
+    @property
+    def prepare(self) -> Callable[[Tensor], Tensor]:
+        """Call it with images (N, 3, H, W) or (3, H, W) in [0, 1], or uint8, to get them at the network's size.
+
+        It is the method of the preprocessing, so that a process it is sent to gets no network.
+        """
+        return self.preprocessing.prepare
+
+    def normalize(self, images: Tensor) -> Tensor:
+        """Return images in [0, 1] as the network's normalised input."""
+        return (images - self.mean) / self.std
+
+
+class QualityModel(Prepared):
     """Score float images (N, 3, H, W) in [0, 1], giving (N,) in the model's own units.
 
     Args:
@@ -90,9 +117,6 @@ class QualityModel(nn.Module):
         name: What reports call the model.
         arch: Name of the architecture or factory it was made by; text only.
     """
-
-    mean: Tensor
-    std: Tensor
 
     def __init__(
         self,
@@ -113,14 +137,6 @@ class QualityModel(nn.Module):
         self.arch = arch
         self.set_preprocessing(preprocessing or Preprocessing())
 
-    def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """Take images in another way from now on, in place."""
-        self.preprocessing = preprocessing
-        # A network without storage (a file being opened) will get its parameters on the CPU.
-        device = next((parameter.device for parameter in self.network.parameters() if not parameter.is_meta), None)
-        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
-
     @property
     def higher_is_better(self) -> bool:
         """Whether a larger score means better quality: what the scale says, or was declared without one."""
@@ -130,18 +146,6 @@ class QualityModel(nn.Module):
     def higher_is_better(self, rising: bool) -> None:
         self._declared_rising = rising
         self.scale = self.scale and replace(self.scale, higher_is_better=rising)
-
-    @property
-    def prepare(self) -> Callable[[Tensor], Tensor]:
-        """Call it with images (N, 3, H, W) or (3, H, W) in [0, 1] to get them at the size the network sees.
-
-        It is the method of the preprocessing, so that a process it is sent to gets no network.
-        """
-        return self.preprocessing.prepare
-
-    def normalize(self, images: Tensor) -> Tensor:
-        """Return images in [0, 1] as the network's normalised input."""
-        return (images - self.mean) / self.std
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].

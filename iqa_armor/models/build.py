@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
-from typing import Any
 
 from torch import nn
 
@@ -17,17 +15,16 @@ from iqa_armor.models.families import FAMILIES
 def build(arch: str) -> nn.Module:
     """Return a new network or QualityModel of the named architecture, with its initial weights.
 
-    Args:
-        arch: A key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
-            A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that
-            states its `preprocessing` comes back in a QualityModel.
-
-    Raises:
-        ModelLoadError: If there is no such architecture or factory, or it fails or returns something else.
+    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
+    A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that states its
+    `preprocessing` comes back in a QualityModel.
     """
-    factory = _factory(arch)
+    family, _, member = arch.partition(":")
+    factory, settings = (partial(FAMILIES[family], member), "") if family in FAMILIES else ARCHITECTURES.find(arch)
+    if settings:
+        raise ModelLoadError(f"an architecture takes no settings, got {settings!r} in {arch!r}")
     try:
-        made: nn.Module = factory()
+        made = factory()
     except (*NETWORK_FAILURES, ImportError, OSError) as error:
         raise ModelLoadError(f"the factory {arch!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
@@ -40,13 +37,3 @@ def build(arch: str) -> nn.Module:
     if isinstance(made, QualityModel):
         made.arch = arch
     return made
-
-
-def _factory(arch: str) -> Callable[[], Any]:
-    family, _, member = arch.partition(":")
-    if family in FAMILIES:
-        return partial(FAMILIES[family], member)
-    factory, rest = ARCHITECTURES.find(arch)
-    if rest:
-        raise ModelLoadError(f"an architecture takes no settings, got {rest!r} in {arch!r}")
-    return factory

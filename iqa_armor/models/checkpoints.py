@@ -9,7 +9,6 @@ import warnings
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -46,10 +45,7 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
     Weights are found under the usual names (`WRAPPER_KEYS`, up to three deep); optimiser state and the like
     beside them is ignored, but for the numbers k and b of a linear rescaling, which come back under the names of
     `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
-
-    Args:
-        path: A file that ends in one of `SUFFIXES`.
-        trust_pickle: Whether the file may run its author's code; a whole pickled module needs that.
+    With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
 
     Raises:
         ModelLoadError: If the file is missing, damaged, no checkpoint, would run code, or holds NaN weights.
@@ -68,16 +64,15 @@ def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] |
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise a ModelLoadError that names the first ten weights with NaN or infinities, if there are any."""
-    broken = [name for name, value in state.items() if not _is_finite(value)]
+    broken = []
+    for name, value in state.items():
+        is_tiny = value.is_floating_point() and value.element_size() == 1  # torch cannot tell of 8-bit floats
+        if not torch.isfinite(value.float() if is_tiny else value).all():
+            broken.append(name)
     if broken:
         raise ModelLoadError(
             f"{source} has NaN or infinite weights in {listed(broken)}; use a checkpoint from before training diverged"
         )
-
-
-def _is_finite(value: Tensor) -> bool:
-    is_tiny = value.is_floating_point() and value.element_size() == 1  # torch cannot tell of 8-bit floats
-    return bool(torch.isfinite(value.float() if is_tiny else value).all())
 
 
 def _check_file(path: Path) -> None:
@@ -131,7 +126,6 @@ def _check_archive(path: Path) -> None:
 
 
 def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
-    """Return what a file holds; a plain pickle must be trusted, since this runs its author's code."""
     try:
         with warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
@@ -164,7 +158,6 @@ def _explanation(path: Path, why: str) -> str:
 
 
 def _unwrap(stored: object) -> object:
-    """Return the weights or module inside the usual wrappings of a training script."""
     for _ in range(MAX_NESTING):
         if not isinstance(stored, Mapping) or any(
             isinstance(value, Tensor) for key, value in stored.items() if key not in RESCALING_KEYS
@@ -182,16 +175,10 @@ def _rescaling(stored: object) -> dict[str, Tensor]:
     if not isinstance(stored, Mapping):
         return {}
     try:
-        return {name: _first(stored[key]) for name, key in zip(RESCALING, RESCALING_KEYS, strict=True)}
+        first = [float(torch.as_tensor(stored[key]).flatten()[0]) for key in RESCALING_KEYS]
     except (LookupError, TypeError, ValueError, RuntimeError):
         return {}
-
-
-def _first(value: Any) -> Tensor:
-    numbers = value if isinstance(value, Tensor) else torch.tensor(value)
-    while numbers.ndim:
-        numbers = numbers[0]
-    return torch.tensor(float(numbers), dtype=torch.float64)
+    return {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(RESCALING, first, strict=True)}
 
 
 def _tensors(found: object, path: Path) -> dict[str, Tensor]:
@@ -209,7 +196,6 @@ def _tensors(found: object, path: Path) -> dict[str, Tensor]:
 
 
 def _is_plain(value: object) -> bool:
-    """Return whether a value is a dense tensor that does not pretend to be larger than what is stored."""
     if not isinstance(value, Tensor) or value.is_meta or value.is_quantized or value.layout != torch.strided:
         return False
     return value.nbytes <= max(value.untyped_storage().nbytes(), MAX_EXPANDED_BYTES)

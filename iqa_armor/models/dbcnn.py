@@ -12,7 +12,6 @@ from iqa_armor.models.base import Preprocessing
 
 # Output channels and stride of S-CNN's convolutions.
 SCNN = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
-_VGG_CHANNELS = 512
 
 
 class DBCNN(nn.Module):
@@ -26,16 +25,18 @@ class DBCNN(nn.Module):
     the larger ones and are resampled to VGG's size, corners aligned; equal sizes pass unchanged.
     """
 
-    # Images keep their size, as in the paper.
-    preprocessing = Preprocessing(size=None)
+    preprocessing = Preprocessing(size=None)  # images keep their size, as in the paper
 
     def __init__(self) -> None:
         super().__init__()
         from torchvision.models import vgg16
 
         self.features1 = nn.Sequential(*list(vgg16(weights=None).features)[:-1])
-        self.features2 = _scnn()
-        self.fc = nn.Linear(_VGG_CHANNELS * SCNN[-1][0], 1)
+        layers: list[nn.Module] = []
+        for (channels, _), (outputs, stride) in pairwise(((3, 1), *SCNN)):
+            layers += [nn.Conv2d(channels, outputs, 3, stride=stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.features2 = nn.Sequential(*layers)
+        self.fc = nn.Linear(512 * SCNN[-1][0], 1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
@@ -46,13 +47,6 @@ class DBCNN(nn.Module):
         pooled = functional.normalize(torch.sqrt(products.flatten(1) + 1e-8))
         scores: Tensor = self.fc(pooled)
         return scores
-
-
-def _scnn() -> nn.Sequential:
-    layers: list[nn.Module] = []
-    for (channels, _), (outputs, stride) in pairwise(((3, 1), *SCNN)):
-        layers += [nn.Conv2d(channels, outputs, 3, stride=stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
-    return nn.Sequential(*layers)
 
 
 dbcnn_network = DBCNN

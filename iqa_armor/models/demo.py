@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from itertools import pairwise
 
 from torch import Tensor, nn
@@ -12,36 +11,28 @@ from iqa_armor.models.base import Preprocessing
 DEMO_PREPROCESSING = Preprocessing(size=None)  # images keep their size
 STEM_CHANNELS = 16
 STAGE_CHANNELS = (32, 64, 128, 192)
-_HIDDEN = 64
 
 
 class DemoNetwork(nn.Module):
     """Plain convolutional network: stem, four stages that halve the map, average pooling, two linear layers.
 
-    Images (N, 3, H, W), normalized with ImageNet's mean and standard deviation, sides of 64 pixels or more,
-    give (N, 1).
+    Images (N, 3, H, W), normalized by ImageNet's mean and deviation, sides of 64 pixels or more, give (N, 1).
     """
 
     def __init__(self) -> None:
         super().__init__()
         self.stem = nn.Sequential(*_convolution(3, STEM_CHANNELS, stride=2))
-        widths = pairwise((STEM_CHANNELS, *STAGE_CHANNELS))
-        stages = {f"stage{index}": _stage(*pair) for index, pair in enumerate(widths, start=1)}
-        self.stages = nn.Sequential(OrderedDict(stages))
+        self.stages = nn.Sequential()
+        for index, (channels, outputs) in enumerate(pairwise((STEM_CHANNELS, *STAGE_CHANNELS)), start=1):
+            layers = (*_convolution(channels, outputs, stride=2), *_convolution(outputs, outputs, stride=1))
+            self.stages.add_module(f"stage{index}", nn.Sequential(*layers))
         self.pool = nn.AdaptiveAvgPool2d(1)
-        self.head = nn.Sequential(
-            nn.Flatten(), nn.Linear(STAGE_CHANNELS[-1], _HIDDEN), nn.ReLU(), nn.Linear(_HIDDEN, 1)
-        )
+        self.head = nn.Sequential(nn.Flatten(), nn.Linear(STAGE_CHANNELS[-1], 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalized images (N, 3, H, W)."""
         scores: Tensor = self.head(self.pool(self.stages(self.stem(images))))
         return scores
-
-
-def _stage(channels: int, outputs: int) -> nn.Sequential:
-    halving, keeping = _convolution(channels, outputs, stride=2), _convolution(outputs, outputs, stride=1)
-    return nn.Sequential(*halving, *keeping)
 
 
 def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:

@@ -14,17 +14,12 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.offline import offline
 
-INTERPOLATIONS = ("nearest", "bilinear", "bicubic")
-
 
 def timm_model(name: str) -> QualityModel:
     """Return one of timm's networks with one output and random weights; nothing is downloaded.
 
     Preprocessing is that of timm's configuration, but for its crop: timm evaluates the middle of a somewhat larger
     image, here the whole image is resized (ours), since quality is not that of the middle alone.
-
-    Raises:
-        ModelLoadError: If timm is missing or knows no such network.
     """
     timm = _imported("timm")
     if not timm.is_model(name):
@@ -35,7 +30,7 @@ def timm_model(name: str) -> QualityModel:
     way = facts.get("interpolation", "bilinear")
     preprocessing = Preprocessing(
         size=tuple(facts["input_size"][1:]),
-        interpolation=way if way in INTERPOLATIONS else "bilinear",
+        interpolation=way if way in ("nearest", "bilinear", "bicubic") else "bilinear",
         mean=tuple(facts["mean"]),
         std=tuple(facts["std"]),
     )
@@ -47,10 +42,6 @@ def pyiqa_model(name: str) -> QualityModel:
 
     The network normalises its input itself and takes images at their own size. pyiqa is licensed for non-commercial
     use only. The score range that it states is a rough one, so a model's own is measured or given.
-
-    Raises:
-        ModelLoadError: If pyiqa is missing, or the metric is unknown, needs a reference image, has no weights or
-            cannot be made without a download.
     """
     configurations = _imported("pyiqa.default_model_configs").DEFAULT_CONFIGS
     if name not in configurations:

@@ -6,15 +6,11 @@ import torch
 from torch import Tensor, nn
 
 WIDTH = 1536  # channels of the last map
-_BLOCKS_35, _BLOCKS_17, _BLOCKS_8 = 10, 20, 9
 Pair = tuple[int, int]
 
 
-class Convolution(nn.Module):
-    """Convolution without bias, batch norm, ReLU: (N, inputs, H, W) to (N, outputs, H', W').
-
-    With `same`, zero padding keeps the map size at stride 1.
-    """
+class _Conv(nn.Module):
+    """Convolution without bias, batch norm, ReLU; with `same`, zero padding keeps the map size at stride 1."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int | Pair = 1, *, stride: int = 1, same: bool = False
@@ -27,30 +23,25 @@ class Convolution(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the activated maps."""
         activated: Tensor = self.relu(self.bn(self.conv(maps)))
         return activated
 
 
-class Branches(nn.Module):
+class _Branches(nn.Module):
     """Branches side by side, named branch0, branch1, … in the state dict; the channels of their maps are joined."""
 
     def __init__(self, *branches: nn.Module) -> None:
         super().__init__()
-        self.count = len(branches)
-        for index, branch in enumerate(branches):
-            self.add_module(f"branch{index}", branch)
+        self.names = [f"branch{index}" for index in range(len(branches))]
+        for name, branch in zip(self.names, branches, strict=True):
+            self.add_module(name, branch)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the joined maps."""
-        return torch.cat([self.get_submodule(f"branch{index}")(maps) for index in range(self.count)], dim=1)
+        return torch.cat([self.get_submodule(name)(maps) for name in self.names], dim=1)
 
 
-class Residual(Branches):
-    """Joined branches, brought back to the input's channels, scaled and added to the input; a ReLU may follow.
-
-    `channels` are those that are joined and those of the input.
-    """
+class _Residual(_Branches):
+    """Joined branches, brought from `channels[0]` to the input's `channels[1]`, scaled and added to the input."""
 
     def __init__(self, *branches: nn.Module, channels: Pair, scale: float, activate: bool = True) -> None:
         super().__init__(*branches)
@@ -59,7 +50,6 @@ class Residual(Branches):
         self.relu = nn.ReLU() if activate else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return maps of the input's size."""
         added: Tensor = self.relu(self.conv2d(super().forward(maps)) * self.scale + maps)
         return added
 
@@ -72,76 +62,69 @@ def inception_resnet_v2() -> nn.Sequential:
     block) and the linear last block are those of the published ImageNet weights, which differ from the figures.
     """
     return nn.Sequential(
-        Convolution(3, 32, 3, stride=2),
-        Convolution(32, 32, 3),
-        Convolution(32, 64, 3, same=True),
+        _Conv(3, 32, 3, stride=2),
+        _Conv(32, 32, 3),
+        _Conv(32, 64, 3, same=True),
         nn.MaxPool2d(3, stride=2),
-        Convolution(64, 80),
-        Convolution(80, 192, 3),
+        _Conv(64, 80),
+        _Conv(80, 192, 3),
         nn.MaxPool2d(3, stride=2),
         _mixed_5b(),
-        nn.Sequential(*(_block_35() for _ in range(_BLOCKS_35))),
+        nn.Sequential(*(_block_35() for _ in range(10))),
         _mixed_6a(),
-        nn.Sequential(*(_block_17() for _ in range(_BLOCKS_17))),
+        nn.Sequential(*(_factored(1088, (128, 160, 192), 7, scale=0.10) for _ in range(20))),
         _mixed_7a(),
-        nn.Sequential(*(_block_8(scale=0.20) for _ in range(_BLOCKS_8))),
-        _block_8(scale=1.0, activate=False),
-        Convolution(2080, WIDTH),
+        nn.Sequential(*(_factored(2080, (192, 224, 256), 3, scale=0.20) for _ in range(9))),
+        _factored(2080, (192, 224, 256), 3, scale=1.0, activate=False),
+        _Conv(2080, WIDTH),
     )
 
 
-def _mixed_5b() -> Branches:
-    return Branches(
-        Convolution(192, 96),
-        nn.Sequential(Convolution(192, 48), Convolution(48, 64, 5, same=True)),
-        nn.Sequential(Convolution(192, 64), Convolution(64, 96, 3, same=True), Convolution(96, 96, 3, same=True)),
-        nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), Convolution(192, 64)),
+def _mixed_5b() -> _Branches:
+    return _Branches(
+        _Conv(192, 96),
+        nn.Sequential(_Conv(192, 48), _Conv(48, 64, 5, same=True)),
+        nn.Sequential(_Conv(192, 64), _Conv(64, 96, 3, same=True), _Conv(96, 96, 3, same=True)),
+        nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), _Conv(192, 64)),
     )
 
 
-def _block_35() -> Residual:
-    return Residual(
-        Convolution(320, 32),
-        nn.Sequential(Convolution(320, 32), Convolution(32, 32, 3, same=True)),
-        nn.Sequential(Convolution(320, 32), Convolution(32, 48, 3, same=True), Convolution(48, 64, 3, same=True)),
+def _block_35() -> _Residual:
+    return _Residual(
+        _Conv(320, 32),
+        nn.Sequential(_Conv(320, 32), _Conv(32, 32, 3, same=True)),
+        nn.Sequential(_Conv(320, 32), _Conv(32, 48, 3, same=True), _Conv(48, 64, 3, same=True)),
         channels=(128, 320),
         scale=0.17,
     )
 
 
-def _mixed_6a() -> Branches:
-    return Branches(
-        Convolution(320, 384, 3, stride=2),
-        nn.Sequential(Convolution(320, 256), Convolution(256, 256, 3, same=True), Convolution(256, 384, 3, stride=2)),
+def _mixed_6a() -> _Branches:
+    return _Branches(
+        _Conv(320, 384, 3, stride=2),
+        nn.Sequential(_Conv(320, 256), _Conv(256, 256, 3, same=True), _Conv(256, 384, 3, stride=2)),
         nn.MaxPool2d(3, stride=2),
     )
 
 
-def _block_17() -> Residual:
-    factored = (Convolution(128, 160, (1, 7), same=True), Convolution(160, 192, (7, 1), same=True))
-    return Residual(
-        Convolution(1088, 192),
-        nn.Sequential(Convolution(1088, 128), *factored),
-        channels=(384, 1088),
-        scale=0.10,
-    )
-
-
-def _mixed_7a() -> Branches:
-    return Branches(
-        nn.Sequential(Convolution(1088, 256), Convolution(256, 384, 3, stride=2)),
-        nn.Sequential(Convolution(1088, 256), Convolution(256, 288, 3, stride=2)),
-        nn.Sequential(Convolution(1088, 256), Convolution(256, 288, 3, same=True), Convolution(288, 320, 3, stride=2)),
-        nn.MaxPool2d(3, stride=2),
-    )
-
-
-def _block_8(*, scale: float, activate: bool = True) -> Residual:
-    factored = (Convolution(192, 224, (1, 3), same=True), Convolution(224, 256, (3, 1), same=True))
-    return Residual(
-        Convolution(2080, 192),
-        nn.Sequential(Convolution(2080, 192), *factored),
-        channels=(448, 2080),
+def _factored(
+    channels: int, widths: tuple[int, int, int], side: int, *, scale: float, activate: bool = True
+) -> _Residual:
+    first, second, third = widths
+    factored = (_Conv(first, second, (1, side), same=True), _Conv(second, third, (side, 1), same=True))
+    return _Residual(
+        _Conv(channels, 192),
+        nn.Sequential(_Conv(channels, first), *factored),
+        channels=(192 + third, channels),
         scale=scale,
         activate=activate,
+    )
+
+
+def _mixed_7a() -> _Branches:
+    return _Branches(
+        nn.Sequential(_Conv(1088, 256), _Conv(256, 384, 3, stride=2)),
+        nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, stride=2)),
+        nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, same=True), _Conv(288, 320, 3, stride=2)),
+        nn.MaxPool2d(3, stride=2),
     )

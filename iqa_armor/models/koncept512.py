@@ -30,9 +30,9 @@ class KonCept512(nn.Module):
         super().__init__()
         self.base = inception_resnet_v2()
         self.fc = nn.Sequential(
-            *_hidden(WIDTH, 2048, dropout=0.25),
-            *_hidden(2048, 1024, dropout=0.25),
-            *_hidden(1024, 256, dropout=0.5),
+            *(nn.Linear(WIDTH, 2048), nn.ReLU(), nn.BatchNorm1d(2048), nn.Dropout(0.25)),
+            *(nn.Linear(2048, 1024), nn.ReLU(), nn.BatchNorm1d(1024), nn.Dropout(0.25)),
+            *(nn.Linear(1024, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(0.5)),
             nn.Linear(256, 1),
         )
 
@@ -49,10 +49,6 @@ def _covered(side: int) -> int:
     whole = side // _WINDOW
     # ceil(whole / _MANY) is 0 for whole = 0 and else 1: a conditional could not be traced.
     return _WINDOW * (whole + 1 - (whole + _MANY - 1) // _MANY)
-
-
-def _hidden(inputs: int, outputs: int, *, dropout: float) -> tuple[nn.Module, ...]:
-    return nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(dropout)
 
 
 koncept512_network = KonCept512

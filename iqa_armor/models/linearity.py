@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from functools import partial
+from itertools import pairwise
 from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing
 from iqa_armor.models.weights import RESCALING
 
 Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
-# Channels of the last two stages.
-TAPS: dict[Backbone, tuple[int, int]] = {
-    "resnext101_32x8d": (1024, 2048),
-    "resnet18": (256, 512),
-    "resnet34": (256, 512),
-    "resnet50": (1024, 2048),
-}
-# Places of a classifier's parts.
-_PLACES = {"conv1": "features.0", "bn1": "features.1", **{f"layer{n}": f"features.{n + 3}" for n in range(1, 5)}}
 _REDUCED = 64
 
 
@@ -32,9 +25,6 @@ class Linearity(nn.Module):
 
     The maps of stages three and four are averaged over the image, reduced to 64 numbers each and regressed together.
     `regr6` and `regr7` regress one stage alone; the authors use them in training only, and so they touch no score.
-
-    Args:
-        backbone: Name of torchvision's network that gives the maps.
 
     Source: Li, Jiang, Jiang, "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, arXiv:2008.03889, Section 3; average pooling, as in the authors' released models.
@@ -47,7 +37,9 @@ class Linearity(nn.Module):
         super().__init__()
         from torchvision.models import get_model
 
-        third, fourth = TAPS[backbone]
+        places = zip(RESNET_TRUNK, (0, 1, 4, 5, 6, 7), strict=True)
+        self.classifier_places = {part: f"features.{index}" for part, index in places}
+        third, fourth = (256, 512) if backbone in ("resnet18", "resnet34") else (1024, 2048)
         self.features = nn.Sequential(*list(get_model(backbone, weights=None).children())[:-2])
         self.dr6, self.dr7 = _reduction(third), _reduction(fourth)
         self.regr6, self.regr7 = nn.Linear(_REDUCED, 1), nn.Linear(_REDUCED, 1)
@@ -67,9 +59,8 @@ class Linearity(nn.Module):
         """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.
 
         score = k (w·x + c) + b, so w becomes k w and c becomes k c + b. Without k and b nothing changes.
-        The weights of an ImageNet classifier, to train from, get their place.
         """
-        adapted = from_classifier({name: value for name, value in state.items() if name not in RESCALING}, _PLACES)
+        adapted = {name: value for name, value in state.items() if name not in RESCALING}
         if all(name in state for name in (*RESCALING, "regression.weight", "regression.bias")):
             k, b = (state[name].double() for name in RESCALING)
             weight, bias = state["regression.weight"], state["regression.bias"]
@@ -79,26 +70,15 @@ class Linearity(nn.Module):
 
 
 def _reduction(channels: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(channels, 1024),
-        nn.BatchNorm1d(1024),
-        nn.Linear(1024, 256),
-        nn.BatchNorm1d(256),
-        nn.Linear(256, _REDUCED),
-        nn.BatchNorm1d(_REDUCED),
-        nn.ReLU(),
-    )
+    layers: list[nn.Module] = []
+    for inputs, outputs in pairwise((channels, 1024, 256, _REDUCED)):
+        layers += [nn.Linear(inputs, outputs), nn.BatchNorm1d(outputs)]
+    return nn.Sequential(*layers, nn.ReLU())
 
 
-@dataclass(frozen=True)
-class LinearityOn:
-    """Builder of the network on another backbone."""
-
-    backbone: Backbone
-
-    def __call__(self) -> Linearity:
-        """Return a new network with random weights."""
-        return Linearity(self.backbone)
+def linearity_on(backbone: Backbone) -> Callable[[], Linearity]:
+    """Return the builder of the network on another of torchvision's backbones."""
+    return partial(Linearity, backbone)
 
 
 linearity_network = Linearity

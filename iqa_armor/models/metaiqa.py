@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
 
 
@@ -22,6 +22,7 @@ class MetaIQA(nn.Module):
         super().__init__()
         from torchvision.models import resnet18
 
+        self.classifier_places = {part: f"resnet_layer.{part}" for part in (*RESNET_TRUNK, "fc")}
         self.resnet_layer: nn.Module = resnet18(weights=None)
         self.net = _Regression()
 
@@ -29,10 +30,6 @@ class MetaIQA(nn.Module):
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         scores: Tensor = self.net(self.resnet_layer(images))
         return scores
-
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in which the weights of an ImageNet classifier, to train from, have their place."""
-        return from_classifier(state, {part: f"resnet_layer.{part}" for part in (*RESNET_TRUNK, "fc")})
 
 
 class _Regression(nn.Module):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager, redirect_stdout
 from types import ModuleType
 from typing import Any
@@ -23,10 +23,7 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
     """Keep constructors from fetching weights; those of timm and torchvision, and of `module`, go without them.
 
     Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
-    refused.
-
-    Raises:
-        ModelLoadError: If the network, which messages call `what`, cannot be made without the internet.
+    refused by a ModelLoadError about `what`.
     """
     import torchvision.models._api as torchvision_api
 
@@ -44,19 +41,15 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
         _replace(stack, socket, "getaddrinfo", refuse)
         _replace(stack, nn.Module, "load_state_dict", skip)
         _replace(stack, torchvision_api.WeightsEnum, "get_state_dict", lambda *_, **__: _Unfetched())
-        if "timm" in sys.modules:
-            create = sys.modules["timm"].create_model
-            _replace(stack, sys.modules["timm"], "create_model", _untrained(create))
+        timm: Any = sys.modules.get("timm")
+        if timm is not None:
+            create = timm.create_model
+            _replace(stack, timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
         if module is not None and hasattr(module, "load_pretrained_network"):
             _replace(stack, module, "load_pretrained_network", lambda *_, **__: None)
         yield
 
 
-def _untrained(create: Callable[..., nn.Module]) -> Callable[..., nn.Module]:
-    return lambda *args, **options: create(*args, **{**options, "pretrained": False})
-
-
 def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
-    """Give an attribute another value until the stack is left."""
     stack.callback(setattr, owner, name, getattr(owner, name))
     setattr(owner, name, value)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -27,13 +28,13 @@ LARGEST_DISTS = 256  # piq shrinks larger images inside DISTS
 def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untyped
     """Return piq's network of a distance with the weights in torch.hub's folder of checkpoints, read anew.
 
-    A ModelLoadError says where weights are missing, which piq would download, or run code, which piq would let them.
+    Missing weights, which piq would download, and such that run code, which piq would let them, are a ModelLoadError.
     """
     from piq.perceptual import DISTS, LPIPS  # heavy, and needed here only
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for url in WEIGHTS[distance]:
-        _check(folder / Path(url).name, f"distance {distance}", url)
+        _check(folder / Path(url).name, url, distance)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # torchvision's, for piq's old spelling
@@ -42,9 +43,9 @@ def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untype
         raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
 
 
-def _check(path: Path, needed_by: str, url: str) -> None:
+def _check(path: Path, url: str, distance: Perceptual) -> None:
     if not path.is_file():
-        raise ModelLoadError(f"{needed_by} needs {path}, and nothing is downloaded; get it from {url}")
+        raise ModelLoadError(f"distance {distance} needs {path}, and nothing is downloaded; get it from {url}")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -85,6 +86,5 @@ class PerceptualModel(ReferenceModel):
         return total - 1 if self.distance == "dists" else -total
 
     def _maps(self, features: Tensor) -> list[Tensor]:
-        lengths = [size[0] * size[1] * size[2] for size in self._sizes]
-        parts: list[Tensor] = list(torch.split(features, lengths, dim=1))
+        parts = torch.split(features, [math.prod(size) for size in self._sizes], dim=1)
         return [part.reshape(-1, *size) for part, size in zip(parts, self._sizes, strict=True)]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,33 +13,24 @@ from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace_shared
 from iqa_armor.graph.walk import passages
 from iqa_armor.models.backbone import torchvision_network
-from iqa_armor.models.base import IMAGENET_MEAN, IMAGENET_STD, Preprocessing
+from iqa_armor.models.base import Prepared, Preprocessing
 
-PREPROCESSING = Preprocessing(size=(224, 224), mean=IMAGENET_MEAN, std=IMAGENET_STD)
+PREPROCESSING = Preprocessing(size=(224, 224))
 STAGES = 4
 # Keeps the slope of the root finite where an image equals its reference.
 TINY = 1e-8
 
 
-class ReferenceModel(nn.Module, ABC):
+class ReferenceModel(Prepared, ABC):
     """Score float images (N, 3, H, W) in [0, 1] beside their references (N, 3, H, W), giving (N,).
 
     Scores rise with quality. The two images meet only in `compare`, behind their features.
     """
 
-    mean: Tensor
-    std: Tensor
-
     def __init__(self, preprocessing: Preprocessing, *, name: str) -> None:
         super().__init__()
-        self.preprocessing, self.name = preprocessing, name
-        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(part, torch.tensor(values).view(3, 1, 1), persistent=False)
-
-    @property
-    def prepare(self) -> Callable[[Tensor], Tensor]:
-        """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the size the network sees; uint8 is scaled."""
-        return self.preprocessing.prepare
+        self.name = name
+        self.set_preprocessing(preprocessing)
 
     @abstractmethod
     def features(self, images: Tensor) -> Tensor:
@@ -66,13 +56,10 @@ class StageDistance(ReferenceModel):
     layers stay in eval mode.
 
     Args:
-        network: Classifier on normalised input that can be traced; its trunk is shared.
-        preprocessing: Size, mean and standard deviation of its input; the size must be given.
+        network: Classifier on normalised input that can be traced, else a SurgeryError; its trunk is shared.
+        preprocessing: Of its input; the size must be given.
         grid: Rows and columns that maps are averaged to.
         name: What messages call the model.
-
-    Raises:
-        SurgeryError: If the network cannot be traced or has no maps.
 
     Source: the form follows Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
     CVPR 2018, eq. 1, whose maps keep their size and are normalised over channels. (ours) averages over a grid, so that
@@ -83,12 +70,7 @@ class StageDistance(ReferenceModel):
     offset: Tensor
 
     def __init__(
-        self,
-        network: nn.Module,
-        preprocessing: Preprocessing = PREPROCESSING,
-        *,
-        grid: int = 4,
-        name: str = "fr",
+        self, network: nn.Module, preprocessing: Preprocessing = PREPROCESSING, *, grid: int = 4, name: str = "fr"
     ) -> None:
         super().__init__(preprocessing, name=name)
         if preprocessing.size is None or grid < 1:
@@ -105,7 +87,7 @@ class StageDistance(ReferenceModel):
 
     def features(self, images: Tensor) -> Tensor:
         """Return the stages' maps averaged to the grid, side by side (N, D); each channel's cells are in a row."""
-        stages = self.trunk((images - self.mean) / self.std)
+        stages = self.trunk(self.normalize(images))
         return torch.cat([functional.adaptive_avg_pool2d(stage, self.grid).flatten(1) for stage in stages], dim=1)
 
     def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
@@ -126,14 +108,9 @@ class StageDistance(ReferenceModel):
 def reference_network(
     backbone: str = "resnet18", preprocessing: Preprocessing = PREPROCESSING, *, grid: int = 4
 ) -> StageDistance:
-    """Return the built-in full-reference network `fr`, with random weights, on one of torchvision's classifiers.
+    """Return the built-in full-reference network `fr`, with random weights, on one of `models.TORCHVISION`.
 
     A pretrained trunk is loaded into the classifier first: `StageDistance(classifier)`.
-
-    Args:
-        backbone: One of `models.TORCHVISION`.
-        preprocessing: As of `StageDistance`.
-        grid: As of `StageDistance`.
     """
     return StageDistance(torchvision_network(backbone), preprocessing, grid=grid, name=f"fr-{backbone}")
 

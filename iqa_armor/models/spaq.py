@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
 
 
@@ -25,16 +25,13 @@ class SPAQBaseline(nn.Module):
         super().__init__()
         from torchvision.models import resnet50
 
+        self.classifier_places = {part: f"backbone.{part}" for part in RESNET_TRUNK}
         self.backbone: nn.Module = resnet50(weights=None, num_classes=1)
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         scores: Tensor = self.backbone(images)
         return scores
-
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict in which the weights of an ImageNet classifier, to train from, have their place."""
-        return from_classifier(state, {part: f"backbone.{part}" for part in RESNET_TRUNK})
 
 
 spaq_network = SPAQBaseline

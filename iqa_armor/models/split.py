@@ -15,13 +15,10 @@ from iqa_armor.graph.walk import ancestors, descendants, passages
 def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return (backbone, head) that share the network's layers; `head(backbone(x))` has the bits of `network(x)`.
 
-    Both compute what the network computes in eval mode; call them in it. The head may overwrite its argument.
-
-    Args:
-        network: Module on normalised input; its mode is left as it is.
-        node: Name of the tensor to split at, a node of the graph or a module; by default the features that the head
-            reads: the last learned vectors (N, C) through which everything passes before a linear layer.
-        example: Input (N, 3, H, W) that the network accepts, on its device.
+    Both compute what the network, whose mode is left as it is, computes in eval mode; call them in it. The head may
+    overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default it is the
+    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input
+    (N, 3, H, W) on the network's device.
 
     Raises:
         SurgeryError: If the network cannot be traced, there is no such tensor, or the head reads anything else.
@@ -59,7 +56,8 @@ def _features(traced: fx.GraphModule) -> fx.Node:
     nodes = list(traced.graph.nodes)
     weighted = next((node for node in nodes if _has_weights(traced, node)), None)
     learned = () if weighted is None else descendants(weighted)
-    vectors = [node for node in passages(traced.graph) if node in learned and _is_vector(node)]
+    sizes = {node: size_of(node) or () for node in passages(traced.graph) if node in learned}
+    vectors = [node for node, size in sizes.items() if len(size) == 2 and size[1] > 1]
     if not vectors:
         raise SurgeryError(
             "the network has no learned vectors (N, C) through which everything passes; name the tensor to split at by "
@@ -71,21 +69,17 @@ def _features(traced: fx.GraphModule) -> fx.Node:
 
 
 def _named(traced: fx.GraphModule, name: str) -> fx.Node:
-    inside = [
-        node
-        for node in traced.graph.nodes
-        if node.name == name or (node.op == "call_module" and f"{node.target}.".startswith(f"{name}."))
-    ]
-    exact = [node for node in inside if node.name == name]
-    chosen: fx.Node | None = next(iter((exact or inside)[-1:]), None)
+    nodes: list[fx.Node] = list(traced.graph.nodes)
+    exact = [node for node in nodes if node.name == name]
+    inside = [node for node in nodes if node.op == "call_module" and f"{node.target}.".startswith(f"{name}.")]
+    chosen = next(reversed(exact or inside), None)
     if chosen is None or chosen.op == "output" or not size_of(chosen):
         raise SurgeryError(f"no tensor is called {name!r} in this network; it can be split at {_listed(traced.graph)}")
     return chosen
 
 
-def _listed(graph: fx.Graph, limit: int = 8) -> str:
-    """Return the last tensors at which the network can be split."""
-    return ", ".join(node.name for node in passages(graph)[1:][-limit:]) or "none"
+def _listed(graph: fx.Graph) -> str:
+    return ", ".join(node.name for node in passages(graph)[1:][-8:]) or "none"
 
 
 def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> None:
@@ -98,11 +92,6 @@ def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> N
             f"the head behind {cut.name!r} also reads {', '.join(read)}; split where everything passes through one "
             f"tensor, e.g. at {_listed(cut.graph)}"
         )
-
-
-def _is_vector(node: fx.Node) -> bool:
-    size = size_of(node)
-    return size is not None and len(size) == 2 and size[1] > 1
 
 
 def _has_weights(traced: fx.GraphModule, node: fx.Node) -> bool:

@@ -21,7 +21,7 @@ class Transformer(nn.Module):
 
     def __init__(self, width: int, *, heads: int, layers: int, hidden: int, dropout: float) -> None:
         super().__init__()
-        stack = nn.ModuleList(EncoderLayer(width, heads, hidden, dropout=dropout) for _ in range(layers))
+        stack = nn.ModuleList(_EncoderLayer(width, heads, hidden, dropout=dropout) for _ in range(layers))
         self.encoder = nn.ModuleDict({"layers": stack, "norm": nn.LayerNorm(width)})
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
@@ -32,9 +32,7 @@ class Transformer(nn.Module):
         return related
 
 
-class EncoderLayer(nn.Module):
-    """Self-attention and a feed-forward part, each added to its input."""
-
+class _EncoderLayer(nn.Module):
     def __init__(self, width: int, heads: int, hidden: int, *, dropout: float) -> None:
         super().__init__()
         self.self_attn = Attention(width, heads, dropout=dropout)
@@ -44,7 +42,6 @@ class EncoderLayer(nn.Module):
         self.dropout, self.dropout1, self.dropout2 = (nn.Dropout(dropout) for _ in range(3))
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Return tokens (N, T, width)."""
         normed = self.norm1(tokens)
         tokens = tokens + self.dropout1(self.self_attn(normed, normed + positions))
         hidden = self.dropout(self.relu(self.linear1(self.norm2(tokens))))

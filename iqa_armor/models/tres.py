@@ -9,15 +9,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.models.backbone import RESNET_TRUNK, from_classifier
+from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.transformer import Transformer, project
 from iqa_armor.models.weights import load_strict
 
 STAGES = (256, 512, 1024, 2048)  # channels of the four stages
 WIDTH = sum(STAGES)
-_HEADS, _LAYERS, _HIDDEN, _DROPOUT = 16, 2, 64, 0.5
-_TEMPERATURE = 10000.0
 
 
 class TReS(nn.Module):
@@ -43,11 +41,12 @@ class TReS(nn.Module):
         super().__init__()
         from torchvision.models import resnet50
 
+        self.classifier_places = {part: f"model.{part}" for part in RESNET_TRUNK}
         self.model: nn.Module = resnet50(weights=None)
         self.pools = nn.ModuleList(L2Pooling() for _ in STAGES)
         self.drop2d = nn.Dropout(0.1)
         self.position = Position(WIDTH)
-        self.transformer = Transformer(WIDTH, heads=_HEADS, layers=_LAYERS, hidden=_HIDDEN, dropout=_DROPOUT)
+        self.transformer = Transformer(WIDTH, heads=16, layers=2, hidden=64, dropout=0.5)
         self.fc2 = nn.Linear(WIDTH, STAGES[-1])
         self.fc = nn.Linear(2 * STAGES[-1], 1)
 
@@ -78,11 +77,9 @@ class TReS(nn.Module):
         """Return an authors' state dict under this network's names.
 
         The joint projections of queries, keys and values are parted, the constant position weights added, and the
-        constant Hann windows left out. A window of other values stays, and so is refused as unexpected. The weights of
-        an ImageNet classifier, to train from, get their place.
+        constant Hann windows left out. A window of other values stays, and so is refused as unexpected.
         """
-        adapted = {name: value for name, value in state.items() if not _is_hann(name, value)}
-        adapted = from_classifier(project(adapted), {part: f"model.{part}" for part in RESNET_TRUNK})
+        adapted = project({name: value for name, value in state.items() if not _is_hann(name, value)})
         for name, value in _position_weights(WIDTH).items():
             adapted.setdefault(f"position.{name}", value)
         return adapted
@@ -124,20 +121,16 @@ class Position(nn.Module):
     def forward(self, maps: Tensor) -> Tensor:
         """Return the embedding of the places of `maps`, row by row."""
         ones = torch.ones_like(maps[:, :1])
-        rows, columns = (_scaled(torch.cumsum(ones, dim), maps.shape[dim]) for dim in (2, 3))
-        places = torch.cat((rows, columns), dim=1).flatten(2).transpose(1, 2)
+        counts = [torch.cumsum(ones, dim) * (2 * math.pi / (maps.shape[dim] + 1e-6)) for dim in (2, 3)]
+        places = torch.cat(counts, dim=1).flatten(2).transpose(1, 2)
         return torch.sin(self.wave(places))
-
-
-def _scaled(counts: Tensor, side: int) -> Tensor:
-    return counts * (2 * math.pi / (side + 1e-6))
 
 
 def _position_weights(width: int) -> dict[str, Tensor]:
     """Return weight (width, 2) and bias (width,) of the waves over (row, column)."""
     half = width // 2
     index = torch.arange(half, device="cpu")
-    frequency = _TEMPERATURE ** (-2.0 * (index // 2).double() / half)
+    frequency = 10000.0 ** (-2.0 * (index // 2).double() / half)
     weight = torch.zeros(width, 2, dtype=torch.float64, device="cpu")
     weight[:half, 0], weight[half:, 1] = frequency, frequency
     phase = (index % 2).double() * (math.pi / 2)

@@ -68,16 +68,25 @@ def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     """Return how a state dict goes with a network, also with a prefix of `PREFIXES` before every name."""
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     aligned = _aligned({name: value for name, value in state.items() if name not in RESCALING}, own)
+    aligned = _from_classifier(aligned, getattr(network, "classifier_places", {}))
     if isinstance(network, Adapting):
         aligned = network.adapt({**aligned, **{name: state[name] for name in RESCALING if name in state}})
     return Fit(aligned, own)
 
 
+def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
+    """Return a state dict in which the parts of an ImageNet classifier, to train from, have the names in `places`."""
+    parts = {name: name.partition(".") for name in state}
+    return {
+        f"{places[first]}.{rest}" if first in places and rest else name: state[name]
+        for name, (first, _, rest) in parts.items()
+    }
+
+
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> None:
     """Load weights into a network, in place, if they are exactly its own; else it stays untouched.
 
-    Raises:
-        ModelLoadError: Listing the missing, unexpected and differently sized entries of `source`, ten of each.
+    The error lists the missing, unexpected and differently sized entries of `source`, ten of each.
     """
     fit = fit_of(network, state)
     if fit.problems:
@@ -87,13 +96,9 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str 
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load the weights that a network has under the same name and size, in place.
+    """Load the weights that a network has under the same name and size, in place; return the names of all others.
 
-    Returns:
-        Names of the network's tensors that keep their initial values.
-
-    Raises:
-        ModelLoadError: If fewer than half of the network's parameter tensors are found; it stays untouched.
+    If they are fewer than half of the network's parameter tensors, it stays untouched, and that is an error.
     """
     fit = fit_of(network, state)
     fitting, parameters = fit.fitting, [name for name, _ in network.named_parameters()]
@@ -108,11 +113,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: st
 
 
 def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Callable[[], nn.Module]]) -> str:
-    """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly.
-
-    Raises:
-        ModelLoadError: If none fits, naming the nearest ones and where they differ, or if several do.
-    """
+    """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly."""
     with torch.device("meta"):
         fits = {name: fit_of(bare(build()), state) for name, build in candidates.items()}
     exact = [name for name, fit in fits.items() if not fit.problems]
@@ -120,8 +121,8 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
         return exact[0]
     if exact:
         raise ModelLoadError(f"the weights fit several architectures ({', '.join(exact)}); choose with --arch NAME")
-    near = sorted((name for name in fits if fits[name].share > 0), key=lambda name: -fits[name].share)[:3]
-    texts = [f"{name} ({fits[name].share:.0%} of the tensors; {_difference(fits[name])})" for name in near]
+    near = sorted((item for item in fits.items() if item[1].share > 0), key=lambda item: -item[1].share)[:3]
+    texts = [f"{name} ({fit.share:.0%} of the tensors; {_difference(fit)})" for name, fit in near]
     raise ModelLoadError(
         f"the weights fit no built-in architecture exactly; nearest: {'; '.join(texts) or 'none'}. "
         "Name yours with --arch NAME, --arch package.module:factory or --arch path/file.py:factory"
@@ -154,7 +155,6 @@ def listed(items: Iterable[str], limit: int = 10) -> str:
 
 
 def _aligned(state: dict[str, Tensor], own: Mapping[str, object]) -> dict[str, Tensor]:
-    """Return the state dict without the prefixes that keep its names from being the network's."""
     best = state
     for _ in PREFIXES:
         stripped = next((bare for prefix in PREFIXES if (bare := without_prefix(state, prefix)) is not state), None)

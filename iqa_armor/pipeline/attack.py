@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Generator, Tensor
 
 from iqa_armor.attacks import ATTACKS
@@ -23,32 +24,19 @@ from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.attack_files import (
-    LEVELS,
-    TABLE,
-    AttackedImage,
-    check_output,
-    name_files,
-    to_levels,
-    write_png,
-    write_table,
-)
+from iqa_armor.pipeline.attack_files import TABLE, AttackedImage, check_output, name_files, to_levels, write_table
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.progress import Progress, silent
+from iqa_armor.settings import LEVELS
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
 
 
 def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
-    """Return attacks by their names.
+    """Return attacks, some given as words that `ATTACKS.read` reads, by their names.
 
-    Args:
-        given: Attacks, or words that `ATTACKS.read` reads.
-        epsilon: Budget of L-infinity attacks whose word sets none, pixels being in [0, 1]; others keep their own.
-        direction: +1 raises scores, -1 lowers them.
-
-    Raises:
-        UsageError: If an attack is unknown or a value is not allowed.
+    `epsilon`, pixels being in [0, 1], is the budget of L-infinity attacks whose word sets none; `direction` +1 raises
+    scores. An attack that is unknown or takes no such value is a UsageError.
     """
     built: dict[str, Attack] = {}
     for word in given:
@@ -77,20 +65,8 @@ def attack_images(
     """Attack image files as the network sees them and write 8-bit PNG files and `attacks.csv`, all or nothing.
 
     Attacks that are fitted are fitted on these images. Every image gets the same draws, so its result does not
-    depend on which others there are, fitted attacks apart.
-
-    Args:
-        model: Moved to the device.
-        paths: Image files, or folders whose images are taken in the order of their names.
-        output: Folder for the files, made if need be.
-        attacks: Attacks by name.
-        seed: Of attacks and defenses that draw.
-        device: None lets `choose_device` decide.
-        overwrite: Whether files of these names are replaced.
-        progress: Told what is done.
-
-    Returns:
-        All attacks of the first image, then of the next.
+    depend on which others there are, fitted attacks apart. Folders among `paths` are searched; the model is moved to
+    the device. Returns all attacks of the first image, then of the next.
 
     Raises:
         DataError: If an image is missing or unreadable.
@@ -139,33 +115,31 @@ class _Attacker:
         return score
 
     def reseed(self, offset: int = 0) -> None:
-        """Let a random defense draw the same for every image."""
         if isinstance(self.model, Defended):
             self.model.reseed(self.seed + offset)
-
-    def generator(self) -> Generator:
-        return torch.Generator().manual_seed(self.seed)
 
     def fit(self, word: str, attack: Attack, files: Sequence[Path], progress: Progress) -> Attack:
         if not isinstance(attack, Fitted):
             return attack
-        task = f"fitting {word}"
-        progress(task, 0, 1)
+        progress(f"fitting {word}", 0, 1)
         self.reseed(ATTACKERS)
-        fitted = attack.fit(followed_score(self.model), lambda: map(self.prepared, files), self.generator())
-        progress(task, 1, 1)
+        generator = Generator().manual_seed(self.seed)
+        fitted = attack.fit(followed_score(self.model), lambda: map(self.prepared, files), generator)
+        progress(f"fitting {word}", 1, 1)
         return fitted
 
     def attack(
         self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
     ) -> AttackedImage:
         self.reseed(ATTACKERS)
-        attacked = attack(followed_score(self.model), clean, self.generator())
+        attacked = attack(followed_score(self.model), clean, Generator().manual_seed(self.seed))
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"
-        write_png(self.folder / name, to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0])
+        levels = to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0]
+        Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(self.folder / name, format="PNG")
         stored = self.prepared(self.folder / name)
+        attacked_score = self.score(stored, file)
         is_large = min(clean.shape[-2:]) >= fidelity.SSIM_WINDOW
         return AttackedImage(
             image=file,
@@ -173,7 +147,8 @@ class _Attacker:
             attack=word,
             epsilon=_short(attack.epsilon * LEVELS) if is_linf else None,
             clean_score=clean_score,
-            attacked_score=self.score(stored, file),
+            attacked_score=attacked_score,
+            gain=attacked_score - clean_score,
             linf=round(float(fidelity.linf(clean, stored)) * LEVELS, 4),  # float32 blurs the rest
             l2=_short(float(fidelity.l2(clean, stored))),
             psnr=_short(float(fidelity.psnr(clean, stored))),

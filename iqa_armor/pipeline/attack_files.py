@@ -6,22 +6,17 @@ import csv
 import math
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from iqa_armor.errors import UsageError
+from iqa_armor.settings import LEVELS
 
 TABLE = "attacks.csv"
-COLUMNS = (
-    *("image", "file", "attack", "epsilon", "clean_score", "attacked_score"),
-    *("gain", "linf", "l2", "psnr", "ssim"),
-)
-LEVELS = 255
 _SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
 
 
@@ -32,10 +27,10 @@ class AttackedImage:
     Args:
         image: File of the clean image.
         file: Name of the attacked image, in the output folder.
-        attack: Word that names the attack.
         epsilon: L-infinity budget in 1/255; None where the attack's budget is another.
         clean_score: Score of the prepared clean image, before any rounding: what scoring `image` gives.
         attacked_score: Score of the 8-bit file, read again: what scoring `file` gives.
+        gain: Attacked minus clean score, in model units.
         linf: Largest change of a pixel value, in 1/255.
         l2: Euclidean length of the change, pixels being in [0, 1].
         psnr: Decibels, at most 150.
@@ -48,19 +43,18 @@ class AttackedImage:
     epsilon: float | None
     clean_score: float
     attacked_score: float
+    gain: float
     linf: float
     l2: float
     psnr: float
     ssim: float
 
-    @property
-    def gain(self) -> float:
-        """Attacked minus clean score, in model units."""
-        return self.attacked_score - self.clean_score
-
     def as_row(self) -> dict[str, Any]:
         """Return the values of the columns of the table, by name."""
-        return {name: getattr(self, name) for name in COLUMNS} | {"image": str(self.image)}
+        return asdict(self) | {"image": str(self.image)}
+
+
+COLUMNS = tuple(field.name for field in fields(AttackedImage))
 
 
 def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
@@ -82,11 +76,6 @@ def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
     return levels.clamp(0, LEVELS).to(torch.uint8)
 
 
-def write_png(path: Path, levels: Tensor) -> None:
-    """Write an image (3, H, W) of uint8 losslessly."""
-    Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(path, format="PNG")
-
-
 def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
     """Return a file name for every image and attack; images of one stem are numbered."""
     names: dict[tuple[Path, str], str] = {}
@@ -104,11 +93,7 @@ def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, 
 
 
 def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way.
-
-    Raises:
-        UsageError: Naming the way out.
-    """
+    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder with -o")
     inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]

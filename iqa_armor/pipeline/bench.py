@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import statistics
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,6 @@ from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.pipeline.bench_costs import Cost, middle, over
 from iqa_armor.pipeline.bench_settings import BenchSettings
 from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.opening import Opening
@@ -22,9 +22,40 @@ from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
 from iqa_armor.pipeline.timed_model import Task, TimedModel
 from iqa_armor.progress import Progress, silent
 
-SCHEMA = "iqa-armor/bench/1"
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one model costs; times are medians over the rounds, in seconds, memory is in bytes.
+
+    Args:
+        size: (height, width) of its images.
+        flops: Operations of scoring one image, as `count_flops` counts them.
+        first_call: Time of a call on the smallest batch that finds every cache empty.
+        latency: Time of a call, by batch.
+        throughput: Images per second, by batch.
+        training_step: Time of forward, backward and AdamW update at the training batch, or None if left out.
+        cache_bytes: What its orthogonal layers keep for the next call.
+        cache_limit_bytes: The most they would keep.
+        peak_memory: Of the first call at the largest batch ("inference") and of a training step ("training").
+        ratio: Each figure over the first model's, times as the median of the rounds' ratios; null where that is 0.
+    """
+
+    name: str
+    size: tuple[int, int]
+    parameters: int
+    flops: int
+    file_bytes: int
+    first_call: float
+    latency: dict[str, float]
+    throughput: dict[str, float]
+    training_step: float | None
+    cache_bytes: int
+    cache_limit_bytes: int
+    peak_memory: dict[str, int | None]
+    ratio: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,7 +67,7 @@ class Benchmark:
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
-        return {"schema": SCHEMA, **asdict(self)}
+        return {"schema": "iqa-armor/bench/1", **asdict(self)}
 
 
 def benchmark(
@@ -51,13 +82,6 @@ def benchmark(
 
     Every round times every model, in an order that turns round from round to round, so that a busy machine
     is busy for all of them. Calls that prepare anything come before the rounds.
-
-    Args:
-        paths: Model files; the first is what the others are compared with.
-        settings: What to measure.
-        opening: How to open foreign files.
-        device: None lets `choose_device` decide.
-        progress: Told what is done.
 
     Raises:
         UsageError: If there is no file, or a network does not take such images.
@@ -87,7 +111,6 @@ class _Run:
     peak_memory: dict[str, int | None] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        """Return what is compared with the first model."""
         names = ("flops", "first_call", "latency", "training_step", "peak_memory")
         return {
             "parameters": sum(each.numel() for each in self.model.model.parameters()),
@@ -100,18 +123,16 @@ class _Run:
         return Cost(
             name=self.model.model.name,
             size=self.model.size,
-            throughput={batch: int(batch) / middle(times) for batch, times in self.latency.items()},
+            throughput={batch: int(batch) / _middle(times) for batch, times in self.latency.items()},
             cache_bytes=self.cache_bytes,
-            cache_limit_bytes=self.model.cache_limit_bytes,
-            ratio=over(figures, first.figures()),
-            **middle(figures),
+            cache_limit_bytes=sum(cache.limit for cache in self.model.caches),
+            ratio=_over(figures, first.figures()),
+            **_middle(figures),
         )
 
 
 @dataclass(frozen=True)
 class _Bench:
-    """One benchmark under way."""
-
     runs: list[_Run]
     settings: BenchSettings
     opening: Opening
@@ -125,7 +146,7 @@ class _Bench:
         self._rounds("timing first calls", self._time_first_call, most=FIRST_CALLS)
         self._rounds("timing calls", self._time_calls)
         for run in self.runs:
-            run.cache_bytes = run.model.cache_bytes
+            run.cache_bytes = sum(cache.held_bytes for cache in run.model.caches)
             run.flops = count_flops(run.model.model, run.model.images(1)[0])
         self._measure_memory("inference", max(self.settings.batches))
         if self.settings.has_training:
@@ -178,3 +199,21 @@ class _Bench:
             "cache_limit": self.settings.cache_limit,
             "memory_method": "allocator statistics" if is_cuda else "resident set of a fresh process",
         }
+
+
+def _middle(figure: Any) -> Any:
+    if isinstance(figure, dict):
+        return {key: _middle(value) for key, value in figure.items()}
+    if isinstance(figure, list):
+        return statistics.median(figure) if figure else None
+    return figure
+
+
+def _over(figure: Any, first: Any) -> Any:
+    """Return a figure over the same of the first model; times round by round, as what slows a whole round cancels."""
+    if isinstance(figure, dict):
+        return {key: _over(value, first[key]) for key, value in figure.items()}
+    if isinstance(figure, list):
+        pairs = zip(figure, first, strict=True)
+        return statistics.median(mine / other for mine, other in pairs) if figure else None
+    return None if figure is None or not first else figure / first

@@ -56,26 +56,20 @@ class DataCheck:
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
+        direction = self.direction
         return {
             "schema": "iqa-armor/data-check/1",
             "data": {"spec": self.spec, "fingerprint": self.fingerprint, "labels": self.labels},
-            "splits": {summary.split: _without_split(summary) for summary in self.splits},
-            "sizes": None if self.sizes is None else asdict(self.sizes),
-            "direction": None
-            if self.direction is None
-            else {**asdict(self.direction), "suspicious": self.direction.is_suspicious},
+            "splits": {parts.pop("split"): parts for parts in map(asdict, self.splits)},
+            "sizes": self.sizes and asdict(self.sizes),
+            "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
             "warnings": list(self.warnings),
             "problems": self.problems.as_plain(),
         }
 
 
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
-    """Decode every image of a dataset once, as cheaply as its format allows, and return what was found.
-
-    Args:
-        dataset: Opened already, so no file that it names is missing.
-        progress: Receiver of progress.
-    """
+    """Decode every image of a dataset once, as cheaply as its format allows, and return what was found."""
     problems = Problems(dataset.spec)
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
     read = each_read(checked_size, everything, problems, progress=progress, task="decoding images")
@@ -88,7 +82,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> DataCheck:
         splits=tuple(_summary(split, images) for split, images in dataset.splits.items()),
         sizes=_size_summary(sizes),
         direction=direction,
-        warnings=_warnings(direction),
+        warnings=(_warning(direction),) if direction is not None and direction.is_suspicious else (),
         problems=problems,
     )
 
@@ -108,14 +102,8 @@ def _size_summary(sizes: Counter[Size]) -> SizeSummary | None:
     return SizeSummary(ordered[0], ordered[-1], commonest, sizes[commonest] / sizes.total(), len(sizes))
 
 
-def _warnings(direction: Direction | None) -> tuple[str, ...]:
-    if direction is None or not direction.is_suspicious:
-        return ()
+def _warning(direction: Direction) -> str:
     return (
         f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} images); "
-        "if small values mean good quality, turn them round: scores must rise with quality",
+        "if small values mean good quality, turn them round: scores must rise with quality"
     )
-
-
-def _without_split(summary: SplitSummary) -> dict[str, Any]:
-    return {key: value for key, value in asdict(summary).items() if key != "split"}

@@ -8,7 +8,6 @@ import torch
 
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation.evaluation import Evaluation, evaluate
-from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.harden import Hardened, harden
 from iqa_armor.pipeline.load import load_model
@@ -20,40 +19,24 @@ DEMO_MODEL = Path(__file__).parents[1] / "assets" / "demo.safetensors"
 DEMO_DATA = "synthetic:scenes=60,seed=2026"
 
 
-def demo_model() -> QualityModel:
-    """Return the shipped network: a small quality model trained on synthetic images."""
-    return load_model(DEMO_MODEL)
-
-
 def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tuple[Hardened, Evaluation]:
     """Harden the shipped network and evaluate it beside the original and a control.
 
     The control is fine-tuned as long as the hardened model but has no block and all its channels, so that what
-    surgery bought is told apart from what fine-tuning bought.
-
-    Returns:
-        The hardened model, and the evaluation of all three on images of scenes kept aside.
+    surgery bought is told apart from what fine-tuning bought. All three are evaluated on scenes kept aside.
     """
-    base = demo_model()
+    base = load_model(DEMO_MODEL)
     base.name = "demo"
     dataset = open_dataset(DEMO_DATA, progress=progress)
     control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
     control.model.name, hardened.model.name = "control", "hardened"
-    evaluation = evaluate(
-        [base, control.model, hardened.model],
-        [dataset],
-        baseline=0,
-        device=device,
-        progress=progress,
-    )
-    return hardened, evaluation
+    models = [base, control.model, hardened.model]
+    return hardened, evaluate(models, [dataset], baseline=0, device=device, progress=progress)
 
 
 def _options(name: str, device: torch.device, progress: Progress) -> RunOptions:
-    """Return options under which every task is told as one of the model called `name`."""
-
     def told(task: str, done: int, total: int, detail: str = "") -> None:
         progress(f"{name}: {task}", done, total, detail)
 

@@ -66,19 +66,10 @@ def fit_to_opinion(
     options: RunOptions,
     checkpoint: Checkpoint | None,
 ) -> tuple[FitHistory, Tensor]:
-    """Fit a traced model in place on standardised scores; its scores then have the mean and spread of `then`.
+    """Fit a traced model in place on standardised scores; it is on the CPU afterwards.
 
-    Standardising makes step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that
-    answers in 0–100 (ours).
-
-    Args:
-        model: Model whose network is a graph; it is on the CPU afterwards.
-        images: Fitted to.
-        settings: Epochs, step size, loss and the rest.
-        now: Mean and spread of the scores as they are.
-        then: Those that the fitted model's scores shall have on the images fitted to.
-        options: How this machine does it.
-        checkpoint: Of the fit.
+    Its scores, which have the moments `now`, then have those of `then` on the images fitted to. Standardising makes
+    step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that answers in 0–100 (ours).
 
     Returns:
         What each epoch gave, and the fitted model's scores (N,) of all training images.
@@ -87,8 +78,7 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
-    labels, progress = moments_of(images.mos, turned=then.spread < 0), options.progress
-    device = options.device
+    labels, device, progress = moments_of(images.mos, turned=then.spread < 0), options.device, options.progress
     history = fit(model, images, settings, labels=labels, device=device, checkpoint=checkpoint, progress=progress)
     scores = score_all(model, images, progress)
     model.to("cpu")

@@ -14,30 +14,22 @@ from iqa_armor.errors import DataError
 def find_images(paths: Sequence[Path]) -> list[Path]:
     """Return the image files among and below the given paths, in the given order; folders are searched.
 
-    Raises:
-        DataError: If a file is missing, listing all such files, or there is none.
+    Files that are missing, which are all listed, or no file at all are a DataError.
     """
-    files = [file for path in paths for file in _files(path)]
+    files: list[Path] = []
+    for path in paths:
+        below = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS) if path.is_dir() else (path,)
+        files += sorted(below)
     missing = [str(file) for file in files if not file.is_file()]
-    if missing or not files:
-        raise DataError(
-            f"no such image: {', '.join(missing)}" if missing else f"no images in {', '.join(map(str, paths))}"
-        )
+    if missing:
+        raise DataError(f"no such image: {', '.join(missing)}")
+    if not files:
+        raise DataError(f"no images in {', '.join(map(str, paths))}")
     return files
 
 
-def _files(path: Path) -> list[Path]:
-    if not path.is_dir():
-        return [path]
-    return sorted(file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS)
-
-
 def require_readable(images: ImageSet) -> None:
-    """Refuse broken files.
-
-    Raises:
-        DataError: Listing all that cannot be read.
-    """
+    """Raise a DataError that lists all files that cannot be read, if there are any."""
     problems = Problems("these images")
     for position, name in zip(images.positions, images.names, strict=True):
         try:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 
@@ -36,15 +35,6 @@ class Inspection:
     blocks: tuple[str, ...]
     spectra: tuple[BlockSpectrum, ...]
     remarks: tuple[str, ...]
-
-    @property
-    def several_branches(self) -> bool:
-        """Whether the network has more than one convolutional branch."""
-        return any(cut.branch for cut in self.cuts)
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return asdict(self)
 
 
 def inspect_model(model: QualityModel) -> Inspection:
@@ -79,8 +69,5 @@ def inspect_model(model: QualityModel) -> Inspection:
 def _remarks(found: tuple[Branch, ...], grids: tuple[TokenGrid, ...]) -> list[str]:
     if grids:
         return ["a transformer has no last cut; name the tokens to protect with --position NODE"]
-    return [
-        f"no cut is recommended: {branch.problem}; name the tensor with --position NODE"
-        for branch in found
-        if branch.problem
-    ]
+    problems = [branch.problem for branch in found if branch.problem]
+    return [f"no cut is recommended: {problem}; name the tensor with --position NODE" for problem in problems]

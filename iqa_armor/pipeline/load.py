@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
@@ -19,14 +19,6 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class ModelToTrain:
-    """A model to train, and the names of its network's tensors that come from no file; None where none does."""
-
-    model: QualityModel
-    fresh: tuple[str, ...] | None
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
@@ -61,32 +53,36 @@ def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
     return opened
 
 
-def start_model(arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0) -> ModelToTrain:
+def start_model(
+    arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0
+) -> tuple[QualityModel, tuple[str, ...] | None]:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
-    Weights that an architecture's factory brings along count as fresh, since it does not tell.
-
-    Args:
-        arch: Architecture as in `Opening`, or a model file to train further.
-        opening: Preprocessing and score direction.
-        weights: Checkpoint whose tensors are taken where name and shape agree.
-        seed: Of the initial weights.
+    With it come the names of its network's tensors that are from no file; None where none is.
+    `arch` may also be a model file to train further. Weights that an architecture's factory brings along count as
+    fresh, since it does not tell.
 
     Raises:
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
     from iqa_armor.models.build import build
+    from iqa_armor.models.checkpoints import read_state
 
     _check(opening)
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
-        return ModelToTrain(load_model(arch, opening=opening), ())
+        return load_model(arch, opening=opening), ()
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
-    fresh = None if weights is None else _load_partly(made, weights, opening)
-    return ModelToTrain(_quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh)
+    fresh = None
+    if weights is not None:
+        stored = read_state(weights, trust_pickle=opening.trust_pickle)
+        state = stored.state_dict() if isinstance(stored, nn.Module) else stored
+        fresh = tuple(load_matching(bare(made), state, source=str(weights)))
+        logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
+    return _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh
 
 
 def _check(opening: Opening) -> None:
@@ -99,18 +95,8 @@ def _check(opening: Opening) -> None:
         raise ModelLoadError(str(error)) from error
 
 
-def _load_partly(made: nn.Module, weights: Path, opening: Opening) -> tuple[str, ...]:
-    from iqa_armor.models.checkpoints import read_state
-
-    stored = read_state(weights, trust_pickle=opening.trust_pickle)
-    state = stored.state_dict() if isinstance(stored, nn.Module) else stored
-    fresh = tuple(load_matching(bare(made), state, source=str(weights)))
-    logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
-    return fresh
-
-
 def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:
-    """Return the pickled module of a file, or the network of an architecture with the file's weights, and its name."""
+    """Return the pickled module of a file, or an architecture with the file's weights, and the architecture's name."""
     from iqa_armor.models import ARCHITECTURES
     from iqa_armor.models.build import build
     from iqa_armor.models.checkpoints import read_state
@@ -135,8 +121,10 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
     model.name = name
     if opening.preprocessing:
         model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
-    if model is not made:
-        _announce(model.preprocessing)
+    if model is not made:  # its preprocessing decides its scores
+        used = model.preprocessing
+        size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+        logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
     model.higher_is_better = model.higher_is_better and not opening.lower_is_better
@@ -151,9 +139,3 @@ def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = Mapp
     if types:
         logger.info("%s has weights in %s, which are cast to float32", name, " and ".join(sorted(types)))
         made.float()
-
-
-def _announce(used: Preprocessing) -> None:
-    """Say the preprocessing that a bare network was given, since it decides its scores."""
-    size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
-    logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)

@@ -9,6 +9,7 @@ from pydantic import BeforeValidator, Field
 from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, read_size
 
 PANEL = "Foreign model files"
+_COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL)
 
 
 def _read_own_size(value: Any) -> Any:
@@ -32,14 +33,8 @@ class Opening(SettingsModel):
         BeforeValidator(_read_own_size),
         Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", panel=PANEL),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
-    mean: Annotated[
-        Triple | None,
-        Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL),
-    ] = Field(None, description="Mean of the normalisation.")
-    std: Annotated[
-        Triple | None,
-        Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL),
-    ] = Field(None, description="Divisor of the normalisation.")
+    mean: Annotated[Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
+    std: Annotated[Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
     interpolation: Annotated[
         Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None,
         Flag(shown="bilinear, antialiased", panel=PANEL),
@@ -56,7 +51,5 @@ class Opening(SettingsModel):
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Fields of `Preprocessing` that the user gave."""
-        size = None if self.input_size == "own" else self.input_size
-        given = {"interpolation": self.interpolation, "mean": self.mean, "std": self.std}
-        sized = {} if self.input_size is None else {"size": size}
-        return sized | {name: value for name, value in given.items() if value is not None}
+        given = {"size": self.input_size, "interpolation": self.interpolation, "mean": self.mean, "std": self.std}
+        return {name: None if value == "own" else value for name, value in given.items() if value is not None}

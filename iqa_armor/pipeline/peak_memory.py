@@ -37,10 +37,7 @@ def measured_apart(request: Request) -> int | None:
     """Return the peak memory in bytes of a model's first call in a fresh process, or None where unknown here.
 
     That is the model's parameters and buffers plus the growth of the resident set while it works, caches,
-    gradients and optimizer state included.
-
-    Raises:
-        ArmorError: If the process fails.
+    gradients and optimizer state included. A process that fails is an ArmorError.
     """
     code = "from iqa_armor.pipeline.peak_memory import main; main()"
     # Our own request to our own process: nothing foreign is unpickled.
@@ -74,16 +71,12 @@ def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
 def main() -> None:
     """Answer the request on stdin with one line of JSON."""
     request: Request = pickle.load(sys.stdin.buffer)
-    sys.stdout.write(f"\n{json.dumps(_answer(request))}\n")
-
-
-def _answer(request: Request) -> int | None:
     torch.set_num_threads(request.threads)
     model = load_model(request.path, opening=request.opening)
     timed = TimedModel(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
     images = timed.images(request.batch)
     grown = _growth(lambda: timed.work(request.task)(images))
-    return None if grown is None else grown + timed.own_bytes
+    sys.stdout.write(f"\n{json.dumps(None if grown is None else grown + timed.own_bytes)}\n")
 
 
 def _growth(work: Callable[[], None]) -> int | None:

@@ -10,13 +10,11 @@ from iqa_armor import __version__
 from iqa_armor.data.base import Dataset
 from iqa_armor.models.base import QualityModel, state_digest
 
-DEPENDENCIES = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
-
 
 def versions() -> dict[str, str]:
     """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
-    found = {name: version(name) for name in DEPENDENCIES}
-    return {"iqa-armor": __version__, "python": platform.python_version(), **found}
+    names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
+    return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:

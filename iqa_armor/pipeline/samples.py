@@ -25,11 +25,7 @@ def takes_samples(recipe: Recipe) -> bool:
 
 
 def check_samples(mos: Tensor, recipe: Recipe) -> None:
-    """Refuse scores (N,) that say nothing on channels, where pruning looks at them.
-
-    Raises:
-        DataError: If they are fewer than 10 or all the same.
-    """
+    """Raise a DataError for scores (N,) that say nothing on channels, where pruning looks at them."""
     if not takes_samples(recipe):
         return
     criterion, way_out = recipe.criterion, "name more data, or pass --criterion l2"
@@ -47,8 +43,7 @@ def labelled_batches(images: TrainingImages, model: QualityModel) -> Iterator[tu
 
     Higher scores mean better quality, whatever the model's own direction; no criterion asks for it.
     """
-    total = len(images.fitted)
-    count = min(SAMPLES, total)
+    total, count = len(images.fitted), min(SAMPLES, len(images.fitted))
     chosen = images.fitted.select([i * total // count for i in range(count)])
     for batch, scores, _ in batches(chosen, BATCH):
         yield model.normalize(batch.to(model.mean.device)), scores

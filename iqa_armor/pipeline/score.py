@@ -25,15 +25,8 @@ def score_files(
 ) -> list[tuple[Path, float]]:
     """Return (path, score) of image files, one at a time, in the given order; folders are searched.
 
-    Args:
-        model: Moved to the device.
-        paths: Image files, or folders whose images are taken in the order of their names.
-        device: Where to compute; None lets `choose_device` decide.
-        seed: Of defenses that draw; every image gets the same draws, so no score depends on other images.
-        progress: Receiver of progress.
-
-    Raises:
-        DataError: If a file is missing or no image; lists every such file.
+    The model is moved to the device. A defense draws the same for every image, so no score depends on other images.
+    Files that are missing or no images are a DataError.
     """
     files = find_images(paths)
     chosen = device or choose_device()

@@ -20,35 +20,19 @@ LEARNING_RATE = 1e-6
 
 
 class TimedModel:
-    """A model ready to be timed on random images of one size.
+    """A model ready to be timed on random images of one size (height, width); moved to the device.
 
-    Args:
-        model: Moved to the device and, by training steps, changed in place.
-        size: (height, width) of the images.
-        device: Where to compute.
-        cache_limit: Bytes that each of its caches may hold, or None for their own limits.
+    Training steps change it in place. `cache_limit` is in bytes for each of its caches, None for their own limits.
     """
 
     def __init__(
         self, model: QualityModel, *, size: tuple[int, int], device: torch.device, cache_limit: int | None = None
     ) -> None:
-        self.model = model.eval().to(device)
-        self.size = size
-        self.device = device
+        self.model, self.size, self.device = model.eval().to(device), size, device
         self.caches = [module.cache for module in model.modules() if isinstance(module, CachingModule)]
         for cache in self.caches:
             cache.limit = cache.limit if cache_limit is None else cache_limit
         self._optimizer: torch.optim.Optimizer | None = None
-
-    @property
-    def cache_bytes(self) -> int:
-        """Memory that its caches hold now."""
-        return sum(cache.held_bytes for cache in self.caches)
-
-    @property
-    def cache_limit_bytes(self) -> int:
-        """Memory that its caches may hold."""
-        return sum(cache.limit for cache in self.caches)
 
     @property
     def own_bytes(self) -> int:
@@ -66,11 +50,7 @@ class TimedModel:
         return drawn.to(self.device)
 
     def score(self, images: Tensor) -> None:
-        """Score images in eval mode.
-
-        Raises:
-            UsageError: If the network does not take them.
-        """
+        """Score images in eval mode, or raise a UsageError if the network does not take them."""
         if self.model.training:  # going through all modules at every call would count as the model's time
             self.model.eval()
         shape = "x".join(map(str, images.shape[-2:]))
@@ -79,11 +59,7 @@ class TimedModel:
             self.model(images)
 
     def train(self, images: Tensor) -> None:
-        """Take one step of AdamW on the mean squared score: forward, backward and update, in train mode.
-
-        Raises:
-            UsageError: If the network cannot be trained on them.
-        """
+        """Take one step of AdamW on the mean squared score in train mode, or raise a UsageError if that fails."""
         if self._optimizer is None:
             self.model.requires_grad_(True)
             self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)

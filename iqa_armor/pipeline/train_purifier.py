@@ -22,7 +22,7 @@ from iqa_armor.pipeline.fitting import RunOptions, score_all
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
 from iqa_armor.training.filter_settings import FilterSettings
-from iqa_armor.training.images import TrainingImages, load_training_images
+from iqa_armor.training.images import load_training_images
 from iqa_armor.training.pairs import fit_attacks
 from iqa_armor.training.purifier import FittedFilter, fit_filter
 
@@ -31,14 +31,11 @@ DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both
 
 def build_threats(settings: PurifierSettings) -> list[Attack]:
     """Return every attack at every budget and in every direction, each once."""
-    return list(
-        dict.fromkeys(
-            attack
-            for epsilon in settings.epsilons
-            for sign in DIRECTIONS[settings.direction]
-            for attack in build_attacks(settings.attacks, epsilon=epsilon, direction=sign).values()
-        )
-    )
+    attacks: list[Attack] = []
+    for epsilon in settings.epsilons:
+        for sign in DIRECTIONS[settings.direction]:
+            attacks += build_attacks(settings.attacks, epsilon=epsilon, direction=sign).values()
+    return list(dict.fromkeys(attacks))
 
 
 @dataclass(frozen=True)
@@ -61,13 +58,7 @@ class Undone:
 
 @dataclass(frozen=True)
 class TrainedPurifier:
-    """A trained filter and what it does.
-
-    Args:
-        fitted: The filter, in eval mode on the CPU, and what each epoch gave.
-        undone: On held-out images.
-        provenance: Model, attacks, data and versions, as stored in the file.
-    """
+    """A trained filter, in eval mode on the CPU, what it undoes, and what its file says of its origin."""
 
     fitted: FittedFilter
     undone: Undone
@@ -87,16 +78,12 @@ def train_purifier(
 ) -> TrainedPurifier:
     """Return a filter trained to undo attacks of a model, which is moved to the device and else left as it was.
 
-    Args:
-        model: Attacked without a purifier; without a score scale, its scores on these images give it.
-        dataset: Scored images; only its training split is used, a tenth of it held out.
-        settings: How long and against which attacks; PGD-8 at the paper's budgets by default.
-        options: How this machine does it.
+    It is attacked without a purifier, by PGD-8 at the paper's budgets by default; where it has no score scale, its
+    scores on these images give it. Only the training split is used, a tenth of it held out.
 
     Raises:
         DataError: If images are missing or unreadable, too few, or differ in size.
-        UsageError: If an attack is unknown.
-        ArmorError: If training fails.
+        ArmorError: If an attack is unknown, or training fails.
     """
     options, settings = options or RunOptions(), settings or PurifierSettings()
     attacks = build_threats(settings)
@@ -104,21 +91,20 @@ def train_purifier(
     images = load_training_images(dataset.training().limit(settings.limit), model, options.progress)
     scale = model.scale or scale_of(model, score_all(model, images, options.progress), images.names)
     ready = fit_attacks(model, attacks, images.fitted, batch_size=settings.batch_size, seed=settings.seed)
-    fitted = fit_filter(
-        model,
-        images,
-        ready,
-        settings=settings,
-        progress=options.progress,
-    )
+    fitted = fit_filter(model, images, ready, settings=settings, progress=options.progress)
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
-    facts = _facts(fitted, undone, settings, images)
+    facts = {
+        **_attacked(settings),
+        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
+        "epochs": [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs],
+        "best_epoch": fitted.best,
+        "held_out": asdict(undone),
+    }
     return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
 
-def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, images: TrainingImages) -> dict[str, Any]:
-    epochs = [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs]
+def _attacked(settings: PurifierSettings) -> dict[str, Any]:
     return {
         "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
         "attacks": {
@@ -126,10 +112,6 @@ def _facts(fitted: FittedFilter, undone: Undone, settings: PurifierSettings, ima
             "epsilons": [round(value * 255, 6) for value in settings.epsilons],
             "direction": settings.direction,
         },
-        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
-        "epochs": epochs,
-        "best_epoch": fitted.best,
-        "held_out": asdict(undone),
     }
 
 

@@ -6,16 +6,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from pydantic import Field
 
 from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg, output_option
 from iqa_armor.cli.console import progress, say, scale_note, show_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.attack_settings import AttackSettings
 from iqa_armor.pipeline.opening import Opening
+from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
 
 if TYPE_CHECKING:
     from iqa_armor.models.base import ScoreScale
     from iqa_armor.pipeline.attack_files import AttackedImage
+
+
+class AttackSettings(SettingsModel):
+    """Attacks, their budget and direction."""
+
+    attacks: Attacks = ("pgd8",)
+    epsilon: float = Field(4.0, ge=0, le=LEVELS, description=BUDGET)
+    direction: Direction = 1
 
 
 @options(without={"lower_is_better"})
@@ -41,7 +50,7 @@ def attack(
     from iqa_armor.pipeline.load import load_model
 
     device = machine.chosen()
-    built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / 255, direction=attacks.direction)
+    built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
     with progress() as bars:
         opened = load_model(model, opening=opening)
         defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)

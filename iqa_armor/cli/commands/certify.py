@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import BaselineOpt, DataOpt, JsonOpt, Machine, ReportOpt, open_data
-from iqa_armor.cli.console import note, progress, show_json, stdout
+from iqa_armor.cli.arguments import BaselineOpt, DataOpt, JsonOpt, Machine, ReportOpt, open_data, with_baseline
+from iqa_armor.cli.console import progress, say, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.opening import Opening
@@ -39,13 +39,15 @@ def certify(
     from iqa_armor.report.page import render_page
     from iqa_armor.report.terminal import TerminalReport
 
-    models, images = _sorted(files, baseline)
+    named, images = _sorted(files)
+    models, position = with_baseline(named, baseline)
+    if not models:
+        raise typer.BadParameter("only images are named; name a MODEL file as well")
     if images and (data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
     build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
     if report is not None:
         require_writable(report)
-    position = None if baseline is None else models.index(baseline)
     device = machine.chosen()
     with progress() as bars:
         opened = load_models(models, opening)
@@ -53,21 +55,16 @@ def certify(
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
     if report is not None:
         write_whole(report, render_page(certification_report(found)))
-        note(f"wrote {report}")
+        say(f"wrote {report}", to=stderr)
     if json:
         show_json(found.model_dump(mode="json"))
         return
     stdout.print(TerminalReport(certification_report(found)))
 
 
-def _sorted(files: list[Path], baseline: Path | None) -> tuple[list[Path], list[Path]]:
-    """Return model files, the baseline among them, and image files or folders."""
+def _sorted(files: list[Path]) -> tuple[list[Path], list[Path]]:
+    """Return model files, each once, and image files or folders."""
     from iqa_armor.data.images import EXTENSIONS
 
     images = [path for path in files if path.is_dir() or path.suffix.lower() in EXTENSIONS]
-    models = list(dict.fromkeys(path for path in files if path not in images))
-    if baseline is not None and baseline not in models:
-        models = [baseline, *models]
-    if not models:
-        raise typer.BadParameter("only images are named; name a MODEL file as well")
-    return models, images
+    return list(dict.fromkeys(path for path in files if path not in images)), images

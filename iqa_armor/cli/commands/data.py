@@ -8,7 +8,7 @@ import typer
 
 from iqa_armor.cli.arguments import JsonOpt, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import note, progress, say, show_json, show_table
+from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ def check(
         show_json(found.as_plain())
     else:
         _show(found)
-    note(*(f"warning: {warning}" for warning in found.warnings))
+    say(*(f"warning: {warning}" for warning in found.warnings), to=stderr)
     found.problems.raise_if_any("replace or remove these files, then run again")
 
 

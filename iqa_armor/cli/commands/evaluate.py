@@ -18,8 +18,9 @@ from iqa_armor.cli.arguments import (
     SeveralDataOpt,
     open_data,
     output_option,
+    with_baseline,
 )
-from iqa_armor.cli.console import note, progress, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
@@ -83,7 +84,7 @@ def evaluate(
         require_writable(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
-    paths = ([baseline] if baseline is not None and baseline not in models else []) + models
+    paths, position = with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with progress() as bars:
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
@@ -91,7 +92,7 @@ def evaluate(
         found = evaluate_models(
             opened,
             datasets,
-            baseline=None if baseline is None else paths.index(baseline),
+            baseline=position,
             settings=settings,
             output=output,
             device=machine.chosen(),
@@ -103,10 +104,10 @@ def evaluate(
             write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
         if scores is not None:
             write_table(found.table, scores)
-            note(f"wrote {scores}")
+            say(f"wrote {scores}", to=stderr)
         if report is not None:
             write_whole(report, _page(found))
-            note(f"wrote {report}")
+            say(f"wrote {report}", to=stderr)
     _show(found.outcome, requirements, json=json)
 
 

@@ -17,7 +17,7 @@ from iqa_armor.cli.arguments import (
     output_option,
     require_target,
 )
-from iqa_armor.cli.console import note, progress, say, show_json, show_table
+from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
 from iqa_armor.cli.options import Given, options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -68,12 +68,11 @@ def harden(
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     if json:
-        written = None if dry_run else str(target)
-        show_json({"output": written, **result.as_plain()})
+        show_json({"output": None if dry_run else str(target), **result.as_plain()})
         return
     _show(result, synthetic=dataset.is_synthetic)
     if dry_run:
-        note("dry run: nothing was trained or written")
+        say("dry run: nothing was trained or written", to=stderr)
         return
     say(f"wrote {target}")
     say("next: iqa-armor evaluate shows what this bought; hardening is a claim until attacks have been run")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg
@@ -22,7 +23,7 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt =
 
     found = inspect_model(load_model(model, opening=opening))
     if json:
-        show_json(found.as_plain())
+        show_json(asdict(found))
         return
     _show_cuts(found)
     if found.grids:
@@ -33,23 +34,21 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt =
 
 
 def _show_cuts(found: Inspection) -> None:
-    rows = []
+    rows, several = [], any(cut.branch for cut in found.cuts)
     for cut in found.cuts:
-        branch = [str(cut.branch + 1)] if found.several_branches else []
+        branch = [str(cut.branch + 1)] * several
         recommended = "recommended (last)" if cut.node in found.recommended else ""
         figures = (str(cut.position), str(cut.channels), "{}x{}".format(*cut.size), f"{cut.ratio:.3f}")
         rows.append([cut.node, *figures, *branch, recommended])
-    headings = ["node", "position", "channels", "map", "out ÷ in", *(["branch"] * found.several_branches), ""]
+    headings = ["node", "position", "channels", "map", "out ÷ in", *["branch"] * several, ""]
     height, width = found.input_size
     title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}"
     show_table(headings, rows, title=title)
 
 
 def _show_grids(found: Inspection) -> None:
-    rows = (
-        (grid.node, str(grid.channels), "{}x{}".format(*grid.size), str(grid.extra), grid.module)
-        for grid in found.grids
-    )
+    grids = found.grids
+    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in grids)
     title = "tokens at the end of a transformer's units"
     show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg
-from iqa_armor.cli.console import progress, scale_note, show_json, show_table
+from iqa_armor.cli.console import progress, scale_note, score_span, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 
@@ -28,9 +28,8 @@ def score(
         opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother)
         scored = score_files(opened, images, device=device, seed=draws.seed, progress=bars)
     if json:
-        span = None if opened.scale is None else [opened.scale.low, opened.scale.high]
         listed = [{"image": str(path), "score": value} for path, value in scored]
-        show_json({"model": opened.name, "score_range": span, "images": listed})
+        show_json({"model": opened.name, "score_range": score_span(opened.scale), "images": listed})
         return
     rows = ((str(path), f"{value:.4f}") for path, value in scored)
     show_table(("image", "score"), rows, caption=scale_note(opened.scale))

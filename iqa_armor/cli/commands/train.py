@@ -7,16 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import (
-    DataOpt,
-    JsonOpt,
-    Machine,
-    ResumeOpt,
-    open_data,
-    output_option,
-    require_target,
-)
-from iqa_armor.cli.console import progress, say, show_json, show_table
+from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ResumeOpt, open_data, output_option, require_target
+from iqa_armor.cli.console import progress, say, score_span, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -60,19 +52,17 @@ def train(
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
     with progress() as bars:
-        start = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
+        model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = training.train(start.model, dataset, settings, options=how, fresh=start.fresh)
+        result = training.train(model, dataset, settings, options=how, fresh=fresh)
         if not is_main_process():
             return
         result.model.name = output.stem
         result.save(output)
     checkpoint.unlink(missing_ok=True)
     if json:
-        scale = result.model.scale
-        span = None if scale is None else [scale.low, scale.high]
-        show_json({"output": str(output), "score_range": span, **result.provenance})
+        show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
