@@ -4,8 +4,6 @@ Unfinished files stand in a hidden folder beside their target. Its writer holds 
 of the same target can tell what a killed run left behind from what another process is writing right now.
 """
 
-from __future__ import annotations
-
 import os
 import shutil
 import tempfile

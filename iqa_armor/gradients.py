@@ -1,7 +1,5 @@
 """Maps that are computed one way and differentiated another."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

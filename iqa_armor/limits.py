@@ -1,7 +1,5 @@
 """Limits of settings, all refused in the same words."""
 
-from __future__ import annotations
-
 from functools import cache
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 

@@ -1,7 +1,5 @@
 """Import what a user names: `package.module:NAME` or `path/file.py:NAME`. This runs the user's code."""
 
-from __future__ import annotations
-
 import importlib
 import importlib.util
 import re

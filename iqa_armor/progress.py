@@ -1,7 +1,5 @@
 """How long work tells what it is doing."""
 
-from __future__ import annotations
-
 from typing import Protocol
 
 

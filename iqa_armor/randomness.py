@@ -1,7 +1,5 @@
 """Draw from torch's global generators without a trace."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import contextmanager
 

@@ -1,7 +1,5 @@
 """The settings of one hardening: validated once, frozen, stored with the result."""
 
-from __future__ import annotations
-
 import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal

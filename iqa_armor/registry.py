@@ -1,7 +1,5 @@
 """Named values that describe themselves: one declaration for reading a word, for help texts and for documents."""
 
-from __future__ import annotations
-
 import difflib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace

@@ -1,7 +1,5 @@
 """Settings declared once: default, range, description, and how a command line writes them. Imports no torch."""
 
-from __future__ import annotations
-
 import difflib
 import math
 import re

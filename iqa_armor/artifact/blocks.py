@@ -1,7 +1,5 @@
 """Our own blocks in the table of stored layers."""
 
-from __future__ import annotations
-
 from iqa_armor.artifact.checks import MAX_CHANNELS, choice, integer, sequence
 from iqa_armor.artifact.limits import FormatError, shown
 from iqa_armor.artifact.stored_layer import StoredLayer

@@ -1,7 +1,5 @@
 """Checks of the constructor arguments that a file asks for; each returns the argument or refuses it."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Mapping
 from typing import Any

@@ -1,7 +1,5 @@
 """From checked JSON values to a traced network on the meta device."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any

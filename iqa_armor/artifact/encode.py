@@ -1,7 +1,5 @@
 """From a traced network to JSON values and tensors."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Mapping
 

@@ -1,7 +1,5 @@
 """The functions of torch and of Python's operators that a stored graph may call."""
 
-from __future__ import annotations
-
 import builtins
 import math
 import operator

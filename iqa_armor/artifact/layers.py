@@ -1,7 +1,5 @@
 """The table of stored layers."""
 
-from __future__ import annotations
-
 from torch import nn
 
 from iqa_armor.artifact.blocks import BLOCKS

@@ -1,7 +1,5 @@
 """The error of a file or model, and the bounds on what a file may hold."""
 
-from __future__ import annotations
-
 MAX_HEADER_BYTES = 2**24  # graph, settings and tensor table of DenseNet-201 together take 0.4 MB
 MAX_JSON_DEPTH = 32
 MAX_NODES = 20_000

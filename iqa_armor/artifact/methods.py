@@ -1,7 +1,5 @@
 """The Tensor methods that a stored graph may call."""
 
-from __future__ import annotations
-
 from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature
 
 # Names of methods by their parameters after the tensor itself.

@@ -1,7 +1,5 @@
 """Which dotted module paths a stored graph may use."""
 
-from __future__ import annotations
-
 import keyword
 import re
 from collections.abc import Iterable

@@ -1,7 +1,5 @@
 """Sizes of what common operations make; to ask torch for one imports its compiler, which takes a second."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Sequence
 from typing import Any

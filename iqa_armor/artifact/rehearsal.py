@@ -1,7 +1,5 @@
 """A run of a rebuilt graph without memory: does it fit together, and does it stay within bounds?"""
 
-from __future__ import annotations
-
 import operator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Everything of an artifact beside its network: preprocessing, score scale, names, recipe and provenance."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from dataclasses import asdict

@@ -1,7 +1,5 @@
 """What a table says of the arguments of a function, a method or a layer, and the check of a call against it."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Write and read artifacts: one self-contained safetensors file per model, no pickle, no source code."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Callable, Mapping
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The layers that a stored graph may contain, each with its constructor arguments."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any

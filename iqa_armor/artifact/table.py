@@ -1,7 +1,5 @@
 """What a stored graph may hold, by name, and the way back."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from functools import cached_property
 from importlib import import_module

@@ -1,7 +1,5 @@
 """Arguments of graph nodes as JSON: numbers, checked strings, containers and references to earlier nodes."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Sequence
 

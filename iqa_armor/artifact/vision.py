@@ -1,7 +1,5 @@
 """What a stored graph may hold of torchvision; see `artifact.table`."""
 
-from __future__ import annotations
-
 import torchvision
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth

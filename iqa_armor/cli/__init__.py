@@ -1,7 +1,5 @@
 """The command line: parse, call, show, exit code."""
 
-from __future__ import annotations
-
 from importlib import import_module
 from typing import Annotated, Any
 

@@ -1,7 +1,5 @@
 """Make a command's options from the settings that it takes."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Replace the rectifiers of a traced network by smooth activations."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from typing import Literal
 

@@ -1,7 +1,5 @@
 """What a defense is: a purifier of images, a smoother of scores, and the model behind it."""
 
-from __future__ import annotations
-
 import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """A model behind purifiers."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from torch import Generator, Tensor, nn

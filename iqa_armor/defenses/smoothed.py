@@ -1,7 +1,5 @@
 """A model behind a smoother."""
 
-from __future__ import annotations
-
 import torch
 from torch import Generator, Tensor, nn
 

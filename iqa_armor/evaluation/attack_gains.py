@@ -1,7 +1,5 @@
 """Gains of single attacks on a few images, for the checks of their strength."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any

@@ -1,7 +1,5 @@
 """Attacked images are held to their budgets by the evaluation, not by the attack."""
 
-from __future__ import annotations
-
 from torch import Tensor
 
 from iqa_armor.attacks.base import Attack

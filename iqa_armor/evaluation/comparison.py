@@ -3,8 +3,6 @@
 Figures are nested: numbers, None where they are not defined, or mappings of such; tensors of one shape are numbers too.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """What a model costs to run."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any

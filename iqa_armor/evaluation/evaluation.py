@@ -1,7 +1,5 @@
 """Score, attack and compare models on datasets."""
 
-from __future__ import annotations
-
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass

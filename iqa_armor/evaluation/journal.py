@@ -1,7 +1,5 @@
 """Results per block of images: kept on disk, so that an evaluation can go on, and shared by several processes."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Pictures of an evaluation for its report: the images whose scores an attack moved most."""
 
-from __future__ import annotations
-
 import io
 
 import torch

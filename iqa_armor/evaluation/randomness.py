@@ -1,7 +1,5 @@
 """Randomness that depends on what it is for, not on what else is drawn or in which order."""
 
-from __future__ import annotations
-
 import hashlib
 
 from torch import Generator

@@ -1,7 +1,5 @@
 """Figures as reductions of the table: of the images themselves, and of resamples of them."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """An evaluation under way: what its steps share, measured or learned when it is first asked for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field

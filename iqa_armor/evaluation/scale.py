@@ -1,7 +1,5 @@
 """The range of a model's own predictions."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """The rows of one model on every dataset, clean and attacked."""
 
-from __future__ import annotations
-
 import math
 import time
 from collections.abc import Iterator, Sequence

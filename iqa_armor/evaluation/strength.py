@@ -1,7 +1,5 @@
 """Is a small gain a robust model, or a weak attack? Checks that expose the second."""
 
-from __future__ import annotations
-
 from functools import partial
 from itertools import pairwise
 

@@ -1,7 +1,5 @@
 """What an attacker of a model knows and differentiates."""
 
-from __future__ import annotations
-
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.scores import expectation
 from iqa_armor.defenses.base import Defended

@@ -1,7 +1,5 @@
 """Compare an exported file with the model that it was made of."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import dataclass
 

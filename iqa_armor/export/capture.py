@@ -1,7 +1,5 @@
 """From a quality model to one captured graph: images in [0, 1] in, scores out."""
 
-from __future__ import annotations
-
 import copy
 import logging
 import warnings

@@ -1,7 +1,5 @@
 """What a file format of an export is, and which one a file's name asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec

@@ -1,7 +1,5 @@
 """The ONNX format: one file with its weights inside, run here by onnxruntime."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -1,7 +1,5 @@
 """The archive of torch.export."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

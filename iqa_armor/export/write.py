@@ -1,7 +1,5 @@
 """Export a quality model: capture, write, read back, compare, and only then give the file its name."""
 
-from __future__ import annotations
-
 import copy
 import json
 import logging

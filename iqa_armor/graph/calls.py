@@ -1,7 +1,5 @@
 """Recognise what a node of a graph calls, and with which arguments."""
 
-from __future__ import annotations
-
 import inspect
 from collections.abc import Callable
 from typing import Any

@@ -1,7 +1,5 @@
 """Say in a user's words what a network fails at: the cause, the layer, the line of source."""
 
-from __future__ import annotations
-
 import linecache
 import sys
 import traceback

@@ -1,7 +1,5 @@
 """Trace a network for any number of images, and find out whether the graph holds for images of any size."""
 
-from __future__ import annotations
-
 import inspect
 import operator
 from collections.abc import Iterator

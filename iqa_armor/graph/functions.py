@@ -1,7 +1,5 @@
 """Functions that stand in graphs for what Python code does to tensors."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """Run a graph node by node."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable, Iterator
 from itertools import islice

@@ -1,7 +1,5 @@
 """Undo what tracing freezes in a graph."""
 
-from __future__ import annotations
-
 import operator
 from collections.abc import Callable
 from typing import Any

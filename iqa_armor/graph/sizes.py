@@ -1,7 +1,5 @@
 """How large the values of a graph are."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, fx
 

@@ -1,7 +1,5 @@
 """Turn a network into a graph whose leaves are torch.nn layers and our own blocks."""
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Iterator
 from contextlib import contextmanager

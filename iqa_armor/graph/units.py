@@ -1,7 +1,5 @@
 """Note on the nodes of a graph the residual unit that they belong to."""
 
-from __future__ import annotations
-
 from torch import fx
 
 from iqa_armor.graph.calls import called_name

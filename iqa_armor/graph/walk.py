@@ -1,7 +1,5 @@
 """Walk along a graph: what a node depends on, what depends on it, and what everything passes through."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Collection, Iterable
 from functools import reduce
 

@@ -1,7 +1,5 @@
 """Paired bootstrap over images: how sure a difference between two models is."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

@@ -5,8 +5,6 @@ All take predictions (N,) or (..., N) in any units and opinion scores of the sam
 refuses what does not pair up.
 """
 
-from __future__ import annotations
-
 import numpy as np
 import torch
 from numpy.typing import NDArray

@@ -4,8 +4,6 @@ All take images (N, 3, H, W) in [0, 1] and the same images changed, and return (
 not pair up, and for SSIM those smaller than its window, 11×11 pixels.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

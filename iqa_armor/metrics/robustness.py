@@ -5,8 +5,6 @@ the same images attacked, and `score_range` is the width of the model's own scor
 Means are over the last dimension, (...). A ValueError refuses scores that do not pair up and an empty range.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 import torch

@@ -1,7 +1,5 @@
 """Architectures by name: published quality models, and torchvision's classifiers with one score."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

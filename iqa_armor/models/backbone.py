@@ -1,7 +1,5 @@
 """Torchvision's convolutional classifiers with one score instead of classes."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 

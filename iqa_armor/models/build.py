@@ -1,7 +1,5 @@
 """Build the network that `--arch` names."""
 
-from __future__ import annotations
-
 from functools import partial
 
 from torch import nn

@@ -1,7 +1,5 @@
 """Read other people's checkpoint files into state dicts, running no code unless asked to."""
 
-from __future__ import annotations
-
 import pickle
 import re
 import struct

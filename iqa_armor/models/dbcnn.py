@@ -1,7 +1,5 @@
 """DBCNN: VGG-16 and S-CNN joined by bilinear pooling."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 import torch

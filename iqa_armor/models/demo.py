@@ -1,7 +1,5 @@
 """The small network that the package ships weights for."""
 
-from __future__ import annotations
-
 from itertools import pairwise
 
 from torch import Tensor, nn

@@ -1,7 +1,5 @@
 """Architectures of other packages, named `timm:NAME` and `pyiqa:NAME`; both packages are optional."""
 
-from __future__ import annotations
-
 import difflib
 import importlib
 from collections.abc import Callable, Iterable

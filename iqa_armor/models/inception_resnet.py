@@ -1,7 +1,5 @@
 """Inception-ResNet-v2 up to its last map, which torchvision does not have."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

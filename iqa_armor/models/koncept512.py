@@ -1,7 +1,5 @@
 """KonCept512: Inception-ResNet-v2 with a regression head."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from iqa_armor.models.base import Preprocessing

@@ -1,7 +1,5 @@
 """Linearity: a ResNe(X)t whose last two stages are pooled, reduced and regressed together."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import partial
 from itertools import pairwise

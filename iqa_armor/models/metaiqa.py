@@ -1,7 +1,5 @@
 """MetaIQA: a ResNet-18 classifier whose 1000 outputs a small regression network turns into a score."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from iqa_armor.models.backbone import RESNET_TRUNK

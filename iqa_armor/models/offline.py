@@ -1,7 +1,5 @@
 """Build networks of packages that fetch weights while they build, without fetching any."""
 
-from __future__ import annotations
-
 import socket
 import sys
 from collections.abc import Iterator, Mapping

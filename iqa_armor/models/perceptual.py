@@ -1,7 +1,5 @@
 """piq's LPIPS and DISTS with local weights, which are never downloaded."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The baseline of SPAQ: a ResNet-50 with one output."""
 
-from __future__ import annotations
-
 from torch import Tensor, nn
 
 from iqa_armor.models.backbone import RESNET_TRUNK

@@ -1,7 +1,5 @@
 """Split a network in two at one of its tensors: what makes the features, and the head that scores them."""
 
-from __future__ import annotations
-
 from torch import Tensor, fx, nn
 from torch.nn import functional
 

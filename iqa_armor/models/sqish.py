@@ -1,7 +1,5 @@
 """Sqish, a smooth activation near leaky ReLU."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """A transformer encoder of plain layers, which can be traced, pruned and stored."""
 
-from __future__ import annotations
-
 from typing import cast
 
 from torch import Tensor, nn

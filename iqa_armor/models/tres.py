@@ -1,7 +1,5 @@
 """TReS: the stages of a ResNet-50, pooled and related to one another by a transformer."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Put the weights of a state dict into a network, and find the architecture they belong to."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable

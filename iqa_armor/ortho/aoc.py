@@ -1,7 +1,5 @@
 """Adaptive orthogonal convolution: an explicit kernel composed of orthogonal factors."""
 
-from __future__ import annotations
-
 import math
 
 import torch

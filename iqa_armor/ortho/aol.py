@@ -1,7 +1,5 @@
 """Almost-orthogonal convolution: a kernel rescaled so that no norm grows."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """The RobustBlock: square pooling, a reduction to half the channels and an orthogonal convolution back."""
 
-from __future__ import annotations
-
 import math
 from typing import Literal, get_args
 

@@ -1,7 +1,5 @@
 """Upper bounds on the norm of a convolution that hold for maps of every size, any zero padding and stride."""
 
-from __future__ import annotations
-
 import math
 
 import torch

@@ -1,7 +1,5 @@
 """Orthogonal convolution by the Cayley transform in the Fourier domain."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

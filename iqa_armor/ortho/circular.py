@@ -1,7 +1,5 @@
 """Circular convolutions with odd square kernels on maps of any size, and the algebra of their kernels."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 from torch.nn import functional

@@ -1,7 +1,5 @@
 """The largest and smallest gain of a layer too large to decompose, by Lanczos' method."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Start a RobustBlock as the projection on the principal directions of the tensor it stands on."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """The explicit inverse (I + A)⁻¹ of a circular convolution, laid out to be read as fast as memory allows."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 

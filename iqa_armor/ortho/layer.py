@@ -1,7 +1,5 @@
 """What a backend is: the base of orthogonal convolutions, and of those that are one plain kernel once it is built."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from typing import ClassVar
 

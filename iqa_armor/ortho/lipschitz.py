@@ -1,7 +1,5 @@
 """Singular values measured on what a layer computes, not on its parameters."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

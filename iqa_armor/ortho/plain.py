@@ -1,7 +1,5 @@
 """Folded layers, written with operations that every exporter gets right: slices, plain convolutions, products."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Keep orthogonal weights exact: no TF32, no bfloat16 and no autocast in the products that make and apply them."""
 
-from __future__ import annotations
-
 import threading
 from collections import Counter
 from collections.abc import Iterator

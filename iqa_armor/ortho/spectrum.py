@@ -1,7 +1,5 @@
 """The resolvent (I + A)⁻¹ of a circular convolution A, one complex system per frequency."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The RobustBlock on the token grid of a transformer."""
 
-from __future__ import annotations
-
 import math
 
 import torch

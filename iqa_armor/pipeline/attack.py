@@ -1,7 +1,5 @@
 """Attack image files and keep the attacked images, as they score when they are read again."""
 
-from __future__ import annotations
-
 import math
 import re
 from collections.abc import Mapping, Sequence

@@ -1,7 +1,5 @@
 """Files of attacked images: names, 8-bit levels, and the table."""
 
-from __future__ import annotations
-
 import csv
 import math
 import re

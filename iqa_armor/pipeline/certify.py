@@ -1,7 +1,5 @@
 """Certify models by smoothing: bounds of the score of every image, several models and methods side by side."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, fields, replace

@@ -1,7 +1,5 @@
 """Certify one model on images by several methods, which learn from training images what they must know of it."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import statistics

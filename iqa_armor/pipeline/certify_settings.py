@@ -1,7 +1,5 @@
 """How scores are certified. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import Annotated
 
 from pydantic import Field, field_validator

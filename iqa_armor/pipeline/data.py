@@ -1,7 +1,5 @@
 """Look through a dataset before it is used: what it holds, and whether every image can be read."""
 
-from __future__ import annotations
-
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass

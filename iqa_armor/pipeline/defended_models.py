@@ -1,7 +1,5 @@
 """Put defenses around a model: purifiers of its images, smoothers of its scores."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from iqa_armor.defenses.base import Defended, Threat

@@ -1,7 +1,5 @@
 """The main job on embedded material: the shipped network, generated images."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

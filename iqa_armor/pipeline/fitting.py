@@ -1,7 +1,5 @@
 """What hardening and training share: fitting in standardised scores, the score range."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import asdict, dataclass, field
 from pathlib import Path

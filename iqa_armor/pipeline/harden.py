@@ -1,7 +1,5 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
-from __future__ import annotations
-
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Image files that a user names: find them, and refuse broken ones before work starts."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Find out where a block can stand in a model, and what the blocks it has do to norms."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Open any model a user may have: our own file, a foreign state dict, a pickled module."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace

@@ -1,7 +1,5 @@
 """How to open a foreign model file: what its weights do not say. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field

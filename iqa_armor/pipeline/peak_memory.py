@@ -1,7 +1,5 @@
 """Peak memory of one model's work: on the CPU measured in a process of its own."""
 
-from __future__ import annotations
-
 import json
 import pickle
 import subprocess

@@ -1,7 +1,5 @@
 """Proofs that surgery changed nothing but what it says."""
 
-from __future__ import annotations
-
 import logging
 from dataclasses import dataclass
 

@@ -1,7 +1,5 @@
 """Where a model came from, as plain values to store with it."""
 
-from __future__ import annotations
-
 import platform
 from importlib.metadata import version
 from typing import Any

@@ -1,7 +1,5 @@
 """What a purifier is trained against. Imports no torch."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from pydantic import Field, field_validator

@@ -1,7 +1,5 @@
 """The scored training images that pruning measures importance on."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A model on the bench: what is timed, and the memory it takes meanwhile."""
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """Train a model on opinion scores, without surgery."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Train a purifier on attacks of a model, and say what it undoes."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path

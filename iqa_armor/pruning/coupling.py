@@ -1,7 +1,5 @@
 """Which channels of a network stand and fall together, and what is left when some go."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property

@@ -1,7 +1,5 @@
 """Channel importance: what decides which channels go."""
 
-from __future__ import annotations
-
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field

@@ -1,7 +1,5 @@
 """How far a channel and the labels depend on each other, linearly or not."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Partial least squares of labels on channels, and what each channel weighs in it."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Remove the least important channels of a traced network."""
 
-from __future__ import annotations
-
 from collections.abc import Collection
 from dataclasses import dataclass, field
 from itertools import pairwise

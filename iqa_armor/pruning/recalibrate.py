@@ -1,7 +1,5 @@
 """Give pruned layers back what the removed channels contributed on average."""
 
-from __future__ import annotations
-
 from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

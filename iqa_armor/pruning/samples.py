@@ -1,7 +1,5 @@
 """What the layers of a network read on labelled images."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 

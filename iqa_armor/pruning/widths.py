@@ -1,7 +1,5 @@
 """Decide which channels of coupled layers go."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Which attacks and budgets a report shows, and their figures."""
 
-from __future__ import annotations
-
 from iqa_armor.report.formatting import NORMS, budget
 from iqa_armor.results.figures import AttackFigures, Figures
 from iqa_armor.results.outcome import Outcome

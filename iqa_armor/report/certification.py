@@ -1,7 +1,5 @@
 """A certification as a report."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

@@ -1,7 +1,5 @@
 """A model's figures beside the baseline's, and what their difference means in plain words."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal

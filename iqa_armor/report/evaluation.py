@@ -1,7 +1,5 @@
 """An evaluation as a report."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach

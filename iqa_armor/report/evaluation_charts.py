@@ -1,7 +1,5 @@
 """Charts of an evaluation and of single scores."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from statistics import fmean

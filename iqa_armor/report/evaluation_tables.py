@@ -1,7 +1,5 @@
 """The tables of an evaluation."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from iqa_armor.report.attack_figures import (

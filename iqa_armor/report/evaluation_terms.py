@@ -1,7 +1,5 @@
 """How an evaluation was run, and what its figures are, in words."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterator
 

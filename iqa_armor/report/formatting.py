@@ -1,7 +1,5 @@
 """Figures and budgets as text."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 DASH = "–"

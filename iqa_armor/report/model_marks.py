@@ -1,7 +1,5 @@
 """Marks and labels that tell models apart in charts and tables."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from dataclasses import replace
 

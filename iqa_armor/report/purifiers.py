@@ -1,7 +1,5 @@
 """What purifiers do to images and scores: their table, and the gain-quality plane."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline

@@ -1,7 +1,5 @@
 """A report in the terminal."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """What an outcome says, in sentences."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence, Set
 
 from iqa_armor.report.attack_figures import figures_of, headline

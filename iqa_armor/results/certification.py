@@ -1,7 +1,5 @@
 """What certifying models by smoothing found, with stable names, and its JSON."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import Field

@@ -3,8 +3,6 @@
 How it is computed stands under its name in `iqa_armor.evaluation.reductions`.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal
 

@@ -1,7 +1,5 @@
 """What is reported of one model, with stable names: agreement, robustness, cost, and differences to a baseline."""
 
-from __future__ import annotations
-
 import math
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """What an evaluation found, with stable names, and its JSON."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any, Literal, Self
 

@@ -1,7 +1,5 @@
 """Requirements on an outcome: `srocc_drop <= 0.01`."""
 
-from __future__ import annotations
-
 import contextlib
 import difflib
 import math

@@ -1,7 +1,5 @@
 """Put blocks where splicing left placeholders."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

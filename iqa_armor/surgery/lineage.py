@@ -1,7 +1,5 @@
 """From which convolutions each tensor of a traced network comes."""
 
-from __future__ import annotations
-
 from math import prod
 
 from torch import fx

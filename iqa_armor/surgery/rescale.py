@@ -1,7 +1,5 @@
 """Change the unit of a traced network's scores."""
 
-from __future__ import annotations
-
 import operator
 
 import torch

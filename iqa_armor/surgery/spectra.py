@@ -1,7 +1,5 @@
 """Measure how far the blocks of a hardened model, and the layers after them, can stretch their input."""
 
-from __future__ import annotations
-
 import copy
 from dataclasses import dataclass
 from typing import TypeGuard

@@ -1,7 +1,5 @@
 """Put a module on a tensor of a traced network."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from torch import fx, nn

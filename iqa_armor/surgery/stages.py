@@ -1,7 +1,5 @@
 """Find the tensors between convolutional stages, where a block can stand."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 from math import prod

@@ -1,7 +1,5 @@
 """Find the grid of places that a transformer's tokens stand on."""
 
-from __future__ import annotations
-
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod

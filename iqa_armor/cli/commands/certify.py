@@ -1,7 +1,5 @@
 """`iqa-armor certify`: bounds of smoothed scores within a radius."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`iqa-armor demo`: the main job on embedded material."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

@@ -1,7 +1,5 @@
 """`iqa-armor score`: the quality of images."""
 
-from __future__ import annotations
-
 from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg
 from iqa_armor.cli.console import progress, scale_note, score_span, show_json, show_table
 from iqa_armor.cli.options import options

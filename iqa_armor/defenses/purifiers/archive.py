@@ -1,7 +1,5 @@
 """Read torch.export archives without running what strangers put into them."""
 
-from __future__ import annotations
-
 import io
 import json
 import keyword

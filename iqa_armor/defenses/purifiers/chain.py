@@ -1,7 +1,5 @@
 """Purifiers, and chains of them, from the words that name them."""
 
-from __future__ import annotations
-
 import re
 
 from iqa_armor.defenses.base import Purifier, PurifierFile

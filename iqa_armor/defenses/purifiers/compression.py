@@ -1,7 +1,5 @@
 """Purifiers that spend fewer bits: JPEG, its differentiable form, fewer levels."""
 
-from __future__ import annotations
-
 import io
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,7 +1,5 @@
 """Purifiers that filter images: blur, median, sharpening; and noise."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

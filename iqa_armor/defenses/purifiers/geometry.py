@@ -1,7 +1,5 @@
 """Purifiers that move pixels: mirror, rotate, crop, resize."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import ClassVar
 

@@ -1,7 +1,5 @@
 """Files and folders of purifiers, and what is said of their errors."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from iqa_armor.errors import ModelLoadError

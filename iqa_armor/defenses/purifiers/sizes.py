@@ -1,7 +1,5 @@
 """Sides of images that a purifier's arithmetic asks for."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 from torch import Tensor

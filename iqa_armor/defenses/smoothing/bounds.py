@@ -1,7 +1,5 @@
 """Confidence bounds of smoothed scores within an L2 radius, from scores of noisy copies."""
 
-from __future__ import annotations
-
 import math
 from functools import lru_cache
 

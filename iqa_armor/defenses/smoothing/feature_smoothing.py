@@ -1,7 +1,5 @@
 """Feature smoothing: one pass of the backbone, noise on its features, and only the head many times."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from typing import ClassVar, Literal, Self, get_args
 

@@ -1,7 +1,5 @@
 """The largest singular value of a Jacobian, one per image, from products with it and its transpose."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from collections.abc import Callable

@@ -1,7 +1,5 @@
 """A global Lipschitz bound of a network: what its layers can at most stretch, along its graph."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable
 from dataclasses import dataclass

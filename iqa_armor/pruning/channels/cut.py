@@ -1,7 +1,5 @@
 """Take channels out of a labelled network: stored tensors, layers' settings and numbers written in the graph."""
 
-from __future__ import annotations
-
 import copy
 from typing import Any
 

@@ -1,7 +1,5 @@
 """What the functions, methods and layers of a graph do to channels."""
 
-from __future__ import annotations
-
 from torch import fx, nn
 
 

@@ -1,7 +1,5 @@
 """What layers and products do to labels: they read channels, make them, scale them."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 
 from torch import Tensor, fx

@@ -1,7 +1,5 @@
 """Prove that a pruned network computes what the original does with the removed channels set to zero."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from typing import Any

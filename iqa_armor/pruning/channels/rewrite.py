@@ -1,7 +1,5 @@
 """Let the numbers that are written in a graph say the sizes that its tensors have after channels went."""
 
-from __future__ import annotations
-
 import math
 import operator
 from collections.abc import Callable, Sequence

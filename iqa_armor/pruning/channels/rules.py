@@ -1,7 +1,5 @@
 """What calls that make no channels do to labels: arithmetic, pooling, moving, reducing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
