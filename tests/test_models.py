@@ -115,3 +115,29 @@ def test_unusable_factory_is_refused_with_the_reason(tmp_path: Path, arch: str, 
     arch = arch.replace("FILE", str(tmp_path / "file.py")).replace("BROKEN", str(tmp_path / "broken.py"))
     with pytest.raises(ModelLoadError, match=message):
         build(arch)
+
+
+WRAPPED = """
+import torch
+from torch import nn
+
+def plain():
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1))
+
+def parallel():
+    return nn.DataParallel(plain())
+
+def compiled():
+    return torch.compile(plain(), backend="eager")
+
+def both():
+    return torch.compile(nn.DataParallel(plain()), backend="eager")
+"""
+
+
+@pytest.mark.parametrize("name", ["plain", "parallel", "compiled", "both"])
+def test_wrappers_of_a_factory_are_taken_off(name: str, tmp_path: Path) -> None:
+    (tmp_path / "wrapped.py").write_text(WRAPPED)
+    network = build(f"{tmp_path / 'wrapped.py'}:{name}")
+    assert type(network) is nn.Sequential
+    assert list(network.state_dict()) == ["0.weight", "0.bias", "3.weight", "3.bias"]

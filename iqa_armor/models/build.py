@@ -29,9 +29,20 @@ def build(arch: str) -> nn.Module:
         raise ModelLoadError(
             f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"
         )
+    made = _unwrapped(made)
     stated = getattr(made, "preprocessing", None)
     if isinstance(stated, Preprocessing) and not isinstance(made, QualityModel):
         return QualityModel(made, stated, arch=arch)
     if isinstance(made, QualityModel):
         made.arch = arch
     return made
+
+
+def _unwrapped(network: nn.Module) -> nn.Module:
+    """Return what `torch.compile`, DataParallel and DistributedDataParallel were put around."""
+    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        inner = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    return network
