@@ -93,12 +93,12 @@ def benchmark(
     runs = []
     for path, model in zip(paths, load_models(paths, opening), strict=True):
         size = settings.size or model.preprocessing.size or KONIQ_SIZE
-        runs.append(_Run(path, TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)))
+        runs.append(_BenchedModel(path, TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)))
     return _Bench(runs, settings, opening, device, progress).run()
 
 
 @dataclass
-class _Run:
+class _BenchedModel:
     """What was measured of one model so far; times in the order of the rounds."""
 
     path: Path
@@ -118,7 +118,7 @@ class _Run:
             **{name: getattr(self, name) for name in names},
         }
 
-    def cost(self, first: _Run) -> Cost:
+    def cost(self, first: _BenchedModel) -> Cost:
         figures = self.figures()
         return Cost(
             name=self.model.model.name,
@@ -133,7 +133,7 @@ class _Run:
 
 @dataclass(frozen=True)
 class _Bench:
-    runs: list[_Run]
+    runs: list[_BenchedModel]
     settings: BenchSettings
     opening: Opening
     device: torch.device
@@ -157,22 +157,22 @@ class _Bench:
             self._rounds("timing training steps", self._time_step)
         return Benchmark(tuple(run.cost(self.runs[0]) for run in self.runs), self._described())
 
-    def _rounds(self, task: str, time_one: Callable[[_Run], None], *, most: int | None = None) -> None:
+    def _rounds(self, task: str, time_one: Callable[[_BenchedModel], None], *, most: int | None = None) -> None:
         count = min(self.settings.repeats, most or self.settings.repeats)
         for number in range(count):
             for run in self.runs if number % 2 == 0 else reversed(self.runs):
                 time_one(run)
             self.progress(task, number + 1, count)
 
-    def _time_first_call(self, run: _Run) -> None:
+    def _time_first_call(self, run: _BenchedModel) -> None:
         run.model.forget()
         run.first_call.append(run.model.seconds(run.model.score, min(self.settings.batches)))
 
-    def _time_calls(self, run: _Run) -> None:
+    def _time_calls(self, run: _BenchedModel) -> None:
         for batch in self.settings.batches:
             run.latency.setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
 
-    def _time_step(self, run: _Run) -> None:
+    def _time_step(self, run: _BenchedModel) -> None:
         run.training_step.append(run.model.seconds(run.model.train, self.settings.training_batch))
 
     def _measure_memory(self, task: Task, batch: int) -> None:
