@@ -52,9 +52,14 @@ class Frozen(Body):
         return self.fc(self.features(x)) * (1.0 if isinstance(x, torch.fx.Proxy) else 3.0)
 
 
-def hardened(network: nn.Module) -> list[dict]:
+class SizeAsking(Body):
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.features(x if x.shape[2] < 48 else x[:, :, ::2, ::2]))
+
+
+def hardened(network: nn.Module, size: tuple[int, int] | None = (32, 32)) -> list[dict]:
     torch.manual_seed(0)
-    model = QualityModel(network, Preprocessing(size=(32, 32)), name="subject")
+    model = QualityModel(network, Preprocessing(size=size), name="subject")
     return harden(model, memory_dataset(training=16), Recipe(epochs=0, calibration=4)).provenance["checks"]
 
 
@@ -78,3 +83,10 @@ def test_scores_that_change_by_themselves_are_said_once(kind: type[nn.Module], m
 def test_a_trace_that_froze_something_is_refused() -> None:
     with pytest.raises(SurgeryError, match="the traced network is not the original: scores differ by"):
         hardened(Frozen())
+
+
+def test_a_graph_for_one_size_needs_that_size_recorded() -> None:
+    assert len(hardened(SizeAsking())) == 2
+    assert len(hardened(Body(), size=None)) == 2
+    with pytest.raises(SurgeryError, match="serves one size only; name that size with --input-size"):
+        hardened(SizeAsking(), size=None)

@@ -12,6 +12,7 @@ from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
+from iqa_armor.graph.follow import FIXED_SIZE
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
@@ -107,6 +108,11 @@ class _Hardening:
     def run(self) -> Hardened:
         recipe = self.recipe
         traced = trace(self.original.network, self.calibration[:1])
+        if FIXED_SIZE in traced.meta and self.original.preprocessing.size is None:
+            raise SurgeryError(
+                "this network asks for the size of its images, so its graph serves one size only; name that size with "
+                "--input-size HEIGHTxWIDTH"
+            )
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
