@@ -46,7 +46,7 @@ class FileImages:
         return (width, height) if is_turned else (height, width)
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(path: Path | str) -> Tensor:
     """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
 
     Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a color profile,
@@ -58,7 +58,7 @@ def read_image(path: Path) -> Tensor:
             image.load()
             pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
     except _BROKEN as error:
-        raise _unreadable(path, error) from error
+        raise _unreadable(Path(path), error) from error
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
 
 
