@@ -12,7 +12,22 @@ from torch import Tensor
 
 from iqa_armor.errors import DataError
 
-EXTENSIONS = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
+# What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What Pillow's decoders raise on broken files, found over the years by its fuzzers.
 _BROKEN = (
     *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
@@ -34,7 +49,7 @@ class FileImages:
     def check(self, index: int) -> tuple[int, int]:
         """Decode image `index` to its end as cheaply as its format allows; return its (height, width), upright."""
         try:
-            with Image.open(self.paths[index]) as image:
+            with open_image(self.paths[index]) as image:
                 width, height = image.size
                 # The coarsest scale at which libjpeg decodes; it still reads every byte.
                 image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
@@ -46,6 +61,27 @@ class FileImages:
         return (width, height) if is_turned else (height, width)
 
 
+def open_image(path: Path) -> Image.Image:
+    """Return an image file whose pixels are not decoded yet; the only place that opens one.
+
+    What it raises, and decoding later, is among what Pillow raises; HEIC without its decoder is a DataError.
+    """
+    with path.open("rb") as file:
+        start = file.read(64)
+    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and b"avif" not in start:
+        _add_heif(path)
+    Image.init()
+    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])  # JPEG opens MPO
+
+
+def _add_heif(path: Path) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise DataError(f"{path.name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
+    register_heif_opener()
+
+
 def read_image(path: Path | str) -> Tensor:
     """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
 
@@ -54,7 +90,7 @@ def read_image(path: Path | str) -> Tensor:
     that cannot be decoded is a DataError.
     """
     try:
-        with Image.open(path) as image:
+        with open_image(Path(path)) as image:
             image.load()
             pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
     except _BROKEN as error:
@@ -80,5 +116,6 @@ def _refuse_unscaled(image: Image.Image) -> None:
 
 
 def _unreadable(path: Path, error: Exception) -> DataError:
-    reason = "it is not an image" if isinstance(error, UnidentifiedImageError) else str(error)
+    known = f"it is not an image in any of the formats {', '.join(FORMATS)}"
+    reason = known if isinstance(error, UnidentifiedImageError) else str(error)
     return DataError(f"{path.name}: {reason or type(error).__name__}")
