@@ -147,11 +147,26 @@ def _ranks_across_layers(criterion: object) -> bool:
         return False
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings that a TOML file gives, unvalidated; one that is none is a RecipeError."""
+def read_recipe(recipe: Path | str) -> dict[str, Any]:
+    """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated.
+
+    Raises:
+        RecipeError: If it is neither, or cannot be read.
+    """
+    shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise RecipeError(
+            f"there is no recipe {recipe}; name a TOML file, a model file that was made by one, or a shipped recipe: "
+            f"{', '.join(shipped)}"
+        ) from error
     except OSError as error:
         raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not TOML: {error}") from error
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name; the first line of each says what it is for."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import typer
 from pydantic import Field
@@ -27,6 +27,8 @@ OWN = "package.module:NAME or file.py:NAME"
 
 class Machine(SettingsModel):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
+
+    in_recipes: ClassVar[bool] = False
 
     device: Annotated[str, Flag(metavar="auto|cpu|cuda|cuda:N")] = Field("auto", description="Where to compute.")
     threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(

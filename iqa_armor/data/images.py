@@ -20,9 +20,22 @@ from iqa_armor.errors import DataError
 from iqa_armor.machine import memory_limit
 from iqa_armor.reading import reading
 
-EXTENSIONS = frozenset((".bmp", ".gif", ".jp2", ".jpeg", ".jpg", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"))
-# Pillow tries every decoder that it has whatever a file is called, one that starts Ghostscript among them.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+# What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
+FORMATS = {
+    "AVIF": (".avif",),
+    "BMP": (".bmp", ".dib"),
+    "GIF": (".gif",),
+    "JPEG": (".jpg", ".jpeg", ".jpe", ".jfif"),
+    "JPEG2000": (".jp2", ".j2k", ".jpx"),
+    "MPO": (".mpo",),
+    "PNG": (".png", ".apng"),
+    "PPM": (".ppm", ".pgm", ".pbm", ".pnm"),
+    "TIFF": (".tif", ".tiff"),
+    "WEBP": (".webp",),
+    "HEIF": (".heic", ".heif", ".hif"),
+}
+EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
+_HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What decoding and preparing a pixel takes at most: copies of four channels, one of them in float64, and a float image.
 PIXEL_BYTES = 48
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
@@ -71,20 +84,32 @@ def read_image(path: Path) -> Tensor:
 
 
 @contextmanager
-def opened(source: Path | bytes, formats: Sequence[str] = FORMATS) -> Iterator[Image.Image]:
+def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
     """Give an image file of one of Pillow's formats, or the bytes of one; here alone are images opened.
 
-    Whatever the decoders raise in the block, and an image that takes more memory than work may, is a DataError.
+    Whatever the decoders raise in the block, and an image that takes more memory than work may, is a DataError, as is
+    HEIC without its decoder.
     """
     name = source.name if isinstance(source, Path) else "the image"
     with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
         content = _contents(source)[0] if isinstance(source, Path) else source
-        try:
-            image = Image.open(io.BytesIO(content), formats=formats)
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and b"avif" not in content[:64]:
+            _add_heif(name)
+        Image.init()
+        try:  # JPEG opens MPO
+            image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in Image.OPEN])
         except UnidentifiedImageError as error:
-            raise DataError(f"{name}: it is not an image") from error
+            raise DataError(f"{name}: it is not an image in any of the formats {', '.join(formats)}") from error
         with image, _room().of(image, name):
             yield image
+
+
+def _add_heif(name: str) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise DataError(f"{name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
+    register_heif_opener()
 
 
 @contextmanager
