@@ -190,7 +190,7 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
-BUDGET = "L-infinity budget of attacks that have one and do not name it themselves, in 1/255 of the pixel range."
+BUDGET = "L-infinity budget, in 1/255 of the pixel range; of attacks that have one and do not name it themselves."
 Budgets = Annotated[
     tuple[float, ...],
     BeforeValidator(read_levels),
@@ -201,7 +201,7 @@ Attacks = Annotated[
     tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
-    Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),
+    Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
 ]
 Direction = Annotated[
     Literal[1, -1],

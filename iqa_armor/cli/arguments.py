@@ -30,7 +30,7 @@ class Machine(SettingsModel):
 
     in_recipes: ClassVar[bool] = False
 
-    device: Annotated[str, Flag(metavar="auto|cpu|cuda|cuda:N")] = Field("auto", description="Where to compute.")
+    device: str = Field("auto", description="One of auto, cpu, cuda, cuda:N.")
     threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(
         None, ge=1, description="Processor threads of one operation."
     )
@@ -60,8 +60,8 @@ class Defenses(SettingsModel):
 
     purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
         (),
-        description=f"Purify images first: {PURIFIERS.summary()}, {OWN}, with settings as in jpeg:quality=60; + chains "
-        "them. May be repeated: evaluate compares them, other commands apply them in order.",
+        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
+        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
     )
     smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
         (),
@@ -97,14 +97,14 @@ BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="NAME:PATH, such as csv:labels.csv (columns image, mos, optional split) or folder:DIR; evaluate takes "
-    f"several. Names are {DATASETS.summary()}. \\[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
+    help="Images: csv:FILE (columns image, mos), folder:DIR, koniq10k:DIR, …; evaluate takes several. Also with a "
+    f"column split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
 
 
 def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from iqa_armor.pipeline.harden import Hardened
 
 
-@options(without={"score_range"})
+@options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
 def harden(
     model: ModelArg,
     settings: Recipe,
@@ -41,7 +41,13 @@ def harden(
     ] = False,
     json: JsonOpt = False,
 ) -> None:
-    """MODEL stays as it is."""
+    """MODEL stays as it is. A state dict may need --arch (see --help-all).
+
+    Examples:
+        iqa-armor harden model.pt --data csv:labels.csv
+        iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
+    """
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import load_model
