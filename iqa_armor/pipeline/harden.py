@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.storage import check_storable, save_artifact
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import SurgeryError
@@ -184,9 +185,24 @@ class _Hardening:
             return FitHistory(), score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
+        teacher: ScoreFn | None = self._teacher(now)
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
-            now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
+            now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe
         checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
-        return fit_to_opinion(model, self.images, recipe, now=now, then=then, options=options, checkpoint=checkpoint)
+        return fit_to_opinion(
+            model,
+            self.images,
+            recipe,
+            now=now,
+            then=then,
+            options=options,
+            checkpoint=checkpoint,
+            teacher=teacher,
+        )
+
+    def _teacher(self, now: ScoreMoments) -> ScoreFn:
+        """Return the original's scores, standardised."""
+        original = self.original.with_network(self.original.network, scale=None).eval()
+        return lambda images: (original(images) - now.center) / now.spread
