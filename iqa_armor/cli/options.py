@@ -47,7 +47,7 @@ def options(
             if shown:
                 sources.show(found.values(), as_json=bool(values.get("json")))
                 return
-            command(**{name: value for name, value in values.items() if name in hints}, **found)
+            command(**{name: value for name, value in values.items() if name in hints} | found)
 
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]

@@ -5,10 +5,19 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from pydantic import Field
 
-from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg, output_option
+from iqa_armor.cli.arguments import (
+    Defenses,
+    Draws,
+    ImagesArg,
+    JsonOpt,
+    Machine,
+    ModelArg,
+    OverwriteOpt,
+    claimed,
+    output_option,
+)
 from iqa_armor.cli.console import progress, say, scale_note, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
@@ -37,7 +46,7 @@ def attack(
     opening: Opening,
     draws: Draws,
     machine: Machine,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names in DIR.")] = False,
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
@@ -55,7 +64,7 @@ def attack(
 
     device = machine.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with progress() as bars:
+    with claimed(output, is_folder=True), progress() as bars:
         opened = load_model(model, opening=opening)
         defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
         done = attack_images(

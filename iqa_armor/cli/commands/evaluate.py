@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -14,8 +15,10 @@ from iqa_armor.cli.arguments import (
     JsonOpt,
     Machine,
     ModelsArg,
+    OverwriteOpt,
     ReportOpt,
     SeveralDataOpt,
+    claimed,
     open_data,
     output_option,
     with_baseline,
@@ -68,6 +71,7 @@ def evaluate(
             "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
         ),
     ] = None,
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Of each dataset the test split is used, else the validation split.
@@ -80,23 +84,24 @@ def evaluate(
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.files import require_writable, write_whole
+    from iqa_armor.files import write_whole
     from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.table import check_table_file, write_table
 
     requirements = [parse_requirement(text) for text in require or ()]
-    if report is not None:
-        require_writable(report)
     if scores is not None:
         check_table_file(scores)
-        require_writable(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), datasets=data or [])
     paths, position = with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    with progress() as bars:
+    with ExitStack() as claims:
+        claims.enter_context(claimed(output, is_folder=True))
+        for file in (report, scores):
+            claims.enter_context(claimed(file, overwrite=overwrite))
+        bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
         datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
         found = evaluate_models(

@@ -12,10 +12,11 @@ from iqa_armor.cli.arguments import (
     JsonOpt,
     Machine,
     ModelArg,
+    OverwriteOpt,
     ResumeOpt,
+    claimed,
     open_data,
     output_option,
-    require_target,
 )
 from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
 from iqa_armor.cli.options import options
@@ -35,6 +36,7 @@ def harden(
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
     data: DataOpt = None,
+    overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Operate and show the outcome; train and write nothing.")
@@ -53,11 +55,9 @@ def harden(
     from iqa_armor.pipeline.load import load_model
 
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
-    if not dry_run:
-        require_target(target, model, suffix=".safetensors")
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    device = machine.chosen()
-    with progress() as bars:
+    device, claim = machine.chosen(), None if dry_run else target
+    with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)

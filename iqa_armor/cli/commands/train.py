@@ -7,7 +7,16 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ResumeOpt, open_data, output_option, require_target
+from iqa_armor.cli.arguments import (
+    DataOpt,
+    JsonOpt,
+    Machine,
+    OverwriteOpt,
+    ResumeOpt,
+    claimed,
+    open_data,
+    output_option,
+)
 from iqa_armor.cli.console import progress, say, score_span, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
@@ -43,6 +52,7 @@ def train(
             help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
         ),
     ] = None,
+    overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
     json: JsonOpt = False,
 ) -> None:
@@ -56,10 +66,9 @@ def train(
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import start_model
 
-    require_target(output, Path(arch), suffix=".safetensors")
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    with progress() as bars:
+    with claimed(output, overwrite=overwrite, source=Path(arch), suffix=".safetensors"), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
