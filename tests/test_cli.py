@@ -83,6 +83,9 @@ def test_train_harden_evaluate_score_in_a_row(arch: str, spec: str, image_folder
     outcome = json.loads(evaluated.stdout)
     assert outcome["schema"] == "iqa-armor/evaluation/1"
     assert [entry["name"] for entry in outcome["models"]] == ["base", "base-hardened"]
+    again = run("harden", base, "--recipe", hardened, "--print-recipe", "--json")
+    assert (settings := json.loads(again.stdout))["settings"]["learning_rate"] == 5e-3
+    assert settings["sources"]["epochs"] == str(hardened)
     scored = run("score", hardened, image_folder / "000.png", image_folder / "001.png", "--json")
     assert scored.exit_code == 0, scored.stderr
     assert len(json.loads(scored.stdout)["images"]) == 2

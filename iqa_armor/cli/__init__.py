@@ -8,6 +8,7 @@ import typer
 from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import show_messages, stderr, stdout
+from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.errors import ArmorError
 
 
@@ -41,7 +42,7 @@ def load_command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False)
-    alone.command(name, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
+    alone.command(name, cls=ArmorCommand, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
     return typer.main.get_command(alone)
 
 

@@ -54,7 +54,7 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
 
 def certify_images(
     models: Sequence[QualityModel],
-    source: Dataset | Sequence[Path],
+    source: Dataset | Sequence[Path | str],
     settings: CertifySettings | None = None,
     *,
     baseline: int | None = None,
@@ -102,7 +102,7 @@ def certify_images(
     )
 
 
-def _of_files(paths: Sequence[Path]) -> Dataset:
+def _of_files(paths: Sequence[Path | str]) -> Dataset:
     files = tuple(dict.fromkeys(find_images(paths)))
     return Dataset("files", {"test": ImageSet(tuple(map(str, files)), FileImages(files))})
 

@@ -36,7 +36,7 @@ INFORMED_SROCC = 0.1
 
 @dataclass(frozen=True)
 class Hardened:
-    """A hardened model, in eval mode on the CPU, and what was done to it.
+    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
 
     Args:
         srocc: On the held-out tenth of the training images after each step, in [-1, 1].
@@ -53,7 +53,7 @@ class Hardened:
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -129,6 +129,7 @@ class _Hardening:
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
+        model.name = f"{self.original.name}-hardened"
         check_storable(model)
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])

@@ -1,6 +1,6 @@
 """How to open a foreign model file: what its weights do not say. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -19,6 +19,8 @@ def _read_own_size(value: Any) -> Any:
 
 class Opening(SettingsModel):
     """What a user says of a foreign model file; None is nothing."""
+
+    in_recipes: ClassVar[bool] = False
 
     arch: Annotated[str | None, Flag(panel=PANEL)] = Field(
         None,

@@ -29,7 +29,7 @@ class Trained:
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, Path(path), recipe=self.settings.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=self.provenance)
 
 
 def train(

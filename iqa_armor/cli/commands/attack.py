@@ -27,7 +27,7 @@ class AttackSettings(SettingsModel):
     direction: Direction = 1
 
 
-@options(without={"lower_is_better"})
+@options(without={"lower_is_better"}, usual=("attacks", "epsilon", "direction", "device"))
 def attack(
     model: ModelArg,
     images: ImagesArg,
@@ -43,6 +43,10 @@ def attack(
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
     Clean scores are those of the images as MODEL sees them, attacked scores those of the written files.
+
+    Examples:
+        iqa-armor attack model.pt photo.jpg -o attacked
+        iqa-armor attack model.pt photos/ -o out --attack apgd:steps=20 --epsilon 2
     """
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE

@@ -12,7 +12,7 @@ from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.opening import Opening
 
 
-@options()
+@options(usual=("methods", "samples", "sigma", "radius", "limit", "device"))
 def certify(
     files: Annotated[
         list[Path],
@@ -29,7 +29,12 @@ def certify(
     report: ReportOpt = None,
     json: JsonOpt = False,
 ) -> None:
-    """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing."""
+    """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing.
+
+    Examples:
+        iqa-armor certify m.safetensors --data csv:labels.csv --limit 20
+        iqa-armor certify m.safetensors photo.jpg --method fs --report bounds.html
+    """
     from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.certify import build_smoothers, certify_images
     from iqa_armor.pipeline.load import load_models

@@ -11,14 +11,19 @@ from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
 
 
-@options(without=set(Recipe.model_fields) - {"backend", "seed"})
+@options(without=set(Recipe.model_fields) - {"backend", "seed"}, usual=("device",))
 def demo(
     recipe: Recipe,
     machine: Machine,
     output: Annotated[Path, output_option("DIR")] = Path("iqa-armor-demo"),
     json: JsonOpt = False,
 ) -> None:
-    """DIR gets the hardened model, the outcome as JSON and the table."""
+    """DIR gets the hardened model, the outcome as JSON and the table.
+
+    Examples:
+        iqa-armor demo
+        iqa-armor demo -o out --backend aol
+    """
     from iqa_armor.errors import UsageError
     from iqa_armor.files import staging
     from iqa_armor.pipeline.demo import run_demo

@@ -40,7 +40,10 @@ class Compared(Defenses):
     )
 
 
-@options(without={"fit_images", "resamples", "confidence"})
+@options(
+    without={"fit_images", "resamples", "confidence"},
+    usual=("attacks", "epsilons", "checks", "limit", "purify", "device"),
+)
 def evaluate(
     models: ModelsArg,
     settings: EvaluationSettings,
@@ -53,13 +56,15 @@ def evaluate(
     report: ReportOpt = None,
     scores: Annotated[
         Path | None,
-        typer.Option(metavar="OUT.csv|….jsonl|….parquet", help="Write the scores: a row per image, attack and budget."),
+        typer.Option(
+            metavar="TABLE", help="Write the scores as .csv, .jsonl or .parquet; a row per image, attack and budget."
+        ),
     ] = None,
     require: Annotated[
         list[str] | None,
         typer.Option(
             metavar="EXPR",
-            help="Exit with 10 unless it holds for every model but the baseline, e.g. 'srocc_drop <= 0.01' or "
+            help="Exit with 10 unless it holds for every model but the baseline; e.g. 'srocc_drop <= 0.01' or "
             "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
         ),
     ] = None,
@@ -68,6 +73,11 @@ def evaluate(
     """Of each dataset the test split is used, else the validation split.
 
     DIR keeps the results per image: the same command goes on from them. It also gets outcome.json.
+
+    Examples:
+        iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
+        iqa-armor evaluate m.pt --data csv:l.csv --limit 50 --attack pgd8 --epsilon 4
+        iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.files import require_writable, write_whole

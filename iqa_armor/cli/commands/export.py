@@ -24,7 +24,11 @@ def export(
     machine: Machine,
     json: JsonOpt = False,
 ) -> None:
-    """The suffix of OUT says the format; ONNX needs the extra 'onnx'."""
+    """The suffix of OUT says the format; ONNX needs the extra 'onnx'.
+
+    Examples:
+        iqa-armor export model-hardened.safetensors -o model.onnx
+    """
     from iqa_armor.export.formats import format_of
     from iqa_armor.export.write import export_model
     from iqa_armor.pipeline.load import load_model

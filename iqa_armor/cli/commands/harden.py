@@ -18,38 +18,40 @@ from iqa_armor.cli.arguments import (
     require_target,
 )
 from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
-from iqa_armor.cli.options import Given, options
+from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.recipe import Recipe, read_recipe
+from iqa_armor.recipe import Recipe
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.harden import Hardened
 
 
-@options(without={"score_range"})
+@options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
 def harden(
     model: ModelArg,
-    given: Given[Recipe],
+    settings: Recipe,
     opening: Opening,
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
     data: DataOpt = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="R.toml", help="Settings in TOML; options given here win.")
-    ] = None,
     resume: ResumeOpt = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Operate and show the outcome; train and write nothing.")
     ] = False,
     json: JsonOpt = False,
 ) -> None:
-    """MODEL stays as it is."""
+    """MODEL stays as it is. A state dict may need --arch (see --help-all).
+
+    Examples:
+        iqa-armor harden model.pt --data csv:labels.csv
+        iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
+    """
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import load_model
 
-    settings = given.read(read_recipe(recipe), source=str(recipe)) if recipe else given.read()
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
     if not dry_run:
         require_target(target, model, suffix=".safetensors")

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @options(without={"score_range", "lower_is_better", "device"})
 def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
-    """Of a hardened model, also the measured singular values of its blocks and of the layers behind them."""
+    """Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
+
+    Examples:
+        iqa-armor inspect model.pt
+        iqa-armor inspect model-hardened.safetensors
+    """
     from iqa_armor.pipeline.inspect import inspect_model
     from iqa_armor.pipeline.load import load_model
 

@@ -18,7 +18,10 @@ if TYPE_CHECKING:
     from iqa_armor.training.fit import FitHistory
 
 
-@options(without={"arch", "score_range", "lower_is_better"})
+@options(
+    without={"arch", "score_range", "lower_is_better"},
+    usual=("epochs", "batch_size", "learning_rate", "loss", "device"),
+)
 def train(
     arch: Annotated[
         str,
@@ -43,7 +46,12 @@ def train(
     resume: ResumeOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """A tenth of the training images is held out: it chooses the epoch."""
+    """A tenth of the training images is held out: it chooses the epoch.
+
+    Examples:
+        iqa-armor train resnet18 --data csv:labels.csv -o mine.safetensors
+        iqa-armor train network.py:make --data csv:labels.csv --weights pretrained.pt
+    """
     from iqa_armor.pipeline import train as training
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import start_model

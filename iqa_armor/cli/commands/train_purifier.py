@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from iqa_armor.pipeline.train_purifier import TrainedPurifier
 
 
-@options()
+@options(usual=("attacks", "epsilons", "epochs", "device"))
 def train_purifier(
     model: ModelArg,
     settings: PurifierSettings,
@@ -29,6 +29,10 @@ def train_purifier(
 
     A tenth of the training images is held out: it chooses the epoch, and the figures shown are taken on it. Attacked
     versions of the others are kept in memory.
+
+    Examples:
+        iqa-armor train-purifier model.pt --data csv:labels.csv -o fcn.safetensors
+        iqa-armor evaluate m.pt --data csv:l.csv --purify fcn:path=fcn.safetensors
     """
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import load_model

@@ -70,7 +70,7 @@ def new_fcn(seed: int) -> FCN:
         return FCN()
 
 
-def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
+def save_fcn(network: FCN, path: Path | str, *, provenance: dict[str, Any]) -> None:
     """Write a filter, and JSON values on its training that are never acted on, into one safetensors file or none."""
     from safetensors.torch import save
 
