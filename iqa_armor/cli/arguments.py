@@ -14,7 +14,7 @@ from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
-from iqa_armor.machine import choose_device, is_main_process, prepare_threads
+from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads
 from iqa_armor.settings import Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
@@ -37,9 +37,14 @@ class Machine(SettingsModel):
         None, ge=1, description="Processor threads of one operation."
     )
 
+    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = Field(
+        None, description="Most that opening or scoring a file may take, e.g. 6G; what asks for more is refused."
+    )
+
     def model_post_init(self, _: Any) -> None:
-        """Prepare the threads."""
+        """Prepare threads and memory."""
         prepare_threads(self.threads)
+        prepare_memory(self.max_memory)
 
     def chosen(self) -> torch.device:
         """Return the device, or raise a UsageError if there is none such."""

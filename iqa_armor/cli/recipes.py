@@ -149,7 +149,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set takes KEY=VALUE, got {text!r}")
     try:
         read = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         read = value.strip()
     return key.strip().replace("-", "_"), read
 
