@@ -8,6 +8,7 @@ import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -49,6 +50,10 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
+
+
+# The words of the command that is running, for what records it.
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 
 
 class Bars:

@@ -19,7 +19,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
-from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
@@ -53,7 +53,7 @@ class Hardened:
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -142,6 +142,7 @@ class _Hardening:
             pruned=pruned.facts() if pruned else None,
             checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
+            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
             held_out_srocc=self.srocc,
             **history.facts(),
         )

@@ -18,7 +18,7 @@ from iqa_armor.cli.arguments import (
     open_data,
     output_option,
 )
-from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
+from iqa_armor.cli.console import COMMAND, progress, say, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -51,6 +51,7 @@ def harden(
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.pipeline import harden as hardening
+    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import load_model
 
@@ -67,6 +68,7 @@ def harden(
             return
         if not dry_run:
             result.save(target)
+            write_card(target, command=COMMAND.get(), source=model)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     if json:

@@ -17,7 +17,7 @@ from iqa_armor.cli.arguments import (
     open_data,
     output_option,
 )
-from iqa_armor.cli.console import progress, say, score_span, show_json, show_table
+from iqa_armor.cli.console import COMMAND, progress, say, score_span, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -63,6 +63,7 @@ def train(
         iqa-armor train network.py:make --data csv:labels.csv --weights pretrained.pt
     """
     from iqa_armor.pipeline import train as training
+    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import start_model
 
@@ -77,6 +78,7 @@ def train(
             return
         result.model.name = output.stem
         result.save(output)
+        write_card(output, command=COMMAND.get(), source=weights or arch)
     checkpoint.unlink(missing_ok=True)
     if json:
         show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
