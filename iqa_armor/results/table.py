@@ -96,11 +96,16 @@ def write_table(table: Table, path: Path | str) -> None:
     check_table_file(path)
     with replacing(path) as unfinished:
         if path.suffix == ".parquet":
-            from pyarrow import Table as Arrow
+            import pyarrow
             from pyarrow.parquet import write_table as write_parquet
 
+            kinds = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in table.columns}
             columns = {name: _plain(column) for name, column in table.columns.items()}
-            write_parquet(Arrow.from_pydict(columns), unfinished)
+            for name in TEXTS:  # names of files need not be Unicode
+                columns[name] = [
+                    text.encode(errors="surrogateescape").decode(errors="replace") for text in columns[name]
+                ]
+            write_parquet(pyarrow.Table.from_pydict(columns, schema=pyarrow.schema(kinds)), unfinished)
             return
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if path.suffix == ".csv":
