@@ -95,6 +95,9 @@ def harden_one(name: str) -> dict[str, object]:
 
     torch.manual_seed(0)
     network = timm.create_model(name, num_classes=1).eval()
+    for parameter in network.parameters():
+        if not parameter.any():  # heads and branches that start at zero would hide what goes wrong before them
+            torch.nn.init.normal_(parameter, std=0.02)
     stages = sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != m.stride for m in network.modules())
     size = tuple(network.default_cfg["input_size"][1:])
     row: dict[str, object] = {"convolutions": stages, "outcome": "hardened"}
@@ -123,7 +126,8 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     """Return the rows in Markdown, and how many were hardened of those with convolutional stages."""
     lines = ["| family | network | outcome | removed | proof | seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
-        figures = (f"{row['share']:.1%}", f"{row['proof']:.0e}") if "share" in row else ("", "")
+        proof = "" if row.get("proof") is None else f"{row['proof']:.0e}"
+        figures = (f"{row['share']:.1%}", proof) if "share" in row else ("", "")
         text = str(row["outcome"]).replace("|", "\\|")
         lines.append(
             f"| {row['family']} | {row['network']} | {text} | {figures[0]} | {figures[1]} | {row['seconds']:.0f} |"

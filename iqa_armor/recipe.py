@@ -7,8 +7,10 @@ from typing import Annotated, Any, ClassVar, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from iqa_armor.errors import ArmorError, RecipeError
+from iqa_armor.reading import reading
 from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, Seed, SettingsModel
 
+MOST_BYTES = 2**20
 Precision = Literal["no", "bf16", "fp16"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
@@ -169,11 +171,24 @@ def _ranks_across_layers(criterion: object) -> bool:
         return False
 
 
-def read_recipe(path: Path) -> dict[str, Any]:
-    """Return the settings that a TOML file gives, unvalidated; one that is none is a RecipeError."""
-    try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise RecipeError(f"cannot read the recipe {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise RecipeError(f"{path} is not TOML: {error}") from error
+def read_recipe(recipe: Path | str) -> dict[str, Any]:
+    """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated.
+
+    Raises:
+        RecipeError: If it is neither, or cannot be read.
+    """
+    shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
+    with reading(path, RecipeError, says="is not TOML", advice="name a recipe as harden takes it"):
+        try:
+            content = path.read_bytes()[:MOST_BYTES]
+        except FileNotFoundError as error:
+            raise RecipeError(
+                f"there is no recipe {recipe}; name a TOML file, a model file that was made by one, or a shipped "
+                f"recipe: {', '.join(shipped)}"
+            ) from error
+        return tomllib.loads(content.decode("utf-8"))
+
+
+def shipped_recipes() -> dict[str, Path]:
+    """Return the recipes that come with the package, by name; the first line of each says what it is for."""
+    return {path.stem: path for path in sorted((Path(__file__).parent / "recipes").glob("*.toml"))}

@@ -3,13 +3,15 @@
 import difflib
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib import import_module
-from typing import Annotated, Any, ClassVar, Literal, Self, get_args
+from types import UnionType
+from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import CoreSchema, core_schema
 
 from iqa_armor.errors import ArmorError, UsageError
@@ -22,6 +24,8 @@ class SettingsModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     error: ClassVar[type[ArmorError]] = UsageError
+    # Whether recipes hold these settings: those that decide what the result is, not how this machine gets it.
+    in_recipes: ClassVar[bool] = True
 
     def __init__(self, **values: Any) -> None:
         unknown = next((name for name in values if name not in type(self).model_fields), None)
@@ -57,6 +61,7 @@ class Flag:
         metavar: What stands for the value in help texts.
         shown: The default as help texts show it; None for the setting's own.
         panel: Heading under which help texts list it.
+        written: What the command line calls a value of the setting.
     """
 
     names: tuple[str, ...] = ()
@@ -64,6 +69,7 @@ class Flag:
     metavar: str | None = None
     shown: str | None = None
     panel: str | None = None
+    written: Callable[[Any], Any] = lambda value: value
 
 
 @dataclass(frozen=True)
@@ -93,6 +99,34 @@ class OneOf:
         except ArmorError as error:
             raise ValueError(str(error)) from error
         return value
+
+
+def marks_of(field: FieldInfo, kind: type[Any]) -> list[Any]:
+    """Return what a setting's annotation says of one kind, such as its `Flag`."""
+    return [mark for mark in field.metadata if isinstance(mark, kind)]
+
+
+def flag_of(field: FieldInfo) -> Flag:
+    """Return how the command line writes a setting."""
+    return next(iter(marks_of(field, Flag)), Flag())
+
+
+def flags_of(name: str, field: FieldInfo) -> tuple[str, ...]:
+    """Return the flags of a setting; a switch that is on by default gets one that turns it off."""
+    plain = f"--{name.replace('_', '-')}"
+    off = f"/--no-{plain[2:]}" if field.annotation is bool and field.default is True else ""
+    return flag_of(field).names or (plain + off,)
+
+
+def written_type(field: FieldInfo) -> Any:
+    """Return the type of what a flag gives: the field's, but no None, and a list where the flag may be repeated."""
+    kind = field.annotation if (flag := flag_of(field)).kind is None else flag.kind
+    if get_origin(kind) in (Union, UnionType):
+        (kind,) = (part for part in get_args(kind) if part is not type(None))
+    if get_origin(kind) is not tuple:
+        return kind
+    item = get_args(kind)[0]
+    return list[get_args(item)[0] if get_origin(item) is Annotated else item]  # type: ignore[misc]
 
 
 def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
@@ -140,6 +174,11 @@ def read_levels(value: Any) -> Any:
     return tuple(number / LEVELS for number in found) if isinstance(value, str) else found
 
 
+def write_levels(values: Any) -> list[float]:
+    """Return pixel values in [0, 1] as `read_levels` reads them, in 1/255."""
+    return [float(f"{value * LEVELS:.12g}") for value in values]
+
+
 Epochs = Annotated[int, Field(description="Passes over the training images.")]
 LearningRate = Annotated[
     float, Field(description="Peak step size; warmed up over the first tenth, then cosine to zero.")
@@ -151,23 +190,23 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
-BUDGET = "L-infinity budget of attacks that have one and do not name it themselves, in 1/255 of the pixel range."
+BUDGET = "L-infinity budget, in 1/255 of the pixel range; of attacks that have one and do not name it themselves."
 Budgets = Annotated[
     tuple[float, ...],
     BeforeValidator(read_levels),
-    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10"),
+    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
     Field(description=BUDGET),
 ]
 Attacks = Annotated[
     tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
-    Field(description="Attacks, or your own as package.module:NAME or file.py:NAME. May be repeated. Built in are"),
+    Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
 ]
 Direction = Annotated[
     Literal[1, -1],
     BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value)),
-    Flag(kind=Literal["up", "down"], shown="up"),
+    Flag(kind=Literal["up", "down"], shown="up", written=lambda value: {1: "up", -1: "down"}[value]),
     Field(description="Whether attacks push the score up or down; both: they take turns."),
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

@@ -181,7 +181,7 @@ def test_mistakes_have_a_message_and_leave_nothing(
 
 
 def test_attack_explains_itself() -> None:
-    done = CliRunner().invoke(app, ["attack", "--help"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, ["attack", "--help-all"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
     options = (
         "--attack",

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -16,28 +18,30 @@ from pydantic import Field
 from typer.testing import CliRunner
 
 import iqa_armor
-from iqa_armor.cli import load_command
+from iqa_armor.cli import app, load_command
 from iqa_armor.cli.arguments import Machine
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.options import Given, options
+from iqa_armor.cli.options import options
 from iqa_armor.errors import RecipeError, UsageError
 from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
 
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
     *("--help", "--recipe", "--report", "--scores", "--require", "--weights", "--baseline", "--purify", "--smooth"),
-    *("--limit", "--arch"),
+    *("--limit", "--arch", "--set", "--results"),
 }
 EVALUATE_KEEPS = ("evaluate", "--output")
 
 
-def leaves() -> Iterator[tuple[str, Any]]:
+def leaves() -> Iterator[tuple[list[str], Any]]:
     for name in COMMANDS:
         command = load_command(name)
-        yield from getattr(command, "commands", {name: command}).items()
+        below = getattr(command, "commands", None)
+        yield from [([name], command)] if below is None else (([name, each], below[each]) for each in below)
 
 
-PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params]
+LEAVES, HELPS = list(leaves()), ("--help", "--help-all")
+PARAMETERS = [(" ".join(words), parameter) for words, command in LEAVES for parameter in command.params]
 
 
 def flag_of(parameter: Any) -> str:
@@ -64,16 +68,45 @@ def test_no_two_commands_describe_an_option_differently() -> None:
     assert {flag: texts for flag, texts in said.items() if len(texts) > 1} == {}
 
 
+def shown_help(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [words for words, _ in LEAVES], ids=" ".join)
+def test_usual_options_fit_a_screen_and_all_are_behind_another_flag(words: list[str]) -> None:
+    usual, everything = (shown_help(*words, flag) for flag in HELPS)
+    assert max(map(len, usual.splitlines())) <= 80
+    assert len(usual.splitlines()) <= 40
+    assert "--json" in usual
+    command = next(command for own, command in LEAVES if own == words)
+    for parameter in command.params:
+        assert (parameter.opts[0] if parameter.opts[0][0] == "-" else parameter.metavar) in everything
+        assert parameter.metavar or getattr(parameter, "is_flag", False), parameter.name
+    if hidden := {each.rich_help_panel for each in command.params} - {None}:
+        assert f"--help-all shows {sum(each.rich_help_panel in hidden for each in command.params)} more" in usual
+
+
+@pytest.mark.parametrize("words", [words for words, _ in LEAVES], ids=" ".join)
+def test_examples_of_help_texts_are_commands_with_options_that_exist(words: list[str]) -> None:
+    text = shown_help(*words, "--help")
+    examples = [line.split() for line in re.findall(r"^  iqa-armor (.+)$", text, re.M)]
+    assert examples[0][: len(words)] == words
+    for example in examples:
+        everything = shown_help(*example[: 2 if example[0] == "data" else 1], "--help-all")
+        assert all(flag in everything for flag in example if flag.startswith("-")), example
+
+
 def test_help_of_every_command_imports_no_torch() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from iqa_armor.cli import app\n"
-        f"for name in {list(COMMANDS)}:\n"
-        "    words = [name, 'check', '--help'] if name == 'data' else [name, '--help']\n"
+        f"for words in {[[*words, flag] for words, _ in LEAVES for flag in HELPS]}:\n"
         "    done = CliRunner().invoke(app, words)\n"
         "    heavy = {'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)\n"
-        "    if heavy or done.exit_code:\n        sys.exit(f'{name}: {heavy} {done.output}')\n"
+        "    if heavy or done.exit_code:\n        sys.exit(f'{words}: {heavy} {done.output}')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -119,13 +152,14 @@ def test_flags_become_settings_of_their_types() -> None:
 
 
 def test_defaults_and_ranges_are_in_the_help() -> None:
-    shown = " ".join(called(Soup, "--help").output.replace("│", " ").split())
+    shown = " ".join(called(Soup, "--help-all").output.replace("│", " ").split())
     for text in (
         "[default: pgd1]",
         "[default: any]",
         "[default: 0.5; 0 < x <= 1]",
         "[default: 1, 8]",
         "Kind, one of pgd1",
+        "--count N",
     ):
         assert text in shown
 
@@ -146,14 +180,78 @@ def test_values_that_are_not_allowed_are_named_with_their_flag(words: tuple[str,
         called(StrictSoup, *words)
 
 
-def test_what_flags_gave_wins_over_a_file() -> None:
-    given = called(Given[Soup], "--share", "0.25")
-    assert isinstance(given, Given)
-    assert given.read({"share": 0.75, "has_salt": True}, source="soup.toml") == Soup(share=0.25, has_salt=True)
-    with pytest.raises(UsageError, match=r"soup\.toml: has_salt: .*got 'no salt'"):
-        given.read({"has_salt": "no salt"}, source="soup.toml")
-    with pytest.raises(UsageError, match=r"soup\.toml: there is no setting 'shar'; did you mean 'share'"):
-        given.read({"shar": 1}, source="soup.toml")
+@pytest.fixture
+def soup_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "soup.toml"
+
+
+def test_a_flag_wins_over_set_and_that_over_a_recipe(soup_file: Path) -> None:
+    soup_file.write_text('share = 0.75\nhas_salt = true\nsize = [32, 40]\ncount = [3]\nkind = "apgd"\n')
+    words = ("--recipe", "soup.toml", "--set", "counts=[5, 6]", "--set", "share=0.5", "--share", "0.25")
+    assert called(Soup, *words) == Soup(share=0.25, has_salt=True, size=(32, 40), counts=(5, 6), kind="apgd")
+
+
+@pytest.mark.parametrize(
+    ("text", "words", "message"),
+    [
+        ('has_salt = "no salt"', (), r"soup\.toml: has_salt: .*got 'no salt'"),
+        ("shar = 1", (), r"soup\.toml: there is no setting 'shar' here; did you mean 'share'"),
+        ("device = 'cpu'", (), r"soup\.toml: device is no part of a recipe; give --device itself"),
+        ("kind = 'apgdd'", (), "kind: unknown attack 'apgdd'"),
+        ("share = 2", ("--has-salt",), r"soup\.toml: share: .*got 2"),
+        ("share = ", (), "not TOML"),
+    ],
+)
+def test_what_is_wrong_with_a_recipe_is_named_with_the_file(
+    soup_file: Path, text: str, words: tuple[str, ...], message: str
+) -> None:
+    soup_file.write_text(text)
+    with pytest.raises(RecipeError, match=message):
+        called(Soup, "--recipe", "soup.toml", *words)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [("shar=1", "did you mean 'share'"), ("share", "KEY=VALUE"), ("share=2", "--set share: .*got 2"), ("kind=x", "x")],
+)
+def test_what_is_wrong_with_a_change_is_named(change: str, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        called(Soup, "--set", change)
+
+
+def test_recipe_is_shown_with_sources_and_reads_back_as_it_was(soup_file: Path) -> None:
+    words = ("--set", "kind=apgd", "--count", "3", "--no-is-hot", "--print-recipe")
+    shown = called(Soup, *words).output
+    assert {'kind = "apgd" # --set kind', "counts = [3] # --count", "share = 0.5 # default", "# size is not set"} <= {
+        " ".join(line.split()) for line in shown.splitlines()
+    }
+    soup_file.write_text(shown)
+    assert called(Soup, "--recipe", "soup.toml") == Soup(kind="apgd", counts=(3,), is_hot=False)
+
+
+SETTLED = [words[0] for words, command in LEAVES if any(each.name == "recipe" for each in command.params)]
+
+
+@pytest.mark.parametrize("command", SETTLED)
+def test_every_command_reads_the_recipe_that_it_shows(command: str, tmp_path: Path) -> None:
+    words = [command, *["x"] * sum(each.required for each in load_command(command).params if each.opts[0][0] != "-")]
+    words += ["-o", "x"] if command == "attack" else []
+    first = CliRunner().invoke(app, [*words, "--print-recipe"])
+    assert first.exit_code == 0, first.stderr
+    (tmp_path / "r.toml").write_text(first.stdout)
+    again = CliRunner().invoke(app, [*words, "--recipe", str(tmp_path / "r.toml"), "--print-recipe", "--json"])
+    assert again.exit_code == 0, again.stderr
+    assert set(json.loads(again.stdout)["sources"].values()) <= {str(tmp_path / "r.toml"), "default"}
+    assert [line.split("  #")[0].rstrip() for line in first.stdout.splitlines() if line[0] != "#"] == [
+        f"{name} = {json.dumps(value, ensure_ascii=False)}"
+        for name, value in json.loads(again.stdout)["settings"].items()
+        if value is not None
+    ]
+
+
+def test_all_long_commands_take_recipes() -> None:
+    assert {"train", "harden", "evaluate", "certify", "attack", "train-purifier", "demo"} <= set(SETTLED)
 
 
 @pytest.mark.parametrize("text", ["", "1,", "a", "nan", "1,inf", "٣", "²", "1;2"])

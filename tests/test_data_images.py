@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,8 +9,10 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_armor.data.images import FileImages, read_image
+from iqa_armor.data.images import FORMATS, FileImages, read_image
+from iqa_armor.data.specs import open_dataset
 from iqa_armor.errors import DataError
+from iqa_armor.pipeline.image_files import find_images
 
 RED, WHITE = [255, 0, 0], [255, 255, 255]
 
@@ -80,6 +83,56 @@ def test_exif_orientation_turns_the_image_upright(tmp_path: Path) -> None:
     image.save(tmp_path / "a.png", exif=exif)
     assert read_image(tmp_path / "a.png").shape == (3, 8, 4)
     assert pixel(tmp_path / "a.png", 0, 3) == RED
+
+
+@pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif", ".webp", ".avif"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_every_orientation_is_turned_upright_as_its_pixels_say(tmp_path: Path, suffix: str, orientation: int) -> None:
+    plain = Image.new("RGB", (48, 32), "white")
+    plain.paste("red", (0, 0, 16, 16))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = tmp_path / f"a{suffix}"
+    plain.save(file, exif=exif)
+    found = read_image(file)
+    turned = orientation > 4
+    assert found.shape == ((3, 48, 32) if turned else (3, 32, 48))
+    assert FileImages((file,)).check(0) == found.shape[1:]
+    # EXIF 2.3, tag 274: where the first row and the first column of the stored picture are shown.
+    bottom, right = orientation in (3, 4, 7, 8), orientation in (2, 3, 6, 7)
+    corner = found[:, -8 if bottom else 8, -8 if right else 8].tolist()
+    assert corner[0] > 200
+    assert max(corner[1:]) < 60
+
+
+SAVED_AS = {"MPO": "JPEG"}  # a JPEG with further pictures behind the first
+EVERY = [(name, suffix) for name, suffixes in FORMATS.items() for suffix in suffixes]
+
+
+@pytest.mark.parametrize(("name", "suffix"), EVERY, ids=lambda value: value)
+def test_folders_take_every_format_that_a_file_may_have(tmp_path: Path, name: str, suffix: str) -> None:
+    if name == "HEIF":
+        pytest.importorskip("pillow_heif").register_heif_opener()
+    file = tmp_path / f"a{suffix.upper()}"
+    Image.new("RGB", (16, 16), "red").save(file, SAVED_AS.get(name, name))
+    assert read_image(file)[0].min() > 200
+    assert open_dataset(f"folder:{tmp_path}").splits["test"].names == (file.name,)
+    assert find_images([tmp_path]) == [file]
+
+
+def test_heic_without_its_decoder_says_what_to_install(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x1cftypheic" + bytes(64))
+    for read in (read_image, lambda path: FileImages((path,)).check(0)):
+        with pytest.raises(DataError, match=r"a\.jpg: it is a HEIC image, which needs pip install 'iqa-armor\[heif\]'"):
+            read(tmp_path / "a.jpg")
+
+
+@pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"DDS |\0\0\0", b"BLP2", b"8BPS\0\x01", b"%PDF-1.7"])
+def test_decoders_that_are_not_named_are_not_tried(tmp_path: Path, start: bytes) -> None:
+    (tmp_path / "a.jpg").write_bytes(start + bytes(200))
+    with pytest.raises(DataError, match=r"a\.jpg: it is not an image in any of the formats AVIF, BMP"):
+        read_image(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("suffix", [".jpg", ".png", ".tif"])

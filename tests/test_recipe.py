@@ -6,13 +6,23 @@ import pytest
 from pydantic import ValidationError
 
 from iqa_armor.errors import RecipeError
-from iqa_armor.recipe import Recipe, read_recipe
+from iqa_armor.recipe import Recipe, read_recipe, shipped_recipes
 
 
 def test_defaults_are_the_papers() -> None:
     recipe = Recipe.read({})
     chosen = (recipe.position, recipe.backend, recipe.init, recipe.pool, recipe.prune, recipe.criterion, recipe.epochs)
     assert chosen == ("last", "cayley", "random", "square", 0.10, "l2", 5)
+
+
+def test_shipped_recipe_of_the_paper_is_the_default() -> None:
+    assert Recipe.read(read_recipe("paper")) == Recipe()
+
+
+@pytest.mark.parametrize("name", shipped_recipes())
+def test_shipped_recipes_are_recipes_that_say_what_for(name: str) -> None:
+    assert Recipe.read(read_recipe(name), source=name)
+    assert shipped_recipes()[name].read_text().startswith("# ")
 
 
 def test_recipe_cannot_be_changed_afterwards() -> None:
@@ -52,7 +62,8 @@ def test_toml_gives_settings_and_numbers_become_positions(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("text", "message"), [("epochs = ", "not TOML"), ("prun = 0.1", "did you mean 'prune'"), (None, "cannot read")]
+    ("text", "message"),
+    [("epochs = ", "not TOML"), ("prun = 0.1", "did you mean 'prune'"), (None, "no recipe .* shipped recipe: .*paper")],
 )
 def test_unusable_file_is_refused_by_name(tmp_path: Path, text: str | None, message: str) -> None:
     path = tmp_path / "recipe.toml"

@@ -23,6 +23,7 @@ from iqa_armor.recipe import Training
 from iqa_armor.training import fit as fitting
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.checkpoint import Checkpoint
+from iqa_armor.training.history import ScoreMoments
 
 
 class Stopped(Exception):
@@ -112,7 +113,7 @@ def test_the_generator_of_the_cuda_device_is_kept(make_model, tmp_path: Path, mo
 
     path = tmp_path / "resume.pt"
     with accelerator_on(CPU, precision="no") as real:
-        labels = fitting.ScoreMoments()
+        labels = ScoreMoments()
         part = fitting._Fitting(
             model,
             images_of(model),

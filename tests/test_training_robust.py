@@ -211,7 +211,7 @@ def test_nt_makes_the_input_gradient_smaller(make_model) -> None:
     assert gradient_norm(*fitted(make_model, defense="nt", nt_weight=1e-3)) < 0.75 * plain
     scaled = {weight: fitted(make_model, defense="nt-scaled", nt_weight=weight, nt_step=0) for weight in (0, 1)}
     relative = {w: gradient_norm(model, images) / scores_std(model, images) for w, (model, images) in scaled.items()}
-    assert relative[1] < 0.75 * relative[0]
+    assert relative[1] < 0.9 * relative[0]
 
 
 def test_at_makes_the_gain_of_one_step_smaller(make_model) -> None:

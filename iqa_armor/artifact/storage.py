@@ -29,7 +29,13 @@ PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "sco
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
 
 
-def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object], provenance: dict[str, object]) -> None:
+def save_artifact(
+    model: QualityModel,
+    path: Path | str,
+    *,
+    recipe: dict[str, object] | None = None,
+    provenance: dict[str, object] | None = None,
+) -> None:
     """Write a model into one safetensors file that loads without the user's source code.
 
     The file appears under its name whole or not at all. A network that is no graph yet is traced first;
@@ -47,7 +53,7 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
         OutputError: If the file cannot be written.
         ValueError: If recipe or provenance hold more than JSON values.
     """
-    records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
+    records = {"recipe": plain(recipe or {}, "recipe"), "provenance": plain(provenance or {}, "provenance")}
     try:
         metadata, tensors = _encoded(model, records)
     except FormatError as error:
@@ -81,7 +87,7 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
     return metadata, tensors
 
 
-def load_artifact(path: Path) -> QualityModel:
+def load_artifact(path: Path | str) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
     Nothing in the file is executed. The memory that its graph takes is bounded at the recorded image size;
@@ -91,6 +97,7 @@ def load_artifact(path: Path) -> QualityModel:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
     """
     try:
+        path = Path(path)
         metadata, header = _opened(path, read_header)
         model = _rebuild(_document(metadata), header)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
@@ -99,23 +106,23 @@ def load_artifact(path: Path) -> QualityModel:
     return model.eval()
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path | str) -> dict[str, object]:
     """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values.
 
     Raises:
         ModelLoadError: If the file is missing, damaged or no artifact.
     """
     try:
-        document = _document(_opened(path, read_metadata_text))
+        document = _document(_opened(Path(path), read_metadata_text))
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
-def is_artifact(path: Path) -> bool:
+def is_artifact(path: Path | str) -> bool:
     """Return whether a file says that it is an artifact; only its header is read."""
     try:
-        return path.is_file() and METADATA_KEY in read_metadata_text(path)
+        return Path(path).is_file() and METADATA_KEY in read_metadata_text(Path(path))
     except (FormatError, OSError):
         return False
 

@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from iqa_armor.attacks.base import Attack
 
 
-def _accepted(found: object, name: str) -> Attack:
-    from iqa_armor.attacks.base import accepted
-
-    return accepted(found, name)
-
-
 def _pgd_of_steps(name: str) -> Attack | None:
     steps = re.fullmatch(r"pgd([1-9][0-9]{0,4})", name)
     pgd: Any = ATTACKS["pgd"] if steps else None
@@ -47,7 +41,7 @@ ATTACKS: Registry[Attack] = Registry(
         "facpa": Entry(f"{_HOME}.facpa:FACPA", "L-infinity: a small network for any image, learned from some.", {}),
     },
     group="iqa_armor.attacks",
-    accepts=_accepted,
+    accepts=f"{_HOME}.base:accepted",
     pattern=_pgd_of_steps,
     also="pgdN for N steps",
     unit=unit_of,

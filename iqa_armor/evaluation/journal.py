@@ -131,8 +131,10 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 raise DataError(f"{folder} holds results of another {what}; name another folder, or remove this one")
             return
         write_whole(path, json.dumps(identity, indent=2) + "\n")
-    except (OSError, ValueError, OutputError) as error:
-        raise DataError(f"cannot keep results in {folder}: {error}; name another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot keep results in {folder}: {error.strerror or error}; name another folder") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove {folder}, or name another") from error
 
 
 def _difference(kept: Any, identity: Mapping[str, Any]) -> str:

@@ -37,8 +37,8 @@ class EvaluationSettings(SettingsModel):
     fit_images: int = Field(64, gt=0, description="Most images that an attack which learns does so on.")
     checks: bool = Field(
         False,
-        description="Check that small gains are no weakness of the attacks: stronger, black-box and borrowed attacks, "
-        "gradients, randomness.",
+        description="Check that small gains are no weakness of the attacks; by stronger, black-box and borrowed "
+        "attacks, gradients, randomness.",
     )
     check_images: int = Field(16, gt=0, description="Most images that the checks use.")
     eot: int = Field(8, gt=0, description="Draws that attacks average where a defense is random (EOT).")

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.reading import first_line
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -158,10 +159,10 @@ class QualityModel(Prepared):
         except torch.OutOfMemoryError:  # the machine's failure, not the network's; callers may take fewer images
             raise
         except NETWORK_FAILURES as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelLoadError(
-                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {reason}; its network "
-                "must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes anything else"
+                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {first_line(error)}; "
+                "its network must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes "
+                "anything else"
             ) from error
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
             shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
 from iqa_armor.models.weights import RESCALING, listed, without_prefix
+from iqa_armor.reading import first_line
 
 SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".th")
 # Where training scripts nest the weights; an averaged copy, if there is one, is what they evaluate.
@@ -144,8 +145,7 @@ def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:
             return _explanation(path, f"it asks for {asked[1]}")
     if isinstance(error, ImportError | AttributeError):
         return f"{path} needs its author's source code, which is not importable here: {text}"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is truncated, damaged or no checkpoint: {first[:200]}"
+    return f"{path} is truncated, damaged or no checkpoint: {first_line(error)}"
 
 
 def _explanation(path: Path, why: str) -> str:

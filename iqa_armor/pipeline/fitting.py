@@ -16,7 +16,8 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
-from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
+from iqa_armor.training.fit import fit
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.

@@ -20,7 +20,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
-from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
@@ -28,16 +28,17 @@ from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
+WORSE = 0.01  # of SROCC; less is not worth a warning
 
 
 @dataclass(frozen=True)
 class Hardened:
-    """A hardened model, in eval mode on the CPU, and what was done to it.
+    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
 
     Args:
         srocc: On the held-out tenth of the training images after each step, in [-1, 1].
@@ -54,7 +55,18 @@ class Hardened:
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, Path(path), recipe=self.recipe.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
+
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against using the result."""
+        before, after = self.srocc["original"], self.srocc["result"]
+        if not self.fit.epochs or after >= before - WORSE:
+            return []
+        return [
+            f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
+            "training images; more --epochs, another --learning-rate or a smaller --prune may help"
+        ]
 
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
@@ -63,6 +75,7 @@ class Hardened:
             "name": self.model.name,
             "recipe": self.recipe.model_dump(),
             "score_range": None if scale is None else [scale.low, scale.high],
+            "warnings": self.warnings,
             **self.provenance,
         }
 
@@ -130,6 +143,7 @@ class _Hardening:
         if blocks:
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
+        model.name = f"{self.original.name}-hardened"
         check_storable(model)
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
@@ -142,6 +156,7 @@ class _Hardening:
             pruned=pruned.facts() if pruned else None,
             checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
+            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
             held_out_srocc=self.srocc,
             **history.facts(),
         )

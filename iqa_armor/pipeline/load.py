@@ -42,17 +42,17 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     return _quality_model(made, opening, name=path.stem, arch=arch).eval()
 
 
-def load_models(paths: Sequence[Path], opening: Opening) -> list[QualityModel]:
+def load_models(paths: Sequence[Path | str], opening: Opening | None = None) -> list[QualityModel]:
     """Return the models of several files, named apart: two files of one name are told by their folders."""
     opened = [load_model(path, opening=opening) for path in paths]
-    stems = [path.stem for path in paths]
-    for model, path in zip(opened, paths, strict=True):
+    stems = [Path(path).stem for path in paths]
+    for model, path in zip(opened, map(Path, paths), strict=True):
         model.name = path.stem if stems.count(path.stem) == 1 else str(path)
     return opened
 
 
 def start_model(
-    arch: str, *, opening: Opening, weights: Path | None = None, seed: int = 0
+    arch: Path | str, *, opening: Opening, weights: Path | str | None = None, seed: int = 0
 ) -> tuple[QualityModel, tuple[str, ...] | None]:
     """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
 
@@ -67,6 +67,7 @@ def start_model(
     from iqa_armor.models.checkpoints import read_state
 
     _check(opening)
+    arch = str(arch)
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
@@ -76,7 +77,7 @@ def start_model(
     _use_float32(made, arch)
     fresh = None
     if weights is not None:
-        stored = read_state(weights, trust_pickle=opening.trust_pickle)
+        stored = read_state(Path(weights), trust_pickle=opening.trust_pickle)
         state = stored.state_dict() if isinstance(stored, nn.Module) else stored
         fresh = tuple(load_matching(bare(made), state, source=str(weights)))
         logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")

@@ -1,6 +1,6 @@
 """How to open a foreign model file: what its weights do not say. Imports no torch."""
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -19,6 +19,8 @@ def _read_own_size(value: Any) -> Any:
 
 class Opening(SettingsModel):
     """What a user says of a foreign model file; None is nothing."""
+
+    in_recipes: ClassVar[bool] = False
 
     arch: Annotated[str | None, Flag(panel=PANEL)] = Field(
         None,
@@ -45,6 +47,15 @@ class Opening(SettingsModel):
     trust_pickle: Annotated[bool, Flag(panel=PANEL)] = Field(
         False, description="Open a file although it may run its author's code. Only for authors you trust."
     )
+
+    def words(self) -> list[str]:
+        """Return the options that say the same, for another command on the same file."""
+        found: list[str] = []
+        for name, value in ((name, value) for name, value in self if value not in (None, False)):
+            found.append(f"--{name.replace('_', '-')}")
+            mark = "x" if name == "input_size" else ","
+            found += [] if value is True else [mark.join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:

@@ -7,7 +7,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress
 from iqa_armor.surgery.rescale import last_linear
-from iqa_armor.training.fit import ScoreMoments
+from iqa_armor.training.history import ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
 STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value

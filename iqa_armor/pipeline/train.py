@@ -13,9 +13,9 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
 from iqa_armor.pipeline.probe import probe_head
-from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.recipe import Training
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 
 
@@ -30,7 +30,7 @@ class Trained:
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, Path(path), recipe=self.settings.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=without_times(self.provenance))
 
 
 def train(

@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -17,7 +17,7 @@ from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
-from iqa_armor.recipe import Select, Training
+from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.averaging import AveragedWeights
@@ -34,55 +34,12 @@ from iqa_armor.training.descent import (
     warm_cosine,
 )
 from iqa_armor.training.divergence import Diverged, LossWatch
+from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 from iqa_armor.training.ranking import worst_case_srocc
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 3
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave; epoch 0 is the network before fitting."""
-
-    number: int
-    loss: float  # mean over training batches, NaN for epoch 0
-    srocc: float  # on the held-out tenth of the training images, as `plcc` and `worst_srocc` are
-    plcc: float
-    seconds: float  # wall time with the check
-    worst_srocc: float | None = None  # under an attack on the ranking, where the epoch is chosen by it
-
-    def __str__(self) -> str:
-        worst = "" if self.worst_srocc is None else f", under attack {self.worst_srocc:.3f}"
-        return f"epoch {self.number}: loss {self.loss:.4f}, held-out SROCC {self.srocc:.3f}{worst}"
-
-    def merit(self, select: Select) -> float:
-        """Return what the best epoch has most of; NaN where scores say nothing."""
-        if self.worst_srocc is None or select == "clean":
-            return self.srocc
-        return self.worst_srocc if select == "robust" else (self.srocc + self.worst_srocc) / 2
-
-
-@dataclass(frozen=True)
-class FitHistory:
-    """Every epoch, the untouched network first, and the number of the one whose weights the model holds now."""
-
-    epochs: tuple[Epoch, ...] = ()
-    best: int = 0
-    learning_rate: float | None = None  # smaller than asked for where larger ones diverged
-
-    def facts(self) -> dict[str, Any]:
-        """Return plain values to store with the model."""
-        epochs = [asdict(epoch) for epoch in self.epochs]
-        return {"epochs": epochs, "best_epoch": self.best, "learning_rate": self.learning_rate}
-
-
-@dataclass(frozen=True)
-class ScoreMoments:
-    """Mean and standard deviation of scores; a negative spread turns their direction round."""
-
-    center: float = 0.0
-    spread: float = 1.0
 
 
 def fit(

@@ -10,6 +10,8 @@ COMMANDS = {
     "train": "Train ARCH on scored images and write it as one self-contained file.",
     "train-purifier": "Train a small filter to turn attacked images back into clean ones, for --purify fcn:path=OUT.",
     "bench": "Time MODELs side by side: calls, training steps, memory, parameters, operations, file size.",
+    "info": "Show who made MODEL: recipe, source, data, date, command line, figures, versions.",
+    "card": "Write the model card of MODEL as Markdown.",
     "export": "Export MODEL to a file that runs without iqa-armor, kept only where it scores as MODEL does.",
     "demo": "Harden the small network that iqa-armor ships and attack it, on generated images, in a few minutes.",
     "data": "Look at datasets before they are used.",

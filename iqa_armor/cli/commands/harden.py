@@ -5,57 +5,58 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from iqa_armor.cli.arguments import (
     DataOpt,
+    DryRunOpt,
     JsonOpt,
     Machine,
     ModelArg,
+    OverwriteOpt,
     ResumeOpt,
+    claimed,
     open_data,
     output_option,
-    require_target,
 )
-from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
-from iqa_armor.cli.options import Given, options
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
+from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.recipe import Recipe, read_recipe
+from iqa_armor.recipe import Recipe
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.harden import Hardened
 
 
-@options(without={"score_range"})
+@options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
 def harden(
     model: ModelArg,
-    given: Given[Recipe],
+    settings: Recipe,
     opening: Opening,
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
     data: DataOpt = None,
-    recipe: Annotated[
-        Path | None, typer.Option(metavar="R.toml", help="Settings in TOML; options given here win.")
-    ] = None,
+    overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Operate and show the outcome; train and write nothing.")
-    ] = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """MODEL stays as it is."""
+    """MODEL stays as it is. A state dict may need --arch (see --help-all).
+
+    Examples:
+        iqa-armor harden model.pt --data csv:labels.csv
+        iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
+    """
     from iqa_armor.pipeline import harden as hardening
+    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
+    from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.load import load_model
 
-    settings = given.read(read_recipe(recipe), source=str(recipe)) if recipe else given.read()
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
-    if not dry_run:
-        require_target(target, model, suffix=".safetensors")
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    device = machine.chosen()
-    with progress() as bars:
+    device, claim = machine.chosen(), None if dry_run else target
+    with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
@@ -63,19 +64,38 @@ def harden(
         result = run(original, dataset, settings, options=how)
         if not is_main_process():
             return
+        image = original.prepare(dataset.training()[0])
         if not dry_run:
             result.save(target)
+        seconds = slowdown(original, result.model, image, device)
+        if dry_run:
+            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+            found = forecast(result.model, image, device=device, **work)
+        else:
+            write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    if json:
-        show_json({"output": None if dry_run else str(target), **result.as_plain()})
+    say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
+    plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
+    if json and not dry_run:
+        show_json(plain)
         return
-    _show(result, synthetic=dataset.is_synthetic)
+    if not json:
+        _show(result, synthetic=dataset.is_synthetic)
+        say(f"one image: {_slower(*seconds)}")
     if dry_run:
-        say("dry run: nothing was trained or written", to=stderr)
+        show_forecasts([found], as_json=json, **plain)
         return
     say(f"wrote {target}")
-    say("next: iqa-armor evaluate shows what this bought; hardening is a claim until attacks have been run")
+    spec = [] if data is None else ["--data", data]
+    say("hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
+
+
+def _slower(before: float, after: float) -> str:
+    """Return what the block and pruning do to the time of a call, measured here."""
+    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
+    return told + ("; --backend aoc or aol is cheaper where a network is small" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, *, synthetic: bool) -> None:

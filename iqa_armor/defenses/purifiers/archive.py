@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from iqa_armor.defenses.purifiers.purifier_file import first_line
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.reading import first_line
 
 # What a file made by torch.export.save holds, below its first folder.
 _MEMBER = re.compile(

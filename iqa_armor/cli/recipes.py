@@ -1,0 +1,165 @@
+"""Settings of a command from a recipe, from --set and from flags, and where each comes from."""
+
+from __future__ import annotations
+
+import difflib
+import inspect
+import json
+import tomllib
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Annotated, Any, TypeVar, get_origin
+
+import typer
+
+from iqa_armor.cli.console import say, show_json
+from iqa_armor.errors import ArmorError, RecipeError, UsageError
+from iqa_armor.recipe import read_recipe, shipped_recipes
+from iqa_armor.settings import OneOf, SettingsModel, flag_of, flags_of, marks_of, write_levels, written_type
+
+S = TypeVar("S", bound=SettingsModel)
+SUFFIX = ".safetensors"
+PANEL = "Recipe"
+RECIPE = typer.Option(
+    "--recipe",
+    metavar="R.toml|MODEL|NAME",
+    help=f"Settings of a file, of a model, or {', '.join(shipped_recipes())}; options given here win.",
+)
+CHANGES = typer.Option(
+    "--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.", rich_help_panel=PANEL
+)
+PRINTED = typer.Option(
+    "--print-recipe", help="Show all settings and where each comes from, then stop.", rich_help_panel=PANEL
+)
+RECIPE_HINTS = {
+    "recipe": Annotated[str | None, RECIPE],
+    "changes": Annotated[list[str] | None, CHANGES],
+    "print_recipe": Annotated[bool, PRINTED],
+}
+
+
+def recipe_parameters() -> list[inspect.Parameter]:
+    """Return the parameters of every command that takes settings."""
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    defaults = {"recipe": None, "changes": None, "print_recipe": False}
+    return [
+        inspect.Parameter(name, keyword, default=defaults[name], annotation=RECIPE_HINTS[name]) for name in RECIPE_HINTS
+    ]
+
+
+class Sources:
+    """What a recipe, --set and flags say of the settings of a command, before they are validated."""
+
+    def __init__(self, kinds: Iterable[type[SettingsModel]], recipe: str | None, changes: Iterable[str]) -> None:
+        self.kinds = tuple(kinds)
+        self.recipe = recipe or ""
+        self.of_recipe = self._named(recipe_values(recipe) if recipe else {}, source=f"{recipe}: ", error=RecipeError)
+        self.of_changes = self._named(dict(map(_pair, changes)), source="--set: ", error=UsageError)
+        self.origins: dict[str, str] = {}
+
+    def read(self, kind: type[S], flags: Mapping[str, Any]) -> S:
+        """Return validated settings; a flag wins over --set, which wins over the recipe.
+
+        Errors name the flag or file and the value; a word on the command line that a registry cannot read is a
+        UsageError, and what is wrong with a recipe a RecipeError.
+        """
+        fields = kind.model_fields
+        changes = {name: value for name, value in self.of_changes.items() if name in fields} if kind.in_recipes else {}
+        given = {**changes, **flags}
+        called = {name: flags_of(name, fields[name])[0].split("/")[0] for name in flags}
+        names = {**{name: f"--set {name}" for name in changes}, **called}
+        for name, value in given.items():
+            try:
+                for choice in marks_of(fields[name], OneOf):
+                    choice.check_all(value)
+            except ArmorError as error:
+                raise UsageError(f"{names[name]}: {error}") from error
+        kept = {name: value for name, value in self.of_recipe.items() if name in fields and name not in given}
+        kept = kept if kind.in_recipes else {}
+        try:
+            kind.read(kept, source=self.recipe)
+        except ArmorError as error:
+            raise RecipeError(str(error)) from error
+        if kind.in_recipes:
+            self.origins |= {**dict.fromkeys(fields, "default"), **dict.fromkeys(kept, self.recipe), **names}
+        return kind.read({**kept, **given}, names=names)
+
+    def show(self, settings: Iterable[SettingsModel], *, as_json: bool) -> None:
+        """Show settings as a recipe would have them, with where each comes from."""
+        values: dict[str, Any] = {}
+        for each in (each for each in settings if each.in_recipes):
+            values |= {name: flag_of(field).written(getattr(each, name)) for name, field in _fields(each)}
+        if as_json:
+            show_json({"settings": values, "sources": self.origins})
+            return
+        lines = {name: "" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()}
+        width = max(map(len, lines.values()))
+        for name, line in lines.items():
+            say(f"{line:{width}}  # {self.origins[name]}" if line else f"# {name} is not set")
+
+    def _named(self, values: Mapping[str, Any], *, source: str, error: type[ArmorError]) -> dict[str, Any]:
+        """Return values by setting, as a flag would give them; their names may be those of the flags."""
+        known = {
+            name: (name, field) for kind in self.kinds if kind.in_recipes for name, field in kind.model_fields.items()
+        }
+        flags = {_plain(flag): entry for entry in known.values() for flag in flags_of(*entry)}
+        here = {name for kind in self.kinds if not kind.in_recipes for name in kind.model_fields}
+        found: dict[str, Any] = {}
+        for given, value in values.items():
+            if given in here:
+                raise error(f"{source}{given} is no part of a recipe; give --{given.replace('_', '-')} itself")
+            entry = known.get(given) or flags.get(given)
+            if entry is None:
+                near = difflib.get_close_matches(given, known, n=1, cutoff=0)
+                raise error(f"{source}there is no setting {given!r} here; did you mean {near[0]!r}?")
+            name, field = entry
+            found[name] = _as_flag(field, value)
+        return found
+
+
+def recipe_values(recipe: str) -> dict[str, Any]:
+    """Return the settings that a shipped recipe, a TOML file or a model file holds, unvalidated.
+
+    Raises:
+        RecipeError: If there are none.
+        ModelLoadError: If the model file is damaged.
+    """
+    if not recipe.endswith(SUFFIX):
+        return read_recipe(recipe)
+    from iqa_armor.artifact.storage import read_metadata
+
+    stored = read_metadata(Path(recipe))["recipe"]
+    if not isinstance(stored, dict) or not stored:
+        raise RecipeError(f"{recipe} was made without settings, so there is no recipe in it")
+    return stored
+
+
+def _fields(settings: SettingsModel) -> Iterable[tuple[str, Any]]:
+    return type(settings).model_fields.items()
+
+
+def _plain(flag: str) -> str:
+    return flag.split("/")[0].removeprefix("--").replace("-", "_")
+
+
+def _pair(text: str) -> tuple[str, Any]:
+    """Return a setting and its value, which is read as TOML or else is text."""
+    key, equals, value = text.partition("=")
+    if not equals:
+        raise UsageError(f"--set takes KEY=VALUE, got {text!r}")
+    try:
+        read = tomllib.loads(f"value = {value}")["value"]
+    except (ValueError, RecursionError):
+        read = value.strip()
+    return key.strip().replace("-", "_"), read
+
+
+def _as_flag(field: Any, value: Any) -> Any:
+    """Return a recipe's value as the flag of the setting would give it: in the unit that users write."""
+    if flag_of(field).written is write_levels:
+        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
+    return [value] if get_origin(written_type(field)) is list and not isinstance(value, list) else value
+
+
+def _toml(value: Any) -> str:
+    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)
