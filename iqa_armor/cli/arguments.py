@@ -107,6 +107,7 @@ SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
 
 

@@ -6,9 +6,11 @@ import json
 import logging
 import math
 import os
+import shlex
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -18,6 +20,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from iqa_armor.models.base import ScoreScale
+    from iqa_armor.pipeline.forecast import Forecast
 
 stdout = Console(highlight=False)
 # Of the processes that a launcher starts, the first one speaks.
@@ -105,6 +108,35 @@ def show_table(
     for row in rows:
         table.add_row(*map(Text, row))
     stdout.print(table)
+
+
+def show_forecasts(found: Sequence[Forecast], *, as_json: bool, **facts: Any) -> None:
+    """Show what a job would take, and that nothing was done; `facts` are for JSON."""
+    total = sum(each.seconds for each in found)
+    if as_json:
+        show_json({"dry_run": True, "seconds": total, "forecast": [asdict(each) for each in found], **facts})
+        return
+    for each in found:
+        height, width = each.size
+        memory = "" if each.memory is None else f", {each.memory / 2**30:.2f} GiB of memory so far"
+        say(
+            f"{each.name}: {each.parameters / 1e6:.2f} M parameters, {each.flops / 1e9:.3g} G operations and "
+            f"{1000 * each.call_seconds:.3g} ms per image of {height}x{width}, {each.images} images{memory}"
+        )
+    say(f"expected time: {span(total)}, but for reading images")
+    say("dry run: nothing was done or written", to=stderr)
+
+
+def span(seconds: float) -> str:
+    """Return a time in words, such as "12 s", "3 min" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say_next(*words: object) -> None:
+    """Write the command that is useful next, as a shell reads it."""
+    say(f"next: {shlex.join(['iqa-armor', *map(str, words)])}")
 
 
 def score_span(scale: ScoreScale | None) -> list[float] | None:

@@ -59,14 +59,18 @@ def sha256_of(path: Path | str) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_card(model: Path, *, command: Sequence[str], source: Path | str, licence: str = "unknown") -> Path:
-    """Write the card of a model file beside it: what the file says, and this run, made of `source`; return its name."""
+def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:
+    """Write the card of a model file beside it and return its name.
+
+    It says what the file says, and of this run what it was made of, `source`, and further plain values.
+    """
     run = {
         "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "source": str(source),
         "source_sha256": sha256_of(source) if Path(source).is_file() else None,
-        "licence": licence,
+        "licence": "unknown",
+        **facts,
     }
     write_whole(card_file(model), card_of({**describe_file(model), "run": run}))
     return card_file(model)
@@ -111,9 +115,14 @@ def _origin(known: Mapping[str, Any], made: Mapping[str, Any]) -> str:
         "pruned": f"{pruned['share']:.1%} of the channels" if pruned else "nothing",
         "values": f"{known['values']:,}",
         "scores": f"{scale['low']:.4g} to {scale['high']:.4g} on training images" if scale else "range not known",
+        "time of a call": _ratio((known["run"] or {}).get("call_seconds")),
         "versions": ", ".join(f"{name} {value}" for name, value in (made.get("versions") or {}).items()),
     }
     return _rows(rows) if source else "It was saved without a record of its origin."
+
+
+def _ratio(seconds: Sequence[float] | None) -> str:
+    return f"{seconds[1] / seconds[0]:.2f} times the original's, where it was made" if seconds else "not measured"
 
 
 def _held_out(made: Mapping[str, Any]) -> str:

@@ -32,6 +32,7 @@ from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
+WORSE = 0.01  # of SROCC; less is not worth a warning
 
 
 @dataclass(frozen=True)
@@ -55,6 +56,17 @@ class Hardened:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
 
+    @property
+    def warnings(self) -> list[str]:
+        """What speaks against using the result."""
+        before, after = self.srocc["original"], self.srocc["result"]
+        if not self.fit.epochs or after >= before - WORSE:
+            return []
+        return [
+            f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
+            "training images; more --epochs, another --learning-rate or a smaller --prune may help"
+        ]
+
     def as_plain(self) -> dict[str, Any]:
         """Return plain values for JSON."""
         scale = self.model.scale
@@ -62,6 +74,7 @@ class Hardened:
             "name": self.model.name,
             "recipe": self.recipe.model_dump(),
             "score_range": None if scale is None else [scale.low, scale.high],
+            "warnings": self.warnings,
             **self.provenance,
         }
 

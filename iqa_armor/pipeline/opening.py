@@ -48,6 +48,15 @@ class Opening(SettingsModel):
         False, description="Open a file although it may run its author's code. Only for authors you trust."
     )
 
+    def words(self) -> list[str]:
+        """Return the options that say the same, for another command on the same file."""
+        found: list[str] = []
+        for name, value in ((name, value) for name, value in self if value not in (None, False)):
+            found.append(f"--{name.replace('_', '-')}")
+            mark = "x" if name == "input_size" else ","
+            found += [] if value is True else [mark.join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        return found
+
     @property
     def preprocessing(self) -> dict[str, Any]:
         """Fields of `Preprocessing` that the user gave."""

@@ -12,6 +12,7 @@ from pydantic import Field
 from iqa_armor.cli.arguments import (
     BaselineOpt,
     Defenses,
+    DryRunOpt,
     JsonOpt,
     Machine,
     ModelsArg,
@@ -23,14 +24,19 @@ from iqa_armor.cli.arguments import (
     output_option,
     with_baseline,
 )
-from iqa_armor.cli.console import progress, say, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
+    import torch
+
+    from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
+    from iqa_armor.models.base import QualityModel
+    from iqa_armor.pipeline.forecast import Forecast
     from iqa_armor.results.outcome import Outcome
     from iqa_armor.results.requirements import Requirement
 
@@ -72,11 +78,10 @@ def evaluate(
         ),
     ] = None,
     overwrite: OverwriteOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Of each dataset the test split is used, else the validation split.
-
-    DIR keeps the results per image: the same command goes on from them. It also gets outcome.json.
+    """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
     Examples:
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
@@ -84,11 +89,10 @@ def evaluate(
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.files import write_whole
     from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
-    from iqa_armor.results.table import check_table_file, write_table
+    from iqa_armor.results.table import check_table_file
 
     requirements = [parse_requirement(text) for text in require or ()]
     if scores is not None:
@@ -98,32 +102,48 @@ def evaluate(
     paths, position = with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with ExitStack() as claims:
-        claims.enter_context(claimed(output, is_folder=True))
-        for file in (report, scores):
-            claims.enter_context(claimed(file, overwrite=overwrite))
+        targets = {output: True, report: False, scores: False}
+        for target, is_folder in ({} if dry_run else targets).items():
+            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
         datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
+        device = machine.chosen()
+        if dry_run:
+            show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)
+            return
         found = evaluate_models(
-            opened,
-            datasets,
-            baseline=position,
-            settings=settings,
-            output=output,
-            device=machine.chosen(),
-            progress=bars,
+            opened, datasets, baseline=position, settings=settings, output=output, device=device, progress=bars
         )
         if not is_main_process():
             return
-        if output is not None:
-            write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
-        if scores is not None:
-            write_table(found.table, scores)
-            say(f"wrote {scores}", to=stderr)
-        if report is not None:
-            write_whole(report, _page(found))
-            say(f"wrote {report}", to=stderr)
+        _write(found, output=output, scores=scores, report=report)
     _show(found.outcome, requirements, json=json)
+
+
+def _write(found: Evaluation, *, output: Path | None, scores: Path | None, report: Path | None) -> None:
+    from iqa_armor.files import write_whole
+    from iqa_armor.results.table import write_table
+
+    if output is not None:
+        write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
+    if scores is not None:
+        write_table(found.table, scores)
+        say(f"wrote {scores}", to=stderr)
+    if report is not None:
+        write_whole(report, _page(found))
+        say(f"wrote {report}", to=stderr)
+
+
+def _forecasts(
+    models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings, device: torch.device
+) -> list[Forecast]:
+    from iqa_armor.attacks.budgets import at_budgets
+    from iqa_armor.pipeline.forecast import forecast_attacks
+
+    attacks = [at_budgets(attack, settings.epsilons) for attack in settings.named_attacks().values()]
+    limit, batch, eot = settings.limit, settings.batch_size, settings.eot
+    return forecast_attacks(models, datasets, attacks, limit=limit, device=device, batch_size=batch, eot=eot)
 
 
 def _page(found: Evaluation) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from iqa_armor.cli.arguments import (
     DataOpt,
+    DryRunOpt,
     JsonOpt,
     Machine,
     ModelArg,
@@ -18,7 +17,7 @@ from iqa_armor.cli.arguments import (
     open_data,
     output_option,
 )
-from iqa_armor.cli.console import COMMAND, progress, say, show_json, show_table, stderr
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -38,9 +37,7 @@ def harden(
     data: DataOpt = None,
     overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Operate and show the outcome; train and write nothing.")
-    ] = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """MODEL stays as it is. A state dict may need --arch (see --help-all).
@@ -53,6 +50,7 @@ def harden(
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
+    from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.load import load_model
 
     target = output or model.with_name(f"{model.stem}-hardened.safetensors")
@@ -66,20 +64,38 @@ def harden(
         result = run(original, dataset, settings, options=how)
         if not is_main_process():
             return
+        image = original.prepare(dataset.training()[0])
         if not dry_run:
             result.save(target)
-            write_card(target, command=COMMAND.get(), source=model)
+        seconds = slowdown(original, result.model, image, device)
+        if dry_run:
+            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+            found = forecast(result.model, image, device=device, **work)
+        else:
+            write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    if json:
-        show_json({"output": None if dry_run else str(target), **result.as_plain()})
+    say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
+    plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
+    if json and not dry_run:
+        show_json(plain)
         return
-    _show(result, synthetic=dataset.is_synthetic)
+    if not json:
+        _show(result, synthetic=dataset.is_synthetic)
+        say(f"one image: {_slower(*seconds)}")
     if dry_run:
-        say("dry run: nothing was trained or written", to=stderr)
+        show_forecasts([found], as_json=json, **plain)
         return
     say(f"wrote {target}")
-    say("next: iqa-armor evaluate shows what this bought; hardening is a claim until attacks have been run")
+    spec = [] if data is None else ["--data", data]
+    say("hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
+
+
+def _slower(before: float, after: float) -> str:
+    """Return what the block and pruning do to the time of a call, measured here."""
+    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
+    return told + ("; --backend aoc or aol is cheaper where a network is small" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, *, synthetic: bool) -> None:

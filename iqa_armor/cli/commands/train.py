@@ -9,6 +9,7 @@ import typer
 
 from iqa_armor.cli.arguments import (
     DataOpt,
+    DryRunOpt,
     JsonOpt,
     Machine,
     OverwriteOpt,
@@ -17,7 +18,7 @@ from iqa_armor.cli.arguments import (
     open_data,
     output_option,
 )
-from iqa_armor.cli.console import COMMAND, progress, say, score_span, show_json, show_table
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -54,6 +55,7 @@ def train(
     ] = None,
     overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
@@ -65,13 +67,21 @@ def train(
     from iqa_armor.pipeline import train as training
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
+    from iqa_armor.pipeline.forecast import forecast
     from iqa_armor.pipeline.load import start_model
 
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    with claimed(output, overwrite=overwrite, source=Path(arch), suffix=".safetensors"), progress() as bars:
+    claim = None if dry_run else output
+    with claimed(claim, overwrite=overwrite, source=Path(arch), suffix=".safetensors"), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
+        if dry_run:
+            images, batch = dataset.training(), settings.batch_size
+            work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
+            found = forecast(model, model.prepare(images[0]), device=device, **work)
+            show_forecasts([found], as_json=json)
+            return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
         if not is_main_process():
@@ -85,6 +95,7 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
+    say_next("harden", output, *([] if data is None else ["--data", data]))
 
 
 def _show(fit: FitHistory, *, title: str) -> None:
