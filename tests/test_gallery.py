@@ -41,6 +41,7 @@ HARDENED = [
     pytest.param("resnext50_32x4d", 64, {}, 920, marks=slow),
     pytest.param("vgg11_bn", 64, {}, 456, marks=slow),
     pytest.param("vit_b_16", 224, {"position": "encoder.layers.encoder_layer_10", **NO_PRUNING}, 768, marks=slow),
+    pytest.param("vit_b_16", 224, NO_PRUNING, 768, marks=slow),
 ]
 # The graphs of vit_b_16 and swin_t with fewer channels.
 NARROW = {
