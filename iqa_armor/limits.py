@@ -32,8 +32,7 @@ def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
         owner: Object with these attributes.
         limits: By attribute, an interval such as "[0, inf)" or the values that are allowed.
 
-    Raises:
-        ValueError: If one is outside; NaN is outside of all.
+    Raises ValueError if one is outside; NaN is outside of all.
     """
     for name, limit in limits.items():
         value = getattr(owner, name)

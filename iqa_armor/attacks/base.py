@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 from torch import Generator, Tensor, nn
 
 from iqa_armor.errors import UsageError
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.limits import Limited
 
 ScoreFn = Callable[[Tensor], Tensor]
@@ -74,13 +75,11 @@ def accepted(found: object, name: str) -> Attack:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode without parameter gradients, in place, and restore every flag exactly on leaving."""
-    modules = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval().requires_grad_(False)
-        yield
+        with evaluating(model):
+            model.requires_grad_(False)
+            yield
     finally:
-        for module, was_training in modules:
-            module.training = was_training
         for parameter in trainable:
             parameter.requires_grad_(True)
