@@ -82,7 +82,7 @@ def file_of(kind: str, folder: Path) -> tuple[Path, str]:
 
 def opened(kind: str, choice: str | None, folder: Path) -> QualityModel:
     path, arch = file_of(kind, folder)
-    return load_model(path, arch, opening=Opening(input_size=(16, 16), output=choice))
+    return load_model(path, arch, opening=Opening(input_size=(16, 16), score_output=choice))
 
 
 @pytest.mark.parametrize(("kind", "choice", "expected"), CHOSEN)
@@ -122,7 +122,7 @@ def test_column_of_maps_is_a_score(tmp_path: Path) -> None:
 
 def test_chosen_output_is_hardened_and_stored(tmp_path: Path) -> None:
     path, arch = file_of("dict", tmp_path)
-    out, common = tmp_path / "out.safetensors", ["--data", "synthetic:scenes=6,size=16x16", "--input-size", "16x16"]
+    out, common = tmp_path / "out.safetensors", ["--data", "synthetic:scenes=6,size=64x64", "--input-size", "16x16"]
     words = ["harden", str(path), "--arch", arch, *common, "--output", "score", "--epochs", "0", "-o", str(out)]
     done = CliRunner().invoke(app, words)
     assert done.exit_code == 0, done.output

@@ -39,7 +39,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
     if is_artifact(path):
-        if opening.output is not None:
+        if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
         return _quality_model(load_artifact(path), opening, name=path.stem).eval()
     made, arch = _load_foreign(path, arch or opening.arch, opening)
@@ -128,10 +128,10 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
         used = model.preprocessing
         resized = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
         logger.info("preprocessing: %s (%s), mean %s, std %s", resized, used.interpolation, used.mean, used.std)
-    if opening.output is not None:
+    if opening.score_output is not None:
         size = model.preprocessing.size or KONIQ_SIZE
         choose_output(
-            model.network, opening.output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+            model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
         )
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
