@@ -119,14 +119,17 @@ class _Hardening:
         self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
 
-    def run(self) -> Hardened:
-        recipe = self.recipe
+    def _traced(self) -> fx.GraphModule:
         traced = trace(self.original.network, self.calibration[:1])
         if FIXED_SIZE in traced.meta and self.original.preprocessing.size is None:
             raise SurgeryError(
                 "this network asks for the size of its images, so its graph serves one size only; name that size with "
                 "--input-size HEIGHTxWIDTH"
             )
+        return traced
+
+    def run(self) -> Hardened:
+        recipe, traced = self.recipe, self._traced()
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
