@@ -8,10 +8,12 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, SettingError
+from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.models.outputs import CHOOSE, shown
 from iqa_armor.reading import first_line
 from iqa_armor.registry import Entry
 
@@ -86,6 +88,16 @@ class ScoreScale:
         return self.high - self.low
 
 
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return what `torch.compile`, DataParallel and DistributedDataParallel were put around."""
+    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        inner = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    return network
+
+
 class Prepared(nn.Module):
     """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
 
@@ -136,7 +148,7 @@ class QualityModel(Prepared):
         arch: str = "",
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = unwrapped(network)
         self.training = network.training  # so that restoring this model's mode never changes its network's
         self.scale = scale
         self._declared_rising = higher_is_better
@@ -160,8 +172,16 @@ class QualityModel(Prepared):
         Raises:
             ModelLoadError: If the network fails on them or gives anything but one score per image.
         """
+        fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
+        if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
+            raise ModelLoadError(
+                f"{self.name} serves images of {fixed[0]}x{fixed[1]} only, since its network asks for sizes; got "
+                f"{tuple(images.shape)}; `prepare` resizes images to what is recorded"
+            )
+        # What runs a graph prints torch's own account of a failure.
+        network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network
         try:
-            scores = self.network(self.normalize(images))
+            scores = network(self.normalize(images))
         except torch.OutOfMemoryError:  # the machine's failure, not the network's; callers may take fewer images
             raise
         except NETWORK_FAILURES as error:
@@ -171,10 +191,8 @@ class QualityModel(Prepared):
                 "anything else"
             ) from error
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
-            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ModelLoadError(
-                f"{self.name} must give one score per image, but {len(images)} images gave {shape}; "
-                "wrap it so that its forward returns a tensor (N,) or (N, 1)"
+                f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
             )
         return scores.reshape(len(images))
 

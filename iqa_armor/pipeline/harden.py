@@ -9,11 +9,10 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact.storage import check_storable, save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import ModelLoadError, SurgeryError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
-from iqa_armor.graph.follow import FIXED_SIZE
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.sizes import FIXED_SIZE, size_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -116,6 +115,8 @@ class _Hardening:
 
     def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
         self.original = model.eval()
+        if types := {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}:
+            raise ModelLoadError(f"{model.name} has weights in {', '.join(types)}; cast it with network.float() first")
         self.dataset, self.recipe, self.options = dataset, recipe, options
         self.images = load_training_images(dataset.training(), model, options.progress)
         check_samples(self.images.mos, recipe)
