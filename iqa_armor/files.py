@@ -24,9 +24,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     The name has the suffix of `path` and lies in a folder of its own, so that a writer may leave side files there;
     they are dropped. What was at `path` before stays as it is if the block fails.
-
-    Raises:
-        OutputError: If the file cannot be written; also in place of an OSError of the block.
+    Raises OutputError if the file cannot be written; also in place of an OSError of the block.
     """
     path = Path(path)
     with _refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
@@ -42,9 +40,7 @@ def staging(output: Path | str) -> Iterator[Path]:
     """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
 
     `output` is made if need be, and removed again if the block fails and nothing else is in it.
-
-    Raises:
-        OutputError: If the files cannot be written; also in place of an OSError of the block.
+    Raises OutputError if the files cannot be written; also in place of an OSError of the block.
     """
     output = Path(output)
     is_new = not output.exists()
@@ -66,8 +62,7 @@ def staging(output: Path | str) -> Iterator[Path]:
 def write_whole(path: Path | str, content: bytes | str) -> None:
     """Write bytes, or text in UTF-8, so that the file is never seen half-written.
 
-    Raises:
-        OutputError: If it cannot be written.
+    Raises OutputError if it cannot be written.
     """
     # File names need not be text; the bytes of one that stands in a text are kept.
     data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content

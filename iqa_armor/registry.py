@@ -108,8 +108,7 @@ class Registry(Mapping[str, T], Generic[T]):
             word: `NAME`, `package.module:NAME`, `path/file.py:NAME` or the name of an installed plug-in, each with
                 `:key=value,…` behind it where the value is a frozen dataclass with such fields.
 
-        Raises:
-            ArmorError: Of the registry's class, if the name or a setting is unknown, or a value is not allowed.
+        Raises ArmorError of the registry's class, if the name or a setting is unknown, or a value is not allowed.
         """
         value, settings = self.find(word)
         if not settings:

@@ -200,7 +200,7 @@ def test_attack_explains_itself() -> None:
 def test_output_is_required(model: list[object], photos: Path) -> None:
     done = run("attack", *model, photos)
     assert done.exit_code == 2
-    assert "--output" in done.stderr
+    assert "--out" in done.stderr
 
 
 def test_existing_files_stay_without_overwrite(model: list[object], photos: Path, output: Path) -> None:

@@ -28,9 +28,9 @@ from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, re
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
     *("--help", "--recipe", "--report", "--scores", "--require", "--weights", "--baseline", "--purify", "--smooth"),
-    *("--limit", "--arch", "--set", "--results"),
+    *("--limit", "--arch", "--output", "--set", "--results"),
 }
-EVALUATE_KEEPS = ("evaluate", "--output")
+EVALUATE_KEEPS = ("evaluate", "--out")
 
 
 def leaves() -> Iterator[tuple[list[str], Any]]:

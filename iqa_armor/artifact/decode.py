@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from iqa_armor.artifact.checks import checked_fields, integer, sequence
 from iqa_armor.artifact.encode import INPUT
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
@@ -17,6 +18,7 @@ from iqa_armor.artifact.names import check_disjoint, check_path
 from iqa_armor.artifact.signatures import Signature
 from iqa_armor.artifact.stored_layer import StoredLayer
 from iqa_armor.artifact.values import decode_value
+from iqa_armor.graph.sizes import FIXED_SIZE
 
 NODE_FIELDS = ("op", "target", "args", "kwargs")
 
@@ -60,6 +62,10 @@ def decode_network(description: Mapping[str, object], header: Mapping[str, Tenso
     except RuntimeError as error:
         raise FormatError(f"its graph is inconsistent: {error}") from error
     _check_state(network, header)
+    if FIXED_SIZE in description:
+        network.meta[FIXED_SIZE] = checked_fields(
+            {FIXED_SIZE: description[FIXED_SIZE]}, {FIXED_SIZE: sequence(integer(1, 2**14), 2)}, "its graph"
+        )[FIXED_SIZE]
     return network
 
 

@@ -11,6 +11,7 @@ from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.limits import FormatError, shown
 from iqa_armor.artifact.values import encode_value
+from iqa_armor.graph.sizes import FIXED_SIZE
 
 INPUT = "images"
 
@@ -42,6 +43,8 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
         "attributes": attributes,
         "tensors": {name: [NAME_OF_DTYPE[value.dtype], list(value.shape)] for name, value in tensors.items()},
     }
+    if FIXED_SIZE in network.meta:
+        description[FIXED_SIZE] = list(network.meta[FIXED_SIZE])
     return description, tensors
 
 

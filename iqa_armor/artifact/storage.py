@@ -19,6 +19,7 @@ from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.settings import PREPROCESSING, check_record, describe, plain, read_names, read_scale
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
+from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -27,6 +28,7 @@ T = TypeVar("T")
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
+OPTIONAL = frozenset({FIXED_SIZE})
 
 
 def save_artifact(
@@ -152,7 +154,8 @@ def _document(metadata: Mapping[str, str]) -> dict[str, object]:
         raise FormatError(
             f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
-    document = expect_fields(parsed, FIELDS, "its description")
+    given = parsed.keys() if isinstance(parsed, dict) else ()
+    document = expect_fields(parsed, FIELDS | OPTIONAL.intersection(given), "its description")
     for record in ("recipe", "provenance"):
         check_record(document[record], record)
     read_names(document)

@@ -85,7 +85,7 @@ class Defenses(SettingsModel):
 def output_option(metavar: str, *, shown: str = "") -> Any:
     """Return the option that names what a command writes."""
     help_text = "File or folder to write." + (f" \\[default: {shown}]" if shown else "")
-    return typer.Option("-o", "--output", metavar=metavar, help=help_text)
+    return typer.Option("-o", "--out", metavar=metavar, help=help_text)
 
 
 MODEL = (

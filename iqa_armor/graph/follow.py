@@ -11,11 +11,10 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, shown_line
-from iqa_armor.graph.sizes import ADVICE
+from iqa_armor.graph.sizes import ADVICE, FIXED_SIZE
 from iqa_armor.graph.tracer import SizedTracer
 from iqa_armor.graph.walk import ancestors
 
-FIXED_SIZE = "fixed_size"  # in a graph module's meta: (H, W) of the only images it serves; missing where any will do
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
 _GROWN = (32, 64)  # what another size has more
 
@@ -56,7 +55,9 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
             # A graph module has a copy of the graph.
             tracer.adopt(traced.graph)
     except NodeFailure as failure:
-        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {ADVICE}") from failure
+        is_gray = "to have 1 channels, but got 3" in str(failure)
+        advice = "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
+        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
     except NETWORK_FAILURES as error:
         line = failing_line(error)
         raise SurgeryError(

@@ -89,6 +89,9 @@ def restore_layers(traced: fx.GraphModule) -> None:
 
     `tensor.data` becomes `tensor.detach()`, which is the same and has a stored form.
     """
+    for node in reversed(traced.graph.nodes):
+        if node.target is getattr and not node.users:  # a question whose answer is settled
+            traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
         if node.op != "call_function":
             continue

@@ -12,7 +12,7 @@ from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import restore_functions
 from iqa_armor.graph.restore import bake_weights, keep_forced_dropout, restore_layers
-from iqa_armor.graph.sizes import record_sizes
+from iqa_armor.graph.sizes import FIXED_SIZE, record_sizes
 from iqa_armor.graph.units import copy_notes, mark_units
 
 
@@ -54,6 +54,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     traced.recompile()
     if isinstance(network, fx.GraphModule):
         copy_notes(traced, network)
+        traced.meta.update({key: value for key, value in network.meta.items() if key == FIXED_SIZE})
     else:
         mark_units(traced)
     return traced

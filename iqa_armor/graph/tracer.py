@@ -16,6 +16,10 @@ from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import calling_line, failure_at
 from iqa_armor.graph.functions import with_item
 
+_MADE_OF_LAYERS = (
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
+    nn.TransformerDecoderLayer,
+)
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
@@ -100,6 +104,8 @@ class SizedTracer(fx.Tracer):
         # torchvision itself takes a second to import, so its class is told by name.
         is_stochastic_depth = type(m).__module__ == "torchvision.ops.stochastic_depth"
         is_whole = bool(getattr(m, "is_traced_whole", False))
+        if isinstance(m, _MADE_OF_LAYERS):
+            return False
         return is_whole or is_stochastic_depth or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:

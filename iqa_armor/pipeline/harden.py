@@ -10,11 +10,10 @@ from iqa_armor.artifact.storage import check_storable, save_artifact
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import ModelLoadError, SurgeryError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
-from iqa_armor.graph.follow import FIXED_SIZE
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.sizes import FIXED_SIZE, size_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -36,7 +35,7 @@ INFORMED_SROCC = 0.1
 WORSE = 0.01  # of SROCC; less is not worth a warning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hardened:
     """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
 
@@ -56,6 +55,10 @@ class Hardened:
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
+
+    def __repr__(self) -> str:
+        steps = "".join(f"\n  {step:16} held-out SROCC {value:.3f}" for step, value in self.srocc.items())
+        return f"Hardened {self.model!r}{steps}"
 
     @property
     def warnings(self) -> list[str]:
@@ -113,20 +116,25 @@ class _Hardening:
 
     def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
         self.original = model.eval()
+        if types := {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}:
+            raise ModelLoadError(f"{model.name} has weights in {', '.join(types)}; cast it with network.float() first")
         self.dataset, self.recipe, self.options = dataset, recipe, options
         self.images = load_training_images(dataset.training(), model, options.progress)
         check_samples(self.images.mos, recipe)
         self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
 
-    def run(self) -> Hardened:
-        recipe = self.recipe
+    def _traced(self) -> fx.GraphModule:
         traced = trace(self.original.network, self.calibration[:1])
         if FIXED_SIZE in traced.meta and self.original.preprocessing.size is None:
             raise SurgeryError(
                 "this network asks for the size of its images, so its graph serves one size only; name that size with "
                 "--input-size HEIGHTxWIDTH"
             )
+        return traced
+
+    def run(self) -> Hardened:
+        recipe, traced = self.recipe, self._traced()
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}

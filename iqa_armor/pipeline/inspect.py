@@ -3,7 +3,9 @@
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
+from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
 from iqa_armor.surgery.lineage import Lineage
@@ -61,8 +63,13 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*_remarks(found, tokens), *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*_remarks(found, tokens), *_serves(traced), *(f"{name} is a RobustBlock already" for name in blocks)),
     )
+
+
+def _serves(traced: fx.GraphModule) -> list[str]:
+    fixed = traced.meta.get(FIXED_SIZE)
+    return [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
 
 
 def _remarks(found: tuple[Branch, ...], tokens: TokenGrid | None) -> list[str]:

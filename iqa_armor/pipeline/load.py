@@ -7,11 +7,13 @@ from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 
 from iqa_armor.artifact.storage import is_artifact, load_artifact
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
@@ -37,6 +39,8 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
     if is_artifact(path):
+        if opening.score_output is not None:
+            raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
         return _quality_model(load_artifact(path), opening, name=path.stem).eval()
     made, arch = _load_foreign(path, arch or opening.arch, opening)
     return _quality_model(made, opening, name=path.stem, arch=arch).eval()
@@ -122,8 +126,13 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
         model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
     if model is not made:  # its preprocessing decides its scores
         used = model.preprocessing
-        size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
-        logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
+        resized = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+        logger.info("preprocessing: %s (%s), mean %s, std %s", resized, used.interpolation, used.mean, used.std)
+    if opening.score_output is not None:
+        size = model.preprocessing.size or KONIQ_SIZE
+        choose_output(
+            model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        )
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
     model.higher_is_better = model.higher_is_better and not opening.lower_is_better

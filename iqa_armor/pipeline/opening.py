@@ -39,6 +39,11 @@ class Opening(SettingsModel):
         Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None,
         Flag(shown="bilinear, antialiased", panel=PANEL),
     ] = Field(None, description="Resampling of the resize.")
+    score_output: Annotated[str | None, Flag(("--output",), metavar="NAME|INDEX|mean", panel=PANEL)] = Field(
+        None,
+        description="Which of several outputs is the score: a name, an index, or the mean, of a distribution over bins "
+        "worth 1 to K or else of all. Files are written by -o.",
+    )
     score_range: Annotated[
         Pair | None,
         Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand", panel=PANEL),

@@ -1,6 +1,8 @@
 """Proofs that surgery changed nothing but what it says."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -30,6 +32,17 @@ class SurgeryProof:
     tolerance: float
 
 
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor) -> SurgeryProof:
     """Return the proof that a traced network with empty places for blocks computes what the original does.
 
@@ -49,7 +62,7 @@ def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor) -> Su
             "have the same score, figures of attacks on it are uncertain, and surgery cannot be proved"
         )
         return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad():
+    with torch.no_grad(), _plain_attention():
         before, after = (network.forward(images).double().flatten() for network in (original, spliced))
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
     apart = float((before - after).abs().max()) / spread

@@ -84,7 +84,7 @@ def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -
     auc = "" if has_own_budget(outcome, attack) else "AUC"
     for figure in declared("attacked"):
         if "area" in figure.compared:
-            before, after = (area(figures_of(each, attack), figure.name) for each in pair)
+            before, after = (area(figures_of(each, attack), figure.name, over_all=True) for each in pair)
             found, alone = getattr(part, figure.area), getattr(part, figure.name, {})
             if found.value is None and len(alone) == 1:
                 found = next(iter(alone.values()))

@@ -10,6 +10,7 @@ COMMANDS = {
     "train": "Train ARCH on scored images and write it as one self-contained file.",
     "train-purifier": "Train a small filter to turn attacked images back into clean ones, for --purify fcn:path=OUT.",
     "bench": "Time MODELs side by side: calls, training steps, memory, parameters, operations, file size.",
+    "run": "Run the commands of PIPELINE.toml, each only where its settings or inputs have changed.",
     "info": "Show who made MODEL: recipe, source, data, date, command line, figures, versions.",
     "card": "Write the model card of MODEL as Markdown.",
     "export": "Export MODEL to a file that runs without iqa-armor, kept only where it scores as MODEL does.",

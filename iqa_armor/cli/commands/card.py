@@ -23,7 +23,7 @@ def card(
     overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Without --output it is shown. harden and train write one beside their model.
+    """Without -o it is shown. harden and train write one beside their model.
 
     Examples:
         iqa-armor card model-hardened.safetensors

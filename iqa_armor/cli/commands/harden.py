@@ -81,15 +81,12 @@ def harden(
         show_json(plain)
         return
     if not json:
-        _show(result, synthetic=dataset.is_synthetic)
-        say(f"one image: {_slower(*seconds)}")
+        _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
         show_forecasts([found], as_json=json, **plain)
         return
-    say(f"wrote {target}")
-    spec = [] if data is None else ["--data", data]
-    say("hardening is a claim until attacks have been run")
-    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
+    say(f"wrote {target}", "hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *([] if data is None else ["--data", data]), *opening.words())
 
 
 def _slower(before: float, after: float) -> str:
@@ -98,7 +95,7 @@ def _slower(before: float, after: float) -> str:
     return told + ("; --backend aoc or aol is cheaper where a network is small" if after > 1.2 * before else "")
 
 
-def _show(result: Hardened, *, synthetic: bool) -> None:
+def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
     title = f"{result.model.name}, step by step"
     show_table(("step", "SROCC on held-out training images"), rows, title=title)
@@ -121,3 +118,4 @@ def _show(result: Hardened, *, synthetic: bool) -> None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
+    say(f"one image: {_slower(*seconds)}")

@@ -55,9 +55,7 @@ def checked_archive(path: Path) -> io.BytesIO:
     `torch.export.load` unpickles what the archive asks for, resolves names to any attribute of torch, evaluates
     strings as expressions and compiles others to Python source. So only what `torch.export.save` writes for a network
     of aten operations passes; comments on the author's source, and guards written in Python, are dropped.
-
-    Raises:
-        ModelLoadError: If the file is damaged, TorchScript, or holds anything else.
+    Raises ModelLoadError if the file is damaged, TorchScript, or holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive:

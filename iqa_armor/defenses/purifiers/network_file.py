@@ -144,8 +144,7 @@ class ExportedNetwork(FileNetwork):
 
             module = move_to_device_pass(self._program, device).module()
             self._modules_by_device[device] = module.requires_grad_(False)
-        purified: Tensor = self._modules_by_device[device](images.float())
-        return purified
+        return self._modules_by_device[device](images.float())  # type: ignore[no-any-return]
 
 
 class OnnxNetwork(FileNetwork):
