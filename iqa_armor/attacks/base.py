@@ -38,7 +38,8 @@ class Attack(Protocol):
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
 
-        What is drawn comes from the generator, on its device. The images are left as they are.
+        What is drawn comes from the generator, on its device; the built-in ones take one of seed 0 where none is given.
+        The images are left as they are.
         """
 
 

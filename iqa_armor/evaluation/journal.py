@@ -113,7 +113,8 @@ def model_digest(model: QualityModel) -> str:
     network = model.network
     program = network.code if isinstance(network, fx.GraphModule) else ""
     sizes = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in sorted(model.state_dict().items())]
-    known = (str(model), program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
+    layers = [f"{name} {type(each).__qualname__} {each.extra_repr()}" for name, each in model.named_modules()]
+    known = (*layers, program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 

@@ -5,21 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, SettingError
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.models.outputs import CHOOSE, shown
 from iqa_armor.reading import first_line
+from iqa_armor.registry import Entry
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 KONIQ_SIZE = (498, 664)  # height, width: what [RA] resizes every KonIQ-10k image to
+
+
+READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since it stands beside the models.")
 
 
 @dataclass(frozen=True)
@@ -42,12 +46,14 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"input size must be two positive numbers, height and width, got {self.size}")
+            raise SettingError(f"input size must be two positive numbers, height and width, got {self.size}")
         if self.interpolation not in get_args(Interpolation):
             allowed = ", ".join(get_args(Interpolation))
-            raise ValueError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
+            raise SettingError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}")
+            raise SettingError(
+                f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}"
+            )
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the recorded size; uint8 is scaled."""
@@ -74,7 +80,7 @@ class ScoreScale:
 
     def __post_init__(self) -> None:
         if not (self.low < self.high and abs(self.low) < float("inf") and abs(self.high) < float("inf")):
-            raise ValueError(f"a score range needs finite low < high, got {self.low} and {self.high}")
+            raise SettingError(f"a score range needs finite low < high, got {self.low} and {self.high}")
 
     @property
     def width(self) -> float:
@@ -189,6 +195,28 @@ class QualityModel(Prepared):
                 f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
             )
         return scores.reshape(len(images))
+
+    def score(self, image: Any) -> float:
+        """Return the score of one image, in eval mode: a file, an image of Pillow, or a tensor (3, H, W).
+
+        Tensors are uint8 or in [0, 1]. The image is prepared first, as `prepare` says.
+        """
+        pixels = image if isinstance(image, Tensor) else READER.value()(image)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                return float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
+        finally:
+            self.train(was_training)
+
+    def __repr__(self) -> str:
+        count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size
+        taken = "images of any size" if size is None else "images of {}x{}".format(*size)
+        scores = "" if self.scale is None else f", scores {self.scale.low:.4g} to {self.scale.high:.4g}"
+        return (
+            f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
+        )
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
         """Return a new model around `network` with this one's preprocessing and names."""

@@ -34,7 +34,7 @@ INFORMED_SROCC = 0.1
 WORSE = 0.01  # of SROCC; less is not worth a warning
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Hardened:
     """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
 
@@ -54,6 +54,10 @@ class Hardened:
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
+
+    def __repr__(self) -> str:
+        steps = "".join(f"\n  {step:16} held-out SROCC {value:.3f}" for step, value in self.srocc.items())
+        return f"Hardened {self.model!r}{steps}"
 
     @property
     def warnings(self) -> list[str]:

@@ -18,7 +18,7 @@ from iqa_armor.training.fit import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """A trained model, in eval mode on the CPU, answering in the unit of the opinion scores."""
 
@@ -26,6 +26,9 @@ class Trained:
     settings: Training
     fit: FitHistory
     provenance: dict[str, Any]
+
+    def __repr__(self) -> str:
+        return f"Trained {self.model!r}" + "".join(f"\n  {epoch}" for epoch in self.fit.epochs[1:])
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
