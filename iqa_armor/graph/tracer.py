@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.failures import calling_line, failure_at
+from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
 from iqa_armor.graph.functions import with_item
 
 _MADE_OF_LAYERS = (
@@ -90,6 +90,7 @@ class SizedTracer(fx.Tracer):
     Attributes:
         values: Value of each node.
         asked: Nodes that Python took the plain value of.
+        failed: Path of the innermost module whose code could not be followed, "" being the network; None where all was.
     """
 
     def __init__(self, example: Tensor) -> None:
@@ -97,6 +98,7 @@ class SizedTracer(fx.Tracer):
         self.example = example
         self.values: dict[fx.Node, Any] = {}
         self.asked: dict[fx.Node, Any] = {}
+        self.failed: str | None = None
         self._is_computing = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -127,7 +129,11 @@ class SizedTracer(fx.Tracer):
         """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
         if self._is_computing:
             return forward(*args, **kwargs)
-        result = super().call_module(m, forward, args, kwargs)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except (*NETWORK_FAILURES, NodeFailure):
+            self.failed = self.path_of_module(m) if self.failed is None else self.failed
+            raise
         if self.is_leaf_module(m, ""):  # those of other modules run with them
             for hook in m._forward_hooks.values():
                 changed = hook(m, args, result)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.storage import check_storable, save_artifact
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import ModelLoadError, SurgeryError
@@ -27,7 +28,7 @@ from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import InstalledBlock, install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
@@ -220,9 +221,24 @@ class _Hardening:
             return FitHistory(), score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
+        teacher: ScoreFn | None = self._teacher(now)
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
-            now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
+            now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe
         checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
-        return fit_to_opinion(model, self.images, recipe, now=now, then=then, options=options, checkpoint=checkpoint)
+        return fit_to_opinion(
+            model,
+            self.images,
+            recipe,
+            now=now,
+            then=then,
+            options=options,
+            checkpoint=checkpoint,
+            teacher=teacher,
+        )
+
+    def _teacher(self, now: ScoreMoments) -> ScoreFn:
+        """Return the original's scores, standardised."""
+        original = self.original.with_network(self.original.network, scale=None).eval()
+        return lambda images: (original(images) - now.center) / now.spread

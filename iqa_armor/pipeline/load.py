@@ -10,11 +10,12 @@ from types import MappingProxyType
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.artifact.storage import is_artifact, load_artifact
+from iqa_armor.artifact.storage import is_artifact, load_artifact, read_metadata
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
 
@@ -41,9 +42,20 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     if is_artifact(path):
         if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
-        return _quality_model(load_artifact(path), opening, name=path.stem).eval()
+        stored = load_artifact(path, _source_of(path, arch or opening.arch))
+        return _quality_model(stored, opening, name=path.stem).eval()
     made, arch = _load_foreign(path, arch or opening.arch, opening)
     return _quality_model(made, opening, name=path.stem, arch=arch).eval()
+
+
+def _source_of(path: Path, arch: str | None) -> nn.Module | None:
+    """Return the network that has the user code of a model file that needs some."""
+    from iqa_armor.models.build import build
+
+    if arch is None or read_metadata(path)["needs_source"] is not True:
+        return None
+    made = build(arch)
+    return made.network if isinstance(made, QualityModel) else made
 
 
 def load_models(paths: Sequence[Path | str], opening: Opening | None = None) -> list[QualityModel]:
@@ -133,6 +145,8 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
         choose_output(
             model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
         )
+    if opening.leaf or opening.allow_source:
+        keep_source(model, opening.leaf, allow=opening.allow_source)
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
     model.higher_is_better = model.higher_is_better and not opening.lower_is_better

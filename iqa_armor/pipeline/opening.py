@@ -44,6 +44,14 @@ class Opening(SettingsModel):
         description="Which of several outputs is the score: a name, an index, or the mean, of a distribution over bins "
         "worth 1 to K or else of all. Files are written by -o.",
     )
+    leaf: Annotated[tuple[str, ...], Flag(metavar="MODULE", panel=PANEL)] = Field(
+        (),
+        description="Module that stays its author's code: surgery works around it, and the file opens only beside its "
+        "--arch.",
+    )
+    allow_source: Annotated[bool, Flag(panel=PANEL)] = Field(
+        False, description="Let all modules that cannot be traced or stored stay their author's code."
+    )
     score_range: Annotated[
         Pair | None,
         Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand", panel=PANEL),
