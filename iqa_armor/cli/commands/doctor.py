@@ -34,14 +34,13 @@ def _found(machine: Machine) -> dict[str, Any]:
     import torch
 
     from iqa_armor.data.specs import KONIQ10K_VARIABLE
-    from iqa_armor.machine import usable_processors
+    from iqa_armor.machine import cuda_devices, usable_processors
     from iqa_armor.pipeline.provenance import versions
 
     here = Path.cwd()
-    devices = [torch.cuda.get_device_name(number) for number in range(torch.cuda.device_count())]
     return {
         "versions": versions(),
-        "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(devices) or "none"},
+        "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
         "processors": {"usable": usable_processors(), "threads of an operation": torch.get_num_threads()},
         "extras": _extras(),
         "disk": {
