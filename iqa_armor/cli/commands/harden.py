@@ -51,9 +51,10 @@ def harden(
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
+    from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = output or model.with_name(f"{model.stem}-hardened.safetensors")
+    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device, claim = machine.chosen(), None if dry_run else target
     with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
@@ -73,6 +74,7 @@ def harden(
             found = forecast(result.model, image, device=device, **work)
         else:
             write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
+            push(target, output)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
