@@ -14,8 +14,10 @@ MOST_BYTES = 2**20
 Precision = Literal["no", "bf16", "fp16"]
 Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
 ActivationScope = Literal["all", "new"]
+Norms = Literal["auto", "frozen", "batch"]
+Select = Literal["clean", "robust", "balanced"]
 CRITERIA = OneOf("iqa_armor.pruning:CRITERIA")
-SURGERY, TUNING, RIVAL = Flag(panel="Surgery"), Flag(panel="Fine-tuning"), Flag(panel="Rival defences")
+SURGERY, TUNING, DEFENSE = Flag(panel="Surgery"), Flag(panel="Fine-tuning"), Flag(panel="Defences by training")
 
 
 class Training(SettingsModel):
@@ -37,27 +39,47 @@ class Training(SettingsModel):
         "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
     )
     seed: Annotated[Seed, TUNING] = 0
-    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES"), RIVAL] = Field(
-        "none",
-        description="Way of training: nt penalises the gradient of the score by the pixels, at attacks half of each "
-        "batch and lowers its labels by what SSIM says. Known are",
+    norms: Annotated[Norms, TUNING] = Field(
+        "auto",
+        description="Statistics of batch norms: frozen, or those of each batch; auto freezes pretrained ones where "
+        "batches have fewer than 32 images.",
     )
-    nt_weight: Annotated[float, RIVAL] = Field(
-        1e-3, ge=0, le=1e6, description="Factor of nt's penalty, for scores of unit spread."
+    clip: Annotated[float, TUNING] = Field(
+        1.0, ge=0, le=1e6, description="Longest gradient of a step, L2 over all weights; 0 clips nothing."
     )
-    nt_step: Annotated[float, RIVAL] = Field(
+    ema: Annotated[float, TUNING] = Field(
+        0.0, ge=0, lt=1, description="Decay of the weights' moving average, which is what is kept; 0 keeps the last."
+    )
+    select: Annotated[Select, TUNING] = Field(
+        "clean",
+        description="What the best epoch has most of on the held-out tenth: SROCC on clean images, on images attacked "
+        "to turn the ranking round, or the mean of both.",
+    )
+    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES"), DEFENSE] = Field(
+        "none", description="Way of training. Known are"
+    )
+    teacher_weight: Annotated[float, DEFENSE] = Field(
+        1.0, ge=0, le=1e6, description="Factor of teacher's distance to the original's scores, of unit spread."
+    )
+    teacher_epsilon: Annotated[float, DEFENSE] = Field(
+        4.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255."
+    )
+    teacher_steps: Annotated[int, DEFENSE] = Field(2, ge=1, le=100, description="Steps of teacher's attack.")
+    nt_weight: Annotated[float, DEFENSE] = Field(1e-3, ge=0, le=1e6, description="Factor of nt's penalty.")
+    nt_step: Annotated[float, DEFENSE] = Field(
         0.01,
         ge=0,
         le=1,
-        description="Step of nt's difference, pixels being in 0..1; 0 takes the gradient itself, by double backward.",
+        description="Step of nt's difference, in the network's normalised pixels; of nt-scaled's in pixels of 0..1, "
+        "where 0 takes the gradient itself, by double backward.",
     )
-    at_epsilon: Annotated[float, RIVAL] = Field(
-        4.0, gt=0, le=255, description="Radius and step of at's attack, in 1/255."
+    at_epsilon: Annotated[float, DEFENSE] = Field(
+        4.0, gt=0, le=255, description="Radius of at's attack in 1/255; its step is 5/4 of it."
     )
-    activation: Annotated[Activation, RIVAL] = Field(
+    activation: Annotated[Activation, DEFENSE] = Field(
         "keep", description="What takes the place of ReLU, ReLU6 and leaky ReLU."
     )
-    activation_scope: Annotated[ActivationScope, RIVAL] = Field(
+    activation_scope: Annotated[ActivationScope, DEFENSE] = Field(
         "all",
         description="Whether in all layers or, with train --weights, only behind those that FILE has no weights for.",
     )
@@ -86,8 +108,10 @@ class Recipe(Training):
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "
         "fine-tunes.",
     )
-    backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS"), SURGERY] = Field(
-        "cayley", description="Orthogonal convolution of the block. Known are"
+    backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS", ("auto",)), SURGERY] = Field(
+        "cayley",
+        description="Orthogonal convolution of the block; auto is aoc where cayley would make a call of this network "
+        "more than a fifth longer. Known are",
     )
     init: Annotated[Literal["random", "identity"], SURGERY] = Field(
         "random",

@@ -16,7 +16,7 @@ from iqa_armor.pipeline.forecast import steps_of
 from iqa_armor.pipeline.harden import Hardened
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
-from iqa_armor.training.fit import Epoch, FitHistory
+from iqa_armor.training.history import Epoch, FitHistory
 
 MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
 LONG = {

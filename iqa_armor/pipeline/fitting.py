@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel, state_digest
@@ -15,7 +16,8 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
-from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
+from iqa_armor.training.fit import fit
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
@@ -63,6 +65,8 @@ def fit_to_opinion(
     then: ScoreMoments,
     options: RunOptions,
     checkpoint: Checkpoint | None,
+    teacher: ScoreFn | None = None,
+    is_pretrained: bool = True,
 ) -> tuple[FitHistory, Tensor]:
     """Fit a traced model in place on standardised scores; it is on the CPU afterwards.
 
@@ -76,9 +80,18 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
-    labels, device, progress = moments_of(images.mos, turned=then.spread < 0), options.device, options.progress
-    history = fit(model, images, settings, labels=labels, device=device, checkpoint=checkpoint, progress=progress)
-    scores = score_all(model, images, progress)
+    history = fit(
+        model,
+        images,
+        settings,
+        labels=moments_of(images.mos, turned=then.spread < 0),
+        teacher=teacher,
+        is_pretrained=is_pretrained,
+        device=options.device,
+        checkpoint=checkpoint,
+        progress=options.progress,
+    )
+    scores = score_all(model, images, options.progress)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)

@@ -12,9 +12,10 @@ from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
+from iqa_armor.pipeline.probe import probe_head
 from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.recipe import Training
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 
 
@@ -68,10 +69,21 @@ def train(
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
     checkpoint = options.checkpoint_of(model, dataset, training=settings.model_dump(), smooth_activations=smooth)
-    now, then = ScoreMoments(), moments_of(images.mos)
+    labels = moments_of(images.mos)
+    copied.to(options.device)
+    probe = probe_head(copied, images, labels, fresh=fresh, progress=options.progress)
     history, scores = fit_to_opinion(
-        copied, images, settings, now=now, then=then, options=options, checkpoint=checkpoint
+        copied,
+        images,
+        settings,
+        now=ScoreMoments(),
+        then=labels,
+        options=options,
+        checkpoint=checkpoint,
+        is_pretrained=fresh is not None,
     )
     copied.scale = scale_of(copied, scores, images.names)
-    record = provenance_of(model, dataset, seed=settings.seed, **history.facts(), smooth_activations=smooth)
+    record = provenance_of(
+        model, dataset, seed=settings.seed, probe_srocc=probe, **history.facts(), smooth_activations=smooth
+    )
     return Trained(copied.eval(), settings, history, record)

@@ -92,7 +92,7 @@ def harden(
 def _slower(before: float, after: float) -> str:
     """Return what the block and pruning do to the time of a call, measured here."""
     told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
-    return told + ("; --backend aoc or aol is cheaper where a network is small" if after > 1.2 * before else "")
+    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:

@@ -25,7 +25,7 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
-    from iqa_armor.training.fit import FitHistory
+    from iqa_armor.training.history import FitHistory
 
 
 @options(
