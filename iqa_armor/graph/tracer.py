@@ -123,7 +123,7 @@ class SizedTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""
-        return tuple(super().create_arg(part) for part in a) if isinstance(a, torch.Size) else super().create_arg(a)
+        return super().create_arg(tuple(a) if isinstance(a, torch.Size) else a)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
