@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
-from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, read_size
+from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, flags_of, read_size
 
 PANEL = "Foreign model files"
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL)
@@ -65,7 +65,7 @@ class Opening(SettingsModel):
         """Return the options that say the same, for another command on the same file."""
         found: list[str] = []
         for name, value in ((name, value) for name, value in self if value not in (None, False)):
-            found.append(f"--{name.replace('_', '-')}")
+            found.append(flags_of(name, type(self).model_fields[name])[0])
             mark = "x" if name == "input_size" else ","
             found += [] if value is True else [mark.join(map(str, value)) if isinstance(value, tuple) else str(value)]
         return found
