@@ -81,7 +81,8 @@ def _parameters(command: str, where: str) -> dict[str, Any]:
 
     if command not in COMMANDS or command in ("run", "data"):
         raise RecipeError(f"{where} is no command; known are {', '.join(COMMANDS)}")
-    return {name: each for each in load_command(command).params for name in (each.name, *map(_plain, each.opts))}
+    found = load_command(command).params
+    return {_plain(flag): each for each in found for flag in each.opts} | {each.name: each for each in found}
 
 
 def _plain(name: str) -> str:
