@@ -172,23 +172,17 @@ class Coupling:
         node = broken_at(pruned, self.network, self.labelling, gone)
         is_late = time.monotonic() > self._deadline  # then what cannot be followed is given up in larger pieces
         if node is not None and not self._keep(node, far=is_late) and not self._keep(node, far=True):
-            raise SurgeryError(
-                f"channels cannot be followed past {node.name!r}; keep this network's width with --prune 0"
-            )
+            raise SurgeryError(f"channels cannot be followed past {node.name!r}; keep the network's width by --prune 0")
         return node is not None
 
     def _keep(self, node: fx.Node, *, far: bool) -> bool:
-        """Let the channels stay of all that a node reads, be it only their number; say whether any could go before.
-
-        `far` includes what those were computed from.
-        """
+        """Let the channels stay that a node reads, if `far` also their sources; say whether any could go before."""
         units = self.labelling.units
         before = units.roots()
-        for source in ancestors(
-            node, stops=lambda each: not far and isinstance(self.labelling.labels.get(each), Tensor)
-        ):
-            for labels in flat(self.labelling.of(source)):
-                units.fix(labels)
+        labels = self.labelling.labels
+        for source in ancestors(node, stops=lambda each: not far and isinstance(labels.get(each), Tensor)):
+            for found in flat(self.labelling.of(source)):
+                units.fix(found)
         self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
         return not torch.equal(before, units.roots())
 
