@@ -49,6 +49,14 @@ def choose_device(word: str = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
+def cuda_devices() -> list[str]:
+    """Return the names of this machine's CUDA devices."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(count)]
+
+
 def is_main_process() -> bool:
     """Return whether this process writes results: of those that a launcher has started, only the first does."""
     return int(os.environ.get("RANK", "0")) == 0

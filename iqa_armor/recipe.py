@@ -107,8 +107,10 @@ class Recipe(Training):
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "
         "fine-tunes.",
     )
-    backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS"), SURGERY] = Field(
-        "cayley", description="Orthogonal convolution of the block. Known are"
+    backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS", ("auto",)), SURGERY] = Field(
+        "cayley",
+        description="Orthogonal convolution of the block; auto is aoc where cayley would make a call of this network "
+        "more than a fifth longer. Known are",
     )
     init: Annotated[Literal["random", "identity"], SURGERY] = Field(
         "random",

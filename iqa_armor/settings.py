@@ -77,6 +77,7 @@ class OneOf:
     """A word that a registry reads, which is named by `module:NAME` since it stands above the settings."""
 
     home: str
+    also: tuple[str, ...] = ()  # further words, which mean something to who reads the setting
 
     def registry(self) -> Any:
         """Return the registry; its values are not imported by this."""
@@ -87,7 +88,7 @@ class OneOf:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
         registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if isinstance(word, str) and word not in registry:
+            if isinstance(word, str) and word not in registry and word not in self.also:
                 registry.read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:

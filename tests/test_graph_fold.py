@@ -133,3 +133,13 @@ def test_what_is_drawn_or_written_to_is_not_stored() -> None:
     assert "rand" in functions(traced)
     first, second = traced(images()), traced(images())
     assert not torch.equal(first, second)
+
+
+def test_a_size_may_be_compared_with_a_size() -> None:
+    class Comparing(Network):
+        def maps(self, x: Tensor) -> Tensor:
+            assert x.shape[2:] == torch.Size([16, 16])
+            return self.conv(x)
+
+    network = Comparing().eval()
+    torch.testing.assert_close(trace(network, images(1))(images()), network(images()))

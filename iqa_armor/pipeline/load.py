@@ -15,6 +15,7 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.randomness import seeded
@@ -26,15 +27,17 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     """Return the model stored in a file, in eval mode on the CPU.
 
     Args:
-        path: An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or a pickled module.
+        path: An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or a pickled module; or
+            `hf:owner/name` on the hub.
         arch: Architecture of a state dict; matched against the built-in ones by default.
         opening: The rest of what may be said about a foreign file.
 
     Raises:
         ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
-    path, opening = Path(path), opening or Opening()
+    opening = opening or Opening()
     _check(opening)
+    named, path = Path(path), fetched(path)
     if not path.is_file():
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
@@ -43,9 +46,9 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
         stored = load_artifact(path, _source_of(path, arch or opening.arch))
-        return _quality_model(stored, opening, name=path.stem).eval()
+        return _quality_model(stored, opening, name=named.stem).eval()
     made, arch = _load_foreign(path, arch or opening.arch, opening)
-    return _quality_model(made, opening, name=path.stem, arch=arch).eval()
+    return _quality_model(made, opening, name=named.stem, arch=arch).eval()
 
 
 def _source_of(path: Path, arch: str | None) -> nn.Module | None:

@@ -1,10 +1,10 @@
 """How to open a foreign model file: what its weights do not say. Imports no torch."""
 
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal, get_origin
 
 from pydantic import BeforeValidator, Field
 
-from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, read_size
+from iqa_armor.settings import Flag, Pair, Positive, SettingsModel, Triple, flags_of, read_size, written_type
 
 PANEL = "Foreign model files"
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL)
@@ -64,10 +64,14 @@ class Opening(SettingsModel):
     def words(self) -> list[str]:
         """Return the options that say the same, for another command on the same file."""
         found: list[str] = []
-        for name, value in ((name, value) for name, value in self if value not in (None, False)):
-            found.append(f"--{name.replace('_', '-')}")
-            mark = "x" if name == "input_size" else ","
-            found += [] if value is True else [mark.join(map(str, value)) if isinstance(value, tuple) else str(value)]
+        for name, value in ((name, value) for name, value in self if value not in (None, False, ())):
+            field = type(self).model_fields[name]
+            flag, mark = flags_of(name, field)[0], "x" if name == "input_size" else ","
+            if get_origin(written_type(field)) is list:
+                found += [word for each in value for word in (flag, str(each))]
+            else:
+                told = mark.join(map(str, value)) if isinstance(value, tuple) else str(value)
+                found += [flag] if value is True else [flag, told]
         return found
 
     @property

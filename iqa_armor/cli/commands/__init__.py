@@ -13,6 +13,8 @@ COMMANDS = {
     "run": "Run the commands of PIPELINE.toml, each only where its settings or inputs have changed.",
     "info": "Show who made MODEL: recipe, source, data, date, command line, figures, versions.",
     "card": "Write the model card of MODEL as Markdown.",
+    "schema": "Show the JSON schema NAME of an output or of a command's recipes.",
+    "doctor": "Show what this machine has for the work: versions, devices, processors, extras, disk.",
     "export": "Export MODEL to a file that runs without iqa-armor, kept only where it scores as MODEL does.",
     "demo": "Harden the small network that iqa-armor ships and attack it, on generated images, in a few minutes.",
     "data": "Look at datasets before they are used.",

@@ -31,8 +31,9 @@ def card(
     """
     from iqa_armor.files import write_whole
     from iqa_armor.pipeline.card import card_of, describe_file, read_outcome
+    from iqa_armor.pipeline.hub import fetched
 
-    known, outcome = describe_file(model), None if results is None else read_outcome(results)
+    known, outcome = describe_file(fetched(model)), None if results is None else read_outcome(results)
     known["run"] = {**(known["run"] or {}), **({"licence": licence} if licence else {})}
     text = card_of(known, outcome)
     if output is not None:

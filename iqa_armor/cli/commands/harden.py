@@ -51,17 +51,17 @@ def harden(
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
+    from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = output or model.with_name(f"{model.stem}-hardened.safetensors")
+    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device, claim = machine.chosen(), None if dry_run else target
     with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        run = hardening.plan if dry_run else hardening.harden
-        result = run(original, dataset, settings, options=how)
+        result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how)
         if not is_main_process():
             return
         image = original.prepare(dataset.training()[0])
@@ -73,26 +73,32 @@ def harden(
             found = forecast(result.model, image, device=device, **work)
         else:
             write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
+            push(target, output)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
     say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
     plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
-    if json and not dry_run:
-        show_json(plain)
-        return
     if not json:
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
         show_forecasts([found], as_json=json, **plain)
-        return
-    say(f"wrote {target}", "hardening is a claim until attacks have been run")
-    say_next("evaluate", target, "--baseline", model, *([] if data is None else ["--data", data]), *opening.words())
+    elif json:
+        show_json(plain)
+    else:
+        say(f"wrote {target}")
+        _say_next(target, model, data, opening)
+
+
+def _say_next(target: Path, model: Path, data: str | None, opening: Opening) -> None:
+    spec = [] if data is None else ["--data", data]
+    say("hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
 
 
 def _slower(before: float, after: float) -> str:
     """Return what the block and pruning do to the time of a call, measured here."""
     told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
-    return told + ("; --backend aoc or aol is cheaper where a network is small" if after > 1.2 * before else "")
+    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:

@@ -18,8 +18,9 @@ def info(model: ModelArg, json: JsonOpt = False) -> None:
         iqa-armor info model-hardened.safetensors --json
     """
     from iqa_armor.pipeline.card import describe_file
+    from iqa_armor.pipeline.hub import fetched
 
-    known = describe_file(model)
+    known = describe_file(fetched(model))
     if json:
         show_json(known)
         return

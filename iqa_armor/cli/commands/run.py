@@ -39,6 +39,8 @@ def run(
     """
     from iqa_armor.pipeline.steps import SCHEMA, Pipeline
 
+    if not pipeline.is_file():
+        raise RecipeError(f"there is no pipeline file {pipeline}")
     steps = list(read_steps(read_recipe(pipeline), str(pipeline)))
     folder = pipeline.absolute().parent
     whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
@@ -81,7 +83,8 @@ def _parameters(command: str, where: str) -> dict[str, Any]:
 
     if command not in COMMANDS or command in ("run", "data"):
         raise RecipeError(f"{where} is no command; known are {', '.join(COMMANDS)}")
-    return {name: each for each in load_command(command).params for name in (each.name, *map(_plain, each.opts))}
+    found = load_command(command).params
+    return {_plain(flag): each for each in found for flag in each.opts} | {each.name: each for each in found}
 
 
 def _plain(name: str) -> str:

@@ -68,7 +68,10 @@ def train(
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast
+    from iqa_armor.pipeline.hub import local_target, push
     from iqa_armor.pipeline.load import start_model
+
+    place, output = output, local_target(output)
 
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
@@ -89,6 +92,7 @@ def train(
         result.model.name = output.stem
         result.save(output)
         write_card(output, command=COMMAND.get(), source=weights or arch)
+        push(output, place)
     checkpoint.unlink(missing_ok=True)
     if json:
         show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
