@@ -132,9 +132,37 @@ class Recipe(Training):
     prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",), panel=SURGERY.panel)] = Field(
         False, description="Rank channels across layers or within each."
     )
+    frontier: Annotated[int, TUNING] = Field(
+        0,
+        ge=0,
+        le=100,
+        description="Models to measure between the weights before and after fine-tuning, of which the best by "
+        "--max-srocc-drop is kept and the others lie beside it; 0 keeps the fine-tuned one.",
+    )
+    max_srocc_drop: Annotated[float | None, Flag(panel=TUNING.panel, shown="none")] = Field(
+        None,
+        ge=0,
+        le=2,
+        description="Of a frontier take the most robust model whose held-out SROCC is at most so far below the "
+        "original's; without it the one with the largest mean of clean and worst-case SROCC.",
+    )
     calibration: Annotated[int, SURGERY] = Field(
         64, ge=2, le=4096, description="Training images that statistics are taken from."
     )
+
+    @field_validator("frontier")
+    @classmethod
+    def _has_two_ends(cls, value: int, info: ValidationInfo) -> int:
+        if value == 1 or (value and info.data.get("epochs") == 0):
+            raise ValueError("needs two models or more, and a fine-tuning between them")
+        return value
+
+    @field_validator("max_srocc_drop")
+    @classmethod
+    def _needs_a_frontier(cls, value: float | None, info: ValidationInfo) -> float | None:
+        if value is not None and not info.data.get("frontier"):
+            raise ValueError("chooses among the models of a frontier; give --frontier 5 too")
+        return value
 
     @field_validator("activation_scope")
     @classmethod

@@ -1,6 +1,8 @@
 """What hardening and training share: fitting in standardised scores, the score range."""
 
+import copy
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,6 +22,7 @@ from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
+Weights = Mapping[str, Tensor]
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
 CALIBRATION_PIXELS = 2**25
 
@@ -67,11 +70,13 @@ def fit_to_opinion(
     checkpoint: Checkpoint | None,
     teacher: ScoreFn | None = None,
     is_pretrained: bool = True,
+    between: Callable[[QualityModel, Weights], None] | None = None,
 ) -> tuple[FitHistory, Tensor]:
     """Fit a traced model in place on standardised scores; it is on the CPU afterwards.
 
     Its scores, which have the moments `now`, then have those of `then` on the images fitted to. Standardising makes
     step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that answers in 0–100 (ours).
+    `between` may give the fitted model, on the device, other weights, and is told those it started with.
 
     Returns:
         What each epoch gave, and the fitted model's scores (N,) of all training images.
@@ -80,6 +85,7 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
+    start = copy.deepcopy(model.state_dict())
     history = fit(
         model,
         images,
@@ -91,13 +97,30 @@ def fit_to_opinion(
         checkpoint=checkpoint,
         progress=options.progress,
     )
-    scores = score_all(model, images, options.progress)
+    if between is not None:
+        between(model, {name: value.to(options.device) for name, value in start.items()})
+    return history, bring_back(model, images, then, options.progress)
+
+
+def bring_back(model: QualityModel, images: TrainingImages, then: ScoreMoments, progress: Progress) -> Tensor:
+    """Give a model's scores these moments on the images fitted to, and return them of all training images, (N,).
+
+    The model is on the CPU afterwards.
+    """
+    scores = score_all(model, images, progress)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)
     offset = then.center - gain * reached.center
+    network: Any = model.network
     rescale_output(network, gain=gain, offset=offset)
-    return history, gain * scores + offset
+    return gain * scores + offset
+
+
+def standardised(model: QualityModel, moments: ScoreMoments) -> ScoreFn:
+    """Return a model's scores, of these moments, as scores of zero mean and unit spread."""
+    original = model.with_network(model.network, scale=None).eval()
+    return lambda images: (original(images) - moments.center) / moments.spread
 
 
 def moments_of(scores: Tensor, *, turned: bool = False) -> ScoreMoments:

@@ -13,13 +13,20 @@ from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import ModelLoadError, SurgeryError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
-from iqa_armor.graph.sizes import FIXED_SIZE, size_of
-from iqa_armor.graph.trace import trace
+from iqa_armor.graph.sizes import size_of
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
+from iqa_armor.pipeline.fitting import (
+    RunOptions,
+    calibration_batch,
+    fit_to_opinion,
+    moments_of,
+    score_all,
+    standardised,
+)
 from iqa_armor.pipeline.forecast import slowdown
-from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
+from iqa_armor.pipeline.frontier import Frontier
+from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced, traced_for
 from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
@@ -44,6 +51,7 @@ class Hardened:
     Args:
         srocc: On the held-out tenth of the training images after each step, in [-1, 1].
         provenance: Source, data, versions and the rest, as stored in the file.
+        others: Of a frontier, the models that were not chosen, by the share of the fine-tuned end in [0, 1].
     """
 
     model: QualityModel
@@ -53,6 +61,7 @@ class Hardened:
     fit: FitHistory
     srocc: dict[str, float]
     provenance: dict[str, Any] = field(default_factory=dict)
+    others: dict[float, QualityModel] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
@@ -136,18 +145,10 @@ class _Hardening:
         check_samples(self.images.mos, recipe)
         self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
-
-    def _traced(self) -> fx.GraphModule:
-        traced = trace(self.original.network, self.calibration[:1])
-        if FIXED_SIZE in traced.meta and self.original.preprocessing.size is None:
-            raise SurgeryError(
-                "this network asks for the size of its images, so its graph serves one size only; name that size with "
-                "--input-size HEIGHTxWIDTH"
-            )
-        return traced
+        self.frontier: Frontier | None = None
 
     def run(self) -> Hardened:
-        recipe, traced = self.recipe, self._traced()
+        recipe, traced = self.recipe, traced_for(self.original, self.calibration)
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
@@ -179,9 +180,11 @@ class _Hardening:
             smooth_activations=smooth,
             images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
             held_out_srocc=self.srocc,
+            frontier=self.frontier.facts if self.frontier else [],
             **history.facts(),
         )
-        return Hardened(model.to("cpu").eval(), recipe, blocks, pruned, history, self.srocc, record)
+        model, others = model.to("cpu").eval(), self.frontier.others if self.frontier else {}
+        return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
@@ -221,11 +224,13 @@ class _Hardening:
             return FitHistory(), score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
-        teacher: ScoreFn | None = self._teacher(now)
+        teacher: ScoreFn | None = standardised(self.original, now)
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe
+        if recipe.frontier:
+            self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
         checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
         return fit_to_opinion(
             model,
@@ -236,9 +241,5 @@ class _Hardening:
             options=options,
             checkpoint=checkpoint,
             teacher=teacher,
+            between=self.frontier,
         )
-
-    def _teacher(self, now: ScoreMoments) -> ScoreFn:
-        """Return the original's scores, standardised."""
-        original = self.original.with_network(self.original.network, scale=None).eval()
-        return lambda images: (original(images) - now.center) / now.spread

@@ -6,9 +6,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.follow import FIXED_SIZE
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import QualityModel
 from iqa_armor.pruning.channels.proof import is_steady
 
 logger = logging.getLogger(__name__)
@@ -41,6 +44,17 @@ def _plain_attention() -> Iterator[None]:
         yield
     finally:
         torch.backends.mha.set_fastpath_enabled(before)
+
+
+def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
+    """Return the graph of a model's network; a SurgeryError where it serves one size that nobody has named."""
+    traced = trace(model.network, examples[:1])
+    if FIXED_SIZE in traced.meta and model.preprocessing.size is None:
+        raise SurgeryError(
+            "this network asks for the size of its images, so its graph serves one size only; name that size with "
+            "--input-size HEIGHTxWIDTH"
+        )
+    return traced
 
 
 def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor) -> SurgeryProof:

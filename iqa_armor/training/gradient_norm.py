@@ -36,8 +36,8 @@ class GradientNorm(TrainingDefense):
     def penalty(self, step: Step) -> Tensor:
         """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         std = step.images.new_tensor(self.std).view(-1, 1, 1)
-        change = _changes(step.model, step.images, self.step * std)
-        return self.weight / 2 * (self.unit * change / self.step).square().mean()
+        quotients = gradient_norms(step.model, step.images, step=self.step, unit=std)
+        return self.weight / 2 * (self.unit * quotients).square().mean()
 
 
 @dataclass(frozen=True)
@@ -65,18 +65,19 @@ class ScaleFreeGradientNorm(TrainingDefense):
         return self.weight * min(1.0, step.done / 0.4) * penalty
 
 
-def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
+def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tensor | float = 1.0) -> Tensor:
     """Return ‖∇f(x)‖₁ of every image's score, (N,), with gradients by the parameters; the model is in eval mode.
 
-    It is |f(x + h · sign ∇f(x)) − f(x)| / h with the step h; 0 takes the gradient itself by double backward.
+    It is |f(x + h · sign ∇f(x)) − f(x)| / h with the step h; 0 takes the gradient itself by double backward. Pixels are
+    in units that broadcast to (N, 3, H, W), 1 being their whole range.
     """
     if step > 0:
-        return _changes(model, images, images.new_tensor(step)).abs() / step
+        return _changes(model, images, images.new_tensor(step) * unit).abs() / step
     with evaluating(model), torch.enable_grad():
         images = images.detach().requires_grad_()
         scaled = GRADIENT_SCALE * model(images).float().sum()
         (gradient,) = torch.autograd.grad(scaled, images, create_graph=True)
-        return gradient.abs().flatten(1).sum(1) / GRADIENT_SCALE
+        return (unit * gradient.abs()).flatten(1).sum(1) / GRADIENT_SCALE
 
 
 def _changes(model: nn.Module, images: Tensor, step: Tensor) -> Tensor:

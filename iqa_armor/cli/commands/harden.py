@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -72,6 +73,7 @@ def harden(
             work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
             found = forecast(result.model, image, device=device, **work)
         else:
+            _save_others(result, target)
             write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
             push(target, output)
     if checkpoint is not None:
@@ -87,6 +89,12 @@ def harden(
     else:
         say(f"wrote {target}")
         _say_next(target, model, data, opening)
+
+
+def _save_others(result: Hardened, target: Path) -> None:
+    """Write the models of a frontier that were not chosen beside the one that was."""
+    for share, other in result.others.items():
+        replace(result, model=other, others={}).save(target.with_name(f"{target.stem}-{share:.2f}.safetensors"))
 
 
 def _say_next(target: Path, model: Path, data: str | None, opening: Opening) -> None:
@@ -119,6 +127,13 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
         say(f"check: {proof['step']}: {found}")
+    if result.provenance["frontier"]:
+        points = result.provenance["frontier"]
+        cells = (
+            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
+        )
+        headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
+        show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
     scale = result.model.scale
     if scale is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
