@@ -19,7 +19,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.forecast import slowdown
-from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
+from iqa_armor.pipeline.proofs import SurgeryProof, prove_blocks, prove_spliced, prove_stored
 from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
@@ -162,6 +162,7 @@ class _Hardening:
             proofs.append(SurgeryProof("pruned = original without the channels", pruned.proof, PROOF_TOLERANCE))
         blocks = install(traced, names, recipe, calibration=self.calibration)
         if blocks:
+            proofs += prove_blocks(traced, recipe, self.calibration)
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
         model.name = f"{self.original.name}-hardened"
@@ -169,6 +170,7 @@ class _Hardening:
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         model.scale = scale_of(model, scores, self.images.names)
+        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration))
         record = provenance_of(
             self.original,
             self.dataset,
