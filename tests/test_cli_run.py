@@ -82,6 +82,11 @@ def test_a_wrong_pipeline_is_refused_before_anything_is_run(text: str, message: 
     assert [path.name for path in tmp_path.iterdir()] == ["p.toml"]
 
 
+def test_a_pipeline_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "none.toml")])
+    assert (done.exit_code, f"no pipeline file {tmp_path / 'none.toml'}" in done.stderr) == (6, True)
+
+
 def test_the_example_becomes_commands_that_exist() -> None:
     steps = {step.name: step for step in read_steps(read_recipe(EXAMPLE), "x")}
     gate = steps["gate"].words

@@ -80,7 +80,7 @@ def read_outcome(path: Path | str) -> Outcome:
     """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
     try:
         return Outcome.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
+    except (OSError, UnicodeDecodeError, DataError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 

@@ -39,6 +39,8 @@ def run(
     """
     from iqa_armor.pipeline.steps import SCHEMA, Pipeline
 
+    if not pipeline.is_file():
+        raise RecipeError(f"there is no pipeline file {pipeline}")
     steps = list(read_steps(read_recipe(pipeline), str(pipeline)))
     folder = pipeline.absolute().parent
     whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
