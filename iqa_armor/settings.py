@@ -198,16 +198,25 @@ Budgets = Annotated[
     Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
     Field(description=BUDGET),
 ]
+RankingBudgets = Annotated[
+    tuple[float, ...],
+    BeforeValidator(read_levels),
+    Flag(("--ranking-epsilon",), kind=str, metavar="E,E,…", shown="0.25,0.5,1,2,4,8", written=write_levels),
+    Field(description="Budgets of the attack on the ranking, in 1/255."),
+]
 Attacks = Annotated[
     tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
     Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
 ]
-Direction = Annotated[
-    Literal[1, -1],
-    BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value)),
-    Flag(kind=Literal["up", "down"], shown="up", written=lambda value: {1: "up", -1: "down"}[value]),
-    Field(description="Whether attacks push the score up or down; both: they take turns."),
+DIRECTION = Field(
+    description="Whether attacks push the score up or down; both: they take turns; rank: images of low quality up, "
+    "those of high quality down, by opinion where there is one, else by the model's own clean scores."
+)
+_read_direction = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
+Direction = Annotated[Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up"), DIRECTION]
+RankDirection = Annotated[
+    Literal[1, -1, "rank"], _read_direction, Flag(kind=Literal["up", "down", "rank"], shown="up"), DIRECTION
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

@@ -158,7 +158,7 @@ def test_statistics_of_norms(make_model, norms: str, is_pretrained: bool, batch_
 def test_the_average_of_the_weights_by_hand() -> None:
     layer = torch.nn.Linear(1, 1)
     values = [1.0, 5.0, -2.0]
-    expected, average = float(layer.weight), AveragedWeights(layer, decay=0.2)
+    expected, average = float(layer.weight.detach()), AveragedWeights(layer, decay=0.2)
     for step, value in enumerate(values, start=1):
         with torch.no_grad():
             layer.weight.fill_(value)

@@ -113,7 +113,7 @@ def reach(outcome: Outcome) -> str:
         return "No attack was run."
     own = [name for name in settings.attacks if has_own_budget(outcome, name)]
     shared = settings.attacks.keys() - own
-    verb = "raise" if settings.direction > 0 else "lower"
+    verb = {1: "raise", -1: "lower", "rank": "turn the ranking of"}[settings.direction]
     budgets = ", ".join(f"{epsilon:g}" for epsilon in settings.epsilons)
     # Only attacks that are limited otherwise name their norm.
     norms = {str(settings.attacks[name].get("norm", "linf")) for name in shared}

@@ -15,7 +15,7 @@ from iqa_armor.report.attack_figures import (
     starred,
     under_headline,
 )
-from iqa_armor.report.comparison import compare
+from iqa_armor.report.comparison import RANKED_AT, compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, plain, short, signed, significant
 from iqa_armor.report.model_marks import model_marks, row_name
@@ -165,6 +165,9 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
 
     yield Column("SROCC", f"Clean{UP}"), [short(model.srocc) for model in models]
     yield Column("PLCC", f"Clean{UP}"), [short(model.plcc) for model in models]
+    if any(model.worst_case_srocc for model in models):
+        for heading, value in ((budget(RANKED_AT), lambda m: m.worst_case_srocc.get(RANKED_AT)), ("mean", _mean_worst)):
+            yield Column(heading, f"Worst-case SROCC{UP}"), [short(value(model)) for model in models]
     yield from areas(gain, "abs_gain", names)
     yield from areas(r_score, "r_score", names)
     for name in main:
@@ -177,8 +180,12 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     yield Column("ms/image", spare=1), [significant(model.timing.seconds_per_image, unit=1e-3) for model in models]
 
 
+def _mean_worst(model: ModelEntry) -> float | None:
+    return model.worst_case_srocc_mean  # type: ignore[no-any-return]
+
+
 def _areas(outcome: Outcome) -> tuple[str, str, str]:
-    less = DOWN if outcome.settings.direction > 0 else UP
+    less = DOWN if outcome.settings.sign > 0 else UP
     mean = " mean" if saturation_note(outcome) else "AUC"
     return f"AbsGain{mean}{less}", f"R-Score{mean}{UP}", f"Gain in std{less}"
 

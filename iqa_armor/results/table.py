@@ -20,9 +20,10 @@ from iqa_armor.files import replacing
 Column = NDArray[Any]
 CLEAN = ""  # the attack and the budget of clean images
 TEXTS = ("model", "dataset", "image", "attack", "budget")
-# Opinion, score in model units; of attacked images the distances in [0, 1] pixels and decibels; behind a purifier the
-# quality of purified images, and of clean ones the score without it; of clean images the seconds that scoring took.
-NUMBERS = ("mos", "score", "linf", "l2", "psnr", "quality", "undefended", "seconds")
+# Opinion, score in model units, direction of an attack that has several; of attacked images the distances in [0, 1]
+# pixels and decibels; behind a purifier the quality of purified images, of clean ones also the score without it; of
+# clean images the seconds that scoring took.
+NUMBERS = ("mos", "score", "way", "linf", "l2", "psnr", "quality", "undefended", "seconds")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -61,7 +62,11 @@ class Table:
     def where(self, **values: str) -> Table:
         """Return the rows whose columns have these values, in their order."""
         chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
-        return Table({name: column[chosen] for name, column in self.columns.items()})
+        return self.take(chosen)
+
+    def take(self, rows: Any) -> Table:
+        """Return the rows of these numbers, in their order."""
+        return Table({name: column[rows] for name, column in self.columns.items()})
 
     def changed(self, **given: Any) -> Table:
         """Return a table with other columns in the place of some; they are given as in `of`."""

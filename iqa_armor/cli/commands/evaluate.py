@@ -98,7 +98,7 @@ def evaluate(
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, budgets=settings.budgets(), datasets=data or [])
+        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
     paths, position = with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with ExitStack() as claims:
