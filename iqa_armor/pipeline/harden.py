@@ -19,7 +19,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
 from iqa_armor.pipeline.forecast import slowdown
-from iqa_armor.pipeline.proofs import SurgeryProof, prove_blocks, prove_spliced, prove_stored
+from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_spliced, prove_stored
 from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
@@ -148,11 +148,12 @@ class _Hardening:
 
     def run(self) -> Hardened:
         recipe, traced = self.recipe, self._traced()
+        steady = found_steady(self.original.network, self.calibration)
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
-        proofs = [prove_spliced(self.original.network, traced, self.calibration)]
+        proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
         smooth: list[str] = []
         if recipe.activation != "keep":
             smooth = replace_activations(traced, recipe.activation)

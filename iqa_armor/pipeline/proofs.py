@@ -100,24 +100,32 @@ def _plain_attention() -> Iterator[None]:
         torch.backends.mha.set_fastpath_enabled(before)
 
 
-def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor) -> SurgeryProof:
+def found_steady(network: nn.Module, images: Tensor) -> bool:
+    """Return whether an image has one score, and warn where it has not; `images` are (N, 3, H, W), N at least 2."""
+    steady = is_steady(network, images[:IMAGES])
+    if not steady:
+        logger.warning(
+            "scores of this network are random, or depend on the other images of a batch: the same image need not "
+            "have the same score, figures of attacks on it are uncertain, and surgery cannot be proved"
+        )
+    return steady
+
+
+def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, steady: bool) -> SurgeryProof:
     """Return the proof that a traced network with empty places for blocks computes what the original does.
 
     Args:
         original: Network in eval mode.
         spliced: Its graph.
         images: Normalised input (N, 3, H, W), N at least 2.
+        steady: Whether an image has one score; without, there is nothing to compare.
 
     Raises:
         SurgeryError: If it computes something else: tracing froze what changes from call to call.
     """
     images = images[:IMAGES]
     step = "spliced = original"
-    if not is_steady(original, images):
-        logger.warning(
-            "scores of this network are random, or depend on the other images of a batch: the same image need not "
-            "have the same score, figures of attacks on it are uncertain, and surgery cannot be proved"
-        )
+    if not steady:
         return SurgeryProof(step, None, TOLERANCE)
     with torch.no_grad(), _plain_attention():
         before, after = (network.forward(images).double().flatten() for network in (original, spliced))
