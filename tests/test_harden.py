@@ -26,7 +26,8 @@ from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.lipschitz import singular_values
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.harden import Hardened, harden, plan
+from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.train import train
 from iqa_armor.recipe import Recipe, Training
 

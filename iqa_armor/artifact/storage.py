@@ -77,6 +77,15 @@ def check_storable(model: QualityModel) -> None:
         raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
+def rebuilt(model: QualityModel) -> QualityModel:
+    """Return what opening a file would give into which a model was written, without writing one."""
+    metadata, tensors = _encoded(model, {"recipe": {}, "provenance": {}})
+    header = {name: TensorInfo.of(value) for name, value in tensors.items()}
+    again = _rebuild(_document(metadata), header, model.network)
+    again.network.load_state_dict(tensors, strict=True, assign=True)
+    return again.eval()
+
+
 def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return a model's metadata and tensors, after a trial at rebuilding it from them."""
     network = model.network

@@ -1,12 +1,10 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from dataclasses import asdict
 
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.storage import check_storable, save_artifact
+from iqa_armor.artifact.storage import check_storable
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
@@ -26,13 +24,21 @@ from iqa_armor.pipeline.fitting import (
 )
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.frontier import Frontier
-from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced, traced_for
-from iqa_armor.pipeline.provenance import provenance_of, without_times
+from iqa_armor.pipeline.hardened import Hardened
+from iqa_armor.pipeline.proofs import (
+    SurgeryProof,
+    found_steady,
+    prove_blocks,
+    prove_spliced,
+    prove_stored,
+    traced_for,
+)
+from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.install import InstalledBlock, install
+from iqa_armor.surgery.install import install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 from iqa_armor.training.history import FitHistory, ScoreMoments
@@ -41,57 +47,6 @@ from iqa_armor.training.images import load_training_images, predict
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
 SLOWER = 1.2  # than the original's: the call of a hardened model for which `auto` takes a cheaper block
-WORSE = 0.01  # of SROCC; less is not worth a warning
-
-
-@dataclass(frozen=True, repr=False)
-class Hardened:
-    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
-
-    Args:
-        srocc: On the held-out tenth of the training images after each step, in [-1, 1].
-        provenance: Source, data, versions and the rest, as stored in the file.
-        others: Of a frontier, the models that were not chosen, by the share of the fine-tuned end in [0, 1].
-    """
-
-    model: QualityModel
-    recipe: Recipe
-    blocks: tuple[InstalledBlock, ...]
-    pruned: Pruned | None
-    fit: FitHistory
-    srocc: dict[str, float]
-    provenance: dict[str, Any] = field(default_factory=dict)
-    others: dict[float, QualityModel] = field(default_factory=dict)
-
-    def save(self, path: Path | str) -> None:
-        """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
-
-    def __repr__(self) -> str:
-        steps = "".join(f"\n  {step:16} held-out SROCC {value:.3f}" for step, value in self.srocc.items())
-        return f"Hardened {self.model!r}{steps}"
-
-    @property
-    def warnings(self) -> list[str]:
-        """What speaks against using the result."""
-        before, after = self.srocc["original"], self.srocc["result"]
-        if not self.fit.epochs or after >= before - WORSE:
-            return []
-        return [
-            f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
-            "training images; more --epochs, another --learning-rate or a smaller --prune may help"
-        ]
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        scale = self.model.scale
-        return {
-            "name": self.model.name,
-            "recipe": self.recipe.model_dump(),
-            "score_range": None if scale is None else [scale.low, scale.high],
-            "warnings": self.warnings,
-            **self.provenance,
-        }
 
 
 def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
@@ -149,11 +104,12 @@ class _Hardening:
 
     def run(self) -> Hardened:
         recipe, traced = self.recipe, traced_for(self.original, self.calibration)
+        steady = found_steady(self.original.network, self.calibration)
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
-        proofs = [prove_spliced(self.original.network, traced, self.calibration)]
+        proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
         smooth: list[str] = []
         if recipe.activation != "keep":
             smooth = replace_activations(traced, recipe.activation)
@@ -163,6 +119,7 @@ class _Hardening:
             proofs.append(SurgeryProof("pruned = original without the channels", pruned.proof, PROOF_TOLERANCE))
         blocks = install(traced, names, recipe, calibration=self.calibration)
         if blocks:
+            proofs += prove_blocks(traced, recipe, self.calibration)
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
         model.name = f"{self.original.name}-hardened"
@@ -170,6 +127,7 @@ class _Hardening:
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         model.scale = scale_of(model, scores, self.images.names)
+        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration))
         record = provenance_of(
             self.original,
             self.dataset,

@@ -25,7 +25,7 @@ from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.harden import Hardened
+    from iqa_armor.pipeline.hardened import Hardened
 
 
 @options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
@@ -66,14 +66,12 @@ def harden(
         if not is_main_process():
             return
         image = original.prepare(dataset.training()[0])
-        if not dry_run:
-            result.save(target)
         seconds = slowdown(original, result.model, image, device)
         if dry_run:
             work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
             found = forecast(result.model, image, device=device, **work)
         else:
-            _save_others(result, target)
+            _save_all(result, target)
             write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
             push(target, output)
     if checkpoint is not None:
@@ -91,8 +89,9 @@ def harden(
         _say_next(target, model, data, opening)
 
 
-def _save_others(result: Hardened, target: Path) -> None:
-    """Write the models of a frontier that were not chosen beside the one that was."""
+def _save_all(result: Hardened, target: Path) -> None:
+    """Write the model, and beside it those of a frontier that were not chosen."""
+    result.save(target)
     for share, other in result.others.items():
         replace(result, model=other, others={}).save(target.with_name(f"{target.stem}-{share:.2f}.safetensors"))
 
