@@ -37,6 +37,7 @@ ATTACKS: Registry[Attack] = Registry(
         "stadv": Entry(f"{_HOME}.stadv:StAdv", "Displacement in pixels: a smooth flow that moves them.", {}),
         "advcf": Entry(f"{_HOME}.advcf:AdvCF", "No budget: one color curve per channel, of bounded strength.", {}),
         "square": Entry(f"{_HOME}.square:Square", "L-infinity: random squares; sees scores only.", {}),
+        "auto": Entry(f"{_HOME}.auto:Auto", "L-infinity: of Auto-PGD and Square what moved each image farthest.", {}),
         "uap": Entry(f"{_HOME}.uap:UAP", "L-infinity: one pattern for all images, learned from some.", {}),
         "facpa": Entry(f"{_HOME}.facpa:FACPA", "L-infinity: a small network for any image, learned from some.", {}),
     },
