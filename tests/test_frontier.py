@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import CPU, memory_dataset
-from test_training import images_of, normed
+from test_training import fit_small, images_of, normed, settings
 
-from iqa_armor.errors import RecipeError
+from iqa_armor.errors import RecipeError, UsageError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
@@ -102,14 +102,26 @@ def test_hardening_keeps_the_chosen_model_and_offers_the_others(make_model, tmp_
     assert json.dumps(done.as_plain())
 
 
+def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> None:
+    plain, more = memory_dataset(24, 8), memory_dataset(12, 8, seed=5)
+    recipe, options = Recipe(position="none", prune=0, epochs=1, defense="teacher"), RunOptions(device=CPU)
+    model = make_model()
+    fit_small(model, settings(epochs=4))
+    alone, both = (harden(model, plain, recipe, options=options, unlabelled=u) for u in (None, more))
+    assert both.provenance["unlabelled"] == more.spec
+    assert alone.fit.epochs[1].loss != both.fit.epochs[1].loss
+    with pytest.raises(UsageError, match="teacher only"):
+        harden(make_model(), plain, Recipe(epochs=1), options=options, unlabelled=more)
+
+
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("given", "message"),
     [
         ({"frontier": 1}, "two models"),
         ({"frontier": 3, "epochs": 0}, "fine-tuning"),
         ({"max_srocc_drop": 0.1}, "frontier 5"),
     ],
 )
-def test_settings_that_make_no_frontier_are_refused(settings: dict[str, object], message: str) -> None:
+def test_settings_that_make_no_frontier_are_refused(given: dict[str, object], message: str) -> None:
     with pytest.raises(RecipeError, match=message):
-        Recipe(**settings)
+        Recipe(**given)

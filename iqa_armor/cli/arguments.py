@@ -106,6 +106,10 @@ DATA = typer.Option(
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
+UnlabelledOpt = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]

@@ -1,6 +1,7 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
 from dataclasses import asdict
+from typing import Any
 
 from torch import Tensor, fx, nn
 
@@ -8,7 +9,7 @@ from iqa_armor.artifact.storage import check_storable
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.errors import ModelLoadError, SurgeryError
+from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.sizes import size_of
@@ -49,10 +50,18 @@ INFORMED_SROCC = 0.1
 SLOWER = 1.2  # than the original's: the call of a hardened model for which `auto` takes a cheaper block
 
 
-def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+def harden(
+    model: QualityModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    options: RunOptions | None = None,
+    unlabelled: Dataset | None = None,
+) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
 
-    Only the training split of the dataset is used.
+    Only the training split of the dataset is used, and of `unlabelled` any images, whose scores `--defense teacher`
+    takes from the original.
 
     Raises:
         DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
@@ -66,17 +75,25 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Ru
     if recipe.backend == "auto":
         recipe = recipe.model_copy(update={"backend": _chosen_backend(model, dataset, recipe, options)})
     with on_device(model, options.device):
-        return _Hardening(model, dataset, recipe, options).run()
+        return _Hardening(model, dataset, recipe, options, unlabelled).run()
 
 
-def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+def plan(
+    model: QualityModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    options: RunOptions | None = None,
+    unlabelled: Dataset | None = None,
+) -> Hardened:
     """Return the model after surgery, pruning and block installation but before fine-tuning.
 
     Only as many training images are read as calibration and pruning take, so that a dry run is quick.
     """
     training = dataset.training().limit(max(2 * recipe.calibration, SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
-    return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
+    untrained = recipe.model_copy(update={"epochs": 0, "frontier": 0})
+    return harden(model, small, untrained, options=options, unlabelled=unlabelled)
 
 
 def _chosen_backend(model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> str:
@@ -91,12 +108,24 @@ def _chosen_backend(model: QualityModel, dataset: Dataset, recipe: Recipe, optio
 class _Hardening:
     """One hardening under way."""
 
-    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
+    def __init__(
+        self,
+        model: QualityModel,
+        dataset: Dataset,
+        recipe: Recipe,
+        options: RunOptions,
+        unlabelled: Dataset | None,
+    ) -> None:
         self.original = model.eval()
         if types := {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}:
             raise ModelLoadError(f"{model.name} has weights in {', '.join(types)}; cast it with network.float() first")
         self.dataset, self.recipe, self.options = dataset, recipe, options
-        self.images = load_training_images(dataset.training(), model, options.progress)
+        self.unlabelled, more = unlabelled, None
+        if unlabelled is not None:
+            if recipe.defense != "teacher":
+                raise UsageError(f"images without scores serve --defense teacher only, not {recipe.defense}")
+            more = unlabelled.splits["training"] if "training" in unlabelled.splits else unlabelled.reported()[1]
+        self.images = load_training_images(dataset.training(), model, options.progress, unlabelled=more)
         check_samples(self.images.mos, recipe)
         self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
@@ -136,13 +165,17 @@ class _Hardening:
             pruned=pruned.facts() if pruned else None,
             checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
-            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
+            **self._images_used(),
             held_out_srocc=self.srocc,
             frontier=self.frontier.facts if self.frontier else [],
             **history.facts(),
         )
         model, others = model.to("cpu").eval(), self.frontier.others if self.frontier else {}
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
+
+    def _images_used(self) -> dict[str, Any]:
+        counts = {"training": len(self.images.fitted), "held_out": len(self.images.held_out)}
+        return {"images_used": counts, "unlabelled": None if self.unlabelled is None else self.unlabelled.spec}
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
@@ -189,7 +222,8 @@ class _Hardening:
         options, recipe = self.options, self.recipe
         if recipe.frontier:
             self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
-        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
+        facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
+        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump(), **facts)
         return fit_to_opinion(
             model,
             self.images,

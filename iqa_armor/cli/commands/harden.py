@@ -14,6 +14,7 @@ from iqa_armor.cli.arguments import (
     ModelArg,
     OverwriteOpt,
     ResumeOpt,
+    UnlabelledOpt,
     claimed,
     open_data,
     output_option,
@@ -36,6 +37,7 @@ def harden(
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
     data: DataOpt = None,
+    unlabelled: UnlabelledOpt = None,
     overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
     dry_run: DryRunOpt = False,
@@ -49,7 +51,6 @@ def harden(
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.pipeline import harden as hardening
-    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.hub import local_target, on_hub, push
@@ -62,7 +63,8 @@ def harden(
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how)
+        more = {} if unlabelled is None else {"unlabelled": open_data(unlabelled, seed=settings.seed, progress=bars)}
+        result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
         if not is_main_process():
             return
         image = original.prepare(dataset.training()[0])
@@ -71,8 +73,7 @@ def harden(
             work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
             found = forecast(result.model, image, device=device, **work)
         else:
-            _save_all(result, target)
-            write_card(target, command=COMMAND.get(), source=model, call_seconds=seconds)
+            _save_all(result, target, source=model, seconds=seconds)
             push(target, output)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
@@ -89,9 +90,12 @@ def harden(
         _say_next(target, model, data, opening)
 
 
-def _save_all(result: Hardened, target: Path) -> None:
-    """Write the model, and beside it those of a frontier that were not chosen."""
+def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
+    """Write the model and its card, and beside it those of a frontier that were not chosen."""
+    from iqa_armor.pipeline.card import write_card
+
     result.save(target)
+    write_card(target, command=COMMAND.get(), source=source, call_seconds=seconds)
     for share, other in result.others.items():
         replace(result, model=other, others={}).save(target.with_name(f"{target.stem}-{share:.2f}.safetensors"))
 
