@@ -215,8 +215,19 @@ DIRECTION = Field(
     "those of high quality down, by opinion where there is one, else by the model's own clean scores."
 )
 _read_direction = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
-Direction = Annotated[Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up"), DIRECTION]
+
+
+def _write_direction(value: Any) -> Any:
+    return {1: "up", -1: "down"}.get(value, value)
+
+
+Direction = Annotated[
+    Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up", written=_write_direction), DIRECTION
+]
 RankDirection = Annotated[
-    Literal[1, -1, "rank"], _read_direction, Flag(kind=Literal["up", "down", "rank"], shown="up"), DIRECTION
+    Literal[1, -1, "rank"],
+    _read_direction,
+    Flag(kind=Literal["up", "down", "rank"], shown="up", written=_write_direction),
+    DIRECTION,
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

@@ -28,7 +28,7 @@ from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, re
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
     *("--help", "--recipe", "--report", "--scores", "--require", "--weights", "--baseline", "--purify", "--smooth"),
-    *("--limit", "--arch", "--output", "--leaf", "--set", "--results"),
+    *("--limit", "--arch", "--output", "--leaf", "--set", "--results", "--unlabelled"),
 }
 EVALUATE_KEEPS = ("evaluate", "--out")
 
