@@ -81,9 +81,7 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
     return typer.Option("-o", "--output", metavar=metavar, help=help_text)
 
 
-MODEL = (
-    "An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a pickled module."
-)
+MODEL = "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module; told by content."
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
 ImagesArg = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")]
