@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
 
 CGROUPS = Path("/sys/fs/cgroup")
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
+MEMORY_VARIABLE = "IQA_ARMOR_MAX_MEMORY"  # bytes; processes that are started from here read it too
+_UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # OpenMP and MKL read these when torch is imported; threads that wait by spinning take the processor from others.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
@@ -27,8 +30,7 @@ def choose_device(word: str = "auto") -> torch.device:
     Args:
         word: "auto" (CUDA where there is one, else the processor), "cpu", "cuda" or "cuda:N".
 
-    Raises:
-        UsageError: If the word is another, or there is no such device here.
+    Raises UsageError if the word is another, or there is no such device here.
     """
     import torch
 
@@ -45,6 +47,14 @@ def choose_device(word: str = "auto") -> torch.device:
     if index >= count:
         raise UsageError(f"there is no device cuda:{index} here; this machine has {count}, from cuda:0 on")
     return torch.device("cuda", index)
+
+
+def cuda_devices() -> list[str]:
+    """Return the names of this machine's CUDA devices."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(count)]
 
 
 def is_main_process() -> bool:
@@ -65,8 +75,7 @@ def prepare_threads(count: int | None = None) -> None:
     Args:
         count: Threads of one operation; None keeps what the environment says, or else takes `usable_processors`.
 
-    Raises:
-        UsageError: If the count is not positive.
+    Raises UsageError if the count is not positive.
     """
     if count is not None and count < 1:
         raise UsageError(f"--threads must be at least 1, got {count}")
@@ -79,6 +88,36 @@ def prepare_threads(count: int | None = None) -> None:
 
         if torch.get_num_threads() != count:
             torch.set_num_threads(count)
+
+
+def prepare_memory(limit: str | None = None) -> None:
+    """Say how much memory work on one file may take: "6G" or "500M"; None keeps what the environment says.
+
+    Raises UsageError if that is no size of at least 64 MiB.
+    """
+    if limit is None:
+        return
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)i?B?", limit.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 2**26:
+        raise UsageError(f"--max-memory takes a size such as 6G, from 64M on, got {limit!r}")
+    os.environ[MEMORY_VARIABLE] = str(size)
+
+
+def memory_limit() -> int:
+    """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants."""
+    said = os.environ.get(MEMORY_VARIABLE, "")
+    return int(said) if said.isdecimal() and len(said) < 16 else _granted_memory() * 3 // 4
+
+
+@cache
+def _granted_memory() -> int:
+    """Return the memory of the machine, or of the container around this process, in bytes."""
+    limits = [text for name in ("memory.max", "memory/memory.limit_in_bytes") for text in _contents(name)]
+    granted = [int(text) for text in limits if text.isdecimal() and int(text)]
+    if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
+        granted.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
+    return min(granted, default=8 * 2**30)
 
 
 def _quota() -> float | None:

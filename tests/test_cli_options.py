@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,18 +28,20 @@ from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, re
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
     *("--help", "--recipe", "--report", "--scores", "--require", "--weights", "--baseline", "--purify", "--smooth"),
-    *("--limit", "--arch", "--set"),
+    *("--limit", "--arch", "--output", "--leaf", "--set", "--results"),
 }
-EVALUATE_KEEPS = ("evaluate", "--output")
+EVALUATE_KEEPS = ("evaluate", "--out")
 
 
-def leaves() -> Iterator[tuple[str, Any]]:
+def leaves() -> Iterator[tuple[list[str], Any]]:
     for name in COMMANDS:
         command = load_command(name)
-        yield from getattr(command, "commands", {name: command}).items()
+        below = getattr(command, "commands", None)
+        yield from [([name], command)] if below is None else (([name, each], below[each]) for each in below)
 
 
-PARAMETERS = [(name, parameter) for name, command in leaves() for parameter in command.params]
+LEAVES, HELPS = list(leaves()), ("--help", "--help-all")
+PARAMETERS = [(" ".join(words), parameter) for words, command in LEAVES for parameter in command.params]
 
 
 def flag_of(parameter: Any) -> str:
@@ -65,16 +68,45 @@ def test_no_two_commands_describe_an_option_differently() -> None:
     assert {flag: texts for flag, texts in said.items() if len(texts) > 1} == {}
 
 
+def shown_help(*words: str) -> str:
+    done = CliRunner().invoke(app, list(words), env={"COLUMNS": "80"})
+    assert done.exit_code == 0, done.stderr
+    return done.stdout
+
+
+@pytest.mark.parametrize("words", [words for words, _ in LEAVES], ids=" ".join)
+def test_usual_options_fit_a_screen_and_all_are_behind_another_flag(words: list[str]) -> None:
+    usual, everything = (shown_help(*words, flag) for flag in HELPS)
+    assert max(map(len, usual.splitlines())) <= 80
+    assert len(usual.splitlines()) <= 40
+    assert "--json" in usual
+    command = next(command for own, command in LEAVES if own == words)
+    for parameter in command.params:
+        assert (parameter.opts[0] if parameter.opts[0][0] == "-" else parameter.metavar) in everything
+        assert parameter.metavar or getattr(parameter, "is_flag", False), parameter.name
+    if hidden := {each.rich_help_panel for each in command.params} - {None}:
+        assert f"--help-all shows {sum(each.rich_help_panel in hidden for each in command.params)} more" in usual
+
+
+@pytest.mark.parametrize("words", [words for words, _ in LEAVES], ids=" ".join)
+def test_examples_of_help_texts_are_commands_with_options_that_exist(words: list[str]) -> None:
+    text = shown_help(*words, "--help")
+    examples = [line.split() for line in re.findall(r"^  iqa-armor (.+)$", text, re.M)]
+    assert examples[0][: len(words)] == words
+    for example in examples:
+        everything = shown_help(*example[: 2 if example[0] == "data" else 1], "--help-all")
+        assert all(flag in everything for flag in example if flag.startswith("-")), example
+
+
 def test_help_of_every_command_imports_no_torch() -> None:
     code = (
         "import sys\n"
         "from typer.testing import CliRunner\n"
         "from iqa_armor.cli import app\n"
-        f"for name in {list(COMMANDS)}:\n"
-        "    words = [name, 'check', '--help'] if name == 'data' else [name, '--help']\n"
+        f"for words in {[[*words, flag] for words, _ in LEAVES for flag in HELPS]}:\n"
         "    done = CliRunner().invoke(app, words)\n"
         "    heavy = {'torch', 'numpy', 'scipy', 'PIL'} & set(sys.modules)\n"
-        "    if heavy or done.exit_code:\n        sys.exit(f'{name}: {heavy} {done.output}')\n"
+        "    if heavy or done.exit_code:\n        sys.exit(f'{words}: {heavy} {done.output}')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
@@ -120,13 +152,14 @@ def test_flags_become_settings_of_their_types() -> None:
 
 
 def test_defaults_and_ranges_are_in_the_help() -> None:
-    shown = " ".join(called(Soup, "--help").output.replace("│", " ").split())
+    shown = " ".join(called(Soup, "--help-all").output.replace("│", " ").split())
     for text in (
         "[default: pgd1]",
         "[default: any]",
         "[default: 0.5; 0 < x <= 1]",
         "[default: 1, 8]",
         "Kind, one of pgd1",
+        "--count N",
     ):
         assert text in shown
 
@@ -197,7 +230,7 @@ def test_recipe_is_shown_with_sources_and_reads_back_as_it_was(soup_file: Path) 
     assert called(Soup, "--recipe", "soup.toml") == Soup(kind="apgd", counts=(3,), is_hot=False)
 
 
-SETTLED = [name for name, command in leaves() if any(each.name == "recipe" for each in command.params)]
+SETTLED = [words[0] for words, command in LEAVES if any(each.name == "recipe" for each in command.params)]
 
 
 @pytest.mark.parametrize("command", SETTLED)

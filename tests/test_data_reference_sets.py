@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -257,29 +255,30 @@ def test_spaq_reads_the_csv_export(tmp_path: Path) -> None:
 
 
 def test_spaq_without_openpyxl_says_how_to_export(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setitem(sys.modules, "openpyxl", None)
-    with pytest.raises(DataError, match=r"needs openpyxl to be read\. Open it in a spreadsheet program, save.*\.csv'"):
+    monkeypatch.setattr("iqa_armor.data.table.find_spec", lambda name: None)
+    with pytest.raises(DataError, match=r"needs openpyxl to be read; open it in a spreadsheet program, save.*\.csv'"):
         open_dataset(f"spaq:{spaq(tmp_path, extension='.xlsx')}")
 
 
-def sheet(monkeypatch: pytest.MonkeyPatch, lines: list[tuple[object, ...]]) -> None:
-    """Let openpyxl, which may not be installed, find these lines in any file."""
-    page = SimpleNamespace(iter_rows=lambda *, values_only: iter(lines))
-    book = SimpleNamespace(worksheets=[page], close=lambda: None)
-    stub = SimpleNamespace(load_workbook=lambda path, *, read_only, data_only: book)
-    monkeypatch.setitem(sys.modules, "openpyxl", stub)
+def sheet(folder: Path, lines: list[tuple[object, ...]]) -> None:
+    """Write an Excel file as SPAQ's."""
+    book = pytest.importorskip("openpyxl").Workbook()
+    for line in lines:
+        book.active.append(line)
+    book.save(folder / f"Annotations/{SPAQ_LABELS}.xlsx")
 
 
-def test_spaq_reads_the_sheet_with_openpyxl(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_spaq_reads_the_sheet_with_openpyxl(tmp_path: Path) -> None:
     lines = [SPAQ_HEADER, *((f"{number:05d}.jpg", 2.5 * number, 1, 2, 3, 4, 5) for number in range(1, 21))]
-    sheet(monkeypatch, [*lines, (None,) * 7])
-    dataset = open_dataset(f"spaq:{spaq(tmp_path / 'SPAQ', extension='.xlsx')}")
+    folder = spaq(tmp_path / "SPAQ", extension=".xlsx")
+    sheet(folder, [*lines, (None,) * 7])
+    dataset = open_dataset(f"spaq:{folder}")
     assert sizes(dataset) == {"training": 14, "validation": 2, "test": 4}
     torch.testing.assert_close(sum(scores(dataset).values()), 2.5 * 210)
-    sheet(monkeypatch, [("Image name", "Score")])
+    sheet(folder, [("Image name", "Score")])
     with pytest.raises(DataError, match="needs the columns image name, mos but has image name, score"):
         open_dataset(f"spaq:{tmp_path}")
-    sheet(monkeypatch, [SPAQ_HEADER])
+    sheet(folder, [SPAQ_HEADER])
     with pytest.raises(DataError, match="lists no images"):
         open_dataset(f"spaq:{tmp_path}")
 

@@ -115,3 +115,20 @@ def test_the_default_is_what_may_be_kept_busy() -> None:
 def test_no_threads_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         machine.prepare_threads(0)
+
+
+@pytest.mark.parametrize(
+    ("said", "size"), [("6G", 6 * 2**30), ("500 MiB", 500 * 2**20), ("1.5gb", 3 * 2**29), ("70000000", 70_000_000)]
+)
+def test_the_memory_limit_is_what_was_said(said: str, size: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.MEMORY_VARIABLE, "")
+    assert 2**26 < machine.memory_limit() < 2**50  # a share of this machine's
+    machine.prepare_memory(said)
+    machine.prepare_memory(None)
+    assert machine.memory_limit() == size
+
+
+@pytest.mark.parametrize("said", ["", "6X", "-1G", "nan", "1M", "9" * 5000])
+def test_sizes_that_are_none_are_refused(said: str) -> None:
+    with pytest.raises(UsageError, match="--max-memory takes a size such as 6G"):
+        machine.prepare_memory(said)

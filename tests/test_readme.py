@@ -38,7 +38,9 @@ def test_the_gate_runs_what_the_readme_says() -> None:
 @pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("iqa-armor")])
 def test_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line.partition(">")[0] if '"' not in line else line)
-    shown = CliRunner().invoke(app, [words[1], "--help"], env={"COLUMNS": "300"})
+    shown = CliRunner().invoke(
+        app, [words[1], *words[2 : 3 if words[1] == "data" else 2], "--help-all"], env={"COLUMNS": "300"}
+    )
     assert shown.exit_code == 0
     for option in (word for word in words[2:] if word.startswith("-")):
         assert option in shown.stdout, f"{words[1]} has no {option}"

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.checks import checked_fields
 from iqa_armor.artifact.decode import decode_network
@@ -17,8 +17,10 @@ from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read
 from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.settings import PREPROCESSING, check_record, describe, plain, read_names, read_scale
+from iqa_armor.artifact.source import SOURCE
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
+from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -27,9 +29,16 @@ T = TypeVar("T")
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
+OPTIONAL = frozenset({FIXED_SIZE})
 
 
-def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object], provenance: dict[str, object]) -> None:
+def save_artifact(
+    model: QualityModel,
+    path: Path | str,
+    *,
+    recipe: dict[str, object] | None = None,
+    provenance: dict[str, object] | None = None,
+) -> None:
     """Write a model into one safetensors file that loads without the user's source code.
 
     The file appears under its name whole or not at all. A network that is no graph yet is traced first;
@@ -47,7 +56,7 @@ def save_artifact(model: QualityModel, path: Path, *, recipe: dict[str, object],
         OutputError: If the file cannot be written.
         ValueError: If recipe or provenance hold more than JSON values.
     """
-    records = {"recipe": plain(recipe, "recipe"), "provenance": plain(provenance, "provenance")}
+    records = {"recipe": plain(recipe or {}, "recipe"), "provenance": plain(provenance or {}, "provenance")}
     try:
         metadata, tensors = _encoded(model, records)
     except FormatError as error:
@@ -68,6 +77,15 @@ def check_storable(model: QualityModel) -> None:
         raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
+def rebuilt(model: QualityModel) -> QualityModel:
+    """Return what opening a file would give into which a model was written, without writing one."""
+    metadata, tensors = _encoded(model, {"recipe": {}, "provenance": {}})
+    header = {name: TensorInfo.of(value) for name, value in tensors.items()}
+    again = _rebuild(_document(metadata), header, model.network)
+    again.network.load_state_dict(tensors, strict=True, assign=True)
+    return again.eval()
+
+
 def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return a model's metadata and tensors, after a trial at rebuilding it from them."""
     network = model.network
@@ -75,47 +93,53 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
         size = model.preprocessing.size or ANY_SIZE
         network = trace(network, torch.zeros(1, 3, *size, device=model.mean.device))
     description, tensors = encode_network(network)
-    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **description}
+    needs_source = any(leaf["class"] == SOURCE for leaf in description["leaves"].values())  # type: ignore[attr-defined]
+    document = {"format": FORMAT, "needs_source": needs_source, **describe(model), **records, **description}
     metadata = {METADATA_KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))}
-    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()})
+    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()}, network)
     return metadata, tensors
 
 
-def load_artifact(path: Path) -> QualityModel:
+def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
     Nothing in the file is executed. The memory that its graph takes is bounded at the recorded image size;
     images of other sizes may take more, and the time that scoring takes is not bounded.
 
+    Args:
+        path: The file.
+        source: Network with the parts that are user code, for a file that needs its source; they do run.
+
     Raises:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
     """
     try:
+        path = Path(path)
         metadata, header = _opened(path, read_header)
-        model = _rebuild(_document(metadata), header)
+        model = _rebuild(_document(metadata), header, source)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
     return model.eval()
 
 
-def read_metadata(path: Path) -> dict[str, object]:
+def read_metadata(path: Path | str) -> dict[str, object]:
     """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values.
 
     Raises:
         ModelLoadError: If the file is missing, damaged or no artifact.
     """
     try:
-        document = _document(_opened(path, read_metadata_text))
+        document = _document(_opened(Path(path), read_metadata_text))
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
-def is_artifact(path: Path) -> bool:
+def is_artifact(path: Path | str) -> bool:
     """Return whether a file says that it is an artifact; only its header is read."""
     try:
-        return path.is_file() and METADATA_KEY in read_metadata_text(path)
+        return Path(path).is_file() and METADATA_KEY in read_metadata_text(Path(path))
     except (FormatError, OSError):
         return False
 
@@ -145,22 +169,24 @@ def _document(metadata: Mapping[str, str]) -> dict[str, object]:
         raise FormatError(
             f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
-    document = expect_fields(parsed, FIELDS, "its description")
+    given = parsed.keys() if isinstance(parsed, dict) else ()
+    document = expect_fields(parsed, FIELDS | OPTIONAL.intersection(given), "its description")
     for record in ("recipe", "provenance"):
         check_record(document[record], record)
     read_names(document)
     return document
 
 
-def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> QualityModel:
-    """Return the described model on the meta device."""
-    if document["needs_source"] is not False:
+def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], source: nn.Module | None) -> QualityModel:
+    """Return the described model on the meta device; what is of `source` is where that is."""
+    if document["needs_source"] is not False and (document["needs_source"] is not True or source is None):
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
     names = read_names(document)
     preprocessing = Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
     scale = read_scale(document["score_scale"])
-    network = decode_network(document, tensors)
-    rehearse(network, preprocessing.size)
+    network = decode_network(document, tensors, source if document["needs_source"] else None)
+    if not document["needs_source"]:  # user code need not run without memory
+        rehearse(network, preprocessing.size)
     return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
 
 

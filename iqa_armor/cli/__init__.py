@@ -7,7 +7,8 @@ import typer
 
 from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import show_messages, stderr, stdout
+from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
+from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.errors import ArmorError
 
 
@@ -17,6 +18,11 @@ class ArmorGroup(typer.core.TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = {name: typer.core.TyperCommand(name, help=says) for name, says in COMMANDS.items()}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Note the words of the command as they were given."""
+        COMMAND.set(("iqa-armor", *args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command, turning an ArmorError into an exit code."""
@@ -41,7 +47,7 @@ def load_command(name: str) -> Any:
     if isinstance(found, typer.Typer):
         return typer.main.get_command(found)
     alone = typer.Typer(add_completion=False)
-    alone.command(name, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
+    alone.command(name, cls=ArmorCommand, help=f"{COMMANDS[name]}\n\n{found.__doc__ or ''}")(found)
     return typer.main.get_command(alone)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,7 +14,7 @@ from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
-from iqa_armor.machine import choose_device, prepare_threads
+from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads
 from iqa_armor.settings import Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
@@ -30,14 +32,19 @@ class Machine(SettingsModel):
 
     in_recipes: ClassVar[bool] = False
 
-    device: Annotated[str, Flag(metavar="auto|cpu|cuda|cuda:N")] = Field("auto", description="Where to compute.")
+    device: str = Field("auto", description="One of auto, cpu, cuda, cuda:N.")
     threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(
         None, ge=1, description="Processor threads of one operation."
     )
 
+    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = Field(
+        None, description="Most that opening or scoring a file may take, e.g. 6G; what asks for more is refused."
+    )
+
     def model_post_init(self, _: Any) -> None:
-        """Prepare the threads."""
+        """Prepare threads and memory."""
         prepare_threads(self.threads)
+        prepare_memory(self.max_memory)
 
     def chosen(self) -> torch.device:
         """Return the device, or raise a UsageError if there is none such."""
@@ -55,8 +62,8 @@ class Defenses(SettingsModel):
 
     purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
         (),
-        description=f"Purify images first: {PURIFIERS.summary()}, {OWN}, with settings as in jpeg:quality=60; + chains "
-        "them. May be repeated: evaluate compares them, other commands apply them in order.",
+        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
+        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
     )
     smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
         (),
@@ -78,10 +85,13 @@ class Defenses(SettingsModel):
 def output_option(metavar: str, *, shown: str = "") -> Any:
     """Return the option that names what a command writes."""
     help_text = "File or folder to write." + (f" \\[default: {shown}]" if shown else "")
-    return typer.Option("-o", "--output", metavar=metavar, help=help_text)
+    return typer.Option("-o", "--out", metavar=metavar, help=help_text)
 
 
-MODEL = "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module; told by content."
+MODEL = (
+    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
+    "hf:owner/name is a model on the hub."
+)
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
 ImagesArg = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")]
@@ -90,14 +100,20 @@ BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="NAME:PATH, such as csv:labels.csv (columns image, mos, optional split) or folder:DIR; evaluate takes "
-    f"several. Names are {DATASETS.summary()}. \\[default: koniq10k: at the folder named by IQA_ARMOR_KONIQ10K]",
+    help="Images: csv:FILE (columns image, mos), folder:DIR, koniq10k:DIR, …; evaluate takes several. Also with a "
+    f"column split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
+UnlabelledOpt = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+]
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout and nothing else there.")]
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
+JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
 
 
 def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:
@@ -114,12 +130,28 @@ def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     return open_dataset(spec or default_spec(), seed=seed, progress=progress)
 
 
-def require_target(target: Path, source: Path, *, suffix: str | None = None) -> None:
-    """Refuse an output that could not be written, or would replace the input, before any work is done."""
-    from iqa_armor.files import require_writable
+@contextmanager
+def claimed(
+    target: Path | None,
+    *,
+    overwrite: bool = False,
+    source: Path | None = None,
+    suffix: str = "",
+    is_folder: bool = False,
+    files: Sequence[str] = (),
+) -> Iterator[None]:
+    """Keep an output for the block, if there is one: checked before any work is done, and no other process's.
 
-    if suffix is not None and target.suffix != suffix:
+    Of several processes that a launcher started, the first one holds it.
+    """
+    from iqa_armor.files import claiming
+
+    if target is None or not is_main_process():
+        yield
+        return
+    if suffix and target.suffix != suffix:
         raise UsageError(f"the result is a {suffix} file; name it {target.with_suffix(suffix)}")
-    if source.exists() and target.exists() and target.samefile(source):
+    if source is not None and source.exists() and target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the model itself; name another file with -o")
-    require_writable(target)
+    with claiming(target, overwrite=overwrite, is_folder=is_folder, files=files):
+        yield

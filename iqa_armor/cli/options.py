@@ -2,35 +2,42 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
-from typing import Annotated, Any, get_type_hints
+from importlib import import_module
+from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
+from iqa_armor.cli.help import MORE, common_parameters
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources, recipe_parameters
 from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
+WIDE = 22  # of a metavar in a help text
+METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
-def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]], Callable[..., None]]:
+def options(
+    *, without: Collection[str] = (), usual: Collection[str] = ("device",)
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of every parameter whose type is a `SettingsModel`, and --recipe beside them.
 
     The command is called with the validated settings; its other parameters stay what they are. There is no option for
-    settings in `without`.
+    settings in `without`; those in `usual` are shown by --help, the others by --help-all.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         kinds = {name: kind for name, hint in hints.items() if (kind := _settings_kind(hint)) is not None}
-        parameters = {}
-        for name, parameter in inspect.signature(command).parameters.items():
-            made = _parameters(kinds[name], without) if name in kinds else [parameter.replace(annotation=hints[name])]
-            parameters.update({one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made})
+        own = inspect.signature(command).parameters
+        made = [one.replace(annotation=hints[name]) for name, one in own.items() if name not in kinds]
         if any(kind.in_recipes for kind in kinds.values()):
-            parameters.update({one.name: one for one in recipe_parameters()})
+            made += recipe_parameters()
+        made += [one for kind in kinds.values() for one in _parameters(kind, without, usual)]
+        made = sorted([*made, *common_parameters()], key=lambda one: one.name == "json")  # what all have comes last
+        parameters = {one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made}
 
         def run(**values: Any) -> None:
             word, changes, shown = (values.pop(name, None) for name in RECIPE_HINTS)
@@ -41,21 +48,30 @@ def options(*, without: Collection[str] = ()) -> Callable[[Callable[..., None]],
             if shown:
                 sources.show(found.values(), as_json=bool(values.get("json")))
                 return
-            command(**{name: value for name, value in values.items() if name in hints}, **found)
+            command(**{name: value for name, value in values.items() if name in hints} | found)
 
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        run.recipe_kinds = [kind for kind in kinds.values() if kind.in_recipes]  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def recipe_kinds(command: str) -> list[type[SettingsModel]]:
+    """Return the kinds of settings that recipes of a command hold."""
+    module = command.replace("-", "_")
+    return getattr(getattr(import_module(f"iqa_armor.cli.commands.{module}"), module), "recipe_kinds", [])
 
 
 def _settings_kind(hint: Any) -> type[SettingsModel] | None:
     return hint if isinstance(hint, type) and issubclass(hint, SettingsModel) else None
 
 
-def _parameters(kind: type[SettingsModel], without: Collection[str]) -> Iterator[inspect.Parameter]:
+def _parameters(
+    kind: type[SettingsModel], without: Collection[str], usual: Collection[str]
+) -> Iterator[inspect.Parameter]:
     for name, field in kind.model_fields.items():
         if name in without:
             continue
@@ -63,16 +79,28 @@ def _parameters(kind: type[SettingsModel], without: Collection[str]) -> Iterator
         option = typer.Option(
             *flags_of(name, field),
             help=_help(field, flag),
-            metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else None),
-            rich_help_panel=flag.panel,
+            metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
+            rich_help_panel=None if name in usual else flag.panel or MORE,
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]
         yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typed)
 
 
+def _metavar(field: FieldInfo) -> str | None:
+    """Return what stands for a value of the type that a flag gives."""
+    kind = written_type(field)
+    (kind,) = get_args(kind) if get_origin(kind) is list else (kind,)
+    if choices := get_args(kind) if get_origin(kind) is Literal else ():
+        return words if len(words := "|".join(choices)) <= WIDE else "WORD"
+    return METAVARS.get(kind)
+
+
 def _help(field: FieldInfo, flag: Flag) -> str:
-    says = [str(field.description), *(choice.registry().summary() for choice in marks_of(field, OneOf))]
+    says = [str(field.description)]
+    if _metavar(field) == "WORD":
+        says.append(f"One of {', '.join(get_args(written_type(field)))}.")
+    says += [*(", ".join([choice.registry().summary(), *choice.also]) for choice in marks_of(field, OneOf))]
     shown, limits = _default(field, flag), _limits(field)
     facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
     return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))

@@ -14,19 +14,23 @@ import typer
 
 from iqa_armor.cli.console import say, show_json
 from iqa_armor.errors import ArmorError, RecipeError, UsageError
-from iqa_armor.recipe import read_recipe
+from iqa_armor.recipe import read_recipe, shipped_recipes
 from iqa_armor.settings import OneOf, SettingsModel, flag_of, flags_of, marks_of, write_levels, written_type
 
 S = TypeVar("S", bound=SettingsModel)
 SUFFIX = ".safetensors"
+PANEL = "Recipe"
 RECIPE = typer.Option(
     "--recipe",
-    metavar="NAME|R.toml|MODEL",
-    help="Settings of a shipped recipe (paper, …), a TOML file, or those that made a model file; options given here "
-    "win.",
+    metavar="R.toml|MODEL|NAME",
+    help=f"Settings of a file, of a model, or {', '.join(shipped_recipes())}; options given here win.",
 )
-CHANGES = typer.Option("--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.")
-PRINTED = typer.Option("--print-recipe", help="Show all settings and where each comes from, then stop.")
+CHANGES = typer.Option(
+    "--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.", rich_help_panel=PANEL
+)
+PRINTED = typer.Option(
+    "--print-recipe", help="Show all settings and where each comes from, then stop.", rich_help_panel=PANEL
+)
 RECIPE_HINTS = {
     "recipe": Annotated[str | None, RECIPE],
     "changes": Annotated[list[str] | None, CHANGES],
@@ -145,7 +149,7 @@ def _pair(text: str) -> tuple[str, Any]:
         raise UsageError(f"--set takes KEY=VALUE, got {text!r}")
     try:
         read = tomllib.loads(f"value = {value}")["value"]
-    except tomllib.TOMLDecodeError:
+    except (ValueError, RecursionError):
         read = value.strip()
     return key.strip().replace("-", "_"), read
 

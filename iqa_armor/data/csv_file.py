@@ -7,6 +7,7 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, labelled_dataset
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import Row, read_table
+from iqa_armor.reading import expanded, is_file
 
 
 def open_csv(spec: str, location: str) -> Dataset:
@@ -15,7 +16,7 @@ def open_csv(spec: str, location: str) -> Dataset:
     Image paths are relative to the file's folder or to the folder `images` beside it. Without a split column the images
     are divided 70/10/20 by a hash of their names. A DataError lists every image and score that cannot be used.
     """
-    file, problems = Path(location).expanduser(), Problems(spec)
+    file, problems = expanded(location), Problems(spec)
     images = [_image(row, file.parent, problems) for row in read_table(file, ("image", "mos"))]
     return labelled_dataset([image for image in images if image is not None], problems, hint=_other_case)
 
@@ -32,7 +33,7 @@ def _image(row: Row, folder: Path, problems: Problems) -> LabelledImage | None:
         problems.add("image paths outside the label file's folder", name)
         return None
     places = (folder / inside, folder / "images" / inside)
-    return LabelledImage(name, next((path for path in places if path.is_file()), places[0]), score, split)
+    return LabelledImage(name, next(filter(is_file, places), places[0]), score, split)
 
 
 def _other_case(path: Path) -> str:

@@ -1,10 +1,9 @@
 """A user's own images without scores."""
 
-from pathlib import Path
-
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
 from iqa_armor.errors import DataError
+from iqa_armor.reading import expanded
 
 
 def open_folder(spec: str, location: str) -> Dataset:
@@ -12,7 +11,7 @@ def open_folder(spec: str, location: str) -> Dataset:
 
     Names are paths relative to the folder, with forward slashes, in sorted order.
     """
-    folder = Path(location).expanduser()
+    folder = expanded(location)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name a folder of images")
     files = [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]

@@ -1,16 +1,24 @@
 """Image files as tensors: every pixel format Pillow reads, turned into upright 8-bit RGB."""
 
-import struct
-import zlib
-from dataclasses import dataclass
+import hashlib
+import io
+import math
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 import torch
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
+from torch.utils.data import get_worker_info
 
 from iqa_armor.errors import DataError
+from iqa_armor.machine import memory_limit
+from iqa_armor.reading import reading
 
 # What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
 FORMATS = {
@@ -28,11 +36,8 @@ FORMATS = {
 }
 EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suffixes)
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
-# What Pillow's decoders raise on broken files, found over the years by its fuzzers.
-_BROKEN = (
-    *(OSError, SyntaxError, ValueError, EOFError, IndexError, KeyError, TypeError),
-    *(struct.error, zlib.error, Image.DecompressionBombError),
-)
+# What decoding and preparing a pixel takes at most: copies of four channels, one of them in float64, and a float image.
+PIXEL_BYTES = 48
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
 
 
@@ -48,54 +53,135 @@ class FileImages:
 
     def check(self, index: int) -> tuple[int, int]:
         """Decode image `index` to its end as cheaply as its format allows; return its (height, width), upright."""
-        try:
-            with open_image(self.paths[index]) as image:
-                width, height = image.size
-                # The coarsest scale at which libjpeg decodes; it still reads every byte.
-                image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
-                image.load()
-                _refuse_unscaled(image)
-                is_turned = image.getexif().get(_ORIENTATION) in range(5, 9)
-        except _BROKEN as error:
-            raise _unreadable(self.paths[index], error) from error
+        with opened(self.paths[index]) as image:
+            width, height = image.size
+            # The coarsest scale at which libjpeg decodes; it still reads every byte.
+            image.draft("RGB", (max(width // 8, 1), max(height // 8, 1)))
+            image.load()
+            _refuse_unscaled(image)
+            is_turned = image.getexif().get(_ORIENTATION) in range(5, 9)
         return (width, height) if is_turned else (height, width)
 
-
-def open_image(path: Path) -> Image.Image:
-    """Return an image file whose pixels are not decoded yet; the only place that opens one.
-
-    What it raises, and decoding later, is among what Pillow raises; HEIC without its decoder is a DataError.
-    """
-    with path.open("rb") as file:
-        start = file.read(64)
-    if start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS and b"avif" not in start:
-        _add_heif(path)
-    Image.init()
-    return Image.open(path, formats=[name for name in FORMATS if name in Image.OPEN])  # JPEG opens MPO
+    def digest(self, index: int) -> str:
+        """Return the sha256 of the bytes of image `index`, which are read again only where the file has changed."""
+        path = self.paths[index]
+        with reading(path, DataError):
+            known = _digests().get(_version(path))
+            return known or _contents(path)[1]
 
 
-def _add_heif(path: Path) -> None:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise DataError(f"{path.name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
-    register_heif_opener()
-
-
-def read_image(path: Path) -> Tensor:
-    """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
+def read_image(source: Path | str | Image.Image) -> Tensor:
+    """Return an image file, or what Pillow has opened, as uint8 (3, H, W), upright as its EXIF orientation says.
 
     Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a color profile,
     and transparency is laid on white, the color of an empty page (ours). Of several frames the first is taken. A file
     that cannot be decoded is a DataError.
     """
-    try:
-        with open_image(path) as image:
-            image.load()
-            pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
-    except _BROKEN as error:
-        raise _unreadable(path, error) from error
+    with nullcontext(source) if isinstance(source, Image.Image) else opened(Path(source)) as image:
+        image.load()
+        pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
+
+
+@contextmanager
+def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
+    """Give an image file of one of Pillow's formats, or the bytes of one; here alone are images opened.
+
+    Whatever the decoders raise in the block, and an image that takes more memory than work may, is a DataError, as is
+    HEIC without its decoder.
+    """
+    name = source.name if isinstance(source, Path) else "the image"
+    with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
+        content = _contents(source)[0] if isinstance(source, Path) else source
+        if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and b"avif" not in content[:64]:
+            _add_heif(name)
+        Image.init()
+        try:  # JPEG opens MPO
+            image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in Image.OPEN])
+        except UnidentifiedImageError as error:
+            raise DataError(f"{name}: it is not an image in any of the formats {', '.join(formats)}") from error
+        with image, _room().of(image, name):
+            yield image
+
+
+def _add_heif(name: str) -> None:
+    try:
+        from pillow_heif import register_heif_opener
+    except ImportError as error:
+        raise DataError(f"{name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
+    register_heif_opener()
+
+
+@contextmanager
+def keeping_room() -> Iterator[None]:
+    """Hold the memory of images that this thread opens until the block ends; others wait where there is too little."""
+    with ExitStack() as held:
+        _room().of_thread.held = held
+        try:
+            yield
+        finally:
+            _room().of_thread.held = None
+
+
+@dataclass
+class _Room:
+    """Memory that the threads of a process share out among the images that they decode."""
+
+    taken: int = 0
+    freed: threading.Condition = field(default_factory=threading.Condition)
+    of_thread: threading.local = field(default_factory=threading.local)
+
+    @contextmanager
+    def of(self, image: Image.Image, name: str) -> Iterator[None]:
+        """Hold the memory of an image until the block, or that of `keeping_room` around it, ends."""
+        held, size, limit = getattr(self.of_thread, "held", None), math.prod(image.size) * PIXEL_BYTES, memory_limit()
+        if size > limit:
+            raise DataError(
+                f"{name} takes about {size / 2**30:.1f} GiB to decode, more than the {limit / 2**30:.1f} GiB that "
+                "work may take; make it smaller, or raise --max-memory"
+            )
+        with ExitStack() as own:
+            (held or own).enter_context(self._taken(size, limit // 2))
+            yield
+
+    @contextmanager
+    def _taken(self, size: int, limit: int) -> Iterator[None]:
+        processes = getattr(get_worker_info(), "num_workers", 1)
+        with self.freed:
+            self.freed.wait_for(lambda: not self.taken or self.taken + size <= limit // processes)
+            self.taken += size
+        try:
+            yield
+        finally:
+            with self.freed:
+                self.taken -= size
+                self.freed.notify_all()
+
+
+@cache
+def _room() -> _Room:
+    return _Room()
+
+
+@cache
+def _digests() -> dict[tuple[Path, int, int], str]:
+    """Return the digests of files that this process has read, by path, size and time of change."""
+    return {}
+
+
+def _version(path: Path) -> tuple[Path, int, int]:
+    found = path.stat()
+    return path, found.st_size, found.st_mtime_ns
+
+
+def _contents(path: Path) -> tuple[bytes, str]:
+    """Return the bytes of a file and their digest, which is remembered."""
+    version = _version(path)
+    if version[1] > memory_limit():
+        raise DataError(f"{path.name} is larger than what work may take; raise --max-memory")
+    content = path.read_bytes()
+    digest = _digests()[version] = hashlib.sha256(content).hexdigest()
+    return content, digest
 
 
 def _rgb(image: Image.Image) -> Image.Image:
@@ -113,9 +199,3 @@ def _refuse_unscaled(image: Image.Image) -> None:
     """Refuse pixel formats whose white is not known; 16-bit PNG is "I" in older Pillow versions."""
     if image.mode == "F" or (image.mode == "I" and image.format != "PNG"):
         raise ValueError(f"pixels are 32-bit (mode {image.mode}); save the image with 8 or 16 bits")
-
-
-def _unreadable(path: Path, error: Exception) -> DataError:
-    known = f"it is not an image in any of the formats {', '.join(FORMATS)}"
-    reason = known if isinstance(error, UnidentifiedImageError) else str(error)
-    return DataError(f"{path.name}: {reason or type(error).__name__}")

@@ -8,6 +8,7 @@ from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import read_table
 from iqa_armor.errors import DataError
+from iqa_armor.reading import expanded
 
 LABEL_FILES = ("koniq10k_distributions_sets.csv", "koniq10k_scores_and_distributions.csv")
 COLUMNS = ("image_name", "mos", "set")
@@ -27,7 +28,7 @@ def open_koniq10k(spec: str, location: str) -> Dataset:
     """
     rows = read_table(find_labels(location, LABEL_FILES, how_to_get=HOW_TO_GET), COLUMNS)
     problems, names = Problems(spec), [row["image_name"] for row in rows]
-    folder = _image_folder(Path(location).expanduser(), names)
+    folder = _image_folder(expanded(location), names)
     images = [
         LabelledImage(name, folder / plain_name(name, problems), row.score("mos", problems), row.split("set", problems))
         for name, row in zip(names, rows, strict=True)

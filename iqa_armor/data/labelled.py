@@ -10,6 +10,7 @@ from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, grouped_splits
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import MEND, SHOWN, Problems
 from iqa_armor.errors import DataError
+from iqa_armor.reading import expanded, is_file
 
 
 @dataclass(frozen=True)
@@ -30,13 +31,13 @@ def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) ->
     Raises:
         DataError: If there is no such folder or it holds no label file.
     """
-    folder = Path(location).expanduser()
+    folder = expanded(location)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. {how_to_get}")
     places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     for name in candidates:
         for place in places:
-            if (place / name).is_file():
+            if is_file(place / name):
                 return place / name
     raise DataError(f"{folder} holds no {' or '.join(candidates)}. {how_to_get}")
 
@@ -67,7 +68,7 @@ def labelled_dataset(
         advice: End of the DataError that lists every problem.
         hint: What to add to the name of a missing file.
     """
-    missing = [image for image in images if not image.path.is_file()]
+    missing = [image for image in images if not is_file(image.path)]
     kind = f"missing images in {folder}" if folder else "missing images"
     for place, image in enumerate(missing):
         # A hint may need a look into the folder, so it is asked for only for what the message will show.
@@ -102,7 +103,7 @@ def _check_constant(images: Sequence[LabelledImage], problems: Problems) -> None
 
 
 def _image_set(images: Sequence[LabelledImage]) -> ImageSet:
-    originals = tuple(image.reference for image in images if image.reference is not None and image.reference.is_file())
+    originals = tuple(image.reference for image in images if image.reference is not None and is_file(image.reference))
     return ImageSet(
         tuple(image.name for image in images),
         FileImages(tuple(image.path for image in images)),

@@ -7,11 +7,12 @@ from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import read_table
 from iqa_armor.errors import DataError
+from iqa_armor.reading import expanded
 
 
 def open_nips2017(spec: str, location: str) -> Dataset:
     """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size."""
-    folder = Path(location).expanduser()
+    folder = expanded(location)
     if not (folder / "images.csv").is_file():
         wanted = "the NIPS 2017 adversarial-learning development set (images.csv and images/*.png)"
         raise DataError(f"{folder} holds no images.csv; name the folder of {wanted}")

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import Dataset as TorchDataset
 
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.images import FileImages
+from iqa_armor.data.images import FileImages, keeping_room
 from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
 from iqa_armor.machine import usable_processors
@@ -103,7 +103,8 @@ def each_read(
 
     def attempt(place: Place) -> T | DataError:
         try:
-            return work(*place)
+            with keeping_room():
+                return work(*place)
         except DataError as error:
             return DataError(f"{place[0].names[place[1]]} ({error})")
 

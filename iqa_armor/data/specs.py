@@ -3,13 +3,14 @@
 import inspect
 import os
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import suppress
 
 from iqa_armor.data import DATASETS
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.koniq10k import HOW_TO_GET
 from iqa_armor.errors import NETWORK_FAILURES, DataError
 from iqa_armor.progress import Progress, silent
+from iqa_armor.reading import expanded
 
 KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
 
@@ -32,10 +33,11 @@ def open_dataset(spec: str | Dataset, *, seed: int = 0, progress: Progress = sil
     try:
         opener, location = DATASETS.find(spec)
     except DataError as error:
-        path = Path(spec).expanduser()
-        if not path.exists():
-            raise
-        raise DataError(f"{error}; did you mean {'csv' if path.is_file() else 'folder'}:{spec}?") from error
+        path = expanded(spec)
+        with suppress(OSError, ValueError):  # a word that can be no path
+            if path.exists():
+                raise DataError(f"{error}; did you mean {'csv' if path.is_file() else 'folder'}:{spec}?") from error
+        raise
     return opener if isinstance(opener, Dataset) else _opened(opener, spec, location, seed=seed, progress=progress)
 
 

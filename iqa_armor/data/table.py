@@ -3,20 +3,23 @@
 import csv
 import io
 import math
-import zipfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
+from iqa_armor.bounded import worker
 from iqa_armor.data.base import Split
 from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
+from iqa_armor.reading import reading
 
 SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "training"),
     **dict.fromkeys(("val", "valid", "validation"), "validation"),
     **dict.fromkeys(("test", "testing"), "test"),
 }
+MOST_BYTES = 2**28
 Lines = Iterator[tuple[int, list[str]]]  # line number from 1, stripped cells
 
 
@@ -90,35 +93,31 @@ def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> 
 
 
 def _csv_lines(path: Path) -> Lines:
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            text = file.read()
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text; save it as CSV (UTF-8)") from error
-    except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}; name an existing label file") from error
+    with reading(path, DataError, advice="name an existing label file"):
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path} has more than {MOST_BYTES >> 20} MiB, which no label file takes")
+        try:
+            text = path.read_bytes().decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise DataError(f"{path} is not UTF-8 text; save it as CSV (UTF-8)") from error
     delimiter = max((",", ";", "\t"), key=text.partition("\n")[0].count)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
-    try:
+    with reading(path, DataError, says="is not a CSV file", advice="export it again"):
         for cells in reader:
             yield reader.line_num, [cell.strip() for cell in cells]
-    except csv.Error as error:
-        raise DataError(f"{path} is not a CSV file: {error}") from error
 
 
 def _sheet_lines(path: Path) -> Lines:
-    export = f"Open it in a spreadsheet program, save the sheet beside it as '{path.stem}.csv', or pip install openpyxl"
-    try:
-        from openpyxl import load_workbook
-    except ImportError as error:
-        raise DataError(f"{path} is an Excel file, which needs openpyxl to be read. {export}") from error
-    try:
-        book = load_workbook(path, read_only=True, data_only=True)
-        try:
-            lines: list[Iterable[object]] = list(book.worksheets[0].iter_rows(values_only=True))
-        finally:
-            book.close()
-    except (OSError, ValueError, KeyError, IndexError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path} cannot be read: {error}. {export}") from error
-    for number, cells in enumerate(lines, start=1):
-        yield number, ["" if cell is None else str(cell).strip() for cell in cells]
+    export = f"open it in a spreadsheet program, save the sheet beside it as '{path.stem}.csv', or pip install openpyxl"
+    if find_spec("openpyxl") is None:
+        raise DataError(f"{path} is an Excel file, which needs openpyxl to be read; {export}")
+    with reading(path, DataError, says="cannot be read", advice=export):
+        yield from enumerate(worker().call("iqa_armor.data.table:sheet", str(path))[0], start=1)
+
+
+def sheet(path: str, _: bytes) -> tuple[list[list[str]], bytes]:
+    """Return the stripped cells of the first sheet of an Excel file; called in a process of its own."""
+    from openpyxl import load_workbook
+
+    rows: Iterable[Iterable[object]] = load_workbook(path, read_only=True, data_only=True).worksheets[0].values
+    return [["" if cell is None else str(cell).strip() for cell in row] for row in rows], b""

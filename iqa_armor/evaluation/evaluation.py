@@ -3,6 +3,7 @@
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What an evaluation found: figures, the table that they are reductions of, and what pictures are taken with."""
 
@@ -37,6 +38,15 @@ class Evaluation:
     table: Table
     models: Sequence[QualityModel]
     run: Run
+
+    def __repr__(self) -> str:
+        """Return a line per model: agreement with opinion, and the mean gain of each attack in score ranges."""
+        lines = []
+        for model in self.outcome.models:
+            ranked = "" if model.srocc is None else f"SROCC {model.srocc:.3f}"
+            gains = (f"{name} {found.abs_gain_auc:+.3f}" for name, found in model.attacks.items() if found.abs_gain)
+            lines.append("  ".join(filter(None, (f"{model.name:24}", ranked, *gains))))
+        return "\n".join(lines)
 
 
 def evaluate(
@@ -47,7 +57,7 @@ def evaluate(
     baseline: str | int | None = None,
     settings: EvaluationSettings | None = None,
     device: torch.device | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     progress: Progress = silent,
 ) -> Evaluation:
     """Score models clean and attacked on the reported split of each dataset, and compare them.
@@ -58,7 +68,7 @@ def evaluate(
     process works on its share of the images and returns the same.
 
     Args:
-        models: Models with different names.
+        models: Different models; of several with one name, the second becomes "NAME (2)", and so on.
         datasets: Datasets with different specs.
         attacks: Words that name attacks, or attacks themselves, in the place of those of the settings.
         baseline: Name or position of the model the others are compared with, if any.
@@ -79,6 +89,7 @@ def evaluate(
     """
     settings, device = settings or EvaluationSettings(), device or torch.device("cpu")
     settings = settings if attacks is None else settings.changed(attacks=tuple(attacks))
+    _tell_apart(models)
     names = [model.name for model in models]
     _require_different("model", names)
     _require_different("dataset", [dataset.spec for dataset in datasets])
@@ -92,7 +103,7 @@ def evaluate(
         "settings": {**rest, "fit_images": settings.fit_images},
         "versions": versions,
     }
-    journal = Journal(output, identity=identity, shard=current_shard(device))
+    journal = Journal(None if output is None else Path(output), identity=identity, shard=current_shard(device))
     run = Run(datasets, settings, device, journal, progress)
     lender, weights = None if reference is None else models[names.index(reference)], [each.weight for each in data]
     measured = [_measure(run, model, lender=lender, weights=weights) for model in models]
@@ -128,6 +139,15 @@ def _measure(
         "datasets": summary.by_dataset,
     }
     return ModelEntry.model_validate(entry | defense | summary.combined), summary
+
+
+def _tell_apart(models: Sequence[QualityModel]) -> None:
+    """Number, in place, different models of one name; what stands twice in the list, or behind one defense, stays."""
+    taken = {id(model): model for model in models if not isinstance(model, Defended)}.values()
+    for number, model in enumerate(taken):
+        before = [other.name for other in list(taken)[:number]]
+        if (name := model.name) in before:
+            model.name = next(new for n in count(2) if (new := f"{name} ({n})") not in before)
 
 
 def _require_different(kind: str, names: Sequence[str]) -> None:

@@ -36,8 +36,9 @@ class Format:
     install: str = ""
 
 
-def format_of(path: Path) -> Format:
+def format_of(path: Path | str) -> Format:
     """Return the format that a file's name asks for, once everything it takes is installed."""
+    path = Path(path)
     suffix = path.suffix[1:]
     if not FORMATS.knows(suffix):
         names = " or ".join(f"OUT.{name}" for name in FORMATS)

@@ -19,6 +19,7 @@ from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
 from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
 from iqa_armor.models.plain_data import PickledArray, stand_ins
 from iqa_armor.models.weights import RESCALING, RESCALING_KEYS, listed
+from iqa_armor.reading import first_line
 
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"
@@ -188,8 +189,7 @@ def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:
             return _explanation(path, f"it asks for {asked[1]}")
     if isinstance(error, ImportError | AttributeError):
         return f"{path} needs its author's source code, which is not importable here: {text}"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is truncated, damaged or no checkpoint: {first[:200]}"
+    return f"{path} is truncated, damaged or no checkpoint: {first_line(error)}"
 
 
 def _explanation(path: Path, why: str) -> str:

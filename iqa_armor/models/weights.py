@@ -145,6 +145,9 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
         fits = {name: fit_of(bare(build()), state) for name, build in candidates.items()}
     exact = [name for name, fit in fits.items() if not fit.problems]
     exact = [name for name in exact if not fits[name].rest] or exact
+    # Of a network and one that holds it, whose names are longer, the weights are those of the latter.
+    lengths = {name: sum(map(len, fits[name].own)) for name in exact}
+    exact = [name for name in exact if lengths[name] == max(lengths.values())]
     if len(exact) == 1:
         return exact[0]
     if exact:

@@ -51,8 +51,8 @@ def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: D
 
 def attack_images(
     model: QualityModel,
-    paths: Sequence[Path],
-    output: Path,
+    paths: Sequence[Path | str],
+    output: Path | str,
     *,
     attacks: Mapping[str, Attack],
     seed: int = 0,
@@ -72,7 +72,7 @@ def attack_images(
         ModelLoadError: If a score is not finite.
         ArmorError: If an attack cannot run on the model, or the files cannot be written.
     """
-    files = list(dict.fromkeys(find_images(paths)))
+    files, output = list(dict.fromkeys(find_images(paths))), Path(output)
     names = name_files(files, list(attacks))
     check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
     chosen = device or choose_device()

@@ -71,7 +71,7 @@ class Benchmark:
 
 
 def benchmark(
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     settings: BenchSettings | None = None,
     *,
     opening: Opening | None = None,
@@ -93,7 +93,9 @@ def benchmark(
     runs = []
     for path, model in zip(paths, load_models(paths, opening), strict=True):
         size = settings.size or model.preprocessing.size or KONIQ_SIZE
-        runs.append(_BenchedModel(path, TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)))
+        runs.append(
+            _BenchedModel(Path(path), TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit))
+        )
     return _Bench(runs, settings, opening, device, progress).run()
 
 

@@ -7,7 +7,8 @@ import torch
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.harden import Hardened, harden
+from iqa_armor.pipeline.harden import harden
+from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe

@@ -9,13 +9,13 @@ from iqa_armor.data.problems import Problems
 from iqa_armor.errors import DataError
 
 
-def find_images(paths: Sequence[Path]) -> list[Path]:
+def find_images(paths: Sequence[Path | str]) -> list[Path]:
     """Return the image files among and below the given paths, in the given order; folders are searched.
 
     Files that are missing, which are all listed, or no file at all are a DataError.
     """
     files: list[Path] = []
-    for path in paths:
+    for path in map(Path, paths):
         below = (file for file in path.rglob("*") if file.suffix.lower() in EXTENSIONS) if path.is_dir() else (path,)
         files += sorted(below)
     missing = [str(file) for file in files if not file.is_file()]

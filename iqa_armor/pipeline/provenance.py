@@ -2,6 +2,7 @@
 
 import hashlib
 import platform
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,15 @@ def versions() -> dict[str, str]:
     """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
     names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
     return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as files keep it: without what differs between two runs of one command."""
+    epochs = [{key: value for key, value in each.items() if key != "seconds"} for each in record.get("epochs", ())]
+    data = dict(record["data"])
+    name, colon, place = data["spec"].partition(":")
+    data["spec"] = name + colon + (Path(place).name if Path(place).is_absolute() else place)
+    return {**record, "data": data, **({"epochs": epochs} if epochs else {})}
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:

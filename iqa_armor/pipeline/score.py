@@ -15,7 +15,7 @@ from iqa_armor.progress import Progress, silent
 
 def score_files(
     model: QualityModel,
-    paths: Sequence[Path],
+    paths: Sequence[Path | str],
     *,
     device: torch.device | None = None,
     seed: int = 0,

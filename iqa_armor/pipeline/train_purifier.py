@@ -64,7 +64,7 @@ class TrainedPurifier:
 
     def save(self, path: Path | str) -> None:
         """Write the filter as one safetensors file, whole or not at all."""
-        save_fcn(self.fitted.network, Path(path), provenance=self.provenance)
+        save_fcn(self.fitted.network, path, provenance=self.provenance)
 
 
 def train_purifier(

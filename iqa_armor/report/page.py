@@ -1,7 +1,6 @@
 """A report as one self-contained HTML page."""
 
 import base64
-import io
 import itertools
 import re
 from html import escape
@@ -60,6 +59,8 @@ def _embedded(file: ImageFile) -> tuple[str, int, int]:
     """Return an image file as a data URI, with its width and height."""
     from PIL import Image
 
-    with Image.open(io.BytesIO(file.data)) as picture:
+    from iqa_armor.data.images import opened
+
+    with opened(file.data) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size

@@ -18,11 +18,19 @@ if TYPE_CHECKING:
 MEBI = 2**20
 
 
-@options(without={"score_range", "lower_is_better"})
+@options(
+    without={"score_range", "lower_is_better"},
+    usual=("size", "batches", "repeats", "has_training", "has_memory", "device"),
+)
 def bench(
     models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine, json: JsonOpt = False
 ) -> None:
-    """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all."""
+    """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all.
+
+    Examples:
+        iqa-armor bench model.pt model-hardened.safetensors
+        iqa-armor bench model.pt hardened.safetensors --batch 1 --size 498x664
+    """
     from iqa_armor.pipeline.bench import benchmark
 
     with progress() as bars:

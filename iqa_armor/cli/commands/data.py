@@ -9,6 +9,7 @@ import typer
 from iqa_armor.cli.arguments import JsonOpt, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
+from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.options import options
 
 if TYPE_CHECKING:
@@ -22,11 +23,11 @@ def _root() -> None:
     """Keep `check` a command of its own although it is the only one."""
 
 
-@data.command()
+@data.command(cls=ArmorCommand)
 @options(without={"device"})
 def check(
     spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it, e.g. csv:labels.csv or kadid10k:DIR.")
+        str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
     ],
     machine: Machine,
     json: JsonOpt = False,
@@ -35,6 +36,10 @@ def check(
 
     Ends with exit code 5 where images or labels are missing or cannot be read. Labels that seem to fall with
     quality are a warning only.
+
+    Examples:
+        iqa-armor data check csv:labels.csv
+        iqa-armor data check kadid10k:DIR
     """
     from iqa_armor.pipeline.data import check_data
 

@@ -17,7 +17,12 @@ if TYPE_CHECKING:
 
 @options(without={"score_range", "lower_is_better", "device"})
 def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
-    """Of a hardened model, also the measured singular values of its blocks and of the layers behind them."""
+    """Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
+
+    Examples:
+        iqa-armor inspect model.pt
+        iqa-armor inspect model-hardened.safetensors
+    """
     from iqa_armor.pipeline.inspect import inspect_model
     from iqa_armor.pipeline.load import load_model
 
@@ -47,8 +52,7 @@ def _show_cuts(found: Inspection) -> None:
 
 
 def _show_grids(found: Inspection) -> None:
-    grids = found.grids
-    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in grids)
+    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in found.grids)
     title = "tokens at the end of a transformer's units"
     show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
 

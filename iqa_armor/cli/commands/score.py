@@ -6,7 +6,7 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 
 
-@options(without={"threat", "lower_is_better"})
+@options(without={"threat", "lower_is_better"}, usual=("device",))
 def score(
     model: ModelArg,
     images: ImagesArg,
@@ -16,7 +16,12 @@ def score(
     machine: Machine,
     json: JsonOpt = False,
 ) -> None:
-    """Images are scored one by one: no score depends on the other images."""
+    """Images are scored one by one: no score depends on the other images.
+
+    Examples:
+        iqa-armor score model.pt photo.jpg
+        iqa-armor score model.safetensors photos/ --json
+    """
     from iqa_armor.pipeline.defended_models import defended_model
     from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.score import score_files

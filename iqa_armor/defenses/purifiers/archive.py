@@ -11,8 +11,8 @@ from typing import Any
 
 import torch
 
-from iqa_armor.defenses.purifiers.purifier_file import first_line
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.reading import first_line
 
 # What a file made by torch.export.save holds, below its first folder.
 _MEMBER = re.compile(
@@ -55,9 +55,7 @@ def checked_archive(path: Path) -> io.BytesIO:
     `torch.export.load` unpickles what the archive asks for, resolves names to any attribute of torch, evaluates
     strings as expressions and compiles others to Python source. So only what `torch.export.save` writes for a network
     of aten operations passes; comments on the author's source, and guards written in Python, are dropped.
-
-    Raises:
-        ModelLoadError: If the file is damaged, TorchScript, or holds anything else.
+    Raises ModelLoadError if the file is damaged, TorchScript, or holds anything else.
     """
     try:
         with zipfile.ZipFile(path) as archive:

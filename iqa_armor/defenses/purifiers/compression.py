@@ -57,9 +57,11 @@ class JPEG(DiffJPEG):
         import numpy as np
         from PIL import Image
 
+        from iqa_armor.data.images import opened
+
         file = io.BytesIO()
         Image.fromarray(image.permute(1, 2, 0).numpy()).save(file, "JPEG", quality=self.quality, subsampling="4:2:0")
-        with Image.open(file) as compressed:
+        with opened(file.getvalue(), formats=("JPEG",)) as compressed:
             return torch.from_numpy(np.array(compressed)).permute(2, 0, 1)
 
 

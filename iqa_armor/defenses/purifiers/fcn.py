@@ -10,11 +10,12 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
+from iqa_armor.defenses.purifiers.purifier_file import existing
 from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
+from iqa_armor.reading import first_line
 
 METADATA_KEY = "iqa_armor_purifier"
 KIND, FORMAT = "fcn", 1
@@ -70,7 +71,7 @@ def new_fcn(seed: int) -> FCN:
         return FCN()
 
 
-def save_fcn(network: FCN, path: Path, *, provenance: dict[str, Any]) -> None:
+def save_fcn(network: FCN, path: Path | str, *, provenance: dict[str, Any]) -> None:
     """Write a filter, and JSON values on its training that are never acted on, into one safetensors file or none."""
     from safetensors.torch import save
 

@@ -14,10 +14,11 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.purifiers.archive import checked_archive
-from iqa_armor.defenses.purifiers.purifier_file import existing, first_line
+from iqa_armor.defenses.purifiers.purifier_file import existing
 from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
 from iqa_armor.limits import check_limits
+from iqa_armor.reading import first_line
 
 
 @dataclass(frozen=True)
@@ -143,8 +144,7 @@ class ExportedNetwork(FileNetwork):
 
             module = move_to_device_pass(self._program, device).module()
             self._modules_by_device[device] = module.requires_grad_(False)
-        purified: Tensor = self._modules_by_device[device](images.float())
-        return purified
+        return self._modules_by_device[device](images.float())  # type: ignore[no-any-return]
 
 
 class OnnxNetwork(FileNetwork):

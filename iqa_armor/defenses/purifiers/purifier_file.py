@@ -1,4 +1,4 @@
-"""Files and folders of purifiers, and what is said of their errors."""
+"""Files and folders of purifiers."""
 
 from pathlib import Path
 
@@ -12,9 +12,3 @@ def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:
         seen = "is a file" if found.is_file() else "is a folder" if found.is_dir() else "does not exist"
         raise ModelLoadError(f"{path} {seen}; the purifier {owner} takes a {wanted}: {owner}:path={wanted.upper()}")
     return found
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text that says something, at most 200 characters."""
-    lines = (line.strip() for line in str(error).splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:200]

@@ -1,0 +1,181 @@
+"""Native code that reads or runs what strangers wrote, in a process of its own: bounded in time and in memory.
+
+A crash, an endless loop and a hunger for memory end that process alone, and become an error here. Answers are JSON and
+plain bytes: whatever takes the process over can give wrong numbers, not run code in this one.
+"""
+
+import atexit
+import json
+import os
+import signal
+import struct
+import subprocess
+import sys
+import threading
+from contextlib import suppress
+from functools import cache
+from importlib import import_module
+from typing import IO, Any
+
+from iqa_armor import errors
+from iqa_armor.errors import ArmorError
+from iqa_armor.machine import memory_limit
+from iqa_armor.reading import first_line
+
+SECONDS = 20.0  # of one call, where the caller knows no better
+MOST_BYTES = 2**34  # of one message
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve()"
+_SIZES = struct.Struct("<QQ")
+
+
+class EndedError(Exception):
+    """How a call went wrong: what it raised, or how its process ended."""
+
+
+class Worker:
+    """A process that answers calls one after the other; it starts with the first, and again after it has died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+        self._owner = os.getpid()
+        self._lock = threading.Lock()
+
+    def call(self, function: str, *arguments: Any, payload: bytes = b"", seconds: float = SECONDS) -> tuple[Any, bytes]:
+        """Return what `module:function`, called with JSON values and bytes, gives: a JSON value and bytes.
+
+        Raises:
+            ArmorError: If the function raised one.
+            EndedError: If it raised anything else, took too long or too much, or crashed.
+        """
+        with self._lock:
+            process, expired = self._running(), threading.Event()
+            timer = threading.Timer(seconds, _stop, (process, expired))
+            timer.start()
+            try:
+                answer = _exchange(process, {"call": function, "arguments": arguments, "seconds": seconds}, payload)
+            finally:
+                timer.cancel()
+            if answer is None:
+                self.close()
+                raise EndedError(f"it takes longer than {seconds:.0f} s" if expired.is_set() else _death(process))
+        said, content = answer
+        if "error" in said:
+            raise _ours(said["kind"])(said["error"])
+        return said["value"], content
+
+    def close(self) -> None:
+        """End the process, if this one started it."""
+        process, self._process = self._process, None
+        if process is not None and self._owner == os.getpid():
+            process.kill()
+            for pipe in (process.stdin, process.stdout):
+                with suppress(OSError):
+                    if pipe is not None:
+                        pipe.close()
+            process.wait()
+
+    def _running(self) -> subprocess.Popen[bytes]:
+        if self._owner != os.getpid():  # forked: the other end belongs to somebody else
+            self._process, self._owner = None, os.getpid()
+        if self._process is None or self._process.poll() is not None:
+            command = [sys.executable, "-c", _CODE, json.dumps(sys.path)]
+            self._process = subprocess.Popen(
+                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
+            )
+            _exchange(self._process, {"call": "", "arguments": [], "seconds": 0}, b"")  # importing is not timed
+        return self._process
+
+
+def _ours(kind: object) -> type[Exception]:
+    found = getattr(errors, str(kind), None)
+    return found if isinstance(found, type) and issubclass(found, ArmorError) else EndedError
+
+
+@cache
+def worker() -> Worker:
+    """Return the worker of this process."""
+    made = Worker()
+    atexit.register(made.close)
+    return made
+
+
+def serve() -> None:
+    """Answer calls on the standard input until it ends; what is called writes nothing, neither to files."""
+    answers, requests = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
+    _limit()
+    while (received := _receive(requests)) is not None:
+        request, payload = received
+        if hasattr(signal, "alarm"):  # ends this process should the other have died
+            signal.alarm(int(request["seconds"]) + 5 if request["seconds"] else 0)
+        _send(answers, *_answer(request, payload))
+
+
+def _answer(request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
+    if not request["call"]:
+        return {"value": None}, b""
+    try:
+        module, _, name = request["call"].partition(":")
+        value, content = getattr(import_module(module), name)(*request["arguments"], payload)
+    except ArmorError as error:
+        return {"kind": type(error).__name__, "error": str(error)}, b""
+    except MemoryError:
+        return {"kind": "", "error": "it takes more memory than --max-memory allows"}, b""
+    except BaseException as error:  # whatever it is, it is told to the process that asks
+        return {"kind": "", "error": first_line(error)}, b""
+    return {"value": value}, content
+
+
+def _limit() -> None:
+    try:
+        import resource
+    except ImportError:  # Windows
+        return
+    memory = memory_limit()
+    resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
+    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+
+
+def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any], payload: bytes) -> Any:
+    """Return an answer and its bytes, None where the process has died."""
+    if process.stdin is None or process.stdout is None:
+        return None
+    try:
+        _send(process.stdin, request, payload)
+        return _receive(process.stdout)
+    except (OSError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+def _send(file: IO[bytes], value: Any, payload: bytes) -> None:
+    text = json.dumps(value).encode()
+    file.write(_SIZES.pack(len(text), len(payload)))
+    file.write(text)
+    file.write(payload)
+    file.flush()
+
+
+def _receive(file: IO[bytes]) -> tuple[Any, bytes] | None:
+    sizes = file.read(_SIZES.size)
+    if len(sizes) < _SIZES.size:
+        return None
+    if sum(_SIZES.unpack(sizes)) > MOST_BYTES:
+        return None
+    text, payload = (file.read(size) for size in _SIZES.unpack(sizes))
+    return json.loads(text), payload
+
+
+def _stop(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
+    expired.set()
+    process.kill()
+
+
+def _death(process: subprocess.Popen[bytes]) -> str:
+    """Say how a process ended."""
+    code = process.wait()
+    with suppress(ValueError):
+        return f"it ended the process that read it ({signal.Signals(-code).name})"
+    return f"it ended the process that read it (code {code})"

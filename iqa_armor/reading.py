@@ -1,0 +1,53 @@
+"""Turn whatever a library raises on a stranger's file into one of our errors: the one place that catches everything."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from iqa_armor.errors import ArmorError
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an error's text that says something, or its kind."""
+    # A text may hold anything, even what no terminal can show.
+    lines = (line.strip() for line in str(error).encode(errors="replace").decode().splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:length]
+
+
+@contextmanager
+def reading(
+    path: Path | str, error: type[ArmorError], *, says: str = "is damaged", advice: str = "name another file"
+) -> Iterator[None]:
+    """Raise `error` in place of everything that the block may raise, but for errors of ours and interrupts.
+
+    Which exceptions a parser of damaged bytes raises is documented nowhere and changes with its versions, so no list of
+    them is kept. The message is "PATH says: reason; advice".
+    """
+    try:
+        yield
+    except ArmorError:
+        raise
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror or first_line(failure)}; {advice}") from failure
+    except BaseException as failure:
+        # A panic of a Rust library is no Exception.
+        if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
+            raise
+        reason = "there is not enough memory" if isinstance(failure, MemoryError) else first_line(failure)
+        raise error(f"{path} {says}: {reason}; {advice}") from failure
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def expanded(location: str | Path) -> Path:
+    """Return a path with its `~` replaced, or as it is where there is no such user."""
+    try:
+        return Path(location).expanduser()
+    except RuntimeError:
+        return Path(location)
