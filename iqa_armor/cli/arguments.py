@@ -89,7 +89,7 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
 
 
 MODEL = (
-    "An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a pickled module. "
+    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
     "hf:owner/name is a model on the hub."
 )
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]

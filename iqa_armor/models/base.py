@@ -135,7 +135,11 @@ class QualityModel(Prepared):
         higher_is_better: Direction of the scores while there is no scale, which says it itself.
         name: What reports call the model.
         arch: Name of the architecture or factory it was made by; text only.
+
+    `files` says which files it was opened from: the name, "sha256" and, where there are several, the "key" of each.
     """
+
+    files: tuple[dict[str, str], ...] = ()
 
     def __init__(
         self,

@@ -28,6 +28,11 @@ class Opening(SettingsModel):
         "for non-commercial use), package.module:factory or path/file.py:factory. Without it the weights are matched "
         "against the built-in ones.",
     )
+    weights_key: Annotated[str | None, Flag(metavar="KEY", shown="averaged ones, else the usual", panel=PANEL)] = Field(
+        None,
+        description="Which weights of a checkpoint to open: a key such as model_ema, keys joined by dots, or how the "
+        "names of the tensors begin.",
+    )
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),

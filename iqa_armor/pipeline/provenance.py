@@ -1,5 +1,6 @@
 """Where a model came from, as plain values to store with it."""
 
+import hashlib
 import platform
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -8,7 +9,17 @@ from typing import Any
 
 from iqa_armor import __version__
 from iqa_armor.data.base import Dataset
+from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, state_digest
+
+
+def file_record(path: Path) -> dict[str, str]:
+    """Return the name of a file and the SHA-256 of its bytes."""
+    try:
+        with path.open("rb") as file:
+            return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
 
 
 def versions() -> dict[str, str]:
@@ -29,7 +40,7 @@ def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
     """Return the record stored with a model made from `model` on `dataset`."""
     return {
-        "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model)},
+        "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
         "data": {
             "spec": dataset.spec,
             "fingerprint": dataset.fingerprint,
