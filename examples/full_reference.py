@@ -18,7 +18,7 @@ from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.backbone import torchvision_network
-from iqa_armor.models.checkpoints import read_state
+from iqa_armor.models.checkpoints import read_checkpoint
 from iqa_armor.models.reference import StageDistance
 from iqa_armor.models.weights import load_matching
 from iqa_armor.recipe import Training
@@ -45,7 +45,7 @@ def main() -> None:
     torch.manual_seed(0)
     classifier = torchvision_network(options.backbone)
     if options.weights:
-        load_matching(classifier, read_state(options.weights), source=str(options.weights))
+        load_matching(classifier, read_checkpoint(options.weights).state, source=str(options.weights))
     model = StageDistance(classifier)
     fit_reference(
         model,

@@ -1,11 +1,13 @@
-"""Harden one small network of every timm family with the defaults, and say what happened to each.
+"""Harden one small network of every timm family, and pyiqa's metrics, with the defaults; say what happened to each.
 
     python examples/gallery.py examples/gallery.md
     python examples/gallery.py out.md --only resnet --only regnet --seconds 120
+    python examples/gallery.py pyiqa.md --pyiqa
 
 Random weights and a few generated images: this asks whether surgery works and proves itself, not what it buys. Each
 network has a process of its own and a limit of time; what is hardened is stored and reloaded in a fresh process in
-which timm cannot be imported, and must give the same scores. Needs `pip install '.[timm]'`.
+which timm cannot be imported, and must give the same scores. What of pyiqa is refused is tried again with
+`--allow-source`. Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
 """
 
 from __future__ import annotations
@@ -18,10 +20,14 @@ import tempfile
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from iqa_armor import QualityModel
 
 RELOAD = """
 import json, sys
-sys.modules["timm"] = None
+sys.modules["timm"] = sys.modules["pyiqa"] = None
 import torch
 from iqa_armor import load_model
 model, kept = load_model(sys.argv[1]), torch.load(sys.argv[2], weights_only=True)
@@ -36,13 +42,14 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("output", type=Path, help="Markdown file to write")
     parser.add_argument("--only", action="append", default=[], metavar="FAMILY", help="families to try; all without")
     parser.add_argument("--seconds", type=float, default=120.0, help="limit of time per network")
+    parser.add_argument("--pyiqa", action="store_true", help="try pyiqa's no-reference metrics instead")
     parser.add_argument("--one", metavar="NETWORK", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
         sys.stdout.write(json.dumps(harden_one(given.one)) + "\n")
         return
     rows = []
-    for family, name in smallest(given.only).items():
+    for family, name in (metrics() if given.pyiqa else smallest(given.only)).items():
         row = {"family": family, "network": name, **in_own_process(name, given.seconds)}
         rows.append(row)
         sys.stderr.write(f"{family}: {row['outcome']} ({row['seconds']:.0f} s)\n")
@@ -70,6 +77,16 @@ def smallest(only: Sequence[str]) -> dict[str, str]:
     return found
 
 
+def metrics() -> dict[str, str]:
+    """Return a metric of each of pyiqa's architectures that need no reference image."""
+    from pyiqa.default_model_configs import DEFAULT_CONFIGS
+
+    known = (
+        (facts["metric_opts"]["type"], name) for name, facts in DEFAULT_CONFIGS.items() if facts["metric_mode"] == "NR"
+    )
+    return {kind: f"pyiqa:{name}" for kind, name in reversed(list(known))}
+
+
 def in_own_process(name: str, seconds: float) -> dict[str, object]:
     """Return the outcome of one network."""
     start = time.monotonic()
@@ -86,34 +103,62 @@ def in_own_process(name: str, seconds: float) -> dict[str, object]:
 
 def harden_one(name: str) -> dict[str, object]:
     """Harden a network with the defaults but for fine-tuning, store it, and reload it without timm."""
-    import timm
     import torch
 
-    from iqa_armor import QualityModel, Recipe, harden, open_dataset
     from iqa_armor.errors import ArmorError
     from iqa_armor.models.base import Preprocessing
+    from iqa_armor.models.build import build
+    from iqa_armor.pipeline.opaque import keep_source
 
     torch.manual_seed(0)
-    network = timm.create_model(name, num_classes=1).eval()
-    stages = sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != m.stride for m in network.modules())
-    size = tuple(network.default_cfg["input_size"][1:])
-    row: dict[str, object] = {"convolutions": stages, "outcome": "hardened"}
+    is_metric = name.startswith("pyiqa:")
     try:
-        dataset = open_dataset("synthetic:scenes=6,size=64x64")
-        model = QualityModel(network, Preprocessing(size=size), name=name)
-        result = harden(model, dataset, Recipe(epochs=0, calibration=8))
-        with tempfile.TemporaryDirectory() as folder:
-            path, kept = Path(folder) / "hardened.safetensors", Path(folder) / "scores.pt"
-            result.save(path)
-            images = torch.rand(2, 3, *size)
-            with torch.inference_mode():
-                torch.save({"images": images, "scores": result.model(images)}, kept)
-            command = [sys.executable, "-c", RELOAD, str(path), str(kept)]
-            again = subprocess.run(command, capture_output=True, text=True, check=False)
+        made = build(name if is_metric else f"timm:{name}")
     except ArmorError as error:
-        return {**row, "outcome": f"refused ({error.exit_code}): {error}"}
+        return {"outcome": f"not built: {error}"}
+    model: QualityModel = made.eval()  # type: ignore[assignment]
+    model.set_preprocessing(Preprocessing(size=(224, 224) if is_metric else model.preprocessing.size))
+    for parameter in model.parameters():
+        if not parameter.any():  # heads and branches that start at zero would hide what goes wrong before them
+            torch.nn.init.normal_(parameter, std=0.02)
+    stages = sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != m.stride for m in model.modules())
+    try:
+        return {"convolutions": stages, **hardened(model)}
+    except ArmorError as error:
+        reason = f"refused ({error.exit_code}): {error}"
+    if is_metric:
+        try:
+            keep_source(model, (), allow=True)
+            return {
+                "convolutions": stages,
+                **hardened(model),
+                "outcome": f"hardened with --allow-source; else {reason}",
+            }
+        except ArmorError as error:
+            reason = f"refused ({error.exit_code}): {error}"
+    return {"convolutions": stages, "outcome": reason}
+
+
+def hardened(model: QualityModel) -> dict[str, object]:
+    """Return what happened to a model that can be hardened."""
+    import torch
+
+    from iqa_armor import Recipe, harden, open_dataset
+    from iqa_armor.artifact.storage import read_metadata
+
+    result = harden(model, open_dataset("synthetic:scenes=6,size=64x64"), Recipe(epochs=0, calibration=8))
     pruned = result.pruned
-    row |= {"share": pruned.share if pruned else 0.0, "proof": pruned.proof if pruned else 0.0}
+    row: dict[str, object] = {"outcome": "hardened", "share": pruned.share, "proof": pruned.proof} if pruned else {}
+    with tempfile.TemporaryDirectory() as folder:
+        path, kept = Path(folder) / "hardened.safetensors", Path(folder) / "scores.pt"
+        result.save(path)
+        if read_metadata(path)["needs_source"]:
+            return row
+        images = torch.rand(2, 3, *(model.preprocessing.size or (224, 224)))
+        with torch.inference_mode():
+            torch.save({"images": images, "scores": result.model(images)}, kept)
+        command = [sys.executable, "-c", RELOAD, str(path), str(kept)]
+        again = subprocess.run(command, capture_output=True, text=True, check=False)
     if again.returncode != 0 or float(again.stdout) != 0:
         return {**row, "outcome": f"reloaded otherwise: {(again.stdout + again.stderr).strip()[-200:]}"}
     return row
@@ -123,13 +168,14 @@ def table(rows: Sequence[dict[str, object]]) -> str:
     """Return the rows in Markdown, and how many were hardened of those with convolutional stages."""
     lines = ["| family | network | outcome | removed | proof | seconds |", "|---|---|---|---|---|---|"]
     for row in rows:
-        figures = (f"{row['share']:.1%}", f"{row['proof']:.0e}") if "share" in row else ("", "")
+        proof = "" if row.get("proof") is None else f"{row['proof']:.0e}"
+        figures = (f"{row['share']:.1%}", proof) if "share" in row else ("", "")
         text = str(row["outcome"]).replace("|", "\\|")
         lines.append(
             f"| {row['family']} | {row['network']} | {text} | {figures[0]} | {figures[1]} | {row['seconds']:.0f} |"
         )
     convolutional = [row for row in rows if int(row.get("convolutions", 2)) > 1]
-    done = sum(row["outcome"] == "hardened" for row in convolutional)
+    done = sum(str(row["outcome"]).startswith("hardened") for row in convolutional)
     lines += ["", f"{done} of {len(convolutional)} networks with convolutional stages were hardened.", ""]
     return "\n".join(lines)
 

@@ -11,6 +11,7 @@ import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
@@ -113,6 +114,7 @@ def serve(memory: str) -> None:
     answers, requests = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
+    tempfile.gettempdir()  # tries to write a file, once; torch asks for it where it imports its compiler
     _limit(int(memory or -1))
     while (received := _receive(requests)) is not None:
         request, payload = received

@@ -57,5 +57,9 @@ class UsageError(ArmorError):
     exit_code = 2
 
 
+class SettingError(UsageError, ValueError):
+    """A value that an object's settings do not allow."""
+
+
 class OutputError(ArmorError):
     """A file or folder that cannot be written."""

@@ -7,13 +7,15 @@ of the same target can tell what a killed run left behind from what another proc
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import IO
 
 from iqa_armor.errors import OutputError, UsageError
 
 MARK = ".unfinished-"
+CLAIM = ".claimed"
 
 
 @contextmanager
@@ -22,9 +24,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
 
     The name has the suffix of `path` and lies in a folder of its own, so that a writer may leave side files there;
     they are dropped. What was at `path` before stays as it is if the block fails.
-
-    Raises:
-        OutputError: If the file cannot be written; also in place of an OSError of the block.
+    Raises OutputError if the file cannot be written; also in place of an OSError of the block.
     """
     path = Path(path)
     with _refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
@@ -40,9 +40,7 @@ def staging(output: Path | str) -> Iterator[Path]:
     """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
 
     `output` is made if need be, and removed again if the block fails and nothing else is in it.
-
-    Raises:
-        OutputError: If the files cannot be written; also in place of an OSError of the block.
+    Raises OutputError if the files cannot be written; also in place of an OSError of the block.
     """
     output = Path(output)
     is_new = not output.exists()
@@ -64,8 +62,7 @@ def staging(output: Path | str) -> Iterator[Path]:
 def write_whole(path: Path | str, content: bytes | str) -> None:
     """Write bytes, or text in UTF-8, so that the file is never seen half-written.
 
-    Raises:
-        OutputError: If it cannot be written.
+    Raises OutputError if it cannot be written.
     """
     # File names need not be text; the bytes of one that stands in a text are kept.
     data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content
@@ -83,10 +80,69 @@ def require_writable(path: Path | str) -> None:
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it")
+    _probe(path, path.parent, f".{path.name}{MARK}")
+
+
+def _probe(path: Path, parent: Path, prefix: str) -> None:
     with _refusing(path):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
-            (folder / path.name).write_bytes(b"\0" * 4096)
+        parent.mkdir(parents=True, exist_ok=True)
+        with _unfinished(parent, prefix=prefix) as folder:
+            (folder / "probe").write_bytes(b"\0" * 4096)
+
+
+@contextmanager
+def claiming(
+    path: Path | str, *, overwrite: bool, is_folder: bool = False, files: Sequence[str] = ()
+) -> Iterator[None]:
+    """Keep a name for what the block makes, from before the work until it stands there.
+
+    Of two processes that claim one name, the second is refused at once. A folder is made, and removed again if it
+    stays empty; `files` are those that are going to stand in it.
+
+    Raises:
+        UsageError: If a file stands there already and is not to be overwritten, or a folder in place of a file.
+        OutputError: If nothing can be written there, or another process is about to.
+    """
+    path = Path(path)
+    if is_folder and path.exists() and not path.is_dir():
+        raise UsageError(f"{path} is a file; name a folder")
+    existing = [file for file in (path / name for name in files or ([] if is_folder else [""])) if file.is_file()]
+    if existing and not overwrite:
+        raise UsageError(f"{existing[0]} exists already; replace it with --overwrite, or name another place with -o")
+    is_new = is_folder and not path.exists()
+    lock = path / CLAIM if is_folder else path.with_name(f".{path.name}{CLAIM}")
+    if is_folder:
+        _probe(path, path, MARK)
+    else:
+        require_writable(path)
+    with _refusing(path):
+        held = _held_alone(lock, path)
+    try:
+        yield
+    finally:
+        lock.unlink(missing_ok=True)
+        held.close()
+        if is_new:
+            with suppress(OSError):  # holds what was made
+                path.rmdir()
+
+
+def _held_alone(name: Path, target: Path) -> IO[str]:
+    """Return the opened lock file of a target; what a killed process left is not locked, and taken over."""
+    while True:
+        file = name.open("a", encoding="utf-8")
+        try:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            file.close()
+            raise OutputError(f"another process is about to write {target}; wait, or name another place") from error
+        except (ImportError, OSError):  # a platform or file system without locks
+            return file
+        if name.exists() and os.path.samestat(os.fstat(file.fileno()), name.stat()):
+            return file
+        file.close()  # its holder removed it in between
 
 
 @contextmanager

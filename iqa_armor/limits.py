@@ -3,6 +3,8 @@
 from functools import cache
 from typing import Annotated, Literal, get_args, get_origin, get_type_hints
 
+from iqa_armor.errors import SettingError
+
 NotNegative = Annotated[float, "[0, inf)"]
 Positive = Annotated[float, "(0, inf)"]
 Count = Annotated[int, "[1, inf)"]
@@ -11,7 +13,7 @@ Count = Annotated[int, "[1, inf)"]
 class Limited:
     """Base of dataclasses whose annotations limit them: `Annotated[float, "(0, 1]"]` or a `Literal` of values.
 
-    Making one outside its limits raises ValueError.
+    Making one outside its limits raises SettingError, which is a ValueError too.
     """
 
     def __post_init__(self) -> None:
@@ -32,8 +34,7 @@ def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
         owner: Object with these attributes.
         limits: By attribute, an interval such as "[0, inf)" or the values that are allowed.
 
-    Raises:
-        ValueError: If one is outside; NaN is outside of all.
+    Raises SettingError if one is outside; NaN is outside of all.
     """
     for name, limit in limits.items():
         value = getattr(owner, name)
@@ -42,7 +43,7 @@ def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
         else:
             fits, said = value in limit, f"out of {', '.join(map(str, limit))}"
         if not fits:
-            raise ValueError(f"{type(owner).__name__} needs {name} {said}, got {value!r}")
+            raise SettingError(f"{type(owner).__name__} needs {name} {said}, got {value!r}")
 
 
 def _lies_in(value: float, interval: str) -> bool:

@@ -30,8 +30,7 @@ def choose_device(word: str = "auto") -> torch.device:
     Args:
         word: "auto" (CUDA where there is one, else the processor), "cpu", "cuda" or "cuda:N".
 
-    Raises:
-        UsageError: If the word is another, or there is no such device here.
+    Raises UsageError if the word is another, or there is no such device here.
     """
     import torch
 
@@ -48,6 +47,14 @@ def choose_device(word: str = "auto") -> torch.device:
     if index >= count:
         raise UsageError(f"there is no device cuda:{index} here; this machine has {count}, from cuda:0 on")
     return torch.device("cuda", index)
+
+
+def cuda_devices() -> list[str]:
+    """Return the names of this machine's CUDA devices."""
+    import torch
+
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    return [torch.cuda.get_device_name(number) for number in range(count)]
 
 
 def is_main_process() -> bool:
@@ -68,8 +75,7 @@ def prepare_threads(count: int | None = None) -> None:
     Args:
         count: Threads of one operation; None keeps what the environment says, or else takes `usable_processors`.
 
-    Raises:
-        UsageError: If the count is not positive.
+    Raises UsageError if the count is not positive.
     """
     if count is not None and count < 1:
         raise UsageError(f"--threads must be at least 1, got {count}")
@@ -87,8 +93,7 @@ def prepare_threads(count: int | None = None) -> None:
 def prepare_memory(limit: str | None = None) -> None:
     """Say how much memory work on one file may take: "6G" or "500M"; None keeps what the environment says.
 
-    Raises:
-        UsageError: If that is no size of at least 64 MiB.
+    Raises UsageError if that is no size of at least 64 MiB.
     """
     if limit is None:
         return

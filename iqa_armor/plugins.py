@@ -34,8 +34,7 @@ def import_object(source: str, name: str, *, kind: str, error: type[ArmorError] 
         kind: What messages call the object.
         error: Class of the error.
 
-    Raises:
-        ArmorError: Of the class `error`, if the module is missing or fails, or has no such attribute.
+    Raises ArmorError of the class `error`, if the module is missing or fails, or has no such attribute.
     """
     module = _from_file(Path(source), kind, error) if source.endswith(".py") else _by_name(source, error)
     if not hasattr(module, name):

@@ -32,8 +32,7 @@ class Entry:
 
     def value(self) -> Any:
         """Return the value, imported now."""
-        module, _, name = self.home.partition(":")
-        found = getattr(import_module(module), name)
+        found = _at(self.home)
         return found if self.settings is None else found(**self.settings)
 
 
@@ -66,7 +65,8 @@ class Registry(Mapping[str, T], Generic[T]):
         kind: What messages call such a value.
         entries: The built-in values.
         group: Entry-point group under which installed packages offer further ones; "" for none.
-        accepts: Turns what a user named into a value, or raises an ArmorError; called with the object and its name.
+        accepts: `module:NAME` of, or itself, what turns what a user named into a value, or raises an ArmorError; called
+            with the object and its name.
         pattern: Value of further names such as "pgd12", or None where a name is no such.
         also: What else may be named, for help texts: "pgdN for N steps".
         unit: Number that the written text of a value's setting is divided by.
@@ -76,7 +76,7 @@ class Registry(Mapping[str, T], Generic[T]):
     kind: str
     entries: Mapping[str, Entry]
     group: str = ""
-    accepts: Callable[[Any, str], T] = lambda value, name: value  # noqa: ARG005
+    accepts: str | Callable[[Any, str], T] = lambda value, name: value  # noqa: ARG005
     pattern: Callable[[str], T | None] = lambda name: None  # noqa: ARG005
     also: str = ""
     unit: Callable[[Any, str], float] = unscaled
@@ -108,8 +108,7 @@ class Registry(Mapping[str, T], Generic[T]):
             word: `NAME`, `package.module:NAME`, `path/file.py:NAME` or the name of an installed plug-in, each with
                 `:key=value,…` behind it where the value is a frozen dataclass with such fields.
 
-        Raises:
-            ArmorError: Of the registry's class, if the name or a setting is unknown, or a value is not allowed.
+        Raises ArmorError of the registry's class, if the name or a setting is unknown, or a value is not allowed.
         """
         value, settings = self.find(word)
         if not settings:
@@ -164,13 +163,13 @@ class Registry(Mapping[str, T], Generic[T]):
     def lazy_attribute(self, name: str) -> Any:
         """Return the public class or function of this name; serves as `__getattr__` of the registry's package."""
         for entry in self.entries.values():
-            module, _, attribute = entry.home.partition(":")
-            if attribute == name:
-                return getattr(import_module(module), name)
+            if entry.home.partition(":")[2] == name:
+                return _at(entry.home)
         raise AttributeError(f"there is no {self.kind} class {name!r}")
 
     def _accepted(self, found: Any, name: str) -> T:
-        return self.accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)
+        accepts: Any = _at(self.accepts) if isinstance(self.accepts, str) else self.accepts
+        return accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)  # type: ignore[no-any-return]
 
     def _imported(self, source: str, attribute: str) -> Any:
         try:
@@ -218,6 +217,11 @@ class Registry(Mapping[str, T], Generic[T]):
             raise self.error(f"{self.kind} setting {key} must be {types[key].__name__}, got {written!r}") from error
         unit = self.unit(value, key)
         return key, read if unit == 1 or isinstance(read, str) else read / unit
+
+
+def _at(home: str) -> Any:
+    module, _, name = home.partition(":")
+    return getattr(import_module(module), name)
 
 
 @cache

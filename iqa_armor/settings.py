@@ -77,6 +77,7 @@ class OneOf:
     """A word that a registry reads, which is named by `module:NAME` since it stands above the settings."""
 
     home: str
+    also: tuple[str, ...] = ()  # further words, which mean something to who reads the setting
 
     def registry(self) -> Any:
         """Return the registry; its values are not imported by this."""
@@ -87,7 +88,7 @@ class OneOf:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
         registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if isinstance(word, str) and word not in registry:
+            if isinstance(word, str) and word not in registry and word not in self.also:
                 registry.read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
@@ -197,16 +198,36 @@ Budgets = Annotated[
     Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
     Field(description=BUDGET),
 ]
+RankingBudgets = Annotated[
+    tuple[float, ...],
+    BeforeValidator(read_levels),
+    Flag(("--ranking-epsilon",), kind=str, metavar="E,E,…", shown="0.25,0.5,1,2,4,8", written=write_levels),
+    Field(description="Budgets of the attack on the ranking, in 1/255."),
+]
 Attacks = Annotated[
     tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
     Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
 ]
+DIRECTION = Field(
+    description="Whether attacks push the score up or down; both: they take turns; rank: images of low quality up, "
+    "those of high quality down, by opinion where there is one, else by the model's own clean scores."
+)
+_read_direction = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
+
+
+def _write_direction(value: Any) -> Any:
+    return {1: "up", -1: "down"}.get(value, value)
+
+
 Direction = Annotated[
-    Literal[1, -1],
-    BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value)),
-    Flag(kind=Literal["up", "down"], shown="up", written=lambda value: {1: "up", -1: "down"}[value]),
-    Field(description="Whether attacks push the score up or down; both: they take turns."),
+    Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up", written=_write_direction), DIRECTION
+]
+RankDirection = Annotated[
+    Literal[1, -1, "rank"],
+    _read_direction,
+    Flag(kind=Literal["up", "down", "rank"], shown="up", written=_write_direction),
+    DIRECTION,
 ]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

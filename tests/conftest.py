@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from torch import Tensor, nn
+from torch import Generator, Tensor, nn
 
 from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.defenses.base import PurifierFile
+from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
 # Of several worker processes each has one core: more threads would only wait for one another.
@@ -34,6 +36,17 @@ def make():
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
     return QualityModel(network, Preprocessing(size=(32, 40)))
 """
+
+
+# Purifiers that come without a file, and settings of them.
+WORDS = [
+    *(name for name, purifier in PURIFIERS.items() if not isinstance(purifier, PurifierFile)),
+    "rotate:random=yes,degrees=30",
+    "resize:factor=2,mode=bicubic",
+    "resize:factor=0.3,mode=nearest",
+    "jpeg:quality=20",
+    "quantize:levels=2",
+]
 
 
 def small_network(seed: int = 0) -> nn.Sequential:
@@ -72,6 +85,17 @@ def memory_dataset(training: int = 160, test: int = 40, *, seed: int = 0) -> Dat
     whole = ImageSet(names, lambda index: pixels[index], mos)
     splits = {"training": whole.select(range(training)), "test": whole.select(range(training, training + test))}
     return Dataset("memory", splits)
+
+
+def seeded(seed: int = 0) -> Generator:
+    return Generator().manual_seed(seed)
+
+
+def photographs(count: int = 2, size: tuple[int, int] = (24, 34)) -> Tensor:
+    """Return smooth images with a little noise, away from 0 and 1."""
+    coarse = torch.rand(count, 3, 4, 4, generator=seeded(1))
+    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
+    return 0.2 + 0.6 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=seeded(2)))
 
 
 @pytest.fixture

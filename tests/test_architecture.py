@@ -111,6 +111,19 @@ def test_it_is_done_in_one_place(what: str) -> None:
 JOURNAL = "evaluation/journal.py"
 
 
+def test_files_and_bodies_are_short() -> None:
+    texts = {str(path.relative_to(PACKAGE)): path.read_text(encoding="utf-8") for path in FILES}
+    assert {path for path, text in texts.items() if text.count("\n") > 250} == set()
+    bodies = {
+        f"{path}:{function.name}": function.body[ast.get_docstring(function) is not None :]
+        for path, text in texts.items()
+        for function in ast.walk(ast.parse(text))
+        if isinstance(function, ast.FunctionDef)
+    }
+    lengths = {name: body[-1].end_lineno - body[0].lineno + 1 for name, body in bodies.items() if body}
+    assert {name: length for name, length in lengths.items() if length > 40} == {}
+
+
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['iqa-armor', '--help']\n"

@@ -2,11 +2,13 @@
 
 import json
 import pkgutil
+from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops.misc import Permute
 
@@ -14,6 +16,8 @@ from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.limits import FormatError
 from iqa_armor.artifact.methods import METHODS
+from iqa_armor.artifact.storage import load_artifact, save_artifact
+from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.tokens import TokenBlock
@@ -43,6 +47,9 @@ EXAMPLES = [
     nn.Embedding(6, 3, padding_idx=1, max_norm=2.0),
     nn.MultiheadAttention(8, 2, dropout=0.1, bias=False, add_bias_kv=True, kdim=4, vdim=6, batch_first=True),
     nn.MultiheadAttention(8, 2, add_zero_attn=True),
+    nn.GRU(4, 6, 2, bidirectional=True),
+    nn.LSTM(4, 6, batch_first=True, proj_size=3),
+    nn.RNN(4, 6, nonlinearity="relu", bias=False),
     nn.MaxPool1d(3, 2, 1),
     nn.MaxPool2d((3, 2), stride=2, padding=1, dilation=2, ceil_mode=True),
     nn.AvgPool1d(3, ceil_mode=True),
@@ -191,3 +198,50 @@ def test_no_table_reaches_files_code_or_uninitialized_memory() -> None:
     }
     names = {name.rpartition(".")[2] for name in (*FUNCTIONS, *METHODS, *LAYERS)}
     assert not names & {*forbidden, "tolist", "data_ptr", "storage", "register_hook", "set_", "share_memory_"}
+
+
+class Sequences(nn.Module):
+    """Tokens of maps through a layer of sequences."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.conv, self.layer, self.head = nn.Conv2d(3, 8, 4, 4), layer, nn.Linear(8, 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        found = self.layer(self.conv(images).flatten(2).transpose(1, 2))
+        return self.head((found[0] if isinstance(self.layer, nn.RNNBase) else found).mean(1))
+
+
+class Spectra(nn.Module):
+    """Parts of a spectrum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, 4)
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.conv(images)
+        whole = torch.fft.fftshift(torch.fft.fft2(maps, norm="ortho").abs(), dim=(-2, -1))
+        back = torch.fft.irfft2(torch.fft.rfft2(maps), s=(4, 4))
+        return (whole + back + torch.fft.fft2(maps).real + torch.angle(torch.fft.fft2(maps)).cos()).mean((1, 2, 3))
+
+
+SEQUENCES = [
+    lambda: Sequences(nn.GRU(8, 8, 2, batch_first=True)),
+    lambda: Sequences(nn.LSTM(8, 8, batch_first=True)),
+    lambda: Sequences(nn.RNN(8, 8, batch_first=True, nonlinearity="relu")),
+    lambda: Sequences(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)),
+    lambda: Sequences(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, norm_first=True, activation="gelu")),
+    lambda: Sequences(nn.TransformerEncoder(nn.TransformerEncoderLayer(8, 2, 16, batch_first=True), 2)),
+    Spectra,
+]
+
+
+@pytest.mark.parametrize("make", SEQUENCES)
+def test_layers_of_sequences_and_spectra_are_stored(make: Callable[[], nn.Module], tmp_path: Path) -> None:
+    model = QualityModel(make().eval(), Preprocessing(size=(16, 16)))
+    save_artifact(model, tmp_path / "model.safetensors", recipe={}, provenance={})
+    images = torch.rand(3, 3, 16, 16)
+    with torch.no_grad():
+        # Attention may take a faster way in torch that rounds otherwise.
+        torch.testing.assert_close(load_artifact(tmp_path / "model.safetensors")(images), model(images))

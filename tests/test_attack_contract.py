@@ -23,7 +23,7 @@ QUICK: dict[str, dict[str, Any]] = {
     "advcf": {"steps": 8},
     "stadv": {"iterations": 3},
 }
-DRAWS = ("square", "apgd", "facpa")
+DRAWS = ("square", "apgd", "auto", "facpa")
 BLIND = ("square",)  # sees scores, no gradients
 FREE = ("advcf",)  # without a budget that could be zero
 every_attack = pytest.mark.parametrize("name", ATTACKS)

@@ -7,11 +7,13 @@ from torch import Generator, Tensor
 from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, tiny
 
 from iqa_armor.attacks.apgd import APGD, checkpoints
+from iqa_armor.attacks.auto import Auto
 from iqa_armor.attacks.base import Direction, ScoreFn
 from iqa_armor.attacks.l2pgd import L2PGD
 from iqa_armor.attacks.mifgsm import AMIFGSM, MIFGSM, local_contrast
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.projection import project_l2
+from iqa_armor.attacks.square import Square
 
 both_directions = pytest.mark.parametrize("direction", BOTH)
 every_model = pytest.mark.parametrize("name", NAMES)
@@ -206,3 +208,21 @@ def test_l2_budget_holds_at_the_ends_of_the_pixel_range() -> None:
     assert (reached <= 3 + 1e-5).all()
     assert (reached > 0.5).all()
     assert ((attacked >= 0) & (attacked <= 1)).all()
+
+
+@pytest.mark.parametrize("direction", [1, -1])
+def test_auto_is_nowhere_weaker_than_its_parts(direction: int) -> None:
+    images, weights = 0.2 + 0.6 * torch.rand(4, 3, 12, 12), torch.randn(3, 12, 12)
+
+    def score(batch: Tensor) -> Tensor:  # Square finds what gradients cannot: a score in steps
+        smooth = (batch * weights).sum((1, 2, 3))
+        return torch.where(torch.tensor([True, True, False, False]), smooth, (smooth * 4).round() / 4 + 0 * smooth)
+
+    parts = [
+        APGD(8 / 255, steps=10, restarts=1, direction=direction),
+        Square(8 / 255, queries=50, direction=direction),
+    ]
+    auto = Auto(8 / 255, steps=10, restarts=1, queries=50, direction=direction)
+    reached = [direction * score(each(score, images, torch.Generator().manual_seed(0))) for each in (*parts, auto)]
+    # Square goes on with the generator where Auto-PGD left it: with one start, that has drawn nothing.
+    torch.testing.assert_close(reached[2], torch.maximum(reached[0], reached[1]))

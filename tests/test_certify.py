@@ -256,7 +256,7 @@ def test_data_gets_a_comparison_and_a_page(files: list[Path], tmp_path: Path) ->
     assert figures.ratio_to_baseline is not None
     assert found.models[1].seconds_plain < figures.seconds_certified  # type: ignore[operator]
     assert "base (baseline)" in page.read_text(encoding="utf-8")
-    shown = run("certify", base, *options, "--device", "cpu").stdout
+    shown = run("certify", base, *options, "--device", "cpu", "--overwrite").stdout
     assert "SROCC" in shown
     assert "003.png" not in shown
 

@@ -19,8 +19,9 @@ from conftest import ARCH, contrast_images, small_network
 from PIL import Image
 from typer.testing import CliRunner
 
-from iqa_armor.artifact.storage import load_artifact
+from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.cli import app
+from iqa_armor.models.base import Preprocessing, QualityModel
 
 KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
 
@@ -47,11 +48,25 @@ def spec(image_folder: Path) -> str:
     return f"csv:{image_folder / 'labels.csv'}"
 
 
-@pytest.fixture
-def resnet(tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def resnet_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
-    path = tmp_path / "model.pt"
+    path = tmp_path_factory.mktemp("resnet") / "model.pt"
     torch.save(torchvision.models.resnet18(num_classes=1).state_dict(), path)
+    return path
+
+
+@pytest.fixture
+def resnet(tmp_path: Path, resnet_file: Path) -> Path:
+    (tmp_path / "model.pt").hardlink_to(resnet_file)
+    return tmp_path / "model.pt"
+
+
+@pytest.fixture(scope="module")
+def small_file(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a small model that opens without more."""
+    path = tmp_path_factory.mktemp("small") / "model.safetensors"
+    save_artifact(QualityModel(small_network(), Preprocessing(size=(32, 40)), name="small"), path)
     return path
 
 
@@ -127,7 +142,11 @@ def test_inspect_recommends_the_last_cut(resnet: Path) -> None:
     assert found["recommended"] == ["layer3_1_relu_1"]
     assert found["cuts"][-1]["size"] == [4, 6]
     assert "resnet18" in done.stderr
-    assert "layer3_1_relu_1" in run("inspect", resnet, "--input-size", "64x96").stdout
+
+
+def test_inspect_shows_what_it_recommends(small_file: Path) -> None:
+    (cut,) = json.loads(run("inspect", small_file, "--json").stdout)["recommended"]
+    assert cut in run("inspect", small_file).stdout
 
 
 def test_inspect_says_why_a_dilated_network_has_no_last_cut(tmp_path: Path) -> None:
@@ -186,7 +205,7 @@ def test_file_that_would_run_code_is_refused_with_the_way_out(command: str, tmp_
         (["harden", "MODEL", "--data", "video:x"], 5, "unknown dataset 'video'"),
         (["harden", "MODEL", "--data", "SPEC", "--position", "layer9", "--input-size", "64x64"], 4, "layer9"),
         (["harden", "MODEL", "--data", "SPEC", "--prune", "1.5"], 6, "prune"),
-        (["harden", "MODEL", "--data", "SPEC", "-o", "MODEL"], 2, "safetensors"),
+        (["harden", "MODEL", "--data", "SPEC", "-o", "model.pt"], 2, "safetensors"),
         (["harden", "MODEL", "--data", "SPEC", "-o", "MODEL/out.safetensors"], 1, "cannot write"),
         (["harden", "MODEL", "--input-size", "12"], 2, "HEIGHTxWIDTH"),
         (["harden", "MODEL", "--backend", "fourier"], 2, "fourier"),
@@ -199,18 +218,18 @@ def test_file_that_would_run_code_is_refused_with_the_way_out(command: str, tmp_
     ],
 )
 def test_mistakes_have_a_message_and_an_exit_code(
-    arguments: list[str], code: int, message: str, resnet: Path, spec: str
+    arguments: list[str], code: int, message: str, small_file: Path, spec: str
 ) -> None:
-    done = run(*(argument.replace("MODEL", str(resnet)).replace("SPEC", spec) for argument in arguments))
+    done = run(*(argument.replace("MODEL", str(small_file)).replace("SPEC", spec) for argument in arguments))
     assert done.exit_code == code, (done.stdout, done.stderr)
     assert message in done.stderr.replace("\n", " ")
     assert "Traceback" not in done.stderr
     assert done.stdout == ""
 
 
-def test_without_a_dataset_the_error_says_how_to_name_one(resnet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_dataset_the_error_says_how_to_name_one(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("IQA_ARMOR_KONIQ10K", raising=False)
-    done = run("harden", resnet)
+    done = run("harden", small_file)
     assert done.exit_code == 5
     assert "IQA_ARMOR_KONIQ10K" in done.stderr
 
@@ -228,12 +247,14 @@ def test_every_command_explains_itself() -> None:
         assert "--json" in done.stdout
 
 
-def test_plain_command_in_a_real_process_on_koniq_layout(resnet: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)])
+def test_plain_command_in_a_real_process_on_koniq_layout(name: str, tmp_path: Path) -> None:
+    torch.save(torchvision.models.get_model(name, num_classes=1).state_dict(), tmp_path / "model.pt")
     environment = os.environ | {"IQA_ARMOR_KONIQ10K": str(write_koniq(tmp_path / "koniq"))}
     command = [sys.executable, "-m", "iqa_armor", "harden", "model.pt", "--position", "last"]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
-    assert "resnet18" in done.stderr
+    assert name in done.stderr
     model = load_artifact(tmp_path / "model-hardened.safetensors")
     assert model.scale is not None
     assert model.preprocessing.size == (498, 664)

@@ -181,7 +181,7 @@ def test_mistakes_have_a_message_and_leave_nothing(
 
 
 def test_attack_explains_itself() -> None:
-    done = CliRunner().invoke(app, ["attack", "--help"], env={"COLUMNS": "200"})
+    done = CliRunner().invoke(app, ["attack", "--help-all"], env={"COLUMNS": "200"})
     assert done.exit_code == 0
     options = (
         "--attack",
@@ -200,7 +200,7 @@ def test_attack_explains_itself() -> None:
 def test_output_is_required(model: list[object], photos: Path) -> None:
     done = run("attack", *model, photos)
     assert done.exit_code == 2
-    assert "--output" in done.stderr
+    assert "--out" in done.stderr
 
 
 def test_existing_files_stay_without_overwrite(model: list[object], photos: Path, output: Path) -> None:

@@ -86,7 +86,7 @@ def test_scores_of_every_image_are_written(models: list[Path], options: list[str
     assert done.exit_code == 0, done.output
     with file.open(newline="") as lines:
         rows = list(csv.DictReader(lines))
-    assert len(rows) == len(models) * 8 * (1 + 2)
+    assert len(rows) == len(models) * 8 * (1 + 2 + 6)  # clean, two attacks, the ranking's at six budgets
     (base, *_) = json.loads(done.stdout)["models"]
     mean = {
         attack: sum(float(row["score"]) for row in rows if row["model"] == "base" and row["attack"] == attack) / 8
@@ -168,10 +168,11 @@ def test_scores_are_written_as_one_row_per_image_attack_and_budget(
     assert done.exit_code == 0, done.output
     with table.open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert len(rows) == 8 * (1 + 2 * 2)  # clean, and two attacks at two budgets
+    assert len(rows) == 8 * (1 + 2 * 2 + 6)  # clean, two attacks at two budgets, the ranking's at six
     assert {(row["attack"], row["budget"]) for row in rows} == {
         ("", ""),
         *((attack, budget) for attack in ("pgd1", "pgd8") for budget in ("2", "4")),
+        *(("ranking", budget) for budget in ("0.25", "0.5", "1", "2", "4", "8")),
     }
     assert all(float(row["score"]) for row in rows)
     lines = tmp_path / "scores.jsonl"

@@ -26,7 +26,7 @@ from iqa_armor.registry import Entry
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
-QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), resamples=60, batch_size=4)
+QUICK = EvaluationSettings(epsilons=(2 / 255, 4 / 255), ranking_epsilons=(1 / 255,), resamples=60, batch_size=4)
 
 
 def image_set(count: int, seed: int, *, size: int = 12, has_scores: bool = True) -> ImageSet:
@@ -284,7 +284,7 @@ def test_models_are_left_as_they_were() -> None:
 
 def test_table_has_a_row_per_model_dataset_image_attack_and_budget() -> None:
     table = evaluate([model("a"), model("b", 1)], [SCORED, UNSCORED], settings=QUICK).table
-    assert len(table) == 2 * (14 + 6) * (1 + 2 * 2)
+    assert len(table) == 2 * (14 + 6) * (1 + 2 * 2 + 1)
     rows = table.where(model="a", dataset=SCORED.spec)
     clean, attacked = rows.where(attack=""), rows.where(attack="pgd8", budget="4")
     for part in (clean, attacked):

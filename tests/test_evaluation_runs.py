@@ -15,7 +15,7 @@ from torch import Tensor
 
 from iqa_armor.attacks.uap import UAP
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, OutputError
 from iqa_armor.evaluation.evaluation import evaluate
 from iqa_armor.evaluation.journal import Journal, Shard
 from iqa_armor.evaluation.pictures import take_pictures
@@ -127,7 +127,7 @@ def test_damaged_results_are_named(tmp_path: Path) -> None:
     kept.write_text('{"number": 0}\n')
     with pytest.raises(DataError, match=f"{kept.name} is damaged"):
         evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
-    with pytest.raises(DataError, match="cannot keep results in"):
+    with pytest.raises(OutputError, match="cannot keep results in"):
         evaluate([network()], [images()], settings=SETTINGS, output=kept / "kept")
 
 

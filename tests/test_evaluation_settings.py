@@ -19,7 +19,6 @@ TWO_IMAGES = Dataset("toy", {"test": ImageSet(("a", "b"), lambda _: torch.zeros(
     ("models", "options", "match"),
     [
         ([], {}, "at least one model"),
-        (["a", "a"], {}, "repeated: a"),
         (["a"], {"baseline": "z"}, "'z' is not among the models: a"),
         (["a"], {"baseline": 1}, "1 is not among the models"),
         (["a"], {"settings": EvaluationSettings(weights=(1.0, 1.0))}, "as many weights"),

@@ -13,10 +13,10 @@ import numpy as np
 import onnxruntime
 import pytest
 import torch
-import torchvision
 from conftest import small_network
 from torch import Tensor, nn
 from torch.nn import functional
+from torchvision.models.resnet import BasicBlock, ResNet
 from typer.testing import CliRunner
 
 from iqa_armor.artifact.storage import save_artifact
@@ -59,10 +59,10 @@ def hardened(backend: str, *, size: tuple[int, int] | None = (32, 40), pool: str
     return QualityModel(network.eval(), preprocessing, scale=ScoreScale(-0.5, 0.5), name="small").eval()
 
 
-def hardened_resnet(backend: str) -> QualityModel:
+def hardened_resnet(backend: str, blocks: int) -> QualityModel:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(2)
-        network = torchvision.models.resnet18(num_classes=1)
+        network = ResNet(BasicBlock, [blocks] * 4, num_classes=1)
         network.layer3 = nn.Sequential(network.layer3, RobustBlock(256, backend=backend))
     return QualityModel(network, Preprocessing(size=(64, 80)), name="resnet").eval()
 
@@ -155,9 +155,10 @@ def test_cayley_without_pooling_exports_too(tmp_path: Path) -> None:
     assert_same_scores(export_model(model, tmp_path / "out.onnx").path, model, (3, 3, 32, 40))
 
 
+@pytest.mark.parametrize("blocks", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("backend", BACKENDS)
-def test_hardened_resnet_gives_its_scores_in_both_formats(backend: str, tmp_path: Path) -> None:
-    model = hardened_resnet(backend)
+def test_hardened_resnet_gives_its_scores_in_both_formats(backend: str, blocks: int, tmp_path: Path) -> None:
+    model = hardened_resnet(backend, blocks)
     for suffix in SUFFIXES:
         exported = export_model(model, tmp_path / f"out{suffix}")
         assert exported.check.share < 1e-4

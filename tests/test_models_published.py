@@ -21,7 +21,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.build import build
-from iqa_armor.models.checkpoints import read_state
+from iqa_armor.models.checkpoints import read_checkpoint
 from iqa_armor.models.koncept512 import KonCept512
 from iqa_armor.models.linearity import linearity_network
 from iqa_armor.models.transformer import Attention, project
@@ -123,7 +123,7 @@ def test_rescaling_beside_the_weights_becomes_part_of_the_score(tmp_path: Path, 
 def test_rescaling_changes_no_network_that_has_none(tmp_path: Path) -> None:
     network = nn.Linear(3, 1)
     torch.save({"model": network.state_dict(), "k": 2.0, "b": 3.0}, tmp_path / "other.pth")
-    stored = read_state(tmp_path / "other.pth")
+    stored = read_checkpoint(tmp_path / "other.pth").state
     assert isinstance(stored, dict)
     assert stored.keys() == {"weight", "bias", *RESCALING}
     load_strict(network, stored, source="other.pth")
@@ -132,7 +132,7 @@ def test_rescaling_changes_no_network_that_has_none(tmp_path: Path) -> None:
 def test_linearity_file_opens_without_naming_its_architecture(tmp_path: Path) -> None:
     state = linearity_network("resnet18").state_dict()
     torch.save({"model": state, "k": [1.0] * 3, "b": [0.0] * 3}, tmp_path / "file.pth")
-    assert match_architecture(read_state(tmp_path / "file.pth"), PUBLISHED) == SMALL
+    assert match_architecture(read_checkpoint(tmp_path / "file.pth").state, PUBLISHED) == SMALL
 
 
 @pytest.mark.parametrize(
@@ -263,4 +263,4 @@ def test_hardened_model_reloads_with_the_same_scores(name: str, backend: str, si
 @pytest.mark.parametrize("k", ["2", None, {"a": 1}, [], torch.zeros(1).to("meta"), torch.tensor(1j)])
 def test_other_things_called_k_are_no_rescaling(tmp_path: Path, k: object) -> None:
     torch.save({"model": {"weight": torch.ones(1)}, "k": k, "b": 3.0}, tmp_path / "other.pth")
-    assert read_state(tmp_path / "other.pth").keys() == {"weight"}
+    assert read_checkpoint(tmp_path / "other.pth").state.keys() == {"weight"}

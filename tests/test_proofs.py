@@ -57,18 +57,27 @@ class SizeAsking(Body):
         return self.fc(self.features(x if x.shape[2] < 48 else x[:, :, ::2, ::2]))
 
 
-def hardened(network: nn.Module, size: tuple[int, int] | None = (32, 32)) -> list[dict]:
+def hardened(network: nn.Module, size: tuple[int, int] | None = (32, 32), **settings: object) -> list[dict]:
     torch.manual_seed(0)
     model = QualityModel(network, Preprocessing(size=size), name="subject")
-    return harden(model, memory_dataset(training=16), Recipe(epochs=0, calibration=4)).provenance["checks"]
+    return harden(model, memory_dataset(training=16), Recipe(epochs=0, calibration=4, **settings)).provenance["checks"]
 
 
 def test_checks_stand_in_the_provenance() -> None:
-    spliced, pruned = hardened(Body())
+    spliced, pruned, folded, saved = hardened(Body())
+    assert (folded["step"], saved["step"]) == ("folded = unfolded", "saved = loaded")
+    assert saved["difference"] == 0
     assert (spliced["step"], pruned["step"]) == ("spliced = original", "pruned = original without the channels")
     assert spliced["difference"] <= spliced["tolerance"] == 1e-6
     assert pruned["difference"] <= 1e-9
     assert pruned["tolerance"] == 1e-4
+
+
+@pytest.mark.parametrize("backend", ["cayley", "aoc", "aol"])
+def test_identity_blocks_are_projections(backend: str) -> None:
+    steps = {check["step"]: check for check in hardened(Body(), init="identity", pool="none", backend=backend)}
+    assert steps["identity block = projection"]["difference"] <= 1e-3
+    assert "identity block = projection" not in {check["step"] for check in hardened(Body(), backend=backend)}
 
 
 @pytest.mark.parametrize("kind", [Dropping, BatchDependent, PythonRandom])
@@ -86,7 +95,7 @@ def test_a_trace_that_froze_something_is_refused() -> None:
 
 
 def test_a_graph_for_one_size_needs_that_size_recorded() -> None:
-    assert len(hardened(SizeAsking())) == 2
-    assert len(hardened(Body(), size=None)) == 2
+    assert len(hardened(SizeAsking())) == 4
+    assert len(hardened(Body(), size=None)) == 4
     with pytest.raises(SurgeryError, match="serves one size only; name that size with --input-size"):
         hardened(SizeAsking(), size=None)

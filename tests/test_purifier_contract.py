@@ -7,7 +7,8 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from conftest import WORDS, photographs, seeded
+from torch import Tensor
 
 from iqa_armor.defenses.base import Approximated, BoundSmoother, Defended, Purifier, PurifierFile, Smoother
 from iqa_armor.defenses.purified import Purified
@@ -19,29 +20,10 @@ from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel, ScoreScale
 
 MakeModel = Callable[..., QualityModel]
-WORDS = [
-    *(name for name, purifier in PURIFIERS.items() if not isinstance(purifier, PurifierFile)),
-    "rotate:random=yes,degrees=30",
-    "resize:factor=2,mode=bicubic",
-    "resize:factor=0.3,mode=nearest",
-    "jpeg:quality=20",
-    "quantize:levels=2",
-]
 SIZES = [(1, 1), (2, 1), (5, 3), (17, 33), (32, 48)]
 SMOOTHED = [f"{word}:samples=12" for word in SMOOTHERS]
 every_purifier = pytest.mark.parametrize("word", WORDS)
 every_smoother = pytest.mark.parametrize("word", SMOOTHED)
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def photographs(count: int = 2, size: tuple[int, int] = (24, 34)) -> Tensor:
-    """Return smooth images with a little noise, away from 0 and 1."""
-    coarse = torch.rand(count, 3, 4, 4, generator=seeded(1))
-    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
-    return 0.2 + 0.6 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=seeded(2)))
 
 
 @pytest.mark.parametrize("name", PURIFIERS)

@@ -7,35 +7,15 @@ import sys
 
 import pytest
 import torch
-from torch import Generator, Tensor
+from conftest import WORDS, photographs, seeded
 
 from iqa_armor.defenses.base import Approximated
 from iqa_armor.defenses.purified import Purified
-from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.errors import UsageError
 
-WORDS = [
-    *(name for name, purifier in PURIFIERS.items() if not hasattr(purifier, "path")),
-    "rotate:random=yes,degrees=30",
-    "resize:factor=2,mode=bicubic",
-    "resize:factor=0.3,mode=nearest",
-    "jpeg:quality=20",
-    "quantize:levels=2",
-]
 DIFFERENTIABLE = [word for word in WORDS if read_purifier(word).is_differentiable]
 SIZES = [(1, 1), (2, 1), (5, 3), (17, 33), (32, 48)]
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
-
-
-def photographs(count: int = 2, size: tuple[int, int] = (24, 34)) -> Tensor:
-    """Return smooth images with a little noise, away from 0 and 1."""
-    coarse = torch.rand(count, 3, 4, 4, generator=seeded(1))
-    smooth = torch.nn.functional.interpolate(coarse, size=size, mode="bilinear")
-    return 0.2 + 0.6 * (0.9 * smooth + 0.1 * torch.rand(smooth.shape, generator=seeded(2)))
 
 
 @pytest.mark.parametrize("word", WORDS)

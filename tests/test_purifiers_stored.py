@@ -12,18 +12,15 @@ from typing import Any
 
 import pytest
 import torch
+from conftest import seeded
 from safetensors.torch import save_file
-from torch import Generator, Tensor, nn
+from torch import Tensor, nn
 from torch.export import Dim
 
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn, new_fcn, save_fcn
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
-
-
-def seeded(seed: int = 0) -> Generator:
-    return Generator().manual_seed(seed)
 
 
 def noisy(count: int = 2, size: tuple[int, int] = (24, 32)) -> Tensor:

@@ -3,7 +3,7 @@ import io
 import pytest
 from rich.console import Console
 
-from iqa_armor.report.attack_figures import headline
+from iqa_armor.report.attack_figures import area, distinct, headline
 from iqa_armor.report.comparison import compare
 from iqa_armor.report.evaluation import evaluation_report
 from iqa_armor.report.terminal import TerminalReport
@@ -263,3 +263,20 @@ def test_purifiers_have_a_table_within_the_width(width: int) -> None:
 
 def test_smoothed_scores_are_in_no_table_of_purifiers() -> None:
     assert "Purifier" not in shown(outcome(BASE, changed(BASE, name="s", defense="ms", threat="adaptive")), 120)
+
+
+def test_budgets_that_an_attack_cannot_spend_count_once() -> None:
+    gain = dict.fromkeys(("2", "4", "6"), 0.4)
+    spent = AttackFigures(abs_gain=gain, max_linf=dict.fromkeys(gain, 1.0), abs_gain_auc=0.4)
+    assert (distinct(spent), area(spent, "abs_gain")) == (["2"], 0.4)
+    rising = AttackFigures(
+        abs_gain={"2": 0.2, "4": 0.4, "8": 0.8, "16": 0.8},
+        max_linf={"2": 2.0, "4": 4.0, "8": 8.0, "16": 8.0},
+        abs_gain_auc=0.7,
+    )
+    assert distinct(rising) == ["2", "4", "8"]
+    assert area(rising, "abs_gain") == pytest.approx(0.5)
+    assert area(rising, "abs_gain", over_all=True) == 0.7
+    blank, unmeasured = AttackFigures(), AttackFigures(abs_gain=gain, abs_gain_auc=0.4)
+    assert (distinct(blank), area(blank, "abs_gain")) == ([], None)
+    assert distinct(unmeasured) == ["2", "4", "6"]

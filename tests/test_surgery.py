@@ -1,6 +1,7 @@
 """Tracing, cuts and splicing."""
 
 import copy
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -106,10 +107,47 @@ def test_dilation_of_a_functional_transposed_convolution_is_its_last_argument(
 
     traced = trace(Transposed(), example()[:1])
     if hides:
-        with pytest.raises(SurgeryError, match="dilated convolution 'conv_transpose2d'"):
+        with pytest.raises(SurgeryError, match="dilated convolution 'conv_transpose2d"):
             choose(traced, "last")
     else:
         assert choose(traced, "last")
+
+
+class Selective(nn.Module):
+    """A residual unit of which one path is dilated, beginning with the stride."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.short = nn.Conv2d(8, 8, 1, 2)
+        self.paths = nn.ModuleList([nn.Conv2d(8, 8, 3, 2, pad, pad) for pad in (1, 2)])
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.short(maps) + sum(path(maps) for path in self.paths)
+
+
+def test_dilation_in_the_unit_that_begins_a_stage_hides_nothing() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), Selective(), nn.Conv2d(8, 1, 3, padding=1))
+    assert [node.name for node in choose(trace(network, example()[:1]), "last")] == ["_1"]
+
+
+def test_last_quarter_of_many_convolutions_on_one_size_is_the_last_stage() -> None:
+    units = [layer for _ in range(7) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())]
+    network = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), *units, nn.Flatten())
+    assert [node.name for node in choose(trace(network, example()[:1]), "last")] == ["_11"]  # two of eight behind it
+
+
+@pytest.mark.parametrize("moved", [lambda x: x.view(-1, 3, 96, 96), lambda x: x.flip(3), lambda x: (x - 0.5) / 0.2])
+def test_last_is_never_the_image_itself(moved: Callable[[Tensor], Tensor]) -> None:
+    class Moved(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.conv = nn.Conv2d(3, 4, 7)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.conv(moved(images)).amax((1, 2, 3))
+
+    with pytest.raises(SurgeryError, match="one stage only"):
+        choose(trace(Moved(), example()[:1]), "last")
 
 
 def test_network_of_one_stage_asks_for_a_node() -> None:
@@ -184,7 +222,7 @@ def test_functional_layer_norm_of_own_weights_becomes_a_module_of_the_same_name(
     torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
 
 
-def test_layer_norm_in_a_module_with_further_layers_stays_a_function() -> None:
+def test_layer_norm_in_a_module_with_further_layers_becomes_a_layer_beside_it() -> None:
     class Crowded(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -196,7 +234,8 @@ def test_layer_norm_in_a_module_with_further_layers_stays_a_function() -> None:
 
     network = nn.Sequential(Crowded()).eval()
     traced = trace(network, example())
-    assert any(node.target is functional.layer_norm for node in traced.graph.nodes)
+    assert not any(node.target is functional.layer_norm for node in traced.graph.nodes)
+    assert isinstance(traced.get_submodule("0.conv"), nn.Conv2d)
     torch.testing.assert_close(traced(example()), network(example()), rtol=0, atol=0)
 
 

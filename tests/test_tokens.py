@@ -25,7 +25,7 @@ from iqa_armor.pipeline.inspect import inspect_model
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.lineage import Lineage
 from iqa_armor.surgery.stages import choose
-from iqa_armor.surgery.tokens import token_grid, token_grids
+from iqa_armor.surgery.tokens import TokenGrid, last_tokens, token_grid, token_grids
 
 VIT_FILE = """
 from torch import nn
@@ -140,9 +140,24 @@ def test_tensor_that_is_neither_map_nor_tokens_is_refused() -> None:
         choose(traced, "blocks.9")
 
 
-def test_last_position_of_a_transformer_names_tokens() -> None:
-    with pytest.raises(SurgeryError, match=r"no convolutional stage.*add_2, add_3, add_4 \(inspect lists 4\)"):
-        choose(trace(vit(), torch.zeros(1, 3, 32, 32)), "last")
+def test_last_position_of_a_transformer_is_before_its_last_quarter() -> None:
+    traced = trace(vit(), torch.zeros(1, 3, 32, 32))
+    assert [node.name for node in choose(traced, "last")] == ["add_2"]  # of two blocks, the last
+
+
+@pytest.mark.parametrize(
+    ("grids", "chosen"),
+    [
+        ([("0", 8), ("0", 8), ("1", 4), ("1", 4)], 1),  # the grid shrinks once
+        ([("0", 8), ("1", 4), ("2", 4), ("3", 2), ("3", 2)], 2),
+        ([(str(block // 2), 4) for block in range(24)], 17),  # three of twelve blocks behind it
+        ([("", 4)] * 24, 17),  # read from a file, without modules
+        ([("0", 4), ("1", 4)], 0),
+    ],
+)
+def test_last_tokens(grids: list[tuple[str, int]], chosen: int) -> None:
+    made = [TokenGrid(f"node{i}", module, 16, (side, side), 0) for i, (module, side) in enumerate(grids)]
+    assert last_tokens(made) is made[chosen]
 
 
 def test_module_name_stands_for_its_last_tokens() -> None:
@@ -247,7 +262,7 @@ def test_command_line_hardens_and_exports_a_transformer(
     runner = CliRunner()
     refused = runner.invoke(app, ["harden", *vit_files, *data, "--epochs", "0", "-o", str(out)])
     assert refused.exit_code == 4
-    assert "--position NODE" in refused.output
+    assert "--prune 0 skips pruning" in refused.output
     done = runner.invoke(
         app,
         ["harden", *vit_files, *data, "--epochs", "0", "-o", str(out), "--position", "add_4", "--prune", "0"],
@@ -265,5 +280,5 @@ def test_inspect_lists_tokens(vit_files: tuple[str, ...]) -> None:
     assert "encoder_layer_1" in done.output
     assert "4x4" in done.output
     plain = json.loads(CliRunner().invoke(app, ["inspect", *vit_files, "--json"]).stdout)
-    assert plain["recommended"] == []
+    assert plain["recommended"] == ["add_2"]
     assert [grid["node"] for grid in plain["grids"]] == ["add_1", "add_2", "add_3", "add_4"]

@@ -205,7 +205,7 @@ def test_the_command_trains_shows_and_writes(base: tuple[Path, str], tmp_path: P
     for text in ("held-out PSNR", "attacked, filtered", "clean, filtered", "gain score", "wrote"):
         assert text in shown.stdout
     assert read_purifier(f"fcn:path={output}").is_differentiable
-    told = run(*words, "--json", "--fresh")
+    told = run(*words, "--json", "--fresh", "--overwrite")
     assert told.exit_code == 0, told.stderr
     record = json.loads(told.stdout)
     assert record["output"] == str(output)

@@ -23,6 +23,7 @@ from iqa_armor.recipe import Training
 from iqa_armor.training import fit as fitting
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.checkpoint import Checkpoint
+from iqa_armor.training.history import ScoreMoments
 
 
 class Stopped(Exception):
@@ -112,8 +113,16 @@ def test_the_generator_of_the_cuda_device_is_kept(make_model, tmp_path: Path, mo
 
     path = tmp_path / "resume.pt"
     with accelerator_on(CPU, precision="no") as real:
-        labels = fitting.ScoreMoments()
-        part = fitting._Fitting(model, images_of(model), settings(), labels=labels, accelerator=Anywhere(real))
+        labels = ScoreMoments()
+        part = fitting._Fitting(
+            model,
+            images_of(model),
+            settings(),
+            labels=labels,
+            teacher=None,
+            accelerator=Anywhere(real),
+            is_frozen=False,
+        )
         part._note(0, float("nan"), time.perf_counter())
         Checkpoint(path).write(part.state())
         part._restore(Checkpoint(path).read())

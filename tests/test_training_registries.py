@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 import torch
 from test_training import fit_small, settings
+from test_training_robust import context
 
 from iqa_armor.errors import RecipeError
 from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES, GradientNorm
-from iqa_armor.training.defenses import TrainingDefense
+from iqa_armor.training.defenses import Step, TrainingDefense
 
 MINE = """
 from dataclasses import dataclass
@@ -30,9 +31,9 @@ class Huber:
         return torch.nn.functional.huber_loss(scores, mos, delta=self.delta)
 
 class Darker(TrainingDefense):
-    def batch(self, model, images, targets):
-        calls.append(len(images))
-        return 0.9 * images, targets
+    def batch(self, step):
+        calls.append(len(step.images))
+        return 0.9 * step.images, step.targets
 
 NUMBER = 3
 """
@@ -57,15 +58,19 @@ def test_a_loss_is_smaller_for_the_better_order(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", DEFENSES)
-def test_a_defense_gives_batches_of_the_same_size_and_draws_nothing(make_model, name: str) -> None:
-    defense = DEFENSES.read(name).of(Training(defense=name), torch.tensor([1.0, 3.0]), 1.0)
-    images, targets, model = torch.rand(4, 3, 32, 40), torch.zeros(4), make_model()
+def test_a_defense_gives_whole_batches_and_draws_from_the_generator_that_checkpoints_keep(
+    make_model, name: str
+) -> None:
+    defense = DEFENSES.read(name).of(context(defense=name))
+    step = Step(make_model(), torch.rand(4, 3, 32, 40), torch.zeros(4), done=0.5)
     state = torch.get_rng_state()
-    first, second = (defense.batch(model, images, targets) for _ in range(2))
-    assert [part.shape for part in first] == [images.shape, targets.shape]
-    assert all(torch.equal(a, b) for a, b in zip(first, second, strict=True))
-    assert torch.as_tensor(defense.penalty(model, images)).item() >= 0
-    assert torch.equal(torch.get_rng_state(), state)
+    images, targets = defense.batch(step)
+    assert len(images) == len(targets) in (4, 8)
+    penalty = torch.as_tensor(defense.penalty(step))
+    assert penalty.item() >= 0
+    torch.set_rng_state(state)
+    assert all(torch.equal(a, b) for a, b in zip((images, targets), defense.batch(step), strict=True))
+    assert torch.equal(penalty, torch.as_tensor(defense.penalty(step)))
 
 
 @pytest.mark.parametrize("registry", [LOSSES, DEFENSES], ids=["losses", "defenses"])

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import fx, nn
 
+from iqa_armor.artifact.checks import checked_fields, integer, sequence
 from iqa_armor.artifact.encode import INPUT
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
@@ -15,8 +16,10 @@ from iqa_armor.artifact.limits import MAX_LENGTH, MAX_NODES, FormatError, expect
 from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.names import check_disjoint, check_path
 from iqa_armor.artifact.signatures import Signature
+from iqa_armor.artifact.source import SOURCE, taken_from
 from iqa_armor.artifact.stored_layer import StoredLayer
 from iqa_armor.artifact.values import decode_value
+from iqa_armor.graph.sizes import FIXED_SIZE
 
 NODE_FIELDS = ("op", "target", "args", "kwargs")
 
@@ -33,15 +36,18 @@ class _Build:
     called: set[str] = field(default_factory=set)
 
 
-def decode_network(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> fx.GraphModule:
+def decode_network(
+    description: Mapping[str, object], header: Mapping[str, TensorInfo], source: nn.Module | None = None
+) -> fx.GraphModule:
     """Return the described network on the meta device; its state dict has just the names and sizes of `header`.
 
     Args:
         description: Parsed JSON with nodes, leaves, attributes and tensors; from a stranger.
         header: The tensors that are really in the file.
+        source: Network that has the parts which are user code, if there are any; those are not on the meta device.
     """
     _check_table(description["tensors"], header)
-    build = _skeleton(description, header)
+    build = _skeleton(description, header, source)
     _check_state(build.root, header)
     nodes = description["nodes"]
     if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
@@ -60,6 +66,10 @@ def decode_network(description: Mapping[str, object], header: Mapping[str, Tenso
     except RuntimeError as error:
         raise FormatError(f"its graph is inconsistent: {error}") from error
     _check_state(network, header)
+    if FIXED_SIZE in description:
+        network.meta[FIXED_SIZE] = checked_fields(
+            {FIXED_SIZE: description[FIXED_SIZE]}, {FIXED_SIZE: sequence(integer(1, 2**14), 2)}, "its graph"
+        )[FIXED_SIZE]
     return network
 
 
@@ -76,7 +86,7 @@ def _check_table(table: object, header: Mapping[str, TensorInfo]) -> None:
             raise FormatError(f"tensor {shown(name)} is declared as {declared} but stored as {header[name]}")
 
 
-def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo]) -> _Build:
+def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo], source: nn.Module | None) -> _Build:
     """Return the module tree of the described layers and attributes, on the meta device."""
     stored_leaves, stored_attributes = description["leaves"], description["attributes"]
     if not isinstance(stored_leaves, dict) or not isinstance(stored_attributes, dict):
@@ -90,7 +100,8 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
     root, leaves = nn.Module(), {}
     for path, stored in stored_leaves.items():
         try:
-            leaves[path], module = _leaf(path, stored, header)
+            is_source = isinstance(stored, dict) and stored.get("class") == SOURCE
+            leaves[path], module = taken_from(source, path) if is_source else _leaf(path, stored, header)
         except FormatError as error:
             raise FormatError(f"layer {shown(path)}: {error}") from error
         container, name = _container(root, path)

@@ -10,7 +10,10 @@ from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.limits import FormatError, shown
+from iqa_armor.artifact.source import SOURCE, is_source
 from iqa_armor.artifact.values import encode_value
+from iqa_armor.graph.failures import place_of
+from iqa_armor.graph.sizes import FIXED_SIZE
 
 INPUT = "images"
 
@@ -42,15 +45,20 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
         "attributes": attributes,
         "tensors": {name: [NAME_OF_DTYPE[value.dtype], list(value.shape)] for name, value in tensors.items()},
     }
+    if FIXED_SIZE in network.meta:
+        description[FIXED_SIZE] = list(network.meta[FIXED_SIZE])
     return description, tensors
 
 
 def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
     leaf = network.get_submodule(path)
     if LAYERS.name_of(type(leaf)) is None:
-        raise FormatError(
+        if is_source(leaf):
+            return leaf
+        raise _placed(
+            path,
             f"layer {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which cannot be stored; "
-            "build the network from torch.nn layers without parametrizations"
+            "build the network from torch.nn layers without parametrizations",
         )
     if leaf._forward_hooks or leaf._forward_pre_hooks:
         raise FormatError(f"layer {path!r} has forward hooks, which cannot be stored; remove them first")
@@ -60,7 +68,16 @@ def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
     return leaf
 
 
+def _placed(place: str, text: str) -> FormatError:
+    """Return an error that notes in which module of the network it arose."""
+    error = FormatError(text)
+    error.place = place  # type: ignore[attr-defined]
+    return error
+
+
 def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
+    if LAYERS.name_of(type(leaf)) is None:
+        return {"class": SOURCE, "arguments": {}}
     name = str(LAYERS.name_of(type(leaf)))
     try:
         return {"class": name, "arguments": LAYERS[name].describe(leaf)}
@@ -94,7 +111,7 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
         given = {name: arg for name, arg in node.kwargs.items() if (name, arg) != ("out", None)}
         kwargs = {name: encode_value(arg, numbers.__getitem__) for name, arg in given.items()}
     except FormatError as error:
-        raise FormatError(f"node {node.name!r}: {error}") from error
+        raise _placed(place_of(node), f"node {node.name!r}: {error}") from error
     unit = {"unit": node.meta["unit"]} if isinstance(node.meta.get("unit"), str) else {}
     return {"op": node.op, "target": target, "args": args, "kwargs": kwargs, **unit}
 

@@ -18,10 +18,11 @@ from iqa_armor.artifact.table import Table
 
 EQUATION = re.compile(r"[a-zA-Z,. ]{1,64}(->[a-zA-Z. ]{0,32})?")
 # Attributes of a tensor that `getattr` may read.
-ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "is_cuda")
+ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "is_cuda", "real", "imag")
 RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 PADDING = ("constant", "reflect", "replicate", "circular")
 SAMPLING = ("bilinear", "nearest", "bicubic", "zeros", "border", "reflection")
+FOURIER = ("backward", "ortho", "forward")
 CONVOLUTION = "input weight bias? stride? padding? dilation? groups?"
 TRANSPOSED = "input weight bias? stride? padding? output_padding? groups? dilation?"
 POOLING = "input kernel_size stride? padding? dilation? ceil_mode? return_indices?"
@@ -116,6 +117,15 @@ _ENTRIES = {
     **functions_of(torch, "logsumexp", Signature("input dim keepdim?")),
     **functions_of(torch, "cumsum softmax log_softmax", Signature("input dim dtype?")),
     **functions_of(torch, "norm", Signature("input p? dim? keepdim? dtype?", ("fro",))),
+    **functions_of(torch, "rand_like randn_like", Signature("input dtype? device?")),
+    **functions_of(torch, "angle real imag view_as_real", Signature("input", literals=False)),
+    **functions_of(torch.fft, "fft ifft rfft irfft", Signature("input n? dim? norm?", FOURIER, largest=GROWTH)),
+    **functions_of(
+        torch.fft,
+        "fft2 ifft2 rfft2 irfft2 fftn ifftn rfftn irfftn",
+        Signature("input s? dim? norm?", FOURIER, largest=GROWTH),
+    ),
+    **functions_of(torch.fft, "fftshift ifftshift", Signature("input dim?")),
     **functions_of(torch.linalg, "norm", Signature("A ord? dim? keepdim?", ("fro", "nuc"))),
     **functions_of(torch.linalg, "vector_norm", Signature("x ord? dim? keepdim?")),
     **functions_of(functional, "relu relu6 selu silu mish hardswish hardsigmoid", Signature("input inplace?")),

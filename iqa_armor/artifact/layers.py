@@ -4,6 +4,7 @@ from torch import nn
 
 from iqa_armor.artifact.blocks import BLOCKS
 from iqa_armor.artifact.checks import (
+    MAX_CHANNELS,
     MAX_KERNEL,
     MAX_PADDING,
     any_number,
@@ -100,6 +101,15 @@ ATTENTION: Fields = {
     "vdim": channels,
     "batch_first": flag,
 }
+RECURRENT: Fields = {
+    "input_size": channels,
+    "hidden_size": channels,
+    "num_layers": integer(1, 16),
+    "bias": flag,
+    "batch_first": flag,
+    "dropout": share,
+    "bidirectional": flag,
+}
 # After the query; each may be left out where a graph leaves it out.
 ATTENDED = "key value key_padding_mask need_weights attn_mask average_attn_weights is_causal"
 POWER_POOL: Fields = {
@@ -147,6 +157,9 @@ _ENTRIES: dict[str, StoredLayer] = {
     ),
     **layers_of(EMBEDDING, nn.Embedding),
     **layers_of(ATTENTION, nn.MultiheadAttention, keywords=("query", *ATTENDED.split())),
+    **layers_of(RECURRENT, nn.GRU, keywords=("input", "hx")),
+    **layers_of({**RECURRENT, "proj_size": integer(0, MAX_CHANNELS)}, nn.LSTM, keywords=("input", "hx")),
+    **layers_of({**RECURRENT, "nonlinearity": choice("tanh", "relu")}, nn.RNN, keywords=("input", "hx")),
     **layers_of(_maximum(1), nn.MaxPool1d),
     **layers_of(_maximum(2), nn.MaxPool2d),
     **layers_of(_average(1), nn.AvgPool1d),

@@ -8,7 +8,7 @@ from typing import TypeVar
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.checks import checked_fields
 from iqa_armor.artifact.decode import decode_network
@@ -17,8 +17,10 @@ from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read
 from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.settings import PREPROCESSING, check_record, describe, plain, read_names, read_scale
+from iqa_armor.artifact.source import SOURCE
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
+from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -27,6 +29,7 @@ T = TypeVar("T")
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
+OPTIONAL = frozenset({FIXED_SIZE})
 
 
 def save_artifact(
@@ -74,6 +77,15 @@ def check_storable(model: QualityModel) -> None:
         raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
+def rebuilt(model: QualityModel) -> QualityModel:
+    """Return what opening a file would give into which a model was written, without writing one."""
+    metadata, tensors = _encoded(model, {"recipe": {}, "provenance": {}})
+    header = {name: TensorInfo.of(value) for name, value in tensors.items()}
+    again = _rebuild(_document(metadata), header, model.network)
+    again.network.load_state_dict(tensors, strict=True, assign=True)
+    return again.eval()
+
+
 def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str, str], dict[str, Tensor]]:
     """Return a model's metadata and tensors, after a trial at rebuilding it from them."""
     network = model.network
@@ -81,17 +93,22 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
         size = model.preprocessing.size or ANY_SIZE
         network = trace(network, torch.zeros(1, 3, *size, device=model.mean.device))
     description, tensors = encode_network(network)
-    document = {"format": FORMAT, "needs_source": False, **describe(model), **records, **description}
+    needs_source = any(leaf["class"] == SOURCE for leaf in description["leaves"].values())  # type: ignore[attr-defined]
+    document = {"format": FORMAT, "needs_source": needs_source, **describe(model), **records, **description}
     metadata = {METADATA_KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))}
-    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()})
+    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()}, network)
     return metadata, tensors
 
 
-def load_artifact(path: Path | str) -> QualityModel:
+def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
     Nothing in the file is executed. The memory that its graph takes is bounded at the recorded image size;
     images of other sizes may take more, and the time that scoring takes is not bounded.
+
+    Args:
+        path: The file.
+        source: Network with the parts that are user code, for a file that needs its source; they do run.
 
     Raises:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
@@ -99,7 +116,7 @@ def load_artifact(path: Path | str) -> QualityModel:
     try:
         path = Path(path)
         metadata, header = _opened(path, read_header)
-        model = _rebuild(_document(metadata), header)
+        model = _rebuild(_document(metadata), header, source)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
@@ -152,22 +169,24 @@ def _document(metadata: Mapping[str, str]) -> dict[str, object]:
         raise FormatError(
             f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
-    document = expect_fields(parsed, FIELDS, "its description")
+    given = parsed.keys() if isinstance(parsed, dict) else ()
+    document = expect_fields(parsed, FIELDS | OPTIONAL.intersection(given), "its description")
     for record in ("recipe", "provenance"):
         check_record(document[record], record)
     read_names(document)
     return document
 
 
-def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo]) -> QualityModel:
-    """Return the described model on the meta device."""
-    if document["needs_source"] is not False:
+def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], source: nn.Module | None) -> QualityModel:
+    """Return the described model on the meta device; what is of `source` is where that is."""
+    if document["needs_source"] is not False and (document["needs_source"] is not True or source is None):
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
     names = read_names(document)
     preprocessing = Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
     scale = read_scale(document["score_scale"])
-    network = decode_network(document, tensors)
-    rehearse(network, preprocessing.size)
+    network = decode_network(document, tensors, source if document["needs_source"] else None)
+    if not document["needs_source"]:  # user code need not run without memory
+        rehearse(network, preprocessing.size)
     return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
 
 

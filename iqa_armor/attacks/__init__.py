@@ -13,12 +13,6 @@ if TYPE_CHECKING:
     from iqa_armor.attacks.base import Attack
 
 
-def _accepted(found: object, name: str) -> Attack:
-    from iqa_armor.attacks.base import accepted
-
-    return accepted(found, name)
-
-
 def _pgd_of_steps(name: str) -> Attack | None:
     steps = re.fullmatch(r"pgd([1-9][0-9]{0,4})", name)
     pgd: Any = ATTACKS["pgd"] if steps else None
@@ -43,11 +37,12 @@ ATTACKS: Registry[Attack] = Registry(
         "stadv": Entry(f"{_HOME}.stadv:StAdv", "Displacement in pixels: a smooth flow that moves them.", {}),
         "advcf": Entry(f"{_HOME}.advcf:AdvCF", "No budget: one color curve per channel, of bounded strength.", {}),
         "square": Entry(f"{_HOME}.square:Square", "L-infinity: random squares; sees scores only.", {}),
+        "auto": Entry(f"{_HOME}.auto:Auto", "L-infinity: of Auto-PGD and Square what moved each image farthest.", {}),
         "uap": Entry(f"{_HOME}.uap:UAP", "L-infinity: one pattern for all images, learned from some.", {}),
         "facpa": Entry(f"{_HOME}.facpa:FACPA", "L-infinity: a small network for any image, learned from some.", {}),
     },
     group="iqa_armor.attacks",
-    accepts=_accepted,
+    accepts=f"{_HOME}.base:accepted",
     pattern=_pgd_of_steps,
     also="pgdN for N steps",
     unit=unit_of,

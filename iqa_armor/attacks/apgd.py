@@ -11,6 +11,7 @@ from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
 from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
 from iqa_armor.limits import Count, NotNegative
+from iqa_armor.randomness import drawn_from
 
 _MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement
 _ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps raised the gain
@@ -35,9 +36,9 @@ class APGD(LinfAttack):
     restarts: Count = 1
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]."""
-        images = images.detach()
+        images, generator = images.detach(), drawn_from(generator, images)
         box = linf_box(images, self.epsilon)
         best = _Start(self, score, images, box=box).run()
         for _ in range(1, self.restarts):

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol, get_args, runtime_checkable
 from torch import Generator, Tensor, nn
 
 from iqa_armor.errors import UsageError
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.limits import Limited
 
 ScoreFn = Callable[[Tensor], Tensor]
@@ -37,7 +38,8 @@ class Attack(Protocol):
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
 
-        What is drawn comes from the generator, on its device. The images are left as they are.
+        What is drawn comes from the generator, on its device; the built-in ones take one of seed 0 where none is given.
+        The images are left as they are.
         """
 
 
@@ -74,13 +76,11 @@ def accepted(found: object, name: str) -> Attack:
 @contextmanager
 def frozen(model: nn.Module) -> Iterator[None]:
     """Put a model in eval mode without parameter gradients, in place, and restore every flag exactly on leaving."""
-    modules = [(module, module.training) for module in model.modules()]
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        model.eval().requires_grad_(False)
-        yield
+        with evaluating(model):
+            model.requires_grad_(False)
+            yield
     finally:
-        for module, was_training in modules:
-            module.training = was_training
         for parameter in trainable:
             parameter.requires_grad_(True)

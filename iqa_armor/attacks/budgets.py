@@ -16,6 +16,12 @@ def at_budgets(attack: Attack, epsilons: Sequence[float]) -> tuple[Attack, ...]:
     return tuple(replace(changed, epsilon=epsilon) for epsilon in epsilons) if attack.norm == "linf" else (attack,)
 
 
+def turned(attack: Attack, direction: int) -> Attack:
+    """Return the attack in another direction."""
+    changed: Any = attack
+    return replace(changed, direction=direction)  # type: ignore[no-any-return]
+
+
 def budget_key(attack: Attack) -> str:
     """Return the name of an attack's budget: pixel values in 1/255, other lengths as they are, or "own"."""
     return "own" if attack.norm == "none" else f"{attack.epsilon * unit_of(attack, 'epsilon'):g}"

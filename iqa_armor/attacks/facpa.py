@@ -12,7 +12,7 @@ from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import batches_of, mean_score, score_gradient
 from iqa_armor.limits import Count, NotNegative, Positive
-from iqa_armor.randomness import seeded
+from iqa_armor.randomness import drawn_from, seeded
 
 
 class PerturbationNetwork(nn.Module):
@@ -82,7 +82,7 @@ class Perturber(LinfAttack):
     epsilon: NotNegative = 4 / 255
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
         network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
@@ -110,8 +110,9 @@ class FACPA(LinfAttack):
     passes: Count = 20
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""
+        generator = drawn_from(generator, images)
         return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:

@@ -33,7 +33,7 @@ class MADC(Limited):
     steps: Count = 10
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         change, length = torch.zeros_like(clean), self.epsilon

@@ -34,7 +34,7 @@ class MIFGSM(LinfAttack):
     momentum: NotNegative = 1.0
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         low, high = linf_box(images, per_image(self.budgets(images)))

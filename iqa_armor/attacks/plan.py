@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import count
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -41,22 +42,33 @@ def run_plan(
     """
     families: dict[tuple[PGD, tuple[float, ...]], dict[int, list[str]]] = {}
     for name, attacks in plan.items():
-        kinds = {replace(attack, epsilon=0.0) for attack in attacks if type(attack) is PGD}
-        if len(kinds) == 1 and all(type(attack) is PGD for attack in attacks):
-            (kind,) = kinds
-            family = families.setdefault((replace(kind, steps=1), tuple(attack.epsilon for attack in attacks)), {})
-            family.setdefault(kind.steps, []).append(name)
+        if all(type(attack) is PGD for attack in attacks):
+            for kind, shared in _kinds(attacks).items():
+                family = families.setdefault((replace(kind, steps=1), tuple(shared)), {})
+                family.setdefault(kind.steps, []).append(name)
             continue
         source = generator(name)
         for attack in attacks:
             yield Attacked(name, (attack,), attack(score, images, source))
     for (pgd, epsilons), names in families.items():
-        steps = _steps(pgd, epsilons, score, images.detach(), begin=generator)
-        for step, groups in zip(range(1, max(names) + 1), steps, strict=False):
-            whole = replace(pgd, steps=step)
-            for name in names.get(step, ()):
-                for members, attacked in groups:
-                    yield Attacked(name, tuple(replace(whole, epsilon=e) for e in members), attacked)
+        yield from _family(pgd, names, _steps(pgd, epsilons, score, images.detach(), begin=generator))
+
+
+def _kinds(attacks: Sequence[Any]) -> dict[PGD, list[float]]:
+    """Return the budgets of PGDs by what they are without them."""
+    kinds: dict[PGD, list[float]] = {}
+    for attack in attacks:
+        kinds.setdefault(replace(attack, epsilon=0.0), []).append(attack.epsilon)
+    return kinds
+
+
+def _family(pgd: PGD, names: Mapping[int, Sequence[str]], steps: Iterator[list[_Group]]) -> Iterator[Attacked]:
+    """Yield the images of those that share a trajectory, by their numbers of steps."""
+    for step, groups in zip(range(1, max(names) + 1), steps, strict=False):
+        whole = replace(pgd, steps=step)
+        for name in names.get(step, ()):
+            for members, attacked in groups:
+                yield Attacked(name, tuple(replace(whole, epsilon=e) for e in members), attacked)
 
 
 def _steps(

@@ -11,6 +11,7 @@ from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import Best
 from iqa_armor.attacks.projection import linf_box, per_image
 from iqa_armor.limits import NotNegative
+from iqa_armor.randomness import drawn_from
 
 _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: where the share of changed pixels halves
 
@@ -39,9 +40,9 @@ class Square(LinfAttack):
     direction: Direction = +1
 
     @torch.no_grad()
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]."""
-        images = images.detach()
+        images, generator = images.detach(), drawn_from(generator, images)
         count, channels, height, width = images.shape
         low, high = linf_box(images, self.epsilon)
         best = Best(images, self.direction * score(images))

@@ -41,7 +41,7 @@ class StAdv(Limited):
     learning_rate: Positive = 0.2
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         search = Search(

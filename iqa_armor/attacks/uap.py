@@ -13,6 +13,7 @@ from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import batches_of, mean_score, score_and_gradient
 from iqa_armor.limits import Count, NotNegative, Positive
+from iqa_armor.randomness import drawn_from
 
 Placement = Literal["resize", "tile"]
 
@@ -34,7 +35,7 @@ class Pattern(LinfAttack):
             raise ValueError(f"Pattern needs a pattern (1, 3, h, w), got {tuple(self.pattern.shape)}")
         super().__post_init__()
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
         images = images.detach()
         placed = place(self.pattern.detach().to(images), images.shape[-2:], self.placement)
@@ -66,8 +67,9 @@ class UAP(LinfAttack):
     direction: Direction = +1
     placement: Placement = "tile"
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
+        generator = drawn_from(generator, images)
         return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:

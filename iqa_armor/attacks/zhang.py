@@ -44,7 +44,7 @@ class Zhang(LinfAttack):
     steps: Count = 20
     direction: Direction = +1
 
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return attacked images (N, 3, H, W) in [0, 1]."""
         least = {"ssim": 11, "lpips": 32, "dists": 16}[self.distance]  # SSIM's window; the halvings in VGG-16
         if min(images.shape[2:]) < least:

@@ -7,7 +7,7 @@ import typer
 
 from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import show_messages, stderr, stdout
+from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.errors import ArmorError
 
@@ -18,6 +18,11 @@ class ArmorGroup(typer.core.TyperGroup):
     def __init__(self, **settings: Any) -> None:
         super().__init__(**settings)
         self.commands = {name: typer.core.TyperCommand(name, help=says) for name, says in COMMANDS.items()}
+
+    def parse_args(self, ctx: Any, args: list[str]) -> Any:
+        """Note the words of the command as they were given."""
+        COMMAND.set(("iqa-armor", *args))
+        return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command, turning an ArmorError into an exit code."""

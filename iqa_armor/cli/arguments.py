@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -12,7 +14,7 @@ from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
-from iqa_armor.machine import choose_device, prepare_memory, prepare_threads
+from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads
 from iqa_armor.settings import Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
@@ -83,11 +85,12 @@ class Defenses(SettingsModel):
 def output_option(metavar: str, *, shown: str = "") -> Any:
     """Return the option that names what a command writes."""
     help_text = "File or folder to write." + (f" \\[default: {shown}]" if shown else "")
-    return typer.Option("-o", "--output", metavar=metavar, help=help_text)
+    return typer.Option("-o", "--out", metavar=metavar, help=help_text)
 
 
 MODEL = (
-    "An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or, with --trust-pickle, a pickled module."
+    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
+    "hf:owner/name is a model on the hub."
 )
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
@@ -103,7 +106,13 @@ DATA = typer.Option(
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
+UnlabelledOpt = Annotated[
+    str | None,
+    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+]
+OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
+DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
 
 
@@ -121,12 +130,28 @@ def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
     return open_dataset(spec or default_spec(), seed=seed, progress=progress)
 
 
-def require_target(target: Path, source: Path, *, suffix: str | None = None) -> None:
-    """Refuse an output that could not be written, or would replace the input, before any work is done."""
-    from iqa_armor.files import require_writable
+@contextmanager
+def claimed(
+    target: Path | None,
+    *,
+    overwrite: bool = False,
+    source: Path | None = None,
+    suffix: str = "",
+    is_folder: bool = False,
+    files: Sequence[str] = (),
+) -> Iterator[None]:
+    """Keep an output for the block, if there is one: checked before any work is done, and no other process's.
 
-    if suffix is not None and target.suffix != suffix:
+    Of several processes that a launcher started, the first one holds it.
+    """
+    from iqa_armor.files import claiming
+
+    if target is None or not is_main_process():
+        yield
+        return
+    if suffix and target.suffix != suffix:
         raise UsageError(f"the result is a {suffix} file; name it {target.with_suffix(suffix)}")
-    if source.exists() and target.exists() and target.samefile(source):
+    if source is not None and source.exists() and target.exists() and target.samefile(source):
         raise UsageError(f"{target} is the model itself; name another file with -o")
-    require_writable(target)
+    with claiming(target, overwrite=overwrite, is_folder=is_folder, files=files):
+        yield

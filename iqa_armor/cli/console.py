@@ -6,8 +6,12 @@ import json
 import logging
 import math
 import os
+import shlex
+import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
@@ -17,6 +21,7 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from iqa_armor.models.base import ScoreScale
+    from iqa_armor.pipeline.forecast import Forecast
 
 stdout = Console(highlight=False)
 # Of the processes that a launcher starts, the first one speaks.
@@ -34,6 +39,7 @@ def show_messages() -> None:
     logger.handlers = [_ToConsole()]
     logger.setLevel(logging.INFO)
     logger.propagate = False
+    BEAT.set(MINUTE)
 
 
 def show_json(value: dict[str, Any]) -> None:
@@ -51,32 +57,63 @@ def _plain(value: Any) -> Any:
     return value
 
 
+# The words of the command that is running, for what records it.
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+
+
+# Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
+MINUTE, QUIET = 60.0, math.inf
+BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
+
+
+def hear(value: str) -> None:
+    """Say more or less from now on: "verbose" or "quiet"; warnings and errors are always told."""
+    BEAT.set(QUIET if value == "quiet" else 5)
+    logging.getLogger("iqa_armor").setLevel(logging.WARNING if value == "quiet" else logging.DEBUG)
+
+
 class Bars:
-    """Progress of several tasks: bars in a terminal, a line per finished task or new detail elsewhere."""
+    """Progress of several tasks: bars in a terminal; elsewhere a line at the start, every minute and at the end."""
 
     def __init__(self, bars: Progress | None) -> None:
         self.bars = bars
+        self.started: dict[str, float] = {}
+        self.told: dict[str, float] = {}
         self.tasks: dict[str, Any] = {}
         self.details: dict[str, str] = {}
 
     def __call__(self, task: str, done: int, total: int, detail: str = "") -> None:
         """Note that `done` of `total` steps of `task` are finished."""
+        if BEAT.get() == QUIET:
+            return
         if detail and self.details.get(task) != detail:
             self.details[task] = detail
             stderr.print(f"{task}: {detail}", markup=False)
         if self.bars is None:
-            if done == total and task not in self.details:
-                stderr.print(f"{task}: {total} done", markup=False)
+            self._line(task, done, total)
             return
         if task not in self.tasks or (done <= 1 and self.bars.tasks[self.tasks[task]].finished):
             self.tasks[task] = self.bars.add_task(task, total=total)
         self.bars.update(self.tasks[task], completed=done, total=total)
 
+    def _line(self, task: str, done: int, total: int) -> None:
+        now, beat = time.monotonic(), BEAT.get()
+        if task not in self.started or now - self.told[task] >= beat or done == total:
+            since = self.started.setdefault(task, now)
+            self.told[task] = now
+            if done == total:
+                del self.started[task]  # it may be done once more
+            if done == total and task not in self.details:
+                stderr.print(f"{task}: {total} done", markup=False)
+            elif done < total:
+                left = f", about {span((now - since) / done * (total - done))} left" if now > since and done else ""
+                stderr.print(f"{task}: {done} of {total}{left}", markup=False)
+
 
 @contextmanager
 def progress() -> Iterator[Bars]:
     """Show progress on stderr while the block runs."""
-    if not stderr.is_terminal:
+    if not stderr.is_terminal or BEAT.get() == QUIET:
         yield Bars(None)
         return
     rest = TimeRemainingColumn(elapsed_when_finished=True)
@@ -100,6 +137,35 @@ def show_table(
     for row in rows:
         table.add_row(*map(Text, row))
     stdout.print(table)
+
+
+def show_forecasts(found: Sequence[Forecast], *, as_json: bool, **facts: Any) -> None:
+    """Show what a job would take, and that nothing was done; `facts` are for JSON."""
+    total = sum(each.seconds for each in found)
+    if as_json:
+        show_json({"dry_run": True, "seconds": total, "forecast": [asdict(each) for each in found], **facts})
+        return
+    for each in found:
+        height, width = each.size
+        memory = "" if each.memory is None else f", {each.memory / 2**30:.2f} GiB of memory so far"
+        say(
+            f"{each.name}: {each.parameters / 1e6:.2f} M parameters, {each.flops / 1e9:.3g} G operations and "
+            f"{1000 * each.call_seconds:.3g} ms per image of {height}x{width}, {each.images} images{memory}"
+        )
+    say(f"expected time: {span(total)}, but for reading images")
+    say("dry run: nothing was done or written", to=stderr)
+
+
+def span(seconds: float) -> str:
+    """Return a time in words, such as "12 s", "3 min" or "1.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.2g} s" if seconds < 10 else f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def say_next(*words: object) -> None:
+    """Write the command that is useful next, as a shell reads it."""
+    say(f"next: {shlex.join(['iqa-armor', *map(str, words)])}")
 
 
 def score_span(scale: ScoreScale | None) -> list[float] | None:

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import inspect
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from iqa_armor.cli.console import say, stdout
+from iqa_armor.cli.console import hear, say, stdout
 
 MORE = "More options"
 EXAMPLES = "Examples:"
@@ -38,9 +38,20 @@ HELP_ALL = Annotated[
 ]
 
 
-def help_parameter() -> inspect.Parameter:
-    """Return the parameter that shows all options."""
-    return inspect.Parameter("help_all", inspect.Parameter.KEYWORD_ONLY, default=False, annotation=HELP_ALL)
+def common_parameters() -> list[inspect.Parameter]:
+    """Return the parameters of every command: how much is said, and the help on all of them."""
+    said = {"quiet": "Say nothing of progress.", "verbose": "Say more of progress, and what is noticed."}
+    found: dict[str, Any] = {"help_all": HELP_ALL}
+    for name, text in said.items():
+        flags = (f"-{name[0]}", f"--{name}")
+        option = typer.Option(*flags, is_eager=True, callback=_hear(name), help=text, rich_help_panel=MORE)
+        found[name] = Annotated[bool, option]
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    return [inspect.Parameter(name, keyword, default=False, annotation=hint) for name, hint in found.items()]
+
+
+def _hear(value: str) -> Callable[[bool], None]:
+    return lambda given: hear(value) if given else None
 
 
 def show_help(ctx: Any, *, everything: bool) -> None:

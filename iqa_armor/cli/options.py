@@ -2,13 +2,14 @@
 
 import inspect
 from collections.abc import Callable, Collection, Iterator
+from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from iqa_armor.cli.help import MORE, help_parameter
+from iqa_armor.cli.help import MORE, common_parameters
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources, recipe_parameters
 from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
 
@@ -35,7 +36,7 @@ def options(
         if any(kind.in_recipes for kind in kinds.values()):
             made += recipe_parameters()
         made += [one for kind in kinds.values() for one in _parameters(kind, without, usual)]
-        made = sorted([*made, help_parameter()], key=lambda one: one.name == "json")  # what all have comes last
+        made = sorted([*made, *common_parameters()], key=lambda one: one.name == "json")  # what all have comes last
         parameters = {one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made}
 
         def run(**values: Any) -> None:
@@ -47,14 +48,21 @@ def options(
             if shown:
                 sources.show(found.values(), as_json=bool(values.get("json")))
                 return
-            command(**{name: value for name, value in values.items() if name in hints}, **found)
+            command(**{name: value for name, value in values.items() if name in hints} | found)
 
         run.__name__, run.__doc__, run.__module__ = command.__name__, command.__doc__, command.__module__
         run.__signature__ = inspect.Signature(list(parameters.values()))  # type: ignore[attr-defined]
         run.__annotations__ = {name: parameter.annotation for name, parameter in parameters.items()}
+        run.recipe_kinds = [kind for kind in kinds.values() if kind.in_recipes]  # type: ignore[attr-defined]
         return run
 
     return decorate
+
+
+def recipe_kinds(command: str) -> list[type[SettingsModel]]:
+    """Return the kinds of settings that recipes of a command hold."""
+    module = command.replace("-", "_")
+    return getattr(getattr(import_module(f"iqa_armor.cli.commands.{module}"), module), "recipe_kinds", [])
 
 
 def _settings_kind(hint: Any) -> type[SettingsModel] | None:
@@ -92,7 +100,7 @@ def _help(field: FieldInfo, flag: Flag) -> str:
     says = [str(field.description)]
     if _metavar(field) == "WORD":
         says.append(f"One of {', '.join(get_args(written_type(field)))}.")
-    says += [*(choice.registry().summary() for choice in marks_of(field, OneOf))]
+    says += [*(", ".join([choice.registry().summary(), *choice.also]) for choice in marks_of(field, OneOf))]
     shown, limits = _default(field, flag), _limits(field)
     facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
     return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))

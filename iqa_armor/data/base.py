@@ -17,7 +17,7 @@ SPLITS: tuple[Split, ...] = ("training", "validation", "test")
 ReadImage = Callable[[int], Tensor]  # returns image `index` as uint8 (3, H, W); may be called from worker processes
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class ImageSet:
     """The images of one split.
 
@@ -62,7 +62,7 @@ class ImageSet:
         return self.select([i * len(self) // count for i in range(count)])
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Dataset:
     """Image sets by split.
 
@@ -85,6 +85,10 @@ class Dataset:
     def __post_init__(self) -> None:
         if not self.fingerprint:
             object.__setattr__(self, "fingerprint", _fingerprint(self.splits))
+
+    def __repr__(self) -> str:
+        counts = ", ".join(f"{len(images)} {split}" for split, images in self.splits.items())
+        return f"Dataset {self.spec!r}: {counts} images{' (synthetic)' * self.is_synthetic}"
 
     @property
     def is_labelled(self) -> bool:

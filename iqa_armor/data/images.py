@@ -5,7 +5,7 @@ import io
 import math
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -70,14 +70,14 @@ class FileImages:
             return known or _contents(path)[1]
 
 
-def read_image(path: Path) -> Tensor:
-    """Return an image file as uint8 (3, H, W), upright as its EXIF orientation says.
+def read_image(source: Path | str | Image.Image) -> Tensor:
+    """Return an image file, or what Pillow has opened, as uint8 (3, H, W), upright as its EXIF orientation says.
 
     Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a color profile,
     and transparency is laid on white, the color of an empty page (ours). Of several frames the first is taken. A file
     that cannot be decoded is a DataError.
     """
-    with opened(path) as image:
+    with nullcontext(source) if isinstance(source, Image.Image) else opened(Path(source)) as image:
         image.load()
         pixels = np.array(_rgb(ImageOps.exif_transpose(image)), dtype=np.uint8)
     return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()

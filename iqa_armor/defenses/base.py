@@ -7,6 +7,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 
 from torch import Generator, Tensor
 
+from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel
 
 # What an attacker of a defended model differentiates: the defense too, or the model behind it only.
@@ -105,6 +106,22 @@ class Smoother(Protocol):
 
     def bind(self, model: QualityModel) -> BoundSmoother:
         """Return this smoother of a model, which is not changed."""
+
+
+def accepted_purifier(found: object, name: str) -> Purifier | PurifierFile:
+    """Return what a user named as a purifier; a UsageError if it is none."""
+    if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
+        return found
+    raise UsageError(
+        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
+    )
+
+
+def accepted_smoother(found: object, name: str) -> Smoother:
+    """Return what a user named as a smoother; a UsageError if it is none."""
+    if isinstance(found, Smoother) and not isinstance(found, type):
+        return found
+    raise UsageError(f"{name} is no smoother: it must have a guarantee in words and bind(model)")
 
 
 class Defended(QualityModel, ABC):

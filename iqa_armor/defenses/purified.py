@@ -35,8 +35,7 @@ class Purified(Defended):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1], purified first."""
-        scores: Tensor = self.inner(self.purify(images, self.next_generator(images)))
-        return scores
+        return self.inner(self.purify(images, self.next_generator(images)))  # type: ignore[no-any-return]
 
     def attacked_scores(self, images: Tensor) -> Tensor:
         """Return the scores (N,) that an adaptive attacker differentiates.
@@ -49,8 +48,7 @@ class Purified(Defended):
         for purifier in self.chain.values():
             images = _attacked(purifier, images, generator)
         behind = self.inner.attacked_scores if isinstance(self.inner, Defended) else self.inner
-        scores: Tensor = behind(images)
-        return scores
+        return behind(images)
 
 
 def _attacked(purifier: Purifier, images: Tensor, generator: Generator) -> Tensor:

@@ -1,6 +1,6 @@
 """Gains of single attacks on a few images, for the checks of their strength."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -10,6 +10,7 @@ from torch.overrides import TorchFunctionMode
 
 from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import Attack, ScoreFn
+from iqa_armor.attacks.budgets import turned
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.attacks.square import Square
@@ -54,14 +55,13 @@ class AttackGains:
 
     def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
         """Return the gain (N,) of an attack, turned in this direction, on a score if not on the one it follows."""
-        turned: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
-        turned = replace(turned, direction=self.settings.direction)
+        own = turned(attack, self.settings.sign)
         generator = Generator(device=self.images.device).manual_seed(self.settings.seed)
         parts = [
-            self._scored(turned(through or self.followed, part, generator)) - self._scored(part)
+            self._scored(own(through or self.followed, part, generator)) - self._scored(part)
             for part in torch.split(self.images, self.settings.batch_size)
         ]
-        return self.settings.direction * torch.cat(parts).double().cpu() / self.width
+        return self.settings.sign * torch.cat(parts).double().cpu() / self.width
 
     def known(self, name: str) -> Tensor:
         """Return the gain of "pgd1", "pgd8", "pgd50", "apgd" or "square", computed once."""

@@ -14,9 +14,7 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
     """Refuse attacked images of another size, outside their attack's budget or outside [0, 1].
 
     A displacement ("flow") cannot be read off images and is not checked.
-
-    Raises:
-        ArmorError: Naming the attack and by how much it went too far.
+    Raises ArmorError naming the attack and by how much it went too far.
     """
     if attacked.shape != clean.shape:
         raise ArmorError(

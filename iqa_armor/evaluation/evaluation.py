@@ -30,7 +30,7 @@ from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Evaluation:
     """What an evaluation found: figures, the table that they are reductions of, and what pictures are taken with."""
 
@@ -38,6 +38,15 @@ class Evaluation:
     table: Table
     models: Sequence[QualityModel]
     run: Run
+
+    def __repr__(self) -> str:
+        """Return a line per model: agreement with opinion, and the mean gain of each attack in score ranges."""
+        lines = []
+        for model in self.outcome.models:
+            ranked = "" if model.srocc is None else f"SROCC {model.srocc:.3f}"
+            gains = (f"{name} {found.abs_gain_auc:+.3f}" for name, found in model.attacks.items() if found.abs_gain)
+            lines.append("  ".join(filter(None, (f"{model.name:24}", ranked, *gains))))
+        return "\n".join(lines)
 
 
 def evaluate(

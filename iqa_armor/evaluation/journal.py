@@ -113,7 +113,8 @@ def model_digest(model: QualityModel) -> str:
     network = model.network
     program = network.code if isinstance(network, fx.GraphModule) else ""
     sizes = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in sorted(model.state_dict().items())]
-    known = (str(model), program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
+    layers = [f"{name} {type(each).__qualname__} {each.extra_repr()}" for name, each in model.named_modules()]
+    known = (*layers, program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
     return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
 
 
@@ -131,8 +132,10 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
                 raise DataError(f"{folder} holds results of another {what}; name another folder, or remove this one")
             return
         write_whole(path, json.dumps(identity, indent=2) + "\n")
-    except (OSError, ValueError, OutputError) as error:
-        raise DataError(f"cannot keep results in {folder}: {error}; name another folder") from error
+    except OSError as error:
+        raise OutputError(f"cannot keep results in {folder}: {error.strerror or error}; name another folder") from error
+    except ValueError as error:
+        raise DataError(f"{path} is damaged ({error}); remove {folder}, or name another") from error
 
 
 def _difference(kept: Any, identity: Mapping[str, Any]) -> str:

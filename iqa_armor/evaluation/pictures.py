@@ -59,7 +59,8 @@ def _most_moved(evaluation: Evaluation, model: QualityModel, *, attack: str, bud
         found = rows.where(dataset=dataset.spec)
         moved = found.where(attack=attack, budget=budget)["score"] - found.where(attack=CLEAN)["score"]
         places += [(gain, dataset, number) for number, gain in enumerate((moved / entry.scale.width).tolist())]
-    return sorted(places, key=lambda place: -evaluation.run.settings.direction * place[0])
+    way = evaluation.run.settings.direction
+    return sorted(places, key=lambda place: -abs(place[0]) if way == "rank" else -way * place[0])
 
 
 def _picture(run: Run, model: QualityModel, place: _Place, *, attack: str, budget: str) -> Picture:

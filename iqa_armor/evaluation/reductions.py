@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
 from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, srocc
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, gain_score, r_score
 from iqa_armor.results.figure_registry import Figure, declared
@@ -37,6 +37,13 @@ class Sample:
         """Scores of the clean images and of those in this state, (R, N) each."""
         return self._drawn(self.clean, "score"), self._drawn(self.table, "score")
 
+    @cached_property
+    def along(self) -> tuple[Tensor, Tensor]:
+        """Scores of the clean images and of those in this state, as if every attack went upwards that has a way."""
+        clean, attacked = self.scores
+        way = self._drawn(self.table, "way").nan_to_num(1.0)
+        return clean, clean + way * (attacked - clean)
+
     def column(self, name: str) -> Tensor | None:
         """Return a column, (R, N)."""
         return None if np.isnan(self.table[name]).all() else self._drawn(self.table, name)
@@ -57,6 +64,11 @@ class Sample:
             return None
         codes = (order_codes(torch.from_numpy(self.table[name]))[self.rows] for name in ("score", "mos"))
         return self._sign * srocc(*codes)
+
+    def rank_kept(self) -> Tensor:
+        """Return the rank correlation of scores in this state with the clean ones."""
+        tables = (self.table, self.clean)
+        return srocc(*(order_codes(torch.from_numpy(table["score"]))[self.rows] for table in tables))
 
     def gain_score(self) -> Tensor | None:
         """Return the change from the scores without a purifier."""
@@ -92,9 +104,11 @@ REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
     "clean_gain_score": Sample.gain_score,
     "clean_mean": lambda sample: sample.mean("score"),
     "clean_std": Sample.deviation,
-    "abs_gain": lambda sample: abs_gain(*sample.scores, sample.scale.width),
+    "worst_case_srocc": Sample.srocc,
+    "rank_kept": Sample.rank_kept,
+    "abs_gain": lambda sample: abs_gain(*sample.along, sample.scale.width),
     "abs_gain_unsigned": lambda sample: abs_gain_unsigned(*sample.scores, sample.scale.width),
-    "abs_gain_std": lambda sample: abs_gain_std(*sample.scores),
+    "abs_gain_std": lambda sample: abs_gain_std(*sample.along),
     "r_score": lambda sample: r_score(*sample.scores, low=sample.scale.low, high=sample.scale.high),
     "quality": lambda sample: sample.mean("quality"),
     "gain_score": Sample.gain_score,
@@ -129,9 +143,9 @@ class Reduction:
     def worst(self) -> dict[str, Table]:
         """By budget, the images with the farthest of their scores under the swept attacks, if there are two."""
         states = [self.states[name] for name in self.settings.swept()]
-        if len(states) < 2:
+        if len(states) < 2 or self.settings.direction == "rank":
             return {}
-        farthest = np.maximum if self.settings.direction > 0 else np.minimum
+        farthest = np.maximum if self.settings.sign > 0 else np.minimum
         worst = {key: farthest.reduce([state[key]["score"] for state in states]) for key in states[0]}
         return {key: Table.of(len(s), score=s, mos=self.clean["mos"]) for key, s in worst.items()}
 
@@ -142,15 +156,17 @@ class Reduction:
         default it is all figures, of the images as they are, R being 1.
         """
         rows = torch.arange(len(self.clean))[None] if draws is None else draws
-        chosen = [each for each in declared("clean", "data", "attacked") if draws is None or each.compared]
-        kept = [figure for figure in chosen if figure.of == "attacked"]
+        chosen = [each for each in declared("clean", "data", "attacked", "ranked") if draws is None or each.compared]
+        ranked, kept = ([each for each in chosen if each.of == kind] for kind in ("ranked", "attacked"))
 
-        def reduced(states: Mapping[str, Table]) -> Nested:
+        def reduced(states: Mapping[str, Table], kept: Sequence[Figure] = kept) -> Nested:
             samples = {key: Sample(state, self.clean, self.scale, rows) for key, state in states.items()}
             return _by_budget(kept, samples, is_resampled=draws is not None)
 
         clean = Sample(self.clean, self.clean, self.scale, rows)
-        found = _reduced([figure for figure in chosen if figure.of != "attacked"], clean)
+        found = _reduced([each for each in chosen if each.of in ("clean", "data")], clean)
+        rows_of = self.table.where(attack=RANKING)
+        found |= reduced({key: rows_of.where(budget=key) for key in self.settings.ranking_keys()}, ranked)
         found["attacks"] = {name: reduced(states) for name, states in self.states.items()}
         return found | ({"worst_case": reduced(self.worst)} if self.worst else {})
 
@@ -173,5 +189,6 @@ def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample], *, is_r
         if not is_resampled or "value" in figure.compared:
             found[figure.name] = columns[figure.name]
         if figure.has_area and (not is_resampled or "area" in figure.compared):
-            found[figure.area] = auc(torch.stack(list(columns[figure.name].values()), -1), epsilons)
+            values = torch.stack(list(columns[figure.name].values()), -1)
+            found[figure.area] = values.mean(-1) if figure.of == "ranked" else auc(values, epsilons)
     return found

@@ -37,8 +37,7 @@ def measure_scale(
 def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> ScoreScale:
     """Return the range of the scores (N,) that a model gave to its clean training images of these names.
 
-    Raises:
-        ModelLoadError: If predictions are not finite, or all the same.
+    Raises ModelLoadError if predictions are not finite, or all the same.
     """
     if not bool(scores.isfinite().all()):
         bad = names[int((~scores.isfinite()).nonzero()[0])]

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any
 
@@ -12,7 +12,7 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import frozen
-from iqa_armor.attacks.budgets import budget_key
+from iqa_armor.attacks.budgets import budget_key, turned
 from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.prepared import PreparedImages, batches
@@ -22,7 +22,7 @@ from iqa_armor.evaluation.budgets import check_budget
 from iqa_armor.evaluation.journal import Block, digest_of, model_digest
 from iqa_armor.evaluation.randomness import restart
 from iqa_armor.evaluation.run import Run, prepare_for
-from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
 from iqa_armor.evaluation.threats import followed_score, undefended
 from iqa_armor.metrics.fidelity import l2, linf, psnr, quality_score
 from iqa_armor.models.base import QualityModel
@@ -76,6 +76,34 @@ class _SetScorer:
         named = {"model": self.model.name, "dataset": self.dataset.spec}
         return rows.changed(**named, mos=[opinions.get(name, math.nan) for name in rows["image"]])
 
+    @cached_property
+    def ways(self) -> dict[str, int]:
+        """Whether an attack on the ranking raises (+1) or lowers (−1) the score of each image.
+
+        Images rated below the median of the training labels, else of these, are to seem better, the others worse;
+        without opinion scores the model's own clean ones decide.
+        """
+        if self.images.mos is None:
+            quality, middle = self._sign * self._clean_scores(), None
+        else:
+            training = self.dataset.splits.get("training")
+            known = None if training is None or not len(training) else training.mos
+            quality, middle = self.images.mos, None if known is None else known.median()
+        raised = quality < (quality.median() if middle is None else middle)
+        return dict(zip(self.images.names, (self._sign * torch.where(raised, 1, -1)).tolist(), strict=True))
+
+    @property
+    def _sign(self) -> int:
+        return 1 if undefended(self.model).higher_is_better else -1
+
+    def _clean_scores(self) -> Tensor:
+        count, found = -(-len(self.images) // self.run.settings.batch_size), []
+        with frozen(self.model), torch.no_grad():
+            for number, parts in self._decoded(range(count)):
+                restart(self.model, self.run.settings.seed, "ways", self.number, number)
+                found += [self.model(pixels.to(self.run.device)).float().cpu() for pixels in parts]
+        return torch.cat(found)
+
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Yield blocks of images as batches of one size each; the next one is decoded meanwhile."""
         size, images, prepare = self.run.settings.batch_size, self.images, prepare_for(self.model, self.dataset)
@@ -93,11 +121,16 @@ class _SetScorer:
 
     def _block(self, number: int, parts: Sequence[Tensor]) -> Block:
         run, done, rows = self.run, 0, []
-        plan, names = run.plan(self.model), self.images.names[number * run.settings.batch_size :]
+        names = self.images.names[number * run.settings.batch_size :]
+        plan = run.plan(self.model)
+        ranking: Plan = {RANKING: attacks} if (attacks := run.settings.ranking_attacks()) else {}
+        plain, ranked = ({}, {**plan, **ranking}) if run.settings.direction == "rank" else (plan, ranking)
         for pixels in parts:
             now = names[done : done + len(pixels)]
             batch = _Batch(self.model, run.settings, pixels.to(run.device), now, (self.number, number), done)
-            rows += [batch.clean(), batch.attacked(plan)]
+            rows += [batch.clean(), batch.attacked(plain)]
+            if ranked:
+                rows.append(batch.turned(ranked, [self.ways[name] for name in now]))
             done += len(pixels)
         return Block(number, digest_of(parts), Table.joined(rows))
 
@@ -136,6 +169,22 @@ class _Batch:
         scores = self._score(self.images, CLEAN_STATE)
         seconds = (_now(self.images) - start) / len(self.images)
         return self._rows(scores=scores, seconds=seconds, **more, **self._quality(self.images, CLEAN_STATE))
+
+    def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
+        """Attack each image in its own direction, +1 or −1; rows are in the order of the plan and of the images."""
+        tables, order = [], []
+        for way in (1, -1):
+            chosen = [number for number, own in enumerate(ways) if own == way]
+            if chosen:
+                part = replace(self, images=self.images[chosen], names=[self.names[number] for number in chosen])
+                tables.append(part.attacked({n: [turned(a, way) for a in attacks] for n, attacks in plan.items()}))
+                order += chosen
+        table, places = Table.joined(tables), {self.names[number]: number for number in order}
+        states = {(n, budget_key(a)): k for k, (n, a) in enumerate((n, a) for n, each in plan.items() for a in each)}
+        rows = zip(table["attack"], table["budget"], table["image"], strict=True)
+        keys = [(states[attack, budget], places[image]) for attack, budget, image in rows]
+        chosen = sorted(range(len(keys)), key=keys.__getitem__)
+        return table.take(chosen).changed(way=list(ways) * len(states))
 
     def attacked(self, plan: Plan) -> Table:
         """Attack the images with every attack at every budget; rows are in the order of the plan."""

@@ -4,15 +4,25 @@ from __future__ import annotations
 
 from dataclasses import fields, replace
 from itertools import pairwise
-from typing import TYPE_CHECKING, Annotated, Any, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator
 
 from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.budgets import at_budgets, budget_key, unit_of
+from iqa_armor.attacks.budgets import at_budgets, budget_key, turned, unit_of
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
-from iqa_armor.settings import Attacks, BatchSize, Budgets, Direction, Flag, Limit, Seed, SettingsModel
+from iqa_armor.settings import (
+    Attacks,
+    BatchSize,
+    Budgets,
+    Flag,
+    Limit,
+    RankDirection,
+    RankingBudgets,
+    Seed,
+    SettingsModel,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -20,6 +30,8 @@ if TYPE_CHECKING:
     from iqa_armor.attacks.base import Attack
 
 PAPER_EPSILONS = (2 / 255, 4 / 255, 6 / 255, 8 / 255, 10 / 255)
+RANKING_EPSILONS = (0.25 / 255, 0.5 / 255, 1 / 255, 2 / 255, 4 / 255, 8 / 255)
+RANKING = "ranking"  # the attack on the ranking in tables
 
 
 class EvaluationSettings(SettingsModel):
@@ -30,7 +42,13 @@ class EvaluationSettings(SettingsModel):
 
     attacks: Attacks = ("pgd1", "pgd8")
     epsilons: Budgets = PAPER_EPSILONS
-    direction: Direction = 1
+    direction: RankDirection = 1
+    ranking: Annotated[str, Flag(metavar="ATTACK|none")] = Field(
+        "pgd8",
+        description="L-infinity attack that turns the ranking round, for the worst-case SROCC: images of low quality "
+        "are pushed up, those of high quality down.",
+    )
+    ranking_epsilons: RankingBudgets = RANKING_EPSILONS
     batch_size: BatchSize = Field(8, gt=0)
     limit: Annotated[Limit, Flag(shown="all")] = None
     seed: Seed = 0
@@ -48,25 +66,60 @@ class EvaluationSettings(SettingsModel):
         None, description="Weight of each --data in combined figures."
     )
 
-    @field_validator("epsilons")
+    @field_validator("epsilons", "ranking_epsilons")
     @classmethod
     def _ascends(cls, value: tuple[float, ...]) -> tuple[float, ...]:
         if not value or not all(0 < e <= 1 for e in value) or any(a >= b for a, b in pairwise(value)):
             raise ValueError("budgets must ascend within (0, 1]")
         return value
 
+    @field_validator("ranking")
+    @classmethod
+    def _can_rank(cls, value: str) -> str:
+        from iqa_armor.attacks.base import Fitted
+
+        try:
+            attack = None if value == "none" else ATTACKS.read(value)
+        except UsageError as error:
+            raise ValueError(str(error)) from error
+        if attack is not None and (attack.norm != "linf" or isinstance(attack, Fitted)):
+            raise ValueError("must be an L-infinity attack that learns nothing")
+        return value
+
     _named: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _: object) -> None:
         """Read the attacks, and refuse what is none or is repeated."""
-        from iqa_armor.attacks.base import accepted
+        from iqa_armor.attacks.base import Fitted, accepted
 
         for given in self.attacks:
             attack: Any = ATTACKS.read(given) if isinstance(given, str) else accepted(given, repr(given))
             name = given if isinstance(given, str) else _word_of(attack)
             if name in self._named:
                 raise UsageError(f"attacks must all differ, got {name} twice")
-            self._named[name] = replace(attack, direction=self.direction)
+            self._named[name] = turned(attack, self.sign)
+            if self.direction == "rank" and isinstance(attack, Fitted):
+                raise UsageError(f"{name} learns one pattern for one direction, so it cannot attack a ranking")
+
+    @property
+    def sign(self) -> Literal[1, -1]:
+        """Way that gains are counted in: along the attack where it is one on the ranking."""
+        return -1 if self.direction == -1 else 1
+
+    def ranking_attacks(self) -> tuple[Attack, ...]:
+        """Return the attack on the ranking at each of its budgets, none if it is off; steps are at most the budget."""
+        if self.ranking == "none":
+            return ()
+        attack: Any = ATTACKS.read(self.ranking)
+        at: Any = at_budgets(attack, self.ranking_epsilons)
+        return tuple(
+            replace(each, step_size=min(each.step_size, each.epsilon)) if hasattr(each, "step_size") else each
+            for each in at
+        )
+
+    def ranking_keys(self) -> tuple[str, ...]:
+        """Return the keys of the budgets of the attack on the ranking."""
+        return tuple(map(budget_key, self.ranking_attacks()))
 
     def changed(self, **values: Any) -> Self:
         """Return settings with other values in the place of some."""
@@ -93,6 +146,7 @@ class EvaluationSettings(SettingsModel):
         described = {
             "attacks": {name: _describe(attack) for name, attack in self.named_attacks().items()},
             "epsilons": tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
+            "ranking_epsilons": tuple(map(float, self.ranking_keys())),
         }
         return Settings.model_validate({**shared, **described, "budgets": self.budgets(), "device": str(device)})
 

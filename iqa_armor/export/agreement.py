@@ -78,8 +78,7 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agr
         score: The file's.
         batches: Images (N, 3, H, W).
 
-    Raises:
-        ArmorError: If they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
+    Raises ArmorError if they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
     """
     expected = [eager_scores(model, images) for images in batches]
     given = [score(images) for images in batches]

@@ -16,6 +16,7 @@ from iqa_armor.errors import NETWORK_FAILURES, ArmorError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
+from iqa_armor.reading import first_line
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
@@ -148,9 +149,3 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
-
-
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's text, or its kind."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0][:300] if lines else type(error).__name__

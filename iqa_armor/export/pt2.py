@@ -6,8 +6,9 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
-from iqa_armor.export.capture import Captured, first_line, quiet
+from iqa_armor.export.capture import Captured, quiet
 from iqa_armor.export.formats import METADATA_KEY, Format, Score
+from iqa_armor.reading import first_line
 
 EXTRA_FILE = f"{METADATA_KEY}.json"
 

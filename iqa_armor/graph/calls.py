@@ -16,6 +16,7 @@ _PARAMETERS: dict[Callable[..., Any], str] = {
     **dict.fromkeys(
         (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), TRANSPOSED
     ),
+    functional.linear: "input weight bias",
     **dict.fromkeys(
         (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"
     ),
@@ -67,6 +68,9 @@ def reads_size(node: fx.Node) -> bool:
     """Return whether a node reads the size or kind of a tensor, not its values."""
     if node.op == "call_method":
         return node.target in _SIZES
-    return (
-        node.op == "call_function" and node.target is getattr and node.args[1] in ("shape", "ndim", "device", "dtype")
-    )
+    return reads_kind(node) or (node.target is getattr and node.args[1] in ("shape", "ndim"))
+
+
+def reads_kind(node: fx.Node) -> bool:
+    """Return whether a node reads where a tensor lies or what its numbers are."""
+    return node.target is getattr and node.args[1] in ("device", "dtype")

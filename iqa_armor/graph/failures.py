@@ -59,6 +59,12 @@ def shown_line(line: Line) -> str:
     return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
 
 
+def place_of(node: fx.Node) -> str:
+    """Return the path of the innermost module whose code made a node; "" is the network's own."""
+    inside = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
+    return inside[-1] if inside else ""
+
+
 def _is_own(path: str) -> bool:
     return not path.startswith(_MACHINERY)
 
@@ -67,6 +73,6 @@ def _described(node: fx.Node, traced: nn.Module) -> str:
     layer = layer_of(traced, node)
     if layer is not None:
         return f"layer {str(node.target)!r} ({type(layer).__name__})"
-    inside = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
-    owner = f" in {inside[-1]!r}" if inside else ""
+    place = place_of(node)
+    owner = f" in {place!r}" if place else ""
     return f"{called_name(node) or node.op} (node {node.name!r}{owner})"

@@ -10,12 +10,11 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, shown_line
-from iqa_armor.graph.sizes import ADVICE
+from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
+from iqa_armor.graph.sizes import ADVICE, FIXED_SIZE
 from iqa_armor.graph.tracer import SizedTracer
 from iqa_armor.graph.walk import ancestors
 
-FIXED_SIZE = "fixed_size"  # in a graph module's meta: (H, W) of the only images it serves; missing where any will do
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
 _GROWN = (32, 64)  # what another size has more
 
@@ -56,14 +55,23 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
             # A graph module has a copy of the graph.
             tracer.adopt(traced.graph)
     except NodeFailure as failure:
-        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {ADVICE}") from failure
+        _note_place(failure, tracer)
+        is_gray = "to have 1 channels, but got 3" in str(failure)
+        advice = "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
+        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
     except NETWORK_FAILURES as error:
+        _note_place(error, tracer)
         line = failing_line(error)
         raise SurgeryError(
             f"{kind} cannot be traced: {cause_of(error)} ({shown_line(line) if line else 'inside a torch layer'}); "
             "what a network does may depend on the size of its images, not on their pixels"
         ) from error
     return tracer, traced
+
+
+def _note_place(error: Exception, tracer: SizedTracer) -> None:
+    """Note on an error which module's code could not be followed."""
+    error.place = tracer.failed or ""  # type: ignore[attr-defined]
 
 
 def _drop_assertions(graph: fx.Graph) -> None:
@@ -135,10 +143,12 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
     if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
         return _multiple(node, one // 2)
     line = node.meta.get("line")
-    raise SurgeryError(
+    error = SurgeryError(
         f"{kind} cannot be traced: a number there depends on how many images come together"
         + (f" ({shown_line(line)})" if line else "")
     )
+    error.place = place_of(node)  # type: ignore[attr-defined]
+    raise error
 
 
 def _multiple(node: fx.Node, times: int) -> fx.Node:

@@ -1,6 +1,5 @@
 """Undo what tracing freezes in a graph."""
 
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,6 +12,7 @@ from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import arguments, layer_of
+from iqa_armor.graph.functional import replace_call
 
 # Functions that drop, by the layer that does the same.
 _DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
@@ -85,10 +85,13 @@ def _plain_norm(norm: nn.SyncBatchNorm) -> nn.BatchNorm2d:
 
 
 def restore_layers(traced: fx.GraphModule) -> None:
-    """Turn functional dropout that is off, and functional layer normalization, back into layers, in place.
+    """Turn functional dropout that is off back into layers, in place.
 
     `tensor.data` becomes `tensor.detach()`, which is the same and has a stored form.
     """
+    for node in reversed(traced.graph.nodes):
+        if node.target is getattr and not node.users:  # a question whose answer is settled
+            traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
         if node.op != "call_function":
             continue
@@ -96,8 +99,6 @@ def restore_layers(traced: fx.GraphModule) -> None:
             node.op, node.target, node.args = "call_method", "detach", node.args[:1]
         elif node.target in _LAYER_OF:
             _restore_dropout(traced, node)
-        elif node.target is functional.layer_norm:
-            _restore_layer_norm(traced, node)
     traced.graph.lint()
     traced.recompile()
 
@@ -110,55 +111,10 @@ def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
     layer = _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False))
     name = f"dropout_{node.name}"
     traced.add_submodule(name, layer)
-    _replace(traced, node, name, given["input"])
-
-
-def _restore_layer_norm(traced: fx.GraphModule, node: fx.Node) -> None:
-    """Make `layer_norm` with the weight and bias of one submodule a LayerNorm in its place; names stay the same.
-
-    The width is a number in the graph otherwise, and stays it when channels are pruned.
-    """
-    given = arguments(node)
-    owner, shape = _owner(given.get("weight"), given.get("bias")), given["normalized_shape"]
-    is_vector = isinstance(shape, tuple | list) and len(shape) == 1 and isinstance(shape[0], int)
-    if not (is_vector and _has_only_affine(traced, owner)):
-        return
-    norm = nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5))
-    norm.weight, norm.bias = (operator.attrgetter(f"{owner}.{name}")(traced) for name in ("weight", "bias"))
-    traced.set_submodule(owner, norm)
-    _replace(traced, node, owner, given["input"])
-    for parameter in (given["weight"], given["bias"]):
-        if not parameter.users:
-            traced.graph.erase_node(parameter)
-
-
-def _replace(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.Node) -> None:
-    with traced.graph.inserting_after(node):
-        call = traced.graph.call_module(layer, (given,))
-    call.meta = dict(node.meta)
-    node.replace_all_uses_with(call)
-    traced.graph.erase_node(node)
+    replace_call(traced, node, name, given["input"])
 
 
 def _differs_in_training(layer: nn.Module) -> bool:
     is_random = type(layer).__name__ in ("RReLU", "StochasticDepth") or isinstance(layer, nn.modules.dropout._DropoutNd)
     has_statistics = getattr(layer, "track_running_stats", False)
     return is_random or bool(has_statistics) or bool(getattr(layer, "dropout", 0))
-
-
-def _owner(weight: Any, bias: Any) -> str:
-    """Return the path of the module whose `weight` and `bias` two nodes read, or ""."""
-    nodes = [node for node in (weight, bias) if isinstance(node, fx.Node) and node.op == "get_attr"]
-    paths = [str(node.target).rpartition(".") for node in nodes]
-    if [name for _, _, name in paths] != ["weight", "bias"] or paths[0][0] != paths[1][0]:
-        return ""
-    return paths[0][0]
-
-
-def _has_only_affine(traced: fx.GraphModule, owner: str) -> bool:
-    """Return whether a submodule may be replaced: nothing of it but its weight and bias is used."""
-    if not owner:
-        return False
-    module = traced.get_submodule(owner)
-    used = {name for name, _ in (*module.named_parameters(), *module.named_buffers(), *module.named_children())}
-    return used == {"weight", "bias"}

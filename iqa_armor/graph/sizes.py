@@ -7,6 +7,8 @@ from iqa_armor.errors import ArmorError, SurgeryError
 from iqa_armor.graph.failures import NodeFailure
 from iqa_armor.graph.interpret import interpret
 
+# In a graph module's meta: (H, W) of the only images it serves; missing where any will do.
+FIXED_SIZE = "fixed_size"
 ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
 
 

@@ -8,17 +8,20 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.failures import cause_of
+from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
+from iqa_armor.graph.functional import restore_functions
 from iqa_armor.graph.restore import bake_weights, keep_forced_dropout, restore_layers
-from iqa_armor.graph.sizes import record_sizes
+from iqa_armor.graph.sizes import FIXED_SIZE, record_sizes
 from iqa_armor.graph.units import copy_notes, mark_units
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Trace a deep copy of a network in eval mode and give every node its size.
 
-    Dropout that is off in eval mode, and functional layer normalization of a module's own weights, become layers, so
-    that fine-tuning and pruning have them; dropout that its author keeps on in eval mode stays on.
+    Dropout that is off in eval mode, and functions that work with a module's own weights, become layers, so that
+    fine-tuning and pruning have them; dropout that its author keeps on in eval mode stays on. What no image has a say
+    in is computed once.
 
     Args:
         network: Module on normalised input; left untouched.
@@ -44,10 +47,14 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     bake_weights(traced)
     keep_forced_dropout(traced)
     restore_layers(traced)
-    traced.eval()
+    fold_constants(traced.eval(), example)
     record_sizes(traced, example)
+    restore_functions(traced)
+    traced.eval().graph.lint()
+    traced.recompile()
     if isinstance(network, fx.GraphModule):
         copy_notes(traced, network)
+        traced.meta.update({key: value for key, value in network.meta.items() if key == FIXED_SIZE})
     else:
         mark_units(traced)
     return traced

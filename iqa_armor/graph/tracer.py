@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import operator
+import weakref
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -13,9 +15,13 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.failures import calling_line, failure_at
+from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
 from iqa_armor.graph.functions import with_item
 
+_MADE_OF_LAYERS = (
+    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
+    nn.TransformerDecoderLayer,
+)
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
@@ -68,7 +74,8 @@ class Known(fx.Proxy):
 
     def __setitem__(self, index: Any, value: Any) -> None:
         """Stand for a copy with some values replaced from here on, as the tensor that is written to would."""
-        self.node = self.tracer.create_proxy("call_function", with_item, (self, index, value), {}).node
+        self._now = self.tracer.create_proxy("call_function", with_item, (self, index, value), {})
+        self.node = self._now.node
 
 
 class KnownAttribute(Attribute, Known):
@@ -76,6 +83,18 @@ class KnownAttribute(Attribute, Known):
 
     def __getattr__(self, k: str) -> Any:
         return Known.__getattr__(self, k)
+
+    @property
+    def node(self) -> fx.Node:
+        """The node that reads the attribute, made when it is asked for."""
+        if self._node is None:
+            self._now = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {})
+            self._node = self._now.node
+        return self._node
+
+    @node.setter
+    def node(self, node: fx.Node) -> None:
+        self._node = node
 
 
 class SizedTracer(fx.Tracer):
@@ -86,6 +105,7 @@ class SizedTracer(fx.Tracer):
     Attributes:
         values: Value of each node.
         asked: Nodes that Python took the plain value of.
+        failed: Path of the innermost module whose code could not be followed, "" being the network; None where all was.
     """
 
     def __init__(self, example: Tensor) -> None:
@@ -93,6 +113,8 @@ class SizedTracer(fx.Tracer):
         self.example = example
         self.values: dict[fx.Node, Any] = {}
         self.asked: dict[fx.Node, Any] = {}
+        self.failed: str | None = None
+        self._holders: Counter[fx.Node] = Counter()
         self._is_computing = False
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
@@ -100,11 +122,24 @@ class SizedTracer(fx.Tracer):
         # torchvision itself takes a second to import, so its class is told by name.
         is_stochastic_depth = type(m).__module__ == "torchvision.ops.stochastic_depth"
         is_whole = bool(getattr(m, "is_traced_whole", False))
+        if isinstance(m, _MADE_OF_LAYERS):
+            return False
         return is_whole or is_stochastic_depth or super().is_leaf_module(m, module_qualified_name)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of a node while the network runs."""
-        return Known(node, self)
+        return self.holding(Known(node, self))
+
+    def holding(self, proxy: fx.Proxy) -> fx.Proxy:
+        """Keep the value of a node only as long as something that stands for it is there."""
+        self._holders[proxy.node] += 1
+        weakref.finalize(proxy, self._released, proxy.node).atexit = False
+        return proxy
+
+    def _released(self, node: fx.Node) -> None:
+        self._holders[node] -= 1
+        if not self._holders[node] and isinstance(self.values.get(node), Tensor):
+            self.values[node] = None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
         """Add a node and compute its value; arguments as of the base class."""
@@ -115,13 +150,17 @@ class SizedTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""
-        return tuple(super().create_arg(part) for part in a) if isinstance(a, torch.Size) else super().create_arg(a)
+        return super().create_arg(tuple(a) if isinstance(a, torch.Size) else a)
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
         if self._is_computing:
             return forward(*args, **kwargs)
-        result = super().call_module(m, forward, args, kwargs)
+        try:
+            result = super().call_module(m, forward, args, kwargs)
+        except (*NETWORK_FAILURES, NodeFailure):
+            self.failed = self.path_of_module(m) if self.failed is None else self.failed
+            raise
         if self.is_leaf_module(m, ""):  # those of other modules run with them
             for hook in m._forward_hooks.values():
                 changed = hook(m, args, result)

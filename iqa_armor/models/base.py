@@ -5,18 +5,25 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, SettingError
+from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.models.outputs import CHOOSE, shown
+from iqa_armor.reading import first_line
+from iqa_armor.registry import Entry
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 KONIQ_SIZE = (498, 664)  # height, width: what [RA] resizes every KonIQ-10k image to
+
+
+READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since it stands beside the models.")
 
 
 @dataclass(frozen=True)
@@ -39,12 +46,14 @@ class Preprocessing:
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
-            raise ValueError(f"input size must be two positive numbers, height and width, got {self.size}")
+            raise SettingError(f"input size must be two positive numbers, height and width, got {self.size}")
         if self.interpolation not in get_args(Interpolation):
             allowed = ", ".join(get_args(Interpolation))
-            raise ValueError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
+            raise SettingError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise ValueError(f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}")
+            raise SettingError(
+                f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}"
+            )
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the recorded size; uint8 is scaled."""
@@ -71,12 +80,22 @@ class ScoreScale:
 
     def __post_init__(self) -> None:
         if not (self.low < self.high and abs(self.low) < float("inf") and abs(self.high) < float("inf")):
-            raise ValueError(f"a score range needs finite low < high, got {self.low} and {self.high}")
+            raise SettingError(f"a score range needs finite low < high, got {self.low} and {self.high}")
 
     @property
     def width(self) -> float:
         """Length of the range."""
         return self.high - self.low
+
+
+def unwrapped(network: nn.Module) -> nn.Module:
+    """Return what `torch.compile`, DataParallel and DistributedDataParallel were put around."""
+    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
+        inner = network._orig_mod if hasattr(network, "_orig_mod") else network.module
+        if not isinstance(inner, nn.Module):
+            break
+        network = inner
+    return network
 
 
 class Prepared(nn.Module):
@@ -116,7 +135,11 @@ class QualityModel(Prepared):
         higher_is_better: Direction of the scores while there is no scale, which says it itself.
         name: What reports call the model.
         arch: Name of the architecture or factory it was made by; text only.
+
+    `files` says which files it was opened from: the name, "sha256" and, where there are several, the "key" of each.
     """
+
+    files: tuple[dict[str, str], ...] = ()
 
     def __init__(
         self,
@@ -129,7 +152,7 @@ class QualityModel(Prepared):
         arch: str = "",
     ) -> None:
         super().__init__()
-        self.network = network
+        self.network = unwrapped(network)
         self.training = network.training  # so that restoring this model's mode never changes its network's
         self.scale = scale
         self._declared_rising = higher_is_better
@@ -153,23 +176,51 @@ class QualityModel(Prepared):
         Raises:
             ModelLoadError: If the network fails on them or gives anything but one score per image.
         """
+        fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
+        if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
+            raise ModelLoadError(
+                f"{self.name} serves images of {fixed[0]}x{fixed[1]} only, since its network asks for sizes; got "
+                f"{tuple(images.shape)}; `prepare` resizes images to what is recorded"
+            )
+        # What runs a graph prints torch's own account of a failure.
+        network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network
         try:
-            scores = self.network(self.normalize(images))
+            scores = network(self.normalize(images))
         except torch.OutOfMemoryError:  # the machine's failure, not the network's; callers may take fewer images
             raise
         except NETWORK_FAILURES as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise ModelLoadError(
-                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {reason}; its network "
-                "must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes anything else"
+                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {first_line(error)}; "
+                "its network must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes "
+                "anything else"
             ) from error
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
-            shape = tuple(scores.shape) if isinstance(scores, Tensor) else type(scores).__name__
             raise ModelLoadError(
-                f"{self.name} must give one score per image, but {len(images)} images gave {shape}; "
-                "wrap it so that its forward returns a tensor (N,) or (N, 1)"
+                f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
             )
         return scores.reshape(len(images))
+
+    def score(self, image: Any) -> float:
+        """Return the score of one image, in eval mode: a file, an image of Pillow, or a tensor (3, H, W).
+
+        Tensors are uint8 or in [0, 1]. The image is prepared first, as `prepare` says.
+        """
+        pixels = image if isinstance(image, Tensor) else READER.value()(image)
+        was_training = self.training
+        self.eval()
+        try:
+            with torch.inference_mode():
+                return float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
+        finally:
+            self.train(was_training)
+
+    def __repr__(self) -> str:
+        count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size
+        taken = "images of any size" if size is None else "images of {}x{}".format(*size)
+        scores = "" if self.scale is None else f", scores {self.scale.low:.4g} to {self.scale.high:.4g}"
+        return (
+            f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
+        )
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
         """Return a new model around `network` with this one's preprocessing and names."""

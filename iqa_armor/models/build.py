@@ -6,7 +6,7 @@ from torch import nn
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
 from iqa_armor.models import ARCHITECTURES
-from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.base import Preprocessing, QualityModel, unwrapped
 from iqa_armor.models.families import FAMILIES
 
 
@@ -29,20 +29,10 @@ def build(arch: str) -> nn.Module:
         raise ModelLoadError(
             f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"
         )
-    made = _unwrapped(made)
+    made = unwrapped(made)
     stated = getattr(made, "preprocessing", None)
     if isinstance(stated, Preprocessing) and not isinstance(made, QualityModel):
         return QualityModel(made, stated, arch=arch)
     if isinstance(made, QualityModel):
         made.arch = arch
     return made
-
-
-def _unwrapped(network: nn.Module) -> nn.Module:
-    """Return what `torch.compile`, DataParallel and DistributedDataParallel were put around."""
-    while isinstance(network, nn.DataParallel | nn.parallel.DistributedDataParallel) or hasattr(network, "_orig_mod"):
-        inner = network._orig_mod if hasattr(network, "_orig_mod") else network.module
-        if not isinstance(inner, nn.Module):
-            break
-        network = inner
-    return network

@@ -6,7 +6,9 @@ import struct
 import warnings
 import zipfile
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,22 +16,25 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
-from iqa_armor.models.weights import RESCALING, listed, without_prefix
+from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
+from iqa_armor.models.plain_data import PickledArray, stand_ins
+from iqa_armor.models.weights import RESCALING, RESCALING_KEYS, listed
+from iqa_armor.reading import first_line
 
-SUFFIXES = (".safetensors", ".pt", ".pth", ".pkl", ".ckpt", ".th")
-# Where training scripts nest the weights; an averaged copy, if there is one, is what they evaluate.
-WRAPPER_KEYS = (
-    *("params_ema", "state_dict_ema", "state_dict", "model_state_dict", "model_state"),
-    *("params", "model", "net", "network", "weights"),
-)
-# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions.
-RESCALING_KEYS = ("k", "b")
-MAX_NESTING = 3
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"
 PICKLE_MAGIC = b"\x80"
 # How a file in torch's format before 1.6 begins.
 LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+# What people take for checkpoints, by how it begins, and what to do about it.
+OTHERS = {
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",
+    b"\x1f\x8b": "compressed by gzip; unpack it first",
+    b"7z\xbc\xaf": "a 7z archive; unpack it first",
+    b"\x89HDF": "an HDF5 file, as Keras writes them; save the weights of the PyTorch model",
+    b"{": "JSON, perhaps the index of a model in several parts; join the parts into one state dict",
+    b"<": "a web page; download the file itself",
+}
 # What reading a damaged file raises, in torch, pickle and zip.
 READ_ERRORS = (
     *(pickle.UnpicklingError, zipfile.BadZipFile, struct.error, EOFError, ImportError, OSError, MemoryError),
@@ -37,27 +42,49 @@ READ_ERRORS = (
 )
 
 
-def read_state(path: Path, *, trust_pickle: bool = False) -> dict[str, Tensor] | nn.Module:
-    """Return the weights stored in a checkpoint file, on the CPU.
+@dataclass(frozen=True)
+class Checkpoint:
+    """What a checkpoint file holds.
 
-    Weights are found under the usual names (`WRAPPER_KEYS`, up to three deep); optimiser state and the like
-    beside them is ignored, but for the numbers k and b of a linear rescaling, which come back under the names of
-    `RESCALING`: networks that know them use them. A prefix `module.` that every name carries is taken off.
+    Args:
+        weights: Its weights by name, on the CPU, or a whole pickled module.
+        key: Where in the file they lay, "" at the top.
+        remarks: What the user should know of how they were chosen.
+    """
+
+    weights: dict[str, Tensor] | nn.Module
+    key: str = ""
+    remarks: tuple[str, ...] = ()
+
+    @property
+    def state(self) -> dict[str, Tensor]:
+        """Its weights by name."""
+        return self.weights.state_dict() if isinstance(self.weights, nn.Module) else self.weights
+
+
+def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str | None = None) -> Checkpoint:
+    """Return what a checkpoint file holds; its content decides how it is read, not its name.
+
+    Weights are found as `find_weights` says; what lies beside them is data and ignored, but for the numbers k and b of
+    a linear rescaling, which come back under the names of `RESCALING`: networks that know them use them.
     With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
 
     Raises:
-        ModelLoadError: If the file is missing, damaged, no checkpoint, would run code, or holds NaN weights.
+        ModelLoadError: If the file is missing, damaged, no checkpoint, would run code, holds NaN weights, several sets
+            of weights of which none is the usual, or none under `weights_key`.
     """
-    _check_file(path)
-    stored = _read_safetensors(path) if path.suffix == ".safetensors" else _read_pickle(path, trust_pickle)
-    found = _unwrap(stored)
-    if isinstance(found, nn.Module):
-        check_finite(found.state_dict(), str(path))
-        return found
-    state = _tensors(found, path)
-    rescaling = {} if found is stored else _rescaling(stored)
+    start = _start_of(path)
+    stored = _read_safetensors(path) if _is_safetensors(path, start) else _read_pickle(path, start, trust_pickle)
+    found, remarks = find_weights(stored, key=weights_key, source=str(path))
+    if found is not None and isinstance(found.value, nn.Module):
+        check_finite(found.value.state_dict(), str(path))
+        return Checkpoint(found.value, found.key, tuple(remarks))
+    state, others = _tensors(stored if found is None else found.value, path)
+    if others:
+        remarks.append(f"{path}: left out, since they are no weights: {listed(others)}")
+    rescaling = _rescaling(stored) if found is not None and found.keys else {}
     check_finite({**state, **rescaling}, str(path))
-    return {**without_prefix(state, "module."), **rescaling}
+    return Checkpoint({**state, **rescaling}, found.key if found else "", tuple(remarks))
 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
@@ -73,16 +100,27 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
         )
 
 
-def _check_file(path: Path) -> None:
+def _start_of(path: Path) -> bytes:
+    """Return the first 64 bytes of a file, or raise a ModelLoadError if it is none or empty."""
     if path.is_dir():
         raise ModelLoadError(f"{path} is a folder; name the checkpoint file in it")
     if not path.is_file():
         raise ModelLoadError(f"there is no model file {path}")
-    if path.suffix not in SUFFIXES:
-        kind = "an exported graph" if path.suffix in (".onnx", ".pt2") else "of an unknown kind"
-        raise ModelLoadError(f"{path} is {kind}; a checkpoint ends in {', '.join(SUFFIXES)}")
-    if not path.stat().st_size:
+    try:
+        with path.open("rb") as file:
+            start = file.read(64)
+    except OSError as error:
+        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+    if not start:
         raise ModelLoadError(f"{path} is empty")
+    return start
+
+
+def _is_safetensors(path: Path, start: bytes) -> bool:
+    """Whether a file begins with a length and a JSON object, or is called so and begins like nothing else."""
+    length = int.from_bytes(start[:8], "little")
+    is_called_so = path.suffix.lower() == ".safetensors" and not start.startswith((ZIP_MAGIC, PICKLE_MAGIC))
+    return is_called_so or (start[8:9] == b"{" and length <= path.stat().st_size - 8)
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
@@ -93,20 +131,22 @@ def _read_safetensors(path: Path) -> dict[str, Tensor]:
         raise ModelLoadError(f"{path} is damaged or no safetensors file: {error}") from error
 
 
-def _read_pickle(path: Path, trust_pickle: bool) -> object:
-    try:
-        with path.open("rb") as file:
-            start = file.read(len(LEGACY_MAGIC))
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+def _read_pickle(path: Path, start: bytes, trust_pickle: bool) -> object:
     if start.startswith(ZIP_MAGIC):
         _check_archive(path)
     elif not start.startswith(PICKLE_MAGIC):
-        raise ModelLoadError(f"{path} is no checkpoint: it is neither a torch archive nor a pickle")
-    is_plain_pickle = start.startswith(PICKLE_MAGIC) and start != LEGACY_MAGIC
+        raise ModelLoadError(f"{path} is no checkpoint: {_what_it_is(path, start)}")
+    is_plain_pickle = start.startswith(PICKLE_MAGIC) and not start.startswith(LEGACY_MAGIC)
     if is_plain_pickle and not trust_pickle:
         raise ModelLoadError(_explanation(path, "it is a plain pickle, not written by torch.save"))
     return _load(path, trust_pickle, is_plain=is_plain_pickle)
+
+
+def _what_it_is(path: Path, start: bytes) -> str:
+    if path.suffix.lower() == ".onnx":
+        return "it is an exported graph"
+    known = next((what for magic, what in OTHERS.items() if start.lstrip().startswith(magic)), None)
+    return f"it is {known}" if known else "it is neither a torch archive nor a pickle nor in the safetensors format"
 
 
 def _check_archive(path: Path) -> None:
@@ -120,7 +160,9 @@ def _check_archive(path: Path) -> None:
             f"{path} is a TorchScript archive, whose graph cannot be edited; save the model's state_dict() instead"
         )
     if "data.pkl" not in names:
-        raise ModelLoadError(f"{path} is an archive but no torch checkpoint: it has no data.pkl")
+        exported = any(name.startswith("models/") for name in names)
+        what = "an exported graph" if exported else f"an archive but no torch checkpoint: it has {listed(names, 3)}"
+        raise ModelLoadError(f"{path} is {what}; unpack it if it holds one, or save the model's state_dict()")
 
 
 def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
@@ -129,7 +171,10 @@ def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
             warnings.simplefilter("ignore")
             if is_plain:
                 return pickle.load(file)
-            return torch.load(path, map_location="cpu", weights_only=not trust_pickle)
+            if trust_pickle:
+                return torch.load(file, map_location="cpu", weights_only=False)
+            with torch.serialization.safe_globals(stand_ins()):
+                return torch.load(file, map_location="cpu", weights_only=True)
     except RecursionError as error:
         raise ModelLoadError(f"{path} is damaged: its contents are nested too deep") from error
     except READ_ERRORS as error:
@@ -144,8 +189,7 @@ def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:
             return _explanation(path, f"it asks for {asked[1]}")
     if isinstance(error, ImportError | AttributeError):
         return f"{path} needs its author's source code, which is not importable here: {text}"
-    first = next((line.strip() for line in text.splitlines() if line.strip()), type(error).__name__)
-    return f"{path} is truncated, damaged or no checkpoint: {first[:200]}"
+    return f"{path} is truncated, damaged or no checkpoint: {first_line(error)}"
 
 
 def _explanation(path: Path, why: str) -> str:
@@ -155,45 +199,41 @@ def _explanation(path: Path, why: str) -> str:
     )
 
 
-def _unwrap(stored: object) -> object:
-    for _ in range(MAX_NESTING):
-        if not isinstance(stored, Mapping) or any(
-            isinstance(value, Tensor) for key, value in stored.items() if key not in RESCALING_KEYS
-        ):
-            return stored
-        inner = next((stored[key] for key in WRAPPER_KEYS if isinstance(stored.get(key), Mapping | nn.Module)), None)
-        if inner is None:
-            return stored
-        stored = inner
-    return stored
-
-
 def _rescaling(stored: object) -> dict[str, Tensor]:
     """Return k and b stored beside the weights; of a list the first, which belongs to the score proper."""
     if not isinstance(stored, Mapping):
         return {}
     try:
-        first = [float(torch.as_tensor(stored[key]).flatten()[0]) for key in RESCALING_KEYS]
+        first = [float(torch.as_tensor(_as_tensor(stored[key])).flatten()[0]) for key in RESCALING_KEYS]
     except (LookupError, TypeError, ValueError, RuntimeError):
         return {}
     return {name: torch.tensor(value, dtype=torch.float64) for name, value in zip(RESCALING, first, strict=True)}
 
 
-def _tensors(found: object, path: Path) -> dict[str, Tensor]:
+def _tensors(found: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
+    """Return the tensors of a mapping by name, and the names of what else it holds."""
     if not isinstance(found, Mapping):
         raise ModelLoadError(f"{path} holds a {type(found).__name__}, not the weights of a model")
-    if not any(isinstance(value, Tensor) for value in found.values()):
+    values = {name: _as_tensor(value) for name, value in found.items()}
+    state = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
+    if not state:
         keys = listed(str(key) for key in found)
         raise ModelLoadError(
             f"{path} has no weights: none under {', '.join(WRAPPER_KEYS)}; it holds {keys or 'nothing'}"
         )
-    others = [str(name) for name, value in found.items() if not isinstance(name, str) or not _is_plain(value)]
-    if others:
-        raise ModelLoadError(f"{path} mixes weights with entries that are none: {listed(others)}")
-    return {name: value.detach() for name, value in found.items()}
+    unusable = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
+    if unusable:
+        raise ModelLoadError(
+            f"{path} has weights without a name, without values, quantised, sparse or too large: {listed(unusable)}"
+        )
+    return state, [str(name) for name in values if name not in state]
 
 
-def _is_plain(value: object) -> bool:
-    if not isinstance(value, Tensor) or value.is_meta or value.is_quantized or value.layout != torch.strided:
+def _as_tensor(value: Any) -> Any:
+    return torch.from_numpy(value.value) if isinstance(value, PickledArray) and value.value is not None else value
+
+
+def _is_plain(value: Tensor) -> bool:
+    if value.is_meta or value.is_quantized or value.layout != torch.strided:
         return False
     return value.nbytes <= max(value.untyped_storage().nbytes(), MAX_EXPANDED_BYTES)

@@ -29,8 +29,7 @@ class DemoNetwork(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalized images (N, 3, H, W)."""
-        scores: Tensor = self.head(self.pool(self.stages(self.stem(images))))
-        return scores
+        return self.head(self.pool(self.stages(self.stem(images))))  # type: ignore[no-any-return]
 
 
 def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:

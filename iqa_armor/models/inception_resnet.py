@@ -21,8 +21,7 @@ class _Conv(nn.Module):
         self.relu = nn.ReLU()
 
     def forward(self, maps: Tensor) -> Tensor:
-        activated: Tensor = self.relu(self.bn(self.conv(maps)))
-        return activated
+        return self.relu(self.bn(self.conv(maps)))  # type: ignore[no-any-return]
 
 
 class _Branches(nn.Module):
@@ -48,8 +47,7 @@ class _Residual(_Branches):
         self.relu = nn.ReLU() if activate else nn.Identity()
 
     def forward(self, maps: Tensor) -> Tensor:
-        added: Tensor = self.relu(self.conv2d(super().forward(maps)) * self.scale + maps)
-        return added
+        return self.relu(self.conv2d(super().forward(maps)) * self.scale + maps)  # type: ignore[no-any-return]
 
 
 def inception_resnet_v2() -> nn.Sequential:

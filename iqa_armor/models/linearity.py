@@ -50,8 +50,7 @@ class Linearity(nn.Module):
             third = layer(third)
         fourth = self.features[-1](third)
         reduced = torch.cat((self.dr6(third.mean((2, 3))), self.dr7(fourth.mean((2, 3)))), dim=1)
-        scores: Tensor = self.regression(reduced)
-        return scores
+        return self.regression(reduced)  # type: ignore[no-any-return]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.

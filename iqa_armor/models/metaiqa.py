@@ -26,8 +26,7 @@ class MetaIQA(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
-        scores: Tensor = self.net(self.resnet_layer(images))
-        return scores
+        return self.net(self.resnet_layer(images))  # type: ignore[no-any-return]
 
 
 class _Regression(nn.Module):
@@ -42,8 +41,7 @@ class _Regression(nn.Module):
     def forward(self, logits: Tensor) -> Tensor:
         hidden = self.drop1(self.relu1(self.bn1(self.fc1(logits))))
         hidden = self.drop2(self.relu2(self.bn2(self.fc2(hidden))))
-        scores: Tensor = self.sigmoid(self.fc3(hidden))
-        return scores
+        return self.sigmoid(self.fc3(hidden))  # type: ignore[no-any-return]
 
 
 metaiqa_network = MetaIQA

@@ -95,8 +95,7 @@ class StageDistance(ReferenceModel):
         weights = torch.cat([functional.softplus(raw) / len(raw) for raw in self.raw])
         energy = (reference - distorted).square().view(len(distorted), len(weights), -1).mean(2)
         learned = self.top - torch.sqrt(energy @ weights + TINY)
-        scores: Tensor = self.offset + self.unit * learned
-        return scores
+        return self.offset + self.unit * learned
 
     def train(self, mode: bool = True) -> StageDistance:
         """Set the mode of all but the trunk, whose statistics and dropout stay those of eval mode."""

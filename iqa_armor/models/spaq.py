@@ -28,8 +28,7 @@ class SPAQBaseline(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N, 1) of normalised images (N, 3, H, W)."""
-        scores: Tensor = self.backbone(images)
-        return scores
+        return self.backbone(images)  # type: ignore[no-any-return]
 
 
 spaq_network = SPAQBaseline

@@ -26,8 +26,7 @@ class Transformer(nn.Module):
         """Return the related tokens (N, T, width)."""
         for layer in cast("nn.ModuleList", self.encoder["layers"]):
             tokens = layer(tokens, positions)
-        related: Tensor = self.encoder["norm"](tokens)
-        return related
+        return self.encoder["norm"](tokens)  # type: ignore[no-any-return]
 
 
 class _EncoderLayer(nn.Module):
@@ -43,8 +42,7 @@ class _EncoderLayer(nn.Module):
         normed = self.norm1(tokens)
         tokens = tokens + self.dropout1(self.self_attn(normed, normed + positions))
         hidden = self.dropout(self.relu(self.linear1(self.norm2(tokens))))
-        related: Tensor = tokens + self.dropout2(self.linear2(hidden))
-        return related
+        return tokens + self.dropout2(self.linear2(hidden))  # type: ignore[no-any-return]
 
 
 class Attention(nn.Module):
@@ -69,8 +67,7 @@ class Attention(nn.Module):
             for layer, given in ((self.query, placed), (self.key, placed), (self.value, tokens))
         )
         weights = self.dropout(self.softmax(query.matmul(key.transpose(2, 3)) * self.scale))
-        gathered: Tensor = self.out_proj(weights.matmul(value).transpose(1, 2).flatten(2))
-        return gathered
+        return self.out_proj(weights.matmul(value).transpose(1, 2).flatten(2))  # type: ignore[no-any-return]
 
 
 def project(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -59,8 +59,7 @@ class TReS(nn.Module):
         joined = torch.cat(pooled, dim=1)
         related = self.transformer(joined.flatten(2).transpose(1, 2), self.position(joined))
         both = torch.cat((self.fc2(related.mean(1)), stages[-1].mean((2, 3))), dim=1)
-        scores: Tensor = self.fc(both)
-        return scores
+        return self.fc(both)  # type: ignore[no-any-return]
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         network: Any = self.model

@@ -1,5 +1,6 @@
 """Put the weights of a state dict into a network, and find the architecture they belong to."""
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Protocol, runtime_checkable
@@ -8,13 +9,14 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.alignment import aligned_names, says_averaged
 from iqa_armor.models.base import QualityModel
 
-# What wrappers put before every name: DataParallel, Lightning and other trainers, torch.compile.
-PREFIXES = ("module.", "model.", "net.", "network.", "_orig_mod.")
 # Batch norm's counter is missing in checkpoints older than torch 0.4.1 and unused unless momentum is None.
 OPTIONAL_SUFFIX = "num_batches_tracked"
-# Under these names `read_state` gives the numbers k and b of a linear rescaling stored beside the weights.
+# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions, and the names
+# under which `read_checkpoint` gives them.
+RESCALING_KEYS = ("k", "b")
 RESCALING = ("rescaling.k", "rescaling.b")
 
 
@@ -32,6 +34,8 @@ class Fit:
 
     state: dict[str, Tensor]
     own: dict[str, tuple[int, ...]]
+    prefix: str = ""
+    rest: tuple[str, ...] = ()  # names of the checkpoint that are left out
 
     @property
     def fitting(self) -> dict[str, Tensor]:
@@ -63,13 +67,33 @@ def _required(names: Iterable[str]) -> list[str]:
 
 
 def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
-    """Return how a state dict goes with a network, also with a prefix of `PREFIXES` before every name."""
+    """Return how a state dict goes with a network: what of it, with which prefix taken off, fits best.
+
+    Names that fit as they are stay; an averaged copy is preferred to another. Copies that fit alike and differ are a
+    ModelLoadError.
+    """
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
-    aligned = _aligned({name: value for name, value in state.items() if name not in RESCALING}, own)
-    aligned = _from_classifier(aligned, getattr(network, "classifier_places", {}))
-    if isinstance(network, Adapting):
-        aligned = network.adapt({**aligned, **{name: state[name] for name in RESCALING if name in state}})
-    return Fit(aligned, own)
+    numbers = {name: state[name] for name in RESCALING if name in state}
+    sizes = {name: tuple(value.shape) for name, value in state.items() if name not in numbers}
+    fits = []
+    for prefix, stored in aligned_names(sizes, own):
+        used = set(stored.values())
+        part = {name: state[stored[name]] for name in stored}
+        part = _from_classifier(part, getattr(network, "classifier_places", {}))
+        if isinstance(network, Adapting):
+            part = network.adapt({**part, **numbers})
+        fits.append(Fit(part, own, prefix, tuple(name for name in sizes if name not in used)))
+    best = max(fits, key=lambda fit: (not fit.problems, len(fit.fitting), says_averaged(fit.prefix)))
+    rivals = [fit for fit in fits if not fit.problems and _differ(fit.state, best.state)]
+    if rivals and not (best.problems or says_averaged(best.prefix)):
+        names = ", ".join(dict.fromkeys(repr(fit.prefix.rstrip(".")) for fit in (best, *rivals)))
+        raise ModelLoadError(f"several sets of weights fit, under {names}; choose with --weights-key KEY")
+    return best
+
+
+def _differ(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
+    shared = ((value, second[name]) for name, value in first.items() if name in second)
+    return any(value is not other and not torch.equal(value, other) for value, other in shared)
 
 
 def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
@@ -81,9 +105,10 @@ def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> 
     }
 
 
-def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> None:
+def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> str:
     """Load weights into a network, in place, if they are exactly its own; else it stays untouched.
 
+    What lies beside them is left out; the remark that comes back names it, and is empty where there is nothing.
     The error lists the missing, unexpected and differently sized entries of `source`, ten of each.
     """
     fit = fit_of(network, state)
@@ -91,6 +116,10 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str 
         found = "; ".join(f"{kind}: {listed(names)}" for kind, names in fit.problems.items())
         raise ModelLoadError(f"{source} does not fit the architecture; {found}")
     network.load_state_dict(fit.state, strict=False)
+    parts = Counter(name.partition(".")[0] for name in fit.rest)
+    rest = listed(f"{part} ({count} tensors)" if count > 1 else part for part, count in parts.items())
+    under = f" under {fit.prefix.rstrip('.')!r}" if fit.prefix else ""
+    return f"{source}: the weights{under} are opened, left out: {rest}" if rest else ""
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
@@ -115,6 +144,10 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
     with torch.device("meta"):
         fits = {name: fit_of(bare(build()), state) for name, build in candidates.items()}
     exact = [name for name, fit in fits.items() if not fit.problems]
+    exact = [name for name in exact if not fits[name].rest] or exact
+    # Of a network and one that holds it, whose names are longer, the weights are those of the latter.
+    lengths = {name: sum(map(len, fits[name].own)) for name in exact}
+    exact = [name for name in exact if lengths[name] == max(lengths.values())]
     if len(exact) == 1:
         return exact[0]
     if exact:
@@ -138,27 +171,8 @@ def bare(network: nn.Module) -> nn.Module:
     return network.network if isinstance(network, QualityModel) else network
 
 
-def without_prefix(state: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    """Return the state dict with a prefix taken off its names if every one of them carries it."""
-    if not state or not all(name.startswith(prefix) and name != prefix for name in state):
-        return state
-    return {name.removeprefix(prefix): value for name, value in state.items()}
-
-
 def listed(items: Iterable[str], limit: int = 10) -> str:
     """Return the first items as text, and how many more there are."""
     every = list(items)
     more = f" and {len(every) - limit} more" if len(every) > limit else ""
     return ", ".join(every[:limit]) + more
-
-
-def _aligned(state: dict[str, Tensor], own: Mapping[str, object]) -> dict[str, Tensor]:
-    best = state
-    for _ in PREFIXES:
-        stripped = next((bare for prefix in PREFIXES if (bare := without_prefix(state, prefix)) is not state), None)
-        if stripped is None:
-            break
-        state = stripped
-        if len(own.keys() & state.keys()) > len(own.keys() & best.keys()):
-            best = state
-    return best

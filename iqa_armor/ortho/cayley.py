@@ -55,8 +55,7 @@ class CayleyConv2d(OrthogonalConv2d):
         eigenvalue of −1 has no Cayley transform.
         """
         left, _, right = torch.linalg.svd(matrix[: matrix.shape[1]])
-        rotated: Tensor = matrix @ right.T @ left.T
-        return rotated
+        return matrix @ right.T @ left.T  # type: ignore[no-any-return]
 
     def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
         """Return the weight whose transform is [Q₁; Q₂] = `matrix`, which has no eigenvalue of −1 in Q₁.

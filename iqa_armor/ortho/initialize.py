@@ -19,8 +19,7 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
         block: Any backend.
         features: What the block will stand on, (N, C, H, W), for calibration images.
 
-    Raises:
-        ValueError: If the features are empty, not finite, or have another number of channels.
+    Raises ValueError if the features are empty, not finite, or have another number of channels.
 
     Source: (ours), a principal component analysis over images and positions.
     """

@@ -45,8 +45,7 @@ class Grid:
         spectrum = columns.permute(2, 1, 0).index_select(2, self.source)
         spectrum = torch.where(self.mirrored, spectrum.conj(), spectrum)
         half = spectrum.reshape(*spectrum.shape[:2], self.height, self.width // 2 + 1)
-        maps: Tensor = torch.fft.irfft2(half, s=(self.height, self.width))
-        return maps
+        return torch.fft.irfft2(half, s=(self.height, self.width))  # type: ignore[no-any-return]
 
 
 def grid_of(height: int, width: int, device: torch.device) -> Grid:

@@ -93,14 +93,16 @@ def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, 
 def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
     """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file; name a folder with -o")
+        raise UsageError(f"{output} is a file; name a folder")
     inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]
     if inside:
         raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
     existing = [name for name in names if (output / name).exists()]
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise UsageError(f"{output / existing[0]}{more} would be overwritten; allow it with --overwrite")
+        raise UsageError(
+            f"{output / existing[0]}{more} exists already; replace it with --overwrite, or name another place with -o"
+        )
 
 
 def write_table(path: Path, rows: Sequence[AttackedImage]) -> None:

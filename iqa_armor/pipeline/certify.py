@@ -1,7 +1,7 @@
 """Certify models by smoothing: bounds of the score of every image, several models and methods side by side."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.certify_model import Subject, certify_model
 from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.forecast import Forecast, forecast
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
 from iqa_armor.progress import Progress, silent
@@ -100,6 +101,22 @@ def certify_images(
         device=str(device),
         versions=versions(),
     )
+
+
+def forecast_certificates(
+    models: Sequence[QualityModel],
+    source: Dataset | Sequence[Path | str],
+    settings: CertifySettings,
+    smoothers: Mapping[str, Smoother],
+    device: torch.device,
+) -> list[Forecast]:
+    """Return what `certify_images` would take: every method scores its samples of every image."""
+    dataset = source if isinstance(source, Dataset) else _of_files(source)
+    images = dataset.reported()[1].limit(settings.limit)
+    calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in smoothers.values())
+    firsts = [prepare_for(model, dataset)(images[0]) for model in models]
+    pairs = zip(models, firsts, strict=True)
+    return [forecast(model, image, device=device, images=len(images), calls=calls) for model, image in pairs]
 
 
 def _of_files(paths: Sequence[Path | str]) -> Dataset:

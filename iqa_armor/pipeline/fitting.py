@@ -1,6 +1,8 @@
 """What hardening and training share: fitting in standardised scores, the score range."""
 
+import copy
 import math
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel, state_digest
@@ -15,9 +18,11 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
-from iqa_armor.training.fit import FitHistory, ScoreMoments, fit
+from iqa_armor.training.fit import fit
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
+Weights = Mapping[str, Tensor]
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
 CALIBRATION_PIXELS = 2**25
 
@@ -63,11 +68,15 @@ def fit_to_opinion(
     then: ScoreMoments,
     options: RunOptions,
     checkpoint: Checkpoint | None,
+    teacher: ScoreFn | None = None,
+    is_pretrained: bool = True,
+    between: Callable[[QualityModel, Weights], None] | None = None,
 ) -> tuple[FitHistory, Tensor]:
     """Fit a traced model in place on standardised scores; it is on the CPU afterwards.
 
     Its scores, which have the moments `now`, then have those of `then` on the images fitted to. Standardising makes
     step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that answers in 0–100 (ours).
+    `between` may give the fitted model, on the device, other weights, and is told those it started with.
 
     Returns:
         What each epoch gave, and the fitted model's scores (N,) of all training images.
@@ -76,15 +85,42 @@ def fit_to_opinion(
     if not isinstance(network, fx.GraphModule):
         raise ValueError("only a traced network can be rescaled")
     rescale_output(network, gain=1 / now.spread, offset=-now.center / now.spread)
-    labels, device, progress = moments_of(images.mos, turned=then.spread < 0), options.device, options.progress
-    history = fit(model, images, settings, labels=labels, device=device, checkpoint=checkpoint, progress=progress)
+    start = copy.deepcopy(model.state_dict())
+    history = fit(
+        model,
+        images,
+        settings,
+        labels=moments_of(images.mos, turned=then.spread < 0),
+        teacher=teacher,
+        is_pretrained=is_pretrained,
+        device=options.device,
+        checkpoint=checkpoint,
+        progress=options.progress,
+    )
+    if between is not None:
+        between(model, {name: value.to(options.device) for name, value in start.items()})
+    return history, bring_back(model, images, then, options.progress)
+
+
+def bring_back(model: QualityModel, images: TrainingImages, then: ScoreMoments, progress: Progress) -> Tensor:
+    """Give a model's scores these moments on the images fitted to, and return them of all training images, (N,).
+
+    The model is on the CPU afterwards.
+    """
     scores = score_all(model, images, progress)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)
     offset = then.center - gain * reached.center
+    network: Any = model.network
     rescale_output(network, gain=gain, offset=offset)
-    return history, gain * scores + offset
+    return gain * scores + offset
+
+
+def standardised(model: QualityModel, moments: ScoreMoments) -> ScoreFn:
+    """Return a model's scores, of these moments, as scores of zero mean and unit spread."""
+    original = model.with_network(model.network, scale=None).eval()
+    return lambda images: (original(images) - moments.center) / moments.spread
 
 
 def moments_of(scores: Tensor, *, turned: bool = False) -> ScoreMoments:

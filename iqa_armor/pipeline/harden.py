@@ -1,75 +1,67 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 from typing import Any
 
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.storage import check_storable, save_artifact
+from iqa_armor.artifact.storage import check_storable
+from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import scale_of
-from iqa_armor.graph.follow import FIXED_SIZE
 from iqa_armor.graph.sizes import size_of
-from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of, score_all
-from iqa_armor.pipeline.proofs import SurgeryProof, prove_spliced
+from iqa_armor.pipeline.fitting import (
+    RunOptions,
+    calibration_batch,
+    fit_to_opinion,
+    moments_of,
+    score_all,
+    standardised,
+)
+from iqa_armor.pipeline.forecast import slowdown
+from iqa_armor.pipeline.frontier import Frontier
+from iqa_armor.pipeline.hardened import Hardened
+from iqa_armor.pipeline.proofs import (
+    SurgeryProof,
+    found_steady,
+    prove_blocks,
+    prove_spliced,
+    prove_stored,
+    traced_for,
+)
 from iqa_armor.pipeline.provenance import provenance_of
 from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.install import InstalledBlock, install
+from iqa_armor.surgery.install import install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 
 # Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
 INFORMED_SROCC = 0.1
+SLOWER = 1.2  # than the original's: the call of a hardened model for which `auto` takes a cheaper block
 
 
-@dataclass(frozen=True)
-class Hardened:
-    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
-
-    Args:
-        srocc: On the held-out tenth of the training images after each step, in [-1, 1].
-        provenance: Source, data, versions and the rest, as stored in the file.
-    """
-
-    model: QualityModel
-    recipe: Recipe
-    blocks: tuple[InstalledBlock, ...]
-    pruned: Pruned | None
-    fit: FitHistory
-    srocc: dict[str, float]
-    provenance: dict[str, Any] = field(default_factory=dict)
-
-    def save(self, path: Path | str) -> None:
-        """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=self.provenance)
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        scale = self.model.scale
-        return {
-            "name": self.model.name,
-            "recipe": self.recipe.model_dump(),
-            "score_range": None if scale is None else [scale.low, scale.high],
-            **self.provenance,
-        }
-
-
-def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+def harden(
+    model: QualityModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    options: RunOptions | None = None,
+    unlabelled: Dataset | None = None,
+) -> Hardened:
     """Return a hardened copy of a model; the model itself is left untouched.
 
-    Only the training split of the dataset is used.
+    Only the training split of the dataset is used, and of `unlabelled` any images, whose scores `--defense teacher`
+    takes from the original.
 
     Raises:
         DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
@@ -80,44 +72,73 @@ def harden(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: Ru
     the result is brought back to the mean and spread of the original's scores.
     """
     options = options or RunOptions()
+    if recipe.backend == "auto":
+        recipe = recipe.model_copy(update={"backend": _chosen_backend(model, dataset, recipe, options)})
     with on_device(model, options.device):
-        return _Hardening(model, dataset, recipe, options).run()
+        return _Hardening(model, dataset, recipe, options, unlabelled).run()
 
 
-def plan(model: QualityModel, dataset: Dataset, recipe: Recipe, *, options: RunOptions | None = None) -> Hardened:
+def plan(
+    model: QualityModel,
+    dataset: Dataset,
+    recipe: Recipe,
+    *,
+    options: RunOptions | None = None,
+    unlabelled: Dataset | None = None,
+) -> Hardened:
     """Return the model after surgery, pruning and block installation but before fine-tuning.
 
     Only as many training images are read as calibration and pruning take, so that a dry run is quick.
     """
     training = dataset.training().limit(max(2 * recipe.calibration, SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
-    return harden(model, small, recipe.model_copy(update={"epochs": 0}), options=options)
+    untrained = recipe.model_copy(update={"epochs": 0, "frontier": 0})
+    return harden(model, small, untrained, options=options, unlabelled=unlabelled)
+
+
+def _chosen_backend(model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> str:
+    """Return the cheaper of two backends where the paper's makes a call of the network much slower here."""
+    trial = plan(model, dataset, recipe.model_copy(update={"backend": "cayley"}), options=options)
+    image = model.prepare(dataset.training()[0])
+    with on_device(model, options.device):
+        before, after = slowdown(model, trial.model, image, options.device)
+    return "aoc" if after > SLOWER * before else "cayley"
 
 
 class _Hardening:
     """One hardening under way."""
 
-    def __init__(self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> None:
+    def __init__(
+        self,
+        model: QualityModel,
+        dataset: Dataset,
+        recipe: Recipe,
+        options: RunOptions,
+        unlabelled: Dataset | None,
+    ) -> None:
         self.original = model.eval()
+        if types := {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}:
+            raise ModelLoadError(f"{model.name} has weights in {', '.join(types)}; cast it with network.float() first")
         self.dataset, self.recipe, self.options = dataset, recipe, options
-        self.images = load_training_images(dataset.training(), model, options.progress)
+        self.unlabelled, more = unlabelled, None
+        if unlabelled is not None:
+            if recipe.defense != "teacher":
+                raise UsageError(f"images without scores serve --defense teacher only, not {recipe.defense}")
+            more = unlabelled.splits["training"] if "training" in unlabelled.splits else unlabelled.reported()[1]
+        self.images = load_training_images(dataset.training(), model, options.progress, unlabelled=more)
         check_samples(self.images.mos, recipe)
         self.calibration = calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
+        self.frontier: Frontier | None = None
 
     def run(self) -> Hardened:
-        recipe = self.recipe
-        traced = trace(self.original.network, self.calibration[:1])
-        if FIXED_SIZE in traced.meta and self.original.preprocessing.size is None:
-            raise SurgeryError(
-                "this network asks for the size of its images, so its graph serves one size only; name that size with "
-                "--input-size HEIGHTxWIDTH"
-            )
+        recipe, traced = self.recipe, traced_for(self.original, self.calibration)
+        steady = found_steady(self.original.network, self.calibration)
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
-        proofs = [prove_spliced(self.original.network, traced, self.calibration)]
+        proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
         smooth: list[str] = []
         if recipe.activation != "keep":
             smooth = replace_activations(traced, recipe.activation)
@@ -127,6 +148,7 @@ class _Hardening:
             proofs.append(SurgeryProof("pruned = original without the channels", pruned.proof, PROOF_TOLERANCE))
         blocks = install(traced, names, recipe, calibration=self.calibration)
         if blocks:
+            proofs += prove_blocks(traced, recipe, self.calibration)
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
         model.name = f"{self.original.name}-hardened"
@@ -134,6 +156,7 @@ class _Hardening:
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         model.scale = scale_of(model, scores, self.images.names)
+        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration))
         record = provenance_of(
             self.original,
             self.dataset,
@@ -142,10 +165,17 @@ class _Hardening:
             pruned=pruned.facts() if pruned else None,
             checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
+            **self._images_used(),
             held_out_srocc=self.srocc,
+            frontier=self.frontier.facts if self.frontier else [],
             **history.facts(),
         )
-        return Hardened(model.to("cpu").eval(), recipe, blocks, pruned, history, self.srocc, record)
+        model, others = model.to("cpu").eval(), self.frontier.others if self.frontier else {}
+        return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
+
+    def _images_used(self) -> dict[str, Any]:
+        counts = {"training": len(self.images.fitted), "held_out": len(self.images.held_out)}
+        return {"images_used": counts, "unlabelled": None if self.unlabelled is None else self.unlabelled.spec}
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
@@ -185,9 +215,23 @@ class _Hardening:
             return FitHistory(), score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
+        teacher: ScoreFn | None = standardised(self.original, now)
         if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
-            now, then = ScoreMoments(), moments_of(self.images.mos, turned=turned)
+            now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe
-        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump())
-        return fit_to_opinion(model, self.images, recipe, now=now, then=then, options=options, checkpoint=checkpoint)
+        if recipe.frontier:
+            self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
+        facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
+        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump(), **facts)
+        return fit_to_opinion(
+            model,
+            self.images,
+            recipe,
+            now=now,
+            then=then,
+            options=options,
+            checkpoint=checkpoint,
+            teacher=teacher,
+            between=self.frontier,
+        )

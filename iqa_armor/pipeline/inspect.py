@@ -3,12 +3,14 @@
 from dataclasses import dataclass
 
 import torch
+from torch import fx
 
+from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
 from iqa_armor.surgery.lineage import Lineage
 from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
-from iqa_armor.surgery.stages import Branch, Cut, branches
+from iqa_armor.surgery.stages import Branch, Cut, branches, tokens_instead
 from iqa_armor.surgery.tokens import TokenGrid, token_grids
 
 
@@ -19,7 +21,7 @@ class Inspection:
     Args:
         input_size: (height, width) that sizes refer to.
         recommended: Nodes that `--position last` takes.
-        grids: Tokens on which a block can stand, where no cut is recommended.
+        grids: Tokens on which a block can stand, where no cut of the convolutions is recommended.
         blocks: Modules of the model that are RobustBlocks already.
         spectra: Their measured singular values and those of the layers behind them.
     """
@@ -45,8 +47,9 @@ def inspect_model(model: QualityModel) -> Inspection:
     traced = trace(model.network, torch.zeros(1, 3, *size))
     lineage = Lineage(traced)
     found = branches(lineage) if lineage.convolutions else ()
-    recommended = tuple(branch.cuts[-1].node for branch in found if not branch.problem)
-    grids = () if recommended else token_grids(lineage)
+    tokens = tokens_instead(lineage)
+    recommended = (tokens.node,) if tokens else tuple(branch.cuts[-1].node for branch in found if not branch.problem)
+    grids = token_grids(lineage) if tokens or not recommended else ()
     if not (found or grids):
         branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
@@ -60,12 +63,17 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*_remarks(found, grids), *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*_remarks(found, tokens), *_serves(traced), *(f"{name} is a RobustBlock already" for name in blocks)),
     )
 
 
-def _remarks(found: tuple[Branch, ...], grids: tuple[TokenGrid, ...]) -> list[str]:
-    if grids:
-        return ["a transformer has no last cut; name the tokens to protect with --position NODE"]
+def _serves(traced: fx.GraphModule) -> list[str]:
+    fixed = traced.meta.get(FIXED_SIZE)
+    return [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
+
+
+def _remarks(found: tuple[Branch, ...], tokens: TokenGrid | None) -> list[str]:
+    if tokens:
+        return [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
     problems = [branch.problem for branch in found if branch.problem]
     return [f"no cut is recommended: {problem}; name the tensor with --position NODE" for problem in problems]

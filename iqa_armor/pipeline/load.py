@@ -7,13 +7,18 @@ from itertools import chain
 from pathlib import Path
 from types import MappingProxyType
 
+import torch
 from torch import Tensor, nn
 
-from iqa_armor.artifact.storage import is_artifact, load_artifact
+from iqa_armor.artifact.storage import is_artifact, load_artifact, read_metadata
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.hub import fetched
+from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.provenance import file_record
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -23,23 +28,42 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     """Return the model stored in a file, in eval mode on the CPU.
 
     Args:
-        path: An iqa-armor file, a state dict (.pt .pth .pkl .ckpt .th .safetensors) or a pickled module.
+        path: An iqa-armor file, a state dict or a pickled module, told by its content; or `hf:owner/name` on the hub.
         arch: Architecture of a state dict; matched against the built-in ones by default.
         opening: The rest of what may be said about a foreign file.
 
     Raises:
         ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
-    path, opening = Path(path), opening or Opening()
+    opening = opening or Opening()
     _check(opening)
+    named, path = Path(path), fetched(path)
     if not path.is_file():
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
+    record = file_record(path)
     if is_artifact(path):
-        return _quality_model(load_artifact(path), opening, name=path.stem).eval()
-    made, arch = _load_foreign(path, arch or opening.arch, opening)
-    return _quality_model(made, opening, name=path.stem, arch=arch).eval()
+        if opening.score_output is not None:
+            raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
+        stored = load_artifact(path, _source_of(path, arch or opening.arch))
+        model = _quality_model(stored, opening, name=named.stem).eval()
+    else:
+        made, arch, key = _load_foreign(path, arch or opening.arch, opening)
+        record |= {"key": key} if key else {}
+        model = _quality_model(made, opening, name=named.stem, arch=arch).eval()
+    model.files = (record,)
+    return model
+
+
+def _source_of(path: Path, arch: str | None) -> nn.Module | None:
+    """Return the network that has the user code of a model file that needs some."""
+    from iqa_armor.models.build import build
+
+    if arch is None or read_metadata(path)["needs_source"] is not True:
+        return None
+    made = build(arch)
+    return made.network if isinstance(made, QualityModel) else made
 
 
 def load_models(paths: Sequence[Path | str], opening: Opening | None = None) -> list[QualityModel]:
@@ -64,7 +88,7 @@ def start_model(
         ModelLoadError: If there is no such architecture, or too few of the weights fit.
     """
     from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_state
+    from iqa_armor.models.checkpoints import read_checkpoint
 
     _check(opening)
     arch = str(arch)
@@ -75,13 +99,13 @@ def start_model(
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
-    fresh = None
+    model, fresh = _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), None
     if weights is not None:
-        stored = read_state(Path(weights), trust_pickle=opening.trust_pickle)
-        state = stored.state_dict() if isinstance(stored, nn.Module) else stored
-        fresh = tuple(load_matching(bare(made), state, source=str(weights)))
-        logger.info("weights from %s; new: %s", weights, listed(fresh) or "none")
-    return _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), fresh
+        stored = read_checkpoint(Path(weights), trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
+        fresh = tuple(load_matching(model.network, stored.state, source=str(weights)))
+        _say(*stored.remarks, f"weights from {weights}; new: {listed(fresh) or 'none'}")
+        model.files = (file_record(Path(weights)) | ({"key": stored.key} if stored.key else {}),)
+    return model, fresh
 
 
 def _check(opening: Opening) -> None:
@@ -94,23 +118,29 @@ def _check(opening: Opening) -> None:
         raise ModelLoadError(str(error)) from error
 
 
-def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str]:
-    """Return the pickled module of a file, or an architecture with the file's weights, and the architecture's name."""
+def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str, str]:
+    """Return the pickled module of a file, or an architecture with its weights; the architecture; the weights' key."""
     from iqa_armor.models import ARCHITECTURES
     from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_state
+    from iqa_armor.models.checkpoints import read_checkpoint
 
-    stored = read_state(path, trust_pickle=opening.trust_pickle)
-    if isinstance(stored, nn.Module):
-        logger.info("%s is a pickled %s", path, type(stored).__name__)
-        return stored, ""
+    stored = read_checkpoint(path, trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
+    _say(*stored.remarks)
+    if isinstance(stored.weights, nn.Module):
+        logger.info("%s is a pickled %s", path, type(stored.weights).__name__)
+        return stored.weights, "", stored.key
     if arch is None:
-        arch = match_architecture(stored, ARCHITECTURES)
+        arch = match_architecture(stored.weights, ARCHITECTURES)
         logger.info("%s holds the weights of a %s", path, arch)
     made = build(arch)
-    _use_float32(made, path.stem, stored)
-    load_strict(bare(made), stored, source=str(path))
-    return made, arch
+    _use_float32(made, path.stem, stored.weights)
+    _say(load_strict(bare(made), stored.weights, source=f"{stored.key!r} of {path}" if stored.key else str(path)))
+    return made, arch, stored.key
+
+
+def _say(*remarks: str) -> None:
+    for remark in filter(None, remarks):
+        logger.info(remark)
 
 
 def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = "") -> QualityModel:
@@ -122,8 +152,15 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
         model.set_preprocessing(replace(model.preprocessing, **opening.preprocessing))
     if model is not made:  # its preprocessing decides its scores
         used = model.preprocessing
-        size = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
-        logger.info("preprocessing: %s (%s), mean %s, std %s", size, used.interpolation, used.mean, used.std)
+        resized = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
+        logger.info("preprocessing: %s (%s), mean %s, std %s", resized, used.interpolation, used.mean, used.std)
+    if opening.score_output is not None:
+        size = model.preprocessing.size or KONIQ_SIZE
+        choose_output(
+            model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        )
+    if opening.leaf or opening.allow_source:
+        keep_source(model, opening.leaf, allow=opening.allow_source)
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)
     model.higher_is_better = model.higher_is_better and not opening.lower_is_better

@@ -1,16 +1,29 @@
 """Proofs that surgery changed nothing but what it says."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
+from iqa_armor.artifact.storage import rebuilt
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.calls import layer_of
+from iqa_armor.graph.interpret import interpret
+from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import QualityModel
+from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.tokens import TokenBlock
 from iqa_armor.pruning.channels.proof import is_steady
+from iqa_armor.recipe import Recipe
 
 logger = logging.getLogger(__name__)
 IMAGES = 4
+BLOCKS = (RobustBlock, TokenBlock)
+BLOCK_TOLERANCE = 1e-3  # of the values' spread; folding goes through other sums
 TOLERANCE = 1e-6  # of the scores' spread; a step that copies calls copies bits
 
 
@@ -30,29 +43,106 @@ class SurgeryProof:
     tolerance: float
 
 
-def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor) -> SurgeryProof:
+def prove_stored(model: QualityModel, images: Tensor) -> SurgeryProof:
+    """Return the proof that a model scores as what its file gives; `images` are normalised, on the CPU."""
+    step, images = "saved = loaded", images[:IMAGES].cpu()
+    if not is_steady(model.network, images):
+        return SurgeryProof(step, None, TOLERANCE)
+    with torch.no_grad():
+        before, after = (each.network.forward(images).double().flatten() for each in (model, rebuilt(model)))
+    return _shown_equal(step, before, after, TOLERANCE)
+
+
+def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list[SurgeryProof]:
+    """Return the proofs that blocks are what they fold into and, started as the identity, projections.
+
+    A projection done twice is done once. Differences are in the spread of the blocks' values.
+    """
+    proofs: list[SurgeryProof] = []
+    nodes = {node: layer for node in traced.graph.nodes if isinstance(layer := layer_of(traced, node), BLOCKS)}
+    with torch.no_grad():
+        fed = {source: value for source, value in interpret(traced, images[:IMAGES]) if nodes.keys() & source.users}
+        for node, layer in nodes.items():
+            robust = layer.block if isinstance(layer, TokenBlock) else layer
+            maps = fed[node.all_input_nodes[0]]
+            found = robust(layer.maps(maps) if isinstance(layer, TokenBlock) else maps)
+            folded = robust.plain((found.shape[-2], found.shape[-1]))
+            again = folded(layer.maps(maps) if isinstance(layer, TokenBlock) else maps)
+            proofs.append(_shown_equal("folded = unfolded", found, again, BLOCK_TOLERANCE))
+            if recipe.init == "identity" and recipe.pool == "none":
+                proofs.append(_shown_equal("identity block = projection", found, robust(found), BLOCK_TOLERANCE))
+    return proofs
+
+
+def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float) -> SurgeryProof:
+    """Return the proof that two tensors are equal.
+
+    Raises:
+        SurgeryError: If they are not.
+    """
+    apart = _apart(before, after)
+    if not apart <= tolerance:
+        raise SurgeryError(f"{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}")
+    return SurgeryProof(step, apart, tolerance)
+
+
+def _apart(before: Tensor, after: Tensor) -> float:
+    spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
+    return float((before - after).abs().max()) / spread
+
+
+@contextmanager
+def _plain_attention() -> Iterator[None]:
+    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
+def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
+    """Return the graph of a model's network; a SurgeryError where it serves one size that nobody has named."""
+    traced = trace(model.network, examples[:1])
+    if FIXED_SIZE in traced.meta and model.preprocessing.size is None:
+        raise SurgeryError(
+            "this network asks for the size of its images, so its graph serves one size only; name that size with "
+            "--input-size HEIGHTxWIDTH"
+        )
+    return traced
+
+
+def found_steady(network: nn.Module, images: Tensor) -> bool:
+    """Return whether an image has one score, and warn where it has not; `images` are (N, 3, H, W), N at least 2."""
+    steady = is_steady(network, images[:IMAGES])
+    if not steady:
+        logger.warning(
+            "scores of this network are random, or depend on the other images of a batch: the same image need not "
+            "have the same score, figures of attacks on it are uncertain, and surgery cannot be proved"
+        )
+    return steady
+
+
+def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, steady: bool) -> SurgeryProof:
     """Return the proof that a traced network with empty places for blocks computes what the original does.
 
     Args:
         original: Network in eval mode.
         spliced: Its graph.
         images: Normalised input (N, 3, H, W), N at least 2.
+        steady: Whether an image has one score; without, there is nothing to compare.
 
     Raises:
         SurgeryError: If it computes something else: tracing froze what changes from call to call.
     """
     images = images[:IMAGES]
     step = "spliced = original"
-    if not is_steady(original, images):
-        logger.warning(
-            "scores of this network are random, or depend on the other images of a batch: the same image need not "
-            "have the same score, figures of attacks on it are uncertain, and surgery cannot be proved"
-        )
+    if not steady:
         return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad():
+    with torch.no_grad(), _plain_attention():
         before, after = (network.forward(images).double().flatten() for network in (original, spliced))
-    spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
-    apart = float((before - after).abs().max()) / spread
+    apart = _apart(before, after)
     if not apart <= TOLERANCE:
         raise SurgeryError(
             f"the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does "

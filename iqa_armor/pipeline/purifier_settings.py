@@ -5,7 +5,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.settings import Attacks, Budgets, Limit
+from iqa_armor.settings import DIRECTION, Attacks, Budgets, Limit
 from iqa_armor.training.filter_settings import FilterSettings
 
 
@@ -16,9 +16,7 @@ class PurifierSettings(FilterSettings):
 
     attacks: Attacks = Field(("pgd8",), min_length=1)
     epsilons: Budgets = Field(tuple(value / 255 for value in (2, 4, 6, 8, 10)), min_length=1)
-    direction: Literal["up", "down", "both"] = Field(
-        "up", description="Whether attacks push the score up or down; both: they take turns."
-    )
+    direction: Literal["up", "down", "both"] = Field("up", description=str(DIRECTION.description))
     limit: Limit = Field(512, ge=4)
 
     @field_validator("epsilons")

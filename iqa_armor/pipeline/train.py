@@ -12,13 +12,14 @@ from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
-from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.probe import probe_head
+from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.recipe import Training
-from iqa_armor.training.fit import FitHistory, ScoreMoments
+from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Trained:
     """A trained model, in eval mode on the CPU, answering in the unit of the opinion scores."""
 
@@ -27,9 +28,12 @@ class Trained:
     fit: FitHistory
     provenance: dict[str, Any]
 
+    def __repr__(self) -> str:
+        return f"Trained {self.model!r}" + "".join(f"\n  {epoch}" for epoch in self.fit.epochs[1:])
+
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
-        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=self.provenance)
+        save_artifact(self.model, path, recipe=self.settings.model_dump(), provenance=without_times(self.provenance))
 
 
 def train(
@@ -65,10 +69,21 @@ def train(
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
     checkpoint = options.checkpoint_of(model, dataset, training=settings.model_dump(), smooth_activations=smooth)
-    now, then = ScoreMoments(), moments_of(images.mos)
+    labels = moments_of(images.mos)
+    copied.to(options.device)
+    probe = probe_head(copied, images, labels, fresh=fresh, progress=options.progress)
     history, scores = fit_to_opinion(
-        copied, images, settings, now=now, then=then, options=options, checkpoint=checkpoint
+        copied,
+        images,
+        settings,
+        now=ScoreMoments(),
+        then=labels,
+        options=options,
+        checkpoint=checkpoint,
+        is_pretrained=fresh is not None,
     )
     copied.scale = scale_of(copied, scores, images.names)
-    record = provenance_of(model, dataset, seed=settings.seed, **history.facts(), smooth_activations=smooth)
+    record = provenance_of(
+        model, dataset, seed=settings.seed, probe_srocc=probe, **history.facts(), smooth_activations=smooth
+    )
     return Trained(copied.eval(), settings, history, record)

@@ -2,18 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from iqa_armor.pruning.criteria import Criterion
-
-
-def _accepted(found: object, name: str) -> Criterion:
-    from iqa_armor.pruning.criteria import accepted
-
-    return accepted(found, name)
 
 
 CRITERIA: Registry[Criterion] = Registry(
@@ -27,9 +21,6 @@ CRITERIA: Registry[Criterion] = Registry(
         "random": Entry("iqa_armor.pruning.criteria:Random", "drawn at random: the control", {}),
     },
     group="iqa_armor.criteria",
-    accepts=_accepted,
+    accepts="iqa_armor.pruning.criteria:accepted",
 )
-
-
-def __getattr__(name: str) -> Any:
-    return CRITERIA.lazy_attribute(name)
+__getattr__ = CRITERIA.lazy_attribute

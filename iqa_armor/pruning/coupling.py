@@ -1,5 +1,6 @@
 """Which channels of a network stand and fall together, and what is left when some go."""
 
+import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,6 +16,7 @@ from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import flat
 from iqa_armor.pruning.channels.relabel import broken_at
 
+SECONDS = 60.0
 TRIAL = 4  # one channel in so many is taken out to see whether that can be done at all
 
 
@@ -95,6 +97,7 @@ class Coupling:
 
     def __init__(self, network: fx.GraphModule, example: Tensor) -> None:
         self.network = network
+        self._deadline = time.monotonic() + SECONDS
         self.labelling = Labelling(network, example).run()
         self._keep_what_nothing_makes()
         self._owners = {  # of each stored tensor, the first layer that has it
@@ -167,19 +170,19 @@ class Coupling:
     def _breaks(self, pruned: fx.GraphModule, gone: Tensor) -> bool:
         """Return whether a copy is broken, and let the channels stay that did it."""
         node = broken_at(pruned, self.network, self.labelling, gone)
-        if node is not None and not self._keep(node):
-            raise SurgeryError(
-                f"channels cannot be followed past {node.name!r}; keep this network's width with --prune 0"
-            )
+        is_late = time.monotonic() > self._deadline  # then what cannot be followed is given up in larger pieces
+        if node is not None and not self._keep(node, far=is_late) and not self._keep(node, far=True):
+            raise SurgeryError(f"channels cannot be followed past {node.name!r}; keep the network's width by --prune 0")
         return node is not None
 
-    def _keep(self, node: fx.Node) -> bool:
-        """Let the channels stay of all that a node reads, be it only their number; say whether any could go before."""
+    def _keep(self, node: fx.Node, *, far: bool) -> bool:
+        """Let the channels stay that a node reads, if `far` also their sources; say whether any could go before."""
         units = self.labelling.units
         before = units.roots()
-        for source in ancestors(node, stops=lambda each: isinstance(self.labelling.labels.get(each), Tensor)):
-            for labels in flat(self.labelling.of(source)):
-                units.fix(labels)
+        labels = self.labelling.labels
+        for source in ancestors(node, stops=lambda each: not far and isinstance(labels.get(each), Tensor)):
+            for found in flat(self.labelling.of(source)):
+                units.fix(found)
         self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
         return not torch.equal(before, units.roots())
 

@@ -15,6 +15,7 @@ ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.2
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 EXCESS = 0.16  # a layer may lose this share more than asked for: 64 → 48 channels, not 32 → 16
 TRIES = 4
+DEAD = 1e-6  # of the mean importance: such channels are worth nothing
 
 
 @dataclass(frozen=True)
@@ -76,7 +77,7 @@ def decide(
     """Return which channels go, so that about a share of `ratio` does.
 
     Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
-    takes at most 16 points more of any layer.
+    takes at most 16 points more of any layer, none that has worth where channels without any are enough.
 
     Args:
         groups: Channels with their importance.
@@ -101,9 +102,18 @@ def decide(
     for rounding in roundings:
         decision = attempt(rounding, wanted)
         most = max((len(gone) / group.width for group, gone in decision.removed), default=0.0)
-        if abs(decision.share - ratio) <= TOLERANCE and (across_layers or most <= ratio + EXCESS):
+        is_even = across_layers or (most <= ratio + EXCESS and not _wastes(groups, decision, wanted))
+        if abs(decision.share - ratio) <= TOLERANCE and is_even:
             break
     return decision
+
+
+def _wastes(groups: Sequence[Ranked], decision: Decision, wanted: list[float]) -> bool:
+    """Return whether a layer loses more than is worth nothing, though what is worth nothing would be enough."""
+    gone = {id(group): len(places) for group, places in decision.removed}
+    dead = [int((each.importance <= DEAD * each.importance.mean()).sum()) * each.group.parts for each in groups]
+    enough = all(each.group.width - kept <= count + 0.5 for each, count, kept in zip(groups, dead, wanted, strict=True))
+    return enough and any(gone.get(id(each.group), 0) > count for each, count in zip(groups, dead, strict=True))
 
 
 def _kept(rounding: Rounding, group: ChannelGroup, wanted: float) -> int:

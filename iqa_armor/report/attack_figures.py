@@ -1,5 +1,8 @@
 """Which attacks and budgets a report shows, and their figures."""
 
+import math
+from itertools import pairwise
+
 from iqa_armor.report.formatting import NORMS, budget
 from iqa_armor.results.figures import AttackFigures, Figures
 from iqa_armor.results.outcome import Outcome
@@ -38,11 +41,52 @@ def figures_of(figures: Figures, attack: str) -> AttackFigures:
     return figures.attacks.get(attack, AttackFigures())
 
 
-def area(figures: AttackFigures, name: str) -> float | None:
-    """Return the mean of a figure over budgets; where there is one budget only, the figure there."""
-    found: float | None = getattr(figures, f"{name}_auc")
-    values: list[float | None] = list(getattr(figures, name).values())
-    return values[0] if found is None and len(values) == 1 else found
+def area(figures: AttackFigures, name: str, *, over_all: bool = False) -> float | None:
+    """Return the mean of a figure over budgets that differ (`distinct`); where there is one only, the figure there.
+
+    `over_all` gives that over all budgets, as [RA] has it: `{name}_auc` of the figures.
+    """
+    keys = list(figures.abs_gain) if over_all else distinct(figures)
+    values: list[float | None] = [getattr(figures, name).get(key) for key in keys]
+    if len(values) == 1:
+        return values[0]
+    if len(keys) == len(figures.abs_gain) or None in values:
+        found: float | None = getattr(figures, f"{name}_auc")
+        return found
+    points = [(float(key), value or 0.0) for key, value in zip(keys, values, strict=True)]
+    pieces = ((right - left) * (low + high) / 2 for (left, low), (right, high) in pairwise(points))
+    return sum(pieces) / (points[-1][0] - points[0][0])
+
+
+def distinct(figures: AttackFigures) -> list[str]:
+    """Return the budgets up to the one beyond which an attack moves no pixel and no score farther (ours)."""
+    keys = list(figures.abs_gain)
+
+    def same(key: str) -> bool:
+        pairs = ((each.get(key), each.get(keys[-1])) for each in (figures.max_linf, figures.abs_gain))
+        return all(a is not None and b is not None and math.isclose(a, b, abs_tol=1e-3) for a, b in pairs)
+
+    end = next((place for place, key in enumerate(keys) if same(key)), len(keys) - 1)
+    return keys[: end + 1]
+
+
+def saturation_note(outcome: Outcome) -> tuple[str, ...]:
+    """Return which attacks spend no more than some budget, where there are any."""
+    spent = {}
+    for name in outcome.settings.attacks:
+        runs = [
+            (distinct(found), list(found.abs_gain)) for m in outcome.models if (found := figures_of(m, name)).abs_gain
+        ]
+        longest = max((kept for kept, _ in runs), key=len, default=[])
+        if any(len(kept) < len(keys) for kept, keys in runs):
+            spent[name] = longest[-1]
+    if not spent:
+        return ()
+    listed = ", ".join(f"{name} beyond ε = {key}" for name, key in spent.items())
+    return (
+        f"A larger budget changes nothing for {listed} /255: its steps reach no farther. Equal budgets count once; the "
+        "paper's mean over all of them is abs_gain_auc in the JSON.",
+    )
 
 
 def attacks_shown(outcome: Outcome) -> list[str]:
@@ -69,7 +113,7 @@ def reach(outcome: Outcome) -> str:
         return "No attack was run."
     own = [name for name in settings.attacks if has_own_budget(outcome, name)]
     shared = settings.attacks.keys() - own
-    verb = "raise" if settings.direction > 0 else "lower"
+    verb = {1: "raise", -1: "lower", "rank": "turn the ranking of"}[settings.direction]
     budgets = ", ".join(f"{epsilon:g}" for epsilon in settings.epsilons)
     # Only attacks that are limited otherwise name their norm.
     norms = {str(settings.attacks[name].get("norm", "linf")) for name in shared}

@@ -15,10 +15,11 @@ from iqa_armor.report.attack_figures import (
 )
 from iqa_armor.report.formatting import budget
 from iqa_armor.results.figure_registry import Figure, declared
-from iqa_armor.results.figures import AttackDifferences, Interval, ModelEntry
+from iqa_armor.results.figures import AttackDifferences, Differences, Interval, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
+RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
 Pair = tuple[ModelEntry, ModelEntry]
 
 
@@ -62,11 +63,24 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
         if figure.compared:
             before, after, interval = (getattr(each, figure.name) for each in (base, model, difference))
             rows.append(Comparison(figure.label, before, after, interval, figure.better))
+    rows += _ranked(base, model, difference)
     for name in (attack, WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
         rows += _areas(outcome, (base, model), name, part)
     return [row for row in rows if row.baseline is not None or row.value is not None]
+
+
+def _ranked(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
+    """Yield the figures of the attack on the ranking: at 1/255 where it was run, and the mean over its budgets."""
+    for figure in (each for each in declared("ranked") if each.compared):
+        by_key = getattr(model, figure.name)
+        if RANKED_AT in by_key:
+            before, after, found = (getattr(each, figure.name).get(RANKED_AT) for each in (base, model, difference))
+            name = f"{figure.label} at {budget(RANKED_AT)}"
+            yield Comparison(name, before, after, found or Interval(), figure.better)
+        before, after, found = (getattr(each, figure.area) for each in (base, model, difference))
+        yield Comparison(f"{figure.label}, mean over ε", before, after, found, figure.better)
 
 
 def _at_budget(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -> Iterator[Comparison]:
@@ -84,7 +98,7 @@ def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -
     auc = "" if has_own_budget(outcome, attack) else "AUC"
     for figure in declared("attacked"):
         if "area" in figure.compared:
-            before, after = (area(figures_of(each, attack), figure.name) for each in pair)
+            before, after = (area(figures_of(each, attack), figure.name, over_all=True) for each in pair)
             found, alone = getattr(part, figure.area), getattr(part, figure.name, {})
             if found.value is None and len(alone) == 1:
                 found = next(iter(alone.values()))
@@ -95,4 +109,4 @@ def _areas(outcome: Outcome, pair: Pair, attack: str, part: AttackDifferences) -
 
 def _better(outcome: Outcome, figure: Figure) -> int:
     # An attack downwards makes gains negative.
-    return figure.better * (outcome.settings.direction if figure.is_gain else 1)
+    return figure.better * (outcome.settings.sign if figure.is_gain else 1)

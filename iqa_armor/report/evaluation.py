@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
-from iqa_armor.report.evaluation_charts import curves, score_scatters, tradeoff
+from iqa_armor.report.evaluation_charts import curves, ranking_curve, score_scatters, tradeoff
 from iqa_armor.report.evaluation_tables import (
     attacks_table,
     budgets_table,
@@ -26,7 +26,8 @@ MOST_UNFOLDED = 6  # models whose differences lie open
 EVERY_BUDGET = "Table of all figures by model, attack and budget"
 GAINS = (
     "Gains are fractions of the model's own score range on clean training images; AUC is the mean over ε. SROCC under "
-    "attack is the figure that no rescaling of scores can flatter."
+    "attack does not see a shift that all images share; worst-case SROCC is under an attack that pushes images of low "
+    "quality up and those of high quality down."
 )
 WORST_CASE = " Worst case: for each image and budget the attack that moved the score farthest."
 UNCHECKED = "No strength checks were made, so nothing here says whether a stronger attack would do more."
@@ -61,6 +62,10 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     yield _section("Against the baseline", differences, summary=summary)
     has_hollow = any(model.threat == "bare" for model in outcome.models)
     note, note_of_lines = (HOLLOW.format(lines) * has_hollow for lines in ("", " and broken lines"))
+    yield _section(
+        "The ranking under attack",
+        Panels(ranking_curve(outcome), "Low-rated images pushed up, high-rated ones down", note=note_of_lines),
+    )
     gains, rankings = curves(outcome, "abs_gain"), curves(outcome, "srocc")
     yield _section(
         "Over the budget",

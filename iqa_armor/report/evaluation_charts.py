@@ -47,6 +47,28 @@ def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
     )
 
 
+def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
+    """Return SROCC over the budget of the attack on the ranking, a line per model, from the clean one at 0."""
+    lines = {
+        model.name: {0.0: model.srocc} | {float(key): value for key, value in model.worst_case_srocc.items()}
+        for model in outcome.models
+        if model.srocc is not None and model.worst_case_srocc
+    }
+    if not lines:
+        return ()
+    marks, labels = model_marks(outcome), model_labels(outcome)
+    ticks = sorted({epsilon for line in lines.values() for epsilon in line if not 0 < epsilon < 1})
+    chart = Chart(
+        title="Worst-case SROCC",
+        description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
+        axes=("budget ε, in 1/255", "SROCC"),
+        series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
+        ticks={tick: f"{tick:g}" for tick in ticks},
+        limits=(-1.0, 1.0),
+    )
+    return (chart,)
+
+
 def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
     """Return quality over robustness, a point per model; nothing where fewer than two models have both.
 

@@ -6,14 +6,16 @@ from iqa_armor.report.attack_figures import (
     WORST,
     area,
     attacks_shown,
+    distinct,
     figures_of,
     headline,
+    saturation_note,
     shown_budget,
     star_note,
     starred,
     under_headline,
 )
-from iqa_armor.report.comparison import compare
+from iqa_armor.report.comparison import RANKED_AT, compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, plain, short, signed, significant
 from iqa_armor.report.model_marks import model_marks, row_name
@@ -37,6 +39,7 @@ def models_table(outcome: Outcome) -> Table:
     columns, texts = zip(*_columns(outcome), strict=True)
     rows = tuple(row(_name(outcome, m), *cells) for m, *cells in zip(outcome.models, *texts, strict=True))
     notes = star_note(outcome) if any(column.heading.endswith("*") for column in columns) else ()
+    notes += saturation_note(outcome)
     return Table("Quality, robustness and cost", (Column("Model", kind="text"), *columns), (Rows(rows),), notes)
 
 
@@ -55,7 +58,7 @@ def attacks_table(outcome: Outcome) -> Table | None:
             values = (area(figures, "abs_gain"), area(figures, "r_score"), ranked, area(figures, "abs_gain_std"))
             yield row(starred(outcome, name), *map(short, values))
 
-    return Table("Every attack", columns, _by_model(outcome, rows), star_note(outcome))
+    return Table("Every attack", columns, _by_model(outcome, rows), star_note(outcome) + saturation_note(outcome))
 
 
 def differences_table(outcome: Outcome) -> Table | None:
@@ -119,11 +122,14 @@ def budgets_table(outcome: Outcome) -> Table | None:
     def rows(model: ModelEntry) -> Iterator[Row]:
         for attack in attacks_shown(outcome) if model.attacks else ():
             figures = figures_of(model, attack)
-            for key in figures.abs_gain:
-                yield row(attack, key, *(_declared_text(each, getattr(figures, each.name).get(key)) for each in shown))
+            keys, last = distinct(figures), [*figures.abs_gain][-1:]
+            for key in keys:
+                texts = (_declared_text(each, getattr(figures, each.name).get(key)) for each in shown)
+                yield row(attack, key if key != keys[-1] or [key] == last else f"{key} to {last[0]}", *texts)
 
     groups = _by_model(outcome, rows)
-    return Table("Every budget", columns, groups, ("ε and distances in 1/255.",)) if groups else None
+    notes = ("ε and distances in 1/255.", *saturation_note(outcome))
+    return Table("Every budget", columns, groups, notes) if groups else None
 
 
 def checks_table(outcome: Outcome) -> Table | None:
@@ -159,6 +165,9 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
 
     yield Column("SROCC", f"Clean{UP}"), [short(model.srocc) for model in models]
     yield Column("PLCC", f"Clean{UP}"), [short(model.plcc) for model in models]
+    if any(model.worst_case_srocc for model in models):
+        for heading, value in ((budget(RANKED_AT), lambda m: m.worst_case_srocc.get(RANKED_AT)), ("mean", _mean_worst)):
+            yield Column(heading, f"Worst-case SROCC{UP}"), [short(value(model)) for model in models]
     yield from areas(gain, "abs_gain", names)
     yield from areas(r_score, "r_score", names)
     for name in main:
@@ -171,9 +180,14 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     yield Column("ms/image", spare=1), [significant(model.timing.seconds_per_image, unit=1e-3) for model in models]
 
 
+def _mean_worst(model: ModelEntry) -> float | None:
+    return model.worst_case_srocc_mean  # type: ignore[no-any-return]
+
+
 def _areas(outcome: Outcome) -> tuple[str, str, str]:
-    less = DOWN if outcome.settings.direction > 0 else UP
-    return f"AbsGainAUC{less}", f"R-ScoreAUC{UP}", f"Gain in std{less}"
+    less = DOWN if outcome.settings.sign > 0 else UP
+    mean = " mean" if saturation_note(outcome) else "AUC"
+    return f"AbsGain{mean}{less}", f"R-Score{mean}{UP}", f"Gain in std{less}"
 
 
 def _declared(figures: Iterable[Figure]) -> list[Column]:

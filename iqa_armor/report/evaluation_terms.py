@@ -52,7 +52,10 @@ def conditions(outcome: Outcome) -> Iterator[tuple[str, str]]:
     for name, values in settings.attacks.items():
         yield f"Attack {name}", listed(values) or "its defaults"
     yield "Budgets ε", f"{', '.join(f'{epsilon:g}' for epsilon in settings.epsilons)} (lengths in 1/255)"
-    yield "Direction", "attacks raise scores" if settings.direction > 0 else "attacks lower scores"
+    ways = {1: "attacks raise scores", -1: "attacks lower scores", "rank": "attacks turn the ranking round"}
+    yield "Direction", ways[settings.direction]
+    if settings.ranking != "none":
+        yield "Ranking", f"{settings.ranking}, ε = {', '.join(settings.ranking_keys())}"
     yield "Batches", f"{settings.batch_size} images on {settings.device}, seed {settings.seed}"
     yield "Limit", "none" if settings.limit is None else f"{settings.limit} images of each dataset"
     yield "Intervals", f"{settings.resamples} resamples, {settings.confidence * 100:g} %"

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Sequence, Set
 
 from iqa_armor.report.attack_figures import figures_of, headline
-from iqa_armor.report.comparison import Comparison, compare
+from iqa_armor.report.comparison import RANKED_AT, Comparison, compare
 from iqa_armor.report.document import Verdict
 from iqa_armor.report.formatting import budget, listed, short
 from iqa_armor.results.figures import ModelEntry
@@ -60,7 +60,9 @@ def _conclusion(outcome: Outcome, model: ModelEntry) -> str:
     parts = [f"{what} {short(row.baseline)} → {short(row.value)} ({row.reading})" for what, row in rows.items()]
     sentence = f"{model.name} against {outcome.baseline}: {', '.join(parts)}."
     if {row.reading for what, row in rows.items() if what != "clean SROCC"} == {"better", "worse"}:
-        sentence += " Gain and ranking under attack disagree: no rescaling can flatter the ranking, so trust it."
+        sentence += (
+            " Gain and ranking under attack disagree: believe the worst-case SROCC, which no common shift flatters."
+        )
     return sentence
 
 
@@ -70,10 +72,14 @@ def _alone(outcome: Outcome, model: ModelEntry) -> str:
     if figures is None:
         return f"{model.name}: SROCC {short(model.srocc)}, not attacked."
     gain = figures.abs_gain.get(key)
-    moved = None if gain is None else gain * outcome.settings.direction
+    moved = None if gain is None else gain * outcome.settings.sign
     sentence = f"{model.name}: {attack} at {budget(key)} {_raises(outcome)} scores by {short(moved)} of their range"
+    worst = model.worst_case_srocc.get(RANKED_AT)
     if model.srocc is None:
         return f"{sentence}."
+    if worst is not None:
+        ranked = f"clean SROCC {short(model.srocc)}, worst-case SROCC {short(worst)} at {budget(RANKED_AT)}"
+        return f"{model.name}: {ranked}. {sentence.removeprefix(f'{model.name}: ')}."
     return f"{sentence} and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}."
 
 
@@ -82,6 +88,7 @@ def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
     attack, key = headline(outcome)
     words = {
         "SROCC": "clean SROCC",
+        f"Worst-case SROCC at {budget(RANKED_AT)}": f"worst-case SROCC at {budget(RANKED_AT)}",
         f"SROCC, {attack} at {budget(key)}": f"SROCC under {attack} at {budget(key)}",
         f"AbsGainAUC {attack}": f"{attack} gain",
         f"AbsGain {attack}": f"{attack} gain",
@@ -98,7 +105,7 @@ def _standing(outcome: Outcome, model: ModelEntry) -> str:
 
 
 def _raises(outcome: Outcome) -> str:
-    return "raises" if outcome.settings.direction > 0 else "lowers"
+    return "raises" if outcome.settings.sign > 0 else "lowers"
 
 
 def _behind(outcome: Outcome, name: str) -> str:
@@ -114,7 +121,7 @@ def _spans(outcome: Outcome, models: Sequence[ModelEntry]) -> Iterator[str]:
     attack, key = headline(outcome)
     for threat, words in (("adaptive", "where it knows the defense"), ("bare", "where it does not")):
         gains = [(figures_of(m, attack).abs_gain.get(key), m.defense) for m in models if m.threat == threat]
-        found = sorted((gain * outcome.settings.direction, word) for gain, word in gains if gain is not None)
+        found = sorted((gain * outcome.settings.sign, word) for gain, word in gains if gain is not None)
         if found:
             (low, least), (high, most) = found[0], found[-1]
             span = f"{short(low)} ({least})" + (f" to {short(high)} ({most})" if len(found) > 1 else "")

@@ -11,12 +11,13 @@ from typing import Any, Literal
 class Figure:
     """One figure: its name in the JSON, what tables call it and what it says.
 
-    It is one of clean images; of attacked ones, with a value per budget; or of the clean ones of one dataset ("data"),
-    which is not combined over datasets.
+    It is one of clean images; of attacked ones, with a value per budget; of those that the attack on the ranking gave
+    ("ranked"), with a value per budget and their mean; or of the clean ones of one dataset ("data"), which is not
+    combined over datasets.
     """
 
     name: str
-    of: Literal["clean", "attacked", "data"]
+    of: Literal["clean", "attacked", "ranked", "data"]
     label: str
     says: str
     better: Literal[-1, 0, 1] = 0  # whether more is better (+1) or less
@@ -28,8 +29,8 @@ class Figure:
 
     @property
     def area(self) -> str:
-        """Name of the mean over the budgets."""
-        return f"{self.name}_auc"
+        """Name of the mean over the budgets: over their range, or of its values alone where they are no even grid."""
+        return f"{self.name}_mean" if self.of == "ranked" else f"{self.name}_auc"
 
 
 _RANKS, _LINEAR = "rank correlation with opinion", "linear correlation with opinion"
@@ -49,6 +50,18 @@ FIGURES: list[Figure] = [
     Figure("r_score", "attacked", "R-Score", "log of possible ÷ found change", 1, has_area=True, compared=("area",)),
     Figure("srocc", "attacked", "SROCC", _RANKS, 1, compared=("value",)),
     Figure("plcc", "attacked", "PLCC", _LINEAR, 1),
+    Figure(
+        "worst_case_srocc",
+        "ranked",
+        "Worst-case SROCC",
+        "rank correlation with opinion where low-rated images are pushed up and high-rated ones down",
+        1,
+        has_area=True,
+        compared=("value", "area"),
+    ),
+    Figure(
+        "rank_kept", "ranked", "Ranks kept", "rank correlation of those scores with the clean ones", 1, has_area=True
+    ),
     Figure("quality", "attacked", "Quality", "(SSIM + PSNR/80)/2 of purified attacked images ([AP])", 1),
     Figure("gain_score", "attacked", "Gain score", "relative change that an attack keeps behind a purifier ([AP])", -1),
     Figure("max_linf", "attacked", "max L∞ ·255", "largest change of a pixel", combined="largest", is_plain=True),

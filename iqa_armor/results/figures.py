@@ -36,7 +36,7 @@ def _fields(**fields: Any) -> Any:
     return create_model("Declared", __base__=Value, **fields)
 
 
-_attacked, _clean, _data = (declared(kind) for kind in ("attacked", "clean", "data"))
+_attacked, _clean, _data, _ranked = (declared(kind) for kind in ("attacked", "clean", "data", "ranked"))
 _areas = {each.area: (Number, None) for each in _attacked if each.has_area}
 _limits: dict[str, Any] = {each.name: (dict[str, Interval], {}) for each in _attacked if "value" in each.compared}
 _limits_of_areas = {each.area: (Interval, Interval()) for each in _attacked if "area" in each.compared}
@@ -47,7 +47,18 @@ class AttackFigures(_fields(**{each.name: (ByEpsilon, {}) for each in _attacked}
     """One attack on one model: the figures of attacked images by budget, and the areas of those that have one."""
 
 
-class Figures(_fields(**{each.name: (Number, None) for each in _clean}), Value):  # type: ignore[misc]
+_ranked_fields: dict[str, Any] = {
+    name: field for each in _ranked for name, field in ((each.name, (ByEpsilon, {})), (each.area, (Number, None)))
+}
+_limits_of_ranked: dict[str, Any] = {
+    name: field
+    for each in _ranked
+    if each.compared
+    for name, field in ((each.name, (dict[str, Interval], {})), (each.area, (Interval, Interval())))
+}
+
+
+class Figures(_fields(**{each.name: (Number, None) for each in _clean}, **_ranked_fields), Value):  # type: ignore[misc]
     """Agreement with opinion and robustness to each attack; null where images have no scores.
 
     `worst_case` takes, for each image and budget, the attack that moved the score farthest among those that were
@@ -97,7 +108,7 @@ class AttackDifferences(_fields(**_limits, **_limits_of_areas), Value):  # type:
     """Model minus baseline under one attack, by budget or over all."""
 
 
-class Differences(_fields(**_limits_of_clean), Value):  # type: ignore[misc]
+class Differences(_fields(**_limits_of_clean, **_limits_of_ranked), Value):  # type: ignore[misc]
     """Model minus baseline, from the same images."""
 
     attacks: dict[str, AttackDifferences] = Field({})

@@ -57,7 +57,9 @@ class Settings(Value):
     attacks: dict[str, dict[str, float | int | str]]
     budgets: dict[str, tuple[str, ...]] = Field(default_factory=dict)
     epsilons: tuple[float, ...]
-    direction: Literal[1, -1] = 1
+    direction: Literal[1, -1, "rank"] = 1
+    ranking: str = "none"
+    ranking_epsilons: tuple[float, ...] = ()
     batch_size: int
     limit: int | None = None
     device: str = "cpu"
@@ -65,6 +67,15 @@ class Settings(Value):
     eot: int = 1
     resamples: int
     confidence: float
+
+    @property
+    def sign(self) -> Literal[1, -1]:
+        """Way that gains are counted in."""
+        return -1 if self.direction == -1 else 1
+
+    def ranking_keys(self) -> tuple[str, ...]:
+        """Return the budget keys of the attack on the ranking."""
+        return tuple(f"{epsilon:g}" for epsilon in self.ranking_epsilons)
 
     def keys(self) -> dict[str, tuple[str, ...]]:
         """Return the budget keys of each attack."""

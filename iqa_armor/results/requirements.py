@@ -69,7 +69,8 @@ def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
 
     A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
     """
-    require_path(requirement, budgets=outcome.settings.keys(), datasets=[d.spec for d in outcome.data])
+    settings, datasets = outcome.settings, [entry.spec for entry in outcome.data]
+    require_path(requirement, budgets=settings.keys(), ranking=settings.ranking_keys(), datasets=datasets)
     holds, failures = OPERATORS[requirement.operator], []
     for model in outcome.compared:
         value = _flatten(model.model_dump()).get(requirement.path)
@@ -78,24 +79,33 @@ def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     return failures
 
 
-def require_path(requirement: Requirement, *, budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> None:
+def require_path(
+    requirement: Requirement,
+    *,
+    budgets: Mapping[str, Sequence[str]],
+    datasets: Sequence[str],
+    ranking: Sequence[str] = (),
+) -> None:
     """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
 
     The UsageError names the nearest path there is.
     """
-    paths = known_paths(budgets, datasets)
+    paths = known_paths(budgets, datasets, ranking)
     if requirement.path not in paths:
         nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
         raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")
 
 
-def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str]) -> list[str]:
+def known_paths(
+    budgets: Mapping[str, Sequence[str]], datasets: Sequence[str], ranking: Sequence[str] = ()
+) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
 
     def by_budget(value: Any, figures: Sequence[Figure]) -> dict[str, Any]:
         attacks = {attack: {f.name: dict.fromkeys(keys, value) for f in figures} for attack, keys in budgets.items()}
         longest = max(budgets, key=lambda attack: len(budgets[attack]), default="")
-        return {"attacks": attacks} | ({"worst_case": attacks[longest]} if len(budgets) > 1 else {})
+        ranked = {f.name: dict.fromkeys(ranking, value) for f in declared("ranked") if value is None or f.compared}
+        return {"attacks": attacks, **ranked} | ({"worst_case": attacks[longest]} if len(budgets) > 1 else {})
 
     figures = by_budget(None, declared("attacked"))
     differences = by_budget(Interval(), [figure for figure in declared("attacked") if "value" in figure.compared])

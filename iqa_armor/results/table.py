@@ -20,9 +20,10 @@ from iqa_armor.files import replacing
 Column = NDArray[Any]
 CLEAN = ""  # the attack and the budget of clean images
 TEXTS = ("model", "dataset", "image", "attack", "budget")
-# Opinion, score in model units; of attacked images the distances in [0, 1] pixels and decibels; behind a purifier the
-# quality of purified images, and of clean ones the score without it; of clean images the seconds that scoring took.
-NUMBERS = ("mos", "score", "linf", "l2", "psnr", "quality", "undefended", "seconds")
+# Opinion, score in model units, direction of an attack that has several; of attacked images the distances in [0, 1]
+# pixels and decibels; behind a purifier the quality of purified images, of clean ones also the score without it; of
+# clean images the seconds that scoring took.
+NUMBERS = ("mos", "score", "way", "linf", "l2", "psnr", "quality", "undefended", "seconds")
 SUFFIXES = (".csv", ".jsonl", ".parquet")
 
 
@@ -61,7 +62,11 @@ class Table:
     def where(self, **values: str) -> Table:
         """Return the rows whose columns have these values, in their order."""
         chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
-        return Table({name: column[chosen] for name, column in self.columns.items()})
+        return self.take(chosen)
+
+    def take(self, rows: Any) -> Table:
+        """Return the rows of these numbers, in their order."""
+        return Table({name: column[rows] for name, column in self.columns.items()})
 
     def changed(self, **given: Any) -> Table:
         """Return a table with other columns in the place of some; they are given as in `of`."""
@@ -96,11 +101,16 @@ def write_table(table: Table, path: Path | str) -> None:
     check_table_file(path)
     with replacing(path) as unfinished:
         if path.suffix == ".parquet":
-            from pyarrow import Table as Arrow
+            import pyarrow
             from pyarrow.parquet import write_table as write_parquet
 
+            kinds = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in table.columns}
             columns = {name: _plain(column) for name, column in table.columns.items()}
-            write_parquet(Arrow.from_pydict(columns), unfinished)
+            for name in TEXTS:  # names of files need not be Unicode
+                columns[name] = [
+                    text.encode(errors="surrogateescape").decode(errors="replace") for text in columns[name]
+                ]
+            write_parquet(pyarrow.Table.from_pydict(columns, schema=pyarrow.schema(kinds)), unfinished)
             return
         with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             if path.suffix == ".csv":

@@ -1,6 +1,7 @@
 """Change the unit of a traced network's scores."""
 
 import operator
+from typing import Any
 
 import torch
 from torch import fx, nn
@@ -23,8 +24,9 @@ def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> Non
         raise ValueError("a gain of 0 would make every score the same")
     output = traced.graph.output_node()
     (scores,) = output.all_input_nodes
-    layer = _last_linear(traced, scores)
-    if layer is not None:
+    place = last_linear(traced)
+    if place is not None:
+        layer: Any = traced.get_submodule(place)
         with torch.no_grad():
             layer.weight *= gain
             layer.bias.mul_(gain).add_(offset)
@@ -37,13 +39,14 @@ def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> Non
     traced.recompile()
 
 
-def _last_linear(traced: fx.GraphModule, node: fx.Node) -> nn.Linear | None:
-    """Return the linear layer with a bias that `node` is a mere reshaping of."""
+def last_linear(traced: fx.GraphModule) -> str | None:
+    """Return the name of the linear layer with a bias, called once, that the scores are a mere reshaping of."""
+    (node,) = traced.graph.output_node().all_input_nodes
     while len(node.users) == 1:
         layer = layer_of(traced, node)
         if isinstance(layer, nn.Linear):
             calls = [other for other in traced.graph.nodes if (other.op, other.target) == (node.op, node.target)]
-            return layer if layer.bias is not None and len(calls) == 1 else None
+            return str(node.target) if layer.bias is not None and len(calls) == 1 else None
         if not (isinstance(layer, nn.Flatten | nn.Identity) or called_name(node) in RESHAPES):
             return None
         node = node.all_input_nodes[0]

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from math import prod
+from math import ceil, prod
 
 from torch import fx, nn
 from torch.nn import functional
@@ -12,8 +12,9 @@ from iqa_armor.graph.calls import argument, layer_of
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.graph.walk import ancestors
 from iqa_armor.surgery.lineage import Lineage
-from iqa_armor.surgery.tokens import token_grid, token_grids
+from iqa_armor.surgery.tokens import TokenGrid, last_tokens, token_grid, token_grids
 
+ISOTROPIC = 4  # so many convolutions on maps of one size are more than one stage
 PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
 
 
@@ -48,7 +49,6 @@ def branches(lineage: Lineage) -> tuple[Branch, ...]:
         SurgeryError: If the network has no convolution whose cut could be found.
     """
     if not lineage.convolutions:
-        _point_to_tokens(lineage)
         raise SurgeryError(
             "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
         )
@@ -61,7 +61,8 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     Args:
         traced: Graph whose nodes have sizes.
         position: "last", a number counting cuts from 1 at the input, or the name of a node or module that gives
-            maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer.
+            maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last
+            convolutional stage; without one, that of a transformer's last tokens (see `last_tokens`).
 
     Raises:
         SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
@@ -69,9 +70,10 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     lineage = Lineage(traced)
     by_name = {node.name: node for node in traced.graph.nodes}
     if position == "last" or re.fullmatch("[0-9]{1,9}", position):
+        tokens = tokens_instead(lineage) if position == "last" else None
+        if tokens is not None:
+            return [by_name[tokens.node]]
         found = branches(lineage)
-        if position == "last" and any(branch.problem for branch in found):
-            _point_to_tokens(lineage)
         return [by_name[_pick(branch, position).node] for branch in found]
     node = by_name.get(position) or _last_node_of_module(traced, position)
     if node is None:
@@ -93,15 +95,11 @@ def _places(lineage: Lineage) -> str:
     )
 
 
-def _point_to_tokens(lineage: Lineage) -> None:
-    """Refuse to choose in a transformer, naming its tokens."""
-    names = [grid.node for grid in token_grids(lineage)]
-    if names:
-        raise SurgeryError(
-            "this is a transformer: behind its patch embedding there is no convolutional stage whose input could be "
-            "protected, so there is no last cut; name a tensor of tokens to protect with --position NODE, such as "
-            f"{', '.join(names[-3:])} (inspect lists {len(names)})"
-        )
+def tokens_instead(lineage: Lineage) -> TokenGrid | None:
+    """Return the tokens that `last` means where convolutional stages do not say what the last is, or None."""
+    found = branches(lineage) if lineage.convolutions else ()
+    grids = token_grids(lineage) if not found or any(branch.problem for branch in found) else ()
+    return last_tokens(grids) if len(grids) > 1 else None
 
 
 def _pick(branch: Branch, position: str) -> Cut:
@@ -155,22 +153,32 @@ def _branch(lineage: Lineage, index: int, sinks: list[fx.Node]) -> Branch:
     nodes: list[fx.Node] = []
     for first in firsts.values():
         nodes += [cut for cut in _usable_before(lineage, passed, first)[-1:] if cut not in nodes]
+    if len(firsts) == 1 and len(own) >= ISOTROPIC:  # the last quarter stands for the last stage (ours)
+        behind = own[-ceil(len(own) / 4)]
+        nodes += [cut for cut in _usable_before(lineage, passed, behind)[-1:] if cut not in nodes]
     cuts = tuple(_cut(lineage, cut, branch=index, position=n) for n, cut in enumerate(nodes, start=1))
     return Branch(cuts, problem=_problem(lineage, own, nodes[-1] if nodes else None, final=_map_size(sinks[-1])))
 
 
 def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, final: tuple[int, ...]) -> str:
     """Return why the last cut of a branch with convolutions `own` cannot be told, or ""."""
-    dilations = ((node.name, argument(lineage.traced, node, "dilation", 1)) for node in own if _map_size(node) == final)
-    hiding = [name for name, value in dilations if (max(value) if isinstance(value, tuple | list) else value) > 1]
-    if hiding:
+    inside = [node for node in own if _map_size(node) == final]
+    dilated = [node for node in inside if _dilation(lineage, node) > 1]
+    # Dilation in the very unit that makes the maps smaller is how its filters look, not a stage that kept its size.
+    unit = inside[0].meta.get("unit")
+    if dilated and not (unit and any(node.meta.get("unit") == unit for node in dilated)):
         return (
-            f"the dilated convolution {hiding[0]!r} hides where the last stage begins: its maps are as large as "
+            f"the dilated convolution {dilated[0].name!r} hides where the last stage begins: its maps are as large as "
             "the stage's before"
         )
-    if last is None or last.op == "placeholder":
+    if last is None or not lineage.last_convolutions.get(last):
         return "the convolutions have one stage only, so the only cut is the image itself"
     return ""
+
+
+def _dilation(lineage: Lineage, node: fx.Node) -> int:
+    value = argument(lineage.traced, node, "dilation", 1)
+    return max(value) if isinstance(value, tuple | list) else int(value)
 
 
 def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> list[fx.Node]:

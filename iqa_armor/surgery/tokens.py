@@ -1,5 +1,6 @@
 """Find the grid of places that a transformer's tokens stand on."""
 
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from math import prod
@@ -73,6 +74,20 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
             with suppress(SurgeryError):
                 found.append(token_grid(lineage, node))
     return tuple(grid for grid in found if grid is not None)
+
+
+def last_tokens(grids: Sequence[TokenGrid]) -> TokenGrid:
+    """Return what the last stage of a transformer with two grids or more reads (ours).
+
+    That is the last tokens on a larger grid than the final one; where all are on one, those that the last quarter of
+    the units reads, at the end of a block.
+    """
+    larger = [grid for grid in grids if grid.size != grids[-1].size]
+    if larger:
+        return larger[-1]
+    before = len(grids) - max(1, len(grids) // 4)
+    ends = [place for place in range(before) if grids[place].module != grids[place + 1].module]
+    return grids[ends[-1] if ends else before - 1]
 
 
 def _ends_unit(lineage: Lineage, node: fx.Node) -> bool:

@@ -41,8 +41,16 @@ DEFENSES: Registry[type[TrainingDefense]] = Registry(
     "training defense",
     {
         "none": Entry("iqa_armor.training.defenses:TrainingDefense", "plain fitting"),
-        "nt": Entry("iqa_armor.training.defenses:GradientNorm", "a penalty on the gradient by the pixels"),
-        "at": Entry("iqa_armor.training.defenses:AdversarialTraining", "half of each batch attacked, labels lowered"),
+        "nt": Entry("iqa_armor.training.gradient_norm:GradientNorm", "a penalty on the gradient by the pixels"),
+        "nt-scaled": Entry(
+            "iqa_armor.training.gradient_norm:ScaleFreeGradientNorm", "that penalty over the spread of scores, ramped"
+        ),
+        "at": Entry(
+            "iqa_armor.training.adversarial:AdversarialTraining", "each batch beside itself attacked, labels lowered"
+        ),
+        "teacher": Entry(
+            "iqa_armor.training.adversarial:TeacherConsistency", "attacked images keep the scores of the original"
+        ),
     },
     group="iqa_armor.training_defenses",
     accepts=_defense,

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 
-from iqa_armor.errors import RecipeError
+from iqa_armor.errors import OutputError, RecipeError
 from iqa_armor.files import replacing, require_writable
 
 
@@ -32,7 +32,10 @@ class Checkpoint:
     def write(self, state: Mapping[str, Any]) -> None:
         """Write nested dictionaries and lists of tensors, numbers and strings, whole or not at all."""
         with replacing(self.path) as unfinished:
-            torch.save({"fingerprint": self.fingerprint, **state}, unfinished)
+            try:
+                torch.save({"fingerprint": self.fingerprint, **state}, unfinished)
+            except RuntimeError as error:  # what becomes of an OSError in there
+                raise OutputError(f"cannot write {self.path}: is the disk full? name another place with -o") from error
 
     def read(self) -> dict[str, Any]:
         """Return the state that was written last; only tensors and plain values are accepted.

@@ -1,6 +1,6 @@
-"""What makes a fit robust by itself: a penalty on the input gradient, or training on attacked images."""
+"""What a fit does differently, step by step, to be robust by itself: the contract, and the helpers of all."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Self
@@ -8,112 +8,72 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.attacks.pgd import PGD
-from iqa_armor.errors import DataError
-from iqa_armor.metrics.fidelity import SSIM_WINDOW, ssim
+from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.attacks.projection import project_linf
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.recipe import Training
+from iqa_armor.training.losses import Loss
 
 # In fp16 the gradient by a pixel is often too small to be told from 0; a power of two keeps its bits elsewhere.
 GRADIENT_SCALE = 2.0**12
 
 
+@dataclass(frozen=True)
+class FitContext:
+    """What is known before the first step of a fit.
+
+    Args:
+        mos: Opinion scores (N,) of the images fitted to.
+        spread: As many opinion scores are 1 in the unit of the targets; negative where small scores are good.
+        loss: What is minimised, of scores and targets (N,) each.
+        std: The network's own normalisation (3,): as much of a pixel's range is 1 in its input.
+        teacher: The frozen original, from images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the targets; None
+            where there is none worth following.
+        unlabelled: Draws so many images without scores, (N, 3, H, W) in [0, 1], if there are any.
+    """
+
+    settings: Training
+    mos: Tensor
+    spread: float
+    loss: Loss
+    std: Tensor
+    teacher: ScoreFn | None = None
+    unlabelled: Callable[[int], Tensor] | None = None
+
+    @property
+    def score_range(self) -> float:
+        """Width of the range of the training labels, in the unit of the targets."""
+        return float(self.mos.max() - self.mos.min()) / abs(self.spread)
+
+
+@dataclass(frozen=True)
+class Step:
+    """One step of a fit: a model, images (N, 3, H, W) in [0, 1], their targets (N,), the share of steps done, [0, 1).
+
+    Targets are opinion scores of zero mean and unit spread, turned round where small scores are good.
+    """
+
+    model: nn.Module
+    images: Tensor
+    targets: Tensor
+    done: float = 0.0
+
+
 class TrainingDefense:
-    """What a fit does differently, step by step: here nothing. It draws nothing: a resumed fit is the same."""
+    """A way of training; this one is plain. What it draws comes from torch's generators, which checkpoints keep."""
 
     @classmethod
-    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
-        """Return the defense of one fit to images with opinion scores `mos` (N,).
-
-        `spread` opinion scores are 1 in the unit of the targets; it is negative where small scores are good.
-        """
+    def of(cls, context: FitContext) -> Self:  # noqa: ARG003
+        """Return the defense of one fit."""
         return cls()
 
-    def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:  # noqa: ARG002
-        """Return the images (N, 3, H, W) in [0, 1] and targets (N,) that are fitted instead of the given ones."""
-        return images, targets
+    def batch(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the images and targets that are fitted instead of the step's; their number may differ."""
+        return step.images, step.targets
 
-    def penalty(self, model: nn.Module, images: Tensor) -> Tensor | float:  # noqa: ARG002
-        """Return what is added to the loss for images (N, 3, H, W) in [0, 1]."""
+    def penalty(self, step: Step) -> Tensor | float:  # noqa: ARG002
+        """Return what is added to the loss."""
         return 0.0
-
-
-@dataclass(frozen=True)
-class GradientNorm(TrainingDefense):
-    """Penalise the L1 norm of the gradient of each score by its image ("NT").
-
-    Source: Liu et al., "Defense Against Adversarial Attacks on No-Reference Image Quality Models with Gradient Norm
-    Regularization", CVPR 2024: λ · |f(x + h · sign ∇f(x)) − f(x)| / h with h = 0.01 and λ = 1e-3, which for h → 0 is
-    λ · ‖∇f(x)‖₁. Ours: scores have unit spread, since fits are in standardised scores; h is in pixels of [0, 1] and
-    x + h · sign ∇f is not clipped; and the model is in eval mode for the penalty, as it is when attacked: with
-    dropout drawn anew for each term their difference would be noise, divided by h.
-    """
-
-    weight: float = 1e-3  # λ
-    step: float = 0.01  # h; 0 takes the gradient itself by double backward
-
-    @classmethod
-    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:  # noqa: ARG003
-        """Return it as the settings say."""
-        return cls(settings.nt_weight, settings.nt_step)
-
-    def penalty(self, model: nn.Module, images: Tensor) -> Tensor:
-        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
-        return self.weight * gradient_norms(model, images, step=self.step).mean()
-
-
-@dataclass(frozen=True)
-class AdversarialTraining(TrainingDefense):
-    """Attack half of each batch and lower its labels by what the attack did to the images ("AT").
-
-    Source: [AT] Chistyakova et al., "Increasing the Robustness of Image Quality Assessment Models Through Adversarial
-    Training", Technologies 2024: one step of PGD that raises the predicted quality, ε = 4/255; the label of an
-    attacked image falls by (1 − SSIM) · score range. Ours: the attacked half is the first of the shuffled batch
-    (rounded down); the attack's step is ε; the model is in eval mode while it is attacked, so that the batch norm's
-    statistics come from the batch that is fitted, and from it alone.
-    """
-
-    score_range: float  # width of the range of training labels, in the unit of the targets
-    direction: int = 1  # −1 where small scores mean good quality
-    epsilon: float = 4 / 255  # radius and step of the attack, pixels being in [0, 1]
-
-    @classmethod
-    def of(cls, settings: Training, mos: Tensor, spread: float) -> Self:
-        """Return it for the range of these labels."""
-        width = float(mos.max() - mos.min()) / abs(spread)
-        return cls(width, direction=1 if spread > 0 else -1, epsilon=settings.at_epsilon / 255)
-
-    def batch(self, model: nn.Module, images: Tensor, targets: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the batch with its first half attacked; images too small for SSIM are a DataError."""
-        if min(images.shape[-2:]) < SSIM_WINDOW:
-            raise DataError(
-                f"adversarial training corrects labels by SSIM, which needs at least 11×11 pixels; got images of "
-                f"{images.shape[-2]}x{images.shape[-1]}; give a larger --input-size HEIGHTxWIDTH"
-            )
-        half = len(images) // 2
-        attack = PGD(self.epsilon, self.epsilon, steps=1, direction=1 if self.direction > 0 else -1)
-        with evaluating(model):
-            attacked = attack(lambda x: GRADIENT_SCALE * model(x).float(), images[:half], torch.Generator())
-        fall = (1 - ssim(images[:half], attacked)) * self.score_range
-        lowered = targets[:half] - self.direction * fall.to(targets.dtype)
-        return torch.cat([attacked, images[half:]]), torch.cat([lowered, targets[half:]])
-
-
-def gradient_norms(model: nn.Module, images: Tensor, *, step: float) -> Tensor:
-    """Return ‖∇f(x)‖₁ of every image's score, (N,), with gradients by the parameters; the model is in eval mode.
-
-    It is (f(x + h · sign ∇f) − f(x)) / h with the step h; 0 takes the gradient itself by double backward.
-    """
-    with evaluating(model), torch.enable_grad():
-        images = images.detach().requires_grad_()
-        scores = model(images).float()
-        scaled = GRADIENT_SCALE * scores.sum()
-        (gradient,) = torch.autograd.grad(scaled, images, retain_graph=True, create_graph=step == 0)
-        if step == 0:
-            return gradient.abs().flatten(1).sum(1) / GRADIENT_SCALE
-        moved = images.detach() + step * gradient.sign()
-        change: Tensor = model(moved).float() - scores
-        return change.abs() / step
 
 
 @contextmanager
@@ -128,3 +88,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+def moved_to_raise(objective: ScoreFn, images: Tensor, *, start: Tensor, epsilon: float, step: float) -> Tensor:
+    """Return images (N, 3, H, W) moved from `start` by one signed gradient step of an objective (N,) or ().
+
+    They stay within `epsilon` of `images` in L-infinity and in [0, 1].
+    """
+    start = start.detach().requires_grad_()
+    with torch.enable_grad():
+        (gradient,) = torch.autograd.grad(GRADIENT_SCALE * objective(start).sum(), start)
+    moved = project_linf(start.detach() + step * gradient.sign(), images, epsilon)
+    return moved.clamp(0, 1)

@@ -7,8 +7,8 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.errors import ArmorError
 from iqa_armor.recipe import Training
+from iqa_armor.training.divergence import Diverged
 
 T = TypeVar("T")
 E = TypeVar("E")
@@ -42,10 +42,13 @@ def descend(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     *,
     backward: Callable[[Tensor], None] = torch.autograd.backward,
+    clip: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Make one step down the gradient of a loss, and return the loss without its graph."""
+    """Make one step down the gradient of a loss, which `clip` may shorten, and return the loss without its graph."""
     optimizer.zero_grad(set_to_none=True)
     backward(loss)
+    if clip is not None:
+        clip()
     optimizer.step()
     schedule.step()
     return loss.detach()
@@ -56,7 +59,7 @@ def run_epoch(
 ) -> float:
     """Return the mean loss of the epoch of a number, from 1: of a step for each batch, which returns its loss.
 
-    `report` is called with the number of steps done in this epoch. A loss that is not finite is an ArmorError.
+    `report` is called with the number of steps done in this epoch. A loss that is not finite is Diverged.
     """
     losses: list[Tensor] = []
     for batch in batches:
@@ -65,8 +68,15 @@ def run_epoch(
             report(len(losses))
     loss = float(torch.stack(losses).mean())
     if not math.isfinite(loss):
-        raise ArmorError(f"the loss of epoch {number} is {loss}; lower --learning-rate, or check the scores")
+        raise Diverged(f"the loss of epoch {number} is {loss}")
     return loss
+
+
+def freeze_norms(network: nn.Module) -> None:
+    """Let batch norms of a network in training mode use, and keep, the statistics that they have."""
+    for module in network.modules():
+        if isinstance(module, nn.modules.batchnorm._BatchNorm):
+            module.eval()
 
 
 def epoch_seed(seed: int, number: int) -> int:
@@ -93,12 +103,12 @@ class Epochs(Generic[E]):
 
     @property
     def best(self) -> int:
-        """Number of the best epoch, from 1."""
+        """Number of the best epoch, the first of equals."""
         figures = [self._figure(epoch) for epoch in self.done]
-        return max(range(1, len(figures)), key=lambda n: -math.inf if math.isnan(figures[n]) else figures[n])
+        return max(range(len(figures)), key=lambda n: -math.inf if math.isnan(figures[n]) else figures[n])
 
     def add(self, epoch: E, module: nn.Module) -> None:
         """Note an epoch, and keep the module's weights, on the CPU, where it is the best."""
         self.done.append(epoch)
-        if len(self.done) > 1 and self.best == len(self.done) - 1:
+        if self.best == len(self.done) - 1:
             self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}

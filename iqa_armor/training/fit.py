@@ -3,12 +3,15 @@
 import logging
 import math
 import time
-from dataclasses import asdict, dataclass
+from contextlib import nullcontext
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
 
+from iqa_armor.attacks.base import ScoreFn
+from iqa_armor.errors import ArmorError
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
@@ -17,45 +20,26 @@ from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
+from iqa_armor.training.averaging import AveragedWeights
 from iqa_armor.training.checkpoint import Checkpoint
-from iqa_armor.training.descent import Epochs, decayed_optimizer, descend, epoch_seed, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.defenses import FitContext, Step
+from iqa_armor.training.descent import (
+    Epochs,
+    decayed_optimizer,
+    descend,
+    epoch_seed,
+    freeze_norms,
+    mirrored,
+    run_epoch,
+    warm_cosine,
+)
+from iqa_armor.training.divergence import Diverged, LossWatch
+from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
+from iqa_armor.training.ranking import worst_case_srocc
 
 logger = logging.getLogger(__name__)
-
-
-@dataclass(frozen=True)
-class Epoch:
-    """What one epoch gave; epoch 0 is the network before fitting."""
-
-    number: int
-    loss: float  # mean over training batches, NaN for epoch 0
-    srocc: float  # on the held-out tenth of the training images, as `plcc` is
-    plcc: float
-    seconds: float  # wall time with the check
-
-    def __str__(self) -> str:
-        return f"epoch {self.number}: loss {self.loss:.4f}, held-out SROCC {self.srocc:.3f}"
-
-
-@dataclass(frozen=True)
-class FitHistory:
-    """Every epoch, the untouched network first, and the number of the one whose weights the model holds now."""
-
-    epochs: tuple[Epoch, ...] = ()
-    best: int = 0
-
-    def facts(self) -> dict[str, Any]:
-        """Return plain values to store with the model."""
-        return {"epochs": [asdict(epoch) for epoch in self.epochs], "best_epoch": self.best}
-
-
-@dataclass(frozen=True)
-class ScoreMoments:
-    """Mean and standard deviation of scores; a negative spread turns their direction round."""
-
-    center: float = 0.0
-    spread: float = 1.0
+ATTEMPTS = 3
 
 
 def fit(
@@ -64,45 +48,82 @@ def fit(
     settings: Training,
     *,
     labels: ScoreMoments | None = None,
+    teacher: ScoreFn | None = None,
+    is_pretrained: bool = True,
     device: torch.device | None = None,
     checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
-    The best epoch has the highest SROCC on the held-out tenth, which no reported number is taken from. Scores become
-    (mos − center) / spread of `labels`; a negative spread makes small scores good. The checkpoint keeps the state after
-    every epoch. Under a launcher each process has a device of its own.
+    The best epoch has most of what `settings.select` asks for on the held-out tenth, which no reported number is taken
+    from; the network before the first step counts as one. Scores become (mos − center) / spread of `labels`; a negative
+    spread makes small scores good. The checkpoint keeps the state after every epoch. A loss that runs away begins anew,
+    twice at most, with a quarter of the step size. Under a launcher each process has a device of its own.
+
+    Args:
+        model: Model whose scores are in the unit of the targets already, if it is to be more than a start.
+        images: Prepared for this model.
+        settings: Epochs, step size, loss, defense and the rest.
+        labels: Moments that opinion scores are standardised by.
+        teacher: The frozen original, on the device: images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the
+            targets.
+        is_pretrained: Whether the statistics of its batch norms are worth freezing.
+        device: Where it is fitted, and left.
+        checkpoint: File that keeps the state, or none.
+        progress: Told after every step.
 
     Raises:
-        ArmorError: If the loss is not finite.
+        ArmorError: If the loss runs away at every step size that was tried.
         RecipeError: If the checkpoint belongs to another run, or a loss or defense is unknown.
         OutputError: If the checkpoint cannot be written.
     """
     if settings.epochs == 0:
         return FitHistory()
-    device = device or choose_device()
-    # Dropout draws from the global generators.
-    with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
-        fitting = _Fitting(model, images, settings, labels=labels or ScoreMoments(), accelerator=accelerator)
-        fitting.start(checkpoint)
-        while fitting.next_epoch <= settings.epochs:
-            fitting.run_epoch(progress)
-            if checkpoint is not None and accelerator.is_main_process:
-                checkpoint.write(fitting.state())
-        return fitting.finish()
+    device, labels, rate = device or choose_device(), labels or ScoreMoments(), settings.learning_rate
+    start = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    is_frozen = settings.norms == "frozen" or (settings.norms == "auto" and is_pretrained and settings.batch_size < 32)
+    for attempt in range(ATTEMPTS):
+        # Dropout draws from the global generators.
+        with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
+            slower = settings.model_copy(update={"learning_rate": rate})
+            fitting = _Fitting(
+                model, images, slower, labels=labels, teacher=teacher, accelerator=accelerator, is_frozen=is_frozen
+            )
+            try:
+                return fitting.run(checkpoint, progress)
+            except Diverged as error:
+                if attempt == ATTEMPTS - 1:
+                    raise ArmorError(
+                        f"{error}, even at a step size of {rate:g}; lower --learning-rate, or check the scores"
+                    ) from error
+                logger.warning("%s; beginning anew with a step size of %g", error, rate / 4)
+                model.load_state_dict(start)
+                rate, checkpoint = rate / 4, None if checkpoint is None else replace(checkpoint, resumes=False)
+    raise AssertionError("unreachable")
 
 
 class _Fitting:
     """One fit under way."""
 
     def __init__(
-        self, model: QualityModel, images: TrainingImages, settings: Training, *, labels: ScoreMoments, accelerator: Any
+        self,
+        model: QualityModel,
+        images: TrainingImages,
+        settings: Training,
+        *,
+        labels: ScoreMoments,
+        teacher: ScoreFn | None,
+        accelerator: Any,
+        is_frozen: bool,
     ) -> None:
         self.model, self.images, self.settings, self.labels = model, images, settings, labels
-        self.accelerator = accelerator
+        self.accelerator, self.is_frozen = accelerator, is_frozen
         self.loss = LOSSES.read(settings.loss)
-        self.defense = DEFENSES.read(settings.defense).of(settings, images.mos, labels.spread)
+        unlabelled = None if images.unlabelled is None else images.draw_unlabelled
+        context = FitContext(settings, images.mos, labels.spread, self.loss, model.std, teacher, unlabelled)
+        self.defense = DEFENSES.read(settings.defense).of(context)
+        self.watch = LossWatch(self.loss, (images.mos - images.mos.mean()) / images.mos.std())
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
         optimizer = decayed_optimizer(model, settings)
@@ -113,14 +134,25 @@ class _Fitting:
         self.network, self.optimizer, self.loader, self.schedule = accelerator.prepare(
             self.shell, optimizer, loader, schedule
         )
-        self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.srocc)
+        self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.merit(settings.select))
         self.parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule}
         if accelerator.scaler is not None:
             self.parts["scaler"] = accelerator.scaler
+        self.average = AveragedWeights(model, settings.ema) if settings.ema else None
+        if self.average is not None:
+            self.parts["average"] = self.average
 
     @property
     def next_epoch(self) -> int:
         return len(self.epochs.done)
+
+    def run(self, checkpoint: Checkpoint | None, progress: Progress) -> FitHistory:
+        self.start(checkpoint)
+        while self.next_epoch <= self.settings.epochs:
+            self.run_epoch(progress)
+            if checkpoint is not None and self.accelerator.is_main_process:
+                checkpoint.write(self.state())
+        return self.finish()
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
@@ -138,6 +170,8 @@ class _Fitting:
         total = self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
+        if self.is_frozen:
+            freeze_norms(self.network)
         generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
         loss = run_epoch(
             self.loader,
@@ -153,18 +187,34 @@ class _Fitting:
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread
-        images, targets = self.defense.batch(self.shell, images, targets)
-        loss = self.loss(self.network(images).float(), targets)
+        step = Step(self.shell, images, targets, self._share_done())
+        fitted, labels = self.defense.batch(step)
+        loss = self.loss(self.network(fitted).float(), labels)
+        self.watch.see(loss)
         # Behind the forward pass in training mode, which changes buffers that this one reads.
-        loss = loss + self.defense.penalty(self.shell, images)
-        return descend(loss, self.optimizer, self.schedule, backward=self.accelerator.backward)
+        loss = loss + self.defense.penalty(step)
+        done = descend(loss, self.optimizer, self.schedule, backward=self.accelerator.backward, clip=self._clip)
+        if self.average is not None:
+            self.average.update()
+        return done
+
+    def _share_done(self) -> float:
+        return float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
+
+    def _clip(self) -> None:
+        if self.settings.clip > 0:
+            self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip)
 
     def _note(self, number: int, loss: float, started: float) -> None:
         """Measure agreement on the held-out images, positive where scores have learnt their direction."""
-        scores = predict(self.shell, self.images.held_out, batch_size=self.settings.batch_size)
-        scores, mos = scores * math.copysign(1.0, self.labels.spread), self.images.held_out.mos
-        agreement = float(srocc(scores, mos)), float(plcc(scores, mos))
-        self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started), self.model)
+        held, sign = self.images.held_out, math.copysign(1.0, self.labels.spread)
+        with self.average.in_place() if self.average is not None else nullcontext():
+            scores = sign * predict(self.shell, held, batch_size=self.settings.batch_size)
+            agreement = float(srocc(scores, held.mos)), float(plcc(scores, held.mos))
+            worst = None
+            if self.settings.select != "clean":
+                worst = worst_case_srocc(self.shell, self.images, sign=sign, batch_size=self.settings.batch_size)
+            self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started, worst), self.model)
 
     def state(self) -> dict[str, Any]:
         device = self.accelerator.device
@@ -172,6 +222,7 @@ class _Fitting:
             **{name: part.state_dict() for name, part in self.parts.items()},
             "epochs": [asdict(epoch) for epoch in self.epochs.done],
             "best": self.epochs.weights,
+            "learning_rate": self.settings.learning_rate,
             "random": torch.get_rng_state(),
             "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
@@ -182,6 +233,8 @@ class _Fitting:
                 part.load_state_dict(state[name])
         self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
         self.epochs.weights = state["best"]
+        rate = state.get("learning_rate", self.settings.learning_rate)  # version 0.1.0 had one
+        self.settings = self.settings.model_copy(update={"learning_rate": rate})
         torch.set_rng_state(state["random"])
         if self.accelerator.device.type == "cuda" and state.get("cuda_random") is not None:
             torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
@@ -191,4 +244,4 @@ class _Fitting:
         self.model.load_state_dict(self.epochs.weights)
         self.model.eval()
         self.accelerator.wait_for_everyone()
-        return FitHistory(tuple(self.epochs.done), self.epochs.best)
+        return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)

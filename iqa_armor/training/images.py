@@ -23,11 +23,13 @@ class TrainingImages:
 
     fitted: PreparedImages  # nine tenths, which a network is fitted to; at least two
     held_out: PreparedImages  # one tenth, which chooses the epoch
+    unlabelled: PreparedImages | None = None  # images without scores, which a teacher scores
 
     def __post_init__(self) -> None:
         if len(self.fitted) < 2:
             raise DataError(f"fitting needs at least two training images, got {len(self.fitted)}")
-        stored = (*(self.fitted.stored or ()), *(self.held_out.stored or ()))
+        parts = [part for part in (self.fitted, self.held_out, self.unlabelled) if part is not None]
+        stored = [image for part in parts for image in part.stored or ()]
         sizes = sorted({tuple(image.shape[-2:]) for image in stored})
         if len(sizes) > 1:
             raise DataError(
@@ -59,8 +61,15 @@ class TrainingImages:
             generator=torch.Generator().manual_seed(settings.seed),
         )
 
+    def draw_unlabelled(self, count: int) -> Tensor:
+        """Return images without scores, (count, 3, H, W), drawn from torch's own generator, which checkpoints keep."""
+        assert self.unlabelled is not None
+        return torch.stack([self.unlabelled[i][0] for i in torch.randint(len(self.unlabelled), (count,)).tolist()])
 
-def load_training_images(images: ImageSet, model: QualityModel, progress: Progress) -> TrainingImages:
+
+def load_training_images(
+    images: ImageSet, model: QualityModel, progress: Progress, *, unlabelled: ImageSet | None = None
+) -> TrainingImages:
     """Read every training image; a DataError if some cannot be read, differ in size, or are too few."""
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
@@ -68,6 +77,9 @@ def load_training_images(images: ImageSet, model: QualityModel, progress: Progre
     return TrainingImages(
         load_prepared(fitted, model.prepare, progress=progress, task="reading training images"),
         load_prepared(held, model.prepare, progress=progress, task="reading held-out images"),
+        None
+        if unlabelled is None
+        else load_prepared(unlabelled, model.prepare, progress=progress, task="reading unlabelled images"),
     )
 
 

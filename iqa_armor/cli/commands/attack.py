@@ -5,11 +5,21 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
 from pydantic import Field
 
-from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg, output_option
-from iqa_armor.cli.console import progress, say, scale_note, show_json, show_table
+from iqa_armor.cli.arguments import (
+    Defenses,
+    Draws,
+    DryRunOpt,
+    ImagesArg,
+    JsonOpt,
+    Machine,
+    ModelArg,
+    OverwriteOpt,
+    claimed,
+    output_option,
+)
+from iqa_armor.cli.console import progress, say, scale_note, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
@@ -37,7 +47,8 @@ def attack(
     opening: Opening,
     draws: Draws,
     machine: Machine,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace files of the same names in DIR.")] = False,
+    overwrite: OverwriteOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
@@ -48,16 +59,26 @@ def attack(
         iqa-armor attack model.pt photo.jpg -o attacked
         iqa-armor attack model.pt photos/ -o out --attack apgd:steps=20 --epsilon 2
     """
+    from iqa_armor.data.images import read_image
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
     from iqa_armor.pipeline.defended_models import defended_model
+    from iqa_armor.pipeline.forecast import forecast, steps_of
+    from iqa_armor.pipeline.image_files import find_images
     from iqa_armor.pipeline.load import load_model
 
     device = machine.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with progress() as bars:
+    with claimed(None if dry_run else output, is_folder=True), progress() as bars:
         opened = load_model(model, opening=opening)
         defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
+        if dry_run:
+            files = find_images(images)
+            calls, steps = 1 + len(built), sum(map(steps_of, built.values()))
+            image, count = defended.prepare(read_image(files[0])), len(files)
+            found = forecast(defended, image, device=device, images=count, calls=calls, gradients=steps, batch_size=1)
+            show_forecasts([found], as_json=json)
+            return
         done = attack_images(
             defended, images, output, attacks=built, seed=draws.seed, device=device, overwrite=overwrite, progress=bars
         )

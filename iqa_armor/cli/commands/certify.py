@@ -5,8 +5,19 @@ from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import BaselineOpt, DataOpt, JsonOpt, Machine, ReportOpt, open_data, with_baseline
-from iqa_armor.cli.console import progress, say, show_json, stderr, stdout
+from iqa_armor.cli.arguments import (
+    BaselineOpt,
+    DataOpt,
+    DryRunOpt,
+    JsonOpt,
+    Machine,
+    OverwriteOpt,
+    ReportOpt,
+    claimed,
+    open_data,
+    with_baseline,
+)
+from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.opening import Opening
@@ -27,6 +38,8 @@ def certify(
     baseline: BaselineOpt = None,
     data: DataOpt = None,
     report: ReportOpt = None,
+    overwrite: OverwriteOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing.
@@ -35,8 +48,8 @@ def certify(
         iqa-armor certify m.safetensors --data csv:labels.csv --limit 20
         iqa-armor certify m.safetensors photo.jpg --method fs --report bounds.html
     """
-    from iqa_armor.files import require_writable, write_whole
-    from iqa_armor.pipeline.certify import build_smoothers, certify_images
+    from iqa_armor.files import write_whole
+    from iqa_armor.pipeline.certify import build_smoothers, certify_images, forecast_certificates
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.report.certification import certification_report
     from iqa_armor.report.page import render_page
@@ -48,17 +61,18 @@ def certify(
         raise typer.BadParameter("only images are named; name a MODEL file as well")
     if images and (data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
-    build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
-    if report is not None:
-        require_writable(report)
+    smoothers = build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
     device = machine.chosen()
-    with progress() as bars:
+    with claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
         source = images or open_data(data, seed=settings.seed, progress=bars)
+        if dry_run:
+            show_forecasts(forecast_certificates(opened, source, settings, smoothers, device), as_json=json)
+            return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
-    if report is not None:
-        write_whole(report, render_page(certification_report(found)))
-        say(f"wrote {report}", to=stderr)
+        if report is not None:
+            write_whole(report, render_page(certification_report(found)))
+            say(f"wrote {report}", to=stderr)
     if json:
         show_json(found.model_dump(mode="json"))
         return

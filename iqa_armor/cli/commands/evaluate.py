@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -11,23 +12,31 @@ from pydantic import Field
 from iqa_armor.cli.arguments import (
     BaselineOpt,
     Defenses,
+    DryRunOpt,
     JsonOpt,
     Machine,
     ModelsArg,
+    OverwriteOpt,
     ReportOpt,
     SeveralDataOpt,
+    claimed,
     open_data,
     output_option,
     with_baseline,
 )
-from iqa_armor.cli.console import progress, say, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 
 if TYPE_CHECKING:
+    import torch
+
+    from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
+    from iqa_armor.models.base import QualityModel
+    from iqa_armor.pipeline.forecast import Forecast
     from iqa_armor.results.outcome import Outcome
     from iqa_armor.results.requirements import Requirement
 
@@ -68,11 +77,11 @@ def evaluate(
             "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
         ),
     ] = None,
+    overwrite: OverwriteOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Of each dataset the test split is used, else the validation split.
-
-    DIR keeps the results per image: the same command goes on from them. It also gets outcome.json.
+    """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
     Examples:
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
@@ -80,45 +89,61 @@ def evaluate(
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.files import require_writable, write_whole
     from iqa_armor.pipeline.defended_models import THREATS, defended_models
     from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
-    from iqa_armor.results.table import check_table_file, write_table
+    from iqa_armor.results.table import check_table_file
 
     requirements = [parse_requirement(text) for text in require or ()]
-    if report is not None:
-        require_writable(report)
     if scores is not None:
         check_table_file(scores)
-        require_writable(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, budgets=settings.budgets(), datasets=data or [])
+        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
     paths, position = with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    with progress() as bars:
+    with ExitStack() as claims:
+        targets = {output: True, report: False, scores: False}
+        for target, is_folder in ({} if dry_run else targets).items():
+            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder))
+        bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
         datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
+        device = machine.chosen()
+        if dry_run:
+            show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)
+            return
         found = evaluate_models(
-            opened,
-            datasets,
-            baseline=position,
-            settings=settings,
-            output=output,
-            device=machine.chosen(),
-            progress=bars,
+            opened, datasets, baseline=position, settings=settings, output=output, device=device, progress=bars
         )
         if not is_main_process():
             return
-        if output is not None:
-            write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
-        if scores is not None:
-            write_table(found.table, scores)
-            say(f"wrote {scores}", to=stderr)
-        if report is not None:
-            write_whole(report, _page(found))
-            say(f"wrote {report}", to=stderr)
+        _write(found, output=output, scores=scores, report=report)
     _show(found.outcome, requirements, json=json)
+
+
+def _write(found: Evaluation, *, output: Path | None, scores: Path | None, report: Path | None) -> None:
+    from iqa_armor.files import write_whole
+    from iqa_armor.results.table import write_table
+
+    if output is not None:
+        write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
+    if scores is not None:
+        write_table(found.table, scores)
+        say(f"wrote {scores}", to=stderr)
+    if report is not None:
+        write_whole(report, _page(found))
+        say(f"wrote {report}", to=stderr)
+
+
+def _forecasts(
+    models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings, device: torch.device
+) -> list[Forecast]:
+    from iqa_armor.attacks.budgets import at_budgets
+    from iqa_armor.pipeline.forecast import forecast_attacks
+
+    attacks = [at_budgets(attack, settings.epsilons) for attack in settings.named_attacks().values()]
+    limit, batch, eot = settings.limit, settings.batch_size, settings.eot
+    return forecast_attacks(models, datasets, attacks, limit=limit, device=device, batch_size=batch, eot=eot)
 
 
 def _page(found: Evaluation) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg, output_option, require_target
+from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, output_option
 from iqa_armor.cli.console import say, show_json
 from iqa_armor.cli.options import options
 from iqa_armor.export import FORMATS
@@ -22,6 +22,7 @@ def export(
     output: Annotated[Path, output_option("|".join(f"OUT.{name}" for name in FORMATS))],
     opening: Opening,
     machine: Machine,
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx'.
@@ -34,9 +35,9 @@ def export(
     from iqa_armor.pipeline.load import load_model
 
     format_of(output)
-    require_target(output, model)
-    opened = load_model(model, opening=opening)
-    exported = export_model(opened, output)
+    with claimed(output, overwrite=overwrite, source=model):
+        opened = load_model(model, opening=opening)
+        exported = export_model(opened, output)
     if json:
         show_json(_as_plain(opened, exported))
         return

@@ -2,29 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
-
 from iqa_armor.cli.arguments import (
     DataOpt,
+    DryRunOpt,
     JsonOpt,
     Machine,
     ModelArg,
+    OverwriteOpt,
     ResumeOpt,
+    UnlabelledOpt,
+    claimed,
     open_data,
     output_option,
-    require_target,
 )
-from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
 
 if TYPE_CHECKING:
-    from iqa_armor.pipeline.harden import Hardened
+    from iqa_armor.pipeline.hardened import Hardened
 
 
 @options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
@@ -35,10 +37,10 @@ def harden(
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
     data: DataOpt = None,
+    unlabelled: UnlabelledOpt = None,
+    overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Operate and show the outcome; train and write nothing.")
-    ] = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """MODEL stays as it is. A state dict may need --arch (see --help-all).
@@ -50,37 +52,67 @@ def harden(
     """
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.fitting import RunOptions
+    from iqa_armor.pipeline.forecast import forecast, slowdown
+    from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = output or model.with_name(f"{model.stem}-hardened.safetensors")
-    if not dry_run:
-        require_target(target, model, suffix=".safetensors")
+    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    device = machine.chosen()
-    with progress() as bars:
+    device, claim = machine.chosen(), None if dry_run else target
+    with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        run = hardening.plan if dry_run else hardening.harden
-        result = run(original, dataset, settings, options=how)
+        more = {} if unlabelled is None else {"unlabelled": open_data(unlabelled, seed=settings.seed, progress=bars)}
+        result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
         if not is_main_process():
             return
-        if not dry_run:
-            result.save(target)
+        image = original.prepare(dataset.training()[0])
+        seconds = slowdown(original, result.model, image, device)
+        if dry_run:
+            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+            found = forecast(result.model, image, device=device, **work)
+        else:
+            _save_all(result, target, source=model, seconds=seconds)
+            push(target, output)
     if checkpoint is not None:
         checkpoint.unlink(missing_ok=True)
-    if json:
-        show_json({"output": None if dry_run else str(target), **result.as_plain()})
-        return
-    _show(result, synthetic=dataset.is_synthetic)
+    say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
+    plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
+    if not json:
+        _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
-        say("dry run: nothing was trained or written", to=stderr)
-        return
-    say(f"wrote {target}")
-    say("next: iqa-armor evaluate shows what this bought; hardening is a claim until attacks have been run")
+        show_forecasts([found], as_json=json, **plain)
+    elif json:
+        show_json(plain)
+    else:
+        say(f"wrote {target}")
+        _say_next(target, model, data, opening)
 
 
-def _show(result: Hardened, *, synthetic: bool) -> None:
+def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
+    """Write the model and its card, and beside it those of a frontier that were not chosen."""
+    from iqa_armor.pipeline.card import write_card
+
+    result.save(target)
+    write_card(target, command=COMMAND.get(), source=source, call_seconds=seconds)
+    for share, other in result.others.items():
+        replace(result, model=other, others={}).save(target.with_name(f"{target.stem}-{share:.2f}.safetensors"))
+
+
+def _say_next(target: Path, model: Path, data: str | None, opening: Opening) -> None:
+    spec = [] if data is None else ["--data", data]
+    say("hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
+
+
+def _slower(before: float, after: float) -> str:
+    """Return what the block and pruning do to the time of a call, measured here."""
+    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
+    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
+
+
+def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
     title = f"{result.model.name}, step by step"
     show_table(("step", "SROCC on held-out training images"), rows, title=title)
@@ -98,8 +130,16 @@ def _show(result: Hardened, *, synthetic: bool) -> None:
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
         say(f"check: {proof['step']}: {found}")
+    if result.provenance["frontier"]:
+        points = result.provenance["frontier"]
+        cells = (
+            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
+        )
+        headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
+        show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
     scale = result.model.scale
     if scale is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
+    say(f"one image: {_slower(*seconds)}")

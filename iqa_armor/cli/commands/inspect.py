@@ -52,8 +52,7 @@ def _show_cuts(found: Inspection) -> None:
 
 
 def _show_grids(found: Inspection) -> None:
-    grids = found.grids
-    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in grids)
+    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in found.grids)
     title = "tokens at the end of a transformer's units"
     show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
 

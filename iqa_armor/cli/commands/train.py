@@ -7,15 +7,25 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ResumeOpt, open_data, output_option, require_target
-from iqa_armor.cli.console import progress, say, score_span, show_json, show_table
+from iqa_armor.cli.arguments import (
+    DataOpt,
+    DryRunOpt,
+    JsonOpt,
+    Machine,
+    OverwriteOpt,
+    ResumeOpt,
+    claimed,
+    open_data,
+    output_option,
+)
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
-    from iqa_armor.training.fit import FitHistory
+    from iqa_armor.training.history import FitHistory
 
 
 @options(
@@ -43,7 +53,9 @@ def train(
             help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
         ),
     ] = None,
+    overwrite: OverwriteOpt = False,
     resume: ResumeOpt = False,
+    dry_run: DryRunOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
@@ -53,27 +65,41 @@ def train(
         iqa-armor train network.py:make --data csv:labels.csv --weights pretrained.pt
     """
     from iqa_armor.pipeline import train as training
+    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
+    from iqa_armor.pipeline.forecast import forecast
+    from iqa_armor.pipeline.hub import local_target, push
     from iqa_armor.pipeline.load import start_model
 
-    require_target(output, Path(arch), suffix=".safetensors")
+    place, output = output, local_target(output)
+
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    with progress() as bars:
+    claim = None if dry_run else output
+    with claimed(claim, overwrite=overwrite, source=Path(arch), suffix=".safetensors"), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars)
+        if dry_run:
+            images, batch = dataset.training(), settings.batch_size
+            work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
+            found = forecast(model, model.prepare(images[0]), device=device, **work)
+            show_forecasts([found], as_json=json)
+            return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
         if not is_main_process():
             return
         result.model.name = output.stem
         result.save(output)
+        write_card(output, command=COMMAND.get(), source=weights or arch)
+        push(output, place)
     checkpoint.unlink(missing_ok=True)
     if json:
         show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
+    say_next("harden", output, *([] if data is None else ["--data", data]))
 
 
 def _show(fit: FitHistory, *, title: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ModelArg, open_data, output_option, require_target
+from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, open_data, output_option
 from iqa_armor.cli.console import progress, say, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
@@ -23,6 +23,7 @@ def train_purifier(
     machine: Machine,
     output: Annotated[Path, output_option("OUT")] = Path("fcn.safetensors"),
     data: DataOpt = None,
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
@@ -38,13 +39,12 @@ def train_purifier(
     from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.train_purifier import train_purifier
 
-    require_target(output, model, suffix=".safetensors")
     device = machine.chosen()
-    with progress() as bars:
+    with claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         opened = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars)
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
-    result.save(output)
+        result.save(output)
     if json:
         show_json({"output": str(output), **result.provenance})
         return

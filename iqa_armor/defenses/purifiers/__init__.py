@@ -4,21 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from iqa_armor.defenses.base import Purifier, PurifierFile
-
-
-def _accepted(found: object, name: str) -> Purifier | PurifierFile:
-    from iqa_armor.defenses.base import Purifier, PurifierFile
-
-    if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
-        return found
-    raise UsageError(
-        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
-    )
 
 
 _HOME = "iqa_armor.defenses.purifiers"
@@ -42,6 +31,6 @@ PURIFIERS: Registry[Purifier | PurifierFile] = Registry(
         "file": Entry(f"{_HOME}.network_file:NetworkFile", "Any network from a .pt2 or .onnx file.", {}),
     },
     group="iqa_armor.purifiers",
-    accepts=_accepted,
+    accepts="iqa_armor.defenses.base:accepted_purifier",
 )
 __getattr__ = PURIFIERS.lazy_attribute

@@ -1,4 +1,4 @@
-"""Files and folders of purifiers, and what is said of their errors."""
+"""Files and folders of purifiers."""
 
 from pathlib import Path
 

@@ -4,19 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from iqa_armor.defenses.base import Smoother
-
-
-def _accepted(found: object, name: str) -> Smoother:
-    from iqa_armor.defenses.base import Smoother
-
-    if isinstance(found, Smoother) and not isinstance(found, type):
-        return found
-    raise UsageError(f"{name} is no smoother: it must have a guarantee in words and bind(model)")
 
 
 _HOME = "iqa_armor.defenses.smoothing"
@@ -33,6 +24,6 @@ SMOOTHERS: Registry[Smoother] = Registry(
         "fs": Entry(_FEATURE, "Median of the scores of noisy features; bounds are local and first-order.", {}),
     },
     group="iqa_armor.smoothers",
-    accepts=_accepted,
+    accepts="iqa_armor.defenses.base:accepted_smoother",
 )
 __getattr__ = SMOOTHERS.lazy_attribute

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
+from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.kinds import kind_of, name_of
@@ -183,7 +184,10 @@ class Labelling:
             return None
         if node.op == "placeholder":
             return zeros(value)
-        return like(RULES[kind_of(node, layer)](self, call), self.units.settled)
+        try:
+            return like(RULES[kind_of(node, layer)](self, call), self.units.settled)
+        except NETWORK_FAILURES:  # a way of calling that no rule knows
+            return RULES["unknown"](self, call)
 
 
 def _shapes(value: Any) -> Any:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from iqa_armor.pruning.channels.labelling import Call, Labelling
 from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, zeros
@@ -22,7 +22,10 @@ def linear(labelling: Labelling, call: Call) -> Labels:
     """Read channels along the last axis and make new ones."""
     source, weight = call.sources[0], labelling.operand(call, "weight", 1)
     labels = labelling.of(source)
-    if weight is None or set(varying(labels)) - {labels.ndim - 1}:
+    is_fixed = weight is not None and not isinstance(
+        labelling.stored(weight), nn.Parameter
+    )  # such as a cosine transform
+    if weight is None or is_fixed or set(varying(labels)) - {labels.ndim - 1}:
         return _lost(labelling, call)
     labelling.read(call, source, labels)
     labelling.site(weight, 1, along(labels, labels.ndim - 1))

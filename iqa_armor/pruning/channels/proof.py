@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import leaving, varying
 
-STEADY = 1e-3  # of the scores' spread: more than float32 rounds
+STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
 
 
 class Masked(fx.Interpreter):
@@ -88,5 +88,5 @@ def is_steady(network: nn.Module, images: Tensor) -> bool:
     with torch.no_grad():
         together = network.forward(images).double().flatten()
         alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
-    tolerance = STEADY * max(float(together.std()), 1e-6 * float(together.abs().max()))
+    tolerance = max(STEADY * float(together.std()), ROUNDING * float(together.abs().max()))
     return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())

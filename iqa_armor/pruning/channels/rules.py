@@ -22,7 +22,8 @@ from iqa_armor.pruning.channels.labels import (
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
     """Give every value the channel of the values it is computed from."""
-    found = [labelling.of(source) for source in call.sources if isinstance(labelling.values[source], Tensor)]
+    sources = call.sources[:1] if call.name in ("to", "type_as") else call.sources  # the other says but the kind
+    found = [labelling.of(source) for source in sources if isinstance(labelling.values[source], Tensor)]
     if not found:
         return zeros(call.value)
     labels = found[0]

@@ -1,0 +1,48 @@
+"""The strongest of several attacks on each image."""
+
+from dataclasses import dataclass
+
+from torch import Generator, Tensor
+
+from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.climb import Best
+from iqa_armor.attacks.scores import evaluate_score
+from iqa_armor.attacks.square import Square
+from iqa_armor.limits import Count, NotNegative
+from iqa_armor.randomness import drawn_from
+
+
+@dataclass(frozen=True)
+class Auto(LinfAttack):
+    """Run Auto-PGD with restarts, then Square, and keep of each image what moved its score farthest.
+
+    Args:
+        epsilon: Ball radius, pixels being in [0, 1].
+        steps: Gradient steps of each start of Auto-PGD.
+        restarts: Starts of Auto-PGD.
+        queries: Scores that Square may ask for.
+        direction: +1 raises the score, -1 lowers it.
+
+    Source: after AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690, Section 5: a parameter-free ensemble, the worst
+    case of each image counting. Ours: a score has one objective, so there is one Auto-PGD, and no FAB; all images go
+    through both attacks.
+    """
+
+    epsilon: NotNegative = 4 / 255
+    steps: Count = 50
+    restarts: Count = 2
+    queries: Count = 300
+    direction: Direction = +1
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
+        generator = drawn_from(generator, images)
+        best = Best(images.detach(), self.direction * evaluate_score(score, images))
+        for attack in (
+            APGD(self.epsilon, self.steps, self.restarts, self.direction),
+            Square(self.epsilon, queries=self.queries, direction=self.direction),
+        ):
+            attacked = attack(score, images, generator)
+            best.update(attacked, self.direction * evaluate_score(score, attacked))
+        return best.images

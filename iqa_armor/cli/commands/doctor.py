@@ -1,0 +1,78 @@
+"""`iqa-armor doctor`: what this machine has for the work."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+from typing import Any
+
+from iqa_armor.cli.arguments import JsonOpt, Machine
+from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.options import options
+
+
+@options()
+def doctor(machine: Machine, json: JsonOpt = False) -> None:
+    """Also where it would write, and whether it may.
+
+    Examples:
+        iqa-armor doctor
+        iqa-armor doctor --json
+    """
+    found = _found(machine)
+    if json:
+        show_json(found)
+        return
+    for name, value in found.items():
+        parts = value.items() if isinstance(value, dict) else [("", value)]
+        say(f"{name}:", *(f"  {part} {told}".replace("   ", "  ") for part, told in parts))
+
+
+def _found(machine: Machine) -> dict[str, Any]:
+    import torch
+
+    from iqa_armor.data.specs import KONIQ10K_VARIABLE
+    from iqa_armor.machine import cuda_devices, usable_processors
+    from iqa_armor.pipeline.provenance import versions
+
+    here = Path.cwd()
+    return {
+        "versions": versions(),
+        "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
+        "processors": {"usable": usable_processors(), "threads of an operation": torch.get_num_threads()},
+        "extras": _extras(),
+        "disk": {
+            "folder": str(here),
+            "free": f"{shutil.disk_usage(here).free / 2**30:.1f} GiB",
+            "writable": os.access(here, os.W_OK),
+        },
+        "data": {KONIQ10K_VARIABLE: os.environ.get(KONIQ10K_VARIABLE, "not set")},
+    }
+
+
+def _extras() -> dict[str, str]:
+    """Return what each extra of the installed package lacks."""
+    lacking: dict[str, list[str]] = {}
+    for line in _requirements():
+        needed, _, marker = line.partition(";")
+        if "extra ==" in marker and not needed.startswith("iqa-armor"):
+            name = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in needed).split()[0]
+            missing = lacking.setdefault(marker.split("extra ==")[1].strip(" '\""), [])
+            missing += [] if _is_installed(name) else [name]
+    return {extra: f"lacks {', '.join(names)}" if names else "installed" for extra, names in lacking.items()}
+
+
+def _requirements() -> list[str]:
+    try:
+        return requires("iqa-armor") or []
+    except PackageNotFoundError:  # run from its source
+        return []
+
+
+def _is_installed(name: str) -> bool:
+    try:
+        return bool(version(name))
+    except PackageNotFoundError:
+        return False

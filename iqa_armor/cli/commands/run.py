@@ -1,0 +1,123 @@
+"""`iqa-armor run`: several commands from one file, each only where something has changed."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from iqa_armor.cli.arguments import DryRunOpt, JsonOpt
+from iqa_armor.cli.console import say, show_json, span, stderr
+from iqa_armor.cli.options import options
+from iqa_armor.errors import RecipeError
+from iqa_armor.recipe import read_recipe
+
+if TYPE_CHECKING:
+    from iqa_armor.pipeline.steps import Step
+
+WRITTEN = ("output", "report", "scores")
+
+
+@options()
+def run(
+    pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="A table per command, in their order.")],
+    force: Annotated[bool, typer.Option("--force", help="Run every step, although nothing has changed.")] = False,
+    dry_run: DryRunOpt = False,
+    json: JsonOpt = False,
+) -> None:
+    """A table is named as its command, or has command = NAME; its keys are the command's arguments and options.
+
+    Keys before the first table go to every command that has them. Commands run in the folder of the file and replace
+    their outputs. The first that fails ends it, with its exit code; so a require of evaluate is a gate.
+
+    Examples:
+        iqa-armor run pipeline.toml
+        iqa-armor run pipeline.toml --dry-run
+    """
+    from iqa_armor.pipeline.steps import SCHEMA, Pipeline
+
+    if not pipeline.is_file():
+        raise RecipeError(f"there is no pipeline file {pipeline}")
+    steps = list(read_steps(read_recipe(pipeline), str(pipeline)))
+    folder = pipeline.absolute().parent
+    whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
+    for result in whole.run(force=force, dry=dry_run, quiet=json):
+        found.append(result)
+        took = f" ({span(result.seconds)})" if result.status == "done" else ""
+        say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
+    if json:
+        show_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
+    if found[-1].exit_code:
+        raise typer.Exit(found[-1].exit_code)
+
+
+def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
+    """Yield the steps of a pipeline; one that is no command, or has settings that its command has not, is refused."""
+    from iqa_armor.pipeline.steps import Step
+
+    shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
+    if len(shared) == len(tables):
+        raise RecipeError(f"{source} has no table; write one per command, such as [harden]")
+    used: set[str] = set()
+    for name, table in tables.items():
+        if isinstance(table, dict):
+            command, where = str(table.get("command", name)), f"{source}: [{name}]"
+            parameters = _parameters(command, where)
+            used |= {key for key in shared if _plain(key) in parameters}
+            given = {key: value for key, value in shared.items() if _plain(key) in parameters}
+            given |= {key: value for key, value in table.items() if key != "command"}
+            words = _words(given, parameters, where)
+            made = tuple(str(given[key]) for key in WRITTEN if key in given)
+            yield Step(name, (command, *words), made)
+    if unused := [key for key in shared if key not in used]:
+        raise RecipeError(f"{source}: no command has the option {unused[0]!r}")
+
+
+def _parameters(command: str, where: str) -> dict[str, Any]:
+    """Return the parameters of a command by every name that they may be given by."""
+    from iqa_armor.cli import load_command
+    from iqa_armor.cli.commands import COMMANDS
+
+    if command not in COMMANDS or command in ("run", "data"):
+        raise RecipeError(f"{where} is no command; known are {', '.join(COMMANDS)}")
+    found = load_command(command).params
+    return {_plain(flag): each for each in found for flag in each.opts} | {each.name: each for each in found}
+
+
+def _plain(name: str) -> str:
+    return name.lstrip("-").replace("-", "_")
+
+
+def _words(given: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> list[str]:
+    first, rest = [], []
+    for key, value in given.items():
+        parameter = parameters.get(_plain(key))
+        if parameter is None:
+            near = difflib.get_close_matches(_plain(key), parameters, n=1, cutoff=0)
+            raise RecipeError(f"{where}: there is no option {key!r}; did you mean {near[0]!r}?")
+        if parameter.opts[0][0] != "-":
+            first += [str(each) for each in (value if isinstance(value, list) else [value])]
+        else:
+            rest += _option(parameter, value)
+    missing = [each.name for each in parameters.values() if each.required and each.name not in map(_plain, given)]
+    if missing:
+        raise RecipeError(f"{where}: {missing[0]} is missing")
+    if "output" in parameters and "output" not in given and not parameters["output"].required and "model" in parameters:
+        raise RecipeError(f"{where}: output is missing; name it, so that later steps can")
+    overwrite = ["--overwrite"] if "overwrite" in parameters and "overwrite" not in given else []
+    return [*first, *rest, *overwrite]
+
+
+def _option(parameter: Any, value: Any) -> list[str]:
+    """Return the words that give an option a value of a TOML file."""
+    flag = parameter.opts[-1]
+    if isinstance(value, bool) and parameter.is_flag:
+        return [flag] if value else parameter.secondary_opts[:1]
+    if not isinstance(value, list):
+        return [flag, str(value)]
+    if parameter.multiple:
+        return [word for each in value for word in (flag, str(each))]
+    return [flag, ",".join(map(str, value))]

@@ -1,0 +1,116 @@
+"""Compute once what a network computes anew for every image although no image has a say in it."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+
+from iqa_armor.graph.calls import called_name, layer_of, reads_kind, reads_size
+from iqa_armor.graph.functional import LAYERS_OF, drop_unread, stored_at
+from iqa_armor.graph.interpret import interpret
+from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.walk import ancestors
+
+LARGEST = 2**22  # elements of a tensor that is worth storing
+_RANDOM = ("rand", "normal", "bernoulli", "multinomial", "empty", "dropout")
+_WRITES = ("iadd", "isub", "imul", "itruediv", "setitem")
+
+
+def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
+    """Replace tensors that no image changes by stored ones, in place.
+
+    These are weights that are computed from others (what is learned from then on is the result), and tables such as
+    positions; in a graph for one size also those that are made for that size.
+    """
+    values = _constants(traced, example)
+    folded = [node for node in traced.graph.nodes if node in values and _is_worth_storing(traced, node, values)]
+    for node in folded:
+        _store(traced, node, values[node])
+    if folded:
+        drop_unread(traced, values)
+
+
+def _constants(traced: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
+    """Return the values that are the same for all images, however many come together."""
+    free = [node for node in _independent(traced) if node.op != "output"]
+    if all(node.op == "get_attr" for node in free):
+        return {}
+    runs: list[dict[fx.Node, Any]] = []
+    for count in (2, 3):
+        images, wanted = example[:1].expand(count, *example.shape[1:]), set(free)
+        with torch.no_grad():
+            runs.append({node: value for node, value in interpret(traced, images) if node in wanted})
+    return {node: value for node, value in runs[0].items() if _is_equal(value, runs[1][node])}
+
+
+def _independent(traced: fx.GraphModule) -> list[fx.Node]:
+    """Return the nodes that no pixel reaches; where the graph serves any size, no size either."""
+    is_fixed, reached = FIXED_SIZE in traced.meta, set[fx.Node]()
+    for node in traced.graph.nodes:
+        is_asking = reads_kind(node) or (is_fixed and reads_size(node))
+        is_drawn = node.op != "get_attr" and any(word in str(called_name(node)) for word in _RANDOM)
+        if node.op == "placeholder" or is_drawn or (not is_asking and reached.intersection(node.all_input_nodes)):
+            reached.add(node)
+    return [node for node in traced.graph.nodes if node not in reached]
+
+
+def _is_equal(one: Any, other: Any) -> bool:
+    if isinstance(one, Tensor) and isinstance(other, Tensor):
+        return one.dtype == other.dtype and torch.equal(one, other)
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list):
+        return len(one) == len(other) and all(_is_equal(a, b) for a, b in zip(one, other, strict=True))
+    return type(one) is type(other) and not isinstance(one, Tensor) and bool(one == other)
+
+
+def _is_worth_storing(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
+    """Return whether a node is the last of a computation whose result can stand for it."""
+    value = values[node]
+    if node.op == "get_attr" or not _is_storable(value):
+        return False
+    readers = [user for user in node.users if not _is_storable(values.get(user))]
+    is_written = any(called_name(user).rstrip("_") in _WRITES or called_name(user).endswith("_") for user in readers)
+    if not readers or is_written:
+        return False
+    # What is learned stays apart from what is computed from it, but for the weights of a layer.
+    return not _is_learned(traced, node) or all(_reads_as_weight(user, node) for user in readers)
+
+
+def _is_storable(value: Any) -> bool:
+    is_plain = isinstance(value, Tensor) and not value.is_complex() and 0 < value.numel() <= LARGEST
+    return is_plain and bool(torch.isfinite(value).all())
+
+
+def _is_learned(traced: fx.GraphModule, node: fx.Node) -> bool:
+    return any(parameter.requires_grad for parameter in _parameters(traced, node).values())
+
+
+def _parameters(traced: fx.GraphModule, node: fx.Node) -> dict[str, nn.Parameter]:
+    """Return what is learned that a node is computed from, by name."""
+    found: dict[str, nn.Parameter] = {}
+    for each in sorted(ancestors(node, stops=lambda each: reads_kind(each) or reads_size(each))):
+        layer = layer_of(traced, each)
+        if layer is not None:
+            found |= {f"{each.target}.{name}": parameter for name, parameter in layer.named_parameters()}
+        elif isinstance(value := stored_at(traced, each), nn.Parameter):
+            found[str(each.target)] = value
+    return found
+
+
+def _reads_as_weight(user: fx.Node, node: fx.Node) -> bool:
+    return user.op == "call_function" and user.target in LAYERS_OF and user.args[:1] != (node,)
+
+
+def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
+    learned = [name for name, value in _parameters(traced, node).items() if value.requires_grad]
+    owner = learned[0].rpartition(".")[0] if learned else ""
+    name = f"folded_{node.name}"
+    holder = traced.get_submodule(owner)
+    stored = value.detach().clone()
+    if learned:
+        holder.register_parameter(name, nn.Parameter(stored))
+    else:
+        holder.register_buffer(name, stored)
+    with traced.graph.inserting_before(node):
+        read = traced.graph.get_attr(f"{owner}.{name}" if owner else name)
+    read.meta = dict(node.meta)
+    node.replace_all_uses_with(read)

@@ -1,0 +1,155 @@
+"""Turn functions that work with a network's own weights into layers, which pruning, training and files know."""
+
+import operator
+from collections.abc import Callable, Collection, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, fx, nn
+from torch.nn import functional
+
+from iqa_armor.graph.calls import arguments
+from iqa_armor.graph.sizes import size_of
+
+Given = Mapping[str, Any]
+TENSORS = ("weight", "bias", "running_mean", "running_var")
+_FILTERS = ("stride", "padding", "dilation")
+
+
+def restore_functions(traced: fx.GraphModule) -> None:
+    """Replace calls of convolutions, linear maps and normalisations on stored weights by layers, in place.
+
+    A layer takes the place of the module whose weights it has where nothing else of that is used, so that names stay.
+    Calls with the same weights and settings become calls of one layer.
+    """
+    made: dict[tuple[object, ...], str] = {}
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function" or node.target not in LAYERS_OF:
+            continue
+        given = arguments(node)
+        tensors = {name: given[name] for name in TENSORS if isinstance(given.get(name), fx.Node)}
+        stored = {name: stored_at(traced, each) for name, each in tensors.items()}
+        layer = _layer(node, given, stored)
+        if layer is None:
+            continue
+        key = (*(id(each) for each in stored.values()), repr(layer))
+        if key not in made:
+            made[key] = _put(traced, node, layer, list(tensors.values()))
+        replace_call(traced, node, made[key], given["input"])
+        drop_unread(traced, tensors.values())
+
+
+def stored_at(traced: fx.GraphModule, node: fx.Node) -> Any:
+    """Return the attribute that a node reads, or None where it computes something."""
+    return operator.attrgetter(str(node.target))(traced) if node.op == "get_attr" else None
+
+
+def replace_call(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.Node) -> None:
+    """Replace a node by the call of a layer, in place."""
+    with traced.graph.inserting_after(node):
+        call = traced.graph.call_module(layer, (given,))
+    call.meta = dict(node.meta)
+    node.replace_all_uses_with(call)
+    traced.graph.erase_node(node)
+
+
+def drop_unread(traced: fx.GraphModule, nodes: Collection[fx.Node]) -> None:
+    """Take nodes that nothing reads out of a graph, in place, the last first, and attributes that only they read."""
+    for node in [each for each in reversed(traced.graph.nodes) if each in nodes]:
+        if node.users:
+            continue
+        traced.graph.erase_node(node)
+        path, _, name = str(node.target).rpartition(".")
+        if node.op == "get_attr" and not any(each.target == node.target for each in traced.graph.nodes):
+            owner = traced.get_submodule(path)
+            if not any(owner is module for module in _called(traced)):
+                delattr(owner, name)
+
+
+def _called(traced: fx.GraphModule) -> list[nn.Module]:
+    return [traced.get_submodule(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
+
+
+def _layer(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:
+    """Return a layer that does what a call does, with the tensors it has, or None where there is none."""
+    weight = stored.get("weight")
+    is_plain = all(isinstance(each, Tensor) for each in stored.values())
+    is_learned = all(isinstance(stored.get(name, weight), nn.Parameter) for name in ("weight", "bias"))
+    rest = {name: value for name, value in given.items() if name not in (*TENSORS, "input")}
+    if not (is_plain and is_learned) or any(isinstance(value, fx.Node) for value in _parts(rest)):
+        return None
+    if not isinstance(given["input"], fx.Node) or isinstance(given.get("weight"), Tensor):
+        return None
+    layer = LAYERS_OF[node.target](node, rest, stored)
+    if layer is not None:
+        for name, tensor in stored.items():
+            setattr(layer, name, tensor)
+    return layer
+
+
+def _parts(value: Any) -> list[Any]:
+    if isinstance(value, Mapping):
+        value = list(value.values())
+    return [part for each in value for part in _parts(each)] if isinstance(value, tuple | list) else [value]
+
+
+def _convolution(kind: Callable[..., nn.Module], *, is_transposed: bool = False) -> Callable[..., nn.Module | None]:
+    def make(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
+        weight, groups = stored["weight"], given.get("groups") or 1
+        filters = {name: given[name] for name in (*_FILTERS, "output_padding") if name in given}
+        filters = {name: tuple(value) if isinstance(value, list) else value for name, value in filters.items()}
+        one, other = weight.shape[:2]
+        channels = (one, other * groups) if is_transposed else (other * groups, one)
+        has_bias = "bias" in stored
+        with torch.device("meta"):
+            return kind(*channels, tuple(weight.shape[2:]), groups=groups, bias=has_bias, **filters)
+
+    return make
+
+
+def _linear(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
+    weight = stored["weight"]
+    with torch.device("meta"):
+        return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in stored) if weight.ndim == 2 else None
+
+
+def _batch_norm(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(len(size_of(node) or ()))
+    if kind is None or len(stored) < len(TENSORS) or given.get("training") is not False:
+        return None
+    norm = kind(len(stored["weight"]), eps=given.get("eps", 1e-5), momentum=given.get("momentum", 0.1))
+    return norm.to(stored["weight"].device)
+
+
+def _layer_norm(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
+    shape = given["normalized_shape"]
+    if not isinstance(shape, tuple | list) or len(shape) != 1:
+        return None
+    with torch.device("meta"):
+        return nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5), bias="bias" in stored)
+
+
+LAYERS_OF: dict[Any, Callable[..., nn.Module | None]] = {
+    functional.conv1d: _convolution(nn.Conv1d),
+    functional.conv2d: _convolution(nn.Conv2d),
+    functional.conv_transpose2d: _convolution(nn.ConvTranspose2d, is_transposed=True),
+    functional.linear: _linear,
+    functional.batch_norm: _batch_norm,
+    functional.layer_norm: _layer_norm,
+}
+
+
+def _put(traced: fx.GraphModule, node: fx.Node, layer: nn.Module, tensors: list[fx.Node]) -> str:
+    """Register a layer, in the place of the module whose weights it has where that is free; return its name."""
+    owners = {str(each.target).rpartition(".")[0] for each in tensors}
+    owner = owners.pop() if len(owners) == 1 else ""
+    inside = [each for each in traced.graph.nodes if owner and str(each.target).startswith(f"{owner}.")]
+    readers = {user for each in inside for user in each.users}
+    is_called = any(each.target == owner and each.op == "call_module" for each in traced.graph.nodes)
+    is_own = set(inside) == set(tensors) and all(user.target is node.target for user in readers)
+    if owner and is_own and not is_called:
+        traced.set_submodule(owner, layer)
+        return owner
+    name = f"{node.name}_layer"
+    traced.add_submodule(name, layer)
+    return name

@@ -1,0 +1,137 @@
+"""Find the weights in what a training script saved: which of several sets, and what lies beside them."""
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.models.alignment import bare_names, says_averaged
+from iqa_armor.models.plain_data import PickledArray
+from iqa_armor.models.weights import RESCALING_KEYS, listed
+
+# Where training scripts nest the weights, the usual places first.
+WRAPPER_KEYS = (
+    *("state_dict", "model_state_dict", "model_state", "params", "model"),
+    *("net", "network", "weights", "module", "params_net", "net_g"),
+)
+_NO_MODEL = re.compile(r"optim|sched|scaler|^amp$|loss|criterion|metric|^rng|grad")
+_BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
+_MAX_NESTING = 4
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A set of weights: the keys behind which it lies, none at the top, and its entries or the whole module."""
+
+    keys: tuple[str, ...]
+    value: Mapping[Any, Any] | nn.Module
+
+    @property
+    def key(self) -> str:
+        """Its keys, joined by dots."""
+        return ".".join(self.keys)
+
+    @property
+    def rank(self) -> tuple[int, tuple[int, ...]]:
+        """What is opened first: averaged weights, then usual keys in their order, the top, any other key."""
+        if says_averaged(self.key):
+            return 0, ()
+        if not self.keys:
+            return 2, ()
+        is_usual = all(key in WRAPPER_KEYS for key in self.keys)
+        return (1, tuple(map(WRAPPER_KEYS.index, self.keys))) if is_usual else (3, ())
+
+    def state(self) -> Mapping[Any, Any]:
+        """Return its entries, of a module those of its state dict."""
+        return self.value.state_dict() if isinstance(self.value, nn.Module) else self.value
+
+
+def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Stored | None, list[str]]:
+    """Return the weights to open, None where there are none, and remarks for the user.
+
+    Averaged weights, which are what training scripts evaluate, are preferred where they are complete, but for buffers,
+    which then come from the others. `key` names a set by its keys, joined by dots, or the beginning of its names.
+    """
+    every = list(_walk(stored, ()))
+    if key is not None:
+        return _named(every, key, source), []
+    found = sorted((one for one in every if not _NO_MODEL.search(one.key.lower())), key=lambda one: one.rank)
+    if any(one.keys for one in found) and not any("." in str(name) for name in _top_names(found)):
+        found = [one for one in found if one.keys]  # tensors beside the weights, such as a step
+    if not found:
+        return None, []
+    chosen, remarks = _averaged_or_raw(found)
+    _refuse_ambiguous(chosen, found, source)
+    others = ", ".join(repr(one.key) for one in found if one.keys and one.keys != chosen.keys)
+    place = f"under {chosen.key!r}" if chosen.keys else "at the top"
+    if others:
+        remarks.append(f"{source}: the weights {place} are opened; --weights-key chooses another of {others}")
+    elif chosen.rank[0] == 3:
+        remarks.append(f"{source}: the weights {place} are opened")
+    return chosen, remarks
+
+
+def _walk(value: object, keys: tuple[str, ...]) -> Iterator[Stored]:
+    if isinstance(value, nn.Module):
+        yield Stored(keys, value)
+    elif isinstance(value, Mapping):
+        named = {name: part for name, part in value.items() if isinstance(name, str) and name not in RESCALING_KEYS}
+        if any(_is_array(part) for part in named.values()):
+            yield Stored(keys, value)
+        if len(keys) < _MAX_NESTING:
+            for name, part in named.items():
+                yield from _walk(part, (*keys, name))
+
+
+def _is_array(value: object) -> bool:
+    if isinstance(value, PickledArray):
+        return value.value is not None
+    return isinstance(value, Tensor) and value.ndim > 0
+
+
+def _top_names(found: list[Stored]) -> list[Any]:
+    return [name for one in found if not one.keys for name, value in one.state().items() if _is_array(value)]
+
+
+def _named(every: list[Stored], key: str, source: str) -> Stored:
+    for one in every:
+        if one.key == key:
+            return one
+    for one in every:
+        start = key.removeprefix(f"{one.key}.") + "."
+        inside = {str(name): value for name, value in one.state().items() if str(name).startswith(start)}
+        if inside:
+            return Stored((key,), {name.removeprefix(start): value for name, value in inside.items()})
+    keys = listed(repr(one.key) for one in every if one.keys)
+    firsts = listed(
+        {f"{str(name).partition('.')[0]!r}": 0 for one in every for name in one.state() if "." in str(name)}
+    )
+    raise ModelLoadError(f"{source} has no weights under {key!r}; it has {keys or firsts or 'none'}")
+
+
+def _averaged_or_raw(found: list[Stored]) -> tuple[Stored, list[str]]:
+    first = found[0]
+    raw = next((one for one in found if not says_averaged(one.key)), None)
+    if raw is None or not says_averaged(first.key) or isinstance(first.value, nn.Module):
+        return first, []
+    averaged, own, values = bare_names(first.state()), bare_names(raw.state()), raw.state()
+    lacks = [own[name] for name in own if name not in averaged and _is_array(values[own[name]])]
+    if not lacks:
+        return first, []
+    if all(name.endswith(_BUFFERS) for name in lacks):
+        said = f"the averaged weights under {first.key!r} lack the buffers, which are those under {raw.key!r}"
+        known = {own[name]: first.state()[averaged[name]] for name in own if name in averaged}
+        return Stored(first.keys, {**values, **known}), [said]
+    said = f"the averaged weights under {first.key!r} are not opened, since they lack {listed(lacks, 3)}"
+    return raw, [said]
+
+
+def _refuse_ambiguous(chosen: Stored, found: list[Stored], source: str) -> None:
+    alike = [one.key for one in found if one.rank == chosen.rank and one.rank[0] == 3]
+    if len(alike) > 1:
+        raise ModelLoadError(
+            f"{source} holds several sets of weights: {', '.join(alike)}; choose with --weights-key KEY"
+        )

@@ -1,0 +1,73 @@
+"""Choose the score among several things that a network returns."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+
+CHOOSE = "choose with --output NAME|INDEX|mean, or wrap it so that its forward returns a tensor (N,) or (N, 1)"
+
+
+def shown(value: Any) -> str:
+    """Return what a network has returned, in short: names and sizes."""
+    if isinstance(value, Tensor):
+        return str(tuple(value.shape))
+    if isinstance(value, Mapping):
+        return "a dict of " + ", ".join(f"{name!r} {shown(part)}" for name, part in value.items())
+    if isinstance(value, tuple | list):
+        names = getattr(value, "_fields", range(len(value)))
+        parts = ", ".join(f"{name} {shown(part)}" for name, part in zip(names, value, strict=True))
+        return f"a {type(value).__name__} of {parts}"
+    return type(value).__name__
+
+
+def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
+    """Let a network return one of its outputs from here on, in place; its class is replaced by a subclass.
+
+    Args:
+        network: Network in any mode; left in eval mode.
+        choice: Name in a dict or named tuple, index in a tuple or list or of a column (N, K), or "mean". Of a
+            distribution over K bins that is its mean, the bins being worth 1 to K as in NIMA; else of all scores.
+        images: Normalised input (N, 3, H, W) to try it on.
+
+    Raises:
+        ModelLoadError: If the network has no such output; lists what there is.
+    """
+    try:
+        with torch.no_grad():
+            found = network.eval()(images)
+    except NETWORK_FAILURES as error:
+        raise ModelLoadError(f"the network fails on images {tuple(images.shape)}: {error}") from error
+    is_distribution = choice == "mean" and _is_distribution(found)
+    try:
+        _picked(found, choice, is_distribution=is_distribution)
+    except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
+        raise ModelLoadError(f"the network has no output {choice!r}; it returns {shown(found)}; {CHOOSE}") from error
+    kind: Any = type(network)
+
+    def forward(self: nn.Module, images: Tensor) -> Any:
+        return _picked(kind.forward(self, images), choice, is_distribution=is_distribution)
+
+    network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
+
+
+def _is_distribution(found: Any) -> bool:
+    is_row = isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
+    return is_row and bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() < 1e-3).all())
+
+
+def _picked(found: Any, choice: str, *, is_distribution: bool) -> Any:
+    if choice == "mean":
+        if is_distribution:
+            return (found * torch.arange(1.0, found.shape[1] + 1, device=found.device)).sum(1)
+        parts = [found] if isinstance(found, Tensor) else list(found.values() if isinstance(found, Mapping) else found)
+        return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)
+    if isinstance(found, Mapping):
+        return found[choice]
+    if choice in getattr(found, "_fields", ()):
+        return getattr(found, choice)
+    index = int(choice)
+    return found.flatten(1)[:, index] if isinstance(found, Tensor) else found[index]

@@ -1,0 +1,120 @@
+"""Stand-ins for the classes of values that training scripts save beside weights, so that none of their code runs."""
+
+import re
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_NUMBER = re.compile(r"[<>|=]?(?:b1|[iu][1248]|f[248]|c8|c16)")
+_NUMPY_HOMES = ("numpy", "numpy.core.multiarray", "numpy._core.multiarray")
+
+
+class _Opaque:
+    """An object of a class that is not imported; what it held is dropped."""
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: object) -> None: ...
+
+
+class _Items:
+    """A mapping of a class that is not imported: its items, in a plain one."""
+
+    def __new__(cls, *_: object) -> Any:
+        return OrderedDict()
+
+
+class _Entries:
+    """A sequence of a class that is not imported: its entries, in a list."""
+
+    def __new__(cls, *_: object) -> Any:
+        return []
+
+
+class _Kind:
+    """NumPy's data type, of which plain numbers are read and all else is dropped."""
+
+    def __init__(self, code: object = "", *_: object) -> None:
+        self.code = str(code)
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        if str(state[1]) in "<>":
+            self.code = f"{state[1]}{self.code}"
+
+    def numbers(self, raw: object) -> NDArray[Any] | None:
+        """Return the numbers in raw bytes; None where they are of another kind."""
+        content = raw.encode("latin1") if isinstance(raw, str) else raw
+        if not isinstance(content, bytes | bytearray) or not _NUMBER.fullmatch(self.code):
+            return None
+        return np.frombuffer(bytes(content), self.code)
+
+
+class PickledArray:
+    """NumPy's array; `value` is None where it does not hold numbers."""
+
+    value: NDArray[Any] | None = None
+
+    def __init__(self, *_: object) -> None: ...
+
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
+        shape, kind, is_fortran, raw = state[-4:]
+        numbers = kind.numbers(raw) if isinstance(kind, _Kind) else None
+        if numbers is not None:
+            native = numbers.astype(numbers.dtype.newbyteorder("="))
+            self.value = native.reshape(shape, order="F" if is_fortran else "C")
+
+
+def _scalar(kind: object, raw: object = b"") -> object:
+    numbers = kind.numbers(raw) if isinstance(kind, _Kind) else None
+    return None if numbers is None or numbers.size != 1 else numbers[0].item()
+
+
+# By the modules that define them; `builtins` and `typing` name the types of values.
+_ITEMS = {
+    "collections": "defaultdict",
+    "easydict": "EasyDict",
+    "addict.addict": "Dict",
+    "yacs.config": "CfgNode",
+    "fvcore.common.config": "CfgNode",
+    "mmcv.utils.config": "ConfigDict",
+    "mmengine.config.config": "ConfigDict",
+    "pytorch_lightning.utilities.parsing": "AttributeDict",
+    "lightning_fabric.utilities.data": "AttributeDict",
+    "lightning.fabric.utilities.data": "AttributeDict",
+}
+_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
+_OPAQUE = {
+    "argparse": "Namespace",
+    "types": "SimpleNamespace",
+    "datetime": "datetime date timedelta",
+    "pathlib": _PATHS,
+    "pathlib._local": _PATHS,
+    "uuid": "UUID",
+    "typing": "Any",
+    "builtins": "dict list tuple str int float bool",
+    "omegaconf.dictconfig": "DictConfig",
+    "omegaconf.listconfig": "ListConfig",
+    "omegaconf.base": "ContainerMetadata Metadata",
+    "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode",
+    "ml_collections.config_dict.config_dict": "ConfigDict",
+    "mmengine.logging.history_buffer": "HistoryBuffer",
+    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
+    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
+}
+_NUMPY: dict[str, Callable[..., Any]] = {
+    "dtype": _Kind,
+    "ndarray": PickledArray,
+    "scalar": _scalar,
+    "_reconstruct": PickledArray,
+}
+
+
+def stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
+    """Return what stands for which name, as `torch.serialization.safe_globals` takes it."""
+    named = [(stand, table) for stand, table in ((_Items, _ITEMS), (_Opaque, _OPAQUE))]
+    plain = [(stand, f"{home}.{name}") for stand, table in named for home in table for name in table[home].split()]
+    arrays = [(stand, f"{home}.{name}") for home in _NUMPY_HOMES for name, stand in _NUMPY.items()]
+    return [*plain, *arrays, (_Entries, "collections.deque")]

@@ -1,0 +1,178 @@
+"""Who made a model file, of what and how: read from the file and from the card beside it, and told as Markdown."""
+
+import hashlib
+import json
+import math
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from iqa_armor.artifact.header import read_header
+from iqa_armor.artifact.storage import read_metadata
+from iqa_armor.errors import DataError
+from iqa_armor.files import write_whole
+from iqa_armor.recipe import Recipe, TrainSettings
+from iqa_armor.results.outcome import Outcome
+
+RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
+LIMITS = (
+    "Figures hold for the data named here; attacks stronger than those that were run will do more.",
+    "Scores mean something for images like those of the training data only.",
+    "Hardening is a claim until `iqa-armor evaluate` has attacked this file; `iqa-armor certify` certifies.",
+)
+
+
+def card_file(model: Path | str) -> Path:
+    """Return where the card of a model file stands: beside it."""
+    return Path(model).with_suffix(".card.md")
+
+
+def describe_file(path: Path | str) -> dict[str, Any]:
+    """Return what a model file and the card beside it say, as plain values; `run` is None without a card.
+
+    What two runs of one command differ in (date, machine, places) stands in the card, so that the file is the same.
+
+    Raises:
+        ModelLoadError: If it is no model file of ours.
+    """
+    path = Path(path)
+    stored, (_, tensors) = read_metadata(path), read_header(path)
+    beside = card_file(path)
+    found = RUN.search(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    return {
+        "schema": "iqa-armor/info/1",
+        "file": str(path),
+        "sha256": sha256_of(path),
+        "bytes": path.stat().st_size,
+        "values": sum(math.prod(info.shape) for info in tensors.values()),
+        **{name: stored[name] for name in ("name", "arch", "preprocessing", "score_scale", "recipe", "provenance")},
+        "run": json.loads(found[1]) if found else None,
+    }
+
+
+def sha256_of(path: Path | str) -> str:
+    """Return the SHA-256 of a file."""
+    with Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:
+    """Write the card of a model file beside it and return its name.
+
+    It says what the file says, and of this run what it was made of, `source`, and further plain values.
+    """
+    run = {
+        "command": shlex.join(command),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "source": str(source),
+        "source_sha256": sha256_of(source) if Path(source).is_file() else None,
+        "licence": "unknown",
+        **facts,
+    }
+    write_whole(card_file(model), card_of({**describe_file(model), "run": run}))
+    return card_file(model)
+
+
+def read_outcome(path: Path | str) -> Outcome:
+    """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
+    try:
+        return Outcome.from_json(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, DataError) as error:
+        raise DataError(f"cannot read {path}: {error}") from error
+
+
+def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
+    """Return what `describe_file` knows as Markdown, with the figures of an evaluation if there is one."""
+    made, run = known["provenance"], known["run"] or {}
+    front = {"library_name": "iqa-armor", "license": run.get("licence", "unknown")}
+    parts = [
+        "\n".join(["---", *(f"{key}: {value}" for key, value in front.items()), "---"]),
+        f"# {known['name']}",
+        _origin(known, made),
+        "## Figures",
+        _held_out(made) or "None were measured.",
+        *([_attacked(outcome)] if outcome else []),
+        "## Recipe",
+        _recipe(known["recipe"]),
+        "## Limits",
+        "\n".join(f"- {limit}" for limit in (*_data_limits(made), *LIMITS)),
+    ]
+    if run:
+        parts += ["## This run", f"```json\n{json.dumps(run, indent=1)}\n```"]
+    return "\n\n".join(parts) + "\n"
+
+
+def _origin(known: Mapping[str, Any], made: Mapping[str, Any]) -> str:
+    source, data, pruned = (made.get(name) or {} for name in ("source", "data", "pruned"))
+    scale = known["score_scale"]
+    rows = {
+        "made from": f"{source.get('name')} ({source.get('arch') or 'own network'}, weights {source.get('weights')}…)",
+        "data": f"{data.get('spec')} (fingerprint {data.get('fingerprint')}), {_counts(data.get('images') or {})}",
+        "block": ", ".join(f"{b['channels']} channels behind {b['node']}" for b in made.get("blocks") or ()) or "none",
+        "pruned": f"{pruned['share']:.1%} of the channels" if pruned else "nothing",
+        "values": f"{known['values']:,}",
+        "scores": f"{scale['low']:.4g} to {scale['high']:.4g} on training images" if scale else "range not known",
+        "time of a call": _ratio((known["run"] or {}).get("call_seconds")),
+        "versions": ", ".join(f"{name} {value}" for name, value in (made.get("versions") or {}).items()),
+    }
+    return _rows(rows) if source else "It was saved without a record of its origin."
+
+
+def _ratio(seconds: Sequence[float] | None) -> str:
+    return f"{seconds[1] / seconds[0]:.2f} times the original's, where it was made" if seconds else "not measured"
+
+
+def _held_out(made: Mapping[str, Any]) -> str:
+    steps = made.get("held_out_srocc") or {}
+    count = (made.get("images_used") or {}).get("held_out", 0)
+    rows = {step: f"{value:.3f}{_interval(value, count)}" for step, value in steps.items()}
+    title = f"SROCC on {count or 'the'} held-out training images, with 95 % intervals:\n\n"
+    return title + _rows(rows) if rows else ""
+
+
+def _interval(value: float, count: int) -> str:
+    """Return the 95 % interval of a rank correlation (Bonett & Wright 2000), or nothing where images are too few."""
+    if count < 5 or abs(value) >= 1:
+        return " (too few images for an interval)"
+    half = 1.96 * math.sqrt((1 + value**2 / 2) / (count - 3))
+    return " ({:.3f} to {:.3f})".format(*(math.tanh(math.atanh(value) + sign * half) for sign in (-1, 1)))
+
+
+def _attacked(outcome: Outcome) -> str:
+    """Return SROCC of clean images and gains at the largest budget, with the intervals of differences."""
+    rows = {}
+    for model in outcome.models:
+        against = model.difference_to_baseline
+        rows[model.name] = "" if model.srocc is None else f"SROCC {model.srocc:.3f}"
+        for name, figures in model.attacks.items():
+            budget = list(figures.abs_gain)[-1]
+            told = f"gain {figures.abs_gain[budget]:.3f} of the score range"
+            if against and (limits := against.attacks[name].abs_gain.get(budget)) and limits.low is not None:
+                told += f"; {limits.value:+.3f} ({limits.low:+.3f} to {limits.high:+.3f}) to {outcome.baseline}"
+            rows[f"{model.name}, {name} at {budget}"] = told
+    return f"Under attack, on {', '.join(entry.spec for entry in outcome.data)}:\n\n{_rows(rows)}"
+
+
+def _recipe(recipe: Mapping[str, Any]) -> str:
+    """Return the settings that are not the defaults, and how all of them are used again."""
+    kind = Recipe if "position" in recipe else TrainSettings
+    usual = kind().model_dump()
+    rows = {name: f"`{value}`" for name, value in recipe.items() if usual.get(name) != value}
+    again = "All settings: `iqa-armor harden MODEL --recipe FILE --print-recipe` with this file."
+    return f"{_rows(rows) if rows else 'The defaults.'}\n\n{again}"
+
+
+def _data_limits(made: Mapping[str, Any]) -> list[str]:
+    synthetic = (made.get("data") or {}).get("synthetic")
+    return ["It was fitted to synthetic images with computed scores, not to human opinion."] if synthetic else []
+
+
+def _counts(images: Mapping[str, int]) -> str:
+    return ", ".join(f"{count} {split} images" for split, count in images.items())
+
+
+def _rows(values: Mapping[str, str]) -> str:
+    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in values.items())])

@@ -1,0 +1,140 @@
+"""What a job would take on this machine: measured on a few calls, before it is started."""
+
+import math
+import statistics
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iqa_armor.attacks.base import Attack, frozen
+from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.data.base import Dataset
+from iqa_armor.evaluation.cost import count_flops
+from iqa_armor.evaluation.run import prepare_for
+from iqa_armor.evaluation.threats import followed_score
+from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.timed_model import TimedModel
+
+ROUNDS = 3
+
+
+@dataclass(frozen=True)
+class Forecast:
+    """What a job would take.
+
+    Args:
+        size: (height, width) of the images as the network sees them.
+        flops: Of scoring one image.
+        images: That the job works on.
+        call_seconds: Of scoring one image in a batch.
+        seconds: Of the whole job, but for reading and fitting attacks.
+        memory: Largest resident set of this process so far, or of the CUDA allocator, in bytes.
+    """
+
+    name: str
+    size: tuple[int, int]
+    parameters: int
+    flops: int
+    images: int
+    call_seconds: float
+    seconds: float
+    memory: int | None
+
+
+def forecast(
+    model: QualityModel,
+    image: Tensor,
+    *,
+    device: torch.device,
+    images: int,
+    calls: int = 0,
+    gradients: int = 0,
+    epochs: int = 0,
+    batch_size: int = 8,
+    eot: int = 1,
+) -> Forecast:
+    """Return what work on images would take; the model is trained a little where epochs are asked for.
+
+    Args:
+        model: Moved to the device.
+        image: One prepared image (3, H, W) in [0, 1].
+        device: Where the work would be done.
+        images: How many there are.
+        calls: How often each is scored.
+        gradients: How often each is followed by an attack.
+        epochs: How often the model would be fitted to all of them.
+        batch_size: Images that pass the network together.
+        eot: Draws that attacks average where a defense is random.
+    """
+    height, width = image.shape[-2:]
+    timed = TimedModel(model, size=(height, width), device=device)
+    batch = min(batch_size, images) or 1
+    flops = count_flops(model, image)
+    call = _median(timed, timed.score, batch)
+    seconds = images * calls * call
+    if gradients:
+        with frozen(model):
+            followed = _median(timed, lambda pixels: score_gradient(followed_score(model, eot), pixels), batch)
+        seconds += images * gradients * followed
+    if epochs:
+        step = batch * _median(timed, timed.train, max(2, batch))
+        seconds += epochs * math.ceil(images / batch_size) * step
+    parameters = sum(each.numel() for each in model.parameters())
+    return Forecast(model.name, (height, width), parameters, flops, images, call, seconds, _peak(device))
+
+
+def forecast_attacks(
+    models: Sequence[QualityModel],
+    datasets: Sequence[Dataset],
+    attacks: Sequence[Sequence[Attack]],
+    *,
+    limit: int | None,
+    device: torch.device,
+    batch_size: int,
+    eot: int = 1,
+) -> list[Forecast]:
+    """Return what attacking models on what is reported of datasets would take; `attacks` are those at each budget."""
+    steps = sum(steps_of(attack) for budgets in attacks for attack in budgets)
+    runs = sum(map(len, attacks))
+    found = []
+    for model in models:
+        for dataset in datasets:
+            chosen = dataset.reported()[1].limit(limit)
+            image = prepare_for(model, dataset)(chosen[0])
+            work = {"calls": 1 + runs, "gradients": steps, "images": len(chosen)}
+            found.append(forecast(model, image, device=device, batch_size=batch_size, eot=eot, **work))
+    return found
+
+
+def steps_of(attack: Any) -> int:
+    """Return how many gradients or queries an attack takes, by the settings that say it; 1 where none does."""
+    counts = [getattr(attack, name) for name in ("steps", "queries", "iterations") if hasattr(attack, name)]
+    return math.prod(counts) * getattr(attack, "restarts", 1) if counts else 1
+
+
+def slowdown(original: QualityModel, other: QualityModel, image: Tensor, device: torch.device) -> tuple[float, float]:
+    """Return the seconds that two models take to score one prepared image (3, H, W), in alternating rounds."""
+    height, width = image.shape[-2:]
+    timed = [TimedModel(model, size=(height, width), device=device) for model in (original, other)]
+    rounds = [[each.seconds(each.score, 1) for each in timed] for _ in range(2 + 2 * ROUNDS)][2:]
+    first, second = (statistics.median(times) for times in zip(*rounds, strict=True))
+    return first, second
+
+
+def _median(timed: TimedModel, work: Any, batch: int) -> float:
+    """Return seconds per image; the first call, which prepares, does not count."""
+    return statistics.median([timed.seconds(work, batch) for _ in range(1 + ROUNDS)][1:]) / batch
+
+
+def _peak(device: torch.device) -> int | None:
+    if device.type == "cuda":
+        return int(torch.cuda.max_memory_allocated(device))
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

@@ -1,0 +1,90 @@
+"""Penalties on the gradient of the score by the pixels ("NT")."""
+
+from dataclasses import dataclass
+from typing import Self
+
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.training.defenses import GRADIENT_SCALE, FitContext, Step, TrainingDefense, evaluating
+
+
+@dataclass(frozen=True)
+class GradientNorm(TrainingDefense):
+    """Penalise the squared difference quotient of every score along the sign of its gradient.
+
+    λ / 2 · mean(((f(x + h · sign ∇f(x)) − f(x)) / h)²), f in opinion scores of 0–100, h a step of the normalised image.
+
+    Source: Liu et al., "Defense Against Adversarial Attacks on No-Reference Image Quality Models with Gradient Norm
+    Regularization", CVPR 2024, λ = 1e-3 and h = 0.01; the paper writes |·| where its authors compute the square, which
+    is taken here. Ours: the range of the training labels counts as 0–100; x + h · sign ∇f is not clipped; and the
+    model is in eval mode for the penalty, as it is when attacked: with dropout drawn anew for each term their
+    difference would be noise, divided by h.
+    """
+
+    weight: float = 1e-3  # λ
+    step: float = 0.01  # h
+    unit: float = 1.0  # as many of 100 parts of the label range are 1 in the unit of the targets
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the network's normalisation
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        """Return it as the settings say."""
+        unit = 100 / context.score_range
+        return cls(context.settings.nt_weight, context.settings.nt_step, unit, tuple(context.std.flatten().tolist()))
+
+    def penalty(self, step: Step) -> Tensor:
+        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
+        std = step.images.new_tensor(self.std).view(-1, 1, 1)
+        quotients = gradient_norms(step.model, step.images, step=self.step, unit=std)
+        return self.weight / 2 * (self.unit * quotients).square().mean()
+
+
+@dataclass(frozen=True)
+class ScaleFreeGradientNorm(TrainingDefense):
+    """Penalise ‖∇f(x)‖₁ in units of the batch's spread of scores: shrinking all scores does not help (ours).
+
+    The weight grows linearly to its whole over the first 40 % of the steps; a step of 0 takes the gradient itself, by
+    double backward, else it is the difference quotient along its sign, h being in pixels of [0, 1].
+    """
+
+    weight: float = 1e-3
+    step: float = 0.01
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        """Return it as the settings say."""
+        return cls(context.settings.nt_weight, context.settings.nt_step)
+
+    def penalty(self, step: Step) -> Tensor:
+        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
+        with evaluating(step.model):
+            scores = step.model(step.images).float()
+        norms = gradient_norms(step.model, step.images, step=self.step)
+        penalty: Tensor = norms.mean() / scores.std().clamp_min(1e-6)
+        return self.weight * min(1.0, step.done / 0.4) * penalty
+
+
+def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tensor | float = 1.0) -> Tensor:
+    """Return ‖∇f(x)‖₁ of every image's score, (N,), with gradients by the parameters; the model is in eval mode.
+
+    It is |f(x + h · sign ∇f(x)) − f(x)| / h with the step h; 0 takes the gradient itself by double backward. Pixels are
+    in units that broadcast to (N, 3, H, W), 1 being their whole range.
+    """
+    if step > 0:
+        return _changes(model, images, images.new_tensor(step) * unit).abs() / step
+    with evaluating(model), torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scaled = GRADIENT_SCALE * model(images).float().sum()
+        (gradient,) = torch.autograd.grad(scaled, images, create_graph=True)
+        return (unit * gradient.abs()).flatten(1).sum(1) / GRADIENT_SCALE
+
+
+def _changes(model: nn.Module, images: Tensor, step: Tensor) -> Tensor:
+    """Return f(x + h · sign ∇f(x)) − f(x), (N,), with gradients by the parameters; h broadcasts to (N, 3, H, W)."""
+    with evaluating(model), torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scores = model(images).float()
+        (gradient,) = torch.autograd.grad(GRADIENT_SCALE * scores.sum(), images, retain_graph=True)
+        change: Tensor = model(images.detach() + step * gradient.sign()).float() - scores
+        return change

@@ -1,0 +1,65 @@
+"""What a long run says where there is no terminal, and how much of it."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+import iqa_armor
+from iqa_armor.cli import app, console
+
+MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """Return a list that holds the time."""
+    now = [0.0]
+    monkeypatch.setattr(console.time, "monotonic", lambda: now[0])
+    console.show_messages()
+    return now
+
+
+def test_work_is_told_at_its_start_each_minute_and_at_its_end(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    bars = console.Bars(None)
+    for done in range(1, 301):
+        clock[0] += 1
+        bars("scoring", done, 300)
+    assert capsys.readouterr().err.splitlines() == [
+        "scoring: 1 of 300",
+        "scoring: 61 of 300, about 4 min left",
+        "scoring: 121 of 300, about 3 min left",
+        "scoring: 181 of 300, about 2 min left",
+        "scoring: 241 of 300, about 59 s left",
+        "scoring: 300 done",
+    ]
+
+
+def test_quiet_says_nothing_of_progress_but_what_is_wrong(
+    clock: list[float], capsys: pytest.CaptureFixture[str]
+) -> None:
+    console.hear("quiet")
+    console.Bars(None)("scoring", 1, 3, "detail")
+    assert capsys.readouterr().err == ""
+    failed = CliRunner().invoke(app, ["score", str(MODEL), "absent.png", "--quiet"])
+    assert (failed.exit_code, "absent.png" in failed.stderr) == (5, True)
+    loud = CliRunner().invoke(app, ["demo", "--print-recipe"])  # what was said before does not last
+    assert loud.exit_code == 0
+    assert console.BEAT.get() == console.MINUTE
+
+
+def test_no_color_is_heeded() -> None:
+    words = [sys.executable, "-m", "iqa_armor", "info", "absent.safetensors"]
+    told = {}
+    for name in ("NO_COLOR", "OTHER"):
+        environment = os.environ | {"FORCE_COLOR": "1", name: "1"}
+        done = subprocess.run(words, env=environment, capture_output=True, text=True, check=False)
+        told[name] = "\x1b[31m" in done.stderr
+    assert told == {"NO_COLOR": False, "OTHER": True}

@@ -1,0 +1,111 @@
+"""A pipeline file: checked whole, run step by step, and only where something has changed."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from conftest import write_images
+from typer.testing import CliRunner
+
+import iqa_armor
+from iqa_armor.cli import app
+from iqa_armor.cli.commands.run import read_steps
+from iqa_armor.pipeline.steps import Pipeline, Step
+from iqa_armor.recipe import read_recipe
+
+MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
+EXAMPLE = Path(__file__).parents[1] / "examples" / "pipeline.toml"
+
+
+class Written(Pipeline):
+    """A pipeline whose commands write their own words into their outputs, and fail where one of them is "fail"."""
+
+    def _call(self, step: Step, *, quiet: bool) -> int:
+        for name in step.outputs:
+            inputs = [(self.folder / word).read_text() for word in {"a", "list.csv"} & {*step.words} - {*step.outputs}]
+            (self.folder / name).write_text(" ".join([step.words[0], *inputs]))
+        return 10 * ("fail" in step.words)
+
+
+def ran(folder: Path, *steps: Step, **how: bool) -> dict[str, str]:
+    return {each.name: each.status for each in Written(steps, folder=folder, state=folder / "s.json").run(**how)}
+
+
+@pytest.fixture
+def steps(tmp_path: Path) -> list[Step]:
+    write_images(tmp_path / "images", count=2)
+    (tmp_path / "list.csv").write_text("image,mos")
+    first = Step("first", ("train", "csv:list.csv", "list.csv", "-o", "a"), ("a",))
+    return [first, Step("second", ("harden", "a", "-o", "b"), ("b",)), Step("third", ("evaluate", "b"))]
+
+
+def test_nothing_is_done_twice_and_what_has_changed_again(steps: list[Step], tmp_path: Path) -> None:
+    assert set(ran(tmp_path, *steps).values()) == {"done"}
+    assert set(ran(tmp_path, *steps).values()) == {"unchanged"}
+    changed = Step("second", ("harden", "a", "--epochs", "9", "-o", "b"), ("b",))
+    assert ran(tmp_path, steps[0], changed, steps[2]) == {"first": "unchanged", "second": "done", "third": "unchanged"}
+    (tmp_path / "list.csv").write_text("image,mos,split")
+    assert ran(tmp_path, steps[0], changed, steps[2], dry=True)["first"] == "would run"
+    assert set(ran(tmp_path, steps[0], changed, steps[2]).values()) == {"done"}
+    (tmp_path / "images" / "000.png").write_bytes(b"other")
+    assert ran(tmp_path, steps[0], changed, steps[2])["first"] == "done"
+    (tmp_path / "b").unlink()
+    assert ran(tmp_path, steps[0], changed, steps[2]) == {"first": "unchanged", "second": "done", "third": "unchanged"}
+    assert set(ran(tmp_path, *steps, force=True).values()) == {"done"}
+
+
+def test_the_first_step_that_fails_ends_it_and_is_run_again(steps: list[Step], tmp_path: Path) -> None:
+    broken = Step("second", ("evaluate", "a", "fail"))
+    assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "done", "second": "failed"}
+    assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "unchanged", "second": "failed"}
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[hardne]\nmodel = 'x'", "[hardne] is no command; known are"),
+        ("[harden]\nmodel = 'x'\noutput = 'y'\nepocs = 3", "there is no option 'epocs'; did you mean 'epochs'?"),
+        ("[harden]\noutput = 'y'", "[harden]: model is missing"),
+        ("[harden]\nmodel = 'x'", "[harden]: output is missing"),
+        ("dat = 'x'\n[harden]\nmodel = 'x'\noutput = 'y'", "no command has the option 'dat'"),
+        ("data = 'x'", "has no table"),
+        ("[run]\npipeline = 'x'", "[run] is no command"),
+    ],
+)
+def test_a_wrong_pipeline_is_refused_before_anything_is_run(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "p.toml").write_text(text)
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "p.toml")])
+    assert done.exit_code == 6
+    assert message in done.stderr
+    assert [path.name for path in tmp_path.iterdir()] == ["p.toml"]
+
+
+def test_a_pipeline_that_is_not_there_is_named(tmp_path: Path) -> None:
+    done = CliRunner().invoke(app, ["run", str(tmp_path / "none.toml")])
+    assert (done.exit_code, f"no pipeline file {tmp_path / 'none.toml'}" in done.stderr) == (6, True)
+
+
+def test_the_example_becomes_commands_that_exist() -> None:
+    steps = {step.name: step for step in read_steps(read_recipe(EXAMPLE), "x")}
+    gate = steps["gate"].words
+    assert gate[:2] == ("evaluate", "hardened.safetensors")
+    assert gate.count("--require") == 2
+    assert {word for step in steps.values() for word in step.words if "csv:" in word} == {"csv:labels.csv"}
+    for step in steps.values():
+        done = CliRunner().invoke(app, [*step.words, "--help-all"])
+        assert done.exit_code == 0
+
+
+def test_commands_are_run_and_a_gate_that_does_not_hold_gives_its_exit_code(tmp_path: Path) -> None:
+    write_images(tmp_path / "images", count=8)
+    (tmp_path / "p.toml").write_text(
+        f"models = ['{MODEL}']\n[gate]\ncommand = 'evaluate'\ndata = 'csv:images/labels.csv'\nattack = ['pgd1']\n"
+        "epsilon = [4]\nlimit = 2\ndevice = 'cpu'\nreport = 'r.html'\nrequire = ['srocc >= -1']\n"
+    )
+    told = [CliRunner().invoke(app, ["run", str(tmp_path / "p.toml"), "--json"]) for _ in range(2)]
+    assert [json.loads(each.stdout)["steps"][0]["status"] for each in told] == ["done", "unchanged"]
+    assert (tmp_path / "r.html").stat().st_size > 1000
+    (tmp_path / "p.toml").write_text((tmp_path / "p.toml").read_text().replace(">= -1", ">= 2"))
+    assert CliRunner().invoke(app, ["run", str(tmp_path / "p.toml")]).exit_code == 10
