@@ -77,7 +77,17 @@ def _exported(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
     (entry,) = (node for node in program.graph.nodes if node.name in names)
     module: Any = move_to_device_pass(program, torch.device(device)).module()
     module.requires_grad_(False)
-    return _free(entry.meta["val"].shape), module
+    stored = [value for part in module.modules() for value in (*part._parameters.values(), *part._buffers.values())]
+    stored += [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    versions = [value._version for value in stored if value is not None]
+
+    def purify(images: Tensor) -> Tensor:
+        purified: Tensor = module(images)
+        if versions != [value._version for value in stored if value is not None]:
+            raise ModelLoadError(f"{path} changes its own weights or buffers; export it in eval mode")
+        return purified
+
+    return _free(entry.meta["val"].shape), purify
 
 
 def _onnx(path: str, content: bytes, device: str) -> tuple[Sides, Run]:

@@ -126,7 +126,7 @@ class FileNetwork(nn.Module):
             raise ModelLoadError(
                 f"{self.path} takes images of {_shown(wanted)} only, got {_shown(got)}; export it with free sides"
             )
-        return _Hosted.apply(images, self) if self.is_differentiable else self.run(images.detach())  # type: ignore[no-any-return,no-untyped-call]
+        return _Hosted.apply(images, self) if self.is_differentiable else self.run(images.detach())
 
     def _failed(self, says: str) -> ModelLoadError:
         return ModelLoadError(f"{self.path} {says}; if its sides must be multiples of a number, add multiple=NUMBER")
