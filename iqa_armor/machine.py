@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -108,6 +110,28 @@ def memory_limit() -> int:
     """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants."""
     said = os.environ.get(MEMORY_VARIABLE, "")
     return int(said) if said.isdecimal() and len(said) < 16 else _granted_memory() * 3 // 4
+
+
+@contextmanager
+def capped() -> Iterator[None]:
+    """Let a block take at most `memory_limit` beyond what is taken already; more raises what it raises without memory.
+
+    Only Linux counts what is taken, elsewhere there is no cap.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    except (ImportError, OSError, LookupError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * os.sysconf("SC_PAGE_SIZE") + memory_limit()
+    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @cache

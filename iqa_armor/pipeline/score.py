@@ -1,13 +1,14 @@
 """Score image files."""
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
 
 from iqa_armor.data.images import read_image
 from iqa_armor.defenses.base import Defended
-from iqa_armor.machine import choose_device
+from iqa_armor.machine import capped, choose_device
 from iqa_armor.models.base import QualityModel, finite
 from iqa_armor.pipeline.image_files import find_images
 from iqa_armor.progress import Progress, silent
@@ -30,7 +31,7 @@ def score_files(
     chosen = device or choose_device()
     model.eval().to(chosen)
     scored = []
-    with torch.inference_mode():
+    with torch.inference_mode(), capped() if chosen.type == "cpu" else nullcontext():
         for done, file in enumerate(files, start=1):
             image = model.prepare(read_image(file)).unsqueeze(0)
             if isinstance(model, Defended):
