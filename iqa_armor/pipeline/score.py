@@ -70,8 +70,8 @@ def each_score(
     """Yield what scoring gives for image files, in their order; memory does not grow with their number.
 
     The model moves to the device and stays in eval mode. Files are taken, and decoded by `workers` threads, only a
-    batch ahead, of 8 images on a CUDA device and else of one by default. An image that cannot be read or scored yields its error. What a random defense draws is the same for
-    every image, which then are scored one by one.
+    batch ahead, of 8 images on a CUDA device and of one elsewhere by default. An image that cannot be read or scored
+    yields its error. What a random defense draws is the same for every image, which then are scored one by one.
     """
     device = device or choose_device()
     most = batch_size or (BATCH if device.type == "cuda" else 1)

@@ -102,7 +102,7 @@ def score(
     Examples:
         iqa-armor score model.pt photo.jpg
         iqa-armor score model.safetensors photos/ -o scores.csv --scale percentile
-        find photos -name '*.jpg' | iqa-armor score model.pt --from-file - --format jsonl
+        find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
     from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.defended_models import defended_model
