@@ -223,7 +223,9 @@ class _Hardening:
         if recipe.frontier:
             self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
         facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
-        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump(), **facts)
+        checkpoint = options.checkpoint_of(
+            self.original, self.dataset, self.images, recipe=recipe.model_dump(), **facts
+        )
         return fit_to_opinion(
             model,
             self.images,

@@ -68,7 +68,8 @@ def train(
         smooth = replace_activations(traced, settings.activation, fresh=chosen)
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
-    checkpoint = options.checkpoint_of(model, dataset, training=settings.model_dump(), smooth_activations=smooth)
+    facts = {"training": settings.model_dump(), "smooth_activations": smooth}
+    checkpoint = options.checkpoint_of(model, dataset, images, **facts)
     labels = moments_of(images.mos)
     copied.to(options.device)
     probe = probe_head(copied, images, labels, fresh=fresh, progress=options.progress)

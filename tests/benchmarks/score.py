@@ -55,7 +55,7 @@ def work(way: str, folder: Path, count: int, arch: str, batch_size: int | None, 
         total = sum(one.score for one in each_score(model, files, device=device, batch_size=batch_size))
     seconds = time.perf_counter() - start
     after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    print(json.dumps({"rate": count / seconds, "total": total, "MiB more": (after - before) / 1024}))
+    sys.stdout.write(json.dumps({"rate": count / seconds, "total": total, "MiB more": (after - before) / 1024}))
 
 
 def bare(model: QualityModel, files: list[Path], device: torch.device) -> float:
@@ -100,11 +100,11 @@ def main() -> None:
             ratios.append(got["ours"]["rate"] / got["bare"]["rate"])
             rates.append(got["ours"]["rate"])
             memory.append(got["ours"]["MiB more"])
-            print(f"round {number + 1}: {got['ours']['rate']:.1f} images/s, ratio {ratios[-1]:.3f}", flush=True)
-    print(
+            sys.stderr.write(f"round {number + 1}: {got['ours']['rate']:.1f} images/s, ratio {ratios[-1]:.3f}\n")
+    sys.stdout.write(
         f"{arguments.arch} at {SIDE}x{SIDE} on {arguments.device}, {arguments.count} images: median of {len(ratios)} "
-        f"ratios {statistics.median(ratios):.3f}, {statistics.median(rates):.1f} images/s, at most {max(memory):.0f} MiB "
-        "more than at the start"
+        f"ratios {statistics.median(ratios):.3f}, {statistics.median(rates):.1f} images/s, at most "
+        f"{max(memory):.0f} MiB more than at the start\n"
     )
 
 
