@@ -37,7 +37,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> ArgumentCheck:
     """Return a check for a finite number in [low, high]."""
 
     def check(value: object) -> object:
-        if type(value) not in (int, float) or not max(low, -_LARGEST) <= value <= min(high, _LARGEST):  # type: ignore[arg-type,operator]
+        if type(value) not in (int, float) or not max(low, -_LARGEST) <= value <= min(high, _LARGEST):  # type: ignore[operator]
             raise FormatError(f"must be a finite number from {low} to {high}, got {shown(value)}")
         return value
 
