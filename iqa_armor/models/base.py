@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -15,6 +16,7 @@ from iqa_armor.errors import ModelLoadError, SettingError
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.steady import scores_of
 from iqa_armor.models.outputs import CHOOSE, shown
+from iqa_armor.models.training_scores import TrainingScores
 from iqa_armor.reading import reading
 from iqa_armor.registry import Entry
 
@@ -142,6 +144,7 @@ class QualityModel(Prepared):
     """
 
     files: tuple[dict[str, str], ...] = ()
+    training_scores: TrainingScores | None = None
 
     def __init__(
         self,
@@ -208,12 +211,17 @@ class QualityModel(Prepared):
         """
         pixels = image if isinstance(image, Tensor) else READER.value()(image)
         was_training = self.training
-        self.eval()
+        if was_training:  # in eval mode threads may share it
+            self.eval()
         try:
             with torch.inference_mode():
-                return finite(self, self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)), "the image")
+                score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
         finally:
-            self.train(was_training)
+            if was_training:
+                self.train()
+        if not math.isfinite(score):
+            raise ModelLoadError(f"{self.name} gives a score that is not finite; check its weights and preprocessing")
+        return score
 
     def __repr__(self) -> str:
         count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size
@@ -227,13 +235,6 @@ class QualityModel(Prepared):
         """Return a new model around `network` with this one's preprocessing and names."""
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}
         return QualityModel(network, self.preprocessing, scale=scale, **kept)  # type: ignore[arg-type]
-
-
-def finite(model: Any, score: Tensor, image: object) -> float:
-    """Return the score of one image as a number, or raise a ModelLoadError that names the image if it is none."""
-    if not bool(score.isfinite().all()):
-        raise ModelLoadError(f"{model.name} gives {float(score)} for {image}; check its weights and preprocessing")
-    return float(score)
 
 
 def state_digest(model: nn.Module) -> str:
