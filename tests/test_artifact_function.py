@@ -22,9 +22,9 @@ from iqa_armor.artifact.limits import FormatError
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.graph.steady import COMPANY, DRAWS
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.steady import COMPANY, DRAWS
 from iqa_armor.ortho.block import RobustBlock
 
 Step = tuple[str, str, list[object], dict[str, object]] | tuple[str, str, list[object]]

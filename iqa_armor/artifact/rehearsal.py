@@ -15,9 +15,9 @@ from iqa_armor.artifact.signatures import EXPONENT
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.failures import NodeFailure
 from iqa_armor.graph.interpret import call_node, interpret
-from iqa_armor.graph.steady import COMPANY, DRAWS
 from iqa_armor.machine import memory_limit
 from iqa_armor.models.base import KONIQ_SIZE
+from iqa_armor.models.steady import COMPANY, DRAWS
 from iqa_armor.ortho.block import RobustBlock
 
 BATCH = 2
