@@ -39,6 +39,11 @@ class Training(SettingsModel):
     precision: Annotated[Precision, TUNING] = Field(
         "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
     )
+    views: Annotated[Literal[1, 2, 4, 8], TUNING] = Field(
+        1,
+        description="Views of an image whose scores are averaged: with its mirror image 2, with both moved by some "
+        "pixels 4 or 8. A call takes so many times as long.",
+    )
     seed: Annotated[Seed, TUNING] = 0
     norms: Annotated[Norms, TUNING] = Field(
         "auto",
