@@ -58,5 +58,7 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
 
 def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -> Tensor:
     """Return images (N, 3, H, W) moved together as one of the views is, without mirroring."""
+    if len(MOVES[views]) == 1:
+        return images
     edge = MOVES[views][int(torch.randint(len(MOVES[views]), (), generator=generator))]
     return functional.pad(images, (edge, 0, edge, 0), "reflect")[..., : images.shape[-2], : images.shape[-1]]

@@ -72,8 +72,6 @@ def fit(
             targets.
         is_pretrained: Whether the statistics of its batch norms are worth freezing.
         device: Where it is fitted, and left.
-        checkpoint: File that keeps the state, or none.
-        progress: Told after every step.
 
     Raises:
         ArmorError: If the loss runs away at every step size that was tried.
@@ -188,8 +186,7 @@ class _Fitting:
         images, mos, _ = batch
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
-        if self.settings.views > 1:
-            images = moved_at_random(images, self.settings.views, generator=generator)
+        images = moved_at_random(images, self.settings.views, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread
         share_done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
         step = Step(self.shell, images, targets, share_done)
