@@ -39,7 +39,6 @@ class PerturbationNetwork(nn.Module):
         self.subpixel_exit = _zeroed(nn.Conv2d(half, 3 * 2**2, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return directions (N, 3, H, W) in [-1, 1]."""
         height, width = images.shape[-2:]
         padding = (0, -width % 4, 0, -height % 4)  # two halvings
         entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
@@ -83,7 +82,6 @@ class Perturber(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
         network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
             return _perturbed(network, images.detach(), self.epsilon)

@@ -40,8 +40,7 @@ def called_name(node: fx.Node) -> str:
 def arguments(node: fx.Node) -> dict[str, Any]:
     """Return the arguments of a function call by the parameters' names, with defaults where Python knows them.
 
-    Raises:
-        ValueError: If the function's parameters are not known.
+    Raises ValueError if the function's parameters are not known.
     """
     target: Any = node.target
     if target in _PARAMETERS:

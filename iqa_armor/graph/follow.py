@@ -30,8 +30,7 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
         network: Module on normalised input.
         example: Input (N, 3, H, W) on its device.
 
-    Raises:
-        SurgeryError: If what the network does depends on the pixels or on the number of images; names the line.
+    Raises SurgeryError if what the network does depends on the pixels or on the number of images; names the line.
     """
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
@@ -118,8 +117,7 @@ def _unchanged(network: nn.Module) -> Iterator[None]:
 def _free_of_number(two: SizedTracer, three: SizedTracer, kind: str) -> None:
     """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow.
 
-    Raises:
-        SurgeryError: If the two traces differ otherwise.
+    Raises SurgeryError if the two traces differ otherwise.
     """
     if [(node.op, node.target) for node in two.graph.nodes] != [(n.op, n.target) for n in three.graph.nodes]:
         raise SurgeryError(f"{kind} cannot be traced: what it does depends on how many images come together")

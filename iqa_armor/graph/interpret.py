@@ -31,8 +31,7 @@ def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> I
         inputs: Values of its placeholders; those left out take their defaults.
         call: What computes the value of a node that calls something, of the graph, the node and its arguments.
 
-    Raises:
-        NodeFailure: If a node cannot be computed; says which, why, and where its author wrote it.
+    Raises NodeFailure if a node cannot be computed; says which, why, and where its author wrote it.
     """
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)

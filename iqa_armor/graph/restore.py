@@ -35,10 +35,8 @@ _LAYER_OF: dict[Any, type[nn.Module]] = {
 def keep_forced_dropout(traced: fx.GraphModule) -> None:
     """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
 
-    So they stay on, which is what their author wants (Monte Carlo dropout).
-
-    Raises:
-        SurgeryError: If another layer is in training mode that works differently there.
+    So they stay on, which is what their author wants (Monte Carlo dropout). Raises SurgeryError if another layer is in
+    training mode that works differently there.
     """
     for node in list(traced.graph.nodes):
         layer = layer_of(traced, node)

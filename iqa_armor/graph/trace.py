@@ -30,9 +30,8 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     Returns:
         Graph module with the network's parameter names, in eval mode; `size_of` gives the sizes of its nodes.
 
-    Raises:
-        SurgeryError: If the network cannot be traced whole, keeps another layer than dropout in training mode, or fails
-            on the example; names the line that broke.
+    Raises SurgeryError if the network cannot be traced whole, keeps another layer than dropout in training mode, or
+    fails on the example; names the line that broke.
     """
     with evaluating(network):
         followed = follow(network, example)  # the network itself: hooks that it has set hold on to it, not to a copy
@@ -67,8 +66,7 @@ def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
         network: Module on normalised input; its mode is left as it is.
         example: Input (N, 3, H, W) on its device; `size_of` gives the sizes of values for it.
 
-    Raises:
-        SurgeryError: If the network cannot be followed symbolically or refuses the example.
+    Raises SurgeryError if the network cannot be followed symbolically or refuses the example.
     """
     with evaluating(network):
         traced = follow(network, example)

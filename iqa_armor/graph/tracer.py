@@ -174,8 +174,7 @@ class SizedTracer(fx.Tracer):
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Return whether a value is true.
 
-        Raises:
-            TraceError: If that depends on the pixels.
+        Raises TraceError if that depends on the pixels.
         """
         return bool(self.settled(obj, bool))
 
@@ -195,8 +194,7 @@ class SizedTracer(fx.Tracer):
     def settled(self, obj: fx.Proxy, read: Any) -> Any:
         """Return a plain value of what stands for one, and note that Python has asked for it.
 
-        Raises:
-            TraceError: If it depends on the pixels.
+        Raises TraceError if it depends on the pixels.
         """
         value = self.values[obj.node]
         if isinstance(value, Tensor):

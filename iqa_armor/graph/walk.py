@@ -77,10 +77,8 @@ class Dominators:
 def passages(graph: fx.Graph) -> list[fx.Node]:
     """Return the tensors through which everything passes from the input to the output, in order, the input first.
 
-    Reading the size of an earlier tensor is a way around.
-
-    Raises:
-        SurgeryError: If the graph has several inputs, or its output does not depend on the input.
+    Reading the size of an earlier tensor is a way around. Raises SurgeryError if the graph has several inputs, or its
+    output does not depend on the input.
     """
     dominators, output = Dominators(graph, through_sizes=True), graph.output_node()
     inputs = sum(node.op == "placeholder" for node in graph.nodes)

@@ -173,8 +173,7 @@ class QualityModel(Prepared):
     def forward(self, images: Tensor) -> Tensor:
         """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
 
-        Raises:
-            ModelLoadError: If the network fails on them or gives anything but one score per image.
+        Raises ModelLoadError if the network fails on them or gives anything but one score per image.
         """
         fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
         if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):

@@ -33,8 +33,7 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
             distribution over K bins that is its mean, the bins being worth 1 to K as in NIMA; else of all scores.
         images: Normalised input (N, 3, H, W) to try it on.
 
-    Raises:
-        ModelLoadError: If the network has no such output; lists what there is.
+    Raises ModelLoadError if the network has no such output; lists what there is.
     """
     try:
         with torch.no_grad():

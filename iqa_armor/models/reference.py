@@ -91,7 +91,6 @@ class StageDistance(ReferenceModel):
         return torch.cat([functional.adaptive_avg_pool2d(stage, self.grid).flatten(1) for stage in stages], dim=1)
 
     def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
         weights = torch.cat([functional.softplus(raw) / len(raw) for raw in self.raw])
         energy = (reference - distorted).square().view(len(distorted), len(weights), -1).mean(2)
         learned = self.top - torch.sqrt(energy @ weights + TINY)

@@ -15,11 +15,9 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
 
     Both compute what the network, whose mode is left as it is, computes in eval mode; call them in it. The head may
     overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default it is the
-    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input
-    (N, 3, H, W) on the network's device.
-
-    Raises:
-        SurgeryError: If the network cannot be traced, there is no such tensor, or the head reads anything else.
+    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input (N, 3, H,
+    W) on the network's device. Raises SurgeryError if the network cannot be traced, there is no such tensor, or the
+    head reads anything else.
     """
     traced = trace_shared(network, example)
     cut = _named(traced, node) if node else _features(traced)

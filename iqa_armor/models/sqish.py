@@ -30,12 +30,10 @@ class Sqish(nn.Module):
         self.gamma = gamma
 
     def forward(self, input: Tensor) -> Tensor:
-        """Return the activations, of the shape of `input`."""
         exponent = math.log(self.beta) - 2 * self.gamma * (1 - self.alpha) * input
         # 1 / √(1 + eᵗ) in a form whose gradient is finite for every t.
         share = torch.exp(-0.5 * functional.softplus(exponent))
         return input * (self.alpha + (1 - self.alpha) * share)
 
     def extra_repr(self) -> str:
-        """Return the constants."""
         return f"alpha={self.alpha}, beta={self.beta}, gamma={self.gamma}"

@@ -54,8 +54,7 @@ class RobustBlock(nn.Module):
     def forward(self, features: Tensor) -> Tensor:
         """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
 
-        Raises:
-            ValueError: If there are no images or no pixels, or the number of channels is another.
+        Raises ValueError if there are no images or no pixels, or the number of channels is another.
         """
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[1] != self.channels:
@@ -75,7 +74,6 @@ class RobustBlock(nn.Module):
         return nn.Sequential(*pooling, self.reduction, self.orthogonal.plain(size))
 
     def extra_repr(self) -> str:
-        """Return what the block was made with."""
         return f"{self.channels}, backend={self.backend!r}, pool={self.pool!r}"
 
 

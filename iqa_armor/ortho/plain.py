@@ -33,7 +33,6 @@ class PlainConv2d(nn.Module):
         self.register_buffer("bias", bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
         return functional.conv2d(wrapped(maps, self.kernel.shape[-1] // 2), self.kernel, self.bias)
 
 
@@ -84,7 +83,6 @@ class PlainCayley(nn.Module):
             self.register_buffer(name, placed.clone())
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C_out, H, W) of maps (N, C_in, H, W) of the one size."""
         solved = self._inverse(self._solve(self._transform(maps)))
         upper = 2 * solved - maps
         if not len(self.kernel):
@@ -128,7 +126,6 @@ class SquarePool(nn.Module):
     """Adaptive average pooling of maps (N, C, H, W) to n × n, n = min(H, W), as two matrix products."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C, n, n)."""
         height, width = maps.shape[-2:]
         side: Any = torch.sym_min(height, width)
         rows, columns = windows(height, side, like=maps), windows(width, side, like=maps)

@@ -51,8 +51,7 @@ class TokenBlock(nn.Module):
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens of the same size, those of the grid protected.
 
-        Raises:
-            ValueError: If the number of tokens or their width is another.
+        Raises ValueError if the number of tokens or their width is another.
         """
         if tokens.is_meta:  # no values, only a size
             self._check(tuple(tokens.shape))
@@ -64,7 +63,6 @@ class TokenBlock(nn.Module):
         return torch.cat([tokens[:, : self.extra], places], dim=1)
 
     def extra_repr(self) -> str:
-        """Return the grid."""
         return f"size={self.size}, extra={self.extra}"
 
     def _check(self, shape: tuple[int, ...]) -> None:

@@ -37,8 +37,7 @@ def install(
         recipe: Backend, pooling, initialisation and seed of the blocks.
         calibration: Normalised input (N, 3, H, W) on the network's device.
 
-    Raises:
-        SurgeryError: If no block fits there, or square pooling would change the number of tokens.
+    Raises SurgeryError if no block fits there, or square pooling would change the number of tokens.
     """
     record_sizes(traced, calibration[:1])
     lineage = Lineage(traced)

@@ -24,8 +24,7 @@ def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps
     Returns:
         Name under which `block` is registered in `traced`.
 
-    Raises:
-        SurgeryError: If nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
+    Raises SurgeryError if nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
     """
     readers = [
         user for user in cut.users if taps == "all" or any(is_convolution(traced, node) for node in descendants(user))

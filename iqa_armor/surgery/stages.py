@@ -45,8 +45,7 @@ class Branch:
 def branches(lineage: Lineage) -> tuple[Branch, ...]:
     """Return the branches of a traced network with their cuts.
 
-    Raises:
-        SurgeryError: If the network has no convolution whose cut could be found.
+    Raises SurgeryError if the network has no convolution whose cut could be found.
     """
     if not lineage.convolutions:
         raise SurgeryError(
@@ -64,8 +63,7 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
             maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last
             convolutional stage; without one, that of a transformer's last tokens (see `last_tokens`).
 
-    Raises:
-        SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
+    Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
     """
     lineage = Lineage(traced)
     by_name = {node.name: node for node in traced.graph.nodes}

@@ -27,7 +27,6 @@ class DiffJPEG(Plain):
         check_limits(self, quality="[1, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         return self.surrogate(images)
 
     def surrogate(self, images: Tensor) -> Tensor:
@@ -49,7 +48,6 @@ class JPEG(DiffJPEG):
     is_differentiable: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         return torch.stack([self._decoded(image) for image in levels]).to(images) / 255
 
@@ -82,6 +80,5 @@ class Quantize(Plain):
         check_limits(self, levels="[2, 256]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         steps = self.levels - 1
         return ((images.detach() * steps).round() / steps).clamp(0, 1)

@@ -31,7 +31,6 @@ class Windowed(Plain):
         check_limits(self, sigma="(0, 100]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia import filters
 
         window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
@@ -66,7 +65,6 @@ class Median(Plain):
         _check_kernel(self, self.kernel)
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.filters import median_blur
 
         # kornia's own border would be black, or mirrored, by version.
@@ -90,7 +88,6 @@ class Noise(Plain):
         check_limits(self, sigma="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         return (images + self.sigma * noise.to(images)).clamp(0, 1)
 

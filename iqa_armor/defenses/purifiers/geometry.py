@@ -15,7 +15,6 @@ class Flip(Plain):
     """Mirror images from left to right; source: [AP] Gushchin et al., arXiv:2404.06957."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         return images.flip(-1).clamp(0, 1)
 
 
@@ -44,7 +43,6 @@ class Rotate:
         return self.random
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.geometry.transform import rotate
 
         degrees = torch.full((len(images),), self.degrees, device=generator.device)
@@ -69,7 +67,6 @@ class Crop(Plain):
         check_limits(self, share="(0, 1]")
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms.v2 import functional
 
         height, width = images.shape[-2:]
@@ -100,7 +97,6 @@ class Resize(Plain):
         check_limits(self, factor="[0.0625, 16]", mode=("nearest", "bilinear", "bicubic"))
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional
 
