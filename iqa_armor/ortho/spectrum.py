@@ -22,18 +22,13 @@ class Grid:
 
     The half spectrum still holds its first and (for even W) last column twice, as conjugates; those
     rows are left out too.
-
-    Args:
-        mirrored: Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),).
-        kept: Indices of the F kept entries in the flat half spectrum, (F,).
-        source: For every entry of the half spectrum, which kept frequency it equals or mirrors.
     """
 
     height: int
     width: int
-    mirrored: Tensor
-    kept: Tensor
-    source: Tensor
+    mirrored: Tensor  # which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)
+    kept: Tensor  # indices (F,) of the kept entries in the flat half spectrum
+    source: Tensor  # for every entry of the half spectrum, which kept frequency it equals or mirrors
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return real maps (N, C, H, W) as columns (F, C, N) of the kept frequencies."""
@@ -92,16 +87,11 @@ def _kept_waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class Factor:
-    """LU factors of I + A at the kept frequencies of a map size.
-
-    Args:
-        matrices: Packed factors, complex (F, C, C).
-        pivots: Their row exchanges (F, C).
-    """
+    """LU factors of I + A at the kept frequencies of a map size."""
 
     grid: Grid
-    matrices: Tensor
-    pivots: Tensor
+    matrices: Tensor  # packed factors, complex (F, C, C)
+    pivots: Tensor  # their row exchanges (F, C)
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
         """Return (I + A)⁻¹ (or its transpose) applied to maps (N, C, H, W)."""

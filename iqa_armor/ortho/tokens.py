@@ -49,10 +49,7 @@ class TokenBlock(nn.Module):
         return places.reshape(*places.shape[:2], *self.size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the same size, those of the grid protected.
-
-        Raises ValueError if the number of tokens or their width is another.
-        """
+        """Return tokens of the same size, those of the grid protected."""
         if tokens.is_meta:  # no values, only a size
             self._check(tuple(tokens.shape))
             return torch.empty_like(tokens)

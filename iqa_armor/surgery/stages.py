@@ -43,10 +43,7 @@ class Branch:
 
 
 def branches(lineage: Lineage) -> tuple[Branch, ...]:
-    """Return the branches of a traced network with their cuts.
-
-    Raises SurgeryError if the network has no convolution whose cut could be found.
-    """
+    """Return the branches of a traced network with their cuts; a SurgeryError if it has no convolution on maps."""
     if not lineage.convolutions:
         raise SurgeryError(
             "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
