@@ -72,7 +72,9 @@ def _is_worth_storing(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Nod
     if not readers or is_written:
         return False
     # What is learned stays apart from what is computed from it, but for the weights of a layer.
-    return not _learned(traced, node) or all(_reads_as_weight(user, node) for user in readers)
+    return not _learned(traced, node) or all(
+        user.op == "call_function" and user.target in LAYERS_OF and user.args[:1] != (node,) for user in readers
+    )
 
 
 def _is_storable(value: Any) -> bool:
@@ -90,10 +92,6 @@ def _learned(traced: fx.GraphModule, node: fx.Node) -> list[str]:
         elif isinstance(value := stored_at(traced, each), nn.Parameter):
             found[str(each.target)] = value
     return [name for name, value in found.items() if value.requires_grad]
-
-
-def _reads_as_weight(user: fx.Node, node: fx.Node) -> bool:
-    return user.op == "call_function" and user.target in LAYERS_OF and user.args[:1] != (node,)
 
 
 def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:

@@ -1,7 +1,7 @@
 """Channel importance: what decides which channels go."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -89,23 +89,18 @@ class Magnitude(Criterion):
 
     power: int = 2
 
+    @torch.no_grad()
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:  # noqa: ARG002
         """Return importance (width,), of mean 1."""
-        found = list(self._sizes(group))
+        found = [(member, weights) for member in group.members if (weights := _weights(member)) is not None]
         if not found:
             return None
         total = torch.zeros(group.width, device=found[0][1].device)
-        for roots, sizes in found:
-            total.scatter_add_(0, roots.to(sizes.device), sizes.to(total.dtype))
+        for member, weights in found:
+            sizes = weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
+            total.scatter_add_(0, member.roots.to(sizes.device), sizes.to(total.dtype))
         total /= len(found)
         return total / total.mean()
-
-    @torch.no_grad()
-    def _sizes(self, group: ChannelGroup) -> Iterator[tuple[Tensor, Tensor]]:
-        for member in group.members:
-            weights = _weights(member)
-            if weights is not None:
-                yield member.roots, weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
 
 
 @dataclass(frozen=True)

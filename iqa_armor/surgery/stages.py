@@ -54,11 +54,9 @@ def branches(lineage: Lineage) -> tuple[Branch, ...]:
 def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     """Return the nodes that a `--position` names: one per branch for `last` and numbers.
 
-    Args:
-        traced: Graph whose nodes have sizes.
-        position: "last", a number counting cuts from 1 at the input, or the name of a node or module that gives
-            maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last
-            convolutional stage; without one, that of a transformer's last tokens (see `last_tokens`).
+    It is "last", a number counting cuts from 1 at the input, or the name of a node or module that gives maps
+    (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last convolutional stage;
+    without one, that of a transformer's last tokens (see `last_tokens`). Nodes of the graph have sizes.
 
     Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
     """
