@@ -7,10 +7,12 @@ plain bytes: whatever takes the process over can give wrong numbers, not run cod
 import atexit
 import json
 import os
+import re
 import signal
 import struct
 import subprocess
 import sys
+import tempfile
 import threading
 from contextlib import suppress
 from functools import cache
@@ -24,8 +26,19 @@ from iqa_armor.reading import first_line
 
 SECONDS = 20.0  # of one call, where the caller knows no better
 MOST_BYTES = 2**34  # of one message
-_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve()"
+_CODE = (
+    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve(*sys.argv[2:])"
+)
+_NO_MEMORY = re.compile(r"allocate memory|bad_?alloc", re.IGNORECASE)
 _SIZES = struct.Struct("<QQ")
+
+
+HUNGRY = "it takes more memory than --max-memory allows"
+
+
+def is_hungry(error: BaseException) -> bool:
+    """Return whether there was no memory left; libraries say so in words of their own."""
+    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 class EndedError(Exception):
@@ -35,8 +48,10 @@ class EndedError(Exception):
 class Worker:
     """A process that answers calls one after the other; it starts with the first, and again after it has died."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, bounds_memory: bool = True) -> None:
+        self.bounds_memory = bounds_memory
         self._process: subprocess.Popen[bytes] | None = None
+        self._imported: set[str] = set()
         self._owner = os.getpid()
         self._lock = threading.Lock()
 
@@ -48,7 +63,7 @@ class Worker:
             EndedError: If it raised anything else, took too long or too much, or crashed.
         """
         with self._lock:
-            process, expired = self._running(), threading.Event()
+            process, expired = self._running(function.partition(":")[0]), threading.Event()
             timer = threading.Timer(seconds, _stop, (process, expired))
             timer.start()
             try:
@@ -74,15 +89,20 @@ class Worker:
                         pipe.close()
             process.wait()
 
-    def _running(self) -> subprocess.Popen[bytes]:
+    def _running(self, module: str) -> subprocess.Popen[bytes]:
+        """Return the process once it has imported a module of ours, which takes no part of the time for a call."""
         if self._owner != os.getpid():  # forked: the other end belongs to somebody else
             self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
-            command = [sys.executable, "-c", _CODE, json.dumps(sys.path)]
+            limit = str(memory_limit()) if self.bounds_memory else ""
+            command = [sys.executable, "-c", _CODE, json.dumps(sys.path), limit]
             self._process = subprocess.Popen(
                 command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
             )
-            _exchange(self._process, {"call": "", "arguments": [], "seconds": 0}, b"")  # importing is not timed
+            self._imported = set()
+        if module not in self._imported:
+            _exchange(self._process, {"call": f"{module}:", "arguments": [], "seconds": 0}, b"")
+            self._imported.add(module)
         return self._process
 
 
@@ -92,19 +112,20 @@ def _ours(kind: object) -> type[Exception]:
 
 
 @cache
-def worker() -> Worker:
-    """Return the worker of this process."""
-    made = Worker()
+def worker(device: str = "cpu") -> Worker:
+    """Return the worker of this process for a kind of device; CUDA maps more memory than it takes, so has no bound."""
+    made = Worker(bounds_memory=device == "cpu")
     atexit.register(made.close)
     return made
 
 
-def serve() -> None:
+def serve(memory: str) -> None:
     """Answer calls on the standard input until it ends; what is called writes nothing, neither to files."""
     answers, requests = os.fdopen(os.dup(1), "wb"), sys.stdin.buffer
     os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the process that asks decides
-    _limit()
+    tempfile.gettempdir()  # tries to write a file, once; torch asks for it where it imports its compiler
+    _limit(int(memory or -1))
     while (received := _receive(requests)) is not None:
         request, payload = received
         if hasattr(signal, "alarm"):  # ends this process should the other have died
@@ -113,26 +134,22 @@ def serve() -> None:
 
 
 def _answer(request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], bytes]:
-    if not request["call"]:
-        return {"value": None}, b""
     try:
         module, _, name = request["call"].partition(":")
-        value, content = getattr(import_module(module), name)(*request["arguments"], payload)
+        found = import_module(module)
+        value, content = getattr(found, name)(*request["arguments"], payload) if name else (None, b"")
     except ArmorError as error:
         return {"kind": type(error).__name__, "error": str(error)}, b""
-    except MemoryError:
-        return {"kind": "", "error": "it takes more memory than --max-memory allows"}, b""
     except BaseException as error:  # whatever it is, it is told to the process that asks
-        return {"kind": "", "error": first_line(error)}, b""
+        return {"kind": "", "error": HUNGRY if is_hungry(error) else first_line(error)}, b""
     return {"value": value}, content
 
 
-def _limit() -> None:
+def _limit(memory: int) -> None:
     try:
         import resource
     except ImportError:  # Windows
         return
-    memory = memory_limit()
     resource.setrlimit(resource.RLIMIT_DATA, (memory, memory))
     resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))

@@ -27,7 +27,7 @@ def replacing(path: Path | str) -> Iterator[Path]:
     Raises OutputError if the file cannot be written; also in place of an OSError of the block.
     """
     path = Path(path)
-    with _refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
+    with refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
         unfinished = folder / path.name
         yield unfinished
         _sync(unfinished)
@@ -44,7 +44,7 @@ def staging(output: Path | str) -> Iterator[Path]:
     """
     output = Path(output)
     is_new = not output.exists()
-    with _refusing(output):
+    with refusing(output):
         output.mkdir(parents=True, exist_ok=True)
         try:
             with _unfinished(output, prefix=MARK) as folder:
@@ -84,7 +84,7 @@ def require_writable(path: Path | str) -> None:
 
 
 def _probe(path: Path, parent: Path, prefix: str) -> None:
-    with _refusing(path):
+    with refusing(path):
         parent.mkdir(parents=True, exist_ok=True)
         with _unfinished(parent, prefix=prefix) as folder:
             (folder / "probe").write_bytes(b"\0" * 4096)
@@ -115,7 +115,7 @@ def claiming(
         _probe(path, path, MARK)
     else:
         require_writable(path)
-    with _refusing(path):
+    with refusing(path):
         held = _held_alone(lock, path)
     try:
         yield
@@ -146,7 +146,8 @@ def _held_alone(name: Path, target: Path) -> IO[str]:
 
 
 @contextmanager
-def _refusing(path: Path) -> Iterator[None]:
+def refusing(path: Path) -> Iterator[None]:
+    """Raise an OutputError in place of an OSError of the block, which writes a file."""
     try:
         yield
     except OSError as error:

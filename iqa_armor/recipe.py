@@ -125,9 +125,10 @@ class Recipe(Training):
     )
     prune: Annotated[float, SURGERY] = Field(0.10, ge=0, lt=1, description="Share of the channels to remove.")
     criterion: Annotated[str, CRITERIA, SURGERY] = Field(
-        "l2",
-        description="Importance that decides which go: size of the weights (l1, l2), what 200 scored training images "
-        "say (pls, hsic; distilled-pls, which ranks across layers), or chance. Known are",
+        "taylor",
+        description="Importance that decides which go: effect on the scores (taylor), size of the weights (l1, l2, the "
+        "paper's), what 200 scored training images say (pls, hsic; distilled-pls, which ranks across layers), or "
+        "chance. Known are",
     )
     prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",), panel=SURGERY.panel)] = Field(
         False, description="Rank channels across layers or within each."

@@ -1,4 +1,4 @@
-"""The registries as tables in README.md, between markers; `python tests/tables.py` writes them anew."""
+"""The registries as tables in the documents, between markers; `python tests/tables.py` writes them anew."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from iqa_armor.pruning import CRITERIA
 from iqa_armor.registry import Registry
 from iqa_armor.training import DEFENSES, LOSSES
 
-README = Path(__file__).parents[1] / "README.md"
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 TABLES: dict[str, Registry[Any]] = {
     "attacks": ATTACKS,
     "purifiers": PURIFIERS,
@@ -37,4 +38,5 @@ def rewritten(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(rewritten(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")

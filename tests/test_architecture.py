@@ -89,8 +89,9 @@ def calls_of(path: Path) -> set[str]:
     }
 
 
+MAKERS = {f"tempfile.{name}" for name in ("mkdtemp", "mkstemp", "TemporaryDirectory", "NamedTemporaryFile")}
 SINGLE = {  # what is done in one place only
-    "whole files": ({"tempfile", "os.replace", "os.rename", "os.fsync", "os.umask", "shutil.move"}, {"files.py"}),
+    "whole files": ({*MAKERS, "os.replace", "os.rename", "os.fsync", "os.umask", "shutil.move"}, {"files.py"}),
     "devices": ({"torch.cuda.is_available", "torch.cuda.device_count", "torch.backends.mps"}, {"machine.py"}),
     "threads": ({"os.cpu_count", "os.sched_getaffinity"}, {"machine.py"}),
     "users' modules": ({"importlib.util.spec_from_file_location", "spec_from_file_location"}, {"plugins.py"}),

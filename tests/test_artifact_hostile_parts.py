@@ -102,7 +102,17 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "huge input": (setting("preprocessing", "size", to=[10**9, 10**9]), "preprocessing: size"),
     "zero deviation": (setting("preprocessing", "std", to=[0, 1, 1]), "preprocessing: std"),
     "interpolation": (setting("preprocessing", "interpolation", to=CODE), "interpolation must be one of"),
+    "a range beyond all floats": (setting("score_scale", "high", to=10**400), "score_scale: high"),
     "empty score range": (setting("score_scale", "low", to=5), "finite low < high"),
+    "too few training scores": (setting("training_scores", to={"scores": [1], "opinions": []}), "array of 101"),
+    "training scores that fall": (
+        setting("training_scores", to={"scores": [*range(101, 0, -1)], "opinions": []}),
+        "must ascend",
+    ),
+    "opinions that are huge": (
+        setting("training_scores", to={"scores": [*range(101)], "opinions": [10**400] * 101}),
+        "training_scores: opinions",
+    ),
     "deep recipe": (setting("recipe", to=deep(60)), "nested more than"),
 }
 

@@ -19,8 +19,11 @@ from iqa_armor.cli import app
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHORT = {"--epochs": "1", "--limit": "2", "--input-size": "64x64", "--samples": "40", "--repeats": "1"}
-GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened")
+GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened", "sharpness")
 OWN_DATA = re.compile(r"\b[A-Z][A-Z_]*DIR\b|:DIR\b|kadid10k:")  # what is not at hand here
+
+
+NAMED = re.compile(r'```\w+ title="(\S+)"\n(.*?)```', re.S)  # blocks that are files
 
 
 def blocks(language: str) -> list[str]:
@@ -47,6 +50,10 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in GIVEN:
         save_model(model, folder / f"{name}.safetensors")
     (folder / "pipeline.toml").write_text('[inspect]\nmodel = "base.safetensors"\n')
+    (folder / "list.txt").write_text("".join(f"images/{n:03}.png {n}\n" for n in range(24)))
+    for page in PAGES:
+        for name, text in NAMED.findall(page.read_text()):
+            (folder / name).write_text(text)
     return folder
 
 
@@ -71,8 +78,10 @@ def test_command_runs(line: str, material: Path, monkeypatch: pytest.MonkeyPatch
     assert done.exit_code == 0 or (done.exit_code == 10 and "--require" in words), (done.stderr, done.exception)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("block", blocks("python"))
+@pytest.mark.parametrize(
+    "block",
+    [pytest.param(block, marks=[pytest.mark.slow] * ("= harden(" in block)) for block in blocks("python")],
+)
 def test_python_block_runs(block: str, material: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(material)
     size = Preprocessing.__init__.__defaults__

@@ -19,6 +19,7 @@ from iqa_armor.pipeline.harden import harden, plan
 from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.progress import silent
+from iqa_armor.pruning import CRITERIA
 from iqa_armor.recipe import Recipe
 from iqa_armor.training.images import load_training_images
 
@@ -54,12 +55,12 @@ def test_samples_are_200_spread_images_with_their_scores(make_model) -> None:
     torch.testing.assert_close(torch.cat(batches)[1], first)
 
 
-@pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "random"])
+@pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "taylor", "random"])
 def test_hardening_is_the_same_each_time(make_model, dataset: Dataset, criterion: str) -> None:
     recipe = Recipe.read({"criterion": criterion, "epochs": 0, "prune": 0.2})
     one, two = (harden(make_model(), dataset, recipe) for _ in range(2))
     assert one.pruned is not None
-    assert one.pruned.samples == (0 if criterion == "random" else 144)
+    assert one.pruned.samples == (144 if CRITERIA[criterion].takes_samples else 0)
     assert all(torch.equal(a, b) for a, b in zip(weights(one), weights(two), strict=True))
 
 
@@ -86,7 +87,7 @@ def test_dry_run_reads_enough_images(make_model) -> None:
 
 
 def test_too_few_images_are_refused_before_anything_starts(make_model) -> None:
-    with pytest.raises(DataError, match=r"--criterion hsic takes at least 10 .* there are 6; .*--criterion l2"):
+    with pytest.raises(DataError, match=r"--criterion hsic takes at least 10 .* there are 6; .*--criterion taylor"):
         harden(make_model(), memory_dataset(training=8), Recipe(criterion="hsic", epochs=0))
     harden(make_model(), memory_dataset(training=8), Recipe(criterion="hsic", epochs=0, prune=0))
 
@@ -125,4 +126,4 @@ def test_command_line_refuses_distilled_pls_within_layers(run) -> None:
 def test_command_line_refuses_too_few_images_with_the_way_out(run) -> None:
     done = run("--criterion", "pls", images=8)
     assert done.exit_code == 5
-    assert "--criterion l2" in " ".join(done.stderr.split())
+    assert "--criterion taylor" in " ".join(done.stderr.split())

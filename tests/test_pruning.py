@@ -109,7 +109,7 @@ def test_kept_channels_are_stated_compactly_where_some_went() -> None:
     network = small_network()
     with torch.no_grad():
         network[0].weight[[3, 4, 9, 39]] *= 1e-3
-    pruned = prune(trace(network, images(1)), images(2), ratio=0.1)
+    pruned = prune(trace(network, images(1)), images(2), ratio=0.1, criterion="l2")
     assert pruned.kept["0"] == [i for i in range(40) if i not in (3, 4, 9, 39)]
     stated = {tuple(each["layers"]): each for each in pruned.facts()["kept"]}  # type: ignore[attr-defined]
     assert stated[("0",)] == {"layers": ["0"], "of": 40, "channels": "0-2,5-8,10-38"}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
@@ -15,7 +16,7 @@ from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.coupling import ChannelGroup, Coupling
 from iqa_armor.pruning.criteria import Criterion, Evidence
 from iqa_armor.pruning.prune import Pruned, prune
-from iqa_armor.pruning.samples import Inputs, pooled_inputs
+from iqa_armor.pruning.samples import Inputs, pooled_inputs, score_effects
 
 SAMPLED = pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic"])
 WIDTH, PLANTED = 16, 5
@@ -33,6 +34,9 @@ def labelled(count: int = 48, size: int = 16) -> tuple[Tensor, Tensor]:
 def batches() -> Iterator[tuple[Tensor, Tensor]]:
     images, labels = labelled()
     yield from zip(images.split(10), labels.split(10), strict=True)
+
+
+SILENCED = pytest.mark.parametrize("criterion", ["pls", "distilled-pls", "hsic", "taylor"])
 
 
 def cut(network: nn.Module, criterion: str, *, ratio: float = 1 / WIDTH, seed: int = 0, across: bool = False) -> Pruned:
@@ -169,7 +173,7 @@ def test_channel_that_follows_chance_goes_first_however_large_its_weights(criter
     assert not lacks(cut(network, "l2"), "0", network[0])
 
 
-@SAMPLED
+@SILENCED
 def test_channel_that_a_relu_silences_goes_first(criterion: str) -> None:
     network = Plain()
     plant_silence(network[0], PLANTED)
@@ -177,7 +181,7 @@ def test_channel_that_a_relu_silences_goes_first(criterion: str) -> None:
     assert not lacks(cut(network, "l2"), "0", network[0])
 
 
-@SAMPLED
+@SILENCED
 def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion: str) -> None:
     network = Residual()
     plant_silence(network.stem, PLANTED)
@@ -187,7 +191,7 @@ def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion
     assert lacks(pruned, "two", network.two)
 
 
-@SAMPLED
+@SILENCED
 def test_channel_that_a_depthwise_filter_silences_goes(criterion: str) -> None:
     network = Separable()
     plant_silence(network.depthwise, PLANTED)
@@ -197,7 +201,7 @@ def test_channel_that_a_depthwise_filter_silences_goes(criterion: str) -> None:
     assert pruned.network.get_submodule("depthwise").groups == WIDTH - 1
 
 
-@SAMPLED
+@SILENCED
 def test_channels_of_joined_and_flattened_maps_are_found_at_their_own_places(criterion: str) -> None:
     network = Joined()
     plant_silence(network.both, PLANTED + 1)
@@ -211,7 +215,7 @@ def test_channels_of_joined_and_flattened_maps_are_found_at_their_own_places(cri
     assert torch.equal(kept, network.score.weight[:, rest])
 
 
-@SAMPLED
+@SILENCED
 def test_channels_of_a_grouped_layer_go_in_step(criterion: str) -> None:
     network = Grouped()
     half = WIDTH // 2
@@ -303,7 +307,7 @@ def test_criteria_describe_themselves() -> None:
     rows = {row.name: row for row in CRITERIA.rows()}
     assert all(row.says for row in rows.values())
     assert rows["pls"].settings == {"components": 2}
-    assert {name for name in CRITERIA if not CRITERIA[name].takes_samples} == {"l1", "l2", "random"}
+    assert {name for name in CRITERIA if not CRITERIA[name].takes_samples} == {"taylor", "l1", "l2", "random"}
     assert [name for name in CRITERIA if CRITERIA[name].across_layers] == ["distilled-pls"]
 
 
@@ -317,11 +321,63 @@ def test_every_criterion_gives_each_channel_of_a_group_a_number(criterion: str) 
         groups = Coupling(traced.requires_grad_(True), images[:1]).groups
         assert groups
         for group in groups:
-            values = measure(group, Evidence(torch.Generator().manual_seed(0), inputs))
+            values = measure(group, Evidence(torch.Generator().manual_seed(0), inputs, network=traced, images=images))
             assert values is not None
             assert values.shape == (group.width,)
             assert values.isfinite().all()
             assert (values >= 0).all()
+
+
+def test_effects_on_scores_are_those_of_channels_taken_away_one_by_one() -> None:
+    """The readers are linear in what they read, so to first order is exact behind the last activation."""
+    images, _ = labelled()
+    network = nn.Sequential(
+        nn.Conv2d(3, WIDTH, 3, padding=1),
+        nn.ReLU(),
+        nn.Conv2d(WIDTH, 4, 3),
+        nn.AdaptiveAvgPool2d(1),
+        nn.Flatten(),
+        nn.Linear(4, 1),
+    )
+    effects = score_effects(network, images[:6])["2"]
+    for channel in range(WIDTH):
+        silenced = copy.deepcopy(network)
+        with torch.no_grad():
+            silenced[2].weight[:, channel] = 0
+            change = network(images[:6]) - silenced(images[:6])
+        torch.testing.assert_close(effects[:, channel], change.flatten().double(), rtol=1e-4, atol=1e-6)
+
+
+def test_effects_on_scores_add_up_over_runs_and_rows_of_one_image() -> None:
+    class Twice(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            torch.manual_seed(0)
+            self.layer, self.score = nn.Conv2d(3, 4, 3), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            both = torch.stack([x, x.flip(3)], 1).flatten(0, 1)  # two rows for each image
+            return self.score(self.layer(both).mean((2, 3)).view(-1, 2, 4).mean(1) + self.layer(x).mean((2, 3)))
+
+    images, _ = labelled()
+    network = Twice()
+    found = score_effects(network, images[:5])["layer"].sum(1)
+    with torch.no_grad():
+        biases = (network.score.weight @ network.layer.bias * 2 + network.score.bias).double()
+        torch.testing.assert_close(found, network(images[:5]).flatten().double() - biases, rtol=1e-4, atol=1e-6)
+
+
+def test_effects_where_the_score_has_no_gradient_are_numbers() -> None:
+    class Spread(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer, self.score = nn.Conv2d(3, 4, 3), nn.Linear(4, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.score(self.layer(x).var((2, 3)).sqrt())
+
+    effects = score_effects(Spread(), torch.zeros(2, 3, 8, 8))
+    assert all(values.isfinite().all() for values in effects.values())
 
 
 def test_settings_of_a_criterion_are_read_from_its_word() -> None:

@@ -1,4 +1,4 @@
-"""The README's commands exist, with the options that it gives them."""
+"""The commands of README and docs exist, with the options that are given to them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tables import MARKED, TABLES, rewritten
+from tables import MARKED, PAGES, TABLES, rewritten
 from typer.testing import CliRunner
 
 import iqa_armor
 from iqa_armor.cli import app
 
 ROOT = Path(__file__).parents[1]
-TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+TEXTS = {page.relative_to(ROOT).as_posix(): page.read_text(encoding="utf-8") for page in PAGES}
+TEXT = TEXTS["README.md"]
 SHELL = [
     line.partition(" # ")[0].strip()
-    for block in re.findall(r"```sh\n(.*?)```", TEXT, re.S)
+    for text in TEXTS.values()
+    for block in re.findall(r"```sh\n(.*?)```", text, re.S)
     for line in block.replace("\\\n", " ").splitlines()
 ]
 
@@ -35,7 +37,7 @@ def test_the_gate_runs_what_the_readme_says() -> None:
     assert "\npytest" in gate
 
 
-@pytest.mark.parametrize("line", [line for line in SHELL if line.startswith("iqa-armor")])
+@pytest.mark.parametrize("line", sorted({line for line in SHELL if line.startswith("iqa-armor")}))
 def test_command_and_its_options_exist(line: str) -> None:
     words = shlex.split(line.partition(">")[0] if '"' not in line else line)
     shown = CliRunner().invoke(
@@ -46,26 +48,30 @@ def test_command_and_its_options_exist(line: str) -> None:
         assert option in shown.stdout, f"{words[1]} has no {option}"
 
 
-def test_linked_files_exist() -> None:
-    for target in re.findall(r"\]\(([^)#]+)\)", TEXT):
-        assert (ROOT / target).exists(), target
+@pytest.mark.parametrize("page", TEXTS)
+def test_linked_files_exist(page: str) -> None:
+    for target in re.findall(r"\]\(([^)#]+)\)", TEXTS[page]):
+        file = target.partition("{")[0]
+        assert file.startswith("https://arxiv.org/") or ((ROOT / page).parent / file).exists(), target
 
 
-def test_python_names_exist() -> None:
-    for block in re.findall(r"```python\n(.*?)```", TEXT, re.S):
-        compile(block, "README.md", "exec")
+@pytest.mark.parametrize("page", TEXTS)
+def test_python_names_exist(page: str) -> None:
+    for block in re.findall(r"```python.*?\n(.*?)```", TEXTS[page], re.S):
+        compile(block, page, "exec")
         for names in re.findall(r"from iqa_armor import (.+)", block):
             assert all(hasattr(iqa_armor, name.strip()) for name in names.split(","))
 
 
-def test_tables_are_what_the_registries_say() -> None:
-    assert rewritten(TEXT) == TEXT, "run python tests/tables.py"
+@pytest.mark.parametrize("page", TEXTS)
+def test_tables_are_what_the_registries_say(page: str) -> None:
+    assert rewritten(TEXTS[page]) == TEXTS[page], "run python tests/tables.py"
 
 
 def test_every_marker_has_a_table_and_its_end() -> None:
-    found = MARKED.findall(TEXT)
-    assert {"attacks", "datasets"} <= set(found) <= set(TABLES)
-    assert TEXT.count("<!-- ") == 2 * len(found)
+    found = [name for text in TEXTS.values() for name in MARKED.findall(text)]
+    assert set(found) == set(TABLES)
+    assert sum(text.count("<!-- ") for text in TEXTS.values()) == 2 * len(found)
 
 
 @pytest.mark.parametrize("name", TABLES)

@@ -125,7 +125,7 @@ def test_the_generator_of_the_cuda_device_is_kept(make_model, tmp_path: Path, mo
         )
         part._note(0, float("nan"), time.perf_counter())
         Checkpoint(path).write(part.state())
-        part._restore(Checkpoint(path).read())
+        part._restore(Checkpoint(path))
     assert asked == [device, (drawn.tolist(), device)]
 
 

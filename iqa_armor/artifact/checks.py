@@ -1,6 +1,7 @@
 """Checks of the constructor arguments that a file asks for; each returns the argument or refuses it."""
 
 import math
+import sys
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -8,6 +9,7 @@ from iqa_armor.artifact.limits import FormatError, expect_fields, shown
 
 ArgumentCheck = Callable[[object], object]
 
+_LARGEST = sys.float_info.max  # whole numbers may be larger, and no float then
 MAX_CHANNELS = 2**17
 MAX_KERNEL = 2**10
 MAX_PADDING = 2**10
@@ -35,7 +37,7 @@ def number(low: float = -math.inf, high: float = math.inf) -> ArgumentCheck:
     """Return a check for a finite number in [low, high]."""
 
     def check(value: object) -> object:
-        if type(value) not in (int, float) or not (math.isfinite(value) and low <= value <= high):  # type: ignore[arg-type,operator]
+        if type(value) not in (int, float) or not max(low, -_LARGEST) <= value <= min(high, _LARGEST):  # type: ignore[operator]
             raise FormatError(f"must be a finite number from {low} to {high}, got {shown(value)}")
         return value
 

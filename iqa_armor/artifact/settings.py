@@ -1,14 +1,28 @@
 """Everything of an artifact beside its network: preprocessing, score scale, names, recipe and provenance."""
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import PurePath
+from typing import TypeVar
 
-from iqa_armor.artifact.checks import ArgumentCheck, checked_fields, choice, flag, integer, number, optional, sequence
+from iqa_armor.artifact.checks import (
+    ArgumentCheck,
+    checked_fields,
+    choice,
+    either,
+    flag,
+    integer,
+    number,
+    optional,
+    sequence,
+)
 from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
 from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.models.training_scores import RANKS, TrainingScores
 
+T = TypeVar("T")
+TRAINING = "training_scores"
 PREPROCESSING: dict[str, ArgumentCheck] = {
     "size": optional(sequence(integer(1, 2**14), 2)),
     "interpolation": choice("nearest", "nearest-exact", "bilinear", "bicubic"),
@@ -16,12 +30,16 @@ PREPROCESSING: dict[str, ArgumentCheck] = {
     "mean": sequence(number(), 3),
     "std": sequence(number(1e-12), 3),
 }
+RANKED = sequence(number(), RANKS)
+TRAINING_SCORES: dict[str, ArgumentCheck] = {"scores": RANKED, "opinions": either(RANKED, sequence(number(), 0))}
 SCORE_SCALE: dict[str, ArgumentCheck] = {"low": number(), "high": number(), "higher_is_better": flag}
 
 
 def describe(model: QualityModel) -> dict[str, object]:
-    """Return a model's names, preprocessing and score scale as JSON values."""
+    """Return a model's names, preprocessing, score scale and what its training images scored as JSON values."""
+    known = model.training_scores
     return {
+        **({} if known is None else {TRAINING: plain(asdict(known))}),
         "name": model.name,
         "arch": model.arch,
         "preprocessing": plain(asdict(model.preprocessing)),
@@ -31,10 +49,17 @@ def describe(model: QualityModel) -> dict[str, object]:
 
 def read_scale(stored: object) -> ScoreScale | None:
     """Return a checked score scale, or None where the model has none."""
-    if stored is None:
-        return None
+    return None if stored is None else _made(ScoreScale, stored, SCORE_SCALE, "score_scale")
+
+
+def read_training_scores(stored: object) -> TrainingScores | None:
+    """Return the checked scores of training images, or None where the file has none."""
+    return None if stored is None else _made(TrainingScores, stored, TRAINING_SCORES, TRAINING)
+
+
+def _made(kind: Callable[..., T], stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> T:
     try:
-        return ScoreScale(**checked_fields(stored, SCORE_SCALE, "score_scale"))
+        return kind(**checked_fields(stored, checks, where))
     except ValueError as error:
         raise FormatError(str(error)) from error
 

@@ -16,7 +16,16 @@ from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
 from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
-from iqa_armor.artifact.settings import PREPROCESSING, check_record, describe, plain, read_names, read_scale
+from iqa_armor.artifact.settings import (
+    PREPROCESSING,
+    TRAINING,
+    check_record,
+    describe,
+    plain,
+    read_names,
+    read_scale,
+    read_training_scores,
+)
 from iqa_armor.artifact.source import SOURCE
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
@@ -29,7 +38,7 @@ T = TypeVar("T")
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
-OPTIONAL = frozenset({FIXED_SIZE})
+OPTIONAL = frozenset({FIXED_SIZE, TRAINING})
 
 
 def save_artifact(
@@ -187,7 +196,9 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], sou
     network = decode_network(document, tensors, source if document["needs_source"] else None)
     if not document["needs_source"]:  # user code need not run without memory
         rehearse(network, preprocessing.size)
-    return QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
+    model = QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
+    model.training_scores = read_training_scores(document.get(TRAINING))
+    return model
 
 
 def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:

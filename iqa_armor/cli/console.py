@@ -83,7 +83,7 @@ class Bars:
         self.details: dict[str, str] = {}
 
     def __call__(self, task: str, done: int, total: int, detail: str = "") -> None:
-        """Note that `done` of `total` steps of `task` are finished."""
+        """Note that `done` of `total` steps of `task` are finished; of a total that is not known, 0."""
         if BEAT.get() == QUIET:
             return
         if detail and self.details.get(task) != detail:
@@ -93,8 +93,8 @@ class Bars:
             self._line(task, done, total)
             return
         if task not in self.tasks or (done <= 1 and self.bars.tasks[self.tasks[task]].finished):
-            self.tasks[task] = self.bars.add_task(task, total=total)
-        self.bars.update(self.tasks[task], completed=done, total=total)
+            self.tasks[task] = self.bars.add_task(task, total=total or None)
+        self.bars.update(self.tasks[task], completed=done, total=total or None)
 
     def _line(self, task: str, done: int, total: int) -> None:
         now, beat = time.monotonic(), BEAT.get()
@@ -105,6 +105,8 @@ class Bars:
                 del self.started[task]  # it may be done once more
             if done == total and task not in self.details:
                 stderr.print(f"{task}: {total} done", markup=False)
+            elif not total:
+                stderr.print(f"{task}: {done} so far", markup=False)
             elif done < total:
                 left = f", about {span((now - since) / done * (total - done))} left" if now > since and done else ""
                 stderr.print(f"{task}: {done} of {total}{left}", markup=False)

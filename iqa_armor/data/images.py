@@ -38,6 +38,7 @@ EXTENSIONS = frozenset(suffix for suffixes in FORMATS.values() for suffix in suf
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"mif1", b"msf1")
 # What decoding and preparing a pixel takes at most: copies of four channels, one of them in float64, and a float image.
 PIXEL_BYTES = 48
+_REMEMBERED = 2**13  # digests of files; what is beyond is read twice
 _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
 
 
@@ -180,7 +181,9 @@ def _contents(path: Path) -> tuple[bytes, str]:
     if version[1] > memory_limit():
         raise DataError(f"{path.name} is larger than what work may take; raise --max-memory")
     content = path.read_bytes()
-    digest = _digests()[version] = hashlib.sha256(content).hexdigest()
+    digest = hashlib.sha256(content).hexdigest()
+    if len(_digests()) < _REMEMBERED:
+        _digests()[version] = digest
     return content, digest
 
 

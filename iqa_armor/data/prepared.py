@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +58,16 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
         """Return the images at `indices`, in that order; nothing is decoded again."""
         stored = None if self.stored is None else [self.stored[i] for i in indices]
         return PreparedImages(self.images.select(indices), self.prepare, stored)
+
+    def digest(self) -> str:
+        """Return the sha256 of the bytes of the files, where they are files, else of the pixels."""
+        images, whole = self.images, hashlib.sha256()
+        for index, position in enumerate(images.positions):
+            if isinstance(images.read, FileImages):
+                whole.update(images.read.digest(position).encode())
+            else:
+                whole.update((images[index] if self.stored is None else self.stored[index]).numpy().tobytes())
+        return whole.hexdigest()
 
 
 def load_prepared(

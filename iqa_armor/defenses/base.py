@@ -144,7 +144,7 @@ class Defended(QualityModel, ABC):
             name=inner.name + suffix,
             arch=inner.arch,
         )
-        self.inner, self.description = inner, description
+        self.inner, self.description, self.training_scores = inner, description, inner.training_scores
         self.threat: Threat = threat
         self.is_random = isinstance(inner, Defended) and inner.is_random
         self._seed = self._calls = 0

@@ -10,6 +10,7 @@ from iqa_armor.data.base import ImageSet
 from iqa_armor.data.prepared import Prepare, PreparedImages, batches
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.models.training_scores import TrainingScores
 
 
 def measure_scale(
@@ -26,12 +27,34 @@ def measure_scale(
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
     """
+    return scale_of(model, _predictions(model, images, prepare or model.prepare, batch_size, on_batch), images.names)
+
+
+def measure_training_scores(model: QualityModel, images: ImageSet, on_batch: Callable[[int], None]) -> None:
+    """Give a model, in place, what clean training images score where it is, and how they were rated."""
+    scores = _predictions(model, images, model.prepare, 8, on_batch)
+    model.scale = model.scale or scale_of(model, scores, images.names)
+    model.training_scores = TrainingScores.of(scores, images.mos, rising=model.higher_is_better)
+
+
+def _predictions(
+    model: QualityModel, images: ImageSet, prepare: Prepare, batch_size: int, on_batch: Callable[[int], None]
+) -> Tensor:
     parts: list[Tensor] = []
     with frozen(model), torch.no_grad():
-        for pixels, _, indices in batches(PreparedImages(images, prepare or model.prepare), batch_size):
+        for pixels, _, indices in batches(PreparedImages(images, prepare), batch_size):
             parts.append(model(pixels.to(model.mean.device)).double().cpu())
             on_batch(int(indices[-1]) + 1)
-    return scale_of(model, torch.cat(parts), images.names)
+    return torch.cat(parts)
+
+
+def record_scale(model: QualityModel, scores: Tensor, names: Sequence[str], mos: Tensor | None) -> None:
+    """Give a model, in place, what its training images of these names scored, (N,), and how people rated them, (N,).
+
+    Raises ModelLoadError as `scale_of` does.
+    """
+    model.scale = scale_of(model, scores, names)
+    model.training_scores = TrainingScores.of(scores, mos, rising=model.higher_is_better)
 
 
 def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> ScoreScale:

@@ -14,6 +14,7 @@ from torch.nn import functional
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, SettingError
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.models.outputs import CHOOSE, shown
+from iqa_armor.models.training_scores import TrainingScores
 from iqa_armor.reading import first_line
 from iqa_armor.registry import Entry
 
@@ -137,6 +138,7 @@ class QualityModel(Prepared):
     """
 
     files: tuple[dict[str, str], ...] = ()
+    training_scores: TrainingScores | None = None
 
     def __init__(
         self,
@@ -198,12 +200,14 @@ class QualityModel(Prepared):
         """
         pixels = image if isinstance(image, Tensor) else READER.value()(image)
         was_training = self.training
-        self.eval()
+        if was_training:  # in eval mode threads may share it
+            self.eval()
         try:
             with torch.inference_mode():
                 return float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
         finally:
-            self.train(was_training)
+            if was_training:
+                self.train()
 
     def __repr__(self) -> str:
         count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size

@@ -41,12 +41,14 @@ class RunOptions:
     resume: bool = False
     progress: Progress = silent
 
-    def checkpoint_of(self, model: QualityModel, dataset: Dataset, **facts: Any) -> Checkpoint | None:
-        """Return the checkpoint of a fit that follows from a model, a dataset and further facts."""
+    def checkpoint_of(
+        self, model: QualityModel, dataset: Dataset, images: TrainingImages, **facts: Any
+    ) -> Checkpoint | None:
+        """Return the checkpoint of a fit that follows from a model, a dataset, its images and further facts."""
         if self.checkpoint is None:
             return None
-        preprocessing, weights = asdict(model.preprocessing), state_digest(model)
-        fingerprint = fingerprint_of(data=dataset.fingerprint, preprocessing=preprocessing, weights=weights, **facts)
+        made_from = {"labels": dataset.fingerprint, "pixels": images.digest(), "weights": state_digest(model), **facts}
+        fingerprint = fingerprint_of(preprocessing=asdict(model.preprocessing), **made_from)
         return Checkpoint(Path(self.checkpoint), fingerprint, resumes=self.resume)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.evaluation.scale import scale_of
+from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import Weights, bring_back
@@ -102,7 +102,7 @@ class Frontier:
                 other = model.with_network(copy.deepcopy(model.network), scale=None)
                 other.load_state_dict(dict(point.weights))
                 scores = bring_back(other, self.images, self.then, self.progress)
-                other.scale = scale_of(other, scores, self.images.names)
+                record_scale(other, scores, self.images.names, self.images.all_mos)
                 self.others[point.share] = other.eval()
         model.load_state_dict(dict(chosen.weights))
 

@@ -11,7 +11,7 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
-from iqa_armor.evaluation.scale import scale_of
+from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -155,7 +155,7 @@ class _Hardening:
         check_storable(model)
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
-        model.scale = scale_of(model, scores, self.images.names)
+        record_scale(model, scores, self.images.names, self.images.all_mos)
         proofs.append(prove_stored(model.to("cpu").eval(), self.calibration))
         record = provenance_of(
             self.original,
@@ -223,7 +223,9 @@ class _Hardening:
         if recipe.frontier:
             self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
         facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
-        checkpoint = options.checkpoint_of(self.original, self.dataset, recipe=recipe.model_dump(), **facts)
+        checkpoint = options.checkpoint_of(
+            self.original, self.dataset, self.images, recipe=recipe.model_dump(), **facts
+        )
         return fit_to_opinion(
             model,
             self.images,

@@ -26,7 +26,7 @@ def check_samples(mos: Tensor, recipe: Recipe) -> None:
     """Raise a DataError for scores (N,) that say nothing on channels, where pruning looks at them."""
     if not takes_samples(recipe):
         return
-    criterion, way_out = recipe.criterion, "name more data, or pass --criterion l2"
+    criterion, way_out = recipe.criterion, "name more data, or pass --criterion taylor"
     if len(mos) < FEWEST:
         raise DataError(
             f"--criterion {criterion} takes at least {FEWEST} scored training images beside those held out, and there "

@@ -8,7 +8,7 @@ from typing import Any
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.evaluation.scale import scale_of
+from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
@@ -68,7 +68,8 @@ def train(
         smooth = replace_activations(traced, settings.activation, fresh=chosen)
     # It learns opinion scores, of which more is better, whatever its scores meant before.
     copied = QualityModel(traced, model.preprocessing, name=model.name, arch=model.arch)
-    checkpoint = options.checkpoint_of(model, dataset, training=settings.model_dump(), smooth_activations=smooth)
+    facts = {"training": settings.model_dump(), "smooth_activations": smooth}
+    checkpoint = options.checkpoint_of(model, dataset, images, **facts)
     labels = moments_of(images.mos)
     copied.to(options.device)
     probe = probe_head(copied, images, labels, fresh=fresh, progress=options.progress)
@@ -82,7 +83,7 @@ def train(
         checkpoint=checkpoint,
         is_pretrained=fresh is not None,
     )
-    copied.scale = scale_of(copied, scores, images.names)
+    record_scale(copied, scores, images.names, images.all_mos)
     record = provenance_of(
         model, dataset, seed=settings.seed, probe_srocc=probe, **history.facts(), smooth_activations=smooth
     )

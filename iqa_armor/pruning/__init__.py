@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 CRITERIA: Registry[Criterion] = Registry(
     "criterion",
     {
+        "taylor": Entry("iqa_armor.pruning.criteria:Taylor", "least effect on the scores, to first order", {}),
         "l1": Entry("iqa_armor.pruning.criteria:Magnitude", "smallest weights, by their absolute values", {"power": 1}),
         "l2": Entry("iqa_armor.pruning.criteria:Magnitude", "smallest weights, by their squares", {"power": 2}),
         "pls": Entry("iqa_armor.pruning.pls:Vip", "least said of the labels by partial least squares", {}),

@@ -3,6 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, ClassVar
 
 import torch
@@ -11,10 +12,11 @@ from torch import Tensor, nn
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError, UsageError
 from iqa_armor.graph.failures import cause_of
 from iqa_armor.pruning.coupling import ChannelGroup, Member
-from iqa_armor.pruning.samples import Inputs, Reader
+from iqa_armor.pruning.samples import Inputs, Reader, score_effects
 
 # Ranked across layers by what they say of the labels, early layers could lose nearly everything (ours).
 MOST_OF_A_LAYER = 0.5
+EFFECT_IMAGES = 16
 SPARED = 1e3  # above any importance
 TIE = 1e-9  # the last of a layer's equal channels is worth this much more than the first
 
@@ -27,6 +29,15 @@ class Evidence:
     inputs: Inputs  # what layers read on labelled images, for criteria that take samples
     across_layers: bool = False  # whether channels are ranked across layers
     scores: dict[str, Tensor] = field(default_factory=dict)  # importance (C,) by layer, kept for the next group
+    network: nn.Module | None = None  # that is to be pruned
+    images: Tensor | None = None  # normalised training images (N, 3, H, W) on its device
+
+    @cached_property
+    def effects(self) -> dict[str, Tensor]:
+        """What each channel (n, C) that a layer reads does to the scores; see `score_effects`."""
+        if self.network is None or self.images is None:
+            raise ValueError("effects on scores need the network and images")
+        return score_effects(self.network, self.images[:EFFECT_IMAGES])
 
 
 class Criterion(ABC):
@@ -112,6 +123,27 @@ class Random(Criterion):
         return torch.rand(group.width, generator=evidence.generator)
 
 
+@dataclass(frozen=True)
+class Taylor(Criterion):
+    """Mean over images of |a·∂score/∂a|, the first-order change of the score where a channel a goes.
+
+    Taken at the convolutions and linear layers that read the channel, summed over its places and over those layers.
+    Channels that no layer reads keep their place.
+
+    Source: Molchanov et al., "Pruning Convolutional Neural Networks for Resource Efficient Inference", ICLR 2017,
+    Eq. 8. Ours: of the score instead of the cost, so that no labels are needed; summed over places instead of averaged.
+    """
+
+    def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
+        """Return importance (width,) in units of the score."""
+        found = [
+            _by_root(group, member, evidence.effects[member.name].t()[member.places])
+            for member in group.members
+            if member.side == "reads" and member.name in evidence.effects
+        ]
+        return torch.stack(found).sum(dim=0).abs().mean(dim=1) if found else None
+
+
 class ReaderCriterion(Criterion):
     """Importance of channels where they are read: behind norms, activations, sums and depthwise filters.
 
@@ -138,7 +170,7 @@ class ReaderCriterion(Criterion):
                 evidence.scores[member.name] = self.score(pooled, evidence.inputs.labels)
             values = evidence.scores[member.name][member.places]
             places = torch.bincount(member.roots, minlength=group.width).clamp_min(1)
-            found.append(torch.zeros(group.width, dtype=values.dtype).scatter_add(0, member.roots, values) / places)
+            found.append(_by_root(group, member, values) / places)
         if not found:
             return None
         # All that equals a threshold across layers goes, and dead channels are all worth 0.
@@ -147,6 +179,11 @@ class ReaderCriterion(Criterion):
         spared = importance.argsort()[max(1, int(most * group.width)) :]
         importance[spared] = SPARED + torch.arange(len(spared), dtype=importance.dtype) / group.width
         return importance
+
+
+def _by_root(group: ChannelGroup, member: Member, values: Tensor) -> Tensor:
+    """Return values (places, …) of a member's channels, added up by the group's channels (width, …)."""
+    return values.new_zeros(group.width, *values.shape[1:]).index_add(0, member.roots, values)
 
 
 def _weights(member: Member) -> Tensor | None:

@@ -66,7 +66,7 @@ def prune(
     calibration: Tensor,
     *,
     ratio: float = 0.10,
-    criterion: str | Criterion = "l2",
+    criterion: str | Criterion = "taylor",
     across_layers: bool = False,
     halved: Collection[int] = (),
     samples: LabelledBatches | None = None,
@@ -99,7 +99,7 @@ def prune(
     measure = CRITERIA.read(criterion) if isinstance(criterion, str) else criterion
     _check(traced, ratio, measure, across_layers=across_layers, has_samples=samples is not None)
     inputs = pooled_inputs(traced, samples or ()) if measure.takes_samples else Inputs()
-    evidence = Evidence(torch.Generator().manual_seed(seed), inputs, across_layers)
+    evidence = Evidence(torch.Generator().manual_seed(seed), inputs, across_layers, network=traced, images=calibration)
     coupling = Coupling(traced, calibration[:1])
     pruned = None
     while pruned is None:  # a cut that would break the network lets further channels stay, so this ends

@@ -14,6 +14,7 @@ from iqa_armor.graph.trace import evaluating
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 Reader = nn.modules.conv._ConvNd | nn.Linear
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
+EFFECT_BATCH = 4  # images whose gradients are held at once
 CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rounding
 
 
@@ -49,6 +50,41 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
         raise ValueError("this criterion needs labelled images, got none")
     # A layer that never ran has no parts.
     return Inputs({name: torch.cat(part) for name, part in parts.items() if part}, torch.cat(labels))
+
+
+def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
+    """Return what each channel that a layer reads does to the scores, to first order; restores the network's mode.
+
+    That is, for normalised images (N, 3, H, W), a·∂score/∂a (N, C) per name of a convolution or linear layer, summed
+    over all places (and runs) of the channel a, float64 on the CPU.
+    """
+    layers = {name: module for name, module in network.named_modules() if isinstance(module, Reader)}
+    found: dict[str, list[Tensor]] = {name: [] for name in layers}
+    read: list[tuple[str, Tensor]] = []
+
+    def reading(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
+        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            read.append((name, given[0].clone()))  # a copy, so that its gradient is through this layer alone
+            return (read[-1][1], *given[1:])
+
+        return hook
+
+    with ExitStack() as hooks, evaluating(network), torch.enable_grad():
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(reading(name)))
+        for batch in torch.split(images, EFFECT_BATCH):
+            read.clear()
+            total = network(batch.detach().requires_grad_()).sum()
+            gradients = torch.autograd.grad(total, [values for _, values in read], materialize_grads=True)
+            # A root at 0 has no gradient, such as a deviation over a flat map.
+            gradients = tuple(gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients)
+            runs: dict[str, list[Tensor]] = {}
+            for (name, values), gradient in zip(read, gradients, strict=True):
+                effect = (values.detach() * gradient).movedim(channel_axis(layers[name], values), -1)
+                runs.setdefault(name, []).append(effect.reshape(len(batch), -1, effect.shape[-1]).sum(dim=1))
+            for name, effects in runs.items():
+                found[name].append(torch.stack(effects).sum(dim=0).double().cpu())
+    return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
 def checked(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,6 +133,6 @@ def _per_image(name: str, seen: list[Tensor], images: int) -> list[Tensor]:
         if len(values) % images:
             raise SurgeryError(
                 f"layer {name!r} reads {len(values)} rows for {images} images, so no row belongs to one image; "
-                "take a criterion that needs no images, such as --criterion l2"
+                "take a criterion that needs no images, such as --criterion l1"
             )
     return [torch.stack([values.view(images, -1, values.shape[1]).mean(dim=1) for values in seen]).mean(dim=0)]

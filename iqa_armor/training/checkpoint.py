@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-import pickle
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,9 @@ import torch
 
 from iqa_armor.errors import OutputError, RecipeError
 from iqa_armor.files import replacing, require_writable
+from iqa_armor.reading import reading
+
+AFRESH = "run without --resume to start afresh"
 
 
 @dataclass(frozen=True)
@@ -19,7 +22,7 @@ class Checkpoint:
     """A file that keeps the state of one fit."""
 
     path: Path
-    fingerprint: str = ""  # of what the state is made from: model, data and settings
+    fingerprint: str | Mapping[str, str] = ""  # of what the state is made from: model, data and settings
     resumes: bool = False  # whether a fit continues from the file, where there is one
 
     def prepare(self) -> None:
@@ -41,20 +44,28 @@ class Checkpoint:
         """Return the state that was written last; only tensors and plain values are accepted.
 
         Raises:
-            RecipeError: If the file is broken, or was made from another model, other data or other settings.
+            RecipeError: If the file is damaged, or was made from another model, other data or other settings.
         """
-        try:
+        with reading(self.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
+            with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums
+                if damaged := archive.testzip():
+                    raise ValueError(f"{damaged} is damaged")
             state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
-        except (OSError, pickle.UnpicklingError, RuntimeError, EOFError) as error:
-            raise RecipeError(f"{self.path} is no usable checkpoint; run without --resume to start afresh") from error
-        if not isinstance(state, dict) or state.get("fingerprint") != self.fingerprint:
+        kept = state.get("fingerprint") if isinstance(state, dict) else None
+        if kept != self.fingerprint:
             raise RecipeError(
-                f"{self.path} was made from another model, other data or other settings; run with the same ones, or "
-                "without --resume to start afresh"
+                f"{self.path} was made from another model, other data or other settings{self._named(kept)}; run with "
+                f"the same ones, or {AFRESH.partition(' ')[2]}"
             )
         return state
 
+    def _named(self, kept: Any) -> str:
+        if not isinstance(kept, Mapping) or isinstance(self.fingerprint, str):
+            return ""
+        return f" ({', '.join(name for name, value in self.fingerprint.items() if kept.get(name) != value)} differ)"
 
-def fingerprint_of(**values: Any) -> str:
-    """Return a digest (16 hexadecimal digits) of plain values by name."""
-    return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+def fingerprint_of(**values: Any) -> dict[str, str]:
+    """Return digests (16 hexadecimal digits) of plain values by name."""
+    texts = {name: json.dumps(value, sort_keys=True, default=str) for name, value in values.items()}
+    return {name: hashlib.sha256(text.encode()).hexdigest()[:16] for name, text in texts.items()}

@@ -11,17 +11,18 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import ArmorError, RecipeError
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
+from iqa_armor.reading import reading
 from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.averaging import AveragedWeights
-from iqa_armor.training.checkpoint import Checkpoint
+from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
 from iqa_armor.training.descent import (
     Epochs,
@@ -56,8 +57,8 @@ def fit(
 ) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
-    The best epoch has most of what `settings.select` asks for on the held-out tenth, which no reported number is taken
-    from; the network before the first step counts as one. Scores become (mos − center) / spread of `labels`; a negative
+    The best epoch has most of what `settings.select` asks for on the held-out tenth; the network before the first step
+    counts as one. Scores become (mos − center) / spread of `labels`; a negative
     spread makes small scores good. The checkpoint keeps the state after every epoch. A loss that runs away begins anew,
     twice at most, with a quarter of the step size. Under a launcher each process has a device of its own.
 
@@ -159,7 +160,7 @@ class _Fitting:
             if self.accelerator.is_main_process:
                 checkpoint.prepare()
             if checkpoint.resumes and checkpoint.path.is_file():
-                self._restore(checkpoint.read())
+                self._restore(checkpoint)
                 return
             if checkpoint.resumes:
                 logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint.path)
@@ -187,7 +188,8 @@ class _Fitting:
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread
-        step = Step(self.shell, images, targets, self._share_done())
+        share_done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
+        step = Step(self.shell, images, targets, share_done)
         fitted, labels = self.defense.batch(step)
         loss = self.loss(self.network(fitted).float(), labels)
         self.watch.see(loss)
@@ -197,9 +199,6 @@ class _Fitting:
         if self.average is not None:
             self.average.update()
         return done
-
-    def _share_done(self) -> float:
-        return float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
 
     def _clip(self) -> None:
         if self.settings.clip > 0:
@@ -227,17 +226,21 @@ class _Fitting:
             "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
         }
 
-    def _restore(self, state: dict[str, Any]) -> None:
-        for name, part in self.parts.items():
-            if name in state:  # version 0.1.0 kept no scaler, and no generator of CUDA
-                part.load_state_dict(state[name])
-        self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
-        self.epochs.weights = state["best"]
-        rate = state.get("learning_rate", self.settings.learning_rate)  # version 0.1.0 had one
+    def _restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.read()
+        with reading(checkpoint.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
+            for name, part in self.parts.items():
+                if name in state:  # version 0.1.0 kept no scaler, and no generator of CUDA
+                    part.load_state_dict(state[name])
+            self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
+            self.epochs.weights = state["best"]
+            if not self.epochs.done or self.epochs.weights.keys() != state["model"].keys():
+                raise ValueError("it holds no epochs of this network")
+            rate = state.get("learning_rate", self.settings.learning_rate)  # version 0.1.0 had one
+            torch.set_rng_state(state["random"])
+            if self.accelerator.device.type == "cuda" and state.get("cuda_random") is not None:
+                torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
         self.settings = self.settings.model_copy(update={"learning_rate": rate})
-        torch.set_rng_state(state["random"])
-        if self.accelerator.device.type == "cuda" and state.get("cuda_random") is not None:
-            torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
         logger.info("continuing after epoch %d of %d", self.next_epoch - 1, self.settings.epochs)
 
     def finish(self) -> FitHistory:

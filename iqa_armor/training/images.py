@@ -47,6 +47,15 @@ class TrainingImages:
         """Names of all images, those fitted to first."""
         return (*self.fitted.images.names, *self.held_out.images.names)
 
+    @property
+    def all_mos(self) -> Tensor:
+        """Opinion scores (N,) of all images, in the order of `names`."""
+        return torch.cat([self.fitted.mos, self.held_out.mos])
+
+    def digest(self) -> str:
+        """Return a digest of what all images hold, labelled or not."""
+        return " ".join(part.digest() for part in (self.fitted, self.held_out, self.unlabelled) if part is not None)
+
     def loader(self, settings: Training, device: torch.device) -> DataLoader[Any]:
         """Return shuffled batches (images (N, 3, H, W), scores (N,), indices (N,)) of the images fitted to."""
         workers, count = worker_count(self.fitted), len(self.fitted)

@@ -1,38 +1,236 @@
 """`iqa-armor score`: the quality of images."""
 
-from iqa_armor.cli.arguments import Defenses, Draws, ImagesArg, JsonOpt, Machine, ModelArg
-from iqa_armor.cli.console import progress, scale_note, score_span, show_json, show_table
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from itertools import chain
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+
+import typer
+from pydantic import Field
+
+from iqa_armor.cli.arguments import (
+    Defenses,
+    Draws,
+    JsonOpt,
+    Machine,
+    ModelArg,
+    OverwriteOpt,
+    ResumeOpt,
+    claimed,
+    open_data,
+    output_option,
+)
+from iqa_armor.cli.console import Bars, progress, say, scale_note, score_span, show_json, show_table, stderr, stdout
 from iqa_armor.cli.options import options
+from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.opening import Opening
+from iqa_armor.settings import PASSING, Flag, SettingsModel
+
+if TYPE_CHECKING:
+    from iqa_armor.models.base import QualityModel
+    from iqa_armor.pipeline.score import Scored
+    from iqa_armor.pipeline.score_rows import RowFile
+
+Kind = Literal["csv", "jsonl", "parquet"]
+Row = dict[str, Any]
 
 
-@options(without={"threat", "lower_is_better"}, usual=("device",))
+def _shown(default: str) -> str:
+    return f"\\[default: {default}]"
+
+
+class Throughput(SettingsModel):
+    """How many images are decoded and scored at once; no score depends on it."""
+
+    in_recipes: ClassVar[bool] = False
+
+    batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1, description=PASSING)
+    workers: Annotated[int | None, Flag(shown="as many as this process may keep busy, at most 8")] = Field(
+        None, ge=1, le=256, description="Threads that decode images."
+    )
+
+
+@options(without={"threat", "lower_is_better"}, usual=("batch_size", "device"))
 def score(
     model: ModelArg,
-    images: ImagesArg,
+    throughput: Throughput,
     defenses: Defenses,
     opening: Opening,
     draws: Draws,
     machine: Machine,
+    images: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="IMAGE…", help=f"Image files, folders of them, or patterns. {_shown('those of LIST')}"),
+    ] = None,
+    from_file: Annotated[
+        str | None,
+        typer.Option(metavar="LIST|-", help=f"Also the images of a list, a path a line; - is stdin. {_shown('none')}"),
+    ] = None,
+    output: Annotated[Path | None, output_option("FILE", shown="stdout")] = None,
+    kind: Annotated[
+        Kind | None,
+        typer.Option(
+            "--format",
+            metavar="WORD",
+            help=f"csv, jsonl or parquet: a row per image, as they come. {_shown('as FILE, else a table')}",
+        ),
+    ] = None,
+    scale: Annotated[
+        Literal["mos", "percentile", "0-100"] | None,
+        typer.Option(
+            metavar="WORD",
+            help="Also mos, the opinion that training images of such a score have; percentile, how many of them, in %, "
+            f"are no better; or 0-100, from their worst score to their best one. {_shown('scores alone')}",
+        ),
+    ] = None,
+    scale_data: Annotated[
+        str | None, typer.Option(metavar="SPEC", help=f"Training images for --scale. {_shown('what MODEL records')}")
+    ] = None,
+    resume: ResumeOpt = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 5 in the end if an image could not be scored.")
+    ] = False,
+    overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """Images are scored one by one: no score depends on the other images.
+    """An image that cannot be scored is told and left out; --resume scores what FILE does not have.
 
     Examples:
         iqa-armor score model.pt photo.jpg
-        iqa-armor score model.safetensors photos/ --json
+        iqa-armor score model.safetensors photos/ -o scores.csv --scale percentile
+        find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
+    from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.defended_models import defended_model
+    from iqa_armor.pipeline.image_files import count_images, listed_images
     from iqa_armor.pipeline.load import load_model
-    from iqa_armor.pipeline.score import score_files
+    from iqa_armor.pipeline.score import each_score
+    from iqa_armor.pipeline.score_rows import RowFile
 
+    kind = _kind(kind, images, output, from_file, resume=resume, json=json)
     device = machine.chosen()
-    with progress() as bars:
-        opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother)
-        scored = score_files(opened, images, device=device, seed=draws.seed, progress=bars)
+    with ExitStack() as held:
+        held.enter_context(claimed(output, overwrite=overwrite or resume, source=model))
+        bars = held.enter_context(progress())
+        opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
+        _measure(opened, scale_data if scale else None, seed=draws.seed, bars=bars)
+        means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}
+        columns = ("image", "score", *means)
+
+        def scores(files: Iterable[Path]) -> Iterator[Scored]:
+            return each_score(opened, files, device=device, seed=draws.seed, **throughput.model_dump())
+
+        run = _Run(bars, count_images(images or (), from_file), means)
+        file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
+        if file is not None:
+            file.require_same(lambda path: next(scores([path])).score)
+        new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
+        collected = _write(run.rows(scores(new)), file, kind, columns)
+    run.finish(images, strict=strict)
     if json:
-        listed = [{"image": str(path), "score": value} for path, value in scored]
-        show_json({"model": opened.name, "score_range": score_span(opened.scale), "images": listed})
-        return
-    rows = ((str(path), f"{value:.4f}") for path, value in scored)
-    show_table(("image", "score"), rows, caption=scale_note(opened.scale))
+        listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
+        show_json({"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed})
+    elif kind is None:
+        rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
+        show_table(columns, rows, caption=scale_note(opened.scale))
+
+
+def _kind(
+    kind: Kind | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool, json: bool
+) -> Kind | None:
+    """Return in which format rows are written, if they are."""
+    if not images and from_file is None:
+        raise UsageError("name IMAGEs, or a list of them with --from-file")
+    if output is None and (resume or kind == "parquet"):
+        raise UsageError(f"{'--resume' if resume else '--format parquet'} takes a file; name it with -o OUT")
+    if json and output is None and kind is not None:
+        raise UsageError("--json and --format both write to stdout; leave one away, or name a file with -o OUT")
+    if output is None or kind is not None:
+        return kind
+    found = next((known for known in get_args(Kind) if output.suffix == f".{known}"), None)
+    if found is None:
+        raise UsageError(f"cannot tell what {output} is to be; name it .csv, .jsonl or .parquet, or give --format")
+    return found  # type: ignore[no-any-return]
+
+
+def _measure(model: QualityModel, data: str | None, *, seed: int, bars: Bars) -> None:
+    """Let a model know what the training images of a dataset score, if one is named."""
+    if data is not None:
+        from iqa_armor.evaluation.scale import measure_training_scores
+
+        images = open_data(data, seed=seed, progress=bars).training()
+        measure_training_scores(model, images, lambda done: bars("scoring training images", done, len(images)))
+
+
+def _write(rows: Iterator[Row], file: RowFile | None, kind: Kind | None, columns: Sequence[str]) -> list[Row]:
+    """Write rows as they come to a file or to stdout; return them if they go to neither."""
+    from iqa_armor.pipeline.score_rows import line_of, printable
+
+    if file is not None:
+        with file:
+            for row in rows:
+                file.add(row)
+        return []
+    if kind is None:
+        return list(rows)
+    lines = (line_of(row, kind) for row in rows)
+    for line in chain([line_of(dict(zip(columns, columns, strict=True)), kind)] if kind == "csv" else [], lines):
+        stdout.file.write(printable(line))
+        stdout.file.flush()
+    return []
+
+
+@dataclass
+class _Run:
+    """What is told of a run while it goes on, and in the end; `means` are the columns beside the score."""
+
+    bars: Bars
+    total: int
+    means: Mapping[str, Callable[[float], float]]
+    kept: int = 0
+    scored: int = 0
+    failed: list[dict[str, str]] = field(default_factory=list)
+    first: ArmorError | None = None
+
+    def new(self, paths: Iterable[Path], done: Collection[str]) -> Iterator[Path]:
+        """Yield the paths that have no score yet."""
+        from iqa_armor.pipeline.score_rows import printable
+
+        for path in paths:
+            if done and printable(str(path)) in done:
+                self.kept += 1
+            else:
+                yield path
+
+    def rows(self, found: Iterable[Scored]) -> Iterator[Row]:
+        """Yield the row of each image that has a score, and tell of the others."""
+        for one in found:
+            if one.error is None:
+                self.scored += 1
+                yield {
+                    "image": str(one.path),
+                    "score": one.score,
+                    **{name: mean(one.score) for name, mean in self.means.items()},
+                }
+            else:
+                self.first = self.first or one.error
+                self.failed.append({"image": str(one.path), "reason": str(one.error)})
+                say(f"left out {one.path}: {one.error}", to=stderr)
+            self.bars("scoring", self.kept + self.scored + len(self.failed), self.total)
+
+    def finish(self, named: Any, *, strict: bool) -> None:
+        """Say what was left out; an error of the first one's kind if nothing has a score, or a DataError if strict."""
+        count = self.kept + self.scored + len(self.failed)
+        if not count:
+            raise DataError(f"no images in {', '.join(map(str, named or ())) or 'the list'}")
+        if self.first is not None and count == len(self.failed):
+            raise type(self.first)(f"none of {count} images could be scored; the first one: {self.first}")
+        if self.failed and strict:
+            raise DataError(f"{len(self.failed)} of {count} images could not be scored")
+        if self.failed or self.kept:
+            kept = f", {self.kept} were there already" if self.kept else ""
+            say(f"scored {self.scored} images{kept}; {len(self.failed)} could not be scored", to=stderr)

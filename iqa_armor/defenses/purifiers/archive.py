@@ -3,16 +3,15 @@
 import io
 import json
 import keyword
-import pickle
 import re
 import zipfile
-from pathlib import Path
 from typing import Any
 
 import torch
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.reading import first_line
+from iqa_armor.machine import memory_limit
+from iqa_armor.reading import reading
 
 # What a file made by torch.export.save holds, below its first folder.
 _MEMBER = re.compile(
@@ -20,11 +19,37 @@ _MEMBER = re.compile(
     r"|data/sample_inputs/\w+\.pt|extra/[\w.]+|archive_format|archive_version|byteorder|(\.data/)?version"
     r"|\.data/serialization_id)"
 )
-# Targets are called: arithmetic on tensors and on their sizes only.
-_TARGET = re.compile(
-    r"torch\.ops\.aten\.(?!__|from_file\b|save\b|load\b)\w+\.(?!__)\w+|torch\.sym_(int|float|max|min|not|sum)"
-    r"|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
+# Targets are called. Each of these checks its arguments, reads and writes no file, and gives no view beyond its tensor.
+# Operators that trust their arguments are not among them: sparse and quantized ones, decomposed batch norm.
+_OPERATORS = (
+    "abs acos add add_ addcdiv addcmul addmm adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d alias all "
+    "amax amin any arange argmax argmin argsort asin atan atan2 avg_pool1d avg_pool2d baddbmm batch_norm bitwise_and "
+    "bitwise_not bitwise_or bmm bucketize cat ceil ceil_ celu channel_shuffle chunk clamp clamp_ clamp_max clamp_min "
+    "clone col2im concat constant_pad_nd contiguous conv1d conv2d conv_transpose1d conv_transpose2d convolution copy "
+    "cos cosh cross cumsum detach detach_ diff div div_ dot dropout dropout_ einsum elu elu_ embedding eq erf exp exp_ "
+    "expand expand_as expm1 eye fill fill_ flatten flip floor floor_ floor_divide fmod full full_like gather ge gelu "
+    "glu grid_sampler grid_sampler_2d group_norm gt hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh "
+    "hardtanh_ im2col index index_add index_select instance_norm isfinite isinf isnan layer_norm le leaky_relu "
+    "leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid log_softmax "
+    "logical_and logical_not logical_or logical_xor logsumexp lt masked_fill masked_fill_ matmul max max_pool1d "
+    "max_pool2d max_pool2d_with_indices maximum mean median meshgrid min minimum mish mish_ mm movedim mul mul_ "
+    "multiply mv narrow native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm ones ones_like "
+    "outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d reflection_pad2d relu "
+    "relu6 relu_ remainder repeat repeat_interleave replication_pad1d replication_pad2d reshape reshape_as rms_norm "
+    "roll round round_ rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select selu selu_ sigmoid "
+    "sigmoid_ sign silu silu_ sin sinh slice softmax softplus softshrink sort split split_with_sizes sqrt square "
+    "squeeze stack std sub sub_ subtract sum sym_numel sym_size t tan tanh tanh_ tensor_split threshold threshold_ "
+    "tile to topk transpose tril triu trunc type_as unbind unflatten unfold unsqueeze upsample_bicubic2d "
+    "upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean view view_as where zeros "
+    "zeros_like _adaptive_avg_pool2d _assert_tensor_metadata _log_softmax _softmax _to_copy _unsafe_view "
+    "_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d"
 )
+_TARGET = re.compile(
+    rf"torch\.ops\.aten\.(?P<name>{_OPERATORS.replace(' ', '|')})\.(?P<overload>\w+)"
+    r"|torch\.sym_(int|float|max|min|not|sum)|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
+)
+_MOST = 2**31  # of a number among arguments; the end of a slice may be open
+_LONGEST = 4096  # of a list of arguments
 _PLAIN = re.compile(r"[\w.+:\-]*")
 _KEY = re.compile(r"[\w.]*")
 _OPTION = re.compile(r"[a-z0-9_]*")  # a string argument, such as a rounding mode
@@ -40,32 +65,28 @@ _SIZE_NAME = re.compile(
 _TREE_TYPES = (None, "builtins.tuple", "builtins.list", "builtins.dict")
 _UNSUPPORTED = frozenset(("as_operator", "as_graph", "as_graphs", "as_custom_obj", "custom_obj", "as_complex"))
 _DROPPED: dict[str, Any] = {"metadata": {}, "guards_code": []}  # sources of the author's lines; Python to evaluate
-_PARSE_ERRORS = (
-    *(zipfile.BadZipFile, ValueError, TypeError, LookupError, AttributeError, RuntimeError, OSError, EOFError),
-)
 
 
 class _Unsafe(ValueError):
     """What an archive holds beside a graph of tensor operations."""
 
 
-def checked_archive(path: Path) -> io.BytesIO:
-    """Return an archive for `torch.export.load`, made anew of the checked parts of a file.
+def checked_archive(path: str, content: bytes) -> io.BytesIO:
+    """Return an archive for `torch.export.load`, made anew of the checked parts of a file's bytes.
 
     `torch.export.load` unpickles what the archive asks for, resolves names to any attribute of torch, evaluates
     strings as expressions and compiles others to Python source. So only what `torch.export.save` writes for a network
     of aten operations passes; comments on the author's source, and guards written in Python, are dropped.
     Raises ModelLoadError if the file is damaged, TorchScript, or holds anything else.
     """
-    try:
-        with zipfile.ZipFile(path) as archive:
-            return _rebuilt(archive)
-    except _Unsafe as error:
-        raise ModelLoadError(
-            f"{path} was not opened, because {error}; save the network with torch.export.save or as ONNX"
-        ) from error
-    except _PARSE_ERRORS as error:
-        raise ModelLoadError(f"{path} is no torch.export archive, or is damaged: {first_line(error)}") from error
+    with reading(path, ModelLoadError, says="is no torch.export archive, or is damaged", advice="export it again"):
+        try:
+            with zipfile.ZipFile(io.BytesIO(content)) as archive:
+                return _rebuilt(archive)
+        except _Unsafe as error:
+            raise ModelLoadError(
+                f"{path} was not opened, because {error}; save the network with torch.export.save or as ONNX"
+            ) from error
 
 
 def _rebuilt(archive: zipfile.ZipFile) -> io.BytesIO:
@@ -74,6 +95,9 @@ def _rebuilt(archive: zipfile.ZipFile) -> io.BytesIO:
         raise _Unsafe("it is TorchScript, which runs code of its own")
     if "archive_format" not in names or len(set(names)) != len(names):
         raise _Unsafe("it is not written by torch.export.save of PyTorch 2.8 or later")
+    expanded = sum(member.file_size for member in archive.infolist())
+    if expanded > memory_limit() // 4:
+        raise _Unsafe(f"its parts have {expanded} bytes, more than --max-memory leaves for them")
     rebuilt = io.BytesIO()
     with zipfile.ZipFile(rebuilt, "w") as copy:
         for full, name in zip(archive.namelist(), names, strict=True):
@@ -104,8 +128,9 @@ def _with_plain_payloads(config: Any) -> Any:
 
 def _check_sample(content: bytes) -> None:
     try:
-        torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, *_PARSE_ERRORS) as error:
+        with reading("its sample", ModelLoadError):
+            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+    except ModelLoadError as error:
         raise _Unsafe("its sample inputs are more than tensors") from error
 
 
@@ -117,15 +142,23 @@ def _checked(value: Any, key: str) -> Any:
                 raise _Unsafe(f"its graph has an entry {name[:80]!r}")
         return {name: _DROPPED[name] if name in _DROPPED else _checked(item, name) for name, item in value.items()}
     if isinstance(value, list):
+        if key.startswith("as_") and len(value) > _LONGEST:
+            raise _Unsafe(f"its graph has a list of {len(value)} arguments")
         return [_checked(item, key) for item in value]
+    if key in ("as_int", "as_ints") and not _is_small(value):
+        raise _Unsafe(f"its graph has the number {str(value)[:40]} among its arguments")
     if isinstance(value, str) and not _is_harmless(value, key):
         raise _Unsafe(f"its graph has {key} {value[:80]!r}, which is no part of a network of tensor operations")
     return value
 
 
+def _is_small(value: Any) -> bool:
+    return type(value) in (int, bool) and (abs(value) <= _MOST or value == 2**63 - 1)
+
+
 def _is_harmless(text: str, key: str) -> bool:
     if key == "target":
-        return _TARGET.fullmatch(text) is not None
+        return _is_operator(text)
     if key == "expr_str":
         return _is_size(text)
     if key in ("in_spec", "out_spec"):
@@ -133,6 +166,15 @@ def _is_harmless(text: str, key: str) -> bool:
     if key in ("name", "forward_arg_names"):
         return not text or (text.isidentifier() and not keyword.iskeyword(text))
     return (_OPTION if key == "as_string" else _PLAIN).fullmatch(text) is not None
+
+
+def _is_operator(text: str) -> bool:
+    """Return whether a target is in the list; what writes into tensors that it is given for that is not."""
+    found = _TARGET.fullmatch(text)
+    if found is None or found["name"] is None:
+        return found is not None
+    overload = getattr(getattr(torch.ops.aten, found["name"]), found["overload"], None)
+    return isinstance(overload, torch._ops.OpOverload) and not any(a.is_out for a in overload._schema.arguments)
 
 
 def _is_size(text: str) -> bool:

@@ -1,0 +1,115 @@
+"""What runs a network from a file, in a process of its own: opened once, called with images as plain bytes."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from iqa_armor.defenses.purifiers.archive import checked_archive
+from iqa_armor.errors import ModelLoadError
+from iqa_armor.reading import reading
+
+OPEN_NETWORKS = 4
+Run = Callable[[Tensor], Tensor]
+Sides = tuple[int | None, ...]
+
+
+def describe(path: str, sha256: str, device: str, threads: int, _: bytes) -> tuple[list[int | None], bytes]:
+    """Return the sides (N, C, H, W) of images that a network declares, None where a side is free."""
+    torch.set_num_threads(threads)
+    return list(_opened(path, sha256, device)[0]), b""
+
+
+def run(
+    path: str, sha256: str, device: str, threads: int, shape: Sequence[int], content: bytes
+) -> tuple[dict[str, Any], bytes]:
+    """Return shape and bytes of what a network gives for float32 images, and whether that has a gradient."""
+    torch.set_num_threads(threads)
+    images = _tensor(content, shape).to(device).requires_grad_()
+    purified = _opened(path, sha256, device)[1](images)
+    if not isinstance(purified, Tensor):
+        return {"kind": type(purified).__name__}, b""
+    said = {"shape": list(purified.shape), "has_gradient": purified.requires_grad}
+    return said, _bytes(purified)
+
+
+def pull_back(
+    path: str, sha256: str, device: str, threads: int, shape: Sequence[int], content: bytes
+) -> tuple[None, bytes]:
+    """Return the gradient at images of what comes back of them, weighted by a gradient; both stand in the bytes."""
+    torch.set_num_threads(threads)
+    half = len(content) // 2
+    images, weights = (_tensor(part, shape).to(device) for part in (content[:half], content[half:]))
+    images.requires_grad_()
+    (gradient,) = torch.autograd.grad(_opened(path, sha256, device)[1](images), images, weights)
+    return None, _bytes(gradient)
+
+
+def _tensor(content: bytes, shape: Sequence[int]) -> Tensor:
+    return torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(tuple(shape))
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+@lru_cache(OPEN_NETWORKS)
+def _opened(path: str, sha256: str, device: str) -> tuple[Sides, Run]:
+    with reading(path, ModelLoadError, says="holds no network of one image tensor", advice="export it again"):
+        content = Path(path).read_bytes()
+        if hashlib.sha256(content).hexdigest() != sha256:
+            raise ModelLoadError(f"{path} has changed since it was opened; run again")
+        return (_exported if path.endswith(".pt2") else _onnx)(path, content, device)
+
+
+def _exported(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
+    """Return a network of torch.export; its gradient is there unless its graph cuts it."""
+    from torch.export.passes import move_to_device_pass
+
+    program: Any = torch.export.load(checked_archive(path, content))
+    names = program.graph_signature.user_inputs
+    (entry,) = (node for node in program.graph.nodes if node.name in names)
+    module: Any = move_to_device_pass(program, torch.device(device)).module()
+    module.requires_grad_(False)
+    stored = [value for part in module.modules() for value in (*part._parameters.values(), *part._buffers.values())]
+    stored += [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
+    versions = [value._version for value in stored if value is not None]
+
+    def purify(images: Tensor) -> Tensor:
+        purified: Tensor = module(images)
+        if versions != [value._version for value in stored if value is not None]:
+            raise ModelLoadError(f"{path} changes its own weights or buffers; export it in eval mode")
+        return purified
+
+    return _free(entry.meta["val"].shape), purify
+
+
+def _onnx(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
+    """Return a network that onnxruntime computes, on CUDA where it can; without a gradient."""
+    import onnxruntime
+
+    wanted = ("CUDAExecutionProvider",) if device.startswith("cuda") else ()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    session = onnxruntime.InferenceSession(content, options, providers=providers)
+    inputs = session.get_inputs()
+    if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
+        raise ModelLoadError(f"{path} must take one float32 tensor (N, 3, H, W)")
+
+    def purify(images: Tensor) -> Tensor:
+        return torch.from_numpy(session.run(None, {inputs[0].name: images.detach().cpu().numpy()})[0])
+
+    return _free(inputs[0].shape), purify
+
+
+def _free(shape: Sequence[Any]) -> Sides:
+    sides = tuple(side if isinstance(side, int) else None for side in shape)
+    return sides if len(sides) == 4 else (0, None, None, None)

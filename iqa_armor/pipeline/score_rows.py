@@ -1,0 +1,139 @@
+"""Scores as rows of a file that grows, and on which a later run goes on."""
+
+from __future__ import annotations
+
+import csv
+import importlib.util
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.files import refusing, replacing
+from iqa_armor.reading import reading
+
+Format = Literal["csv", "jsonl", "parquet"]
+_SAME = 1e-3  # share by which scores differ where batches or machines do
+_GROUP = 4096  # rows that Parquet keeps together
+_ENDS = {"csv": "\r\n", "jsonl": "\n"}
+_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+
+
+def line_of(row: Mapping[str, Any], kind: Format) -> str:
+    """Return a row as a line of CSV or of JSON."""
+    if kind != "csv":
+        return json.dumps(row) + _ENDS["jsonl"]
+    text = io.StringIO()
+    csv.writer(text).writerow(row.values())
+    return text.getvalue()
+
+
+class RowFile:
+    """Rows of an image each, with these columns, on the disk as they come; Parquet once the block has ended well.
+
+    Meanwhile the rows of a Parquet file stand in a hidden file of JSON lines beside it. What stands at `path` is
+    replaced, or with `resume` kept: `done` then holds its images, and a last line that was cut short goes.
+
+    Raises UsageError if what is kept has other columns; OutputError if nothing can be written.
+    """
+
+    def __init__(self, path: Path | str, kind: Format, columns: Sequence[str], *, resume: bool = False) -> None:
+        self.path, self.kind, self.columns = Path(path), kind, tuple(columns)
+        if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+            raise ArmorError("Parquet needs pip install 'iqa-armor[parquet]'; csv and jsonl need nothing")
+        self.growing = self.path.with_name(f".{self.path.name}.rows") if kind == "parquet" else self.path
+        self.resume, self.last = resume, dict[str, Any]()
+        self.done: set[str] = set()
+        if resume:
+            _cut(self.growing, _ENDS["csv" if kind == "csv" else "jsonl"])
+            for row in self._kept():
+                self.last = row
+                self.done.add(printable(self.last["image"]))
+        with refusing(self.growing):
+            self._file = self.growing.open("a" if resume else "w", **_TEXT)
+            if kind == "csv" and not self.done and not self._file.tell():
+                self._file.write(",".join(self.columns) + _ENDS["csv"])
+
+    def add(self, row: Mapping[str, Any]) -> None:
+        """Write a row; it has left this process when it returns."""
+        with refusing(self.growing):
+            self._file.write(line_of(row, self.kind))
+            self._file.flush()
+
+    def require_same(self, score: Callable[[Path], float]) -> None:
+        """Refuse to go on where the last image, if it is still there, has another score than what stands here."""
+        if self.last and (file := Path(self.last["image"])).is_file():
+            now, then = score(file), self.last["score"]
+            if not abs(now - then) <= _SAME * max(abs(now), abs(then)):
+                raise UsageError(
+                    f"{self.path} is of another model, setting or image: {file} has {then:.6g} there and {now:.6g} "
+                    "now; replace it with --overwrite, or name another file"
+                )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: object, *_: object) -> None:
+        self._file.close()
+        if self.kind == "parquet" and kind is None:
+            with replacing(self.path) as unfinished:
+                self._write_parquet(unfinished)
+            self.growing.unlink()
+
+    def _kept(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows that are there already: those of a Parquet file, then those of lines."""
+        with reading(self.path, UsageError, says="holds no scores", advice="replace it with --overwrite"):
+            for row in _rows(self.path, self.kind) if self.resume else ():
+                yield self._checked(row)
+            if self.kind == "parquet":
+                for row in _rows(self.growing, "jsonl"):
+                    yield self._checked(row)
+
+    def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
+        if tuple(row) != self.columns:
+            told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
+            raise UsageError(f"{told}; replace it with --overwrite, or name another file")
+        return row | {name: float(row[name]) for name in self.columns[1:]}
+
+    def _write_parquet(self, path: Path) -> None:
+        import pyarrow
+        from pyarrow.parquet import ParquetWriter
+
+        kinds = {name: pyarrow.float64() if number else pyarrow.string() for number, name in enumerate(self.columns)}
+        with ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
+            group: list[dict[str, Any]] = []
+            for row in self._kept():
+                group.append(row | {"image": printable(row["image"])})
+                if len(group) == _GROUP:
+                    writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+                    group = []
+            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
+
+
+def printable(name: str) -> str:
+    """Return the name of a file as Unicode, which it need not be."""
+    return name.encode(errors="surrogateescape").decode(errors="replace")
+
+
+def _rows(path: Path, kind: Format) -> Iterator[dict[str, Any]]:
+    if not path.exists():
+        return
+    if kind == "parquet":
+        from pyarrow.parquet import ParquetFile
+
+        for batch in ParquetFile(path).iter_batches(_GROUP):
+            yield from batch.to_pylist()
+        return
+    with path.open(**_TEXT) as file:
+        yield from csv.DictReader(file) if kind == "csv" else map(json.loads, file)
+
+
+def _cut(path: Path, end: str) -> None:
+    """Drop what follows the last whole line."""
+    if path.exists():
+        with refusing(path), path.open("r+b") as file:
+            start = file.seek(max(0, file.seek(0, io.SEEK_END) - 2**20))
+            last = file.read().rfind(end.encode())
+            file.truncate(start + last + len(end) if last >= 0 else 0)
