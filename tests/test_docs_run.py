@@ -13,12 +13,13 @@ import torchvision
 from conftest import small_network, write_images
 from typer.testing import CliRunner
 
-from iqa_armor import Preprocessing, QualityModel, ScoreScale, save_model
+from iqa_armor import Preprocessing, QualityModel, ScoreScale, export_model, save_model
 from iqa_armor.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHORT = {"--epochs": "1", "--limit": "2", "--input-size": "64x64", "--samples": "40", "--repeats": "1"}
+SHORT |= {"--attack": "pgd1", "--epsilon": "4", "--ranking-epsilon": "1"}
 GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened", "sharpness")
 OWN_DATA = re.compile(r"\b[A-Z][A-Z_]*DIR\b|:DIR\b|kadid10k:")  # what is not at hand here
 
@@ -49,6 +50,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
     model = QualityModel(small_network(), Preprocessing(size=(32, 40)), scale=ScoreScale(-1, 1))
     for name in GIVEN:
         save_model(model, folder / f"{name}.safetensors")
+    export_model(model, folder / "model.onnx")
     (folder / "pipeline.toml").write_text('[inspect]\nmodel = "base.safetensors"\n')
     (folder / "list.txt").write_text("".join(f"images/{n:03}.png {n}\n" for n in range(24)))
     for page in PAGES:
