@@ -19,6 +19,7 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
 from iqa_armor.reading import reading
 from iqa_armor.recipe import Training
+from iqa_armor.surgery.views import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.averaging import AveragedWeights
@@ -71,8 +72,6 @@ def fit(
             targets.
         is_pretrained: Whether the statistics of its batch norms are worth freezing.
         device: Where it is fitted, and left.
-        checkpoint: File that keeps the state, or none.
-        progress: Told after every step.
 
     Raises:
         ArmorError: If the loss runs away at every step size that was tried.
@@ -187,6 +186,7 @@ class _Fitting:
         images, mos, _ = batch
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
+        images = moved_at_random(images, self.settings.views, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread
         share_done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
         step = Step(self.shell, images, targets, share_done)
