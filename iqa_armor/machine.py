@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iqa_armor.errors import UsageError
 
@@ -142,6 +142,19 @@ def _granted_memory() -> int:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         granted.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(granted, default=8 * 2**30)
+
+
+def onnx_session(model: str | bytes, device: str = "cpu") -> Any:
+    """Return a session of onnxruntime for an ONNX file or its content, on CUDA where that is asked for and there."""
+    import onnxruntime
+    import torch
+
+    wanted = ("CUDAExecutionProvider",) if device.startswith("cuda") else ()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def _quota() -> float | None:

@@ -105,16 +105,13 @@ def unwrapped(network: nn.Module) -> nn.Module:
 class Prepared(nn.Module):
     """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
 
-    mean: Tensor
-    std: Tensor
-
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
         """Take images in another way from now on, in place."""
         self.preprocessing = preprocessing
         # A network without storage (a file being opened) will get its parameters on the CPU.
         device = next((parameter.device for parameter in self.parameters() if not parameter.is_meta), None)
-        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
+        parts = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
+        self.mean, self.std = (nn.Buffer(values.view(3, 1, 1), persistent=False) for values in parts)
 
     @property
     def prepare(self) -> Callable[[Tensor], Tensor]:
@@ -159,10 +156,8 @@ class QualityModel(Prepared):
         super().__init__()
         self.network = unwrapped(network)
         self.training = network.training  # so that restoring this model's mode never changes its network's
-        self.scale = scale
-        self._declared_rising = higher_is_better
-        self.name = name
-        self.arch = arch
+        self.scale, self._declared_rising = scale, higher_is_better
+        self.name, self.arch = name, arch
         self.set_preprocessing(preprocessing or Preprocessing())
 
     @property
@@ -176,11 +171,7 @@ class QualityModel(Prepared):
         self.scale = self.scale and replace(self.scale, higher_is_better=rising)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
-
-        Raises:
-            ModelLoadError: If the network fails on them or gives anything but one score per image.
-        """
+        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1]; a ModelLoadError if the network gives none."""
         fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
         if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
             raise ModelLoadError(

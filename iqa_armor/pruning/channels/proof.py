@@ -63,12 +63,8 @@ def difference(
 ) -> float:
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
-    Args:
-        traced: The original.
-        pruned: The pruned copy, before any correction.
-        labelling: Labels of the original.
-        gone: Per label, whether what it names went.
-        images: Normalised input (N, 3, H, W), N at least 2.
+    The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
+    images are normalised (N, 3, H, W), N at least 2.
     """
     exact, smaller, images = copy.deepcopy(traced).double(), copy.deepcopy(pruned).double(), images.double()
     with torch.no_grad():
