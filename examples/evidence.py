@@ -27,13 +27,15 @@ PLAIN: dict[str, Any] = {"position": "none", "prune": 0.0}
 BLOCK: dict[str, Any] = {"prune": 0.0}
 METHODS: dict[str, dict[str, Any]] = {
     "control": PLAIN,
+    "control, eight views": {**PLAIN, "views": 8},
     "block, Cayley": {**BLOCK, "backend": "cayley"},
     "block, AOC": {**BLOCK, "backend": "aoc"},
     "block, AOL": {**BLOCK, "backend": "aol"},
     "at": {**PLAIN, "defense": "at"},
     "nt": {**PLAIN, "defense": "nt"},
     "nt-scaled": {**PLAIN, "defense": "nt-scaled"},
-    "block + teacher": {**STRONG, **BLOCK, "position": "last"},
+    "teacher, one view": {**STRONG, "views": 1},
+    "block + strong": {**STRONG, **BLOCK, "position": "last"},
     "paper": read_recipe("paper"),
     "strong": STRONG,
 }

@@ -26,13 +26,13 @@ DEMO_DATA = "synthetic:scenes=60,seed=2026"
 def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tuple[Hardened, Evaluation]:
     """Harden the shipped network and evaluate it beside the original and a control.
 
-    The control is fine-tuned as long as the hardened model, without block, pruning and defense, so that what
+    The control is fine-tuned as long as the hardened model, without block, pruning, views and defense, so that what
     surgery and defense bought is told apart from what fine-tuning bought. All are evaluated on scenes kept aside.
     """
     base = load_model(DEMO_MODEL)
     base.name = "demo"
     dataset = open_dataset(DEMO_DATA, progress=progress)
-    control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0, "defense": "none"})
+    control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0, "defense": "none", "views": 1})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
     control.model.name, hardened.model.name = "control", "hardened"
