@@ -12,6 +12,7 @@ from typer.testing import CliRunner
 import iqa_armor
 from iqa_armor.cli import app
 from iqa_armor.cli.commands.run import read_steps
+from iqa_armor.errors import RecipeError
 from iqa_armor.pipeline.steps import Pipeline, Step
 from iqa_armor.recipe import read_recipe
 
@@ -85,6 +86,15 @@ def test_a_wrong_pipeline_is_refused_before_anything_is_run(text: str, message: 
 def test_a_pipeline_that_is_not_there_is_named(tmp_path: Path) -> None:
     done = CliRunner().invoke(app, ["run", str(tmp_path / "none.toml")])
     assert (done.exit_code, f"no pipeline file {tmp_path / 'none.toml'}" in done.stderr) == (6, True)
+
+
+@pytest.mark.parametrize("command", ["inspect", "bench"])
+def test_a_command_that_writes_no_file_needs_no_output(command: str) -> None:
+    models = {"models": ["m.pt"]} if command == "bench" else {"model": "m.pt"}
+    (step,) = read_steps({command: models}, "p.toml")
+    assert step.words[:2] == (command, "m.pt")
+    with pytest.raises(RecipeError, match="no option 'output'"):
+        list(read_steps({command: {**models, "output": "x"}}, "p.toml"))
 
 
 def test_the_example_becomes_commands_that_exist() -> None:

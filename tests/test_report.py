@@ -6,6 +6,7 @@ from rich.console import Console
 from iqa_armor.report.attack_figures import area, distinct, headline
 from iqa_armor.report.comparison import compare
 from iqa_armor.report.evaluation import evaluation_report
+from iqa_armor.report.plain_words import in_plain_words, ranking_bars
 from iqa_armor.report.terminal import TerminalReport
 from iqa_armor.report.verdicts import verdict
 from iqa_armor.results.figures import (
@@ -280,3 +281,16 @@ def test_budgets_that_an_attack_cannot_spend_count_once() -> None:
     blank, unmeasured = AttackFigures(), AttackFigures(abs_gain=gain, abs_gain_auc=0.4)
     assert (distinct(blank), area(blank, "abs_gain")) == ([], None)
     assert distinct(unmeasured) == ["2", "4", "6"]
+
+
+def test_plain_words_and_bars_say_what_is_left_of_the_ranking() -> None:
+    before = changed(BASE, name="demo", worst_case_srocc={"1": -0.5, "4": -1.0})
+    after = changed(HARD, name="hardened", worst_case_srocc={"1": 0.25, "4": 0.0})
+    found = outcome(before, after, baseline="demo")
+    first, second = in_plain_words(found)
+    assert "demo from .926 to -.500 and that by hardened from .921 to .250" in first
+    assert second == "On images that nobody changed, hardened ranks worse by .005."
+    heading, *bars = ranking_bars(found)
+    assert [bar.count("█") for bar in bars] == [20, 20, 11, 6, 22, 0]
+    assert len({bar.index("│") for bar in bars} | {heading.index(" 0 ") + 1}) == 1
+    assert max(map(len, (heading, *bars))) < 80

@@ -20,12 +20,13 @@ METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 def options(
-    *, without: Collection[str] = (), usual: Collection[str] = ("device",)
+    *, without: Collection[str] = (), usual: Collection[str] = ("device",), recipe: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Give a command the options of every parameter whose type is a `SettingsModel`, and --recipe beside them.
 
     The command is called with the validated settings; its other parameters stay what they are. There is no option for
-    settings in `without`; those in `usual` are shown by --help, the others by --help-all.
+    settings in `without`; those in `usual` are shown by --help, the others by --help-all. `recipe` is what holds
+    where none is named.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
@@ -41,7 +42,7 @@ def options(
 
         def run(**values: Any) -> None:
             word, changes, shown = (values.pop(name, None) for name in RECIPE_HINTS)
-            sources, found = Sources(kinds.values(), word, changes or ()), {}
+            sources, found = Sources(kinds.values(), word or recipe, changes or ()), {}
             for name, kind in kinds.items():
                 flags = {key: values[key] for key in kind.model_fields if values.get(key) not in (None, [])}
                 found[name] = sources.read(kind, flags)

@@ -2,6 +2,7 @@
 
 import inspect
 import operator
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +17,7 @@ from iqa_armor.graph.tracer import SizedTracer
 from iqa_armor.graph.walk import ancestors
 
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
+_ALONE = threading.RLock()  # fx patches nn.Module itself while it traces
 _GROWN = (32, 64)  # what another size has more
 
 
@@ -48,7 +50,8 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
     try:
         with _one_input(network), _unchanged(network):
-            tracer.graph = tracer.trace(network)
+            with _ALONE:
+                tracer.graph = tracer.trace(network)
             _drop_assertions(tracer.graph)
             traced = fx.GraphModule(network, tracer.graph, kind)
             traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}

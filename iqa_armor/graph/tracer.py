@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import operator
+import threading
 import weakref
 from collections import Counter
 from collections.abc import Iterator
@@ -115,7 +116,12 @@ class SizedTracer(fx.Tracer):
         self.asked: dict[fx.Node, Any] = {}
         self.failed: str | None = None
         self._holders: Counter[fx.Node] = Counter()
-        self._is_computing = False
+        self._is_computing, self._thread = False, threading.get_ident()
+
+    @property
+    def _is_plain(self) -> bool:
+        """Whether modules run as ever: within a leaf, and in other threads, whose modules fx patches as well."""
+        return self._is_computing or threading.get_ident() != self._thread
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         """Return whether `m` stays one node of the graph."""
@@ -154,7 +160,7 @@ class SizedTracer(fx.Tracer):
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
-        if self._is_computing:
+        if self._is_plain:
             return forward(*args, **kwargs)
         try:
             result = super().call_module(m, forward, args, kwargs)
@@ -169,7 +175,7 @@ class SizedTracer(fx.Tracer):
 
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Return a module's attribute, a parameter as a node of the graph; within a leaf plainly."""
-        return attr_val if self._is_computing else super().getattr(attr, attr_val, parameter_proxy_cache)
+        return attr_val if self._is_plain else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
         """Return whether a value is true.

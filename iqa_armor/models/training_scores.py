@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from iqa_armor.models.base import QualityModel
 
 Kind = Literal["mos", "percentile", "0-100"]
+KINDS: tuple[Kind, ...] = get_args(Kind)
 RANKS = 101
 WAY_OUT = "name the images that it was trained on with --scale-data SPEC"
 

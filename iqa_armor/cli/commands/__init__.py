@@ -5,6 +5,7 @@ COMMANDS = {
     "harden": "Harden MODEL: splice an orthogonal block in, prune, fine-tune, and write one self-contained file.",
     "evaluate": "Measure quality prediction and robustness of MODELs, with attacks.",
     "score": "Score images with MODEL.",
+    "serve": "Serve the scores of MODEL over HTTP.",
     "attack": "Attack images as MODEL sees them and write them as 8-bit PNG files.",
     "certify": "Bound the smoothed scores of MODELs for every change of an image within an L2 radius.",
     "train": "Train ARCH on scored images and write it as one self-contained file.",

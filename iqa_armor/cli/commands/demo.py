@@ -3,17 +3,20 @@
 from pathlib import Path
 from typing import Annotated
 
-from rich.console import Console
-
 from iqa_armor.cli.arguments import JsonOpt, Machine, OverwriteOpt, claimed, output_option
 from iqa_armor.cli.console import progress, say, show_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
 
-FILES = ("hardened.safetensors", "results.json", "results.txt")
+NEXT = (
+    "iqa-armor inspect model.pt",
+    "iqa-armor harden model.pt --data csv:labels.csv --recipe strong",
+    "iqa-armor evaluate model-hardened.safetensors --baseline model.pt --data csv:labels.csv",
+)
+FILES = ("hardened.safetensors", "results.json", "report.html")
 
 
-@options(without=set(Recipe.model_fields) - {"backend", "seed"}, usual=("device",))
+@options(without=set(Recipe.model_fields) - {"seed"}, recipe="fast")
 def demo(
     recipe: Recipe,
     machine: Machine,
@@ -21,30 +24,29 @@ def demo(
     overwrite: OverwriteOpt = False,
     json: JsonOpt = False,
 ) -> None:
-    """DIR gets the hardened model, the outcome as JSON and the table.
+    """DIR gets the hardened model, the outcome as JSON and a report. The recipe is fast unless another is named.
 
     Examples:
         iqa-armor demo
-        iqa-armor demo -o out --backend aol
+        iqa-armor demo -o out --recipe paper
     """
+    from iqa_armor.cli.commands.evaluate import page_of
     from iqa_armor.files import staging
     from iqa_armor.pipeline.demo import run_demo
-    from iqa_armor.report.evaluation import evaluation_report
-    from iqa_armor.report.terminal import TerminalReport
+    from iqa_armor.report.plain_words import in_plain_words, ranking_bars
 
     device = machine.chosen()
     with claimed(output, overwrite=overwrite, is_folder=True, files=FILES):
         with progress() as bars:
             hardened, evaluation = run_demo(recipe, device=device, progress=bars)
-        report = TerminalReport(evaluation_report(evaluation.outcome))
         with staging(output) as folder:
-            model, results, shown = (folder / name for name in FILES)
+            model, results, report = (folder / name for name in FILES)
             hardened.save(model)
             results.write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
-            with shown.open("w", encoding="utf-8") as file:
-                Console(file=file, width=120).print(report)
+            report.write_text(page_of(evaluation), encoding="utf-8")
     if json:
         show_json(evaluation.outcome.model_dump(mode="json"))
         return
-    stdout.print(report)
-    say(f"wrote {', '.join(FILES)} to {output}")
+    say(*ranking_bars(evaluation.outcome), "")
+    stdout.print(*in_plain_words(evaluation.outcome), "", sep="\n", markup=False)
+    say(f"wrote {', '.join(FILES)} to {output}; your own model next:", *(f"  {line}" for line in NEXT))

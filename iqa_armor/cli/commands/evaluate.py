@@ -133,7 +133,7 @@ def _write(found: Evaluation, *, output: Path | None, scores: Path | None, repor
         write_table(found.table, scores)
         say(f"wrote {scores}", to=stderr)
     if report is not None:
-        write_whole(report, _page(found))
+        write_whole(report, page_of(found))
         say(f"wrote {report}", to=stderr)
 
 
@@ -148,7 +148,8 @@ def _forecasts(
     return forecast_attacks(models, datasets, attacks, limit=limit, device=device, batch_size=batch, eot=eot)
 
 
-def _page(found: Evaluation) -> str:
+def page_of(found: Evaluation) -> str:
+    """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report.attack_figures import headline
     from iqa_armor.report.evaluation import evaluation_report

@@ -86,7 +86,8 @@ def _parameters(command: str, where: str) -> dict[str, Any]:
     if command not in COMMANDS or command in ("run", "data"):
         raise RecipeError(f"{where} is no command; known are {', '.join(COMMANDS)}")
     found = load_command(command).params
-    return {_plain(flag): each for each in found for flag in each.opts} | {each.name: each for each in found}
+    flags = {_plain(flag): each for each in found for flag in each.opts if flag != "--output"}  # output is a file here
+    return flags | {each.name: each for each in found}
 
 
 def _plain(name: str) -> str:

@@ -1,0 +1,58 @@
+"""`iqa-armor serve`: a model over HTTP."""
+
+import socket
+from typing import Annotated
+
+import typer
+
+from iqa_armor.cli.arguments import Defenses, Draws, JsonOpt, Machine, ModelArg
+from iqa_armor.cli.console import say, show_json, stdout
+from iqa_armor.cli.options import options
+from iqa_armor.errors import OutputError
+from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.serve_settings import Service
+
+
+@options(without={"threat", "lower_is_better"}, usual=("batch_size", "wait", "timeout", "max_size", "device"))
+def serve(
+    model: ModelArg,
+    service: Service,
+    defenses: Defenses,
+    opening: Opening,
+    draws: Draws,
+    machine: Machine,
+    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 is any that is free.")] = 8000,
+    json: JsonOpt = False,
+) -> None:
+    """POST the bytes of an image to /score; /health and /metrics (Prometheus) say how it does.
+
+    It has no users and no encryption: put it behind a proxy that has, before others can reach it.
+
+    Examples:
+        iqa-armor serve model.safetensors --port 8000
+        curl --data-binary @photo.jpg http://127.0.0.1:8000/score
+    """
+    from iqa_armor.pipeline.defended_models import defended_model
+    from iqa_armor.pipeline.load import load_model
+    from iqa_armor.pipeline.serve import make_app
+
+    device = machine.chosen()
+    opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
+    app = make_app(opened, service, seed=draws.seed)
+    from uvicorn import Config, Server
+
+    try:
+        listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except (OSError, UnicodeError) as error:
+        raise OutputError(f"cannot listen on {host}, port {port}: {error}; see --host and --port") from error
+    with listening:
+        bound = listening.getsockname()[1]
+        url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        if json:
+            show_json({"url": url, "model": opened.name})
+        else:
+            say(f"{opened.name} answers at {url}/score; Ctrl-C ends it")
+        stdout.file.flush()
+        config = Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(service.timeout) + 1)
+        Server(config).run(sockets=[listening])
