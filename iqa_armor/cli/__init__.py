@@ -12,7 +12,7 @@ from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.signals import showing_results, stop_on_signals, told
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import ArmorError, ModelLoadError
 
 
 class ArmorGroup(typer.core.TyperGroup):
@@ -44,12 +44,24 @@ def _ending() -> Iterator[None]:
     try:
         with showing_results():
             yield
-    except (ArmorError, KeyboardInterrupt) as error:
+    except (ArmorError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        # torch's OutOfMemoryError, which is not imported, is a RuntimeError.
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+            raise
         from rich.markup import escape
 
-        sentence, code = (str(error), error.exit_code) if isinstance(error, ArmorError) else told(error)
+        sentence, code = _told(error)
         stderr.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True)
         raise typer.Exit(code) from error
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, ArmorError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return told(error)
+    too_little = "there is not enough memory; take smaller batches or images, or another --device"
+    return too_little, ModelLoadError.exit_code
 
 
 def load_command(name: str) -> Any:
