@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 # The last names of calls that turn bytes into objects, import what a word names, or start a program.
 RISKY = {
     *("eval", "exec", "compile", "__import__", "import_module", "exec_module", "find_class"),
-    *("loadmat", "InferenceSession", "safe_open", "load_file", "from_pretrained", "hf_hub_download"),
+    *("loadmat", "InferenceSession", "onnx_session", "safe_open", "load_file", "from_pretrained", "hf_hub_download"),
     *("Popen", "run_path", "run_module", "load_library", "load_inline", "CDLL", "Unpickler", "system", "popen"),
 }
 # Names that are harmless on other objects: what they are risky behind.
