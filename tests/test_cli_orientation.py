@@ -7,11 +7,12 @@ import tomllib
 from pathlib import Path
 
 import pytest
-from conftest import memory_dataset, write_images
+from conftest import memory_dataset, small_network, write_images
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 import iqa_armor
+from iqa_armor import Preprocessing, QualityModel, save_model
 from iqa_armor.cli import app
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.options import recipe_kinds
@@ -63,10 +64,72 @@ def test_outputs_fit_their_schemas(tmp_path: Path) -> None:
     validator("certification").validate(json.loads(run("certify", *few, "--samples", 40).stdout))
 
 
+@pytest.fixture(scope="module")
+def hardened(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with images, their labels, a model, that model hardened, and what harden wrote."""
+    folder = tmp_path_factory.mktemp("outputs")
+    write_images(folder / "images", count=24)
+    save_model(QualityModel(small_network(), Preprocessing(size=(32, 40))), folder / "m.safetensors")
+    made = ("-o", folder / "h.safetensors", "--epochs", 1, "--frontier", 2, "--json")
+    done = run("harden", folder / "m.safetensors", "--data", f"csv:{folder}/images/labels.csv", *made)
+    (folder / "harden.json").write_text(done.stdout)
+    return folder
+
+
+WORDS = {
+    "harden --dry-run": "M DATA --dry-run",
+    "inspect": "H",
+    "train": "M DATA --epochs 1 -o DIR/t.safetensors",
+    "train --dry-run": "M DATA --dry-run -o DIR/u.safetensors",
+    "train-purifier": "M DATA --epochs 1 -o DIR/p.safetensors",
+    "attack": "H DIR/images/000.png -o DIR/attacked",
+    "attack --dry-run": "H DIR/images/000.png -o DIR/not --dry-run",
+    "score": "H DIR/images/000.png",
+    "score -o": "H DIR/images/000.png -o DIR/s.csv",
+    "bench": "M --size 32x40 --repeats 1 --batch 1",
+    "run": "DIR/p.toml",
+    "info": "H",
+    "card": "M",
+    "doctor": "",
+    "export": "H -o DIR/e.pt2",
+    "data": "check csv:DIR/images/labels.csv",
+    "harden --print-recipe": "M --print-recipe",
+    "schema": "",
+}
+
+
+OWN = {"harden --print-recipe": "print-recipe", **dict.fromkeys(("train --dry-run", "attack --dry-run"), "dry-run")}
+
+
+@pytest.mark.parametrize("case", WORDS)
+def test_each_commands_output_fits_its_schema(case: str, hardened: Path) -> None:
+    (hardened / "p.toml").write_text('[inspect]\nmodel = "m.safetensors"\n')
+    command = case.split()[0]
+    written = WORDS[case].replace("DATA", "--data csv:DIR/images/labels.csv").replace("DIR", str(hardened))
+    models = {"M": str(hardened / "m.safetensors"), "H": str(hardened / "h.safetensors")}
+    done = run(command, *(models.get(word, word) for word in written.split()), "--json")
+    assert done.exit_code == 0, done.stderr
+    name = OWN.get(case, command)
+    validator(f"{name}-output").validate(json.loads(done.stdout))
+
+
+def test_what_harden_writes_fits_its_schema(hardened: Path) -> None:
+    found = json.loads((hardened / "harden.json").read_text())
+    validator("harden-output").validate(found)
+    assert list(validator("harden-output").iter_errors({**found, "mistyped": 1}))
+    assert list(validator("harden-output").iter_errors({**found, "output": 1}))
+
+
+def test_every_output_has_a_schema_and_a_name() -> None:
+    names = run("schema").stdout.split()
+    assert {f"{command}-output" for command in COMMANDS} <= set(names)
+    assert {command for command in COMMANDS if recipe_kinds(command)} <= set(names)
+
+
 def test_an_unknown_schema_is_refused() -> None:
     done = run("schema", "hardne")
     assert done.exit_code == 2
-    assert "evaluation, certification, harden" in done.stderr
+    assert "evaluation, evaluate-output" in done.stderr
 
 
 @pytest.mark.parametrize(("times", "chosen"), [((1.0, 3.0), "aoc"), ((1.0, 1.1), "cayley")])

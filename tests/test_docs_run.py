@@ -13,13 +13,13 @@ import torchvision
 from conftest import small_network, write_images
 from typer.testing import CliRunner
 
-from iqa_armor import Preprocessing, QualityModel, ScoreScale, export_model, save_model
+from iqa_armor import Preprocessing, QualityModel, Recipe, ScoreScale, export_model, save_model
 from iqa_armor.cli import app
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
-SHORT = {"--epochs": "1", "--limit": "2", "--input-size": "64x64", "--samples": "40", "--repeats": "1"}
-SHORT |= {"--attack": "pgd1", "--epsilon": "4", "--ranking-epsilon": "1"}
+SHORT = {"--epochs": "1", "--limit": "6", "--input-size": "64x64", "--samples": "40", "--repeats": "1"}
+SHORT |= {"--attack": "pgd8", "--epsilon": "4", "--ranking-epsilon": "1"}
 GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened", "sharpness")
 OWN_DATA = re.compile(r"\b[A-Z][A-Z_]*DIR\b|:DIR\b|kadid10k:")  # what is not at hand here
 
@@ -33,7 +33,7 @@ def blocks(language: str) -> list[str]:
 
 def commands() -> list[str]:
     lines = [line for block in blocks("sh") for line in block.replace("\\\n", " ").splitlines()]
-    return [line.partition(" # ")[0].strip() for line in lines if line.startswith("iqa-armor ")]
+    return list(dict.fromkeys(line.partition(" # ")[0].strip() for line in lines if line.startswith("iqa-armor ")))
 
 
 @pytest.fixture(scope="module")
@@ -49,7 +49,7 @@ def material(tmp_path_factory: pytest.TempPathFactory) -> Path:
         torch.save(network.state_dict(), folder / name)
     model = QualityModel(small_network(), Preprocessing(size=(32, 40)), scale=ScoreScale(-1, 1))
     for name in GIVEN:
-        save_model(model, folder / f"{name}.safetensors")
+        save_model(model, folder / f"{name}.safetensors", recipe=Recipe().model_dump())
     export_model(model, folder / "model.onnx")
     (folder / "pipeline.toml").write_text('[inspect]\nmodel = "base.safetensors"\n')
     (folder / "list.txt").write_text("".join(f"images/{n:03}.png {n}\n" for n in range(24)))

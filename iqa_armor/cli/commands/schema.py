@@ -2,54 +2,74 @@
 
 from __future__ import annotations
 
+import json as json_text
 from collections.abc import Iterator
+from importlib import resources
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
 from iqa_armor.cli.arguments import JsonOpt
-from iqa_armor.cli.console import show_json
+from iqa_armor.cli.commands import COMMANDS
+from iqa_armor.cli.console import say, show_json
 from iqa_armor.cli.options import options, recipe_kinds
 from iqa_armor.errors import UsageError
 from iqa_armor.settings import SettingsModel, flag_of
+
+DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 
 @options()
 def schema(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="evaluation, certification, or a command, for its recipes.")
-    ],
+        str, typer.Argument(metavar="NAME", help="COMMAND, for its recipes; COMMAND-output, for its --json.")
+    ] = "",
     json: JsonOpt = False,
 ) -> None:
-    """Of evaluation and certification it is that of --json, of a command that of its --recipe; it is JSON anyway.
+    """Without NAME, all names. dry-run-output and print-recipe-output are what these options write with --json.
 
     Examples:
-        iqa-armor schema evaluation
         iqa-armor schema harden
+        iqa-armor schema evaluate-output
     """
-    show_json(schema_of(name))
+    if name:
+        show_json(schema_of(name))
+    elif json:
+        show_json({"names": schema_names()})
+    else:
+        say(*schema_names())
+
+
+def schema_names() -> list[str]:
+    """Return the names of all schemas: of recipes, by command, and of outputs."""
+    return [*filter(recipe_kinds, COMMANDS), *_outputs()]
 
 
 def schema_of(name: str) -> dict[str, Any]:
     """Return the JSON schema of an output or of a command's recipe; a UsageError if there is none of this name."""
-    from iqa_armor.cli.commands import COMMANDS
-    from iqa_armor.results.certification import Certification
-    from iqa_armor.results.outcome import Document, Outcome
-
-    outputs: dict[str, type[Document]] = {"evaluation": Outcome, "certification": Certification}
-    if name in outputs:
-        return outputs[name].model_json_schema(by_alias=True)
-    kinds = recipe_kinds(name) if name in COMMANDS else []
-    if not kinds:
-        settled = [each for each in COMMANDS if recipe_kinds(each)]
-        raise UsageError(f"there is no schema {name!r}; known are {', '.join([*outputs, *settled])}")
+    if name not in schema_names():
+        raise UsageError(f"there is no schema {name!r}; known are {', '.join(schema_names())}")
+    if name in (outputs := _outputs()):
+        return {"$schema": DIALECT, "title": f"iqa-armor: {name}", **outputs[name]}
     return {
-        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "$schema": DIALECT,
         "title": f"Recipe of iqa-armor {name}",
         "type": "object",
-        "properties": {key: value for kind in kinds for key, value in _properties(kind)},
+        "properties": {key: value for kind in recipe_kinds(name) for key, value in _properties(kind)},
         "additionalProperties": False,
     }
+
+
+def _outputs() -> dict[str, dict[str, Any]]:
+    """Return the schemas of all outputs: of the classes that are written, and of outputs.json."""
+    from iqa_armor.results.certification import Certification
+    from iqa_armor.results.outcome import Outcome
+
+    evaluated, certified = (kind.model_json_schema(by_alias=True) for kind in (Outcome, Certification))
+    found = dict.fromkeys(("evaluation", "evaluate-output", "demo-output"), evaluated)
+    found |= dict.fromkeys(("certification", "certify-output"), certified)
+    told = json_text.loads(resources.files("iqa_armor.cli").joinpath("outputs.json").read_text(encoding="utf-8"))
+    return found | {f"{name}-output": {**one, "$defs": told["$defs"]} for name, one in told["outputs"].items()}
 
 
 def _properties(kind: type[SettingsModel]) -> Iterator[tuple[str, dict[str, Any]]]:
