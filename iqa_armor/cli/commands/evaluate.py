@@ -24,7 +24,7 @@ from iqa_armor.cli.arguments import (
     output_option,
     with_baseline,
 )
-from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
@@ -119,6 +119,8 @@ def evaluate(
             return
         _write(found, output=output, scores=scores, report=report)
     _show(found.outcome, requirements, json=json)
+    if not json:
+        say_next("export", models[-1], "-o", models[-1].with_suffix(".onnx"), *opening.words())
 
 
 def _write(found: Evaluation, *, output: Path | None, scores: Path | None, report: Path | None) -> None:

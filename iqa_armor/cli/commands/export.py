@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, open_data, output_option
-from iqa_armor.cli.console import progress, say, show_json
+from iqa_armor.cli.console import progress, say, say_next, show_json
 from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
@@ -70,6 +70,7 @@ def export(
         show_json(_as_plain(opened, exported))
         return
     _show(opened, exported)
+    say_next("bench", model, *opening.words())
 
 
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:

@@ -35,7 +35,7 @@ def harden(
     settings: Recipe,
     opening: Opening,
     machine: Machine,
-    output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
+    output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
     data: DataOpt = None,
     unlabelled: UnlabelledOpt = None,
     overwrite: OverwriteOpt = False,
