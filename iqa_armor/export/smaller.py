@@ -29,6 +29,10 @@ ATTACKED = 16  # images, the first ones
 MAX_LOSS = 0.02
 
 
+class LossError(ArmorError):
+    """A file in fewer bits that loses more than is allowed."""
+
+
 @dataclass(frozen=True)
 class Smaller(Limited):
     """In which precision a file is stored, and what that may cost.
@@ -133,7 +137,7 @@ def _delicate(stored: Any) -> list[str]:
 
 
 def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
-    """Return what a file's scores have lost against an eager model on the CPU; an ArmorError where that is too much."""
+    """Return what a file's scores have lost against an eager model on the CPU; a LossError where that is too much."""
     batches = [image.unsqueeze(0) for image in smaller.images]
     attacked = batches[:ATTACKED]
 
@@ -163,7 +167,7 @@ def _refuse(found: Loss, most: float) -> None:
     }
     told = [f"{value:.3f} {what}" for what, value in parts.items() if not value <= most]  # NaN fails too
     if told:
-        raise ArmorError(
+        raise LossError(
             f"in {found.precision} this model loses {' and '.join(told)}, on {found.images} images; at most {most:g} "
             "is allowed, see --max-loss"
         )

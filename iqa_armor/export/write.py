@@ -8,11 +8,11 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.errors import ArmorError, OutputError, UsageError
 from iqa_armor.export.agreement import Agreement, compare, natural_batches
 from iqa_armor.export.capture import Captured, capture, layer_sizes, plain_scorer
 from iqa_armor.export.formats import INPUT, OUTPUT, Format, Score, format_of
-from iqa_armor.export.smaller import Loss, Smaller, loss_of
+from iqa_armor.export.smaller import Loss, LossError, Smaller, loss_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.layer import OrthogonalConv2d
@@ -71,6 +71,8 @@ def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | No
     else:
         try:
             return _exported(model, path, smaller, fixed_because="")
+        except (OutputError, LossError):
+            raise
         except ArmorError as error:
             reason = str(error)
             logger.info("exporting for one image size, since for any: %s", reason)
