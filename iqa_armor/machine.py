@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,6 +64,18 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def require_one_process() -> None:
+    """Refuse work that a launcher has started several times: each process would fit, or write, a result of its own.
+
+    Raises UsageError.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"a launcher has started {count} processes, and only evaluate shares its work among them: batches that are "
+            "split would give other weights; start this without torchrun or accelerate launch"
+        )
+
+
 def usable_processors() -> int:
     """Return how many processors this process may keep busy: its affinity, and the quota of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
@@ -108,6 +122,28 @@ def memory_limit() -> int:
     """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants."""
     said = os.environ.get(MEMORY_VARIABLE, "")
     return int(said) if said.isdecimal() and len(said) < 16 else _granted_memory() * 3 // 4
+
+
+@contextmanager
+def capped() -> Iterator[None]:
+    """Let a block take at most `memory_limit` beyond what is taken already; more raises what it raises without memory.
+
+    Only Linux counts what is taken, elsewhere there is no cap.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    except (ImportError, OSError, LookupError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * os.sysconf("SC_PAGE_SIZE") + memory_limit()
+    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
 
 
 @cache

@@ -14,7 +14,7 @@ from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
-from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads
+from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads, require_one_process
 from iqa_armor.settings import Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
@@ -89,8 +89,8 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
 
 
 MODEL = (
-    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
-    "hf:owner/name is a model on the hub."
+    "An iqa-armor file or a checkpoint; hf:owner/name is one on the hub. A checkpoint holds a state dict or, with "
+    "--trust-pickle, a pickled module."
 )
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
@@ -100,15 +100,15 @@ BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="Images: csv:FILE (columns image, mos), folder:DIR, koniq10k:DIR, …; evaluate takes several. Also with a "
-    f"column split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
+    help="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, mos and, if "
+    f"you like, split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 UnlabelledOpt = Annotated[
     str | None,
-    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+    typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR."),
 ]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
@@ -139,13 +139,17 @@ def claimed(
     suffix: str = "",
     is_folder: bool = False,
     files: Sequence[str] = (),
+    is_shared: bool = False,
 ) -> Iterator[None]:
     """Keep an output for the block, if there is one: checked before any work is done, and no other process's.
 
-    Of several processes that a launcher started, the first one holds it.
+    Of several processes that a launcher started the first one holds it, where the work is shared among them; where it
+    is not, they are refused.
     """
     from iqa_armor.files import claiming
 
+    if not is_shared:
+        require_one_process()
     if target is None or not is_main_process():
         yield
         return

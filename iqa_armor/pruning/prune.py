@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.models.steady import is_steady
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
-from iqa_armor.pruning.channels.proof import difference, is_steady
+from iqa_armor.pruning.channels.proof import difference
 from iqa_armor.pruning.coupling import Coupling, Cut
 from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate

@@ -37,7 +37,7 @@ from iqa_armor.training.descent import (
 )
 from iqa_armor.training.divergence import Diverged, LossWatch
 from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments
-from iqa_armor.training.images import TrainingImages, predict
+from iqa_armor.training.images import TrainingImages, predict, read_by_workers
 from iqa_armor.training.ranking import worst_case_srocc
 
 logger = logging.getLogger(__name__)
@@ -127,7 +127,6 @@ class _Fitting:
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
         optimizer = decayed_optimizer(model, settings)
-        # Steps of this process: Accelerate's schedule advances once per process and step.
         schedule = warm_cosine(optimizer, settings.epochs * len(loader))
         # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
         self.shell = nn.Sequential(model)
@@ -150,14 +149,13 @@ class _Fitting:
         self.start(checkpoint)
         while self.next_epoch <= self.settings.epochs:
             self.run_epoch(progress)
-            if checkpoint is not None and self.accelerator.is_main_process:
+            if checkpoint is not None:
                 checkpoint.write(self.state())
         return self.finish()
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            if self.accelerator.is_main_process:
-                checkpoint.prepare()
+            checkpoint.prepare()
             if checkpoint.resumes and checkpoint.path.is_file():
                 self._restore(checkpoint)
                 return
@@ -174,7 +172,7 @@ class _Fitting:
             freeze_norms(self.network)
         generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
         loss = run_epoch(
-            self.loader,
+            read_by_workers(self.loader),
             lambda batch: self._step(batch, generator),
             number=number,
             report=lambda done: progress("fine-tuning", (number - 1) * steps + done, total),
@@ -246,5 +244,4 @@ class _Fitting:
     def finish(self) -> FitHistory:
         self.model.load_state_dict(self.epochs.weights)
         self.model.eval()
-        self.accelerator.wait_for_everyone()
         return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)
