@@ -14,6 +14,7 @@ from torch import Tensor, fx
 from iqa_armor.errors import DataError, OutputError
 from iqa_armor.files import write_whole
 from iqa_armor.models.base import QualityModel, state_digest
+from iqa_armor.reading import reading
 from iqa_armor.results.table import Table
 
 SCHEMA = "iqa-armor/journal/2"
@@ -79,13 +80,8 @@ class Journal:
         """Return the blocks of a part that any process has finished; a last line cut short is left out."""
         if self.folder is None:
             return {}
-        blocks = [
-            _read(line, path)
-            for path in sorted(self.folder.glob(f"{part}.*.jsonl"))
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-        return {block.number: block for block in blocks}
+        paths = sorted(self.folder.glob(f"{part}.*.jsonl"))
+        return {block.number: block for path in paths for block in _blocks(path)}
 
     def add(self, part: str, block: Block) -> None:
         """Keep a block; it is on the disk when this returns, and JSON keeps float64 to the last bit."""
@@ -124,7 +120,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "identity.json"
         if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            with reading(path, DataError, advice=f"remove {folder}, or name another"):
+                kept = json.loads(path.read_text(encoding="utf-8"))
             what = f"evaluation ({_difference(kept, identity)} differs)"
             if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
                 what = f"version of iqa-armor ({kept.get('schema')}), in which random defenses drew otherwise"
@@ -134,8 +131,6 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         write_whole(path, json.dumps(identity, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"cannot keep results in {folder}: {error.strerror or error}; name another folder") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove {folder}, or name another") from error
 
 
 def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
@@ -150,12 +145,11 @@ def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
     return "its content"
 
 
-def _read(line: str, path: Path) -> Block:
-    try:
-        found = json.loads(line)
-        return Block(found["number"], found["digest"], Table.from_plain(found["rows"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it, its images are then evaluated again") from error
+def _blocks(path: Path) -> list[Block]:
+    with reading(path, DataError, advice="remove it, its images are then evaluated again"):
+        lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        found = [json.loads(line) for line in lines if line.endswith("\n")]
+        return [Block(int(one["number"]), str(one["digest"]), Table.from_plain(one["rows"])) for one in found]
 
 
 def _drop_unfinished_line(path: Path) -> None:
