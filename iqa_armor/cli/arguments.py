@@ -89,8 +89,8 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
 
 
 MODEL = (
-    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
-    "hf:owner/name is a model on the hub."
+    "An iqa-armor file or a checkpoint; hf:owner/name is one on the hub. A checkpoint holds a state dict or, with "
+    "--trust-pickle, a pickled module."
 )
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
@@ -100,15 +100,15 @@ BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="Images: csv:FILE (columns image, mos), folder:DIR, koniq10k:DIR, …; evaluate takes several. Also with a "
-    f"column split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
+    help="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, mos and, if "
+    f"you like, split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 UnlabelledOpt = Annotated[
     str | None,
-    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+    typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR."),
 ]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import json
 import struct
@@ -133,10 +134,13 @@ def changed_json(rng: Random, content: bytes) -> bytes:
 
 
 def changed_lines(rng: Random, content: bytes) -> bytes:
-    """Change one line of many JSON documents."""
+    """Change one line of many JSON documents, and the checksum that stands behind one."""
     lines = content.splitlines(keepends=True)
     place = rng.randrange(len(lines))
-    lines[place] = changed_json(rng, lines[place]) + b"\n" * rng.randrange(2)
+    text, tab, _ = lines[place].partition(b"\t")
+    changed = changed_json(rng, text)
+    checksum = hashlib.sha256(changed).hexdigest()[:16].encode() if tab else b""
+    lines[place] = changed + tab + checksum + b"\n" * rng.randrange(2)
     return b"".join(lines)
 
 
