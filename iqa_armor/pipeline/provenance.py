@@ -45,6 +45,7 @@ def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: 
             "spec": dataset.spec,
             "fingerprint": dataset.fingerprint,
             "synthetic": dataset.is_synthetic,
+            "files": [file_record(path) for path in dataset.files],
             "images": {split: len(images) for split, images in dataset.splits.items()},
         },
         "seed": seed,

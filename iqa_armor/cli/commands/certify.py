@@ -10,6 +10,7 @@ from iqa_armor.cli.arguments import (
     DataOpt,
     DryRunOpt,
     JsonOpt,
+    Labels,
     Machine,
     OverwriteOpt,
     ReportOpt,
@@ -34,6 +35,7 @@ def certify(
     ],
     settings: CertifySettings,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     baseline: BaselineOpt = None,
     data: DataOpt = None,
@@ -65,7 +67,7 @@ def certify(
     device = machine.chosen()
     with claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
-        source = images or open_data(data, seed=settings.seed, progress=bars)
+        source = images or open_data(data, seed=settings.seed, progress=bars, labels=labels)
         if dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device), as_json=json)
             return

@@ -14,6 +14,7 @@ from iqa_armor.cli.arguments import (
     Defenses,
     DryRunOpt,
     JsonOpt,
+    Labels,
     Machine,
     ModelsArg,
     OverwriteOpt,
@@ -58,6 +59,7 @@ def evaluate(
     settings: EvaluationSettings,
     defenses: Compared,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     baseline: BaselineOpt = None,
     data: SeveralDataOpt = None,
@@ -107,7 +109,7 @@ def evaluate(
             claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
-        datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
+        datasets = [open_data(spec, seed=settings.seed, progress=bars, labels=labels) for spec in data or (None,)]
         device = machine.chosen()
         if dry_run:
             show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)
