@@ -7,7 +7,6 @@ plain bytes: whatever takes the process over can give wrong numbers, not run cod
 import atexit
 import json
 import os
-import re
 import signal
 import struct
 import subprocess
@@ -22,23 +21,14 @@ from typing import IO, Any
 from iqa_armor import errors
 from iqa_armor.errors import ArmorError
 from iqa_armor.machine import memory_limit
-from iqa_armor.reading import first_line
+from iqa_armor.reading import reason_of
 
 SECONDS = 20.0  # of one call, where the caller knows no better
 MOST_BYTES = 2**34  # of one message
 _CODE = (
     "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve(*sys.argv[2:])"
 )
-_NO_MEMORY = re.compile(r"allocate memory|bad_?alloc", re.IGNORECASE)
 _SIZES = struct.Struct("<QQ")
-
-
-HUNGRY = "it takes more memory than --max-memory allows"
-
-
-def is_hungry(error: BaseException) -> bool:
-    """Return whether there was no memory left; libraries say so in words of their own."""
-    return isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)) is not None
 
 
 class EndedError(Exception):
@@ -141,7 +131,7 @@ def _answer(request: dict[str, Any], payload: bytes) -> tuple[dict[str, Any], by
     except ArmorError as error:
         return {"kind": type(error).__name__, "error": str(error)}, b""
     except BaseException as error:  # whatever it is, it is told to the process that asks
-        return {"kind": "", "error": HUNGRY if is_hungry(error) else first_line(error)}, b""
+        return {"kind": "", "error": reason_of(error)}, b""
     return {"value": value}, content
 
 

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from iqa_armor.errors import UsageError
 
@@ -110,6 +112,28 @@ def memory_limit() -> int:
     return int(said) if said.isdecimal() and len(said) < 16 else _granted_memory() * 3 // 4
 
 
+@contextmanager
+def capped() -> Iterator[None]:
+    """Let a block take at most `memory_limit` beyond what is taken already; more raises what it raises without memory.
+
+    Only Linux counts what is taken, elsewhere there is no cap.
+    """
+    try:
+        import resource
+
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[5])
+    except (ImportError, OSError, LookupError):
+        yield
+        return
+    soft, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    most = pages * os.sysconf("SC_PAGE_SIZE") + memory_limit()
+    resource.setrlimit(resource.RLIMIT_DATA, (most if soft == resource.RLIM_INFINITY else min(most, soft), hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_DATA, (soft, hard))
+
+
 @cache
 def _granted_memory() -> int:
     """Return the memory of the machine, or of the container around this process, in bytes."""
@@ -118,6 +142,19 @@ def _granted_memory() -> int:
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
         granted.append(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE"))
     return min(granted, default=8 * 2**30)
+
+
+def onnx_session(model: str | bytes, device: str = "cpu") -> Any:
+    """Return a session of onnxruntime for an ONNX file or its content, on CUDA where that is asked for and there."""
+    import onnxruntime
+    import torch
+
+    wanted = ("CUDAExecutionProvider",) if device.startswith("cuda") else ()
+    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = torch.get_num_threads()
+    options.log_severity_level = 4  # what goes wrong is raised
+    return onnxruntime.InferenceSession(model, options, providers=providers)
 
 
 def _quota() -> float | None:

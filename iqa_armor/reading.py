@@ -1,5 +1,6 @@
 """Turn whatever a library raises on a stranger's file into one of our errors: the one place that catches everything."""
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +13,12 @@ def first_line(error: BaseException, length: int = 200) -> str:
     # A text may hold anything, even what no terminal can show.
     lines = (line.strip() for line in str(error).encode(errors="replace").decode().splitlines())
     return next((line for line in lines if line), type(error).__name__)[:length]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the same, or in our words that there was no memory left, which libraries say in words of their own."""
+    is_hungry = isinstance(error, MemoryError) or re.search("allocate memory|bad_?alloc", str(error), re.IGNORECASE)
+    return "it takes more memory than --max-memory allows" if is_hungry else first_line(error)
 
 
 @contextmanager
@@ -33,8 +40,7 @@ def reading(
         # A panic of a Rust library is no Exception.
         if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
             raise
-        reason = "there is not enough memory" if isinstance(failure, MemoryError) else first_line(failure)
-        raise error(f"{path} {says}: {reason}; {advice}") from failure
+        raise error(f"{path} {says}: {reason_of(failure)}; {advice}") from failure
 
 
 def is_file(path: Path) -> bool:

@@ -39,6 +39,13 @@ class Training(SettingsModel):
     precision: Annotated[Precision, TUNING] = Field(
         "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
     )
+    views: Annotated[int, Flag(metavar="1|2|4|8", panel=TUNING.panel)] = Field(
+        1,
+        ge=1,
+        le=8,
+        description="Views of an image whose scores are averaged: with its mirror image 2, with both moved by some "
+        "pixels 4 or 8. A call takes so many times as long.",
+    )
     seed: Annotated[Seed, TUNING] = 0
     norms: Annotated[Norms, TUNING] = Field(
         "auto",
@@ -84,6 +91,13 @@ class Training(SettingsModel):
         "all",
         description="Whether in all layers or, with train --weights, only behind those that FILE has no weights for.",
     )
+
+    @field_validator("views")
+    @classmethod
+    def _has_moves(cls, value: int) -> int:
+        if value not in (1, 2, 4, 8):
+            raise ValueError("must be 1, 2, 4 or 8")
+        return value
 
     @field_validator("defense")
     @classmethod

@@ -182,7 +182,7 @@ HOSTILE: dict[str, tuple[Edit, str]] = {
     "many arguments": (insert(target="torch.cat", args=[{"list": [{"node": 0}] * 5000}]), "at most 4096 values"),
     "many positions": (insert(op=METHOD, target="view", args=[{"node": 0}, *[1] * 5000]), "at most"),
     # Graphs that would take all memory once run, or cannot run.
-    "repeated repeats": (blow_up, "elements; .* are allowed"),
+    "repeated repeats": (blow_up, "GiB at once, and .* left of --max-memory"),
     "power of powers": (tower, "bits"),
     "repeated list": (repeated_list, "repeats a list"),
     "exponent that is computed": (large_exponent, "bits|a power above"),

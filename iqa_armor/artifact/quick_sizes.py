@@ -52,7 +52,7 @@ POINTWISE = (
     *(nn.Hardsigmoid, nn.Identity, nn.Dropout, nn.Dropout2d),
 )
 ELEMENTWISE = (
-    *(operator.add, operator.sub, operator.mul, operator.truediv, operator.iadd, operator.isub, operator.imul),
+    *(operator.add, operator.sub, operator.mul, operator.truediv),
     *(torch.add, torch.sub, torch.mul, torch.div, torch.relu, torch.sigmoid, torch.tanh, torch.sqrt),
     *(functional.relu, functional.relu6, functional.silu, functional.gelu, functional.hardswish),
 )
@@ -63,7 +63,7 @@ def value_of_layer(layer: nn.Module, args: tuple[Any, ...]) -> Tensor | None:
     given: Any = args[0] if len(args) == 1 else None
     if not _is_plain(given) or any(parameter.dtype != torch.float32 for parameter in layer.parameters()):
         return None
-    if type(layer) in POINTWISE:
+    if type(layer) in POINTWISE and not getattr(layer, "inplace", False):
         return _empty(given.shape)
     if type(layer) is nn.Linear:
         return _empty((*given.shape[:-1], layer.out_features)) if given.shape[-1] == layer.in_features else None
@@ -75,7 +75,7 @@ def value_of_call(target: object, args: tuple[Any, ...]) -> Tensor | None:
     """Return the same of a function of tensors of one size and of numbers, or of the method `mean`."""
     if target == "mean" and len(args) == 2 and _is_plain(args[0]) and args[1] in ((2, 3), [2, 3], (-2, -1), [-2, -1]):
         return _empty(args[0].shape[:2]) if args[0].ndim == 4 else None
-    tensors = [arg for arg in args if not isinstance(arg, int | float)]
+    tensors = [arg for arg in args if type(arg) not in (int, float)]
     if target not in ELEMENTWISE or not tensors or not all(map(_is_plain, tensors)):
         return None
     return _empty(tensors[0].shape) if len({arg.shape for arg in tensors}) == 1 else None

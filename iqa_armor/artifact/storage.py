@@ -1,6 +1,7 @@
 """Write and read artifacts: one self-contained safetensors file per model, no pickle, no source code."""
 
 import json
+import logging
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TypeVar
@@ -31,8 +32,12 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.files import write_whole
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
+from iqa_armor.machine import capped
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.steady import DRAWS
+from iqa_armor.reading import reason_of
 
+logger = logging.getLogger(__name__)
 T = TypeVar("T")
 
 FORMAT = 1
@@ -112,8 +117,9 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
 def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
-    Nothing in the file is executed. The memory that its graph takes is bounded at the recorded image size;
-    images of other sizes may take more, and the time that scoring takes is not bounded.
+    Nothing in the file is executed. The memory and operations that its graph takes are bounded at the recorded image
+    size (--max-memory, `limits.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
+    image only: a graph that changes its tensors is refused, one that mixes images gets them one by one.
 
     Args:
         path: The file.
@@ -129,6 +135,8 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
     except FormatError as error:
         raise ModelLoadError(f"{path} is refused: {error}") from error
+    if getattr(model.network, "meta", {}).get(DRAWS):
+        logger.warning("%s draws random numbers; here it draws the same ones for every image", path)
     return model.eval()
 
 
@@ -204,11 +212,11 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], sou
 def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:
     """Return the tensors of a file whose header has been checked, in memory of their own."""
     try:
-        with safe_open(path, framework="pt", device="cpu") as file:
+        with capped(), safe_open(path, framework="pt", device="cpu") as file:
             # A clone does not depend on the file, which may change or vanish while it is mapped.
             tensors = {name: file.get_tensor(name).clone() for name in header}
-    except (SafetensorError, OSError, RuntimeError) as error:
-        raise FormatError(f"its tensors cannot be read: {error}") from error
+    except (SafetensorError, OSError, RuntimeError, MemoryError) as error:
+        raise FormatError(f"its tensors cannot be read: {reason_of(error)}") from error
     for name, value in tensors.items():
         if TensorInfo.of(value) != header[name]:
             raise FormatError(f"it changed while it was read: tensor {shown(name)}")

@@ -41,7 +41,6 @@ class AdvCF(Limited):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_ones(*clean.shape[:2], PIECES),

@@ -37,7 +37,6 @@ class APGD(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images, generator = images.detach(), drawn_from(generator, images)
         box = linf_box(images, self.epsilon)
         best = _Start(self, score, images, box=box).run()

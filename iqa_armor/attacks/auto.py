@@ -36,7 +36,6 @@ class Auto(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         generator = drawn_from(generator, images)
         best = Best(images.detach(), self.direction * evaluate_score(score, images))
         for attack in (

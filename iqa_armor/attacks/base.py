@@ -50,9 +50,7 @@ class Fitted(Attack, Protocol):
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Attack:
         """Return the attack that was learned, from batches that may differ in size; it draws nothing, asks no score.
 
-        Raises:
-            ValueError: If there are no images.
-            ArmorError: If the score has no gradient by the pixels.
+        Without images it is a ValueError, without a gradient of the score by the pixels an ArmorError.
         """
 
 

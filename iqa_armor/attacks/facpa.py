@@ -39,7 +39,6 @@ class PerturbationNetwork(nn.Module):
         self.subpixel_exit = _zeroed(nn.Conv2d(half, 3 * 2**2, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return directions (N, 3, H, W) in [-1, 1]."""
         height, width = images.shape[-2:]
         padding = (0, -width % 4, 0, -height % 4)  # two halvings
         entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
@@ -83,7 +82,6 @@ class Perturber(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
         network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
             return _perturbed(network, images.detach(), self.epsilon)
@@ -121,7 +119,9 @@ class FACPA(LinfAttack):
         The generator draws the network's first weights; gradients of the score's own parameters are not kept.
         """
         first = next(batches_of(batches))
-        scale = _score_unit(score, first)
+        # The mean L1 norm of the scores' gradients: what no change of the score's unit can hide.
+        length = float(score_gradient(score, first).abs().flatten(1).sum(1).mean())
+        scale = length if 0 < length < math.inf else 1.0
         # Drawn by this generator only; the global one is left as it was.
         with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
             network = PerturbationNetwork().to(first.device)
@@ -130,21 +130,16 @@ class FACPA(LinfAttack):
         best_mean = self.direction * mean_score(score, best, batches, generator)
         for _ in range(self.passes):
             for images in batches_of(batches):
-                self._step(score, network, optimizer, images=images, scale=scale)
+                optimizer.zero_grad()
+                with torch.enable_grad():
+                    loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
+                    torch.autograd.backward(loss, inputs=list(network.parameters()))
+                optimizer.step()
             current = self._fitted(network)
             mean = self.direction * mean_score(score, current, batches, generator)
             if mean > best_mean:
                 best, best_mean = current, mean
         return best
-
-    def _step(
-        self, score: ScoreFn, network: nn.Module, optimizer: torch.optim.Optimizer, *, images: Tensor, scale: float
-    ) -> None:
-        optimizer.zero_grad()
-        with torch.enable_grad():
-            loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
-            torch.autograd.backward(loss, inputs=list(network.parameters()))
-        optimizer.step()
 
     def _fitted(self, network: nn.Module) -> Perturber:
         kept = copy.deepcopy(network).requires_grad_(False)
@@ -155,9 +150,3 @@ def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
     # The network stays in float32: its weights would not survive Adam in half precision.
     change = epsilon * network(images.float()).to(images.dtype)
     return project_linf(images + change, images, epsilon).clamp(0, 1)
-
-
-def _score_unit(score: ScoreFn, images: Tensor) -> float:
-    # The mean L1 norm of the scores' gradients: what no change of the score's unit can hide.
-    length = float(score_gradient(score, images).abs().flatten(1).sum(1).mean())
-    return length if 0 < length < math.inf else 1.0

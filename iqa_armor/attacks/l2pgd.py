@@ -33,7 +33,6 @@ class L2PGD(Limited):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         length = self.direction * self.step_share * self.epsilon
 

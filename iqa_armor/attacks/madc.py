@@ -34,7 +34,6 @@ class MADC(Limited):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         change, length = torch.zeros_like(clean), self.epsilon
 

@@ -35,7 +35,6 @@ class MIFGSM(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         low, high = linf_box(images, per_image(self.budgets(images)))
         accumulated = torch.zeros_like(images)

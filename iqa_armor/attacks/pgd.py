@@ -30,7 +30,6 @@ class PGD(LinfAttack):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images = images.detach()
         attacked = images.clone()
         for _ in range(self.steps):

@@ -26,8 +26,7 @@ def score_gradient(score: ScoreFn, images: Tensor) -> Tensor:
 def score_and_gradient(score: ScoreFn, images: Tensor) -> tuple[Tensor, Tensor]:
     """Return scores (N,) and the gradient of every image's own score by its pixels, (N, 3, H, W).
 
-    Raises:
-        ArmorError: If the score does not depend on the pixels by differentiable steps.
+    A score that does not depend on the pixels by differentiable steps is an ArmorError.
     """
     with torch.enable_grad():
         images = images.detach().requires_grad_()

@@ -41,7 +41,6 @@ class Square(LinfAttack):
 
     @torch.no_grad()
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         images, generator = images.detach(), drawn_from(generator, images)
         count, channels, height, width = images.shape
         low, high = linf_box(images, self.epsilon)

@@ -42,7 +42,6 @@ class StAdv(Limited):
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         clean = images.detach().to(working(images.dtype))
         search = Search(
             start=clean.new_zeros(len(clean), 2, *clean.shape[2:]),

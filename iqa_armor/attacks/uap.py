@@ -36,7 +36,6 @@ class Pattern(LinfAttack):
         super().__post_init__()
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return attacked images (N, 3, H, W) in [0, 1], of any size."""
         images = images.detach()
         placed = place(self.pattern.detach().to(images), images.shape[-2:], self.placement)
         return project_linf(images + placed, images, self.epsilon).clamp(0, 1)

@@ -9,7 +9,7 @@ from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import ArmorError, ModelLoadError
 
 
 class ArmorGroup(typer.core.TyperGroup):
@@ -33,6 +33,15 @@ class ArmorGroup(typer.core.TyperGroup):
 
             stderr.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
             raise typer.Exit(error.exit_code) from error
+        except (MemoryError, RuntimeError) as error:
+            if (
+                not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError"
+            ):  # torch's, not imported
+                raise
+            stderr.print(
+                "[red]error:[/] there is not enough memory; take smaller batches or images, or another --device"
+            )
+            raise typer.Exit(ModelLoadError.exit_code) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the chosen command in place of what only says what it does, with its name and its arguments."""

@@ -27,18 +27,15 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
 
     Layers, functions and methods of these names are replaced; other bent functions (clamp, hard swish, PReLU, those
     inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound. Returned are the
-    names of the nodes that became smooth, at least one: of places, not of layers.
-
-    Args:
-        traced: Model graph, edited in place.
-        kind: "elu", "silu", "gelu" or "sqish".
-        fresh: Names of parameters that are not pretrained; then only activations are replaced of which every nearest
-            layer with parameters before them has one of these. None replaces all.
+    names of the nodes that became smooth, at least one: of places, not of layers. With `fresh`, names of parameters
+    that are not pretrained, only activations are replaced of which every nearest layer with parameters before them has
+    one of these.
 
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.
     """
-    chosen = [node for node in traced.graph.nodes if _is_rectifier(traced, node)]
+    nodes = traced.graph.nodes
+    chosen = [n for n in nodes if type(layer_of(traced, n)) in LAYERS or n.target in CALLS.get(n.op, ())]
     if fresh is not None:
         chosen = [node for node in chosen if _is_behind_new(traced, node, frozenset(fresh))]
     if not chosen:
@@ -52,10 +49,6 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
     traced.graph.lint()
     traced.recompile()
     return [node.name for node in chosen]
-
-
-def _is_rectifier(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return type(layer_of(traced, node)) in LAYERS or node.target in CALLS.get(node.op, ())
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> None:

@@ -8,6 +8,7 @@ from typing import ClassVar, Literal, Protocol, runtime_checkable
 from torch import Generator, Tensor
 
 from iqa_armor.errors import UsageError
+from iqa_armor.limits import Limited
 from iqa_armor.models.base import QualityModel
 
 # What an attacker of a defended model differentiates: the defense too, or the model behind it only.
@@ -46,7 +47,7 @@ class PurifierFile(Protocol):
         """Return the purifier, on the CPU, in eval mode, without gradients of its own, or raise a ModelLoadError."""
 
 
-class Plain:
+class Plain(Limited):
     """Base of purifiers that draw nothing, and whose gradient is that of what they compute, unless they say else."""
 
     is_differentiable: ClassVar[bool] = True

@@ -1,7 +1,7 @@
 """What a model costs to run."""
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
@@ -24,8 +24,11 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
     convolution of its other C_out − C_in channels.
     """
     counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_TABLE_SUMS, _weighted_sums))
-    batch = image.unsqueeze(0).to(model.mean.device)
-    with frozen(model), torch.no_grad(), _unfused():
+    batch, mha = image.unsqueeze(0).to(model.mean.device), torch.backends.mha
+    # Attention runs as matrix products: some devices have one kernel for all of it, which hides them.
+    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
+        stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
+        mha.set_fastpath_enabled(False)
         model(batch)
         with counter:
             model(batch)
@@ -38,15 +41,3 @@ _TABLE_SUMS = (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forw
 
 def _weighted_sums(table: Sequence[int], places: Sequence[int], *_: Any, **__: Any) -> int:
     return 2 * places[0] * table[1]
-
-
-@contextmanager
-def _unfused() -> Iterator[None]:
-    """Let attention run as matrix products: some devices have one kernel for all of it, which hides them."""
-    was_fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        with sdpa_kernel(SDPBackend.MATH):
-            yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(was_fused)

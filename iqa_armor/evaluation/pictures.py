@@ -29,26 +29,18 @@ def take_pictures(
     """Return, for each model, the images that an attack moved most, attacked once more, one by one.
 
     Of many models there are fewer each; bare ones come first then, those under attacks unaware of the defense last.
-    Nothing is learned again, and scores are those of the pictures.
-
-    Args:
-        evaluation: Its models are left as they were; its datasets are read again.
-        attack: Name of an attack of the evaluation.
-        budget: Key of one of its budgets.
-        each: Most images per model.
-        most: Most images of all models.
+    Nothing is learned again, and scores are those of the pictures. Models are left as they were, datasets are read
+    again; there are at most `each` images per model and `most` of all. The budget is a key of one of the attack's.
     """
     models, run, shown = evaluation.models, evaluation.run, min(each, max(1, most // len(evaluation.models)))
     pictures: list[Picture] = []
-    for model in sorted(models, key=_order)[:most] if len(models) > most else models:
+    ranks = {"adaptive": 1, "bare": 2}
+    first = sorted(models, key=lambda model: ranks[model.threat] if isinstance(model, Defended) else 0)[:most]
+    for model in first if len(models) > most else models:
         places = _most_moved(evaluation, model, attack=attack, budget=budget)[:shown]
         with on_device(model, run.device), frozen(model):
             pictures += [_picture(run, model, place, attack=attack, budget=budget) for place in places]
     return tuple(pictures)
-
-
-def _order(model: QualityModel) -> int:
-    return (1 if model.threat == "adaptive" else 2) if isinstance(model, Defended) else 0
 
 
 def _most_moved(evaluation: Evaluation, model: QualityModel, *, attack: str, budget: str) -> list[_Place]:

@@ -35,12 +35,9 @@ def score_datasets(run: Run, model: QualityModel) -> dict[str, Table]:
     """Return the rows of a model by dataset: every image clean and under every attack and budget.
 
     The model is on the device, frozen meanwhile and left as it was. Images are scored in blocks that are kept and
-    shared; those that the journal holds are not computed again, but their images are compared.
-
-    Raises:
-        ModelLoadError: If a score is not finite, naming model and image.
-        DataError: If an image cannot be read, or is not what it was when the evaluation began.
-        ArmorError: If an attack leaves its budget or the range of pixels.
+    shared; those that the journal holds are not computed again, but their images are compared. Raises ModelLoadError if
+    a score is not finite, naming model and image, DataError if an image cannot be read, or is not what it was when the
+    evaluation began, and ArmorError if an attack leaves its budget or the range of pixels.
     """
     digest, scorers = model_digest(model), [_SetScorer(run, model, *each) for each in enumerate(run.datasets)]
     return {scorer.dataset.spec: scorer.rows(f"{digest}-{scorer.number}") for scorer in scorers}

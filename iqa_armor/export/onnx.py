@@ -8,6 +8,7 @@ from torch import Tensor
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
 from iqa_armor.export.capture import Captured, quiet
 from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
+from iqa_armor.machine import onnx_session
 from iqa_armor.reading import first_line
 
 AXES = ("batch", "channels", "height", "width")
@@ -41,15 +42,11 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
 
 def read(path: Path) -> tuple[str, Score]:
     """Return the metadata of an ONNX file and how onnxruntime scores with it on the CPU."""
-    import onnxruntime
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
     try:
-        session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = onnx_session(str(path))
     except failures as error:
         raise ArmorError(f"onnxruntime refuses the exported file: {first_line(error)}") from error
 

@@ -38,11 +38,7 @@ def called_name(node: fx.Node) -> str:
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
-    """Return the arguments of a function call by the parameters' names, with defaults where Python knows them.
-
-    Raises:
-        ValueError: If the function's parameters are not known.
-    """
+    """Return a function call's arguments by name, with defaults where Python knows them, or raise a ValueError."""
     target: Any = node.target
     if target in _PARAMETERS:
         return {**dict(zip(_PARAMETERS[target].split(), node.args, strict=False)), **node.kwargs}

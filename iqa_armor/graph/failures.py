@@ -41,7 +41,7 @@ def calling_line(caller: str) -> Line | None:
     """Return file and number of the innermost line of a network's own code that runs now, called from file `caller`."""
     frame: FrameType | None = sys._getframe(2)
     while frame is not None and frame.f_code.co_filename != caller:
-        if _is_own(frame.f_code.co_filename):
+        if not frame.f_code.co_filename.startswith(_MACHINERY):
             return frame.f_code.co_filename, frame.f_lineno
         frame = frame.f_back
     return None
@@ -49,7 +49,7 @@ def calling_line(caller: str) -> Line | None:
 
 def failing_line(error: BaseException) -> Line | None:
     """Return file and number of the innermost line of a network's own code in an error's traceback."""
-    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if _is_own(frame.filename)]
+    frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_MACHINERY)]
     return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
 
 
@@ -63,10 +63,6 @@ def place_of(node: fx.Node) -> str:
     """Return the path of the innermost module whose code made a node; "" is the network's own."""
     inside = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
     return inside[-1] if inside else ""
-
-
-def _is_own(path: str) -> bool:
-    return not path.startswith(_MACHINERY)
 
 
 def _described(node: fx.Node, traced: nn.Module) -> str:

@@ -72,7 +72,9 @@ def _is_worth_storing(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Nod
     if not readers or is_written:
         return False
     # What is learned stays apart from what is computed from it, but for the weights of a layer.
-    return not _is_learned(traced, node) or all(_reads_as_weight(user, node) for user in readers)
+    return not _learned(traced, node) or all(
+        user.op == "call_function" and user.target in LAYERS_OF and user.args[:1] != (node,) for user in readers
+    )
 
 
 def _is_storable(value: Any) -> bool:
@@ -80,12 +82,8 @@ def _is_storable(value: Any) -> bool:
     return is_plain and bool(torch.isfinite(value).all())
 
 
-def _is_learned(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return any(parameter.requires_grad for parameter in _parameters(traced, node).values())
-
-
-def _parameters(traced: fx.GraphModule, node: fx.Node) -> dict[str, nn.Parameter]:
-    """Return what is learned that a node is computed from, by name."""
+def _learned(traced: fx.GraphModule, node: fx.Node) -> list[str]:
+    """Return the names of what is learned that a node is computed from."""
     found: dict[str, nn.Parameter] = {}
     for each in sorted(ancestors(node, stops=lambda each: reads_kind(each) or reads_size(each))):
         layer = layer_of(traced, each)
@@ -93,23 +91,14 @@ def _parameters(traced: fx.GraphModule, node: fx.Node) -> dict[str, nn.Parameter
             found |= {f"{each.target}.{name}": parameter for name, parameter in layer.named_parameters()}
         elif isinstance(value := stored_at(traced, each), nn.Parameter):
             found[str(each.target)] = value
-    return found
-
-
-def _reads_as_weight(user: fx.Node, node: fx.Node) -> bool:
-    return user.op == "call_function" and user.target in LAYERS_OF and user.args[:1] != (node,)
+    return [name for name, value in found.items() if value.requires_grad]
 
 
 def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
-    learned = [name for name, value in _parameters(traced, node).items() if value.requires_grad]
+    learned = _learned(traced, node)
     owner = learned[0].rpartition(".")[0] if learned else ""
-    name = f"folded_{node.name}"
-    holder = traced.get_submodule(owner)
-    stored = value.detach().clone()
-    if learned:
-        holder.register_parameter(name, nn.Parameter(stored))
-    else:
-        holder.register_buffer(name, stored)
+    name, stored = f"folded_{node.name}", value.detach().clone()
+    setattr(traced.get_submodule(owner), name, nn.Parameter(stored) if learned else nn.Buffer(stored))
     with traced.graph.inserting_before(node):
         read = traced.graph.get_attr(f"{owner}.{name}" if owner else name)
     read.meta = dict(node.meta)

@@ -26,14 +26,9 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Where the network's code asks for sizes (an `if`, a loop, padding computed in Python), they are those of the
     example; `meta["fixed_size"]` of the result then says so, unless the answers do not depend on height and width.
-    Options of `forward` take their defaults. The graph serves any number of images.
-
-    Args:
-        network: Module on normalised input.
-        example: Input (N, 3, H, W) on its device.
-
-    Raises:
-        SurgeryError: If what the network does depends on the pixels or on the number of images; names the line.
+    Options of `forward` take their defaults. The graph serves any number of images. The example is a normalised input
+    (N, 3, H, W). Raises SurgeryError if what the network does depends on the pixels or on the number of images; names
+    the line.
     """
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
@@ -119,11 +114,7 @@ def _unchanged(network: nn.Module) -> Iterator[None]:
 
 
 def _free_of_number(two: SizedTracer, three: SizedTracer, kind: str) -> None:
-    """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow.
-
-    Raises:
-        SurgeryError: If the two traces differ otherwise.
-    """
+    """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow."""
     if [(node.op, node.target) for node in two.graph.nodes] != [(n.op, n.target) for n in three.graph.nodes]:
         raise SurgeryError(f"{kind} cannot be traced: what it does depends on how many images come together")
     for node, other in zip(list(two.graph.nodes), list(three.graph.nodes), strict=True):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.graph.calls import arguments
+from iqa_armor.graph.calls import arguments, layer_of
 from iqa_armor.graph.sizes import size_of
 
 Given = Mapping[str, Any]
@@ -62,12 +62,8 @@ def drop_unread(traced: fx.GraphModule, nodes: Collection[fx.Node]) -> None:
         path, _, name = str(node.target).rpartition(".")
         if node.op == "get_attr" and not any(each.target == node.target for each in traced.graph.nodes):
             owner = traced.get_submodule(path)
-            if not any(owner is module for module in _called(traced)):
+            if not any(layer_of(traced, each) is owner for each in traced.graph.nodes):
                 delattr(owner, name)
-
-
-def _called(traced: fx.GraphModule) -> list[nn.Module]:
-    return [traced.get_submodule(str(node.target)) for node in traced.graph.nodes if node.op == "call_module"]
 
 
 def _layer(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:

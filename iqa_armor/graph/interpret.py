@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import Any
 
-from torch import fx
+from torch import fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import failure_at
@@ -13,7 +13,7 @@ from iqa_armor.graph.failures import failure_at
 Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
 
-def call_node(traced: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+def call_node(traced: nn.Module, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
     """Return what a node that calls something gives for arguments."""
     target: Any = node.target
     if node.op == "call_module":
@@ -26,13 +26,9 @@ def call_node(traced: fx.GraphModule, node: fx.Node, args: tuple[Any, ...], kwar
 def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> Iterator[tuple[fx.Node, Any]]:
     """Yield each node of a graph with its value, the output last; values are dropped once nothing reads them.
 
-    Args:
-        traced: Graph, whose generated code is not used, so that torch prints nothing when it fails.
-        inputs: Values of its placeholders; those left out take their defaults.
-        call: What computes the value of a node that calls something, of the graph, the node and its arguments.
-
-    Raises:
-        NodeFailure: If a node cannot be computed; says which, why, and where its author wrote it.
+    Placeholders without an input take their defaults; `call` computes the value of a node that calls something. The
+    generated code is not used, so torch prints nothing when it fails. Raises NodeFailure if a node cannot be computed;
+    says which, why, and where its author wrote it.
     """
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)

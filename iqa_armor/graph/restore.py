@@ -35,10 +35,8 @@ _LAYER_OF: dict[Any, type[nn.Module]] = {
 def keep_forced_dropout(traced: fx.GraphModule) -> None:
     """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
 
-    So they stay on, which is what their author wants (Monte Carlo dropout).
-
-    Raises:
-        SurgeryError: If another layer is in training mode that works differently there.
+    So they stay on, as their author wants (Monte Carlo dropout); another layer that works differently in training mode
+    is a SurgeryError.
     """
     for node in list(traced.graph.nodes):
         layer = layer_of(traced, node)
@@ -74,14 +72,10 @@ def bake_weights(traced: fx.GraphModule) -> None:
             elif isinstance(hook, SpectralNorm):
                 remove_spectral_norm(module, hook.name)
         if isinstance(module, nn.SyncBatchNorm):
-            traced.set_submodule(name, _plain_norm(module))
-
-
-def _plain_norm(norm: nn.SyncBatchNorm) -> nn.BatchNorm2d:
-    settings = (norm.num_features, norm.eps, norm.momentum, norm.affine, norm.track_running_stats)
-    plain = nn.BatchNorm2d(*settings).train(norm.training)
-    plain.load_state_dict(norm.state_dict())
-    return plain
+            settings = (module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            plain = nn.BatchNorm2d(*settings).train(module.training)
+            plain.load_state_dict(module.state_dict())
+            traced.set_submodule(name, plain)
 
 
 def restore_layers(traced: fx.GraphModule) -> None:
@@ -108,9 +102,8 @@ def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
     given = arguments(node)
     if given.get("training", given.get("train")) is not False:
         return
-    layer = _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False))
     name = f"dropout_{node.name}"
-    traced.add_submodule(name, layer)
+    traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
     replace_call(traced, node, name, given["input"])
 
 

@@ -17,9 +17,7 @@ def record_sizes(
 ) -> None:
     """Record the size of every node's value for `example` (N, 3, H, W), in place.
 
-    Raises:
-        ArmorError: Of the class `error`, if the network fails on that input: names layer, cause and line, and what
-            `advice` tells a user to do.
+    Where the network fails on it, an `error` names layer, cause and line, and what `advice` tells a user to do.
     """
     try:
         with torch.no_grad():

@@ -21,18 +21,11 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
 
     Dropout that is off in eval mode, and functions that work with a module's own weights, become layers, so that
     fine-tuning and pruning have them; dropout that its author keeps on in eval mode stays on. What no image has a say
-    in is computed once.
+    in is computed once. The graph module has the network's parameter names and is in eval mode; `size_of` gives the
+    sizes of its nodes for the example, a normalised input (N, 3, H, W).
 
-    Args:
-        network: Module on normalised input; left untouched.
-        example: Input (N, 3, H, W) on the network's device whose sizes the nodes get.
-
-    Returns:
-        Graph module with the network's parameter names, in eval mode; `size_of` gives the sizes of its nodes.
-
-    Raises:
-        SurgeryError: If the network cannot be traced whole, keeps another layer than dropout in training mode, or fails
-            on the example; names the line that broke.
+    Raises SurgeryError if the network cannot be traced whole, keeps another layer than dropout in training mode, or
+    fails on the example; names the line that broke.
     """
     with evaluating(network):
         followed = follow(network, example)  # the network itself: hooks that it has set hold on to it, not to a copy
@@ -63,12 +56,7 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
 def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Return the graph of what a network computes in eval mode, made of the network's own layers, not of copies.
 
-    Args:
-        network: Module on normalised input; its mode is left as it is.
-        example: Input (N, 3, H, W) on its device; `size_of` gives the sizes of values for it.
-
-    Raises:
-        SurgeryError: If the network cannot be followed symbolically or refuses the example.
+    Example and errors are as in `trace`; the network's mode is left as it is.
     """
     with evaluating(network):
         traced = follow(network, example)

@@ -18,12 +18,17 @@ from torch.fx.proxy import Attribute, TraceError
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
 from iqa_armor.graph.functions import with_item
+from iqa_armor.graph.interpret import call_node
 
 _MADE_OF_LAYERS = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
     nn.TransformerDecoderLayer,
 )
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
+
+
+def _settling(read: Any) -> Any:
+    return lambda known, *digits: known.tracer.settled(known, read, *digits)
 
 
 class Known(fx.Proxy):
@@ -40,35 +45,14 @@ class Known(fx.Proxy):
         # Autocast and comparisons want a device's type as text; where a tensor lies stays open.
         return getattr(value, k) if isinstance(value, torch.device) else KnownAttribute(self, k)
 
-    def __len__(self) -> int:
-        return int(self.tracer.settled(self, len))
+    __len__, __index__, __int__, __float__ = map(_settling, (len, operator.index, int, float))
+    __round__, __ceil__, __floor__, __trunc__ = map(_settling, (round, math.ceil, math.floor, math.trunc))
 
     def __iter__(self) -> Iterator[fx.Proxy]:
         return self.tracer.iter(self)
 
     def __bool__(self) -> bool:
         return bool(self.tracer.to_bool(self))
-
-    def __index__(self) -> int:
-        return int(self.tracer.settled(self, operator.index))
-
-    def __int__(self) -> int:
-        return int(self.tracer.settled(self, int))
-
-    def __float__(self) -> float:
-        return float(self.tracer.settled(self, float))
-
-    def __round__(self, digits: int | None = None) -> Any:
-        return self.tracer.settled(self, lambda value: round(value, digits))
-
-    def __ceil__(self) -> int:
-        return int(self.tracer.settled(self, math.ceil))
-
-    def __floor__(self) -> int:
-        return int(self.tracer.settled(self, math.floor))
-
-    def __trunc__(self) -> int:
-        return int(self.tracer.settled(self, math.trunc))
 
     def __hash__(self) -> int:
         return id(self)
@@ -102,18 +86,14 @@ class SizedTracer(fx.Tracer):
     """Tracer that stops at torch.nn layers, torchvision's stochastic depth and what says `is_traced_whole`.
 
     It enters everything else, notes at each node the line of source that made it, and knows each value on the example.
-
-    Attributes:
-        values: Value of each node.
-        asked: Nodes that Python took the plain value of.
-        failed: Path of the innermost module whose code could not be followed, "" being the network; None where all was.
     """
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
         self.example = example
         self.values: dict[fx.Node, Any] = {}
-        self.asked: dict[fx.Node, Any] = {}
+        self.asked: dict[fx.Node, Any] = {}  # values that Python took plainly
+        # Path of the innermost module whose code could not be followed, "" being the network; None where all was.
         self.failed: str | None = None
         self._holders: Counter[fx.Node] = Counter()
         self._is_computing, self._thread = False, threading.get_ident()
@@ -128,9 +108,8 @@ class SizedTracer(fx.Tracer):
         # torchvision itself takes a second to import, so its class is told by name.
         is_stochastic_depth = type(m).__module__ == "torchvision.ops.stochastic_depth"
         is_whole = bool(getattr(m, "is_traced_whole", False))
-        if isinstance(m, _MADE_OF_LAYERS):
-            return False
-        return is_whole or is_stochastic_depth or super().is_leaf_module(m, module_qualified_name)
+        is_leaf = is_whole or is_stochastic_depth or super().is_leaf_module(m, module_qualified_name)
+        return is_leaf and not isinstance(m, _MADE_OF_LAYERS)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
         """Return what stands for the value of a node while the network runs."""
@@ -178,11 +157,7 @@ class SizedTracer(fx.Tracer):
         return attr_val if self._is_plain else super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def to_bool(self, obj: fx.Proxy) -> bool:
-        """Return whether a value is true.
-
-        Raises:
-            TraceError: If that depends on the pixels.
-        """
+        """Return whether a value is true; a TraceError if that depends on the pixels."""
         return bool(self.settled(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
@@ -198,12 +173,8 @@ class SizedTracer(fx.Tracer):
         self.asked = {mates[node]: value for node, value in self.asked.items() if node in mates}
         self.graph = graph
 
-    def settled(self, obj: fx.Proxy, read: Any) -> Any:
-        """Return a plain value of what stands for one, and note that Python has asked for it.
-
-        Raises:
-            TraceError: If it depends on the pixels.
-        """
+    def settled(self, obj: fx.Proxy, read: Any, *digits: Any) -> Any:
+        """Return a plain value of what stands for one, noted as asked for; a TraceError if it depends on the pixels."""
         value = self.values[obj.node]
         if isinstance(value, Tensor):
             if read is not len:
@@ -211,7 +182,7 @@ class SizedTracer(fx.Tracer):
             obj = cast(Any, obj).shape[0]
             value, read = self.values[obj.node], int
         self.asked[obj.node] = value
-        return read(value)
+        return read(value, *digits)
 
     def _computed(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
@@ -238,6 +209,4 @@ class SizedTracer(fx.Tracer):
             for hook in module._forward_pre_hooks.values():  # old weight and spectral normalization make weights there
                 hook(module, args)
             return module.forward(*args, **kwargs)
-        if node.op == "call_method":
-            return getattr(args[0], target)(*args[1:], **kwargs)
-        return target(*args, **kwargs)
+        return call_node(self.root, node, args, kwargs)

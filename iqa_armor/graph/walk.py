@@ -38,11 +38,8 @@ def descendants(node: fx.Node) -> Collection[fx.Node]:
 class Dominators:
     """The tensors through which everything passes on its way from the images to a node.
 
-    `node in dominators` says whether a node depends on the images at all.
-
-    Args:
-        graph: The graph; its first placeholder is the images, others are options such as an attention mask.
-        through_sizes: Whether a node that reads but the size of a tensor depends on it.
+    `node in dominators` says whether a node depends on the images at all, which are the graph's first placeholder;
+    others are options such as an attention mask. A node that reads but a size depends on it only `through_sizes`.
     """
 
     def __init__(self, graph: fx.Graph, *, through_sizes: bool = False) -> None:
@@ -67,20 +64,16 @@ class Dominators:
 
     def _common(self, one: fx.Node, other: fx.Node) -> fx.Node:
         while one is not other:
-            if self._order[one] > self._order[other]:
-                one = self._nearest[one]
-            else:
-                other = self._nearest[other]
+            one, other = sorted((one, other), key=self._order.__getitem__)
+            other = self._nearest[other]
         return one
 
 
 def passages(graph: fx.Graph) -> list[fx.Node]:
-    """Return the tensors through which everything passes from the input to the output, in order, the input first.
+    """Return the tensors through which everything passes from the input to the output, the input first.
 
-    Reading the size of an earlier tensor is a way around.
-
-    Raises:
-        SurgeryError: If the graph has several inputs, or its output does not depend on the input.
+    Reading the size of an earlier tensor is a way around. Raises SurgeryError if the graph has several inputs, or its
+    output does not depend on the input.
     """
     dominators, output = Dominators(graph, through_sizes=True), graph.output_node()
     inputs = sum(node.op == "placeholder" for node in graph.nodes)

@@ -77,12 +77,8 @@ def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
 def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
     """Area under a metric over the attack budget, divided by the budget's range: it reads as a mean of the metric.
 
-    Args:
-        values: The metric at each budget, (E,) or (..., E).
-        epsilons: The E budgets, ascending, any one unit; a ValueError refuses others.
-
-    Returns:
-        Trapezoid area ÷ (last − first budget), (...); with one budget, the value there.
+    That is the trapezoid area ÷ (last − first budget), (...), of values (..., E) at E ascending budgets of one unit,
+    else a ValueError; with one budget, the value there.
 
     Source: [RA] Section 4; the division by the range is (ours).
     """

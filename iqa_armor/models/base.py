@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, SettingError
+from iqa_armor.errors import ModelLoadError, SettingError
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.models.outputs import CHOOSE, shown
+from iqa_armor.models.steady import scores_of
 from iqa_armor.models.training_scores import TrainingScores
-from iqa_armor.reading import first_line
+from iqa_armor.reading import reading
 from iqa_armor.registry import Entry
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
@@ -24,6 +26,7 @@ IMAGENET_STD = (0.229, 0.224, 0.225)
 KONIQ_SIZE = (498, 664)  # height, width: what [RA] resizes every KonIQ-10k image to
 
 
+WANTED = "its network must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes anything else"
 READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since it stands beside the models.")
 
 
@@ -102,16 +105,13 @@ def unwrapped(network: nn.Module) -> nn.Module:
 class Prepared(nn.Module):
     """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
 
-    mean: Tensor
-    std: Tensor
-
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
         """Take images in another way from now on, in place."""
         self.preprocessing = preprocessing
         # A network without storage (a file being opened) will get its parameters on the CPU.
         device = next((parameter.device for parameter in self.parameters() if not parameter.is_meta), None)
-        for part, values in (("mean", preprocessing.mean), ("std", preprocessing.std)):
-            self.register_buffer(part, torch.tensor(values, device=device).view(3, 1, 1), persistent=False)
+        parts = (torch.tensor(values, device=device) for values in (preprocessing.mean, preprocessing.std))
+        self.mean, self.std = (nn.Buffer(values.view(3, 1, 1), persistent=False) for values in parts)
 
     @property
     def prepare(self) -> Callable[[Tensor], Tensor]:
@@ -156,10 +156,8 @@ class QualityModel(Prepared):
         super().__init__()
         self.network = unwrapped(network)
         self.training = network.training  # so that restoring this model's mode never changes its network's
-        self.scale = scale
-        self._declared_rising = higher_is_better
-        self.name = name
-        self.arch = arch
+        self.scale, self._declared_rising = scale, higher_is_better
+        self.name, self.arch = name, arch
         self.set_preprocessing(preprocessing or Preprocessing())
 
     @property
@@ -173,11 +171,7 @@ class QualityModel(Prepared):
         self.scale = self.scale and replace(self.scale, higher_is_better=rising)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
-
-        Raises:
-            ModelLoadError: If the network fails on them or gives anything but one score per image.
-        """
+        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1]; a ModelLoadError if the network gives none."""
         fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
         if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
             raise ModelLoadError(
@@ -185,17 +179,16 @@ class QualityModel(Prepared):
                 f"{tuple(images.shape)}; `prepare` resizes images to what is recorded"
             )
         # What runs a graph prints torch's own account of a failure.
-        network = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network
+        plain = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network
+        says = f"fails on {images.dtype} images of shape {tuple(images.shape)}"
         try:
-            scores = network(self.normalize(images))
-        except torch.OutOfMemoryError:  # the machine's failure, not the network's; callers may take fewer images
+            with reading(self.name, ModelLoadError, says=says, advice=WANTED):
+                inputs = self.normalize(images)
+                scores: Any = plain(inputs) if self.training else scores_of(self.network, inputs)
+        except ModelLoadError as error:
+            if isinstance(error.__cause__, torch.OutOfMemoryError):  # the machine's failure, not the network's
+                raise error.__cause__ from None  # callers may take fewer images
             raise
-        except NETWORK_FAILURES as error:
-            raise ModelLoadError(
-                f"{self.name} fails on {images.dtype} images of shape {tuple(images.shape)}: {first_line(error)}; "
-                "its network must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes "
-                "anything else"
-            ) from error
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
             raise ModelLoadError(
                 f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
@@ -213,10 +206,13 @@ class QualityModel(Prepared):
             self.eval()
         try:
             with torch.inference_mode():
-                return float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
+                score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
         finally:
             if was_training:
                 self.train()
+        if not math.isfinite(score):
+            raise ModelLoadError(f"{self.name} gives a score that is not finite; check its weights and preprocessing")
+        return score
 
     def __repr__(self) -> str:
         count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size

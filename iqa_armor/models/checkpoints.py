@@ -16,10 +16,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.machine import capped, memory_limit
 from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
 from iqa_armor.models.plain_data import PickledArray, stand_ins
 from iqa_armor.models.weights import RESCALING, RESCALING_KEYS, listed
-from iqa_armor.reading import first_line
+from iqa_armor.reading import reason_of
 
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"
@@ -126,9 +127,10 @@ def _is_safetensors(path: Path, start: bytes) -> bool:
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         # Copies, because the file may change or vanish while it is mapped.
-        return {name: value.clone() for name, value in load_file(path, device="cpu").items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError) as error:
-        raise ModelLoadError(f"{path} is damaged or no safetensors file: {error}") from error
+        with capped():
+            return {name: value.clone() for name, value in load_file(path, device="cpu").items()}
+    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
+        raise ModelLoadError(f"{path} is damaged or no safetensors file: {reason_of(error)}") from error
 
 
 def _read_pickle(path: Path, start: bytes, trust_pickle: bool) -> object:
@@ -153,8 +155,11 @@ def _check_archive(path: Path) -> None:
     try:
         with zipfile.ZipFile(path) as archive:
             names = {name.partition("/")[2] for name in archive.namelist()}
+            unpacked = sum(member.file_size for member in archive.infolist())
     except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
         raise ModelLoadError(f"{path} is truncated or damaged: {error}") from error
+    if unpacked > memory_limit():
+        raise ModelLoadError(f"{path} has {unpacked} bytes once unpacked, more than --max-memory allows")
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
         raise ModelLoadError(
             f"{path} is a TorchScript archive, whose graph cannot be edited; save the model's state_dict() instead"
@@ -167,7 +172,7 @@ def _check_archive(path: Path) -> None:
 
 def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
     try:
-        with warnings.catch_warnings(), path.open("rb") as file:
+        with capped(), warnings.catch_warnings(), path.open("rb") as file:
             warnings.simplefilter("ignore")
             if is_plain:
                 return pickle.load(file)
@@ -189,7 +194,7 @@ def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:
             return _explanation(path, f"it asks for {asked[1]}")
     if isinstance(error, ImportError | AttributeError):
         return f"{path} needs its author's source code, which is not importable here: {text}"
-    return f"{path} is truncated, damaged or no checkpoint: {first_line(error)}"
+    return f"{path} is truncated, damaged or no checkpoint: {reason_of(error)}"
 
 
 def _explanation(path: Path, why: str) -> str:

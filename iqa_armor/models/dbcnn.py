@@ -37,7 +37,6 @@ class DBCNN(nn.Module):
         self.fc = nn.Linear(512 * SCNN[-1][0], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         scene, distortion = self.features1(images), self.features2(images)
         distortion = functional.interpolate(distortion, size=scene.shape[2:], mode="bilinear", align_corners=True)
         scene, distortion = scene.flatten(2), distortion.flatten(2)

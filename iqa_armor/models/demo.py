@@ -28,7 +28,6 @@ class DemoNetwork(nn.Module):
         self.head = nn.Sequential(nn.Flatten(), nn.Linear(STAGE_CHANNELS[-1], 64), nn.ReLU(), nn.Linear(64, 1))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalized images (N, 3, H, W)."""
         return self.head(self.pool(self.stages(self.stem(images))))  # type: ignore[no-any-return]
 
 

@@ -35,7 +35,6 @@ class KonCept512(nn.Module):
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         maps = self.base(images)
         window = maps[:, :, : _covered(maps.shape[2]), : _covered(maps.shape[3])]
         return self.fc(window.mean((2, 3)))  # type: ignore[no-any-return]

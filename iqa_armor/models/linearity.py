@@ -44,7 +44,6 @@ class Linearity(nn.Module):
         self.regression = nn.Linear(2 * _REDUCED, 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         third = images
         for layer in self.features[:-1]:
             third = layer(third)

@@ -25,7 +25,6 @@ class MetaIQA(nn.Module):
         self.net = _Regression()
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         return self.net(self.resnet_layer(images))  # type: ignore[no-any-return]
 
 

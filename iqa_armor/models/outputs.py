@@ -27,21 +27,18 @@ def shown(value: Any) -> str:
 def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
     """Let a network return one of its outputs from here on, in place; its class is replaced by a subclass.
 
-    Args:
-        network: Network in any mode; left in eval mode.
-        choice: Name in a dict or named tuple, index in a tuple or list or of a column (N, K), or "mean". Of a
-            distribution over K bins that is its mean, the bins being worth 1 to K as in NIMA; else of all scores.
-        images: Normalised input (N, 3, H, W) to try it on.
-
-    Raises:
-        ModelLoadError: If the network has no such output; lists what there is.
+    The choice is a name in a dict or named tuple, an index in a tuple or list or of a column (N, K), or "mean". Of a
+    distribution over K bins that is its mean, the bins being worth 1 to K as in NIMA; else of all scores. It is tried
+    on normalised images (N, 3, H, W), and the network left in eval mode. Raises ModelLoadError if there is no such
+    output; lists what there is.
     """
     try:
         with torch.no_grad():
             found = network.eval()(images)
     except NETWORK_FAILURES as error:
         raise ModelLoadError(f"the network fails on images {tuple(images.shape)}: {error}") from error
-    is_distribution = choice == "mean" and _is_distribution(found)
+    is_row = choice == "mean" and isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
+    is_distribution = is_row and bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 1e-3).all())
     try:
         _picked(found, choice, is_distribution=is_distribution)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
@@ -52,11 +49,6 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
         return _picked(kind.forward(self, images), choice, is_distribution=is_distribution)
 
     network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
-
-
-def _is_distribution(found: Any) -> bool:
-    is_row = isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
-    return is_row and bool((found >= 0).all()) and bool(((found.sum(1) - 1).abs() < 1e-3).all())
 
 
 def _picked(found: Any, choice: str, *, is_distribution: bool) -> Any:

@@ -56,11 +56,8 @@ class PerceptualModel(ReferenceModel):
     """LPIPS or DISTS as piq computes it, negated so that scores rise with quality: 0 is the highest.
 
     Its features are whole maps of VGG-16, millions of numbers for an image of 224 × 224, so that feature smoothing
-    saves little here.
-
-    Args:
-        distance: "lpips" or "dists".
-        size: (height, width) of the images; at most 256 on the shorter side for DISTS, which shrinks larger ones.
+    saves little here. The size is (height, width) of the images; at most 256 on the shorter side for DISTS, which
+    shrinks larger ones.
     """
 
     def __init__(self, distance: Perceptual, *, size: tuple[int, int] = (224, 224)) -> None:

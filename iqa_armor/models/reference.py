@@ -17,8 +17,7 @@ from iqa_armor.models.base import Prepared, Preprocessing
 
 PREPROCESSING = Preprocessing(size=(224, 224))
 STAGES = 4
-# Keeps the slope of the root finite where an image equals its reference.
-TINY = 1e-8
+TINY = 1e-8  # keeps the slope of the root finite where an image equals its reference
 
 
 class ReferenceModel(Prepared, ABC):
@@ -52,22 +51,14 @@ class StageDistance(ReferenceModel):
     """Negative weighted Euclidean distance of a classifier's maps, averaged over a coarse grid, plus a constant.
 
     score = top − unit · sqrt(Σ_c w_c · mean over the grid of (φ_c(reference) − φ_c(distorted))²), w_c ≥ 0 learned per
-    channel; a pristine image has the highest score. φ are the last maps of each of the last four sizes; their norm
-    layers stay in eval mode.
-
-    Args:
-        network: Classifier on normalised input that can be traced, else a SurgeryError; its trunk is shared.
-        preprocessing: Of its input; the size must be given.
-        grid: Rows and columns that maps are averaged to.
-        name: What messages call the model.
+    channel; a pristine image has the highest score. φ are the last maps of each of the last four sizes of a classifier
+    on normalised input, whose trunk is shared; norm layers stay in eval mode. The preprocessing must have a size; maps
+    are averaged to `grid` rows and columns. A SurgeryError refuses a network that cannot be traced.
 
     Source: the form follows Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
     CVPR 2018, eq. 1, whose maps keep their size and are normalised over channels. (ours) averages over a grid, so that
     the features are few, the root, and the last map of each size.
     """
-
-    unit: Tensor
-    offset: Tensor
 
     def __init__(
         self, network: nn.Module, preprocessing: Preprocessing = PREPROCESSING, *, grid: int = 4, name: str = "fr"
@@ -82,8 +73,7 @@ class StageDistance(ReferenceModel):
             widths = [stage.shape[1] for stage in self.trunk(example)]
         self.raw = nn.ParameterList(torch.full((width,), -4.0) for width in widths)
         self.top = nn.Parameter(torch.zeros(()))
-        self.register_buffer("unit", torch.ones(()))
-        self.register_buffer("offset", torch.zeros(()))
+        self.unit, self.offset = nn.Buffer(torch.ones(())), nn.Buffer(torch.zeros(()))
 
     def features(self, images: Tensor) -> Tensor:
         """Return the stages' maps averaged to the grid, side by side (N, D); each channel's cells are in a row."""
@@ -91,7 +81,6 @@ class StageDistance(ReferenceModel):
         return torch.cat([functional.adaptive_avg_pool2d(stage, self.grid).flatten(1) for stage in stages], dim=1)
 
     def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        """Return the scores (N,) of features (N, D) beside those of the references (N, D)."""
         weights = torch.cat([functional.softplus(raw) / len(raw) for raw in self.raw])
         energy = (reference - distorted).square().view(len(distorted), len(weights), -1).mean(2)
         learned = self.top - torch.sqrt(energy @ weights + TINY)

@@ -27,7 +27,6 @@ class SPAQBaseline(nn.Module):
         self.backbone: nn.Module = resnet50(weights=None, num_classes=1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         return self.backbone(images)  # type: ignore[no-any-return]
 
 

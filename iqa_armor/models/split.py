@@ -15,11 +15,9 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
 
     Both compute what the network, whose mode is left as it is, computes in eval mode; call them in it. The head may
     overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default it is the
-    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input
-    (N, 3, H, W) on the network's device.
-
-    Raises:
-        SurgeryError: If the network cannot be traced, there is no such tensor, or the head reads anything else.
+    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input (N, 3, H,
+    W) on the network's device. Raises SurgeryError if the network cannot be traced, there is no such tensor, or the
+    head reads anything else.
     """
     traced = trace_shared(network, example)
     cut = _named(traced, node) if node else _features(traced)
@@ -62,7 +60,8 @@ def _features(traced: fx.GraphModule) -> fx.Node:
             f"node=NAME, e.g. {_listed(traced.graph)}"
         )
     behind = nodes[nodes.index(vectors[0]) + 1 :]
-    first = next((node for node in behind if _is_linear(traced, node)), nodes[-1])
+    linear = (n for n in behind if isinstance(layer_of(traced, n), nn.Linear) or n.target is functional.linear)
+    first = next(linear, nodes[-1])
     return [node for node in vectors if node in nodes[: nodes.index(first)]][-1]
 
 
@@ -95,7 +94,3 @@ def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> N
 def _has_weights(traced: fx.GraphModule, node: fx.Node) -> bool:
     layer = layer_of(traced, node)
     return node.op == "get_attr" if layer is None else any(True for _ in layer.parameters())
-
-
-def _is_linear(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return isinstance(layer_of(traced, node), nn.Linear) or node.target is functional.linear

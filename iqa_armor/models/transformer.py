@@ -23,7 +23,6 @@ class Transformer(nn.Module):
         self.encoder = nn.ModuleDict({"layers": stack, "norm": nn.LayerNorm(width)})
 
     def forward(self, tokens: Tensor, positions: Tensor) -> Tensor:
-        """Return the related tokens (N, T, width)."""
         for layer in cast("nn.ModuleList", self.encoder["layers"]):
             tokens = layer(tokens, positions)
         return self.encoder["norm"](tokens)  # type: ignore[no-any-return]

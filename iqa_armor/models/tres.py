@@ -49,7 +49,6 @@ class TReS(nn.Module):
         self.fc = nn.Linear(2 * STAGES[-1], 1)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N, 1) of normalised images (N, 3, H, W)."""
         stages = self._stages(images)
         size = (stages[-1].shape[2], stages[-1].shape[3])
         pooled = [
@@ -95,7 +94,6 @@ class L2Pooling(nn.Module):
         self.second = nn.AvgPool2d(2, stride=1)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the pooled maps."""
         return torch.sqrt(self.second(self.first(maps * maps)) + 1e-12)
 
 

@@ -45,7 +45,6 @@ class AocConv2d(FoldedConv2d):
         return {"mixing": matrix, "subspaces": torch.cat([fours[:, :1], fours[:, :1].flip(2)], 1).flatten(0, 2)}
 
     def kernel(self) -> Tensor:
-        """Return the kernel (C_out, C_in, k, k), differentiable in the parameters."""
         return orthogonal_kernel(self.mixing, self.subspaces)
 
 

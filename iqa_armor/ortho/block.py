@@ -52,11 +52,7 @@ class RobustBlock(nn.Module):
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
-
-        Raises:
-            ValueError: If there are no images or no pixels, or the number of channels is another.
-        """
+        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W)."""
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[1] != self.channels:
             raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")
@@ -75,7 +71,6 @@ class RobustBlock(nn.Module):
         return nn.Sequential(*pooling, self.reduction, self.orthogonal.plain(size))
 
     def extra_repr(self) -> str:
-        """Return what the block was made with."""
         return f"{self.channels}, backend={self.backend!r}, pool={self.pool!r}"
 
 

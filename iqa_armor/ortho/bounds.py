@@ -5,10 +5,8 @@ import math
 import torch
 from torch import Tensor
 
-# Frequencies per unit of the kernel's reach; more are dearer and tighter.
-DENSITY = 32
-# Multiplications that one singular value decomposition per frequency may take in all.
-AFFORDABLE = 2e9
+DENSITY = 32  # frequencies per unit of the kernel's reach; more are dearer and tighter
+AFFORDABLE = 2e9  # multiplications that one singular value decomposition per frequency may take in all
 
 
 @torch.no_grad()
@@ -19,11 +17,8 @@ def convolution_bound(weight: Tensor, *, groups: int = 1) -> float:
     away, whose norm is the largest that the kernel's transform reaches at any frequency. That is exact for 1 × 1
     kernels; else it is measured on a grid of frequencies and divided by cos(π n / M) per dimension, n being the reach
     and M the frequencies (1 % in all), or, where that would take long, bounded by the kernel laid out as a matrix in
-    four ways (loose by up to the root of the kernel's area).
-
-    Args:
-        weight: Kernel (C_out, C_in / groups, h, w); a matrix (C_out, C_in) is a 1 × 1 kernel.
-        groups: Of the convolution.
+    four ways (loose by up to the root of the kernel's area). The weight is (C_out, C_in / groups, h, w); a matrix
+    (C_out, C_in) is a 1 × 1 kernel.
 
     Source: M. Riesz's inequality for trigonometric polynomials, Ehlich and Zeller, "Schwankung von Polynomen zwischen
     Gitterpunkten", Math. Zeitschrift 86, 1964, applied to u*K(ω)v; Singla and Feizi, "Fantastic Four: Differentiable

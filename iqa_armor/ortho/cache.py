@@ -23,8 +23,7 @@ def may_keep_tensors() -> bool:
 class DerivedCache:
     """Least-recently-used store of values computed from parameters; safe in threads; copies and pickles are empty.
 
-    Args:
-        limit: Bytes it may hold; a larger value is computed anew at every use.
+    It holds at most `limit` bytes; a larger value is computed anew at every use.
     """
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
@@ -49,13 +48,9 @@ class DerivedCache:
     def get(self, key: Hashable, parameters: tuple[Tensor, ...], build: Callable[[], T]) -> T:
         """Return the value of `key`, built anew where it is missing or the parameters changed since.
 
-        Of several threads that miss a key one builds it, and the others wait; other keys are given meanwhile.
-
-        Args:
-            key: What the value depends on besides the parameters, e.g. the map size.
-            parameters: Tensors it is derived from; in-place changes are seen by their version
-                counter, which edits through `.data` do not advance.
-            build: Returns the value, whose `nbytes` say its size.
+        Of several threads that miss a key one builds it, and the others wait; other keys are given meanwhile. The key
+        is what the value depends on besides the parameters, e.g. the map size. In-place changes of these are seen by
+        their version counter, which edits through `.data` do not advance. The `nbytes` of a value say its size.
         """
         if not may_keep_tensors():
             return build()

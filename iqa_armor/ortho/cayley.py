@@ -13,8 +13,7 @@ from iqa_armor.ortho.plain import PlainCayley
 from iqa_armor.ortho.precision import exact_products, full_precision
 from iqa_armor.ortho.spectrum import Factor, factorize, grid_of, inverses
 
-# Condition of I + Q₁ from which it is taken for singular.
-SINGULAR = 1e8
+SINGULAR = 1e8  # condition of I + Q₁ from which it is taken for singular
 
 
 class CayleyConv2d(OrthogonalConv2d):

@@ -17,39 +17,23 @@ ROUNDING = 32
 
 @dataclass(frozen=True)
 class Gains:
-    """Extreme values of ‖Jx‖ / ‖x‖ for a layer's linear part J.
+    """Extreme values of ‖Jx‖ / ‖x‖ for a layer's linear part J."""
 
-    Args:
-        largest: The largest singular value, approached from below.
-        smallest: The smallest gain, approached from above; 0 where J has a null space. None if not asked for.
-        tolerance: Each value is this close to a singular value.
-        steps: Products with J and its transpose that it took.
-    """
-
-    largest: float
-    smallest: float | None
-    tolerance: float
-    steps: int
+    largest: float  # singular value, approached from below
+    smallest: float | None  # approached from above; 0 where J has a null space; None if not asked for
+    tolerance: float  # each value is this close to a singular value
+    steps: int  # products with J and its transpose that it took
 
 
 def extreme_gains(
-    layer: nn.Module,
-    example: Tensor,
-    *,
-    with_smallest: bool = False,
-    tolerance: float = 1e-4,
-    max_steps: int = 60,
+    layer: nn.Module, example: Tensor, *, with_smallest: bool = False, tolerance: float = 1e-4, max_steps: int = 60
 ) -> Gains:
     """Return the largest and, if asked for, the smallest gain of a linear-plus-bias layer.
 
-    Takes the memory of `max_steps` inputs in float64 and needs far fewer steps than power iteration.
-
-    Args:
-        layer: Module that is linear up to an offset; its mode is left alone.
-        example: Input whose shape, type and device are used; the whole batch is one vector.
-        with_smallest: Whether to wait for the smallest gain as well.
-        tolerance: Residual to stop at, relative to the largest.
-        max_steps: Steps after which it stops in any case; the tolerance returned says how far it came.
+    Takes the memory of `max_steps` inputs in float64 and needs far fewer steps than power iteration. It stops where the
+    residual relative to the largest is within the tolerance, after `max_steps` in any case; the tolerance returned says
+    how far it came. Of the example only shape, type and device count; the whole batch is one vector. The layer's mode
+    is left alone.
 
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ with full
     reorthogonalization.

@@ -13,13 +13,9 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
     There are as many as the block's reduction has outputs, ⌊C/2⌋ in a block as built; any number from 1 to C
     works, and with C of them the block is the identity. Where the features span fewer, nothing of them is lost.
     Square pooling of maps that are not square still changes them; on square maps, or with pool "none", the
-    block computes the projection to rounding. Every parameter can be trained on from there.
-
-    Args:
-        block: Any backend.
-        features: What the block will stand on, (N, C, H, W), for calibration images.
-
-    Raises ValueError if the features are empty, not finite, or have another number of channels.
+    block computes the projection to rounding. Every parameter can be trained on from there. The features (N, C, H, W)
+    are what the block will stand on, for calibration images; a ValueError refuses features that are empty, not finite,
+    or of another number of channels.
 
     Source: (ours), a principal component analysis over images and positions.
     """

@@ -14,10 +14,8 @@ from iqa_armor.ortho.spectrum import Grid, grid_of, inverses
 class Inverse:
     """(I + A)⁻¹ at the kept frequencies of a map size, dearer to make than LU factors and cheaper to use.
 
-    Args:
-        grid: The frequencies.
-        tables: Real (F, B, C, 2C / B): row d of a frequency's blocks, side by side, is column d of the inverse, its
-            real parts before its imaginary ones.
+    Tables are real (F, B, C, 2C / B): row d of a frequency's blocks, side by side, is column d of the inverse, its real
+    parts before its imaginary ones.
     """
 
     grid: Grid

@@ -94,7 +94,6 @@ class OrthogonalConv2d(CachingModule, ABC):
             return self.compute(maps)
 
     def extra_repr(self) -> str:
-        """Return the sizes, as torch.nn.Conv2d shows them."""
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, circular"
 
 
@@ -109,7 +108,6 @@ class FoldedConv2d(OrthogonalConv2d):
         """Return the kernel (C_out, C_in, k, k), differentiable in the parameters."""
 
     def compute(self, maps: Tensor) -> Tensor:
-        """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
         raw = tuple(parameter for name, parameter in self.named_parameters() if name != "bias")
         wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in raw)
         if self.training or wants_gradient:

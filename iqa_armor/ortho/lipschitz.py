@@ -14,15 +14,9 @@ def singular_values(module: nn.Module, *, channels: int, size: tuple[int, int]) 
 
     Exact up to the module's own rounding (float32: about 1e-5 relative): the responses to one impulse per
     channel, less the response to zero, are its kernel; its transform is one small matrix per frequency. Only
-    the half of them that is not the conjugate of another is decomposed; 16 · C_in · C_out bytes are held for each.
-
-    Args:
-        module: Linear-plus-bias and circular: it commutes with shifts. On its own device and dtype.
-        channels: Input channels.
-        size: (H, W) of the maps.
-
-    Returns:
-        Tensor (H · W · min(C_in, C_out),) on the CPU.
+    the half of them that is not the conjugate of another is decomposed; 16 · C_in · C_out bytes are held for each. They
+    are (H · W · min(C_in, C_out),), on the CPU. The module takes maps of `channels` and of a size (H, W); it is
+    linear-plus-bias and circular: it commutes with shifts.
 
     Source: Sedghi et al., "The Singular Values of Convolutional Layers", ICLR 2019, arXiv:1805.10408.
     """

@@ -24,41 +24,20 @@ def wrapped(maps: Tensor, margin: int) -> Tensor:
 class PlainConv2d(nn.Module):
     """A circular convolution by a fixed kernel (C_out, C_in, k, k) and bias (C_out,)."""
 
-    kernel: Tensor
-    bias: Tensor
-
     def __init__(self, kernel: Tensor, bias: Tensor) -> None:
         super().__init__()
-        self.register_buffer("kernel", kernel)
-        self.register_buffer("bias", bias)
+        self.kernel, self.bias = nn.Buffer(kernel), nn.Buffer(bias)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C_out, H, W) of maps (N, C_in, H, W)."""
         return functional.conv2d(wrapped(maps, self.kernel.shape[-1] // 2), self.kernel, self.bias)
 
 
 class PlainCayley(nn.Module):
     """A Cayley convolution for maps of one size, in real arithmetic: DFTs and (I + A)⁻¹ are matrix products.
 
-    It holds C_in² · 2F numbers for the F ≈ H·W/2 frequencies that determine real maps.
-
-    Args:
-        inverse: (I + A)⁻¹ at the frequencies of `grid`, complex (F, C_in, C_in).
-        kernel: V (C_out − C_in, C_in, k, k).
-        bias: (C_out,).
-        grid: The frequencies.
+    It holds C_in² · 2F numbers for the F ≈ H·W/2 frequencies that determine real maps: those of `grid`, where the
+    inverse is complex (F, C_in, C_in). The kernel is V (C_out − C_in, C_in, k, k), the bias (C_out,).
     """
-
-    operator: Tensor
-    kernel: Tensor
-    bias: Tensor
-    kept: Tensor
-    source: Tensor
-    signs: Tensor
-    row_cosines: Tensor
-    row_sines: Tensor
-    to_columns: Tensor
-    from_columns: Tensor
 
     def __init__(self, inverse: Tensor, kernel: Tensor, bias: Tensor, *, grid: Grid) -> None:
         super().__init__()
@@ -67,24 +46,20 @@ class PlainCayley(nn.Module):
         rows, columns = _angles(height, height), _angles(width, half)
         # Every column of the half spectrum but the first and, for even W, the last stands for its conjugate too.
         weights = (2 - (2 * torch.arange(half) % width == 0).double()) / (height * width)
-        values = {
-            "operator": torch.cat([inverse.real, inverse.imag], dim=1),
-            "kernel": kernel,
-            "bias": bias,
-            "kept": grid.kept,
-            "source": grid.source,
-            "signs": torch.where(grid.mirrored, -1.0, 1.0),
-            "row_cosines": rows.cos(),
-            "row_sines": rows.sin(),
-            "to_columns": torch.cat([columns.cos(), -columns.sin()], dim=1),
-            "from_columns": torch.cat([columns.cos() * weights, -columns.sin() * weights], dim=1).T.contiguous(),
-        }
-        for name, value in values.items():
+
+        def kept(value: Tensor) -> nn.Buffer:
             placed = value.to(kernel.device, kernel.dtype) if value.is_floating_point() else value
-            self.register_buffer(name, placed.clone())
+            return nn.Buffer(placed.clone())
+
+        self.operator = kept(torch.cat([inverse.real, inverse.imag], dim=1))
+        self.kernel, self.bias = kept(kernel), kept(bias)
+        self.kept, self.source = kept(grid.kept), kept(grid.source)
+        self.signs = kept(torch.where(grid.mirrored, -1.0, 1.0))
+        self.row_cosines, self.row_sines = kept(rows.cos()), kept(rows.sin())
+        self.to_columns = kept(torch.cat([columns.cos(), -columns.sin()], dim=1))
+        self.from_columns = kept(torch.cat([columns.cos() * weights, -columns.sin() * weights], dim=1).T.contiguous())
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C_out, H, W) of maps (N, C_in, H, W) of the one size."""
         solved = self._inverse(self._solve(self._transform(maps)))
         upper = 2 * solved - maps
         if not len(self.kernel):
@@ -128,7 +103,6 @@ class SquarePool(nn.Module):
     """Adaptive average pooling of maps (N, C, H, W) to n × n, n = min(H, W), as two matrix products."""
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return (N, C, n, n)."""
         height, width = maps.shape[-2:]
         side: Any = torch.sym_min(height, width)
         rows, columns = windows(height, side, like=maps), windows(width, side, like=maps)

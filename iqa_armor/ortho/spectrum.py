@@ -22,18 +22,13 @@ class Grid:
 
     The half spectrum still holds its first and (for even W) last column twice, as conjugates; those
     rows are left out too.
-
-    Args:
-        mirrored: Which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),).
-        kept: Indices of the F kept entries in the flat half spectrum, (F,).
-        source: For every entry of the half spectrum, which kept frequency it equals or mirrors.
     """
 
     height: int
     width: int
-    mirrored: Tensor
-    kept: Tensor
-    source: Tensor
+    mirrored: Tensor  # which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)
+    kept: Tensor  # indices (F,) of the kept entries in the flat half spectrum
+    source: Tensor  # for every entry of the half spectrum, which kept frequency it equals or mirrors
 
     def forward(self, maps: Tensor) -> Tensor:
         """Return real maps (N, C, H, W) as columns (F, C, N) of the kept frequencies."""
@@ -56,19 +51,15 @@ def grid_of(height: int, width: int, device: torch.device) -> Grid:
 
 @lru_cache(maxsize=64)
 def _grid(height: int, width: int, device: torch.device) -> Grid:
-    columns = width // 2 + 1
-    places = [divmod(entry, columns) for entry in range(height * columns)]
-    mirrored = [2 * column % width == 0 and 2 * row > height for row, column in places]
-    kept = [entry for entry, is_mirrored in enumerate(mirrored) if not is_mirrored]
-    number = {places[entry]: i for i, entry in enumerate(kept)}
-    source = [
-        number[height - row if is_mirrored else row, column]
-        for (row, column), is_mirrored in zip(places, mirrored, strict=True)
-    ]
     # A tensor made in inference mode could take no part in a backward pass.
     with torch.inference_mode(False):
-        tensors = [torch.tensor(values, device=device) for values in (mirrored, kept, source)]
-    return Grid(height, width, *tensors)
+        sides = (torch.arange(count, device=device) for count in (height, width // 2 + 1))
+        row, column = torch.meshgrid(*sides, indexing="ij")
+        mirrored = (2 * column % width == 0) & (2 * row > height)
+        kept = torch.nonzero(~mirrored.flatten()).flatten()
+        number = torch.cumsum(~mirrored.flatten(), 0).view_as(row) - 1
+        source = number[torch.where(mirrored, height - row, row), column].flatten()
+    return Grid(height, width, mirrored.flatten(), kept, source)
 
 
 def waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
@@ -92,16 +83,11 @@ def _kept_waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Ten
 
 @dataclass(frozen=True)
 class Factor:
-    """LU factors of I + A at the kept frequencies of a map size.
-
-    Args:
-        matrices: Packed factors, complex (F, C, C).
-        pivots: Their row exchanges (F, C).
-    """
+    """LU factors of I + A at the kept frequencies of a map size."""
 
     grid: Grid
-    matrices: Tensor
-    pivots: Tensor
+    matrices: Tensor  # packed factors, complex (F, C, C)
+    pivots: Tensor  # their row exchanges (F, C)
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
         """Return (I + A)⁻¹ (or its transpose) applied to maps (N, C, H, W)."""

@@ -49,11 +49,7 @@ class TokenBlock(nn.Module):
         return places.reshape(*places.shape[:2], *self.size)
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """Return tokens of the same size, those of the grid protected.
-
-        Raises:
-            ValueError: If the number of tokens or their width is another.
-        """
+        """Return tokens of the same size, those of the grid protected."""
         if tokens.is_meta:  # no values, only a size
             self._check(tuple(tokens.shape))
             return torch.empty_like(tokens)
@@ -64,7 +60,6 @@ class TokenBlock(nn.Module):
         return torch.cat([tokens[:, : self.extra], places], dim=1)
 
     def extra_repr(self) -> str:
-        """Return the grid."""
         return f"size={self.size}, extra={self.extra}"
 
     def _check(self, shape: tuple[int, ...]) -> None:

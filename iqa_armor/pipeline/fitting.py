@@ -17,6 +17,7 @@ from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
+from iqa_armor.surgery.views import average_views
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
 from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory, ScoreMoments
@@ -101,20 +102,23 @@ def fit_to_opinion(
     )
     if between is not None:
         between(model, {name: value.to(options.device) for name, value in start.items()})
-    return history, bring_back(model, images, then, options.progress)
+    return history, bring_back(model, images, then, views=settings.views, progress=options.progress)
 
 
-def bring_back(model: QualityModel, images: TrainingImages, then: ScoreMoments, progress: Progress) -> Tensor:
-    """Give a model's scores these moments on the images fitted to, and return them of all training images, (N,).
+def bring_back(
+    model: QualityModel, images: TrainingImages, then: ScoreMoments, *, views: int, progress: Progress
+) -> Tensor:
+    """Average a traced model's scores over views, give them these moments on the images fitted to, and return them.
 
-    The model is on the CPU afterwards.
+    They are those of all training images, (N,). The model is on the CPU afterwards.
     """
+    network: Any = model.network
+    average_views(network, views)
     scores = score_all(model, images, progress)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)
     offset = then.center - gain * reached.center
-    network: Any = model.network
     rescale_output(network, gain=gain, offset=offset)
     return gain * scores + offset
 

@@ -101,7 +101,7 @@ class Frontier:
             if point is not chosen:
                 other = model.with_network(copy.deepcopy(model.network), scale=None)
                 other.load_state_dict(dict(point.weights))
-                scores = bring_back(other, self.images, self.then, self.progress)
+                scores = bring_back(other, self.images, self.then, views=self.recipe.views, progress=self.progress)
                 record_scale(other, scores, self.images.names, self.images.all_mos)
                 self.others[point.share] = other.eval()
         model.load_state_dict(dict(chosen.weights))

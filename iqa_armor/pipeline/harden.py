@@ -1,7 +1,7 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -42,6 +42,7 @@ from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import install
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
+from iqa_armor.surgery.views import average_views
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 
@@ -212,6 +213,7 @@ class _Hardening:
 
     def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
         if self.recipe.epochs == 0:
+            average_views(cast(fx.GraphModule, model.network), self.recipe.views)
             return FitHistory(), score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)

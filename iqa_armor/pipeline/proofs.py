@@ -15,9 +15,9 @@ from iqa_armor.graph.interpret import interpret
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.steady import is_steady
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.tokens import TokenBlock
-from iqa_armor.pruning.channels.proof import is_steady
 from iqa_armor.recipe import Recipe
 
 logger = logging.getLogger(__name__)

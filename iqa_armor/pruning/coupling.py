@@ -22,36 +22,22 @@ TRIAL = 4  # one channel in so many is taken out to see whether that can be done
 
 @dataclass(frozen=True)
 class Member:
-    """One side of a layer whose channels go with others.
+    """One side of a layer whose channels go with others."""
 
-    Args:
-        layer: The layer, or a parameter that a function works with.
-        name: Name of the layer in the network, or "" for a parameter.
-        side: Whether the layer gives these channels or reads them; norms and depthwise filters give them.
-        places: Indices of its channels.
-        roots: The channel of the group that each of them goes with.
-    """
-
-    layer: Any
-    name: str
-    side: Literal["gives", "reads"]
-    places: list[int]
-    roots: Tensor
+    layer: Any  # or a parameter that a function works with
+    name: str  # of the layer in the network, "" for a parameter
+    side: Literal["gives", "reads"]  # norms and depthwise filters give their channels
+    places: list[int]  # of its channels
+    roots: Tensor  # the channel of the group that each of them goes with
 
 
 @dataclass(frozen=True, eq=False)
 class ChannelGroup:
-    """Channels of coupled layers, each of which goes from all of them or from none.
-
-    Args:
-        members: The layers' sides.
-        units: What the labels call the places of a part (width / parts,).
-        parts: Number of equal parts that must lose the same places, as a grouped convolution's do.
-    """
+    """Channels of coupled layers, each of which goes from all of them or from none."""
 
     members: tuple[Member, ...]
-    units: Tensor
-    parts: int
+    units: Tensor  # what the labels call the places of a part (width / parts,)
+    parts: int  # number of equal parts that must lose the same places, as a grouped convolution's do
 
     @property
     def width(self) -> int:
@@ -70,29 +56,18 @@ class ChannelGroup:
 
 @dataclass(frozen=True)
 class Cut:
-    """A pruned copy.
-
-    Args:
-        network: The copy.
-        kept: By layer that lost output channels, the indices of those that it keeps.
-        widths: By the same layers, their numbers of channels before.
-        gone: Per label, whether what it names went.
-    """
+    """A pruned copy."""
 
     network: fx.GraphModule
-    kept: dict[str, list[int]]
-    widths: dict[str, int]
-    gone: Tensor
+    kept: dict[str, list[int]]  # by layer that lost output channels, the indices of those that it keeps
+    widths: dict[str, int]  # by the same layers, their numbers of channels before
+    gone: Tensor  # per label, whether what it names went
 
 
 class Coupling:
-    """The coupled channels of a network that may go.
+    """The coupled channels of a traced network that may go, which are labelled on an example (1, 3, H, W).
 
     Channels whose removal would leave something else than the rest of the network's tensors stay.
-
-    Args:
-        network: Traced network, left untouched.
-        example: Normalised input (1, 3, H, W) on the network's device.
     """
 
     def __init__(self, network: fx.GraphModule, example: Tensor) -> None:
@@ -134,10 +109,8 @@ class Coupling:
     def cut(self, removed: Iterable[tuple[ChannelGroup, list[int]]]) -> Cut | None:
         """Return a copy of the network without some channels of groups.
 
-        None if that would break the network; the groups are without the channels that did it then.
-
-        Raises:
-            SurgeryError: If it would break for another reason.
+        None if that would break the network; the groups are without the channels that did it then. Raises SurgeryError
+        if it would break for another reason.
         """
         gone = self._marked([group.units[channel % len(group.units)] for group, gone in removed for channel in gone])
         pruned = cut(self.network, self.labelling, gone)
@@ -177,9 +150,8 @@ class Coupling:
 
     def _keep(self, node: fx.Node, *, far: bool) -> bool:
         """Let the channels stay that a node reads, if `far` also their sources; say whether any could go before."""
-        units = self.labelling.units
+        units, labels = self.labelling.units, self.labelling.labels
         before = units.roots()
-        labels = self.labelling.labels
         for source in ancestors(node, stops=lambda each: not far and isinstance(labels.get(each), Tensor)):
             for found in flat(self.labelling.of(source)):
                 units.fix(found)
@@ -207,7 +179,7 @@ class Coupling:
     def _members(self, found: list[tuple[str, int, Tensor]], count: int, parts: int) -> Iterator[Member]:
         seen: set[tuple[str, bool]] = set()
         for name, axis, numbers in found:
-            path, layer = self._owners.get(name, ("", _tensor(self.network, name)))
+            path, layer = self._owners.get(name, ("", self.labelling.stored(name)))
             gives = self._gives(name, axis) or (axis == 0 and name not in self.labelling.made_axis)
             if path and (path, gives) in seen:
                 continue  # a bias beside its weight, statistics beside a scale
@@ -226,11 +198,6 @@ def _some(count: int) -> Tensor:
     """Return a part of so many places, in no regular order that a shift would not notice."""
     order = torch.randperm(count, generator=torch.Generator().manual_seed(count))
     return order[: max(1, count // TRIAL)] if count > 1 else order[:0]
-
-
-def _tensor(network: nn.Module, name: str) -> Any:
-    path, _, attribute = name.rpartition(".")
-    return getattr(network.get_submodule(path), attribute)
 
 
 def _occurrence(numbers: Tensor) -> Tensor:

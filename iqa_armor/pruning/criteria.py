@@ -1,7 +1,7 @@
 """Channel importance: what decides which channels go."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, ClassVar
@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError, UsageError
 from iqa_armor.graph.failures import cause_of
 from iqa_armor.pruning.coupling import ChannelGroup, Member
-from iqa_armor.pruning.samples import Inputs, score_effects
+from iqa_armor.pruning.samples import Inputs, Reader, score_effects
 
 # Ranked across layers by what they say of the labels, early layers could lose nearly everything (ours).
 MOST_OF_A_LAYER = 0.5
@@ -23,23 +23,14 @@ TIE = 1e-9  # the last of a layer's equal channels is worth this much more than 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a criterion may look at beside the weights.
+    """What a criterion may look at beside the weights."""
 
-    Args:
-        generator: What it may draw from, on the CPU.
-        inputs: What layers read on labelled images, for criteria that take samples.
-        across_layers: Whether channels are ranked across layers.
-        scores: Importance (C,) of what each layer reads, by name, kept for the next group.
-        network: The network that is to be pruned.
-        images: Normalised training images (N, 3, H, W) on its device.
-    """
-
-    generator: torch.Generator
-    inputs: Inputs
-    across_layers: bool = False
-    scores: dict[str, Tensor] = field(default_factory=dict)
-    network: nn.Module | None = None
-    images: Tensor | None = None
+    generator: torch.Generator  # what it may draw from, on the CPU
+    inputs: Inputs  # what layers read on labelled images, for criteria that take samples
+    across_layers: bool = False  # whether channels are ranked across layers
+    scores: dict[str, Tensor] = field(default_factory=dict)  # importance (C,) by layer, kept for the next group
+    network: nn.Module | None = None  # that is to be pruned
+    images: Tensor | None = None  # normalised training images (N, 3, H, W) on its device
 
     @cached_property
     def effects(self) -> dict[str, Tensor]:
@@ -72,11 +63,7 @@ class FunctionCriterion(Criterion):
 
 
 def accepted(found: Any, name: str) -> Criterion:
-    """Return the criterion that a user's class, object or function is.
-
-    Raises:
-        UsageError: If it is none.
-    """
+    """Return the criterion that a user's class, object or function is; a UsageError if it is none."""
     made = found() if isinstance(found, type) and issubclass(found, Criterion) else found
     if isinstance(made, Criterion):
         return made
@@ -86,11 +73,7 @@ def accepted(found: Any, name: str) -> Criterion:
 
 
 def importance_of(group: ChannelGroup, criterion: Criterion, evidence: Evidence) -> Tensor | None:
-    """Return the importance (width,) of the channels of a group, or None where they must keep their place.
-
-    Raises:
-        SurgeryError: If the criterion fails, or gives anything else.
-    """
+    """Return what a criterion gives for a group, or raise a SurgeryError if it fails or gives anything else."""
     name = type(criterion).__name__
     try:
         values = criterion(group, evidence)
@@ -117,23 +100,18 @@ class Magnitude(Criterion):
 
     power: int = 2
 
+    @torch.no_grad()
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:  # noqa: ARG002
         """Return importance (width,), of mean 1."""
-        found = list(self._sizes(group))
+        found = [(member, weights) for member in group.members if (weights := _weights(member)) is not None]
         if not found:
             return None
         total = torch.zeros(group.width, device=found[0][1].device)
-        for roots, sizes in found:
-            total.scatter_add_(0, roots.to(sizes.device), sizes.to(total.dtype))
+        for member, weights in found:
+            sizes = weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
+            total.scatter_add_(0, member.roots.to(sizes.device), sizes.to(total.dtype))
         total /= len(found)
         return total / total.mean()
-
-    @torch.no_grad()
-    def _sizes(self, group: ChannelGroup) -> Iterator[tuple[Tensor, Tensor]]:
-        for member in group.members:
-            weights = _weights(member)
-            if weights is not None and member.roots is not None:
-                yield member.roots, weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
 
 
 @dataclass(frozen=True)
@@ -185,9 +163,12 @@ class ReaderCriterion(Criterion):
         """Return importance (width,); ranked across layers, half of a group is worth more than any other channel."""
         found = []
         for member in group.members:
-            if member.side == "gives" or member.roots is None or member.name not in evidence.inputs.pooled:
+            if member.side == "gives" or member.name not in evidence.inputs.pooled:
                 continue
-            values = self._of_layer(member.name, evidence)[member.places]
+            if member.name not in evidence.scores:
+                pooled = evidence.inputs.pooled[member.name]
+                evidence.scores[member.name] = self.score(pooled, evidence.inputs.labels)
+            values = evidence.scores[member.name][member.places]
             places = torch.bincount(member.roots, minlength=group.width).clamp_min(1)
             found.append(_by_root(group, member, values) / places)
         if not found:
@@ -199,11 +180,6 @@ class ReaderCriterion(Criterion):
         importance[spared] = SPARED + torch.arange(len(spared), dtype=importance.dtype) / group.width
         return importance
 
-    def _of_layer(self, name: str, evidence: Evidence) -> Tensor:
-        if name not in evidence.scores:
-            evidence.scores[name] = self.score(evidence.inputs.pooled[name], evidence.inputs.labels)
-        return evidence.scores[name]
-
 
 def _by_root(group: ChannelGroup, member: Member, values: Tensor) -> Tensor:
     """Return values (places, …) of a member's channels, added up by the group's channels (width, …)."""
@@ -214,12 +190,10 @@ def _weights(member: Member) -> Tensor | None:
     """Return the weights of a layer's channels, (channels, …), or None where they do not count."""
     layer: Any = member.layer
     weight: Tensor | None = getattr(layer, "weight", None)
-    if weight is None or not isinstance(
-        layer, nn.modules.conv._ConvNd | nn.Linear | nn.modules.batchnorm._BatchNorm | nn.LayerNorm
-    ):
+    if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
+        return None if weight is None else weight.unsqueeze(1)
+    if weight is None or not isinstance(layer, Reader):
         return None
-    if not isinstance(layer, nn.modules.conv._ConvNd | nn.Linear):
-        return weight.unsqueeze(1)
     groups = getattr(layer, "groups", 1)
     if groups == getattr(layer, "out_channels", 0) > 1:
         return None  # depthwise

@@ -13,30 +13,17 @@ COMPONENTS = 2
 
 @dataclass(frozen=True)
 class LatentSpace:
-    """The directions among channels that go with the labels.
+    """The directions among channels that go with the labels."""
 
-    Args:
-        weights: Unit vectors (A, C), one for each of at most `COMPONENTS` components.
-        explained: Share (A,) of the labels' variance that each component explains, in [0, 1].
-    """
-
-    weights: Tensor
-    explained: Tensor
+    weights: Tensor  # unit vectors (A, C), one for each of at most `COMPONENTS` components
+    explained: Tensor  # share (A,) of the labels' variance that each component explains, in [0, 1]
 
 
 def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPONENTS) -> LatentSpace:
-    """Fit labels by partial least squares with one response (PLS1, NIPALS).
+    """Fit labels (n,) by partial least squares on activations (n, C) with one response (PLS1, NIPALS).
 
     Channels are brought to mean 0 and variance 1, so the size of weights does not count; a constant channel has no
-    weight. Fewer components come back where the labels are fitted before.
-
-    Args:
-        activations: One value per sample and channel, (n, C).
-        labels: One value per sample, (n,).
-        components: Most directions to find, at least 1.
-
-    Raises:
-        ValueError: If the samples cannot be fitted (see `checked`).
+    weight. At most `components` directions come back, fewer where the labels are fitted before. Errors as of `checked`.
 
     Source: Wold, Sjöström and Eriksson, "PLS-regression: a basic tool of chemometrics", 2001. For one
     response the NIPALS iteration ends after one round. Two components: ours; [RA] gives no number.

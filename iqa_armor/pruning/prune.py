@@ -8,14 +8,15 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.models.steady import is_steady
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
-from iqa_armor.pruning.channels.proof import difference, is_steady
+from iqa_armor.pruning.channels.proof import difference
 from iqa_armor.pruning.coupling import Coupling, Cut
 from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
 from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
 from iqa_armor.pruning.samples import Inputs, LabelledBatches, pooled_inputs
-from iqa_armor.pruning.widths import Decision, decide, ranked
+from iqa_armor.pruning.widths import decide, ranked
 
 PROOF_IMAGES = 4
 PROOF_TOLERANCE = 1e-4  # of the scores' spread
@@ -25,31 +26,22 @@ PROOF_TOLERANCE = 1e-4  # of the scores' spread
 class Pruned:
     """A pruned copy and what was removed; pairs are (before, after).
 
-    Args:
-        share: Removed share of the convolutions' output channels, in [0, 1).
-        round_to: Multiple that the kept widths were rounded to.
-        channels: Sums of the convolutions' output channels.
-        samples: Number of labelled images that importance was measured on.
-        kept: By layer that lost output channels, the indices of those it keeps, ascending.
-        widths: By the same layers, their numbers of channels before.
-        proof: Largest difference, in the spread of the scores, between the pruned network before any correction and
-            the original with what was removed set to zero; None where the original's own scores are random, or depend
-            on the other images of a batch.
-        stays: By node of the graph, why channels that it reads were left alone.
-        across: Nodes that normalise over channels, so that fewer of them change what the others give; there the proof
-            normalises over those that stay.
+    The proof is the largest difference, in the spread of the scores, between the pruned network before any correction
+    and the original with what was removed set to zero; None where the original's own scores are random, or depend on
+    the other images of a batch. Nodes in `across` normalise over channels, so that fewer of them change what the others
+    give; there the proof normalises over those that stay.
     """
 
     network: fx.GraphModule
-    share: float
-    round_to: int
-    channels: tuple[int, int]
+    share: float  # removed of the convolutions' output channels, in [0, 1)
+    round_to: int  # multiple that the kept widths were rounded to
+    channels: tuple[int, int]  # sums of the convolutions' output channels
     parameters: tuple[int, int]
-    samples: int = 0
-    kept: dict[str, list[int]] = field(default_factory=dict)
+    samples: int = 0  # number of labelled images that importance was measured on
+    kept: dict[str, list[int]] = field(default_factory=dict)  # as in `Cut`, ascending
     widths: dict[str, int] = field(default_factory=dict)
     proof: float | None = None
-    stays: dict[str, str] = field(default_factory=dict)
+    stays: dict[str, str] = field(default_factory=dict)  # by node of the graph, why channels that it reads were left
     across: tuple[str, ...] = ()
 
     def facts(self) -> dict[str, object]:
@@ -123,7 +115,19 @@ def prune(
         pruned = coupling.cut(decision.removed)
     proof = _proved(traced, pruned, coupling, calibration)
     recalibrate(pruned.network, kept_statistics(traced, pruned.kept, calibration), calibration)
-    return _outcome(traced, pruned, decision, coupling=coupling, proof=proof, samples=len(inputs.labels))
+    return Pruned(
+        pruned.network,
+        share=1 - _channels(pruned.network) / max(_channels(traced), 1),
+        round_to=decision.multiple,
+        channels=(_channels(traced), _channels(pruned.network)),
+        parameters=(_parameters(traced), _parameters(pruned.network)),
+        samples=len(inputs.labels),
+        kept=pruned.kept,
+        widths=pruned.widths,
+        proof=proof,
+        stays=coupling.reasons,
+        across=tuple(sorted(node.name for node in coupling.labelling.across)),
+    )
 
 
 def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration: Tensor) -> float | None:
@@ -158,25 +162,6 @@ def _check(
             "this model already holds a RobustBlock, which pruning would break; harden the original model, or "
             "pass --prune 0"
         )
-
-
-def _outcome(
-    traced: fx.GraphModule, pruned: Cut, decision: Decision, *, coupling: Coupling, proof: float | None, samples: int
-) -> Pruned:
-    before, after = _channels(traced), _channels(pruned.network)
-    return Pruned(
-        pruned.network,
-        1 - after / max(before, 1),
-        decision.multiple,
-        (before, after),
-        (_parameters(traced), _parameters(pruned.network)),
-        samples,
-        pruned.kept,
-        pruned.widths,
-        proof,
-        coupling.reasons,
-        tuple(sorted(node.name for node in coupling.labelling.across)),
-    )
 
 
 def _as_ranges(numbers: list[int]) -> str:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.graph.trace import evaluating
+from iqa_armor.pruning.samples import channel_axis
 
 Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
 BIASED = (nn.Conv1d, nn.Conv2d, nn.Linear)
@@ -26,15 +28,10 @@ class Statistics:
 def kept_statistics(
     network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
 ) -> dict[str, Statistics]:
-    """Return statistics of the layers before pruning, of the channels that stay.
+    """Return statistics before pruning of the channels that stay, on a normalised input (N, 3, H, W), by module name.
 
-    Args:
-        network: The network before pruning.
-        kept: Per module name, the output channels that stay; all of them for a module not named.
-        calibration: Normalised input (N, 3, H, W).
-
-    Returns:
-        Per module name: of the output of layers with a bias, of the input of batch norms.
+    They are of the output of layers with a bias, of the input of batch norms; modules that `kept` does not name keep
+    all channels.
     """
     found: dict[str, Statistics] = {}
 
@@ -56,12 +53,7 @@ def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calib
     A bias absorbs the change of its layer's mean output, which folds the mean of the removed channels into it. A
     batch norm's running mean and variance move by the change of its input's, which keeps the original statistics'
     precision where a re-estimate from few images would lose it. Every layer sees the layers before it corrected.
-    Layers that run more than once are left alone.
-
-    Args:
-        pruned: Network after pruning, with the module names of before.
-        targets: What `kept_statistics` gave.
-        calibration: The same input (N, 3, H, W).
+    Layers that run more than once are left alone. The targets are what `kept_statistics` gave for the same input.
 
     Source: ours; bias correction as in Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019, Section 4.2, here for pruning.
@@ -78,7 +70,7 @@ def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calib
             change = target.mean - _statistics(module, output).mean
             bias: Any = module.bias
             bias += change
-            return output + change.view(-1, *[1] * (output.ndim - 1 - _channel_axis(module, output)))
+            return output + change.view(-1, *[1] * (output.ndim - 1 - channel_axis(module, output)))
 
         return hook
 
@@ -87,18 +79,12 @@ def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calib
 
 def _run(network: fx.GraphModule, calibration: Tensor, make: Callable[[str], Hook]) -> None:
     once = _called_once(network)
-    handles = [
-        module.register_forward_hook(make(name))
-        for name, module in network.named_modules()
-        if (name in once and isinstance(module, BIASED) and module.bias is not None)
-        or (name in once and isinstance(module, NORMS) and module.running_mean is not None)
-    ]
-    try:
-        with evaluating(network), torch.no_grad():
-            network(calibration)
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(network), torch.no_grad():
+        for name, module in network.named_modules():
+            is_biased = isinstance(module, BIASED) and module.bias is not None
+            if name in once and (is_biased or (isinstance(module, NORMS) and module.running_mean is not None)):
+                hooks.enter_context(module.register_forward_hook(make(name)))
+        network(calibration)
 
 
 def _called_once(network: fx.GraphModule) -> set[str]:
@@ -116,14 +102,9 @@ def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:
     norm.running_var *= scale.clamp(0.1, 10.0)
 
 
-def _channel_axis(module: nn.Module, values: Tensor) -> int:
-    """Return the axis of a layer's channels: the last of a linear layer, the second of all others."""
-    return values.ndim - 1 if isinstance(module, nn.Linear) else 1
-
-
 def _statistics(module: nn.Module, values: Tensor) -> Statistics:
     """Return statistics per channel of what a layer gives or, of a batch norm, gets."""
-    channel = _channel_axis(module, values)
+    channel = channel_axis(module, values)
     axes = tuple(axis for axis in range(values.ndim) if axis != channel)
     variance, mean = torch.var_mean(values, dim=axes, correction=0)
     return Statistics(mean, variance)

@@ -1,6 +1,7 @@
 """What the layers of a network read on labelled images."""
 
 from collections.abc import Callable, Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 
 import torch
@@ -19,46 +20,32 @@ CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rou
 
 @dataclass(frozen=True)
 class Inputs:
-    """What each layer reads, pooled, float64 on the CPU.
+    """What convolutions and linear layers read, by name, on images with labels (n,), float64 on the CPU."""
 
-    Args:
-        pooled: Per name of a convolution or linear layer, the mean (n, C) over all places of each channel it reads.
-        labels: Labels (n,) of the images.
-    """
-
-    pooled: dict[str, Tensor] = field(default_factory=dict)
+    pooled: dict[str, Tensor] = field(default_factory=dict)  # means (n, C) over all places of each channel
     labels: Tensor = field(default_factory=lambda: torch.zeros(0))
 
 
 def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     """Return the pooled inputs of every convolution and linear layer; restores the network's mode.
 
-    One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several
-    crops of an image, crops of one image together, gets their mean.
-
-    Raises:
-        SurgeryError: If a layer does not see each image by itself.
-        ValueError: If there are no images.
+    One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several crops
+    of an image, crops of one image together, gets their mean. Raises SurgeryError if a layer does not see each image by
+    itself, and ValueError if there are no images.
     """
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
     runs: dict[str, list[Tensor]] = {}
-    handles = [
-        module.register_forward_pre_hook(_recorder(runs.setdefault(name, [])))
-        for name, module in network.named_modules()
-        if isinstance(module, Reader)
-    ]
-    try:
-        with evaluating(network), torch.no_grad():
-            for images, scores in batches:
-                network(images)
-                labels.append(scores.double().cpu())
-                for name, seen in runs.items():
-                    parts.setdefault(name, []).extend(_per_image(name, seen, len(images)))
-                    seen.clear()
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(network), torch.no_grad():
+        for name, module in network.named_modules():
+            if isinstance(module, Reader):
+                hooks.enter_context(module.register_forward_pre_hook(_recorder(runs.setdefault(name, []))))
+        for images, scores in batches:
+            network(images)
+            labels.append(scores.double().cpu())
+            for name, seen in runs.items():
+                parts.setdefault(name, []).extend(_per_image(name, seen, len(images)))
+                seen.clear()
     if not labels:
         raise ValueError("this criterion needs labelled images, got none")
     # A layer that never ran has no parts.
@@ -68,13 +55,8 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
 def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return what each channel that a layer reads does to the scores, to first order; restores the network's mode.
 
-    Args:
-        network: Network of scores (N,) or (N, 1).
-        images: Normalised images (N, 3, H, W) on its device.
-
-    Returns:
-        Per name of a convolution or linear layer, a·∂score/∂a (N, C), summed over all places (and runs) of the channel
-        a, float64 on the CPU.
+    That is, for normalised images (N, 3, H, W), a·∂score/∂a (N, C) per name of a convolution or linear layer, summed
+    over all places (and runs) of the channel a, float64 on the CPU.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, Reader)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
@@ -87,32 +69,28 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
         return hook
 
-    handles = [layer.register_forward_pre_hook(reading(name)) for name, layer in layers.items()]
-    try:
-        with evaluating(network), torch.enable_grad():
-            for batch in torch.split(images, EFFECT_BATCH):
-                read.clear()
-                total = network(batch.detach().requires_grad_()).sum()
-                gradients = torch.autograd.grad(total, [values for _, values in read], materialize_grads=True)
-                # A root at 0 has no gradient, such as a deviation over a flat map.
-                gradients = tuple(gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients)
-                runs: dict[str, list[Tensor]] = {}
-                for (name, values), gradient in zip(read, gradients, strict=True):
-                    effect = (values.detach() * gradient).movedim(_channel_axis(layers[name], values), -1)
-                    runs.setdefault(name, []).append(effect.reshape(len(batch), -1, effect.shape[-1]).sum(dim=1))
-                for name, effects in runs.items():
-                    found[name].append(torch.stack(effects).sum(dim=0).double().cpu())
-    finally:
-        for handle in handles:
-            handle.remove()
+    with ExitStack() as hooks, evaluating(network), torch.enable_grad():
+        for name, layer in layers.items():
+            hooks.enter_context(layer.register_forward_pre_hook(reading(name)))
+        for batch in torch.split(images, EFFECT_BATCH):
+            read.clear()
+            total = network(batch.detach().requires_grad_()).sum()
+            gradients = torch.autograd.grad(total, [values for _, values in read], materialize_grads=True)
+            # A root at 0 has no gradient, such as a deviation over a flat map.
+            gradients = tuple(gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients)
+            runs: dict[str, list[Tensor]] = {}
+            for (name, values), gradient in zip(read, gradients, strict=True):
+                effect = (values.detach() * gradient).movedim(channel_axis(layers[name], values), -1)
+                runs.setdefault(name, []).append(effect.reshape(len(batch), -1, effect.shape[-1]).sum(dim=1))
+            for name, effects in runs.items():
+                found[name].append(torch.stack(effects).sum(dim=0).double().cpu())
     return {name: torch.cat(parts) for name, parts in found.items() if parts}
 
 
 def checked(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Return activations (n, C) and labels (n,) as float64, or refuse them.
+    """Return activations (n, C) and labels (n,) as float64.
 
-    Raises:
-        ValueError: If they do not pair up, are fewer than 3, not finite, or the labels all the same.
+    Raises ValueError if they do not pair up, are fewer than 3, not finite, or the labels all the same.
     """
     if activations.ndim != 2 or labels.shape != activations.shape[:1]:
         shapes = f"{tuple(activations.shape)} and {tuple(labels.shape)}"
@@ -133,15 +111,15 @@ def varies(activations: Tensor) -> Tensor:
     return spread > CONSTANT * size
 
 
-def _channel_axis(layer: nn.Module, values: Tensor) -> int:
-    return values.ndim - 1 if isinstance(layer, nn.Linear) else 1
+def channel_axis(module: nn.Module, values: Tensor) -> int:
+    """Return the axis of a layer's channels: the last of a linear layer, the second of all others."""
+    return values.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
 def _recorder(seen: list[Tensor]) -> Hook:
     def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
         values = given[0]
-        channel = _channel_axis(module, values)
-        places = tuple(axis for axis in range(1, values.ndim) if axis != channel)
+        places = tuple(axis for axis in range(1, values.ndim) if axis != channel_axis(module, values))
         seen.append((values.mean(dim=places) if places else values).double().cpu())
 
     return hook

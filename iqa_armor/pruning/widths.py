@@ -20,16 +20,11 @@ DEAD = 1e-6  # of the mean importance: such channels are worth nothing
 
 @dataclass(frozen=True)
 class Rounding:
-    """How the widths that layers keep are rounded.
-
-    Args:
-        multiple: What they are multiples of.
-        lift: Share of it that is added before rounding down: 0 rounds down, 1/2 to the nearest.
-        halved: Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
-    """
+    """How the widths that layers keep are rounded."""
 
     multiple: int
-    lift: float
+    lift: float  # share of the multiple that is added before rounding down: 0 rounds down, 1/2 to the nearest
+    # Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
     halved: frozenset[int] = frozenset()
 
     def kept(self, width: int, wanted: float, parts: int = 1) -> int:
@@ -48,12 +43,12 @@ class Ranked:
     group: ChannelGroup
     importance: Tensor
 
-    def removed(self, kept: int) -> list[int]:
-        """Return the least important channels, so many that `kept` stay."""
-        count = (self.group.width - kept) // self.group.parts
-        places = self.importance.argsort()[:count]
-        step = self.group.width // self.group.parts
-        return sorted(int(place) + part * step for place in places for part in range(self.group.parts))
+    def removed(self, rounding: Rounding, wanted: float) -> list[int]:
+        """Return the least important channels, so many that about `wanted` stay."""
+        width, parts = self.group.width, self.group.parts
+        kept = width if wanted == width else rounding.kept(width, wanted, parts)
+        places = self.importance.argsort()[: (width - kept) // parts]
+        return sorted(int(place) + part * (width // parts) for place in places for part in range(parts))
 
 
 @dataclass(frozen=True)
@@ -77,19 +72,13 @@ def decide(
     """Return which channels go, so that about a share of `ratio` does.
 
     Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
-    takes at most 16 points more of any layer, none that has worth where channels without any are enough.
-
-    Args:
-        groups: Channels with their importance.
-        channels: Output channels of all convolutions.
-        ratio: Share of them that should go, in [0, 1).
-        across_layers: Whether the least important of all groups go, instead of as many of each.
-        halved: As in `Rounding`.
+    takes at most 16 points more of any layer, none that has worth where channels without any are enough. The ratio, in
+    [0, 1), is one of `channels`, the output channels of all convolutions; across layers the least important of all
+    groups go, else as many of each; `halved` is as in `Rounding`.
     """
 
     def attempt(rounding: Rounding, wanted: list[float]) -> Decision:
-        kept = [_kept(rounding, each.group, number) for each, number in zip(groups, wanted, strict=True)]
-        removed = tuple((each.group, each.removed(number)) for each, number in zip(groups, kept, strict=True))
+        removed = tuple((each.group, each.removed(rounding, stay)) for each, stay in zip(groups, wanted, strict=True))
         share = sum(int(group.weights[gone].sum()) for group, gone in removed) / max(channels, 1)
         return Decision(tuple(pair for pair in removed if pair[1]), share, rounding.multiple)
 
@@ -114,10 +103,6 @@ def _wastes(groups: Sequence[Ranked], decision: Decision, wanted: list[float]) -
     dead = [int((each.importance <= DEAD * each.importance.mean()).sum()) * each.group.parts for each in groups]
     enough = all(each.group.width - kept <= count + 0.5 for each, count, kept in zip(groups, dead, wanted, strict=True))
     return enough and any(gone.get(id(each.group), 0) > count for each, count in zip(groups, dead, strict=True))
-
-
-def _kept(rounding: Rounding, group: ChannelGroup, wanted: float) -> int:
-    return group.width if wanted == group.width else rounding.kept(group.width, wanted, group.parts)
 
 
 def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:

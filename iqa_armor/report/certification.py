@@ -32,7 +32,12 @@ def certification_report(found: Certification) -> Report:
     data, has_data = found.data, found.data is not None
     told = f"{data.spec}: {data.images} {data.split} images" if data else f"{len(tables[0].groups[0].rows)} image files"
     images = Section("Every image", tables, has_data, "Scores and bounds by model, method and image" * has_data)
-    charts = tuple(_charts(found))
+    has_scales = all(model.scale is not None for model in found.models)
+    figure, unit = ("delta_share", "score ranges") if has_scales else ("delta", "model units")
+    charts = (
+        *_chart(found, figure, f"Certified delta, in {unit}"),
+        *_chart(found, "srocc", "SROCC of the smoothed score", has_levels=True),
+    )
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
     sections = [
         Section("Figures", (_summary(found),)),
@@ -91,19 +96,8 @@ def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
     return Table(f"{model.name}, {word}", columns, (Rows(tuple(rows)),), notes)
 
 
-def _charts(found: Certification) -> Iterator[Chart]:
-    """Yield figures by method, a point per model, where there are any.
-
-    Deltas are in score ranges where every model's is known, else in model units.
-    """
-    if all(model.scale is not None for model in found.models):
-        yield from _chart(found, "delta_share", "Certified delta, in score ranges")
-    else:
-        yield from _chart(found, "delta", "Certified delta, in model units")
-    yield from _chart(found, "srocc", "SROCC of the smoothed score", has_levels=True)
-
-
 def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = False) -> Iterator[Chart]:
+    """Yield a figure by method, a point per model, where there are any."""
     words = list(dict.fromkeys(word for model in found.models for word in model.methods))
     points = {
         model.name: tuple(

@@ -58,11 +58,11 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
     attack, _ = headline(outcome)
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
-    rows = []
-    for figure in declared("clean"):
-        if figure.compared:
-            before, after, interval = (getattr(each, figure.name) for each in (base, model, difference))
-            rows.append(Comparison(figure.label, before, after, interval, figure.better))
+    rows = [
+        Comparison(f.label, getattr(base, f.name), getattr(model, f.name), getattr(difference, f.name), f.better)
+        for f in declared("clean")
+        if f.compared
+    ]
     rows += _ranked(base, model, difference)
     for name in (attack, WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()

@@ -32,19 +32,10 @@ def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
     values = [v for lines in found.values() for line in lines.values() for v in line.values() if math.isfinite(v)]
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     margin = 0.05 * (high - low or 1.0)
-    marks, labels = model_marks(outcome), model_labels(outcome)
-    return tuple(
-        Chart(
-            title=f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}",
-            description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
-            axes=("budget ε, in 1/255", TITLES[figure]),
-            series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
-            ticks={tick: f"{tick:g}" for tick in sorted({epsilon for line in lines.values() for epsilon in line})},
-            limits=(low - margin if low < 0 else 0.0, high + margin),
-        )
-        for attack, lines in found.items()
-        if lines
-    )
+    limits = (low - margin if low < 0 else 0.0, high + margin)
+    titles = {attack: f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}" for attack in found}
+    drawn = {titles[attack]: lines for attack, lines in found.items() if lines}
+    return tuple(_over_budget(outcome, lines, title, TITLES[figure], limits=limits) for title, lines in drawn.items())
 
 
 def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
@@ -54,19 +45,7 @@ def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
         for model in outcome.models
         if model.srocc is not None and model.worst_case_srocc
     }
-    if not lines:
-        return ()
-    marks, labels = model_marks(outcome), model_labels(outcome)
-    ticks = sorted({epsilon for line in lines.values() for epsilon in line if not 0 < epsilon < 1})
-    chart = Chart(
-        title="Worst-case SROCC",
-        description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
-        axes=("budget ε, in 1/255", "SROCC"),
-        series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
-        ticks={tick: f"{tick:g}" for tick in ticks},
-        limits=(-1.0, 1.0),
-    )
-    return (chart,)
+    return (_over_budget(outcome, lines, "Worst-case SROCC", "SROCC", limits=(-1.0, 1.0), spare=1),) if lines else ()
 
 
 def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
@@ -114,6 +93,28 @@ def score_scatters(outcome: Outcome, table: Table) -> Panels:
         tuple(_scatter(outcome, *each, most=most) for each in shown),
         legend=((CLEAN.color, "clean"), (ATTACKED.color, "attacked")),
         note="One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden),
+    )
+
+
+def _over_budget(
+    outcome: Outcome,
+    lines: Mapping[str, Mapping[float, float]],
+    title: str,
+    figure: str,
+    *,
+    limits: tuple[float, float],
+    spare: float = 0,
+) -> Chart:
+    """Return a line per model, without ticks at budgets between 0 and `spare`."""
+    marks, labels = model_marks(outcome), model_labels(outcome)
+    budgets = sorted({epsilon for line in lines.values() for epsilon in line})
+    return Chart(
+        title=title,
+        description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
+        axes=("budget ε, in 1/255", figure),
+        series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
+        ticks={budget: f"{budget:g}" for budget in budgets if not 0 < budget < spare},
+        limits=limits,
     )
 
 

@@ -166,8 +166,9 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     yield Column("SROCC", f"Clean{UP}"), [short(model.srocc) for model in models]
     yield Column("PLCC", f"Clean{UP}"), [short(model.plcc) for model in models]
     if any(model.worst_case_srocc for model in models):
-        for heading, value in ((budget(RANKED_AT), lambda m: m.worst_case_srocc.get(RANKED_AT)), ("mean", _mean_worst)):
-            yield Column(heading, f"Worst-case SROCC{UP}"), [short(value(model)) for model in models]
+        for heading, key in ((budget(RANKED_AT), RANKED_AT), ("mean", None)):
+            values = (m.worst_case_srocc.get(key) if key else m.worst_case_srocc_mean for m in models)
+            yield Column(heading, f"Worst-case SROCC{UP}"), [*map(short, values)]
     yield from areas(gain, "abs_gain", names)
     yield from areas(r_score, "r_score", names)
     for name in main:
@@ -178,10 +179,6 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     yield Column("Parameters", spare=1), [f"{model.parameters:,}" for model in models]
     yield Column("GFLOPs", spare=1), [significant(model.flops, unit=1e9) for model in models]
     yield Column("ms/image", spare=1), [significant(model.timing.seconds_per_image, unit=1e-3) for model in models]
-
-
-def _mean_worst(model: ModelEntry) -> float | None:
-    return model.worst_case_srocc_mean  # type: ignore[no-any-return]
 
 
 def _areas(outcome: Outcome) -> tuple[str, str, str]:

@@ -34,7 +34,6 @@ def render_page(report: Report) -> str:
 
 
 def _minus(text: str) -> str:
-    """Return a text with a true minus in front of its numbers."""
     return re.sub(r"(^|[\s\[])-(?=\.?\d)", r"\1−", text)
 
 

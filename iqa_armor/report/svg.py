@@ -10,6 +10,8 @@ from collections.abc import Callable, Mapping, Sequence, Set
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from iqa_armor.report.document import Chart, Series
 from iqa_armor.report.model_marks import GREY
 
@@ -72,20 +74,14 @@ def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float
 
     They stay between 0 and `highest` if they fit. Values that would touch become a group around their mean.
     """
-    order = sorted(range(len(values)), key=lambda i: values[i])
-    groups: list[tuple[float, int]] = []  # middle, members
-    for index in order:
-        middle, count = values[index], 1
-        while groups and middle - groups[-1][0] < gap * (count + groups[-1][1]) / 2:
-            before, members = groups.pop()
-            middle, count = (middle * count + before * members) / (count + members), count + members
-        groups.append((middle, count))
-    placed = [middle + gap * (i - (count - 1) / 2) for middle, count in groups for i in range(count)]
-    for i, place in enumerate(placed):
-        placed[i] = max(place, gap * i)
-    for i, place in enumerate(reversed(placed), start=1):
-        placed[-i] = min(place, highest - gap * (i - 1))
-    return [place for _, place in sorted(zip(order, placed, strict=True))]
+    from scipy.optimize import isotonic_regression
+
+    if not values:
+        return []
+    # Less the gaps that belong below it, each value must be no smaller than the one before.
+    order, gaps = np.argsort(values, kind="stable"), gap * np.arange(len(values))
+    placed = np.asarray(isotonic_regression(np.asarray(values)[order] - gaps).x)
+    return (placed.clip(0, highest - gaps[-1]) + gaps)[order.argsort()].tolist()  # type: ignore[no-any-return]
 
 
 def _draw_marks(axes: Axes, series: Series, *, size: float = 7, **line: Any) -> None:
@@ -101,8 +97,7 @@ def _draw_line(axes: Axes, series: Series) -> None:
 
 def _draw_dots(axes: Axes, series: Series) -> None:
     # Segments of no length with round ends are dots, and one path of them is a fifth of as many markers.
-    across = [value for x, _ in series.points for value in (x, x, math.nan)]
-    up = [value for _, y in series.points for value in (y, y, math.nan)]
+    across, up = ([value for each in axis for value in (each, each, math.nan)] for axis in _flat(series))
     axes.plot(across, up, color=series.mark.color, linewidth=4, solid_capstyle="round", alpha=0.85)
 
 

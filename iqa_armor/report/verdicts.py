@@ -29,8 +29,10 @@ def verdict(outcome: Outcome) -> Verdict:
         for check in model.checks
         if check.status == "failed"
     )
-    standings = [_standing(outcome, model) for model in outcome.compared]
-    state = "caution" if warnings else _state(outcome, set(standings))
+    readings = [{row.reading for row in _spoken(outcome, model).values()} for model in outcome.compared]
+    standings = [_together(each) for each in readings]
+    is_compared = any(compare(outcome, model) for model in outcome.compared)
+    state = "caution" if warnings else _together(set(standings)) if is_compared else "alone"
     defended = [model for model in outcome.compared if model.threat is not None]
     behind = defended if len(defended) > MOST_DEFENDED else []
     sentences = [_conclusion(outcome, model) for model in outcome.compared if model not in behind]
@@ -44,16 +46,14 @@ def verdict(outcome: Outcome) -> Verdict:
     return Verdict(state, says, warnings, tuple(sentences), (caveat,) if synthetic else ())
 
 
-def _state(outcome: Outcome, standings: Set[str]) -> str:
-    if not any(compare(outcome, model) for model in outcome.compared):
-        return "alone"
-    if {"better", "worse"} <= standings:
+def _together(readings: Set[str]) -> str:
+    """Return whether readings speak for a model, against it, both ways or neither."""
+    if {"better", "worse"} <= readings:
         return "mixed"
-    return next(state for state in ("mixed", "better", "worse", "open") if state in standings)
+    return next((state for state in ("mixed", "better", "worse") if state in readings), "open")
 
 
 def _conclusion(outcome: Outcome, model: ModelEntry) -> str:
-    """Return one sentence: the model against the baseline, or what the headline attack does to it."""
     rows = _spoken(outcome, model)
     if not rows:
         return _alone(outcome, model)
@@ -94,14 +94,6 @@ def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
         f"AbsGain {attack}": f"{attack} gain",
     }
     return {words[row.figure]: row for row in compare(outcome, model) if row.figure in words}
-
-
-def _standing(outcome: Outcome, model: ModelEntry) -> str:
-    """Return whether the figures of the conclusion speak for the model, against it, both ways or neither."""
-    readings = {row.reading for row in _spoken(outcome, model).values()}
-    if readings >= {"better", "worse"}:
-        return "mixed"
-    return "better" if "better" in readings else "worse" if "worse" in readings else "open"
 
 
 def _raises(outcome: Outcome) -> str:

@@ -29,16 +29,10 @@ class InstalledBlock:
 def install(
     traced: fx.GraphModule, names: dict[str, str], recipe: Recipe, *, calibration: Tensor
 ) -> tuple[InstalledBlock, ...]:
-    """Replace placeholders by blocks of the width that they stand at, in place.
+    """Replace placeholders by blocks of the width that they stand at, in place; nodes get their sizes anew.
 
-    Args:
-        traced: Network with placeholders; its nodes get their sizes anew.
-        names: Node that a placeholder stands on, by the placeholder's name.
-        recipe: Backend, pooling, initialisation and seed of the blocks.
-        calibration: Normalised input (N, 3, H, W) on the network's device.
-
-    Raises:
-        SurgeryError: If no block fits there, or square pooling would change the number of tokens.
+    `names` has the node that a placeholder stands on, by the placeholder's name; calibration is a normalised input
+    (N, 3, H, W). Raises SurgeryError if no block fits there, or square pooling would change the number of tokens.
     """
     record_sizes(traced, calibration[:1])
     lineage = Lineage(traced)

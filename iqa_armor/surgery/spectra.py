@@ -101,8 +101,7 @@ def _extremes(module: OrthogonalConv2d, size: tuple[int, int]) -> tuple[Gains, s
         example = layer.bias.new_zeros(1, layer.in_channels, *size)
         return extreme_gains(layer, example, with_smallest=True), "Lanczos"
     values = singular_values(layer, channels=layer.in_channels, size=size)
-    largest, smallest = float(values[0]), float(values[-1])
-    return Gains(largest, smallest, ROUNDING * largest, 0), "every frequency"
+    return Gains(float(values[0]), float(values[-1]), ROUNDING * float(values[0]), 0), "every frequency"
 
 
 def _layer_gain(name: str, module: nn.Module, given: tuple[int, ...]) -> LayerGain | None:

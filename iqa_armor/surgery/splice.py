@@ -12,20 +12,11 @@ Taps = Literal["all", "trunk"]
 
 
 def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps = "all") -> str:
-    """Route the tensor of `cut` through `block`, in place.
+    """Route the tensor (N, C, H, W) of `cut` through `block`, (N, C, H', W'), in place; return the block's name there.
 
-    Args:
-        traced: Model graph, edited in place.
-        cut: Node whose value is a tensor (N, C, H, W); its readers get the block's output instead.
-        block: Channel-preserving module, (N, C, H, W) to (N, C, H', W').
-        taps: "all" protects every reader; "trunk" only those that lead to convolutions, which leaves side
-            readers a way around the block.
-
-    Returns:
-        Name under which `block` is registered in `traced`.
-
-    Raises:
-        SurgeryError: If nothing (for "trunk": no convolution) reads `cut`, or a block already stands there.
+    Its readers get the block's output instead: with taps "all" every one, with "trunk" only those that lead to
+    convolutions, which leaves side readers a way around the block. Raises SurgeryError if there is none, or a block
+    already stands there.
     """
     readers = [
         user for user in cut.users if taps == "all" or any(is_convolution(traced, node) for node in descendants(user))

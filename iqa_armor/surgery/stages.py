@@ -43,11 +43,7 @@ class Branch:
 
 
 def branches(lineage: Lineage) -> tuple[Branch, ...]:
-    """Return the branches of a traced network with their cuts.
-
-    Raises:
-        SurgeryError: If the network has no convolution whose cut could be found.
-    """
+    """Return the branches of a traced network with their cuts; a SurgeryError if it has no convolution on maps."""
     if not lineage.convolutions:
         raise SurgeryError(
             "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
@@ -58,14 +54,11 @@ def branches(lineage: Lineage) -> tuple[Branch, ...]:
 def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     """Return the nodes that a `--position` names: one per branch for `last` and numbers.
 
-    Args:
-        traced: Graph whose nodes have sizes.
-        position: "last", a number counting cuts from 1 at the input, or the name of a node or module that gives
-            maps (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last
-            convolutional stage; without one, that of a transformer's last tokens (see `last_tokens`).
+    It is "last", a number counting cuts from 1 at the input, or the name of a node or module that gives maps
+    (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last convolutional stage;
+    without one, that of a transformer's last tokens (see `last_tokens`). Nodes of the graph have sizes.
 
-    Raises:
-        SurgeryError: If there is no such cut, or dilation hides where the last stage begins.
+    Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
     """
     lineage = Lineage(traced)
     by_name = {node.name: node for node in traced.graph.nodes}

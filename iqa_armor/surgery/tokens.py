@@ -37,11 +37,8 @@ class TokenGrid:
 def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
     """Return the grid of the tokens that a node gives; None where it gives maps (N, C, H, W).
 
-    The grid is that of the last convolutions before the node, which made the tokens; without any, that of equal
-    square patches of the image.
-
-    Raises:
-        SurgeryError: If its value is neither, or the grid cannot be told; says why.
+    The grid is that of the last convolutions before the node, which made the tokens; without any, that of equal square
+    patches of the image. Raises SurgeryError if its value is neither, or the grid cannot be told; says why.
     """
     size = size_of(node) or ()
     if len(size) == 4:

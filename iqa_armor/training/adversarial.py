@@ -10,7 +10,7 @@ from torch import Tensor
 from iqa_armor.attacks.base import ScoreFn, frozen
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, ssim
-from iqa_armor.training.defenses import FitContext, Step, TrainingDefense, evaluating, moved_to_raise
+from iqa_armor.training.defenses import FitContext, Step, TrainingDefense, frozen_statistics, moved_to_raise
 from iqa_armor.training.losses import Loss
 
 RAMP, FIRST = 0.4, 0.1  # share of the steps over which a teacher's budget grows, and share of it that it begins with
@@ -103,5 +103,5 @@ class TeacherConsistency(TrainingDefense):
             for _ in range(self.steps):
                 length = 1.25 * epsilon / self.steps
                 moved = moved_to_raise(distances, images, start=moved, epsilon=epsilon, step=length)
-        with evaluating(step.model):
+        with frozen_statistics(step.model):
             return self.weight / 2 * (distances(images).mean() + distances(moved).mean())

@@ -77,9 +77,9 @@ class TrainingDefense:
 
 
 @contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Put a model in eval mode and restore the mode of every module on leaving; parameters keep their gradients."""
-    # Orthogonal layers compute the same in both modes, but in eval mode prepare for many passes with equal weights.
+def frozen_statistics(model: nn.Module) -> Iterator[None]:
+    """Put all layers but orthogonal ones in eval mode, and restore it on leaving; parameters keep their gradients."""
+    # Those compute the same in both modes, but in eval mode prepare for many passes with equal weights.
     modes = [(module, module.training) for module in model.modules() if not isinstance(module, CachingModule)]
     try:
         for module, _ in modes:

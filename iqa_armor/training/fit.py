@@ -19,6 +19,7 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
 from iqa_armor.reading import reading
 from iqa_armor.recipe import Training
+from iqa_armor.surgery.views import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.averaging import AveragedWeights
@@ -58,20 +59,18 @@ def fit(
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
     The best epoch has most of what `settings.select` asks for on the held-out tenth; the network before the first step
-    counts as one. Scores become (mos − center) / spread of `labels`; a negative
-    spread makes small scores good. The checkpoint keeps the state after every epoch. A loss that runs away begins anew,
-    twice at most, with a quarter of the step size. Under a launcher each process has a device of its own.
+    counts as one. Scores become (mos − center) / spread of `labels`; a negative spread makes small scores good. A loss
+    that runs away begins anew, twice at most, with a quarter of the step size.
 
     Args:
         model: Model whose scores are in the unit of the targets already, if it is to be more than a start.
         images: Prepared for this model.
         settings: Epochs, step size, loss, defense and the rest.
         labels: Moments that opinion scores are standardised by.
-        teacher: The frozen original, on the device: images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the
-            targets.
+        teacher: The frozen original, on the device: images (N, 3, H, W) in [0, 1] to scores (N,) in targets' unit.
         is_pretrained: Whether the statistics of its batch norms are worth freezing.
         device: Where it is fitted, and left.
-        checkpoint: File that keeps the state, or none.
+        checkpoint: File that keeps the state after every epoch, or none.
         progress: Told after every step.
 
     Raises:
@@ -187,6 +186,7 @@ class _Fitting:
         images, mos, _ = batch
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
+        images = moved_at_random(images, self.settings.views, generator=generator)
         targets = (mos - self.labels.center) / self.labels.spread
         share_done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
         step = Step(self.shell, images, targets, share_done)

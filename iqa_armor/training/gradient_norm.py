@@ -6,7 +6,7 @@ from typing import Self
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.training.defenses import GRADIENT_SCALE, FitContext, Step, TrainingDefense, evaluating
+from iqa_armor.training.defenses import GRADIENT_SCALE, FitContext, Step, TrainingDefense, frozen_statistics
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class ScaleFreeGradientNorm(TrainingDefense):
 
     def penalty(self, step: Step) -> Tensor:
         """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
-        with evaluating(step.model):
+        with frozen_statistics(step.model):
             scores = step.model(step.images).float()
         norms = gradient_norms(step.model, step.images, step=self.step)
         penalty: Tensor = norms.mean() / scores.std().clamp_min(1e-6)
@@ -73,7 +73,7 @@ def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tenso
     """
     if step > 0:
         return _changes(model, images, images.new_tensor(step) * unit).abs() / step
-    with evaluating(model), torch.enable_grad():
+    with frozen_statistics(model), torch.enable_grad():
         images = images.detach().requires_grad_()
         scaled = GRADIENT_SCALE * model(images).float().sum()
         (gradient,) = torch.autograd.grad(scaled, images, create_graph=True)
@@ -82,7 +82,7 @@ def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tenso
 
 def _changes(model: nn.Module, images: Tensor, step: Tensor) -> Tensor:
     """Return f(x + h · sign ∇f(x)) − f(x), (N,), with gradients by the parameters; h broadcasts to (N, 3, H, W)."""
-    with evaluating(model), torch.enable_grad():
+    with frozen_statistics(model), torch.enable_grad():
         images = images.detach().requires_grad_()
         scores = model(images).float()
         (gradient,) = torch.autograd.grad(GRADIENT_SCALE * scores.sum(), images, retain_graph=True)

@@ -2,14 +2,13 @@
 
 import io
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Plain
 from iqa_armor.defenses.purifiers.sizes import on_padded
-from iqa_armor.limits import check_limits
 
 
 @dataclass(frozen=True)
@@ -21,13 +20,9 @@ class DiffJPEG(Plain):
     (Pillow's) are (ours).
     """
 
-    quality: int = 75
-
-    def __post_init__(self) -> None:
-        check_limits(self, quality="[1, 100]")
+    quality: Annotated[int, "[1, 100]"] = 75
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         return self.surrogate(images)
 
     def surrogate(self, images: Tensor) -> Tensor:
@@ -49,7 +44,6 @@ class JPEG(DiffJPEG):
     is_differentiable: ClassVar[bool] = False
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         levels = (images.detach() * 255).round().clamp(0, 255).to(torch.uint8).cpu()
         return torch.stack([self._decoded(image) for image in levels]).to(images) / 255
 
@@ -76,12 +70,8 @@ class Quantize(Plain):
     """
 
     is_differentiable: ClassVar[bool] = False
-    levels: int = 32
-
-    def __post_init__(self) -> None:
-        check_limits(self, levels="[2, 256]")
+    levels: Annotated[int, "[2, 256]"] = 32
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         steps = self.levels - 1
         return ((images.detach() * steps).round() / steps).clamp(0, 1)

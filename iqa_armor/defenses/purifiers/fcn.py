@@ -30,7 +30,6 @@ class FCNFile:
     path: str = ""
 
     def load(self) -> FCN:
-        """Return the filter."""
         return load_fcn(existing(self.path, owner="fcn"))[0]
 
 
@@ -60,7 +59,6 @@ class FCN(nn.Module):
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         # One pixel has no deviation.
         return on_padded(lambda padded: padded + REACH * self.layers(2 * padded - 1), images, least=2)
 

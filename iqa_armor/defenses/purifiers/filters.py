@@ -1,18 +1,28 @@
 """Purifiers that filter images: blur, median, sharpening; and noise."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
 from iqa_armor.defenses.base import Plain
-from iqa_armor.limits import check_limits
+
+Side = Annotated[int, "[3, 101]"]  # of a window, in pixels
+
+
+class _Windowed(Plain):
+    kernel: Side
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.kernel % 2 == 0:
+            raise ValueError(f"{type(self).__name__} needs an odd kernel, got {self.kernel}")
 
 
 @dataclass(frozen=True)
-class Windowed(Plain):
+class Gaussian(_Windowed):
     """What filters with a Gaussian window share; the border is repeated.
 
     Args:
@@ -23,15 +33,10 @@ class Windowed(Plain):
     """
 
     kornia_name: ClassVar[str]
-    sigma: float = 1.0
-    kernel: int = 5
-
-    def __post_init__(self) -> None:
-        _check_kernel(self, self.kernel)
-        check_limits(self, sigma="(0, 100]")
+    sigma: Annotated[float, "(0, 100]"] = 1.0
+    kernel: Side = 5
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia import filters
 
         window, sigmas = (self.kernel, self.kernel), (self.sigma, self.sigma)
@@ -40,33 +45,29 @@ class Windowed(Plain):
 
 
 @dataclass(frozen=True)
-class Blur(Windowed):
-    """Blur images with a Gaussian; arguments and source as in `Windowed`."""
+class Blur(Gaussian):
+    """Blur images with a Gaussian; arguments and source as in `Gaussian`."""
 
     kornia_name: ClassVar[str] = "gaussian_blur2d"
 
 
 @dataclass(frozen=True)
-class Unsharp(Windowed):
-    """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Windowed`."""
+class Unsharp(Gaussian):
+    """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Gaussian`."""
 
     kornia_name: ClassVar[str] = "unsharp_mask"
 
 
 @dataclass(frozen=True)
-class Median(Plain):
+class Median(_Windowed):
     """Replace every value of a channel by the median of a window with sides of `kernel` pixels, odd, from 3 to 101.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the side of 3 and repeating the border are (ours).
     """
 
-    kernel: int = 3
-
-    def __post_init__(self) -> None:
-        _check_kernel(self, self.kernel)
+    kernel: Side = 3
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.filters import median_blur
 
         # kornia's own border would be black, or mirrored, by version.
@@ -84,18 +85,8 @@ class Noise(Plain):
     """
 
     is_random: ClassVar[bool] = True
-    sigma: float = 0.02
-
-    def __post_init__(self) -> None:
-        check_limits(self, sigma="(0, 1]")
+    sigma: Annotated[float, "(0, 1]"] = 0.02
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         noise = torch.randn(images.shape, generator=generator, device=generator.device)
         return (images + self.sigma * noise.to(images)).clamp(0, 1)
-
-
-def _check_kernel(owner: object, kernel: int) -> None:
-    check_limits(owner, kernel="[3, 101]")
-    if kernel % 2 == 0:
-        raise ValueError(f"{type(owner).__name__} needs an odd kernel, got {kernel}")

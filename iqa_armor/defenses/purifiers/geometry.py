@@ -1,13 +1,13 @@
 """Purifiers that move pixels: mirror, rotate, crop, resize."""
 
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar, Literal
 
 import torch
 from torch import Generator, Tensor
 
 from iqa_armor.defenses.base import Plain
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Limited
 
 
 @dataclass(frozen=True)
@@ -15,12 +15,11 @@ class Flip(Plain):
     """Mirror images from left to right; source: [AP] Gushchin et al., arXiv:2404.06957."""
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         return images.flip(-1).clamp(0, 1)
 
 
 @dataclass(frozen=True)
-class Rotate:
+class Rotate(Limited):
     """Turn images about their center.
 
     Args:
@@ -32,11 +31,8 @@ class Rotate:
     """
 
     is_differentiable: ClassVar[bool] = True
-    degrees: float = 5.0
+    degrees: Annotated[float, "[-180, 180]"] = 5.0
     random: bool = False
-
-    def __post_init__(self) -> None:
-        check_limits(self, degrees="[-180, 180]")
 
     @property
     def is_random(self) -> bool:
@@ -44,7 +40,6 @@ class Rotate:
         return self.random
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         from kornia.geometry.transform import rotate
 
         degrees = torch.full((len(images),), self.degrees, device=generator.device)
@@ -63,13 +58,9 @@ class Crop(Plain):
     """
 
     is_random: ClassVar[bool] = True
-    share: float = 0.9
-
-    def __post_init__(self) -> None:
-        check_limits(self, share="(0, 1]")
+    share: Annotated[float, "(0, 1]"] = 0.9
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:
-        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms.v2 import functional
 
         height, width = images.shape[-2:]
@@ -93,14 +84,10 @@ class Resize(Plain):
     Source: [AP] Gushchin et al., arXiv:2404.06957; the factor of 0.5 and the low pass are (ours).
     """
 
-    factor: float = 0.5
-    mode: str = "bilinear"
-
-    def __post_init__(self) -> None:
-        check_limits(self, factor="[0.0625, 16]", mode=("nearest", "bilinear", "bicubic"))
+    factor: Annotated[float, "[0.0625, 16]"] = 0.5
+    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
-        """Return images (N, 3, H, W) in [0, 1]."""
         from torchvision.transforms import InterpolationMode
         from torchvision.transforms.v2 import functional
 

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from iqa_armor.defenses.purifiers.archive import checked_archive
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.machine import onnx_session
 from iqa_armor.reading import reading
 
 OPEN_NETWORKS = 4
@@ -92,14 +93,7 @@ def _exported(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
 
 def _onnx(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
     """Return a network that onnxruntime computes, on CUDA where it can; without a gradient."""
-    import onnxruntime
-
-    wanted = ("CUDAExecutionProvider",) if device.startswith("cuda") else ()
-    providers = [name for name in (*wanted, "CPUExecutionProvider") if name in onnxruntime.get_available_providers()]
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
-    options.log_severity_level = 4  # what goes wrong is raised
-    session = onnxruntime.InferenceSession(content, options, providers=providers)
+    session = onnx_session(content, device)
     inputs = session.get_inputs()
     if len(inputs) != 1 or inputs[0].type != "tensor(float)" or len(inputs[0].shape) != 4:
         raise ModelLoadError(f"{path} must take one float32 tensor (N, 3, H, W)")

@@ -12,12 +12,8 @@ def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, in
     """Return which sorted scores s₁ ≤ … ≤ sₙ bound the smoothed score under a shift of the noise.
 
     The ranks count from 1: the largest k with P(Bin(n, Φ(−shift)) ≤ k − 1) ≤ α/2, 0 where there is none; the smallest
-    k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none.
-
-    Args:
-        samples: Number n of noisy scores.
-        shift: Length of the shift in units of the noise's standard deviation, not negative.
-        confidence: 1 − α, probability that both bounds hold, in (0, 1).
+    k with P(Bin(n, Φ(shift)) ≤ k − 1) ≥ 1 − α/2, n + 1 where there is none. The shift is in units of the noise's
+    standard deviation, not negative; the confidence 1 − α, in (0, 1), is the probability that both bounds hold.
 
     Source: Chiang et al., "Detection as Regression: Certified Object Detection by Median Smoothing", NeurIPS 2020,
     arXiv:2007.03730, Lemma 1 and Section 3; α is shared evenly between the bounds.

@@ -1,7 +1,7 @@
 """Feature smoothing: one pass of the backbone, noise on its features, and only the head many times."""
 
 from dataclasses import dataclass, replace
-from typing import ClassVar, Literal, Self, get_args
+from typing import Annotated, ClassVar, Literal, Self
 
 import torch
 from torch import Tensor
@@ -10,15 +10,13 @@ from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother, Bou
 from iqa_armor.defenses.smoothing.jacobian import Operator, largest_singular_value
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import evaluating
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.reference import ReferenceModel
 
-Mode = Literal["image", "calibrated"]
-
 
 @dataclass(frozen=True)
-class FeatureSmoothing:
+class FeatureSmoothing(Limited):
     """Smooth a model's scores by the median over Gaussian noise on the features that its head reads.
 
     A change δ of the image with ‖δ‖₂ ≤ r moves the features by s·r at most to first order, s being the largest
@@ -46,22 +44,20 @@ class FeatureSmoothing:
 
     guarantee: ClassVar[str] = "local, first-order"
 
-    samples: int = 1000
-    radius: float = 0.05
-    confidence: float = 0.999
-    multiple: float = 2.4
-    sigma: float = 0.0
+    samples: Count = 1000
+    radius: Positive = 0.05
+    confidence: Annotated[float, "(0, 1)"] = 0.999
+    multiple: Positive = 2.4
+    sigma: NotNegative = 0.0
     node: str = ""
-    mode: Mode = "image"
-    jacobian: float = 0.0
-    tolerance: float = 1e-3
-    steps: int = 100
-    starts: int = 2
+    mode: Literal["image", "calibrated"] = "image"
+    jacobian: NotNegative = 0.0
+    tolerance: Positive = 1e-3
+    steps: Count = 100
+    starts: Count = 2
 
     def __post_init__(self) -> None:
-        check_limits(self, samples="[1, inf)", radius="(0, inf)", confidence="(0, 1)", multiple="(0, inf)")
-        check_limits(self, sigma="[0, inf)", mode=get_args(Mode), jacobian="[0, inf)")
-        check_limits(self, tolerance="(0, inf)", steps="[1, inf)", starts="[1, inf)")
+        super().__post_init__()
         if self.jacobian and self.mode == "image":
             raise ValueError("jacobian is taken with mode=calibrated only; mode=image measures it at every image")
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Annotated, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -15,12 +15,12 @@ from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.gradients import straight_through
-from iqa_armor.limits import check_limits
+from iqa_armor.limits import Count, Limited, NotNegative, Positive
 from iqa_armor.models.base import QualityModel, ScoreScale
 
 
 @dataclass(frozen=True)
-class InputSmoothing(ABC):
+class InputSmoothing(Limited, ABC):
     """What both ways of smoothing by noise on the image share.
 
     What is certified is f(x + σz): by default the model sees noisy pixels outside [0, 1] as they are. With `clamp`
@@ -39,17 +39,13 @@ class InputSmoothing(ABC):
 
     guarantee: ClassVar[str] = "global"
 
-    samples: int = 1000
-    sigma: float = 0.12
-    radius: float = 0.05
-    confidence: float = 0.999
-    batch_size: int = 16
+    samples: Count = 1000
+    sigma: Positive = 0.12
+    radius: NotNegative = 0.05
+    confidence: Annotated[float, "(0, 1)"] = 0.999
+    batch_size: Count = 16
     clamp: bool = False
     denoiser: str | Purifier = ""
-
-    def __post_init__(self) -> None:
-        check_limits(self, samples="[1, inf)", sigma="(0, inf)", radius="[0, inf)", confidence="(0, 1)")
-        check_limits(self, batch_size="[1, inf)")
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
         """Return this smoother of a model, which is not changed; a denoiser's word is read by `read_purifier`."""

@@ -25,14 +25,10 @@ def largest_singular_value(
 
     Lanczos' method runs for all images together, since one does not influence another. An estimate has converged if
     in every start the last step changed it by no more than the tolerance and the residual, which bounds the distance
-    to some singular value, is no larger either, and all starts agree.
+    to some singular value, is no larger either, and all random starts agree, of which the largest result counts.
 
-    Args:
-        function: Map of a batch (N, …) to (N, …) that treats images independently, as networks in eval mode do.
-        x: Points (N, …) at which to differentiate.
-        tolerance: Relative change, residual and disagreement of starts to stop at.
-        steps: Most products with the Jacobian and its transpose per start.
-        starts: Random starts; the largest result counts.
+    The function maps a batch (N, …) to (N, …) and treats images independently, as networks in eval mode do; `x` are the
+    points to differentiate at, `steps` the most products with the Jacobian and its transpose per start.
 
     Source: Golub and Van Loan, "Matrix Computations", 4th edition, Section 10.1, on JᵀJ or JJᵀ, whichever is smaller,
     with full reorthogonalization. (ours) the criterion.

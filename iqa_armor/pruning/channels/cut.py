@@ -14,13 +14,7 @@ _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphModule:
-    """Return a copy of a network without some channels.
-
-    Args:
-        traced: Traced network, left untouched.
-        labelling: Its labels.
-        gone: Per label, whether what it names goes.
-    """
+    """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes."""
     duplicate = copy.deepcopy(traced)
     done = _cut_layers(duplicate, labelling, gone)
     for (name, axis), labels in labelling.sites.items():
@@ -52,11 +46,10 @@ def _cut_layers(network: fx.GraphModule, labelling: Labelling, gone: Tensor) -> 
             reads, makes = tp.prune_conv_in_channels, tp.prune_conv_out_channels
         else:
             continue
-        sides = ((1, reads), (0, makes))
-        cuts = [(cut_side, labelling.sites.get((f"{path}.weight", axis))) for axis, cut_side in sides]
-        if any(labels is None for _, labels in cuts):
+        sides = [labelling.sites.get((f"{path}.weight", axis)) for axis in (1, 0)]
+        if any(labels is None for labels in sides):
             continue  # it is not called, or it is held under another name
-        for cut_side, labels in cuts:
+        for cut_side, labels in zip((reads, makes), sides, strict=True):
             leave = torch.nonzero(gone[labels]).flatten().tolist()
             if leave:
                 cut_side(layer, leave)
@@ -71,21 +64,20 @@ def _shrink(network: nn.Module, name: str, axis: int, stays: Tensor) -> None:
     owner = network.get_submodule(path)
     tensor = getattr(owner, attribute)
     smaller = tensor.detach().index_select(axis, torch.nonzero(stays).flatten().to(tensor.device)).contiguous()
-    if isinstance(tensor, nn.Parameter):
-        setattr(owner, attribute, nn.Parameter(smaller, requires_grad=tensor.requires_grad))
-    else:
-        setattr(owner, attribute, smaller)
+    is_parameter = isinstance(tensor, nn.Parameter)
+    setattr(owner, attribute, nn.Parameter(smaller, tensor.requires_grad) if is_parameter else smaller)
 
 
 def _restate(module: nn.Module) -> None:
     """Let a layer's settings say what its weights are."""
     weight: Any = getattr(module, "weight", None)
     layer: Any = module
+    is_depthwise = getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
-        _restate_groups(layer, incoming=weight.shape[0])
+        layer.in_channels = weight.shape[0]
+        layer.groups = layer.in_channels if is_depthwise else layer.groups
         layer.out_channels = weight.shape[1] * layer.groups
     elif isinstance(module, nn.modules.conv._ConvNd):
-        is_depthwise = layer.groups == layer.in_channels and layer.groups > 1
         multiplier = layer.out_channels // layer.groups
         layer.groups = weight.shape[0] // multiplier if is_depthwise else layer.groups
         layer.in_channels, layer.out_channels = weight.shape[1] * layer.groups, weight.shape[0]
@@ -100,9 +92,3 @@ def _restate(module: nn.Module) -> None:
         layer.num_channels = len(weight)
     elif isinstance(module, nn.PReLU):
         layer.num_parameters = len(weight)
-
-
-def _restate_groups(layer: Any, *, incoming: int) -> None:
-    is_depthwise = layer.groups == layer.in_channels and layer.groups > 1
-    layer.groups = incoming if is_depthwise else layer.groups
-    layer.in_channels = incoming

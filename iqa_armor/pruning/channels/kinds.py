@@ -97,7 +97,6 @@ FUNCTIONS: dict[str, str] = {
     "scaled_dot_product_attention": "attention",
 }
 
-
 # Layers of other packages, which need not be installed.
 BY_NAME = {"StochasticDepth": "elementwise", "DropPath": "elementwise", "Sqish": "elementwise"}
 

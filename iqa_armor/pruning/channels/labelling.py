@@ -18,19 +18,12 @@ from iqa_armor.pruning.channels.labels import Labels, Units, flat, has_tensor, l
 
 @dataclass(frozen=True)
 class Call:
-    """A node that calls something, and what the rules want to know of it.
-
-    Args:
-        node: The node.
-        value: What it gives on the example.
-        layer: The layer that it calls, or None for a function or method.
-        name: Plain name of the function or method, or of the layer's class.
-    """
+    """A node that calls something, and what the rules want to know of it."""
 
     node: fx.Node
-    value: Any
-    layer: nn.Module | None
-    name: str
+    value: Any  # what it gives on the example
+    layer: nn.Module | None  # that it calls; None for a function or method
+    name: str  # plain, of the function or method, or of the layer's class
 
     @property
     def sources(self) -> list[fx.Node]:
@@ -45,37 +38,22 @@ class Call:
 
 
 class Labelling:
-    """Labels of all values of a traced network on one image.
-
-    Attributes:
-        units: The units that the labels name.
-        labels: Per node, the labels of its value.
-        shapes: Per node, the shape of its value, or the value where it is a number.
-        sites: Per (name of a stored tensor, axis) the labels along that axis.
-        whole: Labels of stored tensors that take part in arithmetic, of their shape.
-        made_axis: Per name of a weight that makes channels, the axis along which it does.
-        heads: Names of weights that make vectors, not maps or tokens.
-        reads: Per node that sums over channels, the (argument, its labels) of which missing channels would add 0.
-        rescaled: Per mean over channels, the axes it goes over.
-        across: Per node that normalises over channels, the labels of what it normalises.
-        reasons: Per node that lets channels stay, why.
-    """
+    """Labels of all values of a traced network on one image (1, 3, H, W)."""
 
     def __init__(self, traced: fx.GraphModule, example: Tensor) -> None:
-        """Label a network on an input (1, 3, H, W)."""
-        self.traced = traced
-        self.example = example
-        self.units = Units()
+        self.traced, self.example = traced, example
+        self.units = Units()  # that the labels name
         self.labels: dict[fx.Node, Labels] = {}
-        self.shapes: dict[fx.Node, Any] = {}
-        self.sites: dict[tuple[str, int], Tensor] = {}
-        self.whole: dict[str, Tensor] = {}
-        self.made_axis: dict[str, int] = {}
-        self.heads: dict[str, None] = {}
+        self.shapes: dict[fx.Node, Any] = {}  # of values, or the value where it is a number
+        self.sites: dict[tuple[str, int], Tensor] = {}  # per (name of a stored tensor, axis) the labels along that axis
+        self.whole: dict[str, Tensor] = {}  # labels of stored tensors that take part in arithmetic, of their shape
+        self.made_axis: dict[str, int] = {}  # per name of a weight that makes channels, the axis along which it does
+        self.heads: dict[str, None] = {}  # names of weights that make vectors, not maps or tokens
+        # Per node that sums over channels, the (argument, its labels) of which missing channels would add 0.
         self.reads: dict[fx.Node, list[tuple[fx.Node, Tensor]]] = {}
-        self.rescaled: dict[fx.Node, tuple[int, ...]] = {}
-        self.across: dict[fx.Node, Tensor] = {}
-        self.reasons: dict[fx.Node, str] = {}
+        self.rescaled: dict[fx.Node, tuple[int, ...]] = {}  # per mean over channels, the axes it goes over
+        self.across: dict[fx.Node, Tensor] = {}  # per node that normalises over channels, labels of what it normalises
+        self.reasons: dict[fx.Node, str] = {}  # per node that lets channels stay, why
         self.values: dict[fx.Node, Any] = {}
         self.names = {id(t): n for n, t in reversed([*traced.named_buffers(), *traced.named_parameters()])}
 

@@ -106,7 +106,6 @@ class Units:
     """Units of a network, which of them are linked and which must stay."""
 
     def __init__(self, known: Units | None = None) -> None:
-        """Start without units, or with those of another network."""
         self.count: int = 0 if known is None else known.count
         # Per label, whether a layer makes it.
         self.made: Tensor = torch.zeros(1, dtype=torch.bool) if known is None else known.made
@@ -125,8 +124,7 @@ class Units:
 
         Where one of the two cannot go, the other cannot either.
         """
-        first, second = torch.broadcast_tensors(first, second)  # type: ignore[no-untyped-call]
-        first, second = first.flatten(), second.flatten()
+        first, second = (each.flatten() for each in torch.broadcast_tensors(first, second))  # type: ignore[no-untyped-call]
         both = (first > 0) & (second > 0)
         pairs = torch.stack([first[both], second[both]])
         pairs = pairs[:, pairs[0] != pairs[1]]

@@ -8,25 +8,34 @@ from iqa_armor.pruning.channels.labelling import Call, Labelling
 from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, zeros
 
 
-def convolution(labelling: Labelling, call: Call) -> Labels:
-    """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
-    return _filtered(labelling, call, is_transposed=False)
+def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False) -> Labels:
+    """Read channels along the second axis and make new ones; a depthwise filter passes them on.
 
-
-def transposed(labelling: Labelling, call: Call) -> Labels:
-    """Do as a convolution does, with a weight whose first axis reads."""
-    return _filtered(labelling, call, is_transposed=True)
+    The weight of a transposed one reads along its first axis.
+    """
+    weight, labels = labelling.operand(call, "weight", 1), labelling.of(call.sources[0])
+    if weight is None or set(varying(labels)) - {1}:
+        return lost(labelling, call)
+    groups, incoming = int(labelling.argument(call, "groups", 6, 1)), along(labels, 1)
+    if 1 < groups == len(incoming):  # depthwise
+        outgoing = incoming.repeat_interleave(call.value.shape[1] // groups)
+        labelling.site(weight, 0, incoming if is_transposed else outgoing)
+        if not is_transposed:
+            labelling.made_axis.setdefault(weight, 0)
+    else:
+        outgoing = _filtered(labelling, call, weight, incoming.view(groups, -1), is_transposed=is_transposed)
+    labelling.site(labelling.operand(call, "bias", 2), 0, outgoing)
+    return spread(outgoing, 1, call.value.shape)
 
 
 def linear(labelling: Labelling, call: Call) -> Labels:
     """Read channels along the last axis and make new ones."""
     source, weight = call.sources[0], labelling.operand(call, "weight", 1)
     labels = labelling.of(source)
-    is_fixed = weight is not None and not isinstance(
-        labelling.stored(weight), nn.Parameter
-    )  # such as a cosine transform
-    if weight is None or is_fixed or set(varying(labels)) - {labels.ndim - 1}:
-        return _lost(labelling, call)
+    # A weight that is not learned is such as a cosine transform's.
+    is_learned = weight is not None and isinstance(labelling.stored(weight), nn.Parameter)
+    if weight is None or not is_learned or set(varying(labels)) - {labels.ndim - 1}:
+        return lost(labelling, call)
     labelling.read(call, source, labels)
     labelling.site(weight, 1, along(labels, labels.ndim - 1))
     outgoing = labelling.made(weight, labelling.stored(weight).shape[0], 0)
@@ -41,7 +50,7 @@ def batch_norm(labelling: Labelling, call: Call) -> Labels:
     """Scale channels of the second axis, each by itself."""
     labels = labelling.of(call.sources[0])
     if set(varying(labels)) - {1}:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     return _scaled(labelling, call, labels, ("running_mean", "running_var", "weight", "bias"), axis=1)
 
 
@@ -51,7 +60,7 @@ def prelu(labelling: Labelling, call: Call) -> Labels:
     if weight is not None and labelling.stored(weight).numel() == 1:
         return labels
     if weight is None or set(varying(labels)) - {1}:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     return _scaled(labelling, call, labels, ("weight",), axis=1)
 
 
@@ -64,7 +73,7 @@ def layer_norm(labelling: Labelling, call: Call) -> Labels:
     if not over & normalized:
         return labels
     if len(normalized) > 1 or len(over) > 1:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     labelling.across[call.node] = labels
     return _scaled(labelling, call, labels, (None, "weight", "bias"), axis=labels.ndim - 1)
 
@@ -73,7 +82,7 @@ def group_norm(labelling: Labelling, call: Call) -> Labels:
     """Normalise over groups of channels, from each of which the same places go."""
     labels = labelling.of(call.sources[0])
     if set(varying(labels)) - {1}:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     rows = along(labels, 1).view(int(labelling.argument(call, "num_groups", 1)), -1)
     labelling.units.link(rows, rows[:1])
     if rows.shape[1] > 1:
@@ -88,7 +97,7 @@ def product(labelling: Labelling, call: Call) -> Labels:
         part.ndim == parts[0].ndim >= 2 and len(varying(part)) <= 1 for part in parts if isinstance(part, Tensor)
     )
     if not is_simple:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     first, second = parts
     rows, columns = first.ndim - 2, first.ndim - 1
     if first.shape[columns] > 1:
@@ -100,7 +109,7 @@ def product(labelling: Labelling, call: Call) -> Labels:
         if axis < rows and other.shape[axis] > 1:
             labelling.units.link(along(labels, axis), along(other, axis))
     if len({axis for axis, _, _ in found}) > 1:
-        return _lost(labelling, call)
+        return lost(labelling, call)
     if not found:
         return zeros(call.value)
     axis, labels, _ = found[0]
@@ -113,53 +122,28 @@ def attention(labelling: Labelling, call: Call) -> Labels:
     parts = [labelling.of(source) for source in sources]
     last = call.value.ndim - 1
     if set(call.sources) - set(sources) or any(part.ndim != last + 1 or set(varying(part)) - {last} for part in parts):
-        return _lost(labelling, call)
+        return lost(labelling, call)
     query, key, content = parts
     _contracted(labelling, call, (sources[0], query, last), (sources[1], key, last))
     return spread(along(content, last), last, call.value.shape)
 
 
-def _lost(labelling: Labelling, call: Call) -> Labels:
+def lost(labelling: Labelling, call: Call) -> Labels:
+    """Let channels stay that go into what nothing is known of."""
     return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
 
 
-def _filtered(labelling: Labelling, call: Call, *, is_transposed: bool) -> Labels:
-    weight, labels = labelling.operand(call, "weight", 1), labelling.of(call.sources[0])
-    if weight is None or set(varying(labels)) - {1}:
-        return _lost(labelling, call)
-    groups, incoming = int(labelling.argument(call, "groups", 6, 1)), along(labels, 1)
-    is_depthwise = 1 < groups == len(incoming)
-    outgoing = (_passed if is_depthwise else _filtering)(
-        labelling, call, weight, incoming, groups=groups, is_transposed=is_transposed
-    )
-    labelling.site(labelling.operand(call, "bias", 2), 0, outgoing)
-    return spread(outgoing, 1, call.value.shape)
-
-
-def _passed(
-    labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, groups: int, is_transposed: bool
-) -> Tensor:
-    outgoing = incoming.repeat_interleave(call.value.shape[1] // groups)
-    labelling.site(weight, 0, incoming if is_transposed else outgoing)
-    if not is_transposed:
-        labelling.made_axis.setdefault(weight, 0)
-    return outgoing
-
-
-def _filtering(
-    labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, groups: int, is_transposed: bool
-) -> Tensor:
-    """Make channels; of grouped filters the same places of every group go, so that groups stay even."""
-    source, shape = call.sources[0], labelling.stored(weight).shape
-    inner = incoming.view(groups, -1)
-    labelling.units.link(inner, inner[:1])
+def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, is_transposed: bool) -> Tensor:
+    """Make channels of those that groups read (groups, n), of each of which the same places go: groups stay even."""
+    source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
+    labelling.units.link(incoming, incoming[:1])
     labelling.read(call, source, labelling.of(source))
     if is_transposed:
-        labelling.site(weight, 0, incoming)
+        labelling.site(weight, 0, incoming.flatten())
         own = labelling.made(weight, shape[1], 1)
         labelling.site(weight, 1, own)
         return own.repeat(groups)
-    labelling.site(weight, 1, inner[0])
+    labelling.site(weight, 1, incoming[0])
     outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
     labelling.site(weight, 0, outgoing)
     return outgoing

@@ -5,12 +5,10 @@ import operator
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import leaving, varying
-
-STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
 
 
 class Masked(fx.Interpreter):
@@ -65,12 +63,8 @@ def difference(
 ) -> float:
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
-    Args:
-        traced: The original.
-        pruned: The pruned copy, before any correction.
-        labelling: Labels of the original.
-        gone: Per label, whether what it names went.
-        images: Normalised input (N, 3, H, W), N at least 2.
+    The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
+    images are normalised (N, 3, H, W), N at least 2.
     """
     exact, smaller, images = copy.deepcopy(traced).double(), copy.deepcopy(pruned).double(), images.double()
     with torch.no_grad():
@@ -81,12 +75,3 @@ def difference(
         apart = (masked - smaller.forward(images).flatten()).abs().max()
         spread = exact.forward(images).flatten().std(correction=0)
     return float(apart / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
-
-
-def is_steady(network: nn.Module, images: Tensor) -> bool:
-    """Return whether an image (of N, 3, H, W, N at least 2) has one score, every time and in any company."""
-    with torch.no_grad():
-        together = network.forward(images).double().flatten()
-        alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
-    tolerance = max(STEADY * float(together.std()), ROUNDING * float(together.abs().max()))
-    return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())

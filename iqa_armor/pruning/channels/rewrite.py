@@ -105,12 +105,9 @@ def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: T
     given = node.kwargs.get(name, node.args[place] if len(node.args) > place else None)
     if given is None or isinstance(given, fx.Node) or old[axis] == new[axis]:
         return
-    if name == "groups":
-        if given != old[axis] or given == 1:
-            return
-        value: Any = new[axis]
-    else:
-        value = (new[axis],)
+    if name == "groups" and (given != old[axis] or given == 1):
+        return
+    value: Any = new[axis] if name == "groups" else (new[axis],)
     if name in node.kwargs:
         node.kwargs = {**node.kwargs, name: value}
     else:
@@ -151,13 +148,9 @@ _REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
 
 
 def rewrite(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Let the numbers written in a call say the new sizes, in place.
+    """Let the numbers written in a call of a copied graph say the new sizes, in place.
 
-    Args:
-        node: Node of a copy of the graph.
-        before: The same node of the original.
-        labelling: The original's labels.
-        gone: Per label, whether what it names goes.
+    `before` is the same node of the original, whose labels are given; `gone` says per label whether what it names goes.
     """
     if node.op in ("call_function", "call_method") and name_of(node) in _REWRITERS:
         _REWRITERS[name_of(node)](node, before, labelling, gone)

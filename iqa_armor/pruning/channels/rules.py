@@ -1,6 +1,7 @@
 """What calls that make no channels do to labels: arithmetic, pooling, moving, reducing."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
@@ -8,16 +9,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.pruning.channels import layers
 from iqa_armor.pruning.channels.labelling import Call, Labelling
-from iqa_armor.pruning.channels.labels import (
-    Labels,
-    along,
-    compressed,
-    is_full,
-    like,
-    spread,
-    varying,
-    zeros,
-)
+from iqa_armor.pruning.channels.labels import Labels, along, compressed, is_full, like, spread, varying, zeros
 
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
@@ -66,12 +58,23 @@ def reductions(labelling: Labelling, call: Call) -> Labels:
     """Drop axes; over channels only where a missing one would change what is left."""
     if len(call.sources) > 1 and isinstance(labelling.values[call.sources[1]], Tensor):  # the larger of two tensors
         return elementwise(labelling, call)
-    return _reduced(labelling, call, is_sum=False)
+    return sums(labelling, call, is_sum=False)
 
 
-def sums(labelling: Labelling, call: Call) -> Labels:
-    """Drop axes by a sum, to which a missing channel adds 0, or a mean, which counts it."""
-    return _reduced(labelling, call, is_sum=True)
+def sums(labelling: Labelling, call: Call, *, is_sum: bool = True) -> Labels:
+    """Drop axes by a sum, to which a missing channel adds 0, or a mean, which counts it; unless `is_sum`, by others."""
+    source = call.sources[0]
+    labels = labelling.of(source)
+    axes = _axes(labelling, call, labels.ndim)
+    if not set(varying(labels)) & set(axes):
+        kept = labels.amax(dim=axes, keepdim=True)
+        return like(call.value, lambda part: kept if part.ndim == labels.ndim else kept.squeeze(axes))
+    if not is_sum or len(varying(labels)) > 1:
+        return _over_channels(labelling, call)
+    labelling.read(call, source, labels)
+    if call.name == "mean":
+        labelling.rescaled[call.node] = axes
+    return zeros(call.value)
 
 
 def along_axis(labelling: Labelling, call: Call) -> Labels:
@@ -87,11 +90,6 @@ def along_axis(labelling: Labelling, call: Call) -> Labels:
     return _over_channels(labelling, call)
 
 
-def unknown(labelling: Labelling, call: Call) -> Labels:
-    """Let channels stay that go into what nothing is known of."""
-    return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
-
-
 RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
     "elementwise": elementwise,
     "spatial": spatial,
@@ -99,9 +97,9 @@ RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
     "sums": sums,
     "reductions": reductions,
     "along": along_axis,
-    "unknown": unknown,
+    "unknown": layers.lost,
     "convolution": layers.convolution,
-    "transposed": layers.transposed,
+    "transposed": partial(layers.convolution, is_transposed=True),
     "linear": layers.linear,
     "batch_norm": layers.batch_norm,
     "layer_norm": layers.layer_norm,
@@ -156,21 +154,6 @@ def _again(node: fx.Node, layer: nn.Module | None, moved: Any, rest: Any, kwargs
     return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
 
 
-def _reduced(labelling: Labelling, call: Call, *, is_sum: bool) -> Labels:
-    source = call.sources[0]
-    labels = labelling.of(source)
-    axes = _axes(labelling, call, labels.ndim)
-    if not set(varying(labels)) & set(axes):
-        kept = labels.amax(dim=axes, keepdim=True)
-        return like(call.value, lambda part: kept if part.ndim == labels.ndim else _dropped(kept, axes))
-    if not is_sum or len(varying(labels)) > 1:
-        return _over_channels(labelling, call)
-    labelling.read(call, source, labels)
-    if call.name == "mean":
-        labelling.rescaled[call.node] = axes
-    return zeros(call.value)
-
-
 def _axes(labelling: Labelling, call: Call, ndim: int) -> tuple[int, ...]:
     axes = labelling.argument(call, "dim", 2 if call.name in ("norm", "vector_norm") else 1)
     if isinstance(axes, bool) or axes is None:
@@ -182,9 +165,3 @@ def _axis(labelling: Labelling, call: Call, ndim: int) -> int | None:
     default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
     axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
     return None if axis is None else int(axis) % ndim
-
-
-def _dropped(labels: Tensor, axes: Sequence[int]) -> Tensor:
-    for axis in sorted(axes, reverse=True):
-        labels = labels.squeeze(axis)
-    return labels
