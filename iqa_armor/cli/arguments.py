@@ -56,12 +56,12 @@ class Labels(SettingsModel):
 
     in_recipes: ClassVar[bool] = False
 
-    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names", panel="Label files")] = Field(
+    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = Field(
         "",
         description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
         "mos=-dmos turns scores that fall with quality; columns without names are counted from 1.",
     )
-    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder", panel="Label files")] = (
+    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = (
         Field(None, description="Folder that image paths in a label file may also begin or lie in.")
     )
 

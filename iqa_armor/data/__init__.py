@@ -20,7 +20,7 @@ DATASETS: Registry[Any] = Registry(
     "dataset",
     {
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
-        "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split; see --columns"),
+        "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
         "folder": Entry(f"{_HOME}.folder:open_folder", "DIR: every image below it; no scores"),
         "koniq10k": Entry(
             f"{_HOME}.releases:KONIQ10K",
