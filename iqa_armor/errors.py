@@ -21,6 +21,14 @@ class ArmorError(Exception):
     exit_code = 1
 
 
+class Stopped(KeyboardInterrupt):
+    """A signal asked this process to end; the notes (PEP 678) say how to go on."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
+
+
 class ModelLoadError(ArmorError):
     """A model file or architecture that cannot be opened as asked."""
 

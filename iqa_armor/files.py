@@ -83,6 +83,13 @@ def require_writable(path: Path | str) -> None:
     _probe(path, path.parent, f".{path.name}{MARK}")
 
 
+def discard(path: Path | None) -> None:
+    """Remove a file that has served its purpose, if it is there and can be removed."""
+    if path is not None:
+        with suppress(OSError):
+            path.unlink()
+
+
 def _probe(path: Path, parent: Path, prefix: str) -> None:
     with refusing(path):
         parent.mkdir(parents=True, exist_ok=True)
@@ -120,10 +127,9 @@ def claiming(
     try:
         yield
     finally:
-        lock.unlink(missing_ok=True)
-        held.close()
-        if is_new:
-            with suppress(OSError):  # holds what was made
+        with held, suppress(OSError):  # the disk is read-only by now, or the folder holds what was made
+            lock.unlink(missing_ok=True)
+            if is_new:
                 path.rmdir()
 
 
@@ -151,7 +157,8 @@ def refusing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise OutputError(f"cannot write {path}: {error.strerror or error}; name another place") from error
+        named = Path(*(part for part in path.parts if MARK not in part))
+        raise OutputError(f"cannot write {named}: {error.strerror or error}; name another place") from error
 
 
 @contextmanager

@@ -51,6 +51,12 @@ def is_file(path: Path) -> bool:
         return False
 
 
+def file_version(path: Path) -> tuple[str, int, int, int]:
+    """Return what changes where a file's content does: its name, size and times; nothing can set the last one back."""
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 def expanded(location: str | Path) -> Path:
     """Return a path with its `~` replaced, or as it is where there is no such user."""
     try:

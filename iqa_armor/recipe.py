@@ -116,7 +116,7 @@ class TrainSettings(Training):
 class Recipe(Training):
     """Settings of one hardening, beside those of its fine-tuning."""
 
-    position: Annotated[str, Flag(metavar="last|N|NODE|none", panel=SURGERY.panel)] = Field(
+    position: Annotated[str, Flag(metavar="PLACE", panel=SURGERY.panel)] = Field(
         "last",
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "
         "fine-tunes.",

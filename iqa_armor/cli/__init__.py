@@ -1,5 +1,7 @@
 """The command line: parse, call, show, exit code."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from typing import Annotated, Any
 
@@ -9,6 +11,7 @@ from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
+from iqa_armor.cli.signals import showing_results, stop_on_signals, told
 from iqa_armor.errors import ArmorError, ModelLoadError
 
 
@@ -22,31 +25,43 @@ class ArmorGroup(typer.core.TyperGroup):
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
         """Note the words of the command as they were given."""
         COMMAND.set(("iqa-armor", *args))
-        return super().parse_args(ctx, args)
+        with _ending():
+            return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
         """Run the chosen command, turning an ArmorError into an exit code."""
-        try:
+        with _ending():
             return super().invoke(ctx)
-        except ArmorError as error:
-            from rich.markup import escape
-
-            stderr.print(f"[red]error:[/] {escape(str(error))}", soft_wrap=True)
-            raise typer.Exit(error.exit_code) from error
-        except (MemoryError, RuntimeError) as error:
-            if (
-                not isinstance(error, MemoryError) and type(error).__name__ != "OutOfMemoryError"
-            ):  # torch's, not imported
-                raise
-            stderr.print(
-                "[red]error:[/] there is not enough memory; take smaller batches or images, or another --device"
-            )
-            raise typer.Exit(ModelLoadError.exit_code) from error
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         """Return the chosen command in place of what only says what it does, with its name and its arguments."""
         name, said, rest = super().resolve_command(ctx, args)
         return name, load_command(name) if name in COMMANDS else said, rest
+
+
+@contextmanager
+def _ending() -> Iterator[None]:
+    try:
+        with showing_results():
+            yield
+    except (ArmorError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+        # torch's OutOfMemoryError, which is not imported, is a RuntimeError.
+        if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
+            raise
+        from rich.markup import escape
+
+        sentence, code = _told(error)
+        stderr.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True)
+        raise typer.Exit(code) from error
+
+
+def _told(error: BaseException) -> tuple[str, int]:
+    if isinstance(error, ArmorError):
+        return str(error), error.exit_code
+    if isinstance(error, KeyboardInterrupt):
+        return told(error)
+    too_little = "there is not enough memory; take smaller batches or images, or another --device"
+    return too_little, ModelLoadError.exit_code
 
 
 def load_command(name: str) -> Any:
@@ -88,4 +103,5 @@ def _root(
 
 def main() -> None:
     """Run the command line."""
+    stop_on_signals()
     app()

@@ -61,8 +61,8 @@ class Labels(SettingsModel):
         description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
         "mos=-dmos turns scores that fall with quality; columns without names are counted from 1.",
     )
-    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = (
-        Field(None, description="Folder that image paths in a label file may also begin or lie in.")
+    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = Field(
+        None, description="Folder that image paths in a label file may also begin or lie in."
     )
 
     def words(self) -> list[str]:
@@ -109,8 +109,8 @@ def output_option(metavar: str, *, shown: str = "") -> Any:
 
 
 MODEL = (
-    "An iqa-armor file, a checkpoint that holds a state dict or, with --trust-pickle, a pickled module. "
-    "hf:owner/name is a model on the hub."
+    "An iqa-armor file or a checkpoint; hf:owner/name is one on the hub. A checkpoint holds a state dict or, with "
+    "--trust-pickle, a pickled module."
 )
 ModelArg = Annotated[Path, typer.Argument(metavar="MODEL", help=MODEL)]
 ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model files.")]
@@ -120,15 +120,15 @@ BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED
 DATA = typer.Option(
     "--data",
     metavar="SPEC",
-    help="Images: csv:FILE (columns image, mos), folder:DIR, koniq10k:DIR, …; evaluate takes several. Also with a "
-    f"column split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
+    help="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, mos and, if "
+    f"you like, split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
 )
 DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 UnlabelledOpt = Annotated[
     str | None,
-    typer.Option(metavar="SPEC", help="Images without scores, e.g. folder:DIR, that --defense teacher takes in too."),
+    typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR."),
 ]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]

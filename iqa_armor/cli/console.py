@@ -45,6 +45,7 @@ def show_messages() -> None:
 def show_json(value: dict[str, Any]) -> None:
     """Write one JSON object to stdout; NaN and infinity become null, as JSON has neither."""
     stdout.file.write(json.dumps(_plain(value), indent=2, allow_nan=False) + "\n")
+    stdout.file.flush()
 
 
 def _plain(value: Any) -> Any:

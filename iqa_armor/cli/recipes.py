@@ -22,8 +22,8 @@ SUFFIX = ".safetensors"
 PANEL = "Recipe"
 RECIPE = typer.Option(
     "--recipe",
-    metavar="R.toml|MODEL|NAME",
-    help=f"Settings of a file, of a model, or {', '.join(shipped_recipes())}; options given here win.",
+    metavar="NAME|FILE",
+    help=f"Settings of a TOML or model file, or {', '.join(shipped_recipes())}; options given here win.",
 )
 CHANGES = typer.Option(
     "--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.", rich_help_panel=PANEL

@@ -18,7 +18,7 @@ from torch.utils.data import get_worker_info
 
 from iqa_armor.errors import DataError
 from iqa_armor.machine import memory_limit
-from iqa_armor.reading import reading
+from iqa_armor.reading import file_version, reading
 
 # What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
 FORMATS = {
@@ -44,13 +44,20 @@ _ORIENTATION = 0x0112  # EXIF tag; its values 5 to 8 turn rows into columns
 
 @dataclass(frozen=True)
 class FileImages:
-    """Reader of image files by position."""
+    """Reader of image files by position; one that changes after it has been read once is a DataError."""
 
     paths: tuple[Path, ...]
+    seen: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, index: int) -> Tensor:
         """Return image `index` as uint8 (3, H, W)."""
-        return read_image(self.paths[index])
+        image = read_image(self.paths[index])
+        self._require_unchanged(index)
+        return image
+
+    def _require_unchanged(self, index: int) -> None:
+        if self.seen.setdefault(index, digest := self.digest(index)) != digest:
+            raise DataError(f"{self.paths[index]} has changed since it was first read; run again on data that stays")
 
     def check(self, index: int) -> tuple[int, int]:
         """Decode image `index` to its end as cheaply as its format allows; return its (height, width), upright."""
@@ -61,13 +68,14 @@ class FileImages:
             image.load()
             _refuse_unscaled(image)
             is_turned = image.getexif().get(_ORIENTATION) in range(5, 9)
+        self._require_unchanged(index)
         return (width, height) if is_turned else (height, width)
 
     def digest(self, index: int) -> str:
         """Return the sha256 of the bytes of image `index`, which are read again only where the file has changed."""
         path = self.paths[index]
         with reading(path, DataError):
-            known = _digests().get(_version(path))
+            known = _digests().get(file_version(path))
             return known or _contents(path)[1]
 
 
@@ -165,19 +173,14 @@ def _room() -> _Room:
 
 
 @cache
-def _digests() -> dict[tuple[Path, int, int], str]:
-    """Return the digests of files that this process has read, by path, size and time of change."""
+def _digests() -> dict[tuple[str, int, int, int], str]:
+    """Return the digests of files that this process has read, by version."""
     return {}
-
-
-def _version(path: Path) -> tuple[Path, int, int]:
-    found = path.stat()
-    return path, found.st_size, found.st_mtime_ns
 
 
 def _contents(path: Path) -> tuple[bytes, str]:
     """Return the bytes of a file and their digest, which is remembered."""
-    version = _version(path)
+    version = file_version(path)
     if version[1] > memory_limit():
         raise DataError(f"{path.name} is larger than what work may take; raise --max-memory")
     content = path.read_bytes()

@@ -12,11 +12,12 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import DataError, OutputError
-from iqa_armor.files import write_whole
+from iqa_armor.files import refusing, write_whole
 from iqa_armor.models.base import QualityModel, state_digest
+from iqa_armor.reading import reading
 from iqa_armor.results.table import Table
 
-SCHEMA = "iqa-armor/journal/2"
+SCHEMA = "iqa-armor/journal/3"
 
 
 @dataclass(frozen=True)
@@ -79,27 +80,28 @@ class Journal:
         """Return the blocks of a part that any process has finished; a last line cut short is left out."""
         if self.folder is None:
             return {}
-        blocks = [
-            _read(line, path)
-            for path in sorted(self.folder.glob(f"{part}.*.jsonl"))
-            for line in path.read_text(encoding="utf-8").splitlines(keepends=True)
-            if line.endswith("\n")
-        ]
-        return {block.number: block for block in blocks}
+        found: dict[int, Block] = {}
+        for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
+            with reading(path, DataError, advice="remove it, its images are then evaluated again"):
+                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                blocks = [_read(line) for line in lines if line.endswith("\n")]
+                found |= {block.number: block for block in blocks}
+        return found
 
     def add(self, part: str, block: Block) -> None:
         """Keep a block; it is on the disk when this returns, and JSON keeps float64 to the last bit."""
         if self.folder is None:
             return
         path = self.folder / f"{part}.{self.shard.rank}.jsonl"
-        if path not in self._opened:
-            _drop_unfinished_line(path)
-            self._opened.add(path)
-        line = {"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()}
-        with path.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(line) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        text = json.dumps({"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()})
+        with refusing(self.folder):
+            if path not in self._opened:
+                _drop_unfinished_line(path)
+                self._opened.add(path)
+            with path.open("a", encoding="utf-8") as file:
+                file.write(f"{text}\t{_checksum(text)}\n")
+                file.flush()
+                os.fsync(file.fileno())
 
 
 def digest_of(parts: Sequence[Tensor]) -> str:
@@ -127,7 +129,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
             kept = json.loads(path.read_text(encoding="utf-8"))
             what = f"evaluation ({_difference(kept, identity)} differs)"
             if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
-                what = f"version of iqa-armor ({kept.get('schema')}), in which random defenses drew otherwise"
+                what = f"version of iqa-armor ({kept.get('schema')}), which kept them otherwise"
             if kept != identity:
                 raise DataError(f"{folder} holds results of another {what}; name another folder, or remove this one")
             return
@@ -150,12 +152,16 @@ def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
     return "its content"
 
 
-def _read(line: str, path: Path) -> Block:
-    try:
-        found = json.loads(line)
-        return Block(found["number"], found["digest"], Table.from_plain(found["rows"]))
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise DataError(f"{path} is damaged ({error}); remove it, its images are then evaluated again") from error
+def _read(line: str) -> Block:
+    text, _, checksum = line.rstrip("\n").rpartition("\t")
+    if checksum != _checksum(text):
+        raise ValueError("a line is not what was written")
+    found = json.loads(text)
+    return Block(found["number"], found["digest"], Table.from_plain(found["rows"]))
+
+
+def _checksum(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
 
 
 def _drop_unfinished_line(path: Path) -> None:

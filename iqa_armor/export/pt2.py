@@ -1,5 +1,6 @@
 """The archive of torch.export."""
 
+import io
 from pathlib import Path
 
 import torch
@@ -15,11 +16,14 @@ EXTRA_FILE = f"{METADATA_KEY}.json"
 
 def write(captured: Captured, path: Path, metadata: str) -> None:
     """Write a torch.export archive, if everything in the graph has a stored form."""
+    archive = io.BytesIO()
     try:
         with quiet():
-            torch.export.save(captured.program, path, extra_files={EXTRA_FILE: metadata})
+            # Into memory: where a disk is full, torch's own writer of files ends the process.
+            torch.export.save(captured.program, archive, extra_files={EXTRA_FILE: metadata})
     except NETWORK_FAILURES as error:
         raise ArmorError(f"torch.export cannot store this network: {first_line(error)}") from error
+    path.write_bytes(archive.getbuffer())
 
 
 def read(path: Path) -> tuple[str, Score]:

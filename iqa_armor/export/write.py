@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import ArmorError, OutputError
 from iqa_armor.export.agreement import Agreement, compare, natural_batches
 from iqa_armor.export.capture import Captured, capture, layer_sizes, plain_scorer
 from iqa_armor.export.formats import INPUT, OUTPUT, format_of
@@ -65,6 +65,8 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
     else:
         try:
             return _exported(model, path, fixed_because="")
+        except OutputError:
+            raise
         except ArmorError as error:
             reason = str(error)
             logger.info("exporting for one image size, since for any: %s", reason)

@@ -11,16 +11,18 @@ from typing import Any
 
 import torch
 
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.bench_settings import BenchSettings
+from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
 from iqa_armor.pipeline.timed_model import Task, TimedModel
 from iqa_armor.progress import Progress, silent
+from iqa_armor.reading import reading
 
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3
@@ -92,10 +94,11 @@ def benchmark(
     settings, opening, device = settings or BenchSettings(), opening or Opening(), device or choose_device()
     runs = []
     for path, model in zip(paths, load_models(paths, opening), strict=True):
+        with reading(path, ModelLoadError):
+            file_bytes = fetched(path).stat().st_size
         size = settings.size or model.preprocessing.size or KONIQ_SIZE
-        runs.append(
-            _BenchedModel(Path(path), TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit))
-        )
+        timed = TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)
+        runs.append(_BenchedModel(Path(path), timed, file_bytes))
     return _Bench(runs, settings, opening, device, progress).run()
 
 
@@ -105,6 +108,7 @@ class _BenchedModel:
 
     path: Path
     model: TimedModel
+    file_bytes: int
     flops: int = 0
     cache_bytes: int = 0
     first_call: list[float] = field(default_factory=list)
@@ -113,10 +117,9 @@ class _BenchedModel:
     peak_memory: dict[str, int | None] = field(default_factory=dict)
 
     def figures(self) -> dict[str, Any]:
-        names = ("flops", "first_call", "latency", "training_step", "peak_memory")
+        names = ("file_bytes", "flops", "first_call", "latency", "training_step", "peak_memory")
         return {
             "parameters": sum(each.numel() for each in self.model.model.parameters()),
-            "file_bytes": self.path.stat().st_size,
             **{name: getattr(self, name) for name in names},
         }
 

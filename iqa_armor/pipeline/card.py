@@ -1,6 +1,5 @@
 """Who made a model file, of what and how: read from the file and from the card beside it, and told as Markdown."""
 
-import hashlib
 import json
 import math
 import re
@@ -12,8 +11,10 @@ from typing import Any
 
 from iqa_armor.artifact.header import read_header
 from iqa_armor.artifact.storage import read_metadata
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, ModelLoadError
 from iqa_armor.files import write_whole
+from iqa_armor.pipeline.provenance import sha256_of
+from iqa_armor.reading import reading
 from iqa_armor.recipe import Recipe, TrainSettings
 from iqa_armor.results.outcome import Outcome
 
@@ -41,7 +42,9 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     path = Path(path)
     stored, (_, tensors) = read_metadata(path), read_header(path)
     beside = card_file(path)
-    found = RUN.search(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    with reading(beside, ModelLoadError, advice="remove it"):
+        found = RUN.search(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+        run = json.loads(found[1]) if found else None
     return {
         "schema": "iqa-armor/info/1",
         "file": str(path),
@@ -49,14 +52,8 @@ def describe_file(path: Path | str) -> dict[str, Any]:
         "bytes": path.stat().st_size,
         "values": sum(math.prod(info.shape) for info in tensors.values()),
         **{name: stored[name] for name in ("name", "arch", "preprocessing", "score_scale", "recipe", "provenance")},
-        "run": json.loads(found[1]) if found else None,
+        "run": run,
     }
-
-
-def sha256_of(path: Path | str) -> str:
-    """Return the SHA-256 of a file."""
-    with Path(path).open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:

@@ -18,7 +18,7 @@ from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, loa
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.provenance import file_record
+from iqa_armor.pipeline.provenance import sha256_of
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -42,7 +42,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
-    record = file_record(path)
+    record = {"name": path.name, "sha256": sha256_of(path)}
     if is_artifact(path):
         if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
@@ -104,7 +104,8 @@ def start_model(
         stored = read_checkpoint(Path(weights), trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
         fresh = tuple(load_matching(model.network, stored.state, source=str(weights)))
         _say(*stored.remarks, f"weights from {weights}; new: {listed(fresh) or 'none'}")
-        model.files = (file_record(Path(weights)) | ({"key": stored.key} if stored.key else {}),)
+        record = {"name": Path(weights).name, "sha256": sha256_of(weights)}
+        model.files = (record | ({"key": stored.key} if stored.key else {}),)
     return model, fresh
 
 

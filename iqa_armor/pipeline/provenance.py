@@ -11,15 +11,13 @@ from iqa_armor import __version__
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, state_digest
+from iqa_armor.reading import reading
 
 
-def file_record(path: Path) -> dict[str, str]:
-    """Return the name of a file and the SHA-256 of its bytes."""
-    try:
-        with path.open("rb") as file:
-            return {"name": path.name, "sha256": hashlib.file_digest(file, "sha256").hexdigest()}
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+def sha256_of(path: Path | str) -> str:
+    """Return the SHA-256 of a file."""
+    with reading(path, ModelLoadError), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -45,7 +43,7 @@ def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: 
             "spec": dataset.spec,
             "fingerprint": dataset.fingerprint,
             "synthetic": dataset.is_synthetic,
-            "files": [file_record(path) for path in dataset.files],
+            "files": [{"name": path.name, "sha256": sha256_of(path)} for path in dataset.files],
             "images": {split: len(images) for split, images in dataset.splits.items()},
         },
         "seed": seed,

@@ -14,8 +14,9 @@ from typing import Any, Literal
 
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
-from iqa_armor.errors import RecipeError
-from iqa_armor.files import write_whole
+from iqa_armor.errors import DataError, RecipeError
+from iqa_armor.files import require_writable, write_whole
+from iqa_armor.reading import file_version, reading
 
 SCHEMA = "iqa-armor/run/1"
 
@@ -55,6 +56,8 @@ class Pipeline:
             dry: Run none, and say which would be, as far as that can be told before those in front of them.
             quiet: Send what commands show to stderr.
         """
+        if not dry:
+            require_writable(self.state)
         for step in self.steps:
             command, known = shlex.join(step.words), self.kept.get(step.name, {})
             if not force and known.get("from") == self.fingerprint(step) and known.get("to") == self._made(step):
@@ -92,8 +95,10 @@ class Pipeline:
         if path.is_file() and path.suffix.lower() not in (".csv", ".tsv"):
             return _digest(path)
         folder = path if path.is_dir() else path.parent
-        images = (each for each in folder.rglob("*") if each.suffix.lower() in {*EXTENSIONS, ".csv", ".mat", ".txt"})
-        found = sorted((str(each), each.stat().st_size, each.stat().st_mtime_ns) for each in images if each != path)
+        kinds = {*EXTENSIONS, ".csv", ".mat", ".txt"}
+        images = (each for each in folder.rglob("*") if each.suffix.lower() in kinds and each != path)
+        with reading(folder, DataError, advice="run again"):
+            found = sorted(map(file_version, images))
         told = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
         return told if path.is_dir() else _digest(path) + told
 
@@ -106,7 +111,8 @@ class Pipeline:
             [sys.executable, "-m", "iqa_armor", *step.words], cwd=self.folder, stdout=2 if quiet else None
         )
         try:
-            return process.wait()
+            code = process.wait()
+            return code if code >= 0 else 128 - code  # as shells say that a signal ended it
         except BaseException:
             process.terminate()
             process.wait()
@@ -114,7 +120,7 @@ class Pipeline:
 
 
 def _digest(path: Path) -> str:
-    with path.open("rb") as file:
+    with reading(path, DataError, advice="run again"), path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()[:16]
 
 

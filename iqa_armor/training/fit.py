@@ -37,7 +37,7 @@ from iqa_armor.training.descent import (
 )
 from iqa_armor.training.divergence import Diverged, LossWatch
 from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments
-from iqa_armor.training.images import TrainingImages, predict
+from iqa_armor.training.images import TrainingImages, predict, read_by_workers
 from iqa_armor.training.ranking import worst_case_srocc
 
 logger = logging.getLogger(__name__)
@@ -174,7 +174,7 @@ class _Fitting:
             freeze_norms(self.network)
         generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
         loss = run_epoch(
-            self.loader,
+            read_by_workers(self.loader),
             lambda batch: self._step(batch, generator),
             number=number,
             report=lambda done: progress("fine-tuning", (number - 1) * steps + done, total),

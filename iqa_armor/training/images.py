@@ -1,8 +1,8 @@
 """The images that networks are fitted to, and their scores."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,8 @@ from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.recipe import Training
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -92,6 +94,14 @@ def load_training_images(
     )
 
 
+def read_by_workers(batches: Iterable[T]) -> Iterator[T]:
+    """Yield batches; what a worker process could not read is told as if it had been read here."""
+    try:
+        yield from batches
+    except DataError as error:  # torch puts a traceback in front
+        raise DataError(str(error).strip().rpartition(f"{DataError.__name__}: ")[2]) from error
+
+
 def predict(
     model: nn.Module,
     images: PreparedImages,
@@ -106,7 +116,7 @@ def predict(
     loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=workers, pin_memory=is_cuda)
     scores: list[Tensor] = []
     with frozen(model), torch.inference_mode():
-        for batch, _, _ in loader:
+        for batch, _, _ in read_by_workers(loader):
             scores.append(model(batch.to(device, non_blocking=True)).float().cpu())
             progress(task, sum(map(len, scores)), len(images))
     return torch.cat(scores)

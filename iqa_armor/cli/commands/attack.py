@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from pydantic import Field
 
-from iqa_armor.cli.arguments import (
-    Defenses,
-    Draws,
-    DryRunOpt,
-    ImagesArg,
-    JsonOpt,
-    Machine,
-    ModelArg,
-    OverwriteOpt,
-    claimed,
-    output_option,
-)
-from iqa_armor.cli.console import progress, say, scale_note, show_forecasts, show_json, show_table
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
@@ -39,17 +28,17 @@ class AttackSettings(SettingsModel):
 
 @options(without={"lower_is_better"}, usual=("attacks", "epsilon", "direction", "device"))
 def attack(
-    model: ModelArg,
-    images: ImagesArg,
-    output: Annotated[Path, output_option("DIR")],
+    model: arguments.ModelArg,
+    images: arguments.ImagesArg,
+    output: Annotated[Path, arguments.output_option("DIR")],
     attacks: AttackSettings,
-    defenses: Defenses,
+    defenses: arguments.Defenses,
     opening: Opening,
-    draws: Draws,
-    machine: Machine,
-    overwrite: OverwriteOpt = False,
-    dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
+    draws: arguments.Draws,
+    machine: arguments.Machine,
+    overwrite: arguments.OverwriteOpt = False,
+    dry_run: arguments.DryRunOpt = False,
+    json: arguments.JsonOpt = False,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
@@ -69,7 +58,7 @@ def attack(
 
     device = machine.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with claimed(None if dry_run else output, is_folder=True), progress() as bars:
+    with arguments.claimed(None if dry_run else output, is_folder=True), progress() as bars:
         opened = load_model(model, opening=opening)
         defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
         if dry_run:
@@ -89,6 +78,8 @@ def attack(
         return
     _show(done, defended.scale)
     say(f"wrote {len(done)} images and {TABLE} to {output}")
+    words = [word for each in attacks.attacks for word in ("--attack", each)]
+    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())
 
 
 def _show(done: list[AttackedImage], scale: ScoreScale | None) -> None:

@@ -5,19 +5,7 @@ from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import (
-    BaselineOpt,
-    DataOpt,
-    DryRunOpt,
-    JsonOpt,
-    Labels,
-    Machine,
-    OverwriteOpt,
-    ReportOpt,
-    claimed,
-    open_data,
-    with_baseline,
-)
+from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.certify_settings import CertifySettings
@@ -35,14 +23,14 @@ def certify(
     ],
     settings: CertifySettings,
     opening: Opening,
-    labels: Labels,
-    machine: Machine,
-    baseline: BaselineOpt = None,
-    data: DataOpt = None,
-    report: ReportOpt = None,
-    overwrite: OverwriteOpt = False,
-    dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
+    labels: arguments.Labels,
+    machine: arguments.Machine,
+    baseline: arguments.BaselineOpt = None,
+    data: arguments.DataOpt = None,
+    report: arguments.ReportOpt = None,
+    overwrite: arguments.OverwriteOpt = False,
+    dry_run: arguments.DryRunOpt = False,
+    json: arguments.JsonOpt = False,
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing.
 
@@ -58,16 +46,16 @@ def certify(
     from iqa_armor.report.terminal import TerminalReport
 
     named, images = _sorted(files)
-    models, position = with_baseline(named, baseline)
+    models, position = arguments.with_baseline(named, baseline)
     if not models:
         raise typer.BadParameter("only images are named; name a MODEL file as well")
     if images and (data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
     smoothers = build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
     device = machine.chosen()
-    with claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
+    with arguments.claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
-        source = images or open_data(data, seed=settings.seed, progress=bars, labels=labels)
+        source = images or arguments.open_data(data, seed=settings.seed, progress=bars, labels=labels)
         if dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device), as_json=json)
             return

@@ -8,7 +8,7 @@ import typer
 
 from iqa_armor.cli.arguments import JsonOpt, Labels, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import progress, say, show_json, show_table, stderr
+from iqa_armor.cli.console import progress, say, say_next, show_json, show_table, stderr
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.options import options
 
@@ -52,6 +52,8 @@ def check(
         _show(found)
     say(*(f"warning: {warning}" for warning in found.warnings), to=stderr)
     found.problems.raise_if_any("replace or remove these files, then run again")
+    if not json:
+        say_next("train", "resnet18", "--data", spec)
 
 
 def _show(found: DataCheck) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from iqa_armor.cli.arguments import JsonOpt, Machine
-from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.console import say, say_next, show_json
 from iqa_armor.cli.options import options
 
 
@@ -28,6 +28,7 @@ def doctor(machine: Machine, json: JsonOpt = False) -> None:
     for name, value in found.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]
         say(f"{name}:", *(f"  {part} {told}".replace("   ", "  ") for part, told in parts))
+    say_next("demo")
 
 
 def _found(machine: Machine) -> dict[str, Any]:
@@ -54,21 +55,13 @@ def _found(machine: Machine) -> dict[str, Any]:
 
 def _extras() -> dict[str, str]:
     """Return what each extra of the installed package lacks."""
+    from packaging.requirements import Requirement
+
     lacking: dict[str, list[str]] = {}
-    for line in _requirements():
-        needed, _, marker = line.partition(";")
-        if "extra ==" in marker and not needed.startswith("iqa-armor"):
-            name = "".join(letter if letter.isalnum() or letter in "-_" else " " for letter in needed).split()[0]
-            missing = lacking.setdefault(marker.split("extra ==")[1].strip(" '\""), [])
-            missing += [] if _is_installed(name) else [name]
+    for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
+        if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
+            lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
     return {extra: f"lacks {', '.join(names)}" if names else "installed" for extra, names in lacking.items()}
-
-
-def _requirements() -> list[str]:
-    try:
-        return requires("iqa-armor") or []
-    except PackageNotFoundError:  # run from its source
-        return []
 
 
 def _is_installed(name: str) -> bool:

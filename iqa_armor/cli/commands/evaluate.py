@@ -25,8 +25,9 @@ from iqa_armor.cli.arguments import (
     output_option,
     with_baseline,
 )
-from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
@@ -107,6 +108,7 @@ def evaluate(
         targets = {output: True, report: False, scores: False}
         for target, is_folder in ({} if dry_run else targets).items():
             claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder))
+        claims.enter_context(going_on(AGAIN, output and output / "identity.json"))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
         datasets = [open_data(spec, seed=settings.seed, progress=bars, labels=labels) for spec in data or (None,)]
@@ -121,6 +123,8 @@ def evaluate(
             return
         _write(found, output=output, scores=scores, report=report)
     _show(found.outcome, requirements, json=json)
+    if not json:
+        say_next("export", models[-1], "-o", models[-1].with_suffix(".onnx"), *opening.words())
 
 
 def _write(found: Evaluation, *, output: Path | None, scores: Path | None, report: Path | None) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, output_option
-from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.console import say, say_next, show_json
 from iqa_armor.cli.options import options
 from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.opening import Opening
@@ -42,6 +42,7 @@ def export(
         show_json(_as_plain(opened, exported))
         return
     _show(opened, exported)
+    say_next("bench", model, *opening.words())
 
 
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from iqa_armor.cli.arguments import (
 )
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
@@ -37,7 +38,7 @@ def harden(
     opening: Opening,
     labels: Labels,
     machine: Machine,
-    output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors beside MODEL")] = None,
+    output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
     data: DataOpt = None,
     unlabelled: UnlabelledOpt = None,
     overwrite: OverwriteOpt = False,
@@ -52,6 +53,7 @@ def harden(
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
+    from iqa_armor.files import discard
     from iqa_armor.pipeline import harden as hardening
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
@@ -60,8 +62,9 @@ def harden(
 
     target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    device, claim = machine.chosen(), None if dry_run else target
-    with claimed(claim, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
+    device = machine.chosen()
+    claim = claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
+    with claim, going_on(RESUME, checkpoint), progress() as bars:
         original = load_model(model, opening=opening)
         dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
@@ -76,9 +79,8 @@ def harden(
             found = forecast(result.model, image, device=device, **work)
         else:
             _save_all(result, target, source=model, seconds=seconds)
+            discard(checkpoint)
             push(target, output)
-    if checkpoint is not None:
-        checkpoint.unlink(missing_ok=True)
     say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
     plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
     if not json:
@@ -94,12 +96,14 @@ def harden(
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
     """Write the model and its card, and beside it those of a frontier that were not chosen."""
+    from iqa_armor.files import staging
     from iqa_armor.pipeline.card import write_card
 
-    result.save(target)
-    write_card(target, command=COMMAND.get(), source=source, call_seconds=seconds)
-    for share, other in result.others.items():
-        replace(result, model=other, others={}).save(target.with_name(f"{target.stem}-{share:.2f}.safetensors"))
+    with staging(target.parent) as folder:
+        result.save(folder / target.name)
+        write_card(folder / target.name, command=COMMAND.get(), source=source, call_seconds=seconds)
+        for share, other in result.others.items():
+            replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
 def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:

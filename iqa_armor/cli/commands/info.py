@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from iqa_armor.cli.arguments import JsonOpt, ModelArg
-from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.console import say, say_next, show_json
 from iqa_armor.cli.options import options
 
 
@@ -35,6 +35,7 @@ def info(model: ModelArg, json: JsonOpt = False) -> None:
     say(str(known["file"]), *(f"  {name:{width}}  {_written(value)}" for name, value in facts.items()))
     if not run:
         say("no card stands beside it, so date and command line are not known")
+    say_next("card", model)
 
 
 def _written(value: Any) -> str:

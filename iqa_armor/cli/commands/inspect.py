@@ -6,7 +6,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg
-from iqa_armor.cli.console import say, show_json, show_table
+from iqa_armor.cli.console import say, say_next, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 
@@ -36,6 +36,7 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt =
     for spectrum in found.spectra:
         _show_spectrum(spectrum)
     say(*found.remarks)
+    say_next("harden", model, "--data", "csv:labels.csv", *opening.words())
 
 
 def _show_cuts(found: Inspection) -> None:

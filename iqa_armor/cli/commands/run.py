@@ -12,6 +12,7 @@ import typer
 from iqa_armor.cli.arguments import DryRunOpt, JsonOpt
 from iqa_armor.cli.console import say, show_json, span, stderr
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RecipeError
 from iqa_armor.recipe import read_recipe
 
@@ -44,10 +45,11 @@ def run(
     steps = list(read_steps(read_recipe(pipeline), str(pipeline)))
     folder = pipeline.absolute().parent
     whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
-    for result in whole.run(force=force, dry=dry_run, quiet=json):
-        found.append(result)
-        took = f" ({span(result.seconds)})" if result.status == "done" else ""
-        say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
+    with going_on(AGAIN, whole.state):
+        for result in whole.run(force=force, dry=dry_run, quiet=json):
+            found.append(result)
+            took = f" ({span(result.seconds)})" if result.status == "done" else ""
+            say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
     if json:
         show_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
     if found[-1].exit_code:

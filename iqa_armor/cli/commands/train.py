@@ -21,6 +21,7 @@ from iqa_armor.cli.arguments import (
 )
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
@@ -66,6 +67,7 @@ def train(
         iqa-armor train resnet18 --data csv:labels.csv -o mine.safetensors
         iqa-armor train network.py:make --data csv:labels.csv --weights pretrained.pt
     """
+    from iqa_armor.files import discard, staging
     from iqa_armor.pipeline import train as training
     from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
@@ -77,8 +79,8 @@ def train(
 
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    claim = None if dry_run else output
-    with claimed(claim, overwrite=overwrite, source=Path(arch), suffix=".safetensors"), progress() as bars:
+    claim = claimed(None if dry_run else output, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
+    with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
         if dry_run:
@@ -92,10 +94,11 @@ def train(
         if not is_main_process():
             return
         result.model.name = output.stem
-        result.save(output)
-        write_card(output, command=COMMAND.get(), source=weights or arch)
+        with staging(output.parent) as folder:
+            result.save(folder / output.name)
+            write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
+        discard(checkpoint)
         push(output, place)
-    checkpoint.unlink(missing_ok=True)
     if json:
         show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
         return

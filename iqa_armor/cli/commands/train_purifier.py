@@ -16,7 +16,7 @@ from iqa_armor.cli.arguments import (
     open_data,
     output_option,
 )
-from iqa_armor.cli.console import progress, say, show_json, show_table
+from iqa_armor.cli.console import progress, say, say_next, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
@@ -61,6 +61,8 @@ def train_purifier(
         return
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
+    spec = [] if data is None else ["--data", data]
+    say_next("evaluate", model, *spec, "--purify", f"fcn:path={output}", *labels.words(), *opening.words())
 
 
 def _show(result: TrainedPurifier, title: str) -> None:

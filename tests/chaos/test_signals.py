@@ -1,0 +1,178 @@
+"""A signal ends a command in one sentence with its exit code, leaves nothing unfinished, and says how to go on."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from disturbed import COMMANDS, RESUMED, call, copied, left_behind, prepare, put_old_files, require_sentence, weights
+
+from iqa_armor.cli import signals
+from iqa_armor.cli.console import Bars
+
+SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("signals") / "template"
+    prepare(folder)
+    return folder
+
+
+@pytest.fixture
+def handled() -> Iterator[None]:
+    before = {number: signal.getsignal(number) for number in SIGNALS}
+    for number in SIGNALS:
+        signal.signal(number, signal.SIG_DFL)
+    signals.stop_on_signals()
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+def signalled(number: int, monkeypatch: pytest.MonkeyPatch, *, when: str = "") -> None:
+    """Have a signal come with the first report of progress, or with the first in the second half of a task."""
+
+    def tell(self: Bars, task: str, done: int, total: int, detail: str = "") -> None:
+        if not when or (task.startswith(when) and not detail and total < 2 * done):
+            signal.raise_signal(number)
+
+    monkeypatch.setattr(Bars, "__call__", tell)
+
+
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"export", "jsonl", "parquet"}))
+def test_a_signal_in_the_first_moments(
+    name: str, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handled: None
+) -> None:
+    number = list(SIGNALS)[len(name) % 3]
+    with copied(template, tmp_path / "here"):
+        before = put_old_files(name)
+        signalled(number, monkeypatch)
+        require_sentence(call(name), SIGNALS[number], f"stopped by {number.name}", "run the same command")
+        assert {file: file.read_bytes() for file in before} == before
+        assert left_behind(name) == []
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("name", RESUMED)
+def test_a_signalled_command_goes_on_to_the_same_result(
+    name: str, number: signal.Signals, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, handled: None
+) -> None:
+    file = "out/made.safetensors"
+    with copied(template, tmp_path / "here"), monkeypatch.context() as patch:
+        signalled(number, patch, when="evaluating" if name == "evaluate" else "fine-tuning")
+        done = call(name)
+        how = "run the same command again" if name == "evaluate" else "run the same command with --resume"
+        require_sentence(done, SIGNALS[number], f"stopped by {number.name}", how)
+        assert left_behind(name) == []
+    with copied(tmp_path / "here", tmp_path / "again"):
+        assert call(name, *(["--resume"] if name != "evaluate" else [])).exit_code == 0
+        assert [path.name for path in Path("out").iterdir() if path.name.startswith(".")] == []
+        found = weights(file) if name != "evaluate" else {}
+    with copied(template, tmp_path / "whole"):
+        assert call(name).exit_code == 0
+        expected = weights(file) if name != "evaluate" else {}
+    assert all(bool((found[key] == value).all()) for key, value in expected.items())
+
+
+def test_what_a_parent_ignores_stays_ignored(handled: None) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    signals.stop_on_signals()
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+
+
+def started(words: list[str], folder: Path) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "iqa_armor", *words]
+    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
+
+
+@pytest.mark.parametrize(
+    "number",
+    [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))],
+    ids=lambda number: number.name,
+)
+def test_a_process_ends_with_the_code_that_shells_know(number: signal.Signals, template: Path, tmp_path: Path) -> None:
+    words = [str(template / "mine.py:make"), "--data", f"csv:{template}/images/labels.csv", "--epochs", "9999"]
+    process = started(["train", *words, "-o", "made.safetensors"], tmp_path)
+    assert process.stderr is not None
+    assert any("epoch 2" in line for line in process.stderr)
+    process.send_signal(number)
+    told = process.stderr.read()
+    assert process.wait() == SIGNALS[number]
+    process.stderr.close()
+    assert "Traceback" not in told
+    assert told.endswith(f"error: stopped by {number.name}: {signals.RESUME}\n")
+    assert [path.name for path in tmp_path.iterdir()] == [".made.resume.pt"]
+
+
+# Ends its process at a moment of writing, as a lost machine would.
+KILLED = """
+import os, signal, sys
+from iqa_armor import files
+from iqa_armor.cli import main
+count = int(sys.argv.pop(1))
+def sync(file):
+    global count
+    count -= 1
+    if count == 0:
+        os.kill(os.getpid(), signal.SIGKILL)
+files._sync = sync
+main()
+"""
+
+
+def killed_at(count: int, name: str, folder: Path) -> subprocess.Popen[bytes]:
+    words = COMMANDS[name][0] if name == "evaluate" else [*COMMANDS[name][0], "--overwrite"]
+    return subprocess.Popen([sys.executable, "-c", KILLED, str(count), *words], cwd=folder, stderr=subprocess.DEVNULL)
+
+
+def test_the_next_run_removes_what_killed_ones_left(template: Path, tmp_path: Path) -> None:
+    moments = [("train", 2), ("attack", 1)]
+    processes = []
+    for name, count in moments:
+        with copied(template, tmp_path / name):
+            put_old_files(name)
+            processes.append(killed_at(count, name, tmp_path / name))
+    for (name, _), process in zip(moments, processes, strict=True):
+        assert process.wait() == -signal.SIGKILL
+        os.chdir(tmp_path / name)
+        assert [path for path in left_behind(name) if path.startswith(".")], name
+        done = call(name, *(["--resume"] if name in RESUMED else []))
+        assert done.exit_code == 0, done.stderr
+        assert [path.name for path in Path("out").iterdir() if path.name.startswith(".")] == []
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", sorted(set(COMMANDS) - {"jsonl", "parquet", "report"}))
+def test_many_kills(name: str, template: Path, tmp_path: Path) -> None:
+    """As many kills at random moments as IQA_ARMOR_KILLS says, 25 without it, each gone on to the same result."""
+    drawn, file, whole = random.Random(name), "out/made.safetensors", tmp_path / "whole"
+    resumed = ["--resume"] if name in RESUMED and name != "evaluate" else []
+    started_at = time.monotonic()
+    with copied(template, whole):
+        assert call(name).exit_code == 0
+        expected = weights(file) if Path(file).exists() else {}
+    span = 4 + time.monotonic() - started_at  # with the time that starting takes
+    here = tmp_path / "here"
+    with copied(template, here):
+        for _ in range(int(os.environ.get("IQA_ARMOR_KILLS", "25"))):
+            words = COMMANDS[name][0] if name == "evaluate" else [*COMMANDS[name][0], "--overwrite", *resumed]
+            process = started(words, here)
+            time.sleep(drawn.uniform(0, span))
+            process.kill()
+            process.wait()
+            assert process.stderr is not None
+            process.stderr.close()
+            done = call(name, *resumed)
+            assert done.exit_code == 0, done.stderr
+            assert [path.name for path in Path("out").iterdir() if path.name.startswith(".")] == []
+            found = weights(file) if Path(file).exists() else {}
+            assert all(bool((found[key] == value).all()) for key, value in expected.items())
