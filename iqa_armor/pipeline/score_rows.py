@@ -92,7 +92,7 @@ class RowFile:
                     yield self._checked(row)
 
     def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
-        if tuple(row) != self.columns:
+        if tuple(row) != self.columns or not isinstance(row["image"], str):
             told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
             raise UsageError(f"{told}; replace it with --overwrite, or name another file")
         return row | {name: float(row[name]) for name in self.columns[1:]}

@@ -73,6 +73,8 @@ class FileNetwork(nn.Module):
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8))
         self.hexadecimal = digest.hexdigest()
         try:
+            if path.suffix == ".pt2":
+                worker("cpu").call("iqa_armor.defenses.purifiers.hosted:prepare", seconds=600)
             self.sides: tuple[int | None, ...] = tuple(self.call("describe", torch.device("cpu"))[0])
         except EndedError as error:
             raise ModelLoadError(f"{path} was not opened: {first_line(error)}; export it again") from error
