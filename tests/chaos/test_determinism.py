@@ -13,6 +13,7 @@ import pytest
 from disturbed import COMMANDS, call, copied, prepare
 
 EXACT = ("train", "harden", "train-purifier", "export", "attack", "csv", "evaluate", "certify")
+SLOW = ("export", "csv", "certify", "train-purifier")
 
 
 @pytest.fixture(scope="module")
@@ -55,7 +56,7 @@ def made(name: str, template: Path, folder: Path, *more: str) -> dict[str, Any]:
         return {file.name: content(file) for file in files}
 
 
-@pytest.mark.parametrize("name", EXACT)
+@pytest.mark.parametrize("name", [pytest.param(n, marks=pytest.mark.slow if n in SLOW else ()) for n in EXACT])
 def test_two_runs_give_the_same_bits(name: str, template: Path, tmp_path: Path) -> None:
     more = ["--json"] if name == "certify" else []
     one, two = (made(name, template, tmp_path / folder, *more) for folder in ("one", "two"))
