@@ -95,6 +95,7 @@ class RowFile:
         if tuple(row) != self.columns or not isinstance(row["image"], str):
             told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
             raise UsageError(f"{told}; replace it with --overwrite, or name another file")
+        printable(row["image"])  # is of characters that there are
         return row | {name: float(row[name]) for name in self.columns[1:]}
 
     def _write_parquet(self, path: Path) -> None:
