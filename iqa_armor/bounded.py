@@ -53,20 +53,27 @@ class Worker:
             EndedError: If it raised anything else, took too long or too much, or crashed.
         """
         with self._lock:
-            process, expired = self._running(function.partition(":")[0]), threading.Event()
-            timer = threading.Timer(seconds, _stop, (process, expired))
-            timer.start()
             try:
-                answer = _exchange(process, {"call": function, "arguments": arguments, "seconds": seconds}, payload)
-            finally:
-                timer.cancel()
-            if answer is None:
+                answer = self._asked(function, arguments, payload, seconds)
+            except BaseException:  # an interrupt between question and answer
                 self.close()
-                raise EndedError(f"it takes longer than {seconds:.0f} s" if expired.is_set() else _death(process))
+                raise
         said, content = answer
         if "error" in said:
             raise _ours(said["kind"])(said["error"])
         return said["value"], content
+
+    def _asked(self, function: str, arguments: tuple[Any, ...], payload: bytes, seconds: float) -> tuple[Any, bytes]:
+        process, expired = self._running(function.partition(":")[0]), threading.Event()
+        timer = threading.Timer(seconds, _stop, (process, expired))
+        timer.start()
+        try:
+            answer = _exchange(process, {"call": function, "arguments": arguments, "seconds": seconds}, payload)
+        finally:
+            timer.cancel()
+        if answer is None:
+            raise EndedError(f"it takes longer than {seconds:.0f} s" if expired.is_set() else _death(process))
+        return answer
 
     def close(self) -> None:
         """End the process, if this one started it."""
@@ -146,7 +153,7 @@ def _limit(memory: int) -> None:
     signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 
 
-def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any], payload: bytes) -> Any:
+def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any], payload: bytes) -> tuple[Any, bytes] | None:
     """Return an answer and its bytes, None where the process has died."""
     if process.stdin is None or process.stdout is None:
         return None

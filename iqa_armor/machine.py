@@ -64,6 +64,18 @@ def is_main_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0
 
 
+def require_one_process() -> None:
+    """Refuse work that a launcher has started several times: each process would fit, or write, a result of its own.
+
+    Raises UsageError.
+    """
+    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+        raise UsageError(
+            f"a launcher has started {count} processes, and only evaluate shares its work among them: batches that are "
+            "split would give other weights; start this without torchrun or accelerate launch"
+        )
+
+
 def usable_processors() -> int:
     """Return how many processors this process may keep busy: its affinity, and the quota of its container."""
     allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

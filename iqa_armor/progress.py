@@ -1,5 +1,6 @@
 """How long work tells what it is doing."""
 
+import sys
 from typing import Protocol
 
 
@@ -13,3 +14,12 @@ class Progress(Protocol):
 
 def silent(task: str, done: int, total: int, detail: str = "") -> None:
     """Ignore progress."""
+
+
+def automatic(task: str, done: int, total: int, detail: str = "") -> None:
+    """Say how far work is in a notebook, on a line that is written anew each time; elsewhere nothing."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if hasattr(shell, "kernel"):
+        told = f"{task}: {done} of {total} {detail}"
+        sys.stderr.write(f"\r{told:<79}" + "\n" * (done == total))
+        sys.stderr.flush()

@@ -32,6 +32,11 @@ def loop(_: bytes) -> tuple[None, bytes]:
         time.sleep(1)
 
 
+def late(_: bytes) -> tuple[str, bytes]:
+    time.sleep(1)
+    return "late", b""
+
+
 def hunger(_: bytes) -> tuple[int, bytes]:
     return len(bytearray(2**40)), b""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -51,6 +52,24 @@ def test_a_crash_is_an_error_and_the_next_call_works(helper: Worker, name: str) 
 def test_whatever_it_does_is_an_error(helper: Worker, what: str, said: str) -> None:
     with pytest.raises(EndedError, match=said):
         helper.call(f"bounded_subject:{what}")
+
+
+def test_an_interrupted_call_does_not_answer_the_next(helper: Worker) -> None:
+    class Interrupt(BaseException):
+        pass
+
+    def interrupt(_: int, __: object) -> None:
+        raise Interrupt
+
+    helper.call("bounded_subject:process")
+    before = signal.signal(signal.SIGALRM, interrupt)
+    signal.setitimer(signal.ITIMER_REAL, 0.3)
+    try:
+        with pytest.raises(Interrupt):
+            helper.call("bounded_subject:late")
+    finally:
+        signal.signal(signal.SIGALRM, before)
+    assert helper.call("bounded_subject:echo", 5) == (5, b"")
 
 
 def test_time_is_bounded(helper: Worker) -> None:

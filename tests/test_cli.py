@@ -281,15 +281,15 @@ def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: st
     assert not [path.name for path in tmp_path.iterdir() if path.name.startswith(".")]
 
 
-def test_two_processes_fit_one_model(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
-    output = tmp_path / "out.safetensors"
+def test_two_processes_that_would_fit_one_model_are_refused(
+    arch: str, checkpoint: Path, spec: str, tmp_path: Path
+) -> None:
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "iqa_armor"]
-    options = ["--arch", arch, "--data", spec, "--epochs", "2", "-o", str(output)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    options = ["--arch", arch, "--data", spec, "--epochs", "2", "-o", str(tmp_path / "out.safetensors")]
+    environment, before = os.environ | {"OMP_NUM_THREADS": "1"}, sorted(tmp_path.iterdir())
     done = subprocess.run(
         [*launcher, "harden", str(checkpoint), *options], env=environment, capture_output=True, text=True, check=False
     )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.count("wrote") == 1
-    assert done.stderr.count("epoch 2") == 1
-    assert load_artifact(output).scale is not None
+    assert done.returncode != 0
+    assert done.stderr.count("error: a launcher has started 2 processes") == 1
+    assert sorted(tmp_path.iterdir()) == before

@@ -97,6 +97,17 @@ def test_of_two_jobs_with_one_output_the_second_is_refused(command: str, tmp_pat
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize("command", ["harden", "train", "train-purifier", "export", "certify", "attack", "demo"])
+def test_work_that_processes_cannot_share_is_refused(
+    command: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    done = run({**FILES, **FOLDERS}[command], tmp_path / "out")[0]
+    assert done.exit_code == 2, done.output
+    assert "only evaluate shares its work" in done.stderr
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ARCH)
     labels = write_images(tmp_path / "images", count=40) / "labels.csv"

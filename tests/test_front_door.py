@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Iterator
 from importlib import import_module
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -123,3 +125,18 @@ def test_an_attack_works_on_any_callable_without_a_generator(name: str) -> None:
 def test_errors_of_settings_are_of_one_family(wrong) -> None:
     with pytest.raises(ArmorError):
         wrong()
+
+
+@pytest.mark.parametrize("is_notebook", [True, False])
+def test_notebooks_show_progress_by_themselves(
+    is_notebook: bool, make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shell = SimpleNamespace(kernel=1) if is_notebook else SimpleNamespace()
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(get_ipython=lambda: shell))
+    for number in range(2):
+        Image.new("RGB", (40, 32)).save(tmp_path / f"{number}.png")
+    score_files(make_model(), [tmp_path])
+    told = capsys.readouterr()
+    assert told.out == ""
+    assert ("\rscoring: 1 of 2" in told.err) == is_notebook
+    assert told.err.endswith("\n") == is_notebook

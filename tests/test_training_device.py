@@ -54,13 +54,12 @@ def test_accelerate_takes_the_cuda_device_of_that_number(
         assert accelerator.device == torch.device("cuda", 3)
 
 
-def test_processes_that_share_a_cuda_device_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("LOCAL_RANK", "1")
-    with (
-        pytest.raises(UsageError, match="pass --device cuda, not cuda:0"),
-        accelerator_on(torch.device("cuda", 0), precision="no"),
-    ):
-        pass
+def test_processes_of_a_launcher_are_refused(make_model, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(UsageError, match=r"has started 2 processes.*without torchrun"):
+        fit_small(make_model(), settings(epochs=1))
+    monkeypatch.setenv("WORLD_SIZE", "1")  # a launcher of one process
+    assert fit_small(make_model(), settings(epochs=1)).best == 1
 
 
 @pytest.mark.parametrize(("rank", "writes"), [(None, True), ("0", True), ("1", False)])

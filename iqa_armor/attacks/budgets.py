@@ -10,16 +10,14 @@ if TYPE_CHECKING:
     from iqa_armor.attacks.base import Attack
 
 
-def at_budgets(attack: Attack, epsilons: Sequence[float]) -> tuple[Attack, ...]:
+def at_budgets(attack: Any, epsilons: Sequence[float]) -> tuple[Attack, ...]:
     """Return the attack at every L-infinity budget, in [0, 1] units; one in another norm keeps its own budget."""
-    changed: Any = attack  # an Attack is a dataclass, which a Protocol cannot say
-    return tuple(replace(changed, epsilon=epsilon) for epsilon in epsilons) if attack.norm == "linf" else (attack,)
+    return tuple(replace(attack, epsilon=epsilon) for epsilon in epsilons) if attack.norm == "linf" else (attack,)
 
 
-def turned(attack: Attack, direction: int) -> Attack:
+def turned(attack: Any, direction: int) -> Attack:  # a dataclass, which the Protocol cannot say
     """Return the attack in another direction."""
-    changed: Any = attack
-    return replace(changed, direction=direction)  # type: ignore[no-any-return]
+    return replace(attack, direction=direction)  # type: ignore[no-any-return]
 
 
 def budget_key(attack: Attack) -> str:

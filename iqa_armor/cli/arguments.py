@@ -14,7 +14,7 @@ from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
-from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads
+from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads, require_one_process
 from iqa_armor.settings import Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
@@ -164,13 +164,17 @@ def claimed(
     suffix: str = "",
     is_folder: bool = False,
     files: Sequence[str] = (),
+    is_shared: bool = False,
 ) -> Iterator[None]:
     """Keep an output for the block, if there is one: checked before any work is done, and no other process's.
 
-    Of several processes that a launcher started, the first one holds it.
+    Of several processes that a launcher started the first one holds it, where the work is shared among them; where it
+    is not, they are refused.
     """
     from iqa_armor.files import claiming
 
+    if not is_shared:
+        require_one_process()
     if target is None or not is_main_process():
         yield
         return

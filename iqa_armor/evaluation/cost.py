@@ -1,6 +1,5 @@
 """What a model costs to run."""
 
-from collections.abc import Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -23,7 +22,7 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
     the spectrum, 8·F·C_in² for the F = H·W/2 or little more frequencies that determine a real map, and the plain
     convolution of its other C_out − C_in channels.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=dict.fromkeys(_TABLE_SUMS, _weighted_sums))
+    counter = FlopCounterMode(display=False, custom_mapping=_TABLE_SUMS)
     batch, mha = image.unsqueeze(0).to(model.mean.device), torch.backends.mha
     # Attention runs as matrix products: some devices have one kernel for all of it, which hides them.
     with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
@@ -36,8 +35,7 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
 
 
 # On a processor a Cayley layer sums table rows where it multiplies matrices elsewhere.
-_TABLE_SUMS = (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only)
-
-
-def _weighted_sums(table: Sequence[int], places: Sequence[int], *_: Any, **__: Any) -> int:
-    return 2 * places[0] * table[1]
+_TABLE_SUMS: dict[Any, Any] = dict.fromkeys(
+    (torch.ops.aten._embedding_bag, torch.ops.aten._embedding_bag_forward_only),
+    lambda table, places, *_, **__: 2 * places[0] * table[1],
+)

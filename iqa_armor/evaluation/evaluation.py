@@ -24,7 +24,7 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.strength import check_strength
 from iqa_armor.evaluation.threats import undefended
 from iqa_armor.models.base import QualityModel
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
@@ -58,7 +58,7 @@ def evaluate(
     settings: EvaluationSettings | None = None,
     device: torch.device | None = None,
     output: Path | str | None = None,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Evaluation:
     """Score models clean and attacked on the reported split of each dataset, and compare them.
 

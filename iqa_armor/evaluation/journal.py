@@ -126,7 +126,8 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "identity.json"
         if path.exists():
-            kept = json.loads(path.read_text(encoding="utf-8"))
+            with reading(path, DataError, advice=f"remove {folder}, or name another"):
+                kept = json.loads(path.read_text(encoding="utf-8"))
             what = f"evaluation ({_difference(kept, identity)} differs)"
             if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
                 what = f"version of iqa-armor ({kept.get('schema')}), which kept them otherwise"
@@ -136,8 +137,6 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         write_whole(path, json.dumps(identity, indent=2) + "\n")
     except OSError as error:
         raise OutputError(f"cannot keep results in {folder}: {error.strerror or error}; name another folder") from error
-    except ValueError as error:
-        raise DataError(f"{path} is damaged ({error}); remove {folder}, or name another") from error
 
 
 def _difference(kept: Any, identity: Mapping[str, Any]) -> str:

@@ -49,19 +49,13 @@ def _predictions(
 
 
 def record_scale(model: QualityModel, scores: Tensor, names: Sequence[str], mos: Tensor | None) -> None:
-    """Give a model, in place, what its training images of these names scored, (N,), and how people rated them, (N,).
-
-    Raises ModelLoadError as `scale_of` does.
-    """
+    """Give a model, in place, what its training images scored, (N,), and how people rated them; as in `scale_of`."""
     model.scale = scale_of(model, scores, names)
     model.training_scores = TrainingScores.of(scores, mos, rising=model.higher_is_better)
 
 
 def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> ScoreScale:
-    """Return the range of the scores (N,) that a model gave to its clean training images of these names.
-
-    Raises ModelLoadError if predictions are not finite, or all the same.
-    """
+    """Return the range of the scores (N,) of clean training images; a ModelLoadError if not finite, or all the same."""
     if not bool(scores.isfinite().all()):
         bad = names[int((~scores.isfinite()).nonzero()[0])]
         raise ModelLoadError(f"{model.name} gives a score that is not finite for training image {bad!r}")

@@ -110,11 +110,10 @@ class EvaluationSettings(SettingsModel):
         """Return the attack on the ranking at each of its budgets, none if it is off; steps are at most the budget."""
         if self.ranking == "none":
             return ()
-        attack: Any = ATTACKS.read(self.ranking)
-        at: Any = at_budgets(attack, self.ranking_epsilons)
+        found: Any = at_budgets(ATTACKS.read(self.ranking), self.ranking_epsilons)
         return tuple(
             replace(each, step_size=min(each.step_size, each.epsilon)) if hasattr(each, "step_size") else each
-            for each in at
+            for each in found
         )
 
     def ranking_keys(self) -> tuple[str, ...]:

@@ -1,15 +1,21 @@
 """What a file format of an export is, and which one a file's name asks for."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from torch import Tensor
 
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.export import FORMATS
 from iqa_armor.export.capture import Captured
+
+if TYPE_CHECKING:
+    from iqa_armor.export.smaller import Smaller
 
 METADATA_KEY = "iqa_armor"
 INPUT, OUTPUT = "images", "scores"
@@ -27,6 +33,7 @@ class Format:
         write: Writes a captured graph and a text of metadata to a path.
         read: Opens a file; returns its metadata and a function from images to scores.
         install: What pip installs for `needs`, if it has another name.
+        shrink: Rewrites a file in fewer bits, where the format can.
     """
 
     name: str
@@ -34,6 +41,7 @@ class Format:
     write: Callable[[Captured, Path, str], None]
     read: Callable[[Path], tuple[str, Score]]
     install: str = ""
+    shrink: Callable[[Path, Smaller], None] | None = None
 
 
 def format_of(path: Path | str) -> Format:

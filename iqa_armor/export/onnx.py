@@ -8,6 +8,7 @@ from torch import Tensor
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError
 from iqa_armor.export.capture import Captured, quiet
 from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
+from iqa_armor.export.smaller import shrink
 from iqa_armor.machine import onnx_session
 from iqa_armor.reading import first_line
 
@@ -60,4 +61,4 @@ def read(path: Path) -> tuple[str, Score]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
 
 
-FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, install="'iqa-armor[onnx]'")
+FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink)

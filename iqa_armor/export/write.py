@@ -8,10 +8,11 @@ from pathlib import Path
 
 import torch
 
-from iqa_armor.errors import ArmorError, OutputError
+from iqa_armor.errors import ArmorError, OutputError, UsageError
 from iqa_armor.export.agreement import Agreement, compare, natural_batches
 from iqa_armor.export.capture import Captured, capture, layer_sizes, plain_scorer
-from iqa_armor.export.formats import INPUT, OUTPUT, format_of
+from iqa_armor.export.formats import INPUT, OUTPUT, Format, Score, format_of
+from iqa_armor.export.smaller import Loss, LossError, Smaller, loss_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.layer import OrthogonalConv2d
@@ -30,6 +31,8 @@ class Exported:
         format: What its format is called, such as "ONNX".
         size: (H, W) it accepts, None where that side is free; the number of images is always free.
         fixed_because: Why the size is not free, or "".
+        check: How the file in full precision agrees with the model.
+        loss: What the file in fewer bits has lost, if it is one.
     """
 
     path: Path
@@ -38,9 +41,10 @@ class Exported:
     size: tuple[int | None, int | None]
     fixed_because: str
     check: Agreement
+    loss: Loss | None = None
 
 
-def export_model(model: QualityModel, path: Path | str) -> Exported:
+def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | None = None) -> Exported:
     """Write a model as one of `iqa_armor.export.FORMATS`, a file whose scores were compared with the model's.
 
     The file takes prepared images (N, 3, H, W), float32 in [0, 1], and gives scores (N,): normalisation is
@@ -50,22 +54,24 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
     Args:
         model: Left untouched; exported in eval mode and float32.
         path: In an existing folder; its suffix names the format.
+        smaller: The precision in which it is stored, if not in float32, and what that may cost.
 
     Raises:
-        UsageError: If the suffix is that of none.
+        UsageError: If the suffix is that of none, or of one that is stored in float32 only.
         ArmorError: If what the format needs is missing, the network cannot be exported, the exported scores differ by
-            more than 1e-3 of the score range, or the file cannot be written.
+            more than 1e-3 of the score range, fewer bits lose more than is allowed, or the file cannot be written.
     """
     path = Path(path)
-    format_of(path)
+    if format_of(path).shrink is None and smaller is not None:
+        raise UsageError(f"only .onnx files can be stored in {smaller.precision}, and {path.name!r} is none")
     model = copy.deepcopy(model).eval().float().cpu().requires_grad_(False)
     layers = [layer for layer in model.network.modules() if isinstance(layer, OrthogonalConv2d)]
     if fixed := [type(layer).__name__ for layer in layers if not layer.fits_any_size]:
         reason = f"a {fixed[0]} layer is exported for one map size"
     else:
         try:
-            return _exported(model, path, fixed_because="")
-        except OutputError:
+            return _exported(model, path, smaller, fixed_because="")
+        except (OutputError, LossError):
             raise
         except ArmorError as error:
             reason = str(error)
@@ -75,24 +81,32 @@ def export_model(model: QualityModel, path: Path | str) -> Exported:
             f"this model can be exported for one image size only ({reason}) and records none; "
             "give it with --input-size HEIGHTxWIDTH"
         )
-    return _exported(model, path, fixed_because=reason)
+    return _exported(model, path, smaller, fixed_because=reason)
 
 
-def _exported(model: QualityModel, path: Path, *, fixed_because: str) -> Exported:
+def _exported(model: QualityModel, path: Path, smaller: Smaller | None, *, fixed_because: str) -> Exported:
     size = model.preprocessing.size or OWN_SIZE
     example = torch.zeros(2, 3, *size)
     scorer = plain_scorer(model, layer_sizes(model, example))
     captured = capture(scorer, example, is_dynamic=not fixed_because)
     if not fixed_because and None not in captured.size:
         fixed_because = "the network's graph depends on it"
-    chosen, text = format_of(path), json.dumps(described(model, captured.size))
+    chosen, text = format_of(path), json.dumps(described(model, captured.size, smaller))
     with replacing(path) as unfinished:
         chosen.write(captured, unfinished, text)
-        stored, score = chosen.read(unfinished)
-        if stored != text:
-            raise ArmorError("the exported file does not give its metadata back, so it was not kept")
-        check = compare(model, score, natural_batches([size, *_other_sizes(size, captured)]))
-        return Exported(path, chosen.name, unfinished.stat().st_size, captured.size, fixed_because, check)
+        score = _read_back(chosen, unfinished, text)
+        check, loss = compare(model, score, natural_batches([size, *_other_sizes(size, captured)])), None
+        if smaller is not None and chosen.shrink is not None:
+            chosen.shrink(unfinished, smaller)
+            loss = loss_of(model, _read_back(chosen, unfinished, text), smaller)
+        return Exported(path, chosen.name, unfinished.stat().st_size, captured.size, fixed_because, check, loss)
+
+
+def _read_back(chosen: Format, path: Path, text: str) -> Score:
+    stored, score = chosen.read(path)
+    if stored != text:
+        raise ArmorError("the exported file does not give its metadata back, so it was not kept")
+    return score
 
 
 def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, int]]:
@@ -103,10 +117,12 @@ def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, i
     return [other for other in dict.fromkeys(fitting) if other != size]
 
 
-def described(model: QualityModel, size: tuple[int | None, int | None]) -> dict[str, object]:
+def described(
+    model: QualityModel, size: tuple[int | None, int | None], smaller: Smaller | None = None
+) -> dict[str, object]:
     """Return what a reader of the file must know, as plain values: its metadata, under the key `iqa_armor`."""
     scale = model.scale
-    return {
+    return ({} if smaller is None else {"precision": smaller.precision}) | {
         "format": 1,
         "name": model.name,
         "input": {"name": INPUT, "shape": ["batch", 3, size[0] or "height", size[1] or "width"], "range": [0, 1]},

@@ -171,7 +171,10 @@ class QualityModel(Prepared):
         self.scale = self.scale and replace(self.scale, higher_is_better=rising)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1]; a ModelLoadError if the network gives none."""
+        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1].
+
+        Raises ModelLoadError if the network fails on them or gives anything but one score per image.
+        """
         fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
         if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
             raise ModelLoadError(

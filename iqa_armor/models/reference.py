@@ -14,6 +14,7 @@ from iqa_armor.graph.trace import trace_shared
 from iqa_armor.graph.walk import passages
 from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.base import Prepared, Preprocessing
+from iqa_armor.models.split import part_of
 
 PREPROCESSING = Preprocessing(size=(224, 224))
 STAGES = 4
@@ -113,12 +114,5 @@ def _stages(network: nn.Module, example: Tensor) -> fx.GraphModule:
             last[size[2:]] = node
     if not last:
         raise SurgeryError(f"{type(network).__name__} has no maps through which everything passes to compare images by")
-    graph = fx.Graph()
-    kept: dict[fx.Node, fx.Node] = {}
-    ends = list(last.values())[-STAGES:]
-    for node in traced.graph.nodes:
-        kept[node] = graph.node_copy(node, kept.__getitem__)
-        if node is ends[-1]:
-            break
-    graph.output(tuple(kept[end] for end in ends))
-    return fx.GraphModule(network, graph, "Trunk").eval()
+    nodes, ends = list(traced.graph.nodes), tuple(last.values())[-STAGES:]
+    return part_of(network, nodes[: nodes.index(ends[-1]) + 1], ends, name="Trunk").eval()

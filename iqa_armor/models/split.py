@@ -1,5 +1,8 @@
 """Split a network in two at one of its tensors: what makes the features, and the head that scores them."""
 
+from collections.abc import Sequence
+from typing import Any
+
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
@@ -27,20 +30,20 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
     _refuse_taps(cut, [each for each in nodes if each in needed], behind)
     # All that comes before, not only what the cut reads: an operation in place may change what it reads.
     before = [each for each in nodes[: nodes.index(cut) + 1] if each not in behind]
-    backbone = fx.Graph()
-    kept: dict[fx.Node, fx.Node] = {}
-    for each in before:
-        kept[each] = backbone.node_copy(each, kept.__getitem__)
-    backbone.output(kept[cut])
-    head = fx.Graph()
-    kept = {cut: head.placeholder("features")}
-    for each in nodes:
-        if each in needed and each is not cut:
-            kept[each] = head.node_copy(each, kept.__getitem__)
-    return _module(network, backbone, "Backbone"), _module(network, head, "Head")
+    after = [each for each in nodes if each in needed and each is not cut and each.op != "output"]
+    (scores,) = traced.graph.output_node().args
+    return part_of(network, before, cut, name="Backbone"), part_of(network, after, scores, name="Head", given=cut)
 
 
-def _module(network: nn.Module, graph: fx.Graph, name: str) -> fx.GraphModule:
+def part_of(
+    network: nn.Module, nodes: Sequence[fx.Node], ends: Any, *, name: str, given: fx.Node | None = None
+) -> fx.GraphModule:
+    """Return the part of a network's graph that computes `ends` by some nodes, in their order, of the value `given`."""
+    graph = fx.Graph()
+    kept = {} if given is None else {given: graph.placeholder("features")}
+    for node in nodes:
+        kept[node] = graph.node_copy(node, kept.__getitem__)
+    graph.output(fx.node.map_arg(ends, kept.__getitem__))
     graph.lint()
     made = fx.GraphModule(network, graph, name)
     made.training = network.training

@@ -52,7 +52,10 @@ class RobustBlock(nn.Module):
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W)."""
+        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
+
+        Raises ValueError if there are no images or no pixels, or the number of channels is another.
+        """
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[1] != self.channels:
             raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")

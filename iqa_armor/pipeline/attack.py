@@ -24,7 +24,7 @@ from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.attack_files import TABLE, AttackedImage, check_output, name_files, to_levels, write_table
 from iqa_armor.pipeline.image_files import find_images, require_readable
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.settings import LEVELS
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
@@ -58,7 +58,7 @@ def attack_images(
     seed: int = 0,
     device: torch.device | None = None,
     overwrite: bool = False,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[AttackedImage]:
     """Attack image files as the network sees them and write 8-bit PNG files and `attacks.csv`, all or nothing.
 

@@ -21,7 +21,7 @@ from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
 from iqa_armor.pipeline.timed_model import Task, TimedModel
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.reading import reading
 
 # Preparing a large Cayley layer takes many times as long as a call.
@@ -78,7 +78,7 @@ def benchmark(
     *,
     opening: Opening | None = None,
     device: torch.device | None = None,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Benchmark:
     """Measure the models of several files side by side; the files are only read.
 

@@ -24,7 +24,7 @@ from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.forecast import Forecast, forecast
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.provenance import versions
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.certification import Certification, CertifiedModel
 from iqa_armor.results.figures import Scale
 
@@ -60,7 +60,7 @@ def certify_images(
     *,
     baseline: int | None = None,
     device: torch.device | None = None,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> Certification:
     """Certify models on the images that results of a dataset are reported on, or on image files.
 

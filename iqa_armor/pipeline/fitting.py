@@ -14,7 +14,7 @@ from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel, state_digest
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.surgery.views import average_views
@@ -40,7 +40,7 @@ class RunOptions:
     device: torch.device = field(default_factory=choose_device)
     checkpoint: Path | str | None = None
     resume: bool = False
-    progress: Progress = silent
+    progress: Progress = automatic
 
     def checkpoint_of(
         self, model: QualityModel, dataset: Dataset, images: TrainingImages, **facts: Any

@@ -18,7 +18,7 @@ from iqa_armor.errors import ArmorError, DataError, ModelLoadError
 from iqa_armor.machine import choose_device, usable_processors
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.image_files import find_images
-from iqa_armor.progress import Progress, silent
+from iqa_armor.progress import Progress, automatic
 
 # On a CUDA device; a processor has nothing from batches, and one by one no score depends on another, to the last bit.
 BATCH = 8
@@ -43,7 +43,7 @@ def score_files(
     device: torch.device | None = None,
     seed: int = 0,
     batch_size: int | None = None,
-    progress: Progress = silent,
+    progress: Progress = automatic,
 ) -> list[tuple[Path, float]]:
     """Return (path, score) of image files, folders of them and patterns, in order; the model moves to the device.
 

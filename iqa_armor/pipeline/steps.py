@@ -127,8 +127,6 @@ def _digest(path: Path) -> str:
 def _read(state: Path) -> dict[str, Any]:
     if not state.is_file():
         return {}
-    try:
+    with reading(state, RecipeError, advice="remove it, and all steps are run again"):
         kept = json.loads(state.read_text(encoding="utf-8"))
         return dict(kept["steps"]) if kept["schema"] == SCHEMA else {}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise RecipeError(f"{state} is damaged; remove it, and all steps are run again") from error

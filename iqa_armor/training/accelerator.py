@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch
 
-from iqa_armor.errors import UsageError
+from iqa_armor.machine import require_one_process
 
 if TYPE_CHECKING:
     from accelerate import Accelerator
@@ -20,23 +19,20 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
     """Give an Accelerator that computes on exactly this device, whatever else the machine has.
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
-    ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes on one CUDA
-    device are a UsageError.
+    ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes of a launcher
+    are a UsageError.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.utils import patch_environment
 
-    is_cuda, rank = device.type == "cuda", os.environ.get("LOCAL_RANK")
-    if is_cuda and rank is not None:
-        if device.index != int(rank):
-            raise UsageError(f"each process needs a CUDA device of its own; pass --device cuda, not {device}")
-        torch.cuda.set_device(device)
+    require_one_process()
+    is_cuda = device.type == "cuda"
     # What a launcher or a user has said in these variables would be stronger than the arguments.
     said = patch_environment(ACCELERATE_TORCH_DEVICE=device, ACCELERATE_USE_CPU=not is_cuda)
     with _state_set_aside(), said:
         yield Accelerator(
             mixed_precision=precision,
-            cpu=not is_cuda,  # without it, processes on CPUs would not find each other
+            cpu=not is_cuda,
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=is_cuda),
         )
 

@@ -127,7 +127,6 @@ class _Fitting:
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
         optimizer = decayed_optimizer(model, settings)
-        # Steps of this process: Accelerate's schedule advances once per process and step.
         schedule = warm_cosine(optimizer, settings.epochs * len(loader))
         # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
         self.shell = nn.Sequential(model)
@@ -150,14 +149,13 @@ class _Fitting:
         self.start(checkpoint)
         while self.next_epoch <= self.settings.epochs:
             self.run_epoch(progress)
-            if checkpoint is not None and self.accelerator.is_main_process:
+            if checkpoint is not None:
                 checkpoint.write(self.state())
         return self.finish()
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            if self.accelerator.is_main_process:
-                checkpoint.prepare()
+            checkpoint.prepare()
             if checkpoint.resumes and checkpoint.path.is_file():
                 self._restore(checkpoint)
                 return
@@ -246,5 +244,4 @@ class _Fitting:
     def finish(self) -> FitHistory:
         self.model.load_state_dict(self.epochs.weights)
         self.model.eval()
-        self.accelerator.wait_for_everyone()
         return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)

@@ -49,4 +49,4 @@ def demo(
         return
     say(*ranking_bars(evaluation.outcome), "")
     stdout.print(*in_plain_words(evaluation.outcome), "", sep="\n", markup=False)
-    say(f"wrote {', '.join(FILES)} to {output}; your own model next:", *(f"  {line}" for line in NEXT))
+    say(f"wrote {', '.join(FILES)} to {output}", "next, for a model of your own:", *(f"  {line}" for line in NEXT))

@@ -107,7 +107,7 @@ def evaluate(
     with ExitStack() as claims:
         targets = {output: True, report: False, scores: False}
         for target, is_folder in ({} if dry_run else targets).items():
-            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder))
+            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
         claims.enter_context(going_on(AGAIN, output and output / "identity.json"))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)

@@ -23,7 +23,6 @@ from iqa_armor.cli.arguments import (
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
-from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
 
@@ -70,8 +69,6 @@ def harden(
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         more = {} if unlabelled is None else {"unlabelled": open_data(unlabelled, seed=settings.seed, progress=bars)}
         result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
-        if not is_main_process():
-            return
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
         if dry_run:

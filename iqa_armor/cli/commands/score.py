@@ -12,18 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 import typer
 from pydantic import Field
 
-from iqa_armor.cli.arguments import (
-    Defenses,
-    Draws,
-    JsonOpt,
-    Machine,
-    ModelArg,
-    OverwriteOpt,
-    ResumeOpt,
-    claimed,
-    open_data,
-    output_option,
-)
+from iqa_armor.cli import arguments
 from iqa_armor.cli.console import Bars, progress, say, scale_note, score_span, show_json, show_table, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
@@ -56,12 +45,12 @@ class Throughput(SettingsModel):
 
 @options(without={"threat", "lower_is_better"}, usual=("batch_size", "device"))
 def score(
-    model: ModelArg,
+    model: arguments.ModelArg,
     throughput: Throughput,
-    defenses: Defenses,
+    defenses: arguments.Defenses,
     opening: Opening,
-    draws: Draws,
-    machine: Machine,
+    draws: arguments.Draws,
+    machine: arguments.Machine,
     images: Annotated[
         list[Path] | None,
         typer.Argument(metavar="IMAGE…", help=f"Image files, folders of them, or patterns. {_shown('those of LIST')}"),
@@ -70,7 +59,7 @@ def score(
         str | None,
         typer.Option(metavar="LIST|-", help=f"Also the images of a list, a path a line; - is stdin. {_shown('none')}"),
     ] = None,
-    output: Annotated[Path | None, output_option("FILE", shown="stdout")] = None,
+    output: Annotated[Path | None, arguments.output_option("FILE", shown="stdout")] = None,
     kind: Annotated[
         Kind | None,
         typer.Option(
@@ -90,12 +79,12 @@ def score(
     scale_data: Annotated[
         str | None, typer.Option(metavar="SPEC", help=f"Training images for --scale. {_shown('what MODEL records')}")
     ] = None,
-    resume: ResumeOpt = False,
+    resume: arguments.ResumeOpt = False,
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 5 in the end if an image could not be scored.")
     ] = False,
-    overwrite: OverwriteOpt = False,
-    json: JsonOpt = False,
+    overwrite: arguments.OverwriteOpt = False,
+    json: arguments.JsonOpt = False,
 ) -> None:
     """An image that cannot be scored is told and left out; --resume scores what FILE does not have.
 
@@ -114,7 +103,7 @@ def score(
     kind = _kind(kind, images, output, from_file, resume=resume, json=json)
     device = machine.chosen()
     with ExitStack() as held:
-        held.enter_context(claimed(output, overwrite=overwrite or resume, source=model))
+        held.enter_context(arguments.claimed(output, overwrite=overwrite or resume, source=model))
         bars = held.enter_context(progress())
         opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
         _measure(opened, scale_data if scale else None, seed=draws.seed, bars=bars)
@@ -162,7 +151,7 @@ def _measure(model: QualityModel, data: str | None, *, seed: int, bars: Bars) ->
     if data is not None:
         from iqa_armor.evaluation.scale import measure_training_scores
 
-        images = open_data(data, seed=seed, progress=bars).training()
+        images = arguments.open_data(data, seed=seed, progress=bars).training()
         measure_training_scores(model, images, lambda done: bars("scoring training images", done, len(images)))
 
 

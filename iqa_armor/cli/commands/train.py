@@ -22,7 +22,6 @@ from iqa_armor.cli.arguments import (
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
-from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import TrainSettings
 
@@ -91,8 +90,6 @@ def train(
             return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
-        if not is_main_process():
-            return
         result.model.name = output.stem
         with staging(output.parent) as folder:
             result.save(folder / output.name)
