@@ -171,6 +171,8 @@ def test_resume_refuses_what_another_model_or_scale_has_written(model: Path, pho
         assert done.exit_code == 2, done.output
         assert told in done.stderr
     assert out.read_bytes() == before
+    Path(good(photos)[-1]).write_bytes(b"no image any more")
+    assert run("score", model, *words).exit_code == 0
     out.write_bytes(b"\0\1\2")
     assert run("score", model, *words).exit_code in (0, 2)
 

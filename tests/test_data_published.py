@@ -8,10 +8,10 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_armor.data.koniq10k import COLUMNS, open_koniq10k
 from iqa_armor.data.problems import Problems
+from iqa_armor.data.releases import KONIQ10K
 from iqa_armor.data.specs import open_dataset
-from iqa_armor.data.table import read_table
+from iqa_armor.data.table import read_labels
 from iqa_armor.errors import DataError
 
 SHARED = Path(__file__).parents[2] / "shared" / "data"
@@ -62,18 +62,23 @@ def test_koniq_without_labels_or_images_says_how_to_get_it(tmp_path: Path) -> No
         open_dataset(f"koniq10k:{tmp_path}")
 
 
-def test_koniq_table_without_official_split_is_refused(tmp_path: Path) -> None:
-    picture(tmp_path / "1024x768" / "0.jpg")
-    (tmp_path / "koniq10k_scores_and_distributions.csv").write_text("image_name,MOS\n0.jpg,70\n")
-    with pytest.raises(DataError, match="needs the columns image_name, mos, set"):
-        open_dataset(f"koniq10k:{tmp_path}")
+def test_koniq_without_official_split_is_divided_by_a_hash_and_says_so(tmp_path: Path) -> None:
+    rows = ['"image_name","c1","c2","c3","c4","c5","c_total","MOS","SD","MOS_zscore"']
+    for index in range(10):
+        rows.append(f'"{index}.jpg",0,0,25,73,7,105,3.{index},0.53,{70 + index}')
+        picture(tmp_path / "1024x768" / f"{index}.jpg")
+    (tmp_path / "koniq10k_scores_and_distributions.csv").write_text("\n".join(rows))
+    dataset = open_dataset(f"koniq10k:{tmp_path}")
+    assert {split: len(s) for split, s in dataset.splits.items()} == {"training": 7, "validation": 1, "test": 2}
+    assert float(dataset.splits["training"].mos.min()) >= 70  # type: ignore[union-attr]
+    assert "no official split" in dataset.remarks[0]
 
 
 def test_real_koniq_label_file_has_the_published_split() -> None:
     file = SHARED / "koniq10k_distributions_sets.csv"
     if not file.is_file():
         pytest.skip("the label file of KonIQ-10k is not beside this checkout")
-    rows = read_table(file, COLUMNS)
+    rows = read_labels(file).rows
     problems = Problems("koniq10k")
     found = collections.Counter(row.split("set", problems) for row in rows)
     problems.raise_if_any()
@@ -89,7 +94,7 @@ def test_rows_of_the_real_koniq_file_open_with_small_images(tmp_path: Path) -> N
     (tmp_path / file.name).write_text("\r\n".join(lines))
     for row in csv.DictReader(lines):
         picture(tmp_path / "512x384" / row["image_name"])
-    dataset = open_koniq10k("koniq10k:x", str(tmp_path))
+    dataset = KONIQ10K("koniq10k:x", str(tmp_path))
     assert sum(len(images) for images in dataset.splits.values()) == 12
     assert dataset.splits["training"].names[0] == "10004473376.jpg"
     torch.testing.assert_close(dataset.splits["training"].mos[0], torch.tensor(77.3836206897))  # type: ignore[index]

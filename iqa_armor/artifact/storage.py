@@ -79,12 +79,7 @@ def save_artifact(
 
 
 def check_storable(model: QualityModel) -> None:
-    """Check, before any training, that a model has a stored form.
-
-    Raises:
-        ModelLoadError: Naming the layer, function or argument that has none.
-        SurgeryError: If the network must be traced and cannot be.
-    """
+    """Check, before any training, that a model has a stored form; a ModelLoadError names what has none."""
     try:
         _encoded(model, {"recipe": {}, "provenance": {}})
     except FormatError as error:
@@ -141,11 +136,7 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 
 
 def read_metadata(path: Path | str) -> dict[str, object]:
-    """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values.
-
-    Raises:
-        ModelLoadError: If the file is missing, damaged or no artifact.
-    """
+    """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values."""
     try:
         document = _document(_opened(Path(path), read_metadata_text))
     except FormatError as error:

@@ -51,6 +51,26 @@ class Machine(SettingsModel):
         return choose_device(self.device)
 
 
+class Labels(SettingsModel):
+    """How a label file names images and scores."""
+
+    in_recipes: ClassVar[bool] = False
+
+    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = Field(
+        "",
+        description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
+        "mos=-dmos turns scores that fall with quality; columns without names are counted from 1.",
+    )
+    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = Field(
+        None, description="Folder that image paths in a label file may also begin or lie in."
+    )
+
+    def words(self) -> list[str]:
+        """Return the options that say the same."""
+        root = [] if self.image_root is None else ["--image-root", str(self.image_root)]
+        return [*(["--columns", self.columns] if self.columns else []), *root]
+
+
 class Draws(SettingsModel):
     """What is drawn at random."""
 
@@ -123,11 +143,16 @@ def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path]
     return [baseline, *models], 0
 
 
-def open_data(spec: str | None, *, seed: int, progress: Progress) -> Dataset:
-    """Return the named dataset, or KonIQ-10k at the place that the environment names."""
+def open_data(spec: str | None, *, seed: int, progress: Progress, labels: Labels | None = None) -> Dataset:
+    """Return the named dataset, or KonIQ-10k at the place that the environment names; say how its labels were read."""
+    from iqa_armor.cli.console import say, stderr
     from iqa_armor.data.specs import default_spec, open_dataset
 
-    return open_dataset(spec or default_spec(), seed=seed, progress=progress)
+    told = labels or Labels()
+    spec, columns, root = spec or default_spec(), told.columns, told.image_root
+    dataset = open_dataset(spec, seed=seed, progress=progress, columns=columns, image_root=root)
+    say(*dataset.remarks, to=stderr)
+    return dataset
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -73,6 +74,8 @@ class Dataset:
         is_synthetic: Whether images and scores are generated; verdicts must then say so.
         fingerprint: Digest (sha256, 16 hexadecimal digits) of names, scores and splits.
         labels: What its scores are, and how they were turned where the publication's fall with quality.
+        files: Its label files.
+        remarks: What the user should know of how they were read.
     """
 
     spec: str
@@ -81,6 +84,8 @@ class Dataset:
     is_synthetic: bool = False
     fingerprint: str = ""
     labels: str = "opinion scores as in the label file"
+    files: tuple[Path, ...] = ()
+    remarks: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         if not self.fingerprint:

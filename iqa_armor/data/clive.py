@@ -23,7 +23,7 @@ def open_clive(spec: str, location: str) -> Dataset:
     Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
     TIP 2016. It has no official split; this one is by name (ours).
     """
-    file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=HOW_TO_GET)
+    file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=HOW_TO_GET)[0]
     names = read_texts(file, "AllImages_release")
     mos = read_numbers(file.with_name("AllMOS_release.mat"), "AllMOS_release")
     if len(names) != len(mos) or len(names) <= PRACTICE:
@@ -33,4 +33,5 @@ def open_clive(spec: str, location: str) -> Dataset:
         LabelledImage(name, folder / plain_name(name, problems), finite_score(score, name, problems))
         for name, score in zip(names[PRACTICE:], mos[PRACTICE:], strict=True)
     ]
-    return labelled_dataset(images, problems, folder=folder, labels="MOS as published, 0 to 100", advice=HOW_TO_GET)
+    labels, files = "MOS as published, 0 to 100", (file, file.with_name("AllMOS_release.mat"))
+    return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET, files=files)

@@ -25,8 +25,8 @@ class LabelledImage:
     reference: Path | None = None  # where the file of its pristine original lies, if it is there
 
 
-def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) -> Path:
-    """Return the label file of a release, the preferred candidate first: in the named folder or one below it.
+def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) -> list[Path]:
+    """Return the label files of a release, by the preferred pattern first: in the named folder or one below it.
 
     Raises:
         DataError: If there is no such folder or it holds no label file.
@@ -37,8 +37,8 @@ def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) ->
     places = (folder, *sorted(path for path in folder.iterdir() if path.is_dir()))
     for name in candidates:
         for place in places:
-            if is_file(place / name):
-                return place / name
+            if found := sorted(filter(is_file, place.glob(name))):
+                return found
     raise DataError(f"{folder} holds no {' or '.join(candidates)}. {how_to_get}")
 
 
@@ -56,6 +56,7 @@ def labelled_dataset(
     folder: Path | None = None,
     labels: str = Dataset.labels,
     advice: str = MEND,
+    files: Sequence[Path] = (),
     hint: Callable[[Path], str] = lambda path: "",  # noqa: ARG005
 ) -> Dataset:
     """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
@@ -66,6 +67,7 @@ def labelled_dataset(
         folder: Where messages say that the images lie.
         labels: As in `Dataset`.
         advice: End of the DataError that lists every problem.
+        files: The label files.
         hint: What to add to the name of a missing file.
     """
     missing = [image for image in images if not is_file(image.path)]
@@ -81,7 +83,7 @@ def labelled_dataset(
     problems.raise_if_any(advice)
     by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
     sets = {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
-    return Dataset(problems.spec, sets, labels=labels)
+    return Dataset(problems.spec, sets, labels=labels, files=tuple(files))
 
 
 def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> None:

@@ -24,7 +24,7 @@ def open_live(spec: str, location: str) -> Dataset:
     Source: Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
     Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
     """
-    file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)
+    file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)[0]
     problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
     names = [f"{kind}/img{number}.bmp" for kind, count in FOLDERS for number in range(1, count + 1)]
     dmos, originals = read_numbers(file, "dmos"), read_numbers(file, "orgs")
@@ -40,4 +40,6 @@ def open_live(spec: str, location: str) -> Dataset:
         if not is_original
     ]
     labels = "100 − DMOS, since DMOS falls with quality"
-    return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET)
+    return labelled_dataset(
+        images, problems, folder=folder, labels=labels, advice=HOW_TO_GET, files=(file, folder / "refnames_all.mat")
+    )

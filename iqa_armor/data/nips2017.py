@@ -5,7 +5,7 @@ from pathlib import Path
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
-from iqa_armor.data.table import read_table
+from iqa_armor.data.table import read_labels
 from iqa_armor.errors import DataError
 from iqa_armor.reading import expanded
 
@@ -16,7 +16,9 @@ def open_nips2017(spec: str, location: str) -> Dataset:
     if not (folder / "images.csv").is_file():
         wanted = "the NIPS 2017 adversarial-learning development set (images.csv and images/*.png)"
         raise DataError(f"{folder} holds no images.csv; name the folder of {wanted}")
-    names = [f"{row['imageid']}.png" for row in read_table(folder / "images.csv", ("imageid",))]
+    table = read_labels(folder / "images.csv", ("imageid",))
+    table.require(("imageid",))
+    names = [f"{row['imageid']}.png" for row in table.rows]
     problems = Problems(spec)
     seen: set[str] = set()
     for name in names:

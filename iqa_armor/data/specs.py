@@ -2,12 +2,13 @@
 
 import inspect
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from pathlib import Path
 
 from iqa_armor.data import DATASETS
 from iqa_armor.data.base import Dataset
-from iqa_armor.data.koniq10k import HOW_TO_GET
+from iqa_armor.data.releases import KONIQ10K
 from iqa_armor.errors import NETWORK_FAILURES, DataError
 from iqa_armor.progress import Progress, silent
 from iqa_armor.reading import expanded
@@ -15,15 +16,25 @@ from iqa_armor.reading import expanded
 KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
 
 
-def open_dataset(spec: str | Dataset, *, seed: int = 0, progress: Progress = silent) -> Dataset:
+def open_dataset(
+    spec: str | Dataset,
+    *,
+    seed: int = 0,
+    progress: Progress = silent,
+    columns: str = "",
+    image_root: Path | str | None = None,
+) -> Dataset:
     """Return the dataset that a text such as `csv:labels.csv` or `synthetic` names; a dataset is returned as it is.
 
     Args:
         spec: NAME:LOCATION with a name of `DATASETS` or of an installed plug-in; or `package.module:NAME[:LOCATION]`,
             `path/file.py:NAME[:LOCATION]`, where NAME is a Dataset, or a function that is called with the spec and
-            the location, and with `seed` and `progress` where it has such parameters.
+            the location, and with the other arguments where it has such parameters.
         seed: Seed of generated data whose spec names none; files do not depend on it.
         progress: Told while data is generated.
+        columns: What the columns of a label file hold, as `image=name_image,mos=-dmos`, where they have other names
+            than usual; scores of a column with a minus fall with quality, and are turned.
+        image_root: Folder that image paths in a label file may also begin or lie in.
 
     Raises:
         DataError: If the name is unknown or the data is missing, incomplete or inconsistent.
@@ -38,14 +49,19 @@ def open_dataset(spec: str | Dataset, *, seed: int = 0, progress: Progress = sil
             if path.exists():
                 raise DataError(f"{error}; did you mean {'csv' if path.is_file() else 'folder'}:{spec}?") from error
         raise
-    return opener if isinstance(opener, Dataset) else _opened(opener, spec, location, seed=seed, progress=progress)
+    if isinstance(opener, Dataset):
+        return opener
+    told = {"columns": columns, "image_root": image_root and expanded(image_root)}
+    options = {"seed": seed, "progress": progress} | {name: value for name, value in told.items() if value}
+    return _opened(opener, spec, location, options)
 
 
-def _opened(opener: Callable[..., object], spec: str, location: str, *, seed: int, progress: Progress) -> Dataset:
+def _opened(opener: Callable[..., object], spec: str, location: str, options: Mapping[str, object]) -> Dataset:
     takes = inspect.signature(opener).parameters
+    for name in {"columns", "image_root"} & {*options} - {*takes}:
+        raise DataError(f"{spec} takes no --{name.replace('_', '-')}, which is for label files: csv:FILE")
     if not location and "location" in takes and takes["location"].default is inspect.Parameter.empty:
         raise DataError(f"{spec!r} names no place; write {spec.rstrip(':')}:PATH")
-    options = {"seed": seed, "progress": progress}
     try:
         dataset = opener(spec, location, **{name: value for name, value in options.items() if name in takes})
     except (*NETWORK_FAILURES, OSError, ImportError) as error:
@@ -61,6 +77,6 @@ def default_spec() -> str:
         return f"koniq10k:{folder}"
     raise DataError(
         "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "
-        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {HOW_TO_GET}. "
+        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {KONIQ10K.get}. "
         "--data synthetic needs no files, but its scores are computed, not human"
     )

@@ -3,6 +3,8 @@
 import csv
 import io
 import math
+import re
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
@@ -20,6 +22,8 @@ SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MOST_BYTES = 2**28
+HEAD_LINES = 20  # in which names of columns are looked for
+SEPARATORS = (";", "\t", "|", ",")  # a tie is with decimal commas
 Lines = Iterator[tuple[int, list[str]]]  # line number from 1, stripped cells
 
 
@@ -37,18 +41,38 @@ class Row:
         """Return a finite score; anything else is noted as a problem."""
         return finite_score(self[column], f"line {self.line}", problems)
 
-    def split(self, column: str, problems: Problems) -> Split:
+    def split(self, column: str, problems: Problems, words: Mapping[str, Split] = SPLIT_NAMES) -> Split:
         """Return the split a cell names; an unknown word is noted as a problem."""
-        split = SPLIT_NAMES.get(self[column].lower())
+        split = words.get(self[column].lower())
         if split is None:
             problems.add("splits that are not training, validation or test", f"line {self.line}: {self[column]!r}")
         return split or "training"
 
 
+@dataclass(frozen=True)
+class Table:
+    """The rows of a label file; where it begins without names, columns are counted from 1."""
+
+    path: Path
+    header: tuple[str, ...]
+    rows: list[Row]
+    has_names: bool
+
+    def require(self, columns: Sequence[str]) -> None:
+        """Raise a DataError where one of the columns is missing or there twice, or there are no rows."""
+        if any(name not in self.header for name in columns):
+            found = ", ".join(filter(None, self.header)) or "no header"
+            raise DataError(f"{self.path} needs the columns {', '.join(columns)} but has {found}")
+        if twice := [name for name in columns if self.header.count(name) > 1]:
+            raise DataError(f"{self.path} names the column {twice[0]!r} twice; keep one")
+        if not self.rows:
+            raise DataError(f"{self.path} lists no images")
+
+
 def finite_score(value: str | float, place: str, problems: Problems) -> float:
-    """Return a finite score; anything else is noted as a problem at its place, and NaN."""
+    """Return a finite score, of a text also one with a decimal comma; anything else is noted as a problem, and NaN."""
     try:
-        score = float(value)
+        score = float(value.replace(",", ".", 1) if isinstance(value, str) and "." not in value else value)
     except ValueError:
         problems.add("scores that are no numbers", f"{place}: {value!r}")
         return math.nan
@@ -58,66 +82,79 @@ def finite_score(value: str | float, place: str, problems: Problems) -> float:
     return score
 
 
-def read_table(path: Path, columns: Sequence[str]) -> list[Row]:
-    """Return the rows of a CSV file (UTF-8 with or without byte-order mark; comma, semicolon or tab) or Excel sheet.
+def is_number(text: str) -> bool:
+    """Return whether a cell holds a finite score."""
+    return math.isfinite(finite_score(text, "", Problems("")))
 
-    An Excel file ends in .xlsx, and its first sheet is read. Columns are lower-case names that must exist; those of the
-    file are compared in lower case.
+
+def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> Table:
+    """Return the rows of a text table or Excel sheet under the first line that holds all columns, or the first of all.
+
+    A text is UTF-8, or UTF-16 with its mark; commas, semicolons, tabs, bars or, where there are none, blanks separate
+    its cells. An Excel file ends in .xlsx; its sheet of that name is read, else the first.
 
     Raises:
-        DataError: If the file cannot be read, lacks a column, or rows are longer or shorter than the header.
+        DataError: If the file cannot be read, or rows are longer or shorter than the header.
     """
-    lines = _sheet_lines(path) if path.suffix.lower() == ".xlsx" else _csv_lines(path)
-    header = [cell.lower() for cell in next(lines, (1, []))[1]]
-    _check_header(path, header, columns)
+    read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)
+    lines = [(number, cells) for number, cells in read if any(cells)]
+    heads = ([cell.lower() for cell in cells] for _, cells in lines[:HEAD_LINES])
+    start = next((place for place, head in enumerate(heads) if columns and set(columns) <= set(head)), 0)
+    header = _header(lines[start][1]) if lines else []
+    has_names = not any(map(is_number, header)) or all(name.isdecimal() or not name for name in header)
+    names = header if has_names else [str(place + 1) for place in range(len(header))]
     problems, rows = Problems(str(path)), []
-    for number, cells in lines:
-        if any(cells) and len(cells) != len(header):
-            said = f"line {number}: {len(cells)} cells, the header has {len(header)}"
+    for number, cells in lines[start + has_names :]:
+        if len(cells) < len(names) or any(cells[len(names) :]):
+            said = f"line {number}: {len(cells)} cells, the header has {len(names)}"
             problems.add("rows of the wrong length", said)
-        elif any(cells):
-            rows.append(Row(number, dict(zip(header, cells, strict=True))))
-    problems.raise_if_any("quote names that hold the separator, then run again")
-    if not rows:
-        raise DataError(f"{path} lists no images")
-    return rows
+        else:
+            rows.append(Row(number, dict(zip(names, cells, strict=False))))
+    problems.raise_if_any("quote names that hold the separator and numbers with a decimal comma, then run again")
+    return Table(path, tuple(names), rows, has_names)
 
 
-def _check_header(path: Path, header: Sequence[str], columns: Sequence[str]) -> None:
-    if any(name not in header for name in columns):
-        found = ", ".join(header) or "no header"
-        raise DataError(f"{path} needs the columns {', '.join(columns)} but has {found}")
-    repeated = sorted({name for name in header if name and header.count(name) > 1})
-    if repeated:
-        raise DataError(f"{path} names the column {repeated[0]!r} twice; keep one")
+def _header(cells: Sequence[str]) -> list[str]:
+    names = [cell.lower() for cell in cells]
+    names[0] = names[0].removeprefix("#").strip()
+    while names and not names[-1]:
+        names.pop()
+    return names
 
 
-def _csv_lines(path: Path) -> Lines:
+def _text_lines(path: Path) -> Lines:
     with reading(path, DataError, advice="name an existing label file"):
         if path.stat().st_size > MOST_BYTES:
             raise DataError(f"{path} has more than {MOST_BYTES >> 20} MiB, which no label file takes")
+        content = path.read_bytes()
         try:
-            text = path.read_bytes().decode("utf-8-sig")
+            text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
         except UnicodeDecodeError as error:
             raise DataError(f"{path} is not UTF-8 text; save it as CSV (UTF-8)") from error
-    delimiter = max((",", ";", "\t"), key=text.partition("\n")[0].count)
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+    first, _, rest = text.lstrip("\r\n").partition("\n")
+    named = re.fullmatch(r"sep=(.)\r?", first)  # as Excel writes
+    separator = named[1] if named else max(SEPARATORS, key=first.count)
+    if named is None and separator not in first and " " in first.strip():
+        yield from ((number, line.split()) for number, line in enumerate(text.splitlines(), start=1))
+        return
+    reader = csv.reader(io.StringIO(rest if named else text, newline=""), delimiter=separator)
     with reading(path, DataError, says="is not a CSV file", advice="export it again"):
         for cells in reader:
-            yield reader.line_num, [cell.strip() for cell in cells]
+            yield reader.line_num + bool(named), [cell.strip() for cell in cells]
 
 
-def _sheet_lines(path: Path) -> Lines:
+def _sheet_lines(path: Path, name: str) -> Lines:
     export = f"open it in a spreadsheet program, save the sheet beside it as '{path.stem}.csv', or pip install openpyxl"
     if find_spec("openpyxl") is None:
         raise DataError(f"{path} is an Excel file, which needs openpyxl to be read; {export}")
     with reading(path, DataError, says="cannot be read", advice=export):
-        yield from enumerate(worker().call("iqa_armor.data.table:sheet", str(path))[0], start=1)
+        yield from enumerate(worker().call("iqa_armor.data.table:sheet", str(path), name)[0], start=1)
 
 
-def sheet(path: str, _: bytes) -> tuple[list[list[str]], bytes]:
-    """Return the stripped cells of the first sheet of an Excel file; called in a process of its own."""
+def sheet(path: str, name: str, _: bytes) -> tuple[list[list[str]], bytes]:
+    """Return the stripped cells of the named, else the first sheet of an Excel file; called in a process of its own."""
     from openpyxl import load_workbook
 
-    rows: Iterable[Iterable[object]] = load_workbook(path, read_only=True, data_only=True).worksheets[0].values
+    book = load_workbook(path, read_only=True, data_only=True)
+    rows: Iterable[Iterable[object]] = (book[name] if name in book.sheetnames else book.worksheets[0]).values
     return [["" if cell is None else str(cell).strip() for cell in row] for row in rows], b""

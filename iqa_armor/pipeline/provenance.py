@@ -43,6 +43,7 @@ def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: 
             "spec": dataset.spec,
             "fingerprint": dataset.fingerprint,
             "synthetic": dataset.is_synthetic,
+            "files": [{"name": path.name, "sha256": sha256_of(path)} for path in dataset.files],
             "images": {split: len(images) for split, images in dataset.splits.items()},
         },
         "seed": seed,

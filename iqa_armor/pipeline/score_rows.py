@@ -63,10 +63,10 @@ class RowFile:
             self._file.flush()
 
     def require_same(self, score: Callable[[Path], float]) -> None:
-        """Refuse to go on where the last image, if it is still there, has another score than what stands here."""
+        """Refuse to go on where the last image, if it can still be scored, has another score than what stands here."""
         if self.last and (file := Path(self.last["image"])).is_file():
             now, then = score(file), self.last["score"]
-            if not abs(now - then) <= _SAME * max(abs(now), abs(then)):
+            if abs(now - then) > _SAME * max(abs(now), abs(then)):
                 raise UsageError(
                     f"{self.path} is of another model, setting or image: {file} has {then:.6g} there and {now:.6g} "
                     "now; replace it with --overwrite, or name another file"
@@ -95,6 +95,7 @@ class RowFile:
         if tuple(row) != self.columns or not isinstance(row["image"], str):
             told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
             raise UsageError(f"{told}; replace it with --overwrite, or name another file")
+        printable(row["image"])  # is of characters that there are
         return row | {name: float(row[name]) for name in self.columns[1:]}
 
     def _write_parquet(self, path: Path) -> None:

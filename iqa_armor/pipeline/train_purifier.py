@@ -17,7 +17,7 @@ from iqa_armor.metrics.robustness import gain_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
 from iqa_armor.pipeline.fitting import RunOptions, score_all
-from iqa_armor.pipeline.provenance import provenance_of
+from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import load_training_images
@@ -64,7 +64,7 @@ class TrainedPurifier:
 
     def save(self, path: Path | str) -> None:
         """Write the filter as one safetensors file, whole or not at all."""
-        save_fcn(self.fitted.network, path, provenance=self.provenance)
+        save_fcn(self.fitted.network, path, provenance=without_times(self.provenance))
 
 
 def train_purifier(

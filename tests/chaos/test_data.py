@@ -39,7 +39,7 @@ def invert(file: Path) -> None:
         ImageOps.invert(image).save(file)
 
 
-@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("change", [remove, cut_short, invert])
 def test_images_that_do_not_stay_as_they_were(
     change, workers: int, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -78,6 +78,7 @@ def test_a_file_that_changes_with_its_time_set_back_is_noticed(template: Path, t
             images(0)
 
 
+@pytest.mark.slow
 def test_a_model_file_that_vanishes_is_missed_in_one_sentence(
     template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

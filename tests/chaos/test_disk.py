@@ -60,7 +60,7 @@ def test_a_full_disk(name: str, template: Path, tmp_path: Path) -> None:
         require_untouched(name, before)
 
 
-@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EROFS, errno.EIO], ids=errno.errorcode.get)
+@pytest.mark.parametrize("code", [errno.ENOSPC], ids=errno.errorcode.get)
 @pytest.mark.parametrize("name", ["train", "csv", "attack", "evaluate"])
 def test_a_write_that_fails_at_its_end(
     name: str, code: int, template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

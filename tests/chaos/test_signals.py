@@ -135,7 +135,7 @@ def killed_at(count: int, name: str, folder: Path) -> subprocess.Popen[bytes]:
 
 
 def test_the_next_run_removes_what_killed_ones_left(template: Path, tmp_path: Path) -> None:
-    moments = [("train", 2), ("attack", 1)]
+    moments = [("train", 2)]
     processes = []
     for name, count in moments:
         with copied(template, tmp_path / name):

@@ -132,7 +132,9 @@ def _recipe(path: Path) -> object:
 
     from iqa_armor.cli import app
 
-    done = CliRunner().invoke(app, ["harden", "--print-recipe", "--recipe", str(path)])
+    done = CliRunner().invoke(
+        app, ["harden", "m.pt", "--data", "demo", "-o", "o.safetensors", "--print-recipe", "--recipe", str(path)]
+    )
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
     return done.exit_code
@@ -352,7 +354,7 @@ def _words(path: Path) -> object:
     return None
 
 
-RECIPE = 'prune = 0.1\nbackend = "cayley"\nepochs = 2\nposition = "auto"\nlearning_rate = 1e-4\nattack = "pgd"\n'
+RECIPE = 'prune = 0.1\nbackend = "cayley"\nepochs = 2\nposition = "auto"\nlearning_rate = 1e-4\n'
 RUN = """[harden]
 model = "m.pt"
 data = "csv:x.csv"

@@ -23,6 +23,7 @@ def certify(
     ],
     settings: CertifySettings,
     opening: Opening,
+    labels: arguments.Labels,
     machine: arguments.Machine,
     baseline: arguments.BaselineOpt = None,
     data: arguments.DataOpt = None,
@@ -54,7 +55,7 @@ def certify(
     device = machine.chosen()
     with arguments.claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
-        source = images or arguments.open_data(data, seed=settings.seed, progress=bars)
+        source = images or arguments.open_data(data, seed=settings.seed, progress=bars, labels=labels)
         if dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device), as_json=json)
             return

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import JsonOpt, Machine, open_data
+from iqa_armor.cli.arguments import JsonOpt, Labels, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, say_next, show_json, show_table, stderr
 from iqa_armor.cli.help import ArmorCommand
@@ -29,6 +29,7 @@ def check(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
     ],
+    labels: Labels,
     machine: Machine,
     json: JsonOpt = False,
 ) -> None:
@@ -44,7 +45,7 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found = check_data(open_data(spec, seed=0, progress=bars), progress=bars)
+        found = check_data(open_data(spec, seed=0, progress=bars, labels=labels), progress=bars)
     if json:
         show_json(found.as_plain())
     else:

@@ -14,6 +14,7 @@ from iqa_armor.cli.arguments import (
     Defenses,
     DryRunOpt,
     JsonOpt,
+    Labels,
     Machine,
     ModelsArg,
     OverwriteOpt,
@@ -59,6 +60,7 @@ def evaluate(
     settings: EvaluationSettings,
     defenses: Compared,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     baseline: BaselineOpt = None,
     data: SeveralDataOpt = None,
@@ -109,7 +111,7 @@ def evaluate(
         claims.enter_context(going_on(AGAIN, output and output / "identity.json"))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
-        datasets = [open_data(spec, seed=settings.seed, progress=bars) for spec in data or (None,)]
+        datasets = [open_data(spec, seed=settings.seed, progress=bars, labels=labels) for spec in data or (None,)]
         device = machine.chosen()
         if dry_run:
             show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)

@@ -10,6 +10,7 @@ from iqa_armor.cli.arguments import (
     DataOpt,
     DryRunOpt,
     JsonOpt,
+    Labels,
     Machine,
     ModelArg,
     OverwriteOpt,
@@ -34,6 +35,7 @@ def harden(
     model: ModelArg,
     settings: Recipe,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
     data: DataOpt = None,
@@ -63,7 +65,7 @@ def harden(
     claim = claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), progress() as bars:
         original = load_model(model, opening=opening)
-        dataset = open_data(data, seed=settings.seed, progress=bars)
+        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         more = {} if unlabelled is None else {"unlabelled": open_data(unlabelled, seed=settings.seed, progress=bars)}
         result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
@@ -86,7 +88,7 @@ def harden(
         show_json(plain)
     else:
         say(f"wrote {target}")
-        _say_next(target, model, data, opening)
+        _say_next(target, model, data, [*labels.words(), *opening.words()])
 
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
@@ -101,10 +103,10 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
-def _say_next(target: Path, model: Path, data: str | None, opening: Opening) -> None:
+def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:
     spec = [] if data is None else ["--data", data]
     say("hardening is a claim until attacks have been run")
-    say_next("evaluate", target, "--baseline", model, *spec, *opening.words())
+    say_next("evaluate", target, "--baseline", model, *spec, *words)
 
 
 def _slower(before: float, after: float) -> str:

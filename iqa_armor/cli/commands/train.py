@@ -11,6 +11,7 @@ from iqa_armor.cli.arguments import (
     DataOpt,
     DryRunOpt,
     JsonOpt,
+    Labels,
     Machine,
     OverwriteOpt,
     ResumeOpt,
@@ -43,6 +44,7 @@ def train(
     ],
     settings: TrainSettings,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     output: Annotated[Path, output_option("OUT")] = Path("trained.safetensors"),
     data: DataOpt = None,
@@ -79,7 +81,7 @@ def train(
     claim = claimed(None if dry_run else output, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
     with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = open_data(data, seed=settings.seed, progress=bars)
+        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
         if dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
@@ -99,7 +101,8 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
-    say_next("harden", output, *([] if data is None else ["--data", data]))
+    spec = [] if data is None else ["--data", data]
+    say_next("harden", output, *spec, *labels.words())
 
 
 def _show(fit: FitHistory, *, title: str) -> None:

@@ -5,7 +5,17 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, open_data, output_option
+from iqa_armor.cli.arguments import (
+    DataOpt,
+    JsonOpt,
+    Labels,
+    Machine,
+    ModelArg,
+    OverwriteOpt,
+    claimed,
+    open_data,
+    output_option,
+)
 from iqa_armor.cli.console import progress, say, say_next, show_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.opening import Opening
@@ -20,6 +30,7 @@ def train_purifier(
     model: ModelArg,
     settings: PurifierSettings,
     opening: Opening,
+    labels: Labels,
     machine: Machine,
     output: Annotated[Path, output_option("OUT")] = Path("fcn.safetensors"),
     data: DataOpt = None,
@@ -42,7 +53,7 @@ def train_purifier(
     device = machine.chosen()
     with claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         opened = load_model(model, opening=opening)
-        dataset = open_data(data, seed=settings.seed, progress=bars)
+        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
         result.save(output)
     if json:
@@ -51,7 +62,7 @@ def train_purifier(
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
     spec = [] if data is None else ["--data", data]
-    say_next("evaluate", model, *spec, "--purify", f"fcn:path={output}", *opening.words())
+    say_next("evaluate", model, *spec, "--purify", f"fcn:path={output}", *labels.words(), *opening.words())
 
 
 def _show(result: TrainedPurifier, title: str) -> None:

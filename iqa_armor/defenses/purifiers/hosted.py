@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from functools import lru_cache
 from importlib import import_module
@@ -40,12 +41,12 @@ def run(
 ) -> tuple[dict[str, Any], bytes]:
     """Return shape and bytes of what a network gives for float32 images, and whether that has a gradient."""
     torch.set_num_threads(threads)
-    images = _tensor(content, shape).to(device).requires_grad_()
+    images = as_tensor(content, shape).to(device).requires_grad_()
     purified = _opened(path, sha256, device)[1](images)
     if not isinstance(purified, Tensor):
         return {"kind": type(purified).__name__}, b""
     said = {"shape": list(purified.shape), "has_gradient": purified.requires_grad}
-    return said, _bytes(purified)
+    return said, as_bytes(purified)
 
 
 def pull_back(
@@ -54,17 +55,21 @@ def pull_back(
     """Return the gradient at images of what comes back of them, weighted by a gradient; both stand in the bytes."""
     torch.set_num_threads(threads)
     half = len(content) // 2
-    images, weights = (_tensor(part, shape).to(device) for part in (content[:half], content[half:]))
+    images, weights = (as_tensor(part, shape).to(device) for part in (content[:half], content[half:]))
     images.requires_grad_()
     (gradient,) = torch.autograd.grad(_opened(path, sha256, device)[1](images), images, weights)
-    return None, _bytes(gradient)
+    return None, as_bytes(gradient)
 
 
-def _tensor(content: bytes, shape: Sequence[int]) -> Tensor:
+def as_tensor(content: bytes, shape: Sequence[int]) -> Tensor:
+    """Return float32 values that bytes hold; a ModelLoadError if they are not so many."""
+    if len(content) != 4 * math.prod(shape):
+        raise ModelLoadError(f"a network from a file gave {len(content)} bytes for values {tuple(shape)}")
     return torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(tuple(shape))
 
 
-def _bytes(values: Tensor) -> bytes:
+def as_bytes(values: Tensor) -> bytes:
+    """Return values as the bytes of float32."""
     return values.detach().float().cpu().contiguous().numpy().tobytes()
 
 

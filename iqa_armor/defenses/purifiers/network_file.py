@@ -15,6 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from iqa_armor.bounded import SECONDS, EndedError, worker
+from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
 from iqa_armor.defenses.purifiers.purifier_file import existing
 from iqa_armor.defenses.purifiers.sizes import on_padded
 from iqa_armor.errors import ArmorError, ModelLoadError
@@ -93,14 +94,14 @@ class FileNetwork(nn.Module):
     def run(self, images: Tensor) -> Tensor:
         """Return what the network gives for float32 images, without a gradient."""
         try:
-            said, content = self.call("run", images.device, list(images.shape), payload=_bytes(images))
+            said, content = self.call("run", images.device, list(images.shape), payload=as_bytes(images))
         except EndedError as error:
             raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
         if said.get("shape") != list(images.shape):
             shape = said.get("kind") or tuple(said["shape"])
             raise self._failed(f"must keep the shape of images, but gave {shape} for {tuple(images.shape)}")
         self.is_differentiable = self.is_differentiable and said["has_gradient"]
-        return _tensor(content, images)
+        return as_tensor(content, images.shape).to(images.device)
 
     def probe(self) -> None:
         """Try the network on small images; a ModelLoadError refuses NaN, and images of a batch that are mixed."""
@@ -148,21 +149,11 @@ class _Hosted(torch.autograd.Function):
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
         (images,), network = ctx.saved_tensors, ctx.network
         try:
-            payload = _bytes(images) + _bytes(weights[0])
+            payload = as_bytes(images) + as_bytes(weights[0])
             _, content = network.call("pull_back", images.device, list(images.shape), payload=payload)
         except EndedError as error:
             raise ModelLoadError(f"{network.path} has no gradient there: {first_line(error)}") from error
-        return _tensor(content, images), None
-
-
-def _bytes(values: Tensor) -> bytes:
-    return values.detach().float().cpu().contiguous().numpy().tobytes()
-
-
-def _tensor(content: bytes, like: Tensor) -> Tensor:
-    if len(content) != 4 * like.numel():
-        raise ModelLoadError(f"a network from a file gave {len(content)} bytes for {like.numel()} values")
-    return torch.frombuffer(bytearray(content), dtype=torch.float32).reshape(like.shape).to(like.device)
+        return as_tensor(content, images.shape).to(images.device), None
 
 
 def _shown(sides: Sequence[int | None]) -> str:
