@@ -391,7 +391,10 @@ def test_dropout_that_is_on_is_on_in_a_stored_model(tmp_path: Any) -> None:
     network = nn.Sequential(Forced(nn.Dropout(), in_forward=True), nn.Flatten(), nn.Linear(192, 1))
     model = QualityModel(network, Preprocessing(size=(8, 8)), name="forced")
     save_artifact(model, tmp_path / "model.safetensors", recipe={}, provenance={})
-    assert is_random(load_artifact(tmp_path / "model.safetensors"))
+    loaded, images = load_artifact(tmp_path / "model.safetensors"), torch.rand(2, 3, 8, 8)
+    with torch.no_grad():
+        kept = network[2](images.flatten(1)).flatten()  # nothing dropped
+        assert not torch.allclose(loaded.network(images).flatten(), kept, atol=1e-3)
 
 
 def test_modes_come_back_and_forced_ones_are_respected() -> None:

@@ -151,6 +151,7 @@ def test_saved_file_tells_where_it_came_from(trained, dataset, tmp_path: Path) -
         "fingerprint": dataset.fingerprint,
         "synthetic": False,
         "images": {"training": 160, "test": 40},
+        "files": [],
     }
     assert stored["provenance"]["held_out_srocc"].keys() == {"original", "pruned", "block installed", "result"}
 

@@ -51,15 +51,19 @@ def grid_of(height: int, width: int, device: torch.device) -> Grid:
 
 @lru_cache(maxsize=64)
 def _grid(height: int, width: int, device: torch.device) -> Grid:
+    columns = width // 2 + 1
+    places = [divmod(entry, columns) for entry in range(height * columns)]
+    mirrored = [2 * column % width == 0 and 2 * row > height for row, column in places]
+    kept = [entry for entry, is_mirrored in enumerate(mirrored) if not is_mirrored]
+    number = {places[entry]: i for i, entry in enumerate(kept)}
+    source = [
+        number[height - row if is_mirrored else row, column]
+        for (row, column), is_mirrored in zip(places, mirrored, strict=True)
+    ]
     # A tensor made in inference mode could take no part in a backward pass.
     with torch.inference_mode(False):
-        sides = (torch.arange(count, device=device) for count in (height, width // 2 + 1))
-        row, column = torch.meshgrid(*sides, indexing="ij")
-        mirrored = (2 * column % width == 0) & (2 * row > height)
-        kept = torch.nonzero(~mirrored.flatten()).flatten()
-        number = torch.cumsum(~mirrored.flatten(), 0).view_as(row) - 1
-        source = number[torch.where(mirrored, height - row, row), column].flatten()
-    return Grid(height, width, mirrored.flatten(), kept, source)
+        tensors = [torch.tensor(values, device=device) for values in (mirrored, kept, source)]
+    return Grid(height, width, *tensors)
 
 
 def waves(grid: Grid, reach: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
