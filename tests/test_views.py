@@ -6,12 +6,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import memory_dataset
+from conftest import memory_dataset, small_network
 from torch import Tensor, fx, nn
 
 from iqa_armor import load_model
 from iqa_armor.errors import RecipeError, SurgeryError
 from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.views import MOVES, average_views, moved_at_random
@@ -110,6 +111,13 @@ def test_hardened_models_keep_their_views_in_the_file(make_model, tmp_path: Path
     assert sum(node.target is torch.flip for node in loaded.network.graph.nodes) == 2
     for other in result.others.values():
         assert sum(node.target is torch.flip for node in other.network.graph.nodes) == 2
+
+
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_images_that_are_too_small_to_be_moved_are_refused(epochs: int) -> None:
+    model = QualityModel(small_network().eval(), Preprocessing(size=(16, 32)), name="small")
+    with pytest.raises(SurgeryError, match="up to 16 pixels, and these are 16x32; pass --views 2"):
+        harden(model, memory_dataset(training=24), Recipe(position="none", prune=0, views=4, epochs=epochs))
 
 
 @pytest.mark.parametrize("views", [0, 3, 16, "many"])

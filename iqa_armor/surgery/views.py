@@ -7,6 +7,7 @@ from torch import Tensor, fx
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.sizes import size_of
 
 MOVES = {1: (0,), 2: (0,), 4: (0, 16), 8: (0, 8, 16, 24)}  # pixels down and to the right, by the number of views
 
@@ -29,6 +30,7 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
     if len(inputs) != 1:
         raise SurgeryError(f"views are made of one image, and this network takes {len(inputs)}; pass --views 1")
     (image,), output = inputs, graph.output_node()
+    _check_size(size_of(image) or (), views)
     readers, (scores,) = list(image.users), output.all_input_nodes
     with graph.inserting_after(image):
         after = graph.call_function(torch.cat, ([image], 0))
@@ -50,8 +52,21 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
 
 
 def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -> Tensor:
-    """Return images (N, 3, H, W) moved together as one of the views is, without mirroring."""
+    """Return images (N, 3, H, W) moved together as one of the views is, without mirroring.
+
+    Raises:
+        SurgeryError: If they are too small for that.
+    """
     if len(MOVES[views]) == 1:
         return images
+    _check_size(tuple(images.shape), views)
     edge = MOVES[views][int(torch.randint(len(MOVES[views]), (), generator=generator))]
     return functional.pad(images, (edge, 0, edge, 0), "reflect")[..., : images.shape[-2], : images.shape[-1]]
+
+
+def _check_size(size: tuple[int, ...], views: int) -> None:
+    if size and min(size[-2:]) <= MOVES[views][-1]:
+        raise SurgeryError(
+            f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}; pass "
+            "--views 2, or a larger --input-size"
+        )
