@@ -16,7 +16,7 @@ from iqa_armor.pruning.samples import Inputs, Reader, score_effects
 
 # Ranked across layers by what they say of the labels, early layers could lose nearly everything (ours).
 MOST_OF_A_LAYER = 0.5
-EFFECT_IMAGES = 16
+EFFECT_IMAGES = 16  # evenly spread over those that statistics are taken from
 SPARED = 1e3  # above any importance
 TIE = 1e-9  # the last of a layer's equal channels is worth this much more than the first
 
@@ -37,7 +37,8 @@ class Evidence:
         """What each channel (n, C) that a layer reads does to the scores; see `score_effects`."""
         if self.network is None or self.images is None:
             raise ValueError("effects on scores need the network and images")
-        return score_effects(self.network, self.images[:EFFECT_IMAGES])
+        apart = max(1, len(self.images) // EFFECT_IMAGES)
+        return score_effects(self.network, self.images[::apart][:EFFECT_IMAGES])
 
 
 class Criterion(ABC):

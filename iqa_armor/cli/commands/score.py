@@ -17,14 +17,13 @@ from iqa_armor.cli.console import Bars, progress, say, scale_note, score_span, s
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
 from iqa_armor.settings import PASSING, Flag, SettingsModel
 
 if TYPE_CHECKING:
     from iqa_armor.models.base import QualityModel
     from iqa_armor.pipeline.score import Scored
-    from iqa_armor.pipeline.score_rows import RowFile
 
-Kind = Literal["csv", "jsonl", "parquet"]
 Row = dict[str, Any]
 
 
@@ -61,7 +60,7 @@ def score(
     ] = None,
     output: Annotated[Path | None, arguments.output_option("FILE", shown="stdout")] = None,
     kind: Annotated[
-        Kind | None,
+        Format | None,
         typer.Option(
             "--format",
             metavar="WORD",
@@ -98,7 +97,6 @@ def score(
     from iqa_armor.pipeline.image_files import count_images, listed_images
     from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.score import each_score
-    from iqa_armor.pipeline.score_rows import RowFile
 
     kind = _kind(kind, images, output, from_file, resume=resume, json=json)
     device = machine.chosen()
@@ -129,8 +127,8 @@ def score(
 
 
 def _kind(
-    kind: Kind | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool, json: bool
-) -> Kind | None:
+    kind: Format | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool, json: bool
+) -> Format | None:
     """Return in which format rows are written, if they are."""
     if not images and from_file is None:
         raise UsageError("name IMAGEs, or a list of them with --from-file")
@@ -140,7 +138,7 @@ def _kind(
         raise UsageError("--json and --format both write to stdout; leave one away, or name a file with -o OUT")
     if output is None or kind is not None:
         return kind
-    found = next((known for known in get_args(Kind) if output.suffix == f".{known}"), None)
+    found = next((known for known in get_args(Format) if output.suffix == f".{known}"), None)
     if found is None:
         raise UsageError(f"cannot tell what {output} is to be; name it .csv, .jsonl or .parquet, or give --format")
     return found  # type: ignore[no-any-return]
@@ -155,10 +153,8 @@ def _measure(model: QualityModel, data: str | None, *, seed: int, bars: Bars) ->
         measure_training_scores(model, images, lambda done: bars("scoring training images", done, len(images)))
 
 
-def _write(rows: Iterator[Row], file: RowFile | None, kind: Kind | None, columns: Sequence[str]) -> list[Row]:
+def _write(rows: Iterator[Row], file: RowFile | None, kind: Format | None, columns: Sequence[str]) -> list[Row]:
     """Write rows as they come to a file or to stdout; return them if they go to neither."""
-    from iqa_armor.pipeline.score_rows import line_of, printable
-
     if file is not None:
         with file:
             for row in rows:
@@ -187,8 +183,6 @@ class _Run:
 
     def new(self, paths: Iterable[Path], done: Collection[str]) -> Iterator[Path]:
         """Yield the paths that have no score yet."""
-        from iqa_armor.pipeline.score_rows import printable
-
         for path in paths:
             if done and printable(str(path)) in done:
                 self.kept += 1
