@@ -63,7 +63,9 @@ def test_shipped_recipes_fit_the_schema_of_harden(name: str) -> None:
 def test_outputs_fit_their_schemas(tmp_path: Path) -> None:
     labels = write_images(tmp_path / "images", count=8) / "labels.csv"
     few = (MODEL, "--data", f"csv:{labels}", "--limit", 2, "--device", "cpu", "--json")
-    validator("evaluation").validate(json.loads(run("evaluate", *few, "--attack", "pgd1", "--epsilon", 4).stdout))
+    validator("evaluation").validate(
+        json.loads(run("evaluate", *few, "--attack", "pgd1", "--epsilon", 4, "--ranking-epsilon", 1).stdout)
+    )
     validator("certification").validate(json.loads(run("certify", *few, "--samples", 40).stdout))
 
 
