@@ -18,10 +18,8 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline import peak_memory as apart
 from iqa_armor.pipeline.bench import benchmark
-from iqa_armor.pipeline.bench_settings import BenchSettings
-from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.peak_memory import Request, measured_apart
-from iqa_armor.pipeline.timed_model import TimedModel
+from iqa_armor.pipeline.settings import BenchSettings, Opening
+from iqa_armor.pipeline.timed_model import Request, TimedModel, measured_apart
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 

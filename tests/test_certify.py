@@ -26,7 +26,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.certify import build_smoothers, certify_images
 from iqa_armor.pipeline.certify_model import Subject
-from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.report.certification import certification_report
 from iqa_armor.report.page import render_page
 from iqa_armor.results.certification import Certification

@@ -14,7 +14,7 @@ import iqa_armor
 from iqa_armor.cli import app
 from iqa_armor.pipeline.forecast import steps_of
 from iqa_armor.pipeline.hardened import Hardened
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
 from iqa_armor.training.history import Epoch, FitHistory
 

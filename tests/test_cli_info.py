@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 import iqa_armor
 from iqa_armor.cli import app
-from iqa_armor.pipeline.provenance import sha256_of
+from iqa_armor.pipeline.card import sha256_of
 
 MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
 

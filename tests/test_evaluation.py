@@ -13,9 +13,8 @@ from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
-from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.evaluation.evaluation import evaluate
-from iqa_armor.evaluation.scale import measure_scale
+from iqa_armor.evaluation.scale import count_flops, measure_scale
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.metrics.robustness import abs_gain

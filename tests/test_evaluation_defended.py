@@ -24,7 +24,7 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.metrics.fidelity import quality_score
 from iqa_armor.metrics.robustness import gain_score
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defended_models import defended_model, defended_models
+from iqa_armor.pipeline.load import defended_model, defended_models
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome

@@ -23,7 +23,7 @@ from iqa_armor.evaluation.run import Run
 from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.pipeline.defended_models import defended_models
+from iqa_armor.pipeline.load import defended_models
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import Table
 

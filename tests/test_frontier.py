@@ -14,8 +14,8 @@ from iqa_armor.errors import RecipeError, UsageError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.frontier import FrontierPoint, choose_point, frontier, interpolated
 from iqa_armor.pipeline.harden import harden
+from iqa_armor.pipeline.hardened import FrontierPoint, choose_point, frontier, interpolated
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe

@@ -15,9 +15,9 @@ from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.fitting import labelled_batches
 from iqa_armor.pipeline.harden import harden, plan
 from iqa_armor.pipeline.hardened import Hardened
-from iqa_armor.pipeline.samples import labelled_batches
 from iqa_armor.progress import silent
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.recipe import Recipe

@@ -26,7 +26,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.pipeline.load import start_model
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 # Everything that can be said of a model, so that each part must be carried to the one that is built.
 SAID = Opening(input_size=(32, 40), mean=(0.1, 0.2, 0.3), score_range=(2, 5), lower_is_better=True)
@@ -273,7 +273,7 @@ from torch.utils.data import DataLoader
 from iqa_armor.data.prepared import PreparedImages
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.pipeline.load import start_model
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 if __name__ == "__main__":
     model = start_model(sys.argv[1], opening=Opening())[0]

@@ -13,7 +13,7 @@ from iqa_armor.artifact.storage import load_artifact, read_metadata
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.pipeline.load import load_model
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 
 class Choosing(nn.Module):

@@ -16,7 +16,7 @@ from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.pipeline.inspect import inspect_model
 from iqa_armor.pipeline.load import load_model
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
 
 Both = namedtuple("Both", ["quality", "features"])

@@ -3,12 +3,10 @@ import io
 import pytest
 from rich.console import Console
 
-from iqa_armor.report.attack_figures import area, distinct, headline
-from iqa_armor.report.comparison import compare
+from iqa_armor.report.attack_figures import area, compare, distinct, headline
 from iqa_armor.report.evaluation import evaluation_report
-from iqa_armor.report.plain_words import in_plain_words, ranking_bars
 from iqa_armor.report.terminal import TerminalReport
-from iqa_armor.report.verdicts import verdict
+from iqa_armor.report.verdicts import in_plain_words, ranking_bars, verdict
 from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,

@@ -11,14 +11,12 @@ import pytest
 from rich.cells import cell_len
 from rich.console import Console
 
-from iqa_armor.report.comparison import compare
+from iqa_armor.report.attack_figures import compare
 from iqa_armor.report.document import Column, Report, Rows, Section, Table, Terms, row
 from iqa_armor.report.evaluation import evaluation_report
-from iqa_armor.report.model_marks import brief, model_labels, model_marks
-from iqa_armor.report.page import render_page
-from iqa_armor.report.svg import spread
+from iqa_armor.report.formatting import brief, model_labels, model_marks
+from iqa_armor.report.page import render_page, spread
 from iqa_armor.report.terminal import TerminalReport
-from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
@@ -28,6 +26,7 @@ from iqa_armor.results.figures import (
     ModelEntry,
     Scale,
     StrengthCheck,
+    declared,
 )
 from iqa_armor.results.outcome import DataEntry, Outcome, Picture, Settings
 from iqa_armor.results.table import Table as ScoreTable

@@ -31,9 +31,8 @@ from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline import serve as serving
 from iqa_armor.pipeline.load import load_model
-from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.serve import make_app
-from iqa_armor.pipeline.serve_settings import Service
+from iqa_armor.pipeline.settings import Opening, Service
 
 httpx = pytest.importorskip("httpx")
 uvicorn = pytest.importorskip("uvicorn")

@@ -14,8 +14,7 @@ from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import moments_of
 from iqa_armor.pipeline.harden import harden, plan
-from iqa_armor.pipeline.probe import STRENGTHS, probe_head
-from iqa_armor.pipeline.train import train
+from iqa_armor.pipeline.train import STRENGTHS, probe_head, train
 from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, Training
 from iqa_armor.training import LOSSES

@@ -17,10 +17,10 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.comparison import Summary, compared
-from iqa_armor.evaluation.cost import count_flops
 from iqa_armor.evaluation.journal import Journal, current_shard, model_digest
 from iqa_armor.evaluation.reductions import Reduction
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.strength import check_strength

@@ -1,20 +1,21 @@
 """An evaluation under way: what its steps share, measured or learned when it is first asked for."""
 
+import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field, replace
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Attack, Batches, Borrowing, Fitted, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.prepared import Prepare, batches, load_prepared, to_float
+from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.evaluation.journal import Journal
-from iqa_armor.evaluation.randomness import restart
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.threats import attacked_model, followed_score, undefended
@@ -142,3 +143,15 @@ def on_device(model: QualityModel, device: torch.device) -> Iterator[None]:
         yield
     finally:
         model.to(home)
+
+
+def restart(model: QualityModel, seed: int, *purpose: object) -> Generator:
+    """Let what a defense draws from now on follow from the purpose alone, and return randomness for an attack on it."""
+    if isinstance(model, Defended):
+        model.reseed(_seed_for(seed, "defense", *purpose))
+    return Generator(device=model.mean.device).manual_seed(_seed_for(seed, *purpose))
+
+
+def _seed_for(seed: int, *purpose: object) -> int:
+    words = "\n".join(map(str, (seed, *purpose)))
+    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")

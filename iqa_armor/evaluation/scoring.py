@@ -18,12 +18,10 @@ from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.errors import DataError, ModelLoadError
-from iqa_armor.evaluation.budgets import check_budget
 from iqa_armor.evaluation.journal import Block, digest_of, model_digest
-from iqa_armor.evaluation.randomness import restart
-from iqa_armor.evaluation.run import Run, prepare_for
+from iqa_armor.evaluation.run import Run, prepare_for, restart
 from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
-from iqa_armor.evaluation.threats import followed_score, undefended
+from iqa_armor.evaluation.threats import check_budget, followed_score, undefended
 from iqa_armor.metrics.fidelity import l2, linf, psnr, quality_score
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.table import CLEAN, Table

@@ -13,8 +13,7 @@ from iqa_armor.attacks.scores import expectation
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.attack_gains import TOLERANCE, AttackGains, PassThrough, exceeds
-from iqa_armor.evaluation.randomness import restart
-from iqa_armor.evaluation.run import Run, prepare_for
+from iqa_armor.evaluation.run import Run, prepare_for, restart
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.figures import StrengthCheck
 

@@ -12,15 +12,13 @@ from typing import Any
 import torch
 
 from iqa_armor.errors import ModelLoadError, UsageError
-from iqa_armor.evaluation.cost import count_flops
+from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.pipeline.bench_settings import BenchSettings
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.load import load_models
-from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.peak_memory import Request, cuda_peak, measured_apart
-from iqa_armor.pipeline.timed_model import Task, TimedModel
+from iqa_armor.pipeline.settings import BenchSettings, Opening
+from iqa_armor.pipeline.timed_model import Request, Task, TimedModel, cuda_peak, measured_apart
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.reading import reading
 

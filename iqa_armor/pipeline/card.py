@@ -1,19 +1,24 @@
-"""Who made a model file, of what and how: read from the file and from the card beside it, and told as Markdown."""
+"""Who made a model file, of what and how: recorded in it and on the card beside it, and told as Markdown."""
 
+import hashlib
 import json
 import math
+import platform
 import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from iqa_armor import __version__
 from iqa_armor.artifact.header import read_header
 from iqa_armor.artifact.storage import read_metadata
+from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError, ModelLoadError
 from iqa_armor.files import write_whole
-from iqa_armor.pipeline.provenance import sha256_of
+from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.reading import reading
 from iqa_armor.recipe import Recipe, TrainSettings
 from iqa_armor.results.outcome import Outcome
@@ -173,3 +178,41 @@ def _counts(images: Mapping[str, int]) -> str:
 
 def _rows(values: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in values.items())])
+
+
+def sha256_of(path: Path | str) -> str:
+    """Return the SHA-256 of a file."""
+    with reading(path, ModelLoadError), Path(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
+    names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
+    return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
+
+
+def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Return a record as files keep it: without what differs between two runs of one command."""
+    epochs = [{key: value for key, value in each.items() if key != "seconds"} for each in record.get("epochs", ())]
+    data = dict(record["data"])
+    name, colon, place = data["spec"].partition(":")
+    data["spec"] = name + colon + (Path(place).name if Path(place).is_absolute() else place)
+    return {**record, "data": data, **({"epochs": epochs} if epochs else {})}
+
+
+def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
+    """Return the record stored with a model made from `model` on `dataset`."""
+    return {
+        "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
+        "data": {
+            "spec": dataset.spec,
+            "fingerprint": dataset.fingerprint,
+            "synthetic": dataset.is_synthetic,
+            "files": [{"name": path.name, "sha256": sha256_of(path)} for path in dataset.files],
+            "images": {split: len(images) for split, images in dataset.splits.items()},
+        },
+        "seed": seed,
+        "versions": versions(),
+        **facts,
+    }

@@ -19,11 +19,11 @@ from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import measure_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.card import versions
 from iqa_armor.pipeline.certify_model import Subject, certify_model
-from iqa_armor.pipeline.certify_settings import CertifySettings
 from iqa_armor.pipeline.forecast import Forecast, forecast
 from iqa_armor.pipeline.image_files import find_images, require_readable
-from iqa_armor.pipeline.provenance import versions
+from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.certification import Certification, CertifiedModel
 from iqa_armor.results.figures import Scale

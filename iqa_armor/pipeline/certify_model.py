@@ -22,7 +22,7 @@ from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.certify_settings import CertifySettings
+from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, silent
 from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
 from iqa_armor.results.figures import Scale

@@ -1,8 +1,8 @@
-"""What hardening and training share: fitting in standardised scores, the score range."""
+"""What hardening and training share: the images that they look at, fitting in standardised scores, the score range."""
 
 import copy
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,10 +12,13 @@ from torch import Tensor, fx
 
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
+from iqa_armor.data.prepared import batches
+from iqa_armor.errors import DataError
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.progress import Progress, automatic
-from iqa_armor.recipe import Training
+from iqa_armor.pruning import CRITERIA
+from iqa_armor.recipe import Recipe, Training
 from iqa_armor.surgery.rescale import rescale_output
 from iqa_armor.surgery.views import average_views
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
@@ -138,3 +141,39 @@ def score_all(model: QualityModel, images: TrainingImages, progress: Progress) -
     """Return the scores (N,) of all training images, those fitted to first."""
     parts = (images.fitted, images.held_out)
     return torch.cat([predict(model, part, progress=progress, task="measuring the score range") for part in parts])
+
+
+SAMPLES = 200  # [RA] Section 3
+FEWEST = 10  # ours
+BATCH = 8
+SAMPLES_TO_READ = SAMPLES * 5 // 4  # a tenth, more or less, is held out
+
+
+def takes_samples(recipe: Recipe) -> bool:
+    """Return whether pruning by this recipe looks at scored images."""
+    return recipe.prune > 0 and CRITERIA.read(recipe.criterion).takes_samples
+
+
+def check_samples(mos: Tensor, recipe: Recipe) -> None:
+    """Raise a DataError for scores (N,) that say nothing on channels, where pruning looks at them."""
+    if not takes_samples(recipe):
+        return
+    criterion, way_out = recipe.criterion, "name more data, or pass --criterion taylor"
+    if len(mos) < FEWEST:
+        raise DataError(
+            f"--criterion {criterion} takes at least {FEWEST} scored training images beside those held out, and there "
+            f"are {len(mos)}; {way_out}"
+        )
+    if bool((mos == mos[0]).all()):
+        raise DataError(f"--criterion {criterion} compares scores, but all are {float(mos[0]):g}; {way_out}")
+
+
+def labelled_batches(images: TrainingImages, model: QualityModel) -> Iterator[tuple[Tensor, Tensor]]:
+    """Yield up to 200 normalised images (N, 3, H, W) that are fitted to, evenly spread, with scores (N,); N ≤ 8.
+
+    Higher scores mean better quality, whatever the model's own direction; no criterion asks for it.
+    """
+    total, count = len(images.fitted), min(SAMPLES, len(images.fitted))
+    chosen = images.fitted.select([i * total // count for i in range(count)])
+    for batch, scores, _ in batches(chosen, BATCH):
+        yield model.normalize(batch.to(model.mean.device)), scores

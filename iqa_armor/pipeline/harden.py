@@ -15,17 +15,21 @@ from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.sizes import size_of
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline.card import provenance_of
 from iqa_armor.pipeline.fitting import (
+    SAMPLES_TO_READ,
     RunOptions,
     calibration_batch,
+    check_samples,
     fit_to_opinion,
+    labelled_batches,
     moments_of,
     score_all,
     standardised,
+    takes_samples,
 )
 from iqa_armor.pipeline.forecast import slowdown
-from iqa_armor.pipeline.frontier import Frontier
-from iqa_armor.pipeline.hardened import Hardened
+from iqa_armor.pipeline.hardened import Frontier, Hardened
 from iqa_armor.pipeline.proofs import (
     SurgeryProof,
     found_steady,
@@ -34,8 +38,6 @@ from iqa_armor.pipeline.proofs import (
     prove_stored,
     traced_for,
 )
-from iqa_armor.pipeline.provenance import provenance_of
-from iqa_armor.pipeline.samples import SAMPLES_TO_READ, check_samples, labelled_batches, takes_samples
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe

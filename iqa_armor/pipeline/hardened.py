@@ -1,16 +1,27 @@
-"""What a hardening gave."""
+"""What a hardening gave, and the models between the start and the end of its fine-tuning."""
 
+import copy
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import torch
+from torch import Tensor, nn
+
 from iqa_armor.artifact.storage import save_artifact
+from iqa_armor.evaluation.scale import record_scale
+from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.provenance import without_times
+from iqa_armor.pipeline.card import without_times
+from iqa_armor.pipeline.fitting import Weights, bring_back
+from iqa_armor.progress import Progress
 from iqa_armor.pruning.prune import Pruned
 from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.install import InstalledBlock
-from iqa_armor.training.history import FitHistory
+from iqa_armor.training.history import FitHistory, ScoreMoments
+from iqa_armor.training.images import TrainingImages, predict
+from iqa_armor.training.ranking import worst_case_srocc
 
 WORSE = 0.01  # of SROCC; less is not worth a warning
 
@@ -63,3 +74,114 @@ class Hardened:
             "warnings": self.warnings,
             **self.provenance,
         }
+
+
+@dataclass(frozen=True)
+class FrontierPoint:
+    """A model between two ends: the share of the fine-tuned one, and what it reaches on the held-out tenth.
+
+    Both correlations are in [-1, 1]; `worst_srocc` is under an attack on the ranking, as in `--select`.
+    """
+
+    share: float
+    srocc: float
+    worst_srocc: float
+    weights: Weights
+
+
+def interpolated(start: Weights, end: Weights, share: float) -> dict[str, Tensor]:
+    """Return (1 − share) · start + share · end of floating-point tensors; both ends, and other tensors, to the bit.
+
+    Source: Wortsman et al., "Robust fine-tuning of zero-shot models" (WiSE-FT), CVPR 2022, arXiv:2109.01903, Eq. 1.
+    """
+    if share in (0.0, 1.0):
+        return {name: value.clone() for name, value in (end if share else start).items()}
+    return {n: torch.lerp(start[n], v, share) if v.is_floating_point() else v.clone() for n, v in end.items()}
+
+
+def frontier(
+    model: QualityModel, start: Weights, images: TrainingImages, *, count: int, sign: float, progress: Progress
+) -> list[FrontierPoint]:
+    """Return `count` points between the weights that a model started with and those it has, the start first.
+
+    Each is measured anew; batch norms whose statistics differ between the ends get those of training images. The model
+    is as it was afterwards. `sign` is −1 where small scores are good.
+    """
+    end, points, held = copy.deepcopy(model.state_dict()), [], images.held_out
+    for number in range(count):
+        share = number / (count - 1)
+        model.load_state_dict(interpolated(start, end, share))
+        if 0 < share < 1:
+            _restore_statistics(model, start, end, images)
+        scores = sign * predict(model, held, progress=progress, task=f"measuring model {number + 1} of {count}")
+        worst = worst_case_srocc(nn.Sequential(model), images, sign=sign, batch_size=8)
+        weights = copy.deepcopy(model.state_dict())
+        points.append(FrontierPoint(share, float(srocc(scores, held.mos)), worst, weights))
+    model.load_state_dict(end)
+    return points
+
+
+def choose_point(points: list[FrontierPoint], *, original: float, drop: float | None) -> FrontierPoint:
+    """Return the most robust point whose SROCC is at most `drop` below the original's, if any is; else the cleanest.
+
+    Without a `drop` it is the one with the largest mean of both figures.
+    """
+    if drop is None:
+        return max(points, key=lambda point: point.srocc + point.worst_srocc)
+    kept = [point for point in points if point.srocc >= original - drop]
+    return max(kept, key=lambda point: point.worst_srocc) if kept else max(points, key=lambda point: point.srocc)
+
+
+@dataclass
+class Frontier:
+    """The models of one frontier, once a fine-tuning has called it: plain facts, and those that were not chosen.
+
+    `original` is the held-out SROCC of the original, and `then` the moments that the models' scores are to have.
+    """
+
+    images: TrainingImages
+    recipe: Recipe
+    original: float
+    then: ScoreMoments
+    progress: Progress
+    facts: list[dict[str, Any]] = field(default_factory=list)
+    others: dict[float, QualityModel] = field(default_factory=dict)
+
+    def __call__(self, model: QualityModel, start: Weights) -> None:
+        """Measure the models between the start and a fitted model, and give that the weights of the best."""
+        sign, count = math.copysign(1.0, self.then.spread), self.recipe.frontier
+        points = frontier(model, start, self.images, count=count, sign=sign, progress=self.progress)
+        chosen = choose_point(points, original=self.original, drop=self.recipe.max_srocc_drop)
+        for point in points:
+            reached = {"share": point.share, "srocc": point.srocc, "worst_srocc": point.worst_srocc}
+            self.facts.append({**reached, "chosen": point is chosen})
+            if point is not chosen:
+                other = model.with_network(copy.deepcopy(model.network), scale=None)
+                other.load_state_dict(dict(point.weights))
+                scores = bring_back(other, self.images, self.then, views=self.recipe.views, progress=self.progress)
+                record_scale(other, scores, self.images.names, self.images.all_mos)
+                self.others[point.share] = other.eval()
+        model.load_state_dict(dict(chosen.weights))
+
+
+def _restore_statistics(model: nn.Module, start: Weights, end: Weights, images: TrainingImages) -> None:
+    """Give batch norms the statistics of training images, where those of the two ends differ."""
+    norms = {n: m for n, m in model.named_modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)}
+    moved = [m for n, m in norms.items() if not torch.equal(start[f"{n}.running_mean"], end[f"{n}.running_mean"])]
+    if not moved:
+        return
+    momenta = [norm.momentum for norm in moved]
+    model.eval()
+    for norm in moved:
+        norm.reset_running_stats()
+        norm.momentum = None  # a plain mean over all batches
+        norm.train()
+    device = next(model.parameters()).device
+    with torch.no_grad():
+        for first in range(0, len(images.fitted), 32):
+            chosen = [images.fitted[i][0] for i in range(first, min(first + 32, len(images.fitted)))]
+            if len(chosen) > 1:
+                model(torch.stack(chosen).to(device))
+    for norm, momentum in zip(moved, momenta, strict=True):
+        norm.momentum = momentum
+    model.eval()

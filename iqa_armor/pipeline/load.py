@@ -1,4 +1,4 @@
-"""Open any model a user may have: our own file, a foreign state dict, a pickled module."""
+"""Open model files, and put defenses around the models."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -11,14 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.artifact.storage import is_artifact, load_artifact, read_metadata
+from iqa_armor.defenses.base import Defended, Threat
+from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.purifiers.chain import read_chain
+from iqa_armor.defenses.smoothed import Smoothed
+from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
+from iqa_armor.pipeline.card import sha256_of
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.opaque import keep_source
-from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.provenance import sha256_of
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.plugins import split_spec
 from iqa_armor.randomness import seeded
 
@@ -186,3 +191,53 @@ def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = Mapp
     if types:
         logger.info("%s has weights in %s, which are cast to float32", name, " and ".join(sorted(types)))
         made.float()
+
+
+THREATS: tuple[Threat, ...] = ("adaptive", "bare")
+
+
+def defended_models(
+    models: Sequence[QualityModel],
+    purifiers: Sequence[str] = (),
+    smoothers: Sequence[str] = (),
+    *,
+    threats: Sequence[Threat] = THREATS,
+) -> list[QualityModel]:
+    """Return the models themselves, then each behind each defense under each threat.
+
+    Every chain of purifiers, such as "jpeg:quality=60+flip", and every smoother, such as "ms:samples=100", is a defense
+    of its own.
+
+    Raises:
+        UsageError: If a purifier, a smoother or a setting is unknown, or a value is not allowed.
+        ModelLoadError: If a purifier's file cannot be used, or a smoother cannot smooth a model.
+    """
+    chains = [read_chain(word) for word in purifiers]
+    parsed = [(word, SMOOTHERS.read(word)) for word in smoothers]
+    behind: list[Defended] = []
+    for model in models:
+        for threat in threats:
+            behind += [Purified(model, chain, threat=threat) for chain in chains]
+            behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed]
+    return [*models, *map(_named, behind)]
+
+
+def defended_model(
+    model: QualityModel, purifiers: Sequence[str] = (), smoother: str | None = None, *, threat: Threat = "adaptive"
+) -> QualityModel:
+    """Return a model behind purifiers, one after the other, and a smoother around both; itself without any.
+
+    Arguments and errors as in `defended_models`.
+    """
+    if purifiers:
+        model = Purified(model, read_chain("+".join(purifiers)), threat=threat)
+    if smoother is not None:
+        model = Smoothed(model, SMOOTHERS.read(smoother), word=smoother, threat=threat)
+    return _named(model) if isinstance(model, Defended) else model
+
+
+def _named(model: Defended) -> Defended:
+    """Say in a model's name that attacks do not know its defense."""
+    if model.threat == "bare":
+        model.name += " (unaware attack)"
+    return model

@@ -20,7 +20,7 @@ from iqa_armor.machine import usable_processors
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.training_scores import KINDS, rescaling
 from iqa_armor.pipeline.score import score_prepared
-from iqa_armor.pipeline.serve_settings import Service
+from iqa_armor.pipeline.settings import Service
 
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 

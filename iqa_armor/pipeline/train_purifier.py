@@ -16,9 +16,9 @@ from iqa_armor.metrics.fidelity import psnr, quality_score
 from iqa_armor.metrics.robustness import gain_score
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
+from iqa_armor.pipeline.card import provenance_of, without_times
 from iqa_armor.pipeline.fitting import RunOptions, score_all
-from iqa_armor.pipeline.provenance import provenance_of, without_times
-from iqa_armor.pipeline.purifier_settings import PurifierSettings
+from iqa_armor.pipeline.settings import PurifierSettings
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import load_training_images
 from iqa_armor.training.pairs import fit_attacks

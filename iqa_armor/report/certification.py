@@ -18,8 +18,7 @@ from iqa_armor.report.document import (
     number_columns,
     row,
 )
-from iqa_armor.report.formatting import DASH, plain, short, significant
-from iqa_armor.report.model_marks import brief, marks
+from iqa_armor.report.formatting import DASH, brief, marks, plain, short, significant
 from iqa_armor.results.certification import Certification, CertifiedModel, MethodFigures
 
 LARGEST_RATIO = 20.0  # of values on a linear axis

@@ -6,8 +6,7 @@ from statistics import fmean
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Panels, Series
-from iqa_armor.report.formatting import budget, is_number, short
-from iqa_armor.report.model_marks import GREY, model_labels, model_marks
+from iqa_armor.report.formatting import GREY, budget, is_number, model_labels, model_marks, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import CLEAN as UNATTACKED

@@ -3,9 +3,11 @@
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from iqa_armor.report.attack_figures import (
+    RANKED_AT,
     WORST,
     area,
     attacks_shown,
+    compare,
     distinct,
     figures_of,
     headline,
@@ -15,12 +17,21 @@ from iqa_armor.report.attack_figures import (
     starred,
     under_headline,
 )
-from iqa_armor.report.comparison import RANKED_AT, compare
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
-from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, plain, short, signed, significant
-from iqa_armor.report.model_marks import model_marks, row_name
-from iqa_armor.results.figure_registry import Figure, declared
-from iqa_armor.results.figures import ModelEntry
+from iqa_armor.report.formatting import (
+    DASH,
+    DOWN,
+    UP,
+    budget,
+    listed,
+    model_marks,
+    plain,
+    row_name,
+    short,
+    signed,
+    significant,
+)
+from iqa_armor.results.figures import Figure, ModelEntry, declared
 from iqa_armor.results.outcome import Outcome
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another

@@ -1,13 +1,26 @@
-"""A report as one self-contained HTML page."""
+"""A report as a page of HTML, whose charts are light inline SVG with room for labels."""
+
+from __future__ import annotations
 
 import base64
+import io
 import itertools
+import math
 import re
+import warnings
+from collections.abc import Callable, Mapping, Sequence, Set
 from html import escape
 from importlib import resources
+from typing import TYPE_CHECKING, Any
 
-from iqa_armor.report.document import READINGS, ImageFile, Report, Table
-from iqa_armor.report.svg import draw
+import numpy as np
+
+from iqa_armor.report.document import READINGS, Chart, ImageFile, Report, Series, Table
+from iqa_armor.report.formatting import GREY
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 def render_page(report: Report) -> str:
@@ -63,3 +76,168 @@ def _embedded(file: ImageFile) -> tuple[str, int, int]:
     with opened(file.data) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size
+
+
+INK, FAINT = "#1f2328", "#d8dce1"
+WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
+BELOW, ABOVE = 46, 14  # the axes of a panel
+LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
+SETTINGS: Mapping[str, Any] = {
+    "svg.fonttype": "none",  # text stays text: light, selectable, in the reader's own font
+    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
+    "font.size": 10.5,
+    "axes.facecolor": "none",
+    "grid.color": FAINT,
+    "grid.linewidth": 0.7,
+    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
+    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
+    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
+    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "path.simplify"), False),
+}
+# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
+_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
+_LIGHTER: Mapping[str, str] = {
+    r"\s+": " ",
+    r"xlink:href": "href",
+    r"font-family: [^;\"]*;? ?": "",
+    r' transform="rotate\(-0 [^"]*"': "",
+    r' (z )?(["/])': r"\1\2",
+}
+
+
+def draw(chart: Chart, identifier: str) -> str:
+    """Return a chart as an SVG element with title and description; `identifier` differs for every chart of a page."""
+    from matplotlib import style
+    from matplotlib.figure import Figure
+
+    labelled = [series for series in chart.series if series.label]
+    with style.context({**SETTINGS, "svg.hashsalt": identifier}, after_reset=True), warnings.catch_warnings():
+        # Glyphs are missing from the font that lays text out, not from the reader's.
+        warnings.filterwarnings("ignore", message="Glyph .* missing")
+        height = max(HEIGHT, round(BELOW + LABEL_GAP * len(labelled) + ABOVE))
+        figure = Figure(figsize=(WIDTH / 72, height / 72), dpi=72)
+        figure.patch.set_visible(False)
+        # The longest label needs its room on the right.
+        wide = 0.82 - (max(len(series.label) for series in labelled) * 5.6 + 16) / WIDTH if labelled else 0.8
+        axes = figure.add_axes((0.15, BELOW / height, wide, 1 - (BELOW + ABOVE) / height))
+        axes.patch.set_visible(False)
+        for series in chart.series:
+            _STYLES[series.style](axes, series)
+        _set_axes(axes, chart)
+        _label_right(axes, labelled)
+        return _element(figure, chart)
+
+
+def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float]:
+    """Return the values moved apart to at least `gap`, in their order and as near to where they were as may be.
+
+    They stay between 0 and `highest` if they fit. Values that would touch become a group around their mean.
+    """
+    from scipy.optimize import isotonic_regression
+
+    if not values:
+        return []
+    # Less the gaps that belong below it, each value must be no smaller than the one before.
+    order, gaps = np.argsort(values, kind="stable"), gap * np.arange(len(values))
+    placed = np.asarray(isotonic_regression(np.asarray(values)[order] - gaps).x)
+    return (placed.clip(0, highest - gaps[-1]) + gaps)[order.argsort()].tolist()  # type: ignore[no-any-return]
+
+
+def _draw_marks(axes: Axes, series: Series, *, size: float = 7, **line: Any) -> None:
+    mark = series.mark
+    face = "white" if mark.is_hollow else mark.color
+    axes.plot(*_flat(series), color=mark.color, marker=mark.marker, markerfacecolor=face, markersize=size, **line)
+
+
+def _draw_line(axes: Axes, series: Series) -> None:
+    hollow = series.mark.is_hollow
+    _draw_marks(axes, series, size=4.5, linestyle="--" if hollow else "-", linewidth=1.2 if hollow else 1.6)
+
+
+def _draw_dots(axes: Axes, series: Series) -> None:
+    # Segments of no length with round ends are dots, and one path of them is a fifth of as many markers.
+    across, up = ([value for each in axis for value in (each, each, math.nan)] for axis in _flat(series))
+    axes.plot(across, up, color=series.mark.color, linewidth=4, solid_capstyle="round", alpha=0.85)
+
+
+_STYLES: Mapping[str, Callable[[Axes, Series], object]] = {
+    "marks": lambda axes, series: _draw_marks(axes, series, linestyle="none"),
+    "line": _draw_line,
+    "joined": lambda axes, series: axes.plot(*_flat(series), color=series.mark.color, linewidth=0.8),
+    "dots": _draw_dots,
+    "segments": lambda axes, series: axes.plot(*_flat(series), color=series.mark.color, linewidth=0.6, alpha=0.35),
+}
+
+
+def _flat(series: Series) -> tuple[list[float], list[float]]:
+    return [x for x, _ in series.points], [y for _, y in series.points]
+
+
+def _set_axes(axes: Axes, chart: Chart) -> None:
+    across, up = chart.axes
+    axes.set_xlabel(across)
+    axes.set_ylabel(up)
+    for level, color in chart.levels:
+        axes.axhline(level, color=color, linewidth=0.9, linestyle="--")
+    if chart.has_diagonal:
+        start = chart.series[0].points[0][0]
+        axes.axline((start, start), slope=1, color=GREY, linewidth=0.8)
+    if chart.is_log:
+        axes.set_yscale("log")
+        axes.yaxis.set_major_formatter("{x:g}")
+        axes.yaxis.set_minor_formatter("")
+    if chart.ticks:
+        axes.set_xticks(list(chart.ticks), list(chart.ticks.values()))
+        axes.grid(visible=False, axis="x")
+        if not across:  # names, not numbers
+            axes.tick_params(axis="x", labelsize=8.5)
+            axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
+    else:
+        axes.margins(*((0.15, 0.15) if any(series.label for series in chart.series) else (0.04, 0.06)))
+        axes.autoscale_view()
+    if chart.limits is not None:
+        axes.set_ylim(*chart.limits)
+        if chart.limits[0] < 0:
+            axes.axhline(0, color=INK, linewidth=0.8)
+
+
+def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
+    """Write labels in a column right of the axes, beside their points and not over one another."""
+    pixels = axes.bbox.height
+    to_axes = axes.transScale + axes.transLimits
+    ends = [[point for point in series.points if math.isfinite(point[1])][-1] for series in labelled]
+    heights = [float(to_axes.transform(end)[1]) * pixels for end in ends]
+    placed = spread(heights, LABEL_GAP, highest=pixels)
+    leader = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
+    for series, end, height in zip(labelled, ends, placed, strict=True):
+        axes.annotate(
+            series.label,
+            xy=end,
+            xytext=(1 + 12 / axes.bbox.width, height / pixels),
+            textcoords="axes fraction",
+            color=series.mark.color,
+            va="center",
+            annotation_clip=False,
+            arrowprops={**leader, "color": series.mark.color},
+        )
+
+
+def _element(figure: Figure, chart: Chart) -> str:
+    """Return the figure without ids nobody uses and without namespaces."""
+    buffer = io.StringIO()
+    figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
+    markup = buffer.getvalue()
+    body = re.sub(_NEEDLESS, "", markup[markup.index(">", markup.index("<svg")) + 1 :], flags=re.DOTALL)
+    used = set(re.findall(r'(?:href="|url\()#([^")]+)', body))
+    body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lambda tag: _lighter(tag[0], used), body))
+    height = round(figure.get_figheight() * 72)
+    head = f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
+    words = f"<title>{escape(chart.title)}</title><desc>{escape(chart.description)}</desc>"
+    return head + words + body.strip()
+
+
+def _lighter(tag: str, used: Set[str]) -> str:
+    for pattern, replacement in _LIGHTER.items():
+        tag = re.sub(pattern, replacement, tag)
+    tag = re.sub(r' id="([^"]*)"', lambda found: found[0] if found[1] in used else "", tag)
+    return re.sub(r"\d+\.\d{2,}", lambda number: f"{float(number[0]):.2f}".rstrip("0").rstrip("."), tag)

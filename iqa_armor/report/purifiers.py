@@ -4,8 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
 from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
-from iqa_armor.report.formatting import DOWN, UP, budget, short
-from iqa_armor.report.model_marks import brief, defense_label, model_marks
+from iqa_armor.report.formatting import DOWN, UP, brief, budget, defense_label, model_marks, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 

@@ -10,7 +10,7 @@ from pydantic import Field
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
 
 if TYPE_CHECKING:
@@ -51,10 +51,9 @@ def attack(
     from iqa_armor.data.images import read_image
     from iqa_armor.pipeline.attack import attack_images, build_attacks
     from iqa_armor.pipeline.attack_files import TABLE
-    from iqa_armor.pipeline.defended_models import defended_model
     from iqa_armor.pipeline.forecast import forecast, steps_of
     from iqa_armor.pipeline.image_files import find_images
-    from iqa_armor.pipeline.load import load_model
+    from iqa_armor.pipeline.load import defended_model, load_model
 
     device = machine.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Any
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelsArg
 from iqa_armor.cli.console import progress, show_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.bench_settings import BenchSettings
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import BenchSettings, Opening
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.bench import Benchmark

@@ -8,8 +8,7 @@ import typer
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.certify_settings import CertifySettings
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import CertifySettings, Opening
 
 
 @options(usual=("methods", "samples", "sigma", "radius", "limit", "device"))

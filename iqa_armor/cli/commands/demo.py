@@ -33,7 +33,7 @@ def demo(
     from iqa_armor.cli.commands.evaluate import page_of
     from iqa_armor.files import staging
     from iqa_armor.pipeline.demo import run_demo
-    from iqa_armor.report.plain_words import in_plain_words, ranking_bars
+    from iqa_armor.report.verdicts import in_plain_words, ranking_bars
 
     device = machine.chosen()
     with claimed(output, overwrite=overwrite, is_folder=True, files=FILES):

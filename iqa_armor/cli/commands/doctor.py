@@ -36,7 +36,7 @@ def _found(machine: Machine) -> dict[str, Any]:
 
     from iqa_armor.data.specs import KONIQ10K_VARIABLE
     from iqa_armor.machine import cuda_devices, usable_processors
-    from iqa_armor.pipeline.provenance import versions
+    from iqa_armor.pipeline.card import versions
 
     here = Path.cwd()
     return {

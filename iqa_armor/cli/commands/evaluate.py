@@ -30,7 +30,7 @@ from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.machine import is_main_process
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 if TYPE_CHECKING:
     import torch
@@ -92,8 +92,7 @@ def evaluate(
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.pipeline.defended_models import THREATS, defended_models
-    from iqa_armor.pipeline.load import load_models
+    from iqa_armor.pipeline.load import THREATS, defended_models, load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.table import check_table_file
 

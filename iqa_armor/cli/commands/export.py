@@ -13,7 +13,7 @@ from iqa_armor.cli.console import progress, say, say_next, show_json
 from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 if TYPE_CHECKING:
     from iqa_armor.export.write import Exported

@@ -23,7 +23,7 @@ from iqa_armor.cli.arguments import (
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg
 from iqa_armor.cli.console import say, say_next, show_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.opening import Opening
+from iqa_armor.pipeline.settings import Opening
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.inspect import Inspection

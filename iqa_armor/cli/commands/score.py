@@ -16,8 +16,8 @@ from iqa_armor.cli import arguments
 from iqa_armor.cli.console import Bars, progress, say, scale_note, score_span, show_json, show_table, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
-from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import PASSING, Flag, SettingsModel
 
 if TYPE_CHECKING:
@@ -93,9 +93,8 @@ def score(
         find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
     from iqa_armor.models.training_scores import rescaling
-    from iqa_armor.pipeline.defended_models import defended_model
     from iqa_armor.pipeline.image_files import count_images, listed_images
-    from iqa_armor.pipeline.load import load_model
+    from iqa_armor.pipeline.load import defended_model, load_model
     from iqa_armor.pipeline.score import each_score
 
     kind = _kind(kind, images, output, from_file, resume=resume, json=json)

@@ -9,8 +9,7 @@ from iqa_armor.cli.arguments import Defenses, Draws, JsonOpt, Machine, ModelArg
 from iqa_armor.cli.console import say, show_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import OutputError
-from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.serve_settings import Service
+from iqa_armor.pipeline.settings import Opening, Service
 
 
 @options(without={"threat", "lower_is_better"}, usual=("batch_size", "wait", "timeout", "max_size", "device"))
@@ -33,8 +32,7 @@ def serve(
         iqa-armor serve model.safetensors --port 8000
         curl --data-binary @photo.jpg http://127.0.0.1:8000/score
     """
-    from iqa_armor.pipeline.defended_models import defended_model
-    from iqa_armor.pipeline.load import load_model
+    from iqa_armor.pipeline.load import defended_model, load_model
     from iqa_armor.pipeline.serve import make_app
 
     device = machine.chosen()

@@ -18,8 +18,7 @@ from iqa_armor.cli.arguments import (
 )
 from iqa_armor.cli.console import progress, say, say_next, show_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.opening import Opening
-from iqa_armor.pipeline.purifier_settings import PurifierSettings
+from iqa_armor.pipeline.settings import Opening, PurifierSettings
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.train_purifier import TrainedPurifier
