@@ -133,7 +133,6 @@ UnlabelledOpt = Annotated[
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
-JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
 
 
 def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:
@@ -143,7 +142,7 @@ def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path]
     return [baseline, *models], 0
 
 
-def open_data(spec: str | None, *, seed: int, progress: Progress, labels: Labels | None = None) -> Dataset:
+def open_data(spec: str | None, labels: Labels | None = None, *, seed: int, progress: Progress) -> Dataset:
     """Return the named dataset, or KonIQ-10k at the place that the environment names; say how its labels were read."""
     from iqa_armor.cli.console import say, stderr
     from iqa_armor.data.specs import default_spec, open_dataset

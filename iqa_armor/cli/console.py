@@ -40,6 +40,17 @@ def show_messages() -> None:
     logger.setLevel(logging.INFO)
     logger.propagate = False
     BEAT.set(MINUTE)
+    JSON.set(False)
+
+
+JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was given
+
+
+def show_if_json(value: dict[str, Any]) -> bool:
+    """Write one JSON object to stdout where --json asks for it, and return whether it does."""
+    if JSON.get():
+        show_json(value)
+    return JSON.get()
 
 
 def show_json(value: dict[str, Any]) -> None:
@@ -68,7 +79,10 @@ BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
 def hear(value: str) -> None:
-    """Say more or less from now on: "verbose" or "quiet"; warnings and errors are always told."""
+    """Say more or less from now on: "verbose" or "quiet", or "json"; warnings and errors are always told."""
+    if value == "json":
+        JSON.set(True)
+        return
     BEAT.set(QUIET if value == "quiet" else 5)
     logging.getLogger("iqa_armor").setLevel(logging.WARNING if value == "quiet" else logging.DEBUG)
 
@@ -142,11 +156,10 @@ def show_table(
     stdout.print(table)
 
 
-def show_forecasts(found: Sequence[Forecast], *, as_json: bool, **facts: Any) -> None:
+def show_forecasts(found: Sequence[Forecast], **facts: Any) -> None:
     """Show what a job would take, and that nothing was done; `facts` are for JSON."""
     total = sum(each.seconds for each in found)
-    if as_json:
-        show_json({"dry_run": True, "seconds": total, "forecast": [asdict(each) for each in found], **facts})
+    if show_if_json({"dry_run": True, "seconds": total, "forecast": [asdict(each) for each in found], **facts}):
         return
     for each in found:
         height, width = each.size

@@ -39,13 +39,16 @@ HELP_ALL = Annotated[
 
 
 def common_parameters() -> list[inspect.Parameter]:
-    """Return the parameters of every command: how much is said, and the help on all of them."""
-    said = {"quiet": "Say nothing of progress.", "verbose": "Say more of progress, and what is noticed."}
+    """Return the parameters of every command: the help on all options, and how much is said in which form."""
+    said = {
+        "quiet": ("-q", "Say nothing of progress.", MORE),
+        "verbose": ("-v", "Say more of progress, and what is noticed.", MORE),
+        "json": ("--json", "Write one JSON object to stdout; all else goes to stderr.", None),
+    }
     found: dict[str, Any] = {"help_all": HELP_ALL}
-    for name, text in said.items():
-        flags = (f"-{name[0]}", f"--{name}")
-        option = typer.Option(*flags, is_eager=True, callback=_hear(name), help=text, rich_help_panel=MORE)
-        found[name] = Annotated[bool, option]
+    for name, (flag, text, panel) in said.items():
+        flags = dict.fromkeys((flag, f"--{name}"))
+        found[name] = Annotated[bool, typer.Option(*flags, callback=_hear(name), help=text, rich_help_panel=panel)]
     keyword = inspect.Parameter.KEYWORD_ONLY
     return [inspect.Parameter(name, keyword, default=False, annotation=hint) for name, hint in found.items()]
 

@@ -10,12 +10,13 @@ from pydantic.fields import FieldInfo
 from rich.markup import escape
 
 from iqa_armor.cli.help import MORE, common_parameters
-from iqa_armor.cli.recipes import RECIPE_HINTS, Sources, recipe_parameters
+from iqa_armor.cli.recipes import RECIPE_HINTS, Sources
 from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
 WIDE = 22  # of a metavar in a help text
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
 METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
@@ -35,10 +36,10 @@ def options(
         own = inspect.signature(command).parameters
         made = [one.replace(annotation=hints[name]) for name, one in own.items() if name not in kinds]
         if any(kind.in_recipes for kind in kinds.values()):
-            made += recipe_parameters()
+            hinted = RECIPE_HINTS.items()
+            made += [inspect.Parameter(name, KEYWORD, default=None, annotation=hint) for name, hint in hinted]
         made += [one for kind in kinds.values() for one in _parameters(kind, without, usual)]
-        made = sorted([*made, *common_parameters()], key=lambda one: one.name == "json")  # what all have comes last
-        parameters = {one.name: one.replace(kind=inspect.Parameter.KEYWORD_ONLY) for one in made}
+        parameters = {one.name: one.replace(kind=KEYWORD) for one in made + common_parameters()}
 
         def run(**values: Any) -> None:
             word, changes, shown = (values.pop(name, None) for name in RECIPE_HINTS)
@@ -47,7 +48,7 @@ def options(
                 flags = {key: values[key] for key in kind.model_fields if values.get(key) not in (None, [])}
                 found[name] = sources.read(kind, flags)
             if shown:
-                sources.show(found.values(), as_json=bool(values.get("json")))
+                sources.show(found.values())
                 return
             command(**{name: value for name, value in values.items() if name in hints} | found)
 
@@ -85,7 +86,7 @@ def _parameters(
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]
-        yield inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=typed)
+        yield inspect.Parameter(name, KEYWORD, default=None, annotation=typed)
 
 
 def _metavar(field: FieldInfo) -> str | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import inspect
 import json
 import tomllib
 from collections.abc import Iterable, Mapping
@@ -12,7 +11,7 @@ from typing import Annotated, Any, TypeVar, get_origin
 
 import typer
 
-from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.console import say, show_if_json
 from iqa_armor.errors import ArmorError, RecipeError, UsageError
 from iqa_armor.recipe import read_recipe, shipped_recipes
 from iqa_armor.settings import OneOf, SettingsModel, flag_of, flags_of, marks_of, write_levels, written_type
@@ -36,15 +35,6 @@ RECIPE_HINTS = {
     "changes": Annotated[list[str] | None, CHANGES],
     "print_recipe": Annotated[bool, PRINTED],
 }
-
-
-def recipe_parameters() -> list[inspect.Parameter]:
-    """Return the parameters of every command that takes settings."""
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    defaults = {"recipe": None, "changes": None, "print_recipe": False}
-    return [
-        inspect.Parameter(name, keyword, default=defaults[name], annotation=RECIPE_HINTS[name]) for name in RECIPE_HINTS
-    ]
 
 
 class Sources:
@@ -84,15 +74,16 @@ class Sources:
             self.origins |= {**dict.fromkeys(fields, "default"), **dict.fromkeys(kept, self.recipe), **names}
         return kind.read({**kept, **given}, names=names)
 
-    def show(self, settings: Iterable[SettingsModel], *, as_json: bool) -> None:
+    def show(self, settings: Iterable[SettingsModel]) -> None:
         """Show settings as a recipe would have them, with where each comes from."""
         values: dict[str, Any] = {}
         for each in (each for each in settings if each.in_recipes):
-            values |= {name: flag_of(field).written(getattr(each, name)) for name, field in _fields(each)}
-        if as_json:
-            show_json({"settings": values, "sources": self.origins})
+            fields = type(each).model_fields.items()
+            values |= {name: flag_of(field).written(getattr(each, name)) for name, field in fields}
+        if show_if_json({"settings": values, "sources": self.origins}):
             return
-        lines = {name: "" if value is None else f"{name} = {_toml(value)}" for name, value in values.items()}
+        written = {name: json.dumps(value, ensure_ascii=False) for name, value in values.items()}
+        lines = {name: "" if value == "null" else f"{name} = {value}" for name, value in written.items()}
         width = max(map(len, lines.values()))
         for name, line in lines.items():
             say(f"{line:{width}}  # {self.origins[name]}" if line else f"# {name} is not set")
@@ -134,10 +125,6 @@ def recipe_values(recipe: str) -> dict[str, Any]:
     return stored
 
 
-def _fields(settings: SettingsModel) -> Iterable[tuple[str, Any]]:
-    return type(settings).model_fields.items()
-
-
 def _plain(flag: str) -> str:
     return flag.split("/")[0].removeprefix("--").replace("-", "_")
 
@@ -159,7 +146,3 @@ def _as_flag(field: Any, value: Any) -> Any:
     if flag_of(field).written is write_levels:
         return ",".join(map(str, value)) if isinstance(value, list) else str(value)
     return [value] if get_origin(written_type(field)) is list and not isinstance(value, list) else value
-
-
-def _toml(value: Any) -> str:
-    return json.dumps(list(value) if isinstance(value, tuple) else value, ensure_ascii=False)

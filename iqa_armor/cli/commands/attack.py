@@ -3,19 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_json, show_table
+from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
-
-if TYPE_CHECKING:
-    from iqa_armor.models.base import ScoreScale
-    from iqa_armor.pipeline.attack_files import AttackedImage
 
 
 class AttackSettings(SettingsModel):
@@ -38,7 +34,6 @@ def attack(
     machine: arguments.Machine,
     overwrite: arguments.OverwriteOpt = False,
     dry_run: arguments.DryRunOpt = False,
-    json: arguments.JsonOpt = False,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
@@ -65,23 +60,14 @@ def attack(
             calls, steps = 1 + len(built), sum(map(steps_of, built.values()))
             image, count = defended.prepare(read_image(files[0])), len(files)
             found = forecast(defended, image, device=device, images=count, calls=calls, gradients=steps, batch_size=1)
-            show_forecasts([found], as_json=json)
+            show_forecasts([found])
             return
         done = attack_images(
             defended, images, output, attacks=built, seed=draws.seed, device=device, overwrite=overwrite, progress=bars
         )
-    if json:
-        listed = [entry.as_row() for entry in done]
-        facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed}
-        show_json({**facts, "table": str(output / TABLE), "images": listed})
+    facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
+    if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
-    _show(done, defended.scale)
-    say(f"wrote {len(done)} images and {TABLE} to {output}")
-    words = [word for each in attacks.attacks for word in ("--attack", each)]
-    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())
-
-
-def _show(done: list[AttackedImage], scale: ScoreScale | None) -> None:
     rows = (
         (
             entry.file,
@@ -91,4 +77,7 @@ def _show(done: list[AttackedImage], scale: ScoreScale | None) -> None:
         for entry in done
     )
     headings = ("file", "clean", "attacked", "gain", "L∞·255", "PSNR", "SSIM")
-    show_table(headings, rows, caption=scale_note(scale))
+    show_table(headings, rows, caption=scale_note(defended.scale))
+    say(f"wrote {len(done)} images and {TABLE} to {output}")
+    words = [word for each in attacks.attacks for word in ("--attack", each)]
+    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())

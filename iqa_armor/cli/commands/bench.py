@@ -6,8 +6,8 @@ from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from iqa_armor.cli.arguments import JsonOpt, Machine, ModelsArg
-from iqa_armor.cli.console import progress, show_json, show_table
+from iqa_armor.cli.arguments import Machine, ModelsArg
+from iqa_armor.cli.console import progress, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import BenchSettings, Opening
 
@@ -21,9 +21,7 @@ MEBI = 2**20
     without={"score_range", "lower_is_better"},
     usual=("size", "batches", "repeats", "has_training", "has_memory", "device"),
 )
-def bench(
-    models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine, json: JsonOpt = False
-) -> None:
+def bench(models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine) -> None:
     """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all.
 
     Examples:
@@ -34,10 +32,8 @@ def bench(
 
     with progress() as bars:
         found = benchmark(models, settings, opening=opening, device=machine.chosen(), progress=bars)
-    if json:
-        show_json(found.as_plain())
-        return
-    _show(found, settings)
+    if not show_if_json(found.as_plain()):
+        _show(found, settings)
 
 
 def _show(found: Benchmark, settings: BenchSettings) -> None:

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import JsonOpt, ModelArg, OverwriteOpt, claimed, output_option
-from iqa_armor.cli.console import say, show_json, stderr
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import say, show_if_json, stderr
 from iqa_armor.cli.options import options
 
 LICENCE = typer.Option(metavar="TEXT", help="Licence that the card names. \\[default: as its card says, else unknown]")
@@ -14,14 +14,13 @@ LICENCE = typer.Option(metavar="TEXT", help="Licence that the card names. \\[def
 
 @options()
 def card(
-    model: ModelArg,
+    model: arguments.ModelArg,
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Figures of evaluate --json, or its outcome.json.")
     ] = None,
     licence: Annotated[str | None, LICENCE] = None,
-    output: Annotated[Path | None, output_option("OUT.md", shown="stdout")] = None,
-    overwrite: OverwriteOpt = False,
-    json: JsonOpt = False,
+    output: Annotated[Path | None, arguments.output_option("OUT.md", shown="stdout")] = None,
+    overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """Without -o it is shown. harden and train write one beside their model.
 
@@ -37,10 +36,8 @@ def card(
     known["run"] = {**(known["run"] or {}), **({"licence": licence} if licence else {})}
     text = card_of(known, outcome)
     if output is not None:
-        with claimed(output, overwrite=overwrite):
+        with arguments.claimed(output, overwrite=overwrite):
             write_whole(output, text)
         say(f"wrote {output}", to=stderr)
-    if json:
-        show_json({"card": text, **known})
-    elif output is None:
+    if not show_if_json({"card": text, **known}) and output is None:
         say(text.rstrip())

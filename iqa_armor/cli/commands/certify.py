@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, show_forecasts, show_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import CertifySettings, Opening
 
@@ -29,7 +29,6 @@ def certify(
     report: arguments.ReportOpt = None,
     overwrite: arguments.OverwriteOpt = False,
     dry_run: arguments.DryRunOpt = False,
-    json: arguments.JsonOpt = False,
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing.
 
@@ -37,6 +36,7 @@ def certify(
         iqa-armor certify m.safetensors --data csv:labels.csv --limit 20
         iqa-armor certify m.safetensors photo.jpg --method fs --report bounds.html
     """
+    from iqa_armor.data.images import EXTENSIONS
     from iqa_armor.files import write_whole
     from iqa_armor.pipeline.certify import build_smoothers, certify_images, forecast_certificates
     from iqa_armor.pipeline.load import load_models
@@ -44,7 +44,8 @@ def certify(
     from iqa_armor.report.page import render_page
     from iqa_armor.report.terminal import TerminalReport
 
-    named, images = _sorted(files)
+    images = [path for path in files if path.is_dir() or path.suffix.lower() in EXTENSIONS]
+    named = list(dict.fromkeys(path for path in files if path not in images))
     models, position = arguments.with_baseline(named, baseline)
     if not models:
         raise typer.BadParameter("only images are named; name a MODEL file as well")
@@ -54,23 +55,13 @@ def certify(
     device = machine.chosen()
     with arguments.claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
-        source = images or arguments.open_data(data, seed=settings.seed, progress=bars, labels=labels)
+        source = images or arguments.open_data(data, labels, seed=settings.seed, progress=bars)
         if dry_run:
-            show_forecasts(forecast_certificates(opened, source, settings, smoothers, device), as_json=json)
+            show_forecasts(forecast_certificates(opened, source, settings, smoothers, device))
             return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
         if report is not None:
             write_whole(report, render_page(certification_report(found)))
             say(f"wrote {report}", to=stderr)
-    if json:
-        show_json(found.model_dump(mode="json"))
-        return
-    stdout.print(TerminalReport(certification_report(found)))
-
-
-def _sorted(files: list[Path]) -> tuple[list[Path], list[Path]]:
-    """Return model files, each once, and image files or folders."""
-    from iqa_armor.data.images import EXTENSIONS
-
-    images = [path for path in files if path.is_dir() or path.suffix.lower() in EXTENSIONS]
-    return list(dict.fromkeys(path for path in files if path not in images)), images
+    if not show_if_json(found.model_dump(mode="json")):
+        stdout.print(TerminalReport(certification_report(found)))

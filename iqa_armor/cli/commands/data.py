@@ -6,9 +6,9 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import JsonOpt, Labels, Machine, open_data
+from iqa_armor.cli.arguments import Labels, Machine, open_data
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import progress, say, say_next, show_json, show_table, stderr
+from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table, stderr
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.options import options
 
@@ -31,7 +31,6 @@ def check(
     ],
     labels: Labels,
     machine: Machine,
-    json: JsonOpt = False,
 ) -> None:
     """Show what a dataset holds, read every image once, and see whether its labels rise with quality.
 
@@ -45,14 +44,13 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found = check_data(open_data(spec, seed=0, progress=bars, labels=labels), progress=bars)
-    if json:
-        show_json(found.as_plain())
-    else:
+        found = check_data(open_data(spec, labels, seed=0, progress=bars), progress=bars)
+    is_told = show_if_json(found.as_plain())
+    if not is_told:
         _show(found)
     say(*(f"warning: {warning}" for warning in found.warnings), to=stderr)
     found.problems.raise_if_any("replace or remove these files, then run again")
-    if not json:
+    if not is_told:
         say_next("train", "resnet18", "--data", spec)
 
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 from typing import Annotated
 
-from iqa_armor.cli.arguments import JsonOpt, Machine, OverwriteOpt, claimed, output_option
-from iqa_armor.cli.console import progress, say, show_json, stdout
+from iqa_armor.cli.arguments import Machine, OverwriteOpt, claimed, output_option
+from iqa_armor.cli.console import progress, say, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
 
@@ -22,7 +22,6 @@ def demo(
     machine: Machine,
     output: Annotated[Path, output_option("DIR")] = Path("iqa-armor-demo"),
     overwrite: OverwriteOpt = False,
-    json: JsonOpt = False,
 ) -> None:
     """DIR gets the hardened model, the outcome as JSON and a report. The recipe is fast unless another is named.
 
@@ -44,8 +43,7 @@ def demo(
             hardened.save(model)
             results.write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
             report.write_text(page_of(evaluation), encoding="utf-8")
-    if json:
-        show_json(evaluation.outcome.model_dump(mode="json"))
+    if show_if_json(evaluation.outcome.model_dump(mode="json")):
         return
     say(*ranking_bars(evaluation.outcome), "")
     stdout.print(*in_plain_words(evaluation.outcome), "", sep="\n", markup=False)

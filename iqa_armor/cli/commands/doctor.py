@@ -8,13 +8,13 @@ from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
 
-from iqa_armor.cli.arguments import JsonOpt, Machine
-from iqa_armor.cli.console import say, say_next, show_json
+from iqa_armor.cli.arguments import Machine
+from iqa_armor.cli.console import say, say_next, show_if_json
 from iqa_armor.cli.options import options
 
 
 @options()
-def doctor(machine: Machine, json: JsonOpt = False) -> None:
+def doctor(machine: Machine) -> None:
     """Also where it would write, and whether it may.
 
     Examples:
@@ -22,8 +22,7 @@ def doctor(machine: Machine, json: JsonOpt = False) -> None:
         iqa-armor doctor --json
     """
     found = _found(machine)
-    if json:
-        show_json(found)
+    if show_if_json(found):
         return
     for name, value in found.items():
         parts = value.items() if isinstance(value, dict) else [("", value)]

@@ -9,23 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import typer
 from pydantic import Field
 
-from iqa_armor.cli.arguments import (
-    BaselineOpt,
-    Defenses,
-    DryRunOpt,
-    JsonOpt,
-    Labels,
-    Machine,
-    ModelsArg,
-    OverwriteOpt,
-    ReportOpt,
-    SeveralDataOpt,
-    claimed,
-    open_data,
-    output_option,
-    with_baseline,
-)
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_json, stderr, stdout
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import JSON, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.evaluation.settings import EvaluationSettings
@@ -43,11 +28,11 @@ if TYPE_CHECKING:
     from iqa_armor.results.requirements import Requirement
 
 
-class Compared(Defenses):
+class Compared(arguments.Defenses):
     """Defenses that are compared, each under each threat."""
 
     threat: Literal["both", "adaptive", "bare"] = Field(  # type: ignore[assignment]
-        "both", description=str(Defenses.model_fields["threat"].description)
+        "both", description=str(arguments.Defenses.model_fields["threat"].description)
     )
 
 
@@ -56,16 +41,16 @@ class Compared(Defenses):
     usual=("attacks", "epsilons", "checks", "limit", "purify", "device"),
 )
 def evaluate(
-    models: ModelsArg,
+    models: arguments.ModelsArg,
     settings: EvaluationSettings,
     defenses: Compared,
     opening: Opening,
-    labels: Labels,
-    machine: Machine,
-    baseline: BaselineOpt = None,
-    data: SeveralDataOpt = None,
-    output: Annotated[Path | None, output_option("DIR")] = None,
-    report: ReportOpt = None,
+    labels: arguments.Labels,
+    machine: arguments.Machine,
+    baseline: arguments.BaselineOpt = None,
+    data: arguments.SeveralDataOpt = None,
+    output: Annotated[Path | None, arguments.output_option("DIR")] = None,
+    report: arguments.ReportOpt = None,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -80,9 +65,8 @@ def evaluate(
             "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
         ),
     ] = None,
-    overwrite: OverwriteOpt = False,
-    dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
+    overwrite: arguments.OverwriteOpt = False,
+    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
@@ -101,19 +85,19 @@ def evaluate(
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
-    paths, position = with_baseline(models, baseline)
+    paths, position = arguments.with_baseline(models, baseline)
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
     with ExitStack() as claims:
         targets = {output: True, report: False, scores: False}
         for target, is_folder in ({} if dry_run else targets).items():
-            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
+            claims.enter_context(arguments.claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
         claims.enter_context(going_on(AGAIN, output and output / "identity.json"))
         bars = claims.enter_context(progress())
         opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
-        datasets = [open_data(spec, seed=settings.seed, progress=bars, labels=labels) for spec in data or (None,)]
+        datasets = [arguments.open_data(each, labels, seed=settings.seed, progress=bars) for each in data or (None,)]
         device = machine.chosen()
         if dry_run:
-            show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)
+            show_forecasts(_forecasts(opened, datasets, settings, device))
             return
         found = evaluate_models(
             opened, datasets, baseline=position, settings=settings, output=output, device=device, progress=bars
@@ -121,8 +105,8 @@ def evaluate(
         if not is_main_process():
             return
         _write(found, output=output, scores=scores, report=report)
-    _show(found.outcome, requirements, json=json)
-    if not json:
+    _show(found.outcome, requirements)
+    if not JSON.get():
         say_next("export", models[-1], "-o", models[-1].with_suffix(".onnx"), *opening.words())
 
 
@@ -163,15 +147,13 @@ def page_of(found: Evaluation) -> str:
     return render_page(evaluation_report(found.outcome, found.table, pictures))
 
 
-def _show(outcome: Outcome, requirements: list[Requirement], *, json: bool) -> None:
+def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     """Show the outcome, then fail if a requirement does not hold."""
     from iqa_armor.errors import RequirementError
     from iqa_armor.results.requirements import unmet
 
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome)]
-    if json:
-        show_json(outcome.model_dump(mode="json"))
-    else:
+    if not show_if_json(outcome.model_dump(mode="json")):
         from iqa_armor.report.evaluation import evaluation_report
         from iqa_armor.report.terminal import TerminalReport
 

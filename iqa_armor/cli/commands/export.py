@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iqa_armor.cli.arguments import DataOpt, JsonOpt, Machine, ModelArg, OverwriteOpt, claimed, open_data, output_option
-from iqa_armor.cli.console import progress, say, say_next, show_json
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import progress, say, say_next, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
@@ -22,15 +22,15 @@ if TYPE_CHECKING:
 
 @options(without={"device"})
 def export(
-    model: ModelArg,
-    output: Annotated[Path, output_option("|".join(f"OUT.{name}" for name in FORMATS))],
+    model: arguments.ModelArg,
+    output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
     opening: Opening,
-    machine: Machine,
+    machine: arguments.Machine,
     int8: Annotated[
         bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store weights and activations in 16 bits.")] = False,
-    data: DataOpt = None,
+    data: arguments.DataOpt = None,
     count: Annotated[
         int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
     ] = 64,
@@ -43,8 +43,7 @@ def export(
             "beyond what it gains on MODEL, or of the rank correlation.",
         ),
     ] = 0.02,
-    overwrite: OverwriteOpt = False,
-    json: JsonOpt = False,
+    overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -60,14 +59,13 @@ def export(
     format_of(output)
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
-    with claimed(output, overwrite=overwrite, source=model), progress() as bars:
+    with arguments.claimed(output, overwrite=overwrite, source=model), progress() as bars:
         opened, smaller = load_model(model, opening=opening), None
         if int8 or fp16:
-            dataset = open_data(data, seed=0, progress=bars)
+            dataset = arguments.open_data(data, seed=0, progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
-    if json:
-        show_json(_as_plain(opened, exported))
+    if show_if_json(_as_plain(opened, exported)):
         return
     _show(opened, exported)
     say_next("bench", model, *opening.words())

@@ -6,21 +6,18 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from iqa_armor.cli.arguments import (
-    DataOpt,
-    DryRunOpt,
-    JsonOpt,
-    Labels,
-    Machine,
-    ModelArg,
-    OverwriteOpt,
-    ResumeOpt,
-    UnlabelledOpt,
-    claimed,
-    open_data,
-    output_option,
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import (
+    COMMAND,
+    JSON,
+    progress,
+    say,
+    say_next,
+    show_forecasts,
+    show_if_json,
+    show_table,
+    stderr,
 )
-from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.pipeline.settings import Opening
@@ -32,18 +29,17 @@ if TYPE_CHECKING:
 
 @options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
 def harden(
-    model: ModelArg,
+    model: arguments.ModelArg,
     settings: Recipe,
     opening: Opening,
-    labels: Labels,
-    machine: Machine,
-    output: Annotated[Path | None, output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
-    data: DataOpt = None,
-    unlabelled: UnlabelledOpt = None,
-    overwrite: OverwriteOpt = False,
-    resume: ResumeOpt = False,
-    dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
+    labels: arguments.Labels,
+    machine: arguments.Machine,
+    output: Annotated[Path | None, arguments.output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
+    data: arguments.DataOpt = None,
+    unlabelled: arguments.UnlabelledOpt = None,
+    overwrite: arguments.OverwriteOpt = False,
+    resume: arguments.ResumeOpt = False,
+    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """MODEL stays as it is. A state dict may need --arch (see --help-all).
 
@@ -62,12 +58,16 @@ def harden(
     target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device = machine.chosen()
-    claim = claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
+    claim = arguments.claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), progress() as bars:
         original = load_model(model, opening=opening)
-        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
+        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        more = {} if unlabelled is None else {"unlabelled": open_data(unlabelled, seed=settings.seed, progress=bars)}
+        more = (
+            {}
+            if unlabelled is None
+            else {"unlabelled": arguments.open_data(unlabelled, seed=settings.seed, progress=bars)}
+        )
         result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
@@ -80,13 +80,11 @@ def harden(
             push(target, output)
     say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
     plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
-    if not json:
+    if not JSON.get():
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
-        show_forecasts([found], as_json=json, **plain)
-    elif json:
-        show_json(plain)
-    else:
+        show_forecasts([found], **plain)
+    elif not show_if_json(plain):
         say(f"wrote {target}")
         _say_next(target, model, data, [*labels.words(), *opening.words()])
 

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from iqa_armor.cli.arguments import JsonOpt, ModelArg
-from iqa_armor.cli.console import say, say_next, show_json
+from iqa_armor.cli.arguments import ModelArg
+from iqa_armor.cli.console import say, say_next, show_if_json
 from iqa_armor.cli.options import options
 
 
 @options()
-def info(model: ModelArg, json: JsonOpt = False) -> None:
+def info(model: ModelArg) -> None:
     """What the file records is joined by the card beside it, which has date, command line and source file.
 
     Examples:
@@ -21,8 +21,7 @@ def info(model: ModelArg, json: JsonOpt = False) -> None:
     from iqa_armor.pipeline.hub import fetched
 
     known = describe_file(fetched(model))
-    if json:
-        show_json(known)
+    if show_if_json(known):
         return
     run, made = known["run"] or {}, known["provenance"]
     facts = {name: known[name] for name in ("name", "arch", "sha256", "bytes", "values")} | run

@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from iqa_armor.cli.arguments import JsonOpt, Machine, ModelArg
-from iqa_armor.cli.console import say, say_next, show_json, show_table
+from iqa_armor.cli.arguments import Machine, ModelArg
+from iqa_armor.cli.console import say, say_next, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @options(without={"score_range", "lower_is_better", "device"})
-def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt = False) -> None:
+def inspect(model: ModelArg, opening: Opening, machine: Machine) -> None:
     """Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
 
     Examples:
@@ -27,12 +27,13 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine, json: JsonOpt =
     from iqa_armor.pipeline.load import load_model
 
     found = inspect_model(load_model(model, opening=opening))
-    if json:
-        show_json(asdict(found))
+    if show_if_json(asdict(found)):
         return
     _show_cuts(found)
     if found.grids:
-        _show_grids(found)
+        rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in found.grids)
+        title = "tokens at the end of a transformer's units"
+        show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
     for spectrum in found.spectra:
         _show_spectrum(spectrum)
     say(*found.remarks)
@@ -50,12 +51,6 @@ def _show_cuts(found: Inspection) -> None:
     height, width = found.input_size
     title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}"
     show_table(headings, rows, title=title)
-
-
-def _show_grids(found: Inspection) -> None:
-    rows = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in found.grids)
-    title = "tokens at the end of a transformer's units"
-    show_table(("node", "channels", "grid", "further tokens", "module"), rows, title=title)
 
 
 def _show_spectrum(found: BlockSpectrum) -> None:

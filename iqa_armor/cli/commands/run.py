@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iqa_armor.cli.arguments import DryRunOpt, JsonOpt
-from iqa_armor.cli.console import say, show_json, span, stderr
+from iqa_armor.cli.arguments import DryRunOpt
+from iqa_armor.cli.console import JSON, say, show_if_json, span, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RecipeError
@@ -27,7 +27,6 @@ def run(
     pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="A table per command, in their order.")],
     force: Annotated[bool, typer.Option("--force", help="Run every step, although nothing has changed.")] = False,
     dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
 ) -> None:
     """A table is named as its command, or has command = NAME; its keys are the command's arguments and options.
 
@@ -46,12 +45,11 @@ def run(
     folder = pipeline.absolute().parent
     whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
     with going_on(AGAIN, whole.state):
-        for result in whole.run(force=force, dry=dry_run, quiet=json):
+        for result in whole.run(force=force, dry=dry_run, quiet=JSON.get()):
             found.append(result)
             took = f" ({span(result.seconds)})" if result.status == "done" else ""
             say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
-    if json:
-        show_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
+    show_if_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
     if found[-1].exit_code:
         raise typer.Exit(found[-1].exit_code)
 

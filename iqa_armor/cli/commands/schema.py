@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import json as json_text
+import json
 from collections.abc import Iterator
 from importlib import resources
 from typing import Annotated, Any, Literal, get_args, get_origin
 
 import typer
 
-from iqa_armor.cli.arguments import JsonOpt
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import say, show_json
+from iqa_armor.cli.console import say, show_if_json, show_json
 from iqa_armor.cli.options import options, recipe_kinds
 from iqa_armor.errors import UsageError
 from iqa_armor.settings import SettingsModel, flag_of
@@ -24,7 +23,6 @@ def schema(
     name: Annotated[
         str, typer.Argument(metavar="NAME", help="COMMAND, for its recipes; COMMAND-output, for its --json.")
     ] = "",
-    json: JsonOpt = False,
 ) -> None:
     """Without NAME, all names. dry-run-output and print-recipe-output are what these options write with --json.
 
@@ -34,9 +32,7 @@ def schema(
     """
     if name:
         show_json(schema_of(name))
-    elif json:
-        show_json({"names": schema_names()})
-    else:
+    elif not show_if_json({"names": schema_names()}):
         say(*schema_names())
 
 
@@ -68,7 +64,7 @@ def _outputs() -> dict[str, dict[str, Any]]:
     evaluated, certified = (kind.model_json_schema(by_alias=True) for kind in (Outcome, Certification))
     found = dict.fromkeys(("evaluation", "evaluate-output", "demo-output"), evaluated)
     found |= dict.fromkeys(("certification", "certify-output"), certified)
-    told = json_text.loads(resources.files("iqa_armor.cli").joinpath("outputs.json").read_text(encoding="utf-8"))
+    told = json.loads(resources.files("iqa_armor.cli").joinpath("outputs.json").read_text(encoding="utf-8"))
     return found | {f"{name}-output": {**one, "$defs": told["$defs"]} for name, one in told["outputs"].items()}
 
 

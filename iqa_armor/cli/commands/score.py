@@ -13,7 +13,18 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import Bars, progress, say, scale_note, score_span, show_json, show_table, stderr, stdout
+from iqa_armor.cli.console import (
+    JSON,
+    Bars,
+    progress,
+    say,
+    scale_note,
+    score_span,
+    show_if_json,
+    show_table,
+    stderr,
+    stdout,
+)
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
@@ -83,7 +94,6 @@ def score(
         bool, typer.Option("--strict", help="Exit with 5 in the end if an image could not be scored.")
     ] = False,
     overwrite: arguments.OverwriteOpt = False,
-    json: arguments.JsonOpt = False,
 ) -> None:
     """An image that cannot be scored is told and left out; --resume scores what FILE does not have.
 
@@ -97,7 +107,7 @@ def score(
     from iqa_armor.pipeline.load import defended_model, load_model
     from iqa_armor.pipeline.score import each_score
 
-    kind = _kind(kind, images, output, from_file, resume=resume, json=json)
+    kind = _kind(kind, images, output, from_file, resume=resume)
     device = machine.chosen()
     with ExitStack() as held:
         held.enter_context(arguments.claimed(output, overwrite=overwrite or resume, source=model))
@@ -117,23 +127,22 @@ def score(
         new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
         collected = _write(run.rows(scores(new)), file, kind, columns)
     run.finish(images, strict=strict)
-    if json:
-        listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
-        show_json({"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed})
-    elif kind is None:
+    listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
+    facts = {"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed}
+    if not show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
         show_table(columns, rows, caption=scale_note(opened.scale))
 
 
 def _kind(
-    kind: Format | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool, json: bool
+    kind: Format | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool
 ) -> Format | None:
     """Return in which format rows are written, if they are."""
     if not images and from_file is None:
         raise UsageError("name IMAGEs, or a list of them with --from-file")
     if output is None and (resume or kind == "parquet"):
         raise UsageError(f"{'--resume' if resume else '--format parquet'} takes a file; name it with -o OUT")
-    if json and output is None and kind is not None:
+    if JSON.get() and output is None and kind is not None:
         raise UsageError("--json and --format both write to stdout; leave one away, or name a file with -o OUT")
     if output is None or kind is not None:
         return kind

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import Defenses, Draws, JsonOpt, Machine, ModelArg
-from iqa_armor.cli.console import say, show_json, stdout
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import say, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import OutputError
 from iqa_armor.pipeline.settings import Opening, Service
@@ -14,15 +14,14 @@ from iqa_armor.pipeline.settings import Opening, Service
 
 @options(without={"threat", "lower_is_better"}, usual=("batch_size", "wait", "timeout", "max_size", "device"))
 def serve(
-    model: ModelArg,
+    model: arguments.ModelArg,
     service: Service,
-    defenses: Defenses,
+    defenses: arguments.Defenses,
     opening: Opening,
-    draws: Draws,
-    machine: Machine,
+    draws: arguments.Draws,
+    machine: arguments.Machine,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 is any that is free.")] = 8000,
-    json: JsonOpt = False,
 ) -> None:
     """POST the bytes of an image to /score; /health and /metrics (Prometheus) say how it does.
 
@@ -47,9 +46,7 @@ def serve(
     with listening:
         bound = listening.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
-        if json:
-            show_json({"url": url, "model": opened.name})
-        else:
+        if not show_if_json({"url": url, "model": opened.name}):
             say(f"{opened.name} answers at {url}/score; Ctrl-C ends it")
         stdout.file.flush()
         config = Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(service.timeout) + 1)

@@ -7,19 +7,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from iqa_armor.cli.arguments import (
-    DataOpt,
-    DryRunOpt,
-    JsonOpt,
-    Labels,
-    Machine,
-    OverwriteOpt,
-    ResumeOpt,
-    claimed,
-    open_data,
-    output_option,
-)
-from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_json, show_table
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.pipeline.settings import Opening
@@ -44,10 +33,10 @@ def train(
     ],
     settings: TrainSettings,
     opening: Opening,
-    labels: Labels,
-    machine: Machine,
-    output: Annotated[Path, output_option("OUT")] = Path("trained.safetensors"),
-    data: DataOpt = None,
+    labels: arguments.Labels,
+    machine: arguments.Machine,
+    output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
+    data: arguments.DataOpt = None,
     weights: Annotated[
         Path | None,
         typer.Option(
@@ -55,10 +44,9 @@ def train(
             help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
         ),
     ] = None,
-    overwrite: OverwriteOpt = False,
-    resume: ResumeOpt = False,
-    dry_run: DryRunOpt = False,
-    json: JsonOpt = False,
+    overwrite: arguments.OverwriteOpt = False,
+    resume: arguments.ResumeOpt = False,
+    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
 
@@ -78,15 +66,17 @@ def train(
 
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    claim = claimed(None if dry_run else output, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
+    claim = arguments.claimed(
+        None if dry_run else output, overwrite=overwrite, source=Path(arch), suffix=".safetensors"
+    )
     with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
+        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
         if dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
             found = forecast(model, model.prepare(images[0]), device=device, **work)
-            show_forecasts([found], as_json=json)
+            show_forecasts([found])
             return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
@@ -96,8 +86,7 @@ def train(
             write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
         push(output, place)
-    if json:
-        show_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance})
+    if show_if_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance}):
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")

@@ -5,18 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from iqa_armor.cli.arguments import (
-    DataOpt,
-    JsonOpt,
-    Labels,
-    Machine,
-    ModelArg,
-    OverwriteOpt,
-    claimed,
-    open_data,
-    output_option,
-)
-from iqa_armor.cli.console import progress, say, say_next, show_json, show_table
+from iqa_armor.cli import arguments
+from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening, PurifierSettings
 
@@ -26,15 +16,14 @@ if TYPE_CHECKING:
 
 @options(usual=("attacks", "epsilons", "epochs", "device"))
 def train_purifier(
-    model: ModelArg,
+    model: arguments.ModelArg,
     settings: PurifierSettings,
     opening: Opening,
-    labels: Labels,
-    machine: Machine,
-    output: Annotated[Path, output_option("OUT")] = Path("fcn.safetensors"),
-    data: DataOpt = None,
-    overwrite: OverwriteOpt = False,
-    json: JsonOpt = False,
+    labels: arguments.Labels,
+    machine: arguments.Machine,
+    output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
+    data: arguments.DataOpt = None,
+    overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -50,13 +39,12 @@ def train_purifier(
     from iqa_armor.pipeline.train_purifier import train_purifier
 
     device = machine.chosen()
-    with claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
+    with arguments.claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         opened = load_model(model, opening=opening)
-        dataset = open_data(data, seed=settings.seed, progress=bars, labels=labels)
+        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
         result.save(output)
-    if json:
-        show_json({"output": str(output), **result.provenance})
+    if show_if_json({"output": str(output), **result.provenance}):
         return
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
