@@ -5,7 +5,13 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
+_PASSED = frozenset(
+    getattr(home, name)
+    for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "detach")
+    for home in (torch, Tensor)
+)
 ImageMap = Callable[[Tensor], Tensor]
 
 
@@ -48,3 +54,26 @@ class _Replaced(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, by_values: Tensor) -> tuple[Tensor, None]:  # noqa: ARG004
         return by_values, None
+
+
+class PassThrough(TorchFunctionMode):
+    """While it is entered, rounding, signs and detaching pass gradients on as if they were not there.
+
+    `passed` counts such steps that were met where a gradient was wanted.
+
+    Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1 (BPDA with the identity); finding the steps by
+    intercepting PyTorch's functions is (ours).
+    """
+
+    passed = 0
+
+    def __torch_function__(
+        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
+    ) -> Any:
+        """Replace a step without a gradient by a straight-through one, and leave everything else alone."""
+        rest = kwargs or {}
+        is_step = func in _PASSED and args and isinstance(args[0], Tensor) and args[0].requires_grad
+        if not (is_step and torch.is_grad_enabled()):
+            return func(*args, **rest)
+        self.passed += 1
+        return straight_through(lambda tensor: func(tensor, *args[1:], **rest))(args[0])

@@ -8,9 +8,10 @@ import torch
 from conftest import memory_dataset, small_network
 from torch import Tensor, nn
 
-from iqa_armor.evaluation.attack_gains import AttackGains, PassThrough, exceeds
 from iqa_armor.evaluation.evaluation import evaluate
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.evaluation.strength import AttackGains, exceeds
+from iqa_armor.gradients import PassThrough
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.results.figures import StrengthCheck
 

@@ -63,17 +63,14 @@ def harden(
         original = load_model(model, opening=opening)
         dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        more = (
-            {}
-            if unlabelled is None
-            else {"unlabelled": arguments.open_data(unlabelled, seed=settings.seed, progress=bars)}
-        )
-        result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
+        more = arguments.open_data(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
+        work = hardening.plan if dry_run else hardening.harden
+        result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
         if dry_run:
-            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-            found = forecast(result.model, image, device=device, **work)
+            steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+            found = forecast(result.model, image, device=device, **steps)
         else:
             _save_all(result, target, source=model, seconds=seconds)
             discard(checkpoint)

@@ -66,9 +66,8 @@ def train(
 
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    claim = arguments.claimed(
-        None if dry_run else output, overwrite=overwrite, source=Path(arch), suffix=".safetensors"
-    )
+    target = None if dry_run else output
+    claim = arguments.claimed(target, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
     with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
         dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
