@@ -17,6 +17,7 @@ from iqa_armor.report.evaluation import evaluation_report
 from iqa_armor.report.formatting import brief, model_labels, model_marks
 from iqa_armor.report.page import render_page, spread
 from iqa_armor.report.terminal import TerminalReport
+from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import (
     AttackDifferences,
     AttackFigures,
@@ -26,7 +27,6 @@ from iqa_armor.results.figures import (
     ModelEntry,
     Scale,
     StrengthCheck,
-    declared,
 )
 from iqa_armor.results.outcome import DataEntry, Outcome, Picture, Settings
 from iqa_armor.results.table import Table as ScoreTable

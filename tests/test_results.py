@@ -10,7 +10,8 @@ import pytest
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation.comparison import divide, weighted_mean
 from iqa_armor.evaluation.reductions import REDUCTIONS
-from iqa_armor.results.figures import FIGURES, AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale
+from iqa_armor.results.figure_registry import FIGURES
+from iqa_armor.results.figures import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale
 from iqa_armor.results.outcome import DataEntry, Outcome, Settings
 from iqa_armor.results.requirements import known_paths, parse_requirement, require_path, unmet
 
@@ -210,7 +211,7 @@ def test_every_declared_figure_has_a_path_and_a_reduction() -> None:
 
 
 NEW_FIGURE = """
-from iqa_armor.results.figures import FIGURES, Figure
+from iqa_armor.results.figure_registry import FIGURES, Figure
 FIGURES.append(Figure("median_gain", "attacked", "Median gain", "median change", -1, has_area=True, compared=("area",)))
 
 from conftest import memory_dataset, small_network

@@ -12,7 +12,8 @@ from torch import Tensor
 from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
 from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, srocc
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, gain_score, r_score
-from iqa_armor.results.figures import Figure, Scale, declared
+from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figures import Scale
 from iqa_armor.results.table import CLEAN, Table
 
 Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetFigures

@@ -7,16 +7,8 @@ from itertools import pairwise
 from typing import Literal
 
 from iqa_armor.report.formatting import NORMS, budget
-from iqa_armor.results.figures import (
-    AttackDifferences,
-    AttackFigures,
-    Differences,
-    Figure,
-    Figures,
-    Interval,
-    ModelEntry,
-    declared,
-)
+from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figures import AttackDifferences, AttackFigures, Differences, Figures, Interval, ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"

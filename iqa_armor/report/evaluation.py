@@ -17,7 +17,7 @@ from iqa_armor.report.evaluation_tables import (
 from iqa_armor.report.formatting import budget, listed, plain, row_name, signed
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
-from iqa_armor.results.figures import FIGURES
+from iqa_armor.results.figure_registry import FIGURES
 from iqa_armor.results.outcome import DataEntry, Outcome, Picture
 from iqa_armor.results.table import Table
 

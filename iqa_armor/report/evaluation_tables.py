@@ -31,7 +31,8 @@ from iqa_armor.report.formatting import (
     signed,
     significant,
 )
-from iqa_armor.results.figures import Figure, ModelEntry, declared
+from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another

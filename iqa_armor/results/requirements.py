@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from iqa_armor.errors import UsageError
-from iqa_armor.results.figures import Figure, Interval, ModelEntry, Scale, declared
+from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figures import Interval, ModelEntry, Scale
 from iqa_armor.results.outcome import Outcome
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
