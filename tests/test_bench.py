@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -16,15 +16,21 @@ from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.pipeline import peak_memory as apart
-from iqa_armor.pipeline.bench import benchmark
+from iqa_armor.pipeline import bench
+from iqa_armor.pipeline import timed_model as apart
 from iqa_armor.pipeline.settings import BenchSettings, Opening
-from iqa_armor.pipeline.timed_model import Request, TimedModel, measured_apart
+from iqa_armor.pipeline.timed_model import TimedModel, measured_apart
 from iqa_armor.surgery.splice import splice
 from iqa_armor.surgery.stages import choose
 
 Make = Callable[..., QualityModel]
 QUICK = BenchSettings(batches=(1, 2), repeats=2, has_memory=False)
+
+
+def benchmark(paths: list[Path], settings: BenchSettings | None = None, device: torch.device = CPU) -> SimpleNamespace:
+    """Return what was found with names in place of keys."""
+    found = bench.benchmark(paths, settings, device=device)
+    return SimpleNamespace(models=[SimpleNamespace(**cost) for cost in found["models"]], settings=found["settings"])
 
 
 def saved(folder: Path, model: QualityModel, name: str, *, backend: str | None = None) -> Path:
@@ -48,7 +54,7 @@ def cayley(tmp_path: Path, make_model: Make) -> Path:
 
 
 def test_models_stand_side_by_side(plain: Path, cayley: Path) -> None:
-    first, second = benchmark([plain, cayley], QUICK, device=CPU).models
+    first, second = benchmark([plain, cayley], QUICK).models
     assert (first.name, second.name) == ("plain", "cayley")
     assert second.parameters > first.parameters
     assert second.file_bytes == cayley.stat().st_size > first.file_bytes
@@ -61,7 +67,7 @@ def test_models_stand_side_by_side(plain: Path, cayley: Path) -> None:
 
 
 def test_first_model_has_ratios_of_one(plain: Path) -> None:
-    (cost,) = benchmark([plain], QUICK, device=CPU).models
+    (cost,) = benchmark([plain], QUICK).models
     assert cost.ratio["latency"] == {"1": 1, "2": 1}
     assert [cost.ratio[name] for name in ("parameters", "flops", "file_bytes", "first_call", "training_step")] == [
         1
@@ -69,15 +75,15 @@ def test_first_model_has_ratios_of_one(plain: Path) -> None:
 
 
 def test_cache_is_shown_with_its_bound_and_can_be_done_without(plain: Path, cayley: Path) -> None:
-    first, second = benchmark([plain, cayley], QUICK, device=CPU).models
+    first, second = benchmark([plain, cayley], QUICK).models
     assert first.cache_bytes == first.cache_limit_bytes == 0
     assert 0 < second.cache_bytes <= second.cache_limit_bytes
-    (without,) = benchmark([cayley], QUICK.model_copy(update={"has_cache": False}), device=CPU).models
+    (without,) = benchmark([cayley], QUICK.model_copy(update={"has_cache": False})).models
     assert without.cache_bytes == without.cache_limit_bytes == 0
 
 
 def test_parts_left_out_are_not_measured(plain: Path) -> None:
-    found = benchmark([plain], QUICK.model_copy(update={"has_training": False}), device=CPU)
+    found = benchmark([plain], QUICK.model_copy(update={"has_training": False}))
     assert found.models[0].training_step is None
     assert found.models[0].peak_memory == {}
 
@@ -87,12 +93,12 @@ def test_equal_names_are_told_apart_by_their_folders(tmp_path: Path, plain: Path
     twin = tmp_path / "b" / plain.name
     twin.write_bytes(plain.read_bytes())
     settings = BenchSettings(batches=(1,), repeats=1, has_memory=False, has_training=False)
-    assert [cost.name for cost in benchmark([plain, twin], settings, device=CPU).models] == [str(plain), str(twin)]
+    assert [cost.name for cost in benchmark([plain, twin], settings).models] == [str(plain), str(twin)]
 
 
 def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
     settings = BenchSettings(batches=(1,), repeats=1, size=(64, 64), has_training=False)
-    found = benchmark([cayley], settings, device=CPU)
+    found = benchmark([cayley], settings)
     (cost,) = found.models
     assert set(cost.peak_memory) == {"inference"}
     assert (cost.peak_memory["inference"] or 0) > 4 * cost.parameters
@@ -102,7 +108,7 @@ def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(plain: Path) -> None:
     def peak(batch: int) -> int:
-        return measured_apart(Request(plain, Opening(), (128, 128), batch, "training", None, 1)) or 0
+        return measured_apart(plain, Opening(), (128, 128), batch, "training", None) or 0
 
     # The maps of the first convolution alone are 16 × 64 × 64 × 4 bytes per image.
     assert peak(128) > peak(1) + 127 * 2**18
@@ -117,17 +123,12 @@ def test_memory_is_measured_where_the_mark_cannot_be_reset(monkeypatch: pytest.M
 
 def test_failing_process_is_an_error_with_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(ArmorError, match="there is no model file"):
-        measured_apart(Request(tmp_path / "absent.pt", Opening(), (32, 32), 1, "inference", None, 1))
-
-
-def test_requests_survive_the_way_to_the_process(tmp_path: Path) -> None:
-    request = Request(tmp_path, Opening(arch="resnet18", input_size=(8, 8)), (8, 8), 1, "training", 0, 1)
-    assert pickle.loads(pickle.dumps(request)) == request
+        measured_apart(tmp_path / "absent.pt", Opening(), (32, 32), 1, "inference", None)
 
 
 def test_benchmark_leaves_the_file_alone(plain: Path) -> None:
     before = plain.read_bytes()
-    benchmark([plain], QUICK, device=CPU)
+    benchmark([plain], QUICK)
     assert plain.read_bytes() == before
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -18,56 +18,12 @@ from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.settings import BenchSettings, Opening
-from iqa_armor.pipeline.timed_model import Request, Task, TimedModel, cuda_peak, measured_apart
+from iqa_armor.pipeline.timed_model import Task, TimedModel, cuda_peak, measured_apart
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.reading import reading
 
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What one model costs; times are medians over the rounds, in seconds, memory is in bytes.
-
-    Args:
-        size: (height, width) of its images.
-        flops: Operations of scoring one image, as `count_flops` counts them.
-        first_call: Time of a call on the smallest batch that finds every cache empty.
-        latency: Time of a call, by batch.
-        throughput: Images per second, by batch.
-        training_step: Time of forward, backward and AdamW update at the training batch, or None if left out.
-        cache_bytes: What its orthogonal layers keep for the next call.
-        cache_limit_bytes: The most they would keep.
-        peak_memory: Of the first call at the largest batch ("inference") and of a training step ("training").
-        ratio: Each figure over the first model's, times as the median of the rounds' ratios; null where that is 0.
-    """
-
-    name: str
-    size: tuple[int, int]
-    parameters: int
-    flops: int
-    file_bytes: int
-    first_call: float
-    latency: dict[str, float]
-    throughput: dict[str, float]
-    training_step: float | None
-    cache_bytes: int
-    cache_limit_bytes: int
-    peak_memory: dict[str, int | None]
-    ratio: dict[str, Any]
-
-
-@dataclass(frozen=True)
-class Benchmark:
-    """The costs of several models, whose ratios refer to the first, and how they were measured."""
-
-    models: tuple[Cost, ...]
-    settings: dict[str, Any]
-
-    def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
-        return {"schema": "iqa-armor/bench/1", **asdict(self)}
 
 
 def benchmark(
@@ -77,11 +33,17 @@ def benchmark(
     opening: Opening | None = None,
     device: torch.device | None = None,
     progress: Progress = automatic,
-) -> Benchmark:
+) -> dict[str, Any]:
     """Measure the models of several files side by side; the files are only read.
 
     Every round times every model, in an order that turns round from round to round, so that a busy machine
     is busy for all of them. Calls that prepare anything come before the rounds.
+
+    Returns:
+        Plain values for JSON, as the schema bench-output says: "settings", and in "models" what each costs. Times are
+        medians over the rounds, in seconds, and memory is in bytes: "first_call" finds every cache empty, "cache_bytes"
+        is what orthogonal layers keep for the next call, "peak_memory" that of the first call at the largest batch and
+        of a training step, "ratio" each figure over the first model's, times as the median of the rounds' ratios.
 
     Raises:
         UsageError: If there is no file, or a network does not take such images.
@@ -116,22 +78,19 @@ class _BenchedModel:
 
     def figures(self) -> dict[str, Any]:
         names = ("file_bytes", "flops", "first_call", "latency", "training_step", "peak_memory")
-        return {
-            "parameters": sum(each.numel() for each in self.model.model.parameters()),
-            **{name: getattr(self, name) for name in names},
-        }
+        return {"parameters": self.model.parameters, **{name: getattr(self, name) for name in names}}
 
-    def cost(self, first: _BenchedModel) -> Cost:
+    def cost(self, first: _BenchedModel) -> dict[str, Any]:
         figures = self.figures()
-        return Cost(
-            name=self.model.model.name,
-            size=self.model.size,
-            throughput={batch: int(batch) / _middle(times) for batch, times in self.latency.items()},
-            cache_bytes=self.cache_bytes,
-            cache_limit_bytes=sum(cache.limit for cache in self.model.caches),
-            ratio=_over(figures, first.figures()),
+        return {
+            "name": self.model.model.name,
+            "size": self.model.size,
             **_middle(figures),
-        )
+            "throughput": {batch: int(batch) / _middle(times) for batch, times in self.latency.items()},
+            "cache_bytes": self.cache_bytes,
+            "cache_limit_bytes": sum(cache.limit for cache in self.model.caches),
+            "ratio": _over(figures, first.figures()),
+        }
 
 
 @dataclass(frozen=True)
@@ -142,7 +101,7 @@ class _Bench:
     device: torch.device
     progress: Progress
 
-    def run(self) -> Benchmark:
+    def run(self) -> dict[str, Any]:
         for run in self.runs:
             for batch in self.settings.batches:  # so that later calls find the libraries ready
                 run.model.score(run.model.images(batch))
@@ -158,7 +117,8 @@ class _Bench:
                 self._time_step(run)
                 run.training_step.clear()  # the first step sets up the optimizer
             self._rounds("timing training steps", self._time_step)
-        return Benchmark(tuple(run.cost(self.runs[0]) for run in self.runs), self._described())
+        costs = [run.cost(self.runs[0]) for run in self.runs]
+        return {"schema": "iqa-armor/bench/1", "models": costs, "settings": self._described()}
 
     def _rounds(self, task: str, time_one: Callable[[_BenchedModel], None], *, most: int | None = None) -> None:
         count = min(self.settings.repeats, most or self.settings.repeats)
@@ -185,21 +145,17 @@ class _Bench:
             if self.device.type == "cuda":
                 run.peak_memory[task] = cuda_peak(run.model, task, batch)
             else:
-                limit, threads = self.settings.cache_limit, torch.get_num_threads()
-                request = Request(run.path, self.opening, run.model.size, batch, task, limit, threads)
-                run.peak_memory[task] = measured_apart(request)
+                limit = self.settings.cache_limit
+                run.peak_memory[task] = measured_apart(run.path, self.opening, run.model.size, batch, task, limit)
             self.progress(f"measuring memory of {task}", number, len(self.runs))
 
     def _described(self) -> dict[str, Any]:
-        is_cuda = self.device.type == "cuda"
+        is_cuda, settings = self.device.type == "cuda", self.settings
         return {
             "device": torch.cuda.get_device_name(self.device) if is_cuda else platform.processor() or "cpu",
             "threads": torch.get_num_threads(),
             "torch": torch.__version__,
-            "batches": list(self.settings.batches),
-            "training_batch": self.settings.training_batch,
-            "repeats": self.settings.repeats,
-            "cache_limit": self.settings.cache_limit,
+            **{name: getattr(settings, name) for name in ("batches", "training_batch", "repeats", "cache_limit")},
             "memory_method": "allocator statistics" if is_cuda else "resident set of a fresh process",
         }
 

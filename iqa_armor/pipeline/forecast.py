@@ -2,7 +2,6 @@
 
 import math
 import statistics
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -17,7 +16,7 @@ from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.timed_model import TimedModel
+from iqa_armor.pipeline.timed_model import TimedModel, largest_resident
 
 ROUNDS = 3
 
@@ -83,8 +82,8 @@ def forecast(
     if epochs:
         step = batch * _median(timed, timed.train, max(2, batch))
         seconds += epochs * math.ceil(images / batch_size) * step
-    parameters = sum(each.numel() for each in model.parameters())
-    return Forecast(model.name, (height, width), parameters, flops, images, call, seconds, _peak(device))
+    memory = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else largest_resident()
+    return Forecast(model.name, (height, width), timed.parameters, flops, images, call, seconds, memory)
 
 
 def forecast_attacks(
@@ -128,13 +127,3 @@ def slowdown(original: QualityModel, other: QualityModel, image: Tensor, device:
 def _median(timed: TimedModel, work: Any, batch: int) -> float:
     """Return seconds per image; the first call, which prepares, does not count."""
     return statistics.median([timed.seconds(work, batch) for _ in range(1 + ROUNDS)][1:]) / batch
-
-
-def _peak(device: torch.device) -> int | None:
-    if device.type == "cuda":
-        return int(torch.cuda.max_memory_allocated(device))
-    if sys.platform == "win32":
-        return None
-    import resource
-
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

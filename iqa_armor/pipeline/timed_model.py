@@ -1,19 +1,16 @@
 """A model on the bench: what is timed, and the peak memory of its work."""
 
-import json
-import pickle
-import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
 
+from iqa_armor.bounded import EndedError, Worker
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.cache import CachingModule
@@ -23,6 +20,7 @@ from iqa_armor.pipeline.settings import Opening
 Task = Literal["inference", "training"]
 # A step small enough that hundreds of them leave any network finite.
 LEARNING_RATE = 1e-6
+LONGEST = 86_400.0  # seconds that a measurement of memory may take
 
 
 class TimedModel:
@@ -39,6 +37,11 @@ class TimedModel:
         for cache in self.caches:
             cache.limit = cache.limit if cache_limit is None else cache_limit
         self._optimizer: torch.optim.Optimizer | None = None
+
+    @property
+    def parameters(self) -> int:
+        """Number of its parameters."""
+        return sum(each.numel() for each in self.model.parameters())
 
     @property
     def own_bytes(self) -> int:
@@ -106,36 +109,36 @@ class TimedModel:
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-@dataclass(frozen=True)
-class Request:
-    """What a process of its own shall measure: one task on `batch` images of `size`, with as many threads as here."""
-
-    path: Path
-    opening: Opening
-    size: tuple[int, int]
-    batch: int
-    task: Task
-    cache_limit: int | None
-    threads: int
-
-
-def measured_apart(request: Request) -> int | None:
+def measured_apart(
+    path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
+) -> int | None:
     """Return the peak memory in bytes of a model's first call in a fresh process, or None where unknown here.
 
-    That is the model's parameters and buffers plus the growth of the resident set while it works, caches,
-    gradients and optimizer state included. A process that fails is an ArmorError.
+    That is the model's parameters and buffers plus the growth of the resident set while it does one task on `batch`
+    images of `size`, caches, gradients and optimizer state included. A process that fails is an ArmorError.
     """
-    code = "from iqa_armor.pipeline.timed_model import main; main()"
-    # Our own request to our own process: nothing foreign is unpickled.
-    done = subprocess.run([sys.executable, "-c", code], input=pickle.dumps(request), capture_output=True, check=False)
-    if done.returncode != 0:
-        lines = done.stderr.decode(errors="replace").strip().splitlines() or [f"exit code {done.returncode}"]
+    worker = Worker(bounds_memory=False)
+    work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
+    words = str(path), opening.model_dump(mode="json"), work
+    try:
+        peak: int | None = worker.call("iqa_armor.pipeline.timed_model:measure", *words, seconds=LONGEST)[0]
+    except (ArmorError, EndedError) as error:
         raise ArmorError(
-            f"the process that measures the memory of {request.path} failed: {lines[-1]}; "
-            "--no-memory leaves that figure out"
-        )
-    answer: int | None = json.loads(done.stdout.decode().strip().splitlines()[-1])
-    return answer
+            f"the process that measures the memory of {path} failed: {error}; --no-memory leaves that figure out"
+        ) from error
+    finally:
+        worker.close()
+    return peak
+
+
+def measure(path: str, opening: dict[str, Any], work: dict[str, Any], _: bytes) -> tuple[int | None, bytes]:
+    """Return what `measured_apart` asks for, measured in this process."""
+    torch.set_num_threads(work["threads"])
+    model = load_model(Path(path), opening=Opening(**opening))
+    timed = TimedModel(model, size=tuple(work["size"]), device=torch.device("cpu"), cache_limit=work["cache_limit"])
+    images = timed.images(work["batch"])
+    grown = _growth(lambda: timed.work(work["task"])(images))
+    return None if grown is None else grown + timed.own_bytes, b""
 
 
 def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
@@ -154,43 +157,32 @@ def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
     return torch.cuda.max_memory_allocated(model.device) - before + model.own_bytes
 
 
-def main() -> None:
-    """Answer the request on stdin with one line of JSON."""
-    request: Request = pickle.load(sys.stdin.buffer)
-    torch.set_num_threads(request.threads)
-    model = load_model(request.path, opening=request.opening)
-    timed = TimedModel(model, size=request.size, device=torch.device("cpu"), cache_limit=request.cache_limit)
-    images = timed.images(request.batch)
-    grown = _growth(lambda: timed.work(request.task)(images))
-    sys.stdout.write(f"\n{json.dumps(None if grown is None else grown + timed.own_bytes)}\n")
-
-
 def _growth(work: Callable[[], None]) -> int | None:
     """Return by how much the resident set's highest mark passes its size before `work`.
 
     Linux lets a process reset that mark; elsewhere the mark that loading left is the start, which can only
     make the growth look smaller.
     """
-    if _reset_mark():
+    is_reset = False
+    with suppress(OSError):
+        CLEAR.write_text("5")
+        is_reset = STATUS.is_file() and "VmHWM" in STATUS.read_text()
+    if is_reset:
         before = _kilobytes("VmRSS")
         work()
         return 1024 * max(0, _kilobytes("VmHWM") - before)
+    start = largest_resident()
+    work()
+    return None if start is None else (largest_resident() or start) - start
+
+
+def largest_resident() -> int | None:
+    """Return the largest resident set of this process so far, in bytes; None where it is not known."""
     if sys.platform == "win32":
         return None
     import resource
 
-    unit = 1 if sys.platform == "darwin" else 1024
-    start = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    work()
-    return unit * (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - start)
-
-
-def _reset_mark() -> bool:
-    try:
-        CLEAR.write_text("5")
-    except OSError:
-        return False
-    return STATUS.is_file() and "VmHWM" in STATUS.read_text()
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
 
 
 def _kilobytes(field: str) -> int:

@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import asdict
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from iqa_armor.cli.arguments import Machine, ModelsArg
 from iqa_armor.cli.console import progress, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import BenchSettings, Opening
-
-if TYPE_CHECKING:
-    from iqa_armor.pipeline.bench import Benchmark
 
 MEBI = 2**20
 
@@ -32,18 +28,17 @@ def bench(models: ModelsArg, settings: BenchSettings, opening: Opening, machine:
 
     with progress() as bars:
         found = benchmark(models, settings, opening=opening, device=machine.chosen(), progress=bars)
-    if not show_if_json(found.as_plain()):
+    if not show_if_json(found):
         _show(found, settings)
 
 
-def _show(found: Benchmark, settings: BenchSettings) -> None:
-    plain = [asdict(cost) for cost in found.models]
+def _show(found: dict[str, Any], settings: BenchSettings) -> None:
+    plain, used = found["models"], found["settings"]
     rows = [["image", *("{}x{}".format(*cost["size"]) for cost in plain)]]
     rows += [
         [heading, *(_cell(cost, path, written) for cost in plain)] for heading, path, written in _figures(settings)
     ]
     kept = (f"{_memory(cost['cache_bytes'])} of {_memory(cost['cache_limit_bytes'])}" for cost in plain)
-    used = found.settings
     show_table(
         ["", *(cost["name"] for cost in plain)],
         [*rows, ["kept between calls", *kept]],
