@@ -221,9 +221,7 @@ def _ranks_across_layers(criterion: object) -> bool:
 
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
     """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated.
-
-    Raises:
-        RecipeError: If it is neither, or cannot be read.
+    Raises RecipeError if it is neither, or cannot be read.
     """
     shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
     with reading(path, RecipeError, says="is not TOML", advice="name a recipe as harden takes it"):

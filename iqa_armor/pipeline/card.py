@@ -40,9 +40,7 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     """Return what a model file and the card beside it say, as plain values; `run` is None without a card.
 
     What two runs of one command differ in (date, machine, places) stands in the card, so that the file is the same.
-
-    Raises:
-        ModelLoadError: If it is no model file of ours.
+    Raises ModelLoadError if it is no model file of ours.
     """
     path = Path(path)
     stored, (_, tensors) = read_metadata(path), read_header(path)

@@ -98,9 +98,7 @@ def start_model(
     With it come the names of its network's tensors that are from no file; None where none is.
     `arch` may also be a model file to train further. Weights that an architecture's factory brings along count as
     fresh, since it does not tell.
-
-    Raises:
-        ModelLoadError: If there is no such architecture, or too few of the weights fit.
+    Raises ModelLoadError if there is no such architecture, or too few of the weights fit.
     """
     from iqa_armor.models.build import build
     from iqa_armor.models.checkpoints import read_checkpoint

@@ -76,9 +76,7 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float) -> SurgeryProof:
     """Return the proof that two tensors are equal.
-
-    Raises:
-        SurgeryError: If they are not.
+    Raises SurgeryError if they are not.
     """
     apart = _apart(before, after)
     if not apart <= tolerance:
