@@ -32,9 +32,7 @@ OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
 
 def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
-    """Return the methods by their words.
-    Raises UsageError if a word or value is not allowed, or no method has a setting that is given.
-    """
+    """Return the methods by their words; a UsageError if one is not allowed, or no method has a setting."""
     given = {key: value for key in OPTIONS if (value := getattr(settings, key)) is not None}
     found: dict[str, Any] = {word: SMOOTHERS.read(word) for word in settings.methods}
     for key in given:

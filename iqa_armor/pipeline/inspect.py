@@ -38,9 +38,7 @@ class Inspection:
 
 
 def inspect_model(model: QualityModel) -> Inspection:
-    """Trace a model, find its cuts and measure its blocks.
-    Raises SurgeryError if it cannot be traced, or has neither a convolution nor tokens.
-    """
+    """Trace a model, find its cuts and measure its blocks; a SurgeryError without a convolution and tokens."""
     size = model.preprocessing.size or KONIQ_SIZE
     traced = trace(model.network, torch.zeros(1, 3, *size))
     lineage = Lineage(traced)

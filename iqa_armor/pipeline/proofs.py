@@ -75,9 +75,7 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
 
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float) -> SurgeryProof:
-    """Return the proof that two tensors are equal.
-    Raises SurgeryError if they are not.
-    """
+    """Return the proof that two tensors are equal, or raise a SurgeryError."""
     apart = _apart(before, after)
     if not apart <= tolerance:
         raise SurgeryError(f"{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}")

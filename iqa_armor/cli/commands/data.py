@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -11,9 +11,6 @@ from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table, stderr
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.options import options
-
-if TYPE_CHECKING:
-    from iqa_armor.pipeline.data import DataCheck, SizeSummary
 
 data = typer.Typer(no_args_is_help=True, help=COMMANDS["data"], add_completion=False)
 
@@ -44,34 +41,28 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found = check_data(open_data(spec, labels, seed=0, progress=bars), progress=bars)
-    is_told = show_if_json(found.as_plain())
+        found, problems = check_data(open_data(spec, labels, seed=0, progress=bars), progress=bars)
+    is_told = show_if_json(found)
     if not is_told:
         _show(found)
-    say(*(f"warning: {warning}" for warning in found.warnings), to=stderr)
-    found.problems.raise_if_any("replace or remove these files, then run again")
+    say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
+    problems.raise_if_any("replace or remove these files, then run again")
     if not is_told:
         say_next("train", "resnet18", "--data", spec)
 
 
-def _show(found: DataCheck) -> None:
-    say(found.spec)
-    rows = (
-        (part.split, str(part.images), *("–" if n is None else f"{n:.4g}" for n in (part.low, part.high, part.mean)))
-        for part in found.splits
-    )
+def _show(found: dict[str, Any]) -> None:
+    say(found["data"]["spec"])
+    rows = []
+    for split, part in found["splits"].items():
+        scores = (part[name] for name in ("low", "high", "mean"))
+        rows.append((split, str(part["images"]), *("–" if each is None else f"{each:.4g}" for each in scores)))
     show_table(("split", "images", "lowest score", "highest", "mean"), rows)
-    say(f"labels: {found.labels or 'none'}")
-    if found.direction is not None:
-        measured = f"{found.direction.measure} on {found.direction.images} images"
-        say(f"direction: SROCC {found.direction.correlation:.3f} of the labels with {measured}")
-    if found.sizes is not None:
-        say(_sizes(found.sizes))
-
-
-def _sizes(sizes: SizeSummary) -> str:
-    """Return the sizes as HEIGHTxWIDTH in words."""
-    smallest, largest, commonest = ("{}x{}".format(*s) for s in (sizes.smallest, sizes.largest, sizes.commonest))
-    if sizes.different == 1:
-        return f"sizes: all {commonest}"
-    return f"sizes: {smallest} to {largest}, {sizes.share:.0%} are {commonest} ({sizes.different} different)"
+    say(f"labels: {found['data']['labels'] or 'none'}")
+    if direction := found["direction"]:
+        measured = f"{direction['measure']} on {direction['images']} images"
+        say(f"direction: SROCC {direction['correlation']:.3f} of the labels with {measured}")
+    if sizes := found["sizes"]:
+        smallest, largest, commonest = ("{}x{}".format(*sizes[name]) for name in ("smallest", "largest", "commonest"))
+        rest = f"{sizes['share']:.0%} are {commonest} ({sizes['different']} different)"
+        say(f"sizes: all {commonest}" if sizes["different"] == 1 else f"sizes: {smallest} to {largest}, {rest}")

@@ -21,16 +21,6 @@ def doctor(machine: Machine) -> None:
         iqa-armor doctor
         iqa-armor doctor --json
     """
-    found = _found(machine)
-    if show_if_json(found):
-        return
-    for name, value in found.items():
-        parts = value.items() if isinstance(value, dict) else [("", value)]
-        say(f"{name}:", *(f"  {part} {told}".replace("   ", "  ") for part, told in parts))
-    say_next("demo")
-
-
-def _found(machine: Machine) -> dict[str, Any]:
     import torch
 
     from iqa_armor.data.specs import KONIQ10K_VARIABLE
@@ -38,18 +28,20 @@ def _found(machine: Machine) -> dict[str, Any]:
     from iqa_armor.pipeline.card import versions
 
     here = Path.cwd()
-    return {
+    free = f"{shutil.disk_usage(here).free / 2**30:.1f} GiB"
+    found: dict[str, dict[str, Any]] = {
         "versions": versions(),
         "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
         "processors": {"usable": usable_processors(), "threads of an operation": torch.get_num_threads()},
         "extras": _extras(),
-        "disk": {
-            "folder": str(here),
-            "free": f"{shutil.disk_usage(here).free / 2**30:.1f} GiB",
-            "writable": os.access(here, os.W_OK),
-        },
+        "disk": {"folder": str(here), "free": free, "writable": os.access(here, os.W_OK)},
         "data": {KONIQ10K_VARIABLE: os.environ.get(KONIQ10K_VARIABLE, "not set")},
     }
+    if show_if_json(found):
+        return
+    for name, value in found.items():
+        say(f"{name}:", *(f"  {part} {told}" for part, told in value.items()))
+    say_next("demo")
 
 
 def _extras() -> dict[str, str]:

@@ -38,6 +38,5 @@ def info(model: ModelArg) -> None:
 
 
 def _written(value: Any) -> str:
-    if isinstance(value, dict):
-        return ", ".join(f"{name} {each}" for name, each in value.items())
-    return "–" if value is None else str(value)
+    told = ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else value
+    return "–" if told is None else str(told)
