@@ -220,7 +220,7 @@ def _ranks_across_layers(criterion: object) -> bool:
 
 
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
-    """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated, or raise a RecipeError."""
+    """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated; else a RecipeError."""
     shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
     with reading(path, RecipeError, says="is not TOML", advice="name a recipe as harden takes it"):
         try:

@@ -112,19 +112,17 @@ class Bars:
         self.bars.update(self.tasks[task], completed=done, total=total or None)
 
     def _line(self, task: str, done: int, total: int) -> None:
-        now, beat = time.monotonic(), BEAT.get()
-        if task not in self.started or now - self.told[task] >= beat or done == total:
-            since = self.started.setdefault(task, now)
-            self.told[task] = now
-            if done == total:
-                del self.started[task]  # it may be done once more
-            if done == total and task not in self.details:
-                stderr.print(f"{task}: {total} done", markup=False)
-            elif not total:
-                stderr.print(f"{task}: {done} so far", markup=False)
-            elif done < total:
-                left = f", about {span((now - since) / done * (total - done))} left" if now > since and done else ""
-                stderr.print(f"{task}: {done} of {total}{left}", markup=False)
+        now = time.monotonic()
+        if task in self.started and now - self.told[task] < BEAT.get() and done != total:
+            return
+        since, self.told[task] = self.started.setdefault(task, now), now
+        left = f", about {span((now - since) / done * (total - done))} left" if now > since and done else ""
+        text = f"{done} of {total}{left}" if total else f"{done} so far"
+        if done == total:
+            del self.started[task]  # it may be done once more
+            text = "" if task in self.details else f"{total} done"
+        if text:
+            stderr.print(f"{task}: {text}", markup=False)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -32,7 +33,6 @@ from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import PASSING, Flag, SettingsModel
 
 if TYPE_CHECKING:
-    from iqa_armor.models.base import QualityModel
     from iqa_armor.pipeline.score import Scored
 
 Row = dict[str, Any]
@@ -102,6 +102,7 @@ def score(
         iqa-armor score model.safetensors photos/ -o scores.csv --scale percentile
         find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
+    from iqa_armor.evaluation.scale import measure_training_scores
     from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.image_files import count_images, listed_images
     from iqa_armor.pipeline.load import defended_model, load_model
@@ -113,13 +114,13 @@ def score(
         held.enter_context(arguments.claimed(output, overwrite=overwrite or resume, source=model))
         bars = held.enter_context(progress())
         opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
-        _measure(opened, scale_data if scale else None, seed=draws.seed, bars=bars)
+        if scale and scale_data is not None:
+            known = arguments.open_data(scale_data, seed=draws.seed, progress=bars).training()
+            measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
         means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}
         columns = ("image", "score", *means)
 
-        def scores(files: Iterable[Path]) -> Iterator[Scored]:
-            return each_score(opened, files, device=device, seed=draws.seed, **throughput.model_dump())
-
+        scores = partial(each_score, opened, device=device, seed=draws.seed, **throughput.model_dump())
         run = _Run(bars, count_images(images or (), from_file), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:
@@ -150,15 +151,6 @@ def _kind(
     if found is None:
         raise UsageError(f"cannot tell what {output} is to be; name it .csv, .jsonl or .parquet, or give --format")
     return found  # type: ignore[no-any-return]
-
-
-def _measure(model: QualityModel, data: str | None, *, seed: int, bars: Bars) -> None:
-    """Let a model know what the training images of a dataset score, if one is named."""
-    if data is not None:
-        from iqa_armor.evaluation.scale import measure_training_scores
-
-        images = arguments.open_data(data, seed=seed, progress=bars).training()
-        measure_training_scores(model, images, lambda done: bars("scoring training images", done, len(images)))
 
 
 def _write(rows: Iterator[Row], file: RowFile | None, kind: Format | None, columns: Sequence[str]) -> list[Row]:
@@ -202,11 +194,8 @@ class _Run:
         for one in found:
             if one.error is None:
                 self.scored += 1
-                yield {
-                    "image": str(one.path),
-                    "score": one.score,
-                    **{name: mean(one.score) for name, mean in self.means.items()},
-                }
+                meant = {name: mean(one.score) for name, mean in self.means.items()}
+                yield {"image": str(one.path), "score": one.score, **meant}
             else:
                 self.first = self.first or one.error
                 self.failed.append({"image": str(one.path), "reason": str(one.error)})
