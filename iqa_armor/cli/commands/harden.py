@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Mapping
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli.arguments import (
+    SEED,
     DataOpt,
     DryRunOpt,
     JsonOpt,
@@ -15,16 +19,21 @@ from iqa_armor.cli.arguments import (
     ModelArg,
     OverwriteOpt,
     ResumeOpt,
+    SeedsOpt,
     UnlabelledOpt,
+    at_seeds,
     claimed,
+    following,
     open_data,
     output_option,
 )
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
+from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
+from iqa_armor.results.seeds import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
@@ -41,6 +50,7 @@ def harden(
     data: DataOpt = None,
     unlabelled: UnlabelledOpt = None,
     overwrite: OverwriteOpt = False,
+    seeds: SeedsOpt = 1,
     resume: ResumeOpt = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -50,6 +60,7 @@ def harden(
     Examples:
         iqa-armor harden model.pt --data csv:labels.csv
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden model.pt --data csv:labels.csv --seeds 3 -o 'h-{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
@@ -59,7 +70,16 @@ def harden(
     from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
+    suffix = f"-{SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
+    output = output or model.with_name(f"{model.stem}-hardened{suffix}")
+    target = local_target(output)
+    if seeds > 1 and not dry_run:
+        several = {seed: settings.model_copy(update={"seed": seed}) for seed in following(settings, seeds)}
+        _each(several, output, model, overwrite=overwrite, resume=resume, json=json)
+        if not json:
+            again = ["--seeds", str(seeds), "--seed", str(settings.seed)]
+            _say_next(target, model, data, [*again, *labels.words(), *opening.words()])
+        return
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device = machine.chosen()
     claim = claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
@@ -83,12 +103,44 @@ def harden(
     if not json:
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
-        show_forecasts([found], as_json=json, **plain)
+        show_forecasts([found] * seeds, as_json=json, **plain)
     elif json:
         show_json(plain)
     else:
         say(f"wrote {target}")
         _say_next(target, model, data, [*labels.words(), *opening.words()])
+
+
+def _each(
+    several: Mapping[int, Recipe], output: Path, model: Path, *, overwrite: bool, resume: bool, json: bool
+) -> None:
+    """Run this command with one seed after the other, but for what is finished, and show what the files record."""
+    from iqa_armor.artifact.storage import read_metadata
+    from iqa_armor.cli import load_command
+    from iqa_armor.pipeline.hub import local_target
+
+    words, found = COMMAND.get()[2:], dict[str, Any]()
+    places = at_seeds(output, several)
+    for place in places:
+        with claimed(local_target(place), overwrite=overwrite or resume, source=model, suffix=".safetensors"):
+            pass  # what cannot be written should not cost the first hardening
+    for (seed, recipe), place in zip(several.items(), places, strict=True):
+        file, said = local_target(place), [*words, "--seeds", "1", "--seed", str(seed), "--out", str(place)]
+        if not (resume and file.exists()):
+            COMMAND.set(("iqa-armor", "harden", *said))
+            with going_on(RESUME, local_target(places[0])), redirect_stdout(sys.stderr if json else sys.stdout):
+                load_command("harden").main(said, standalone_mode=False)
+        stored: Any = read_metadata(file)
+        if Recipe.read(stored["recipe"]) != recipe:
+            raise UsageError(f"{file} was made by another recipe; replace it with --overwrite, without --resume")
+        found[str(file)] = stored["provenance"]["held_out_srocc"]
+    mean, spread = mean_and_spread(list(found.values()))
+    if json:
+        show_json({"seeds": list(several), "outputs": list(found), "held_out_srocc": mean, "spread": spread})
+        return
+    rows = ((step, f"{value:.3f}", f"{spread[step]:.3f}") for step, value in mean.items() if step in spread)
+    title = f"SROCC on held-out training images over seeds {', '.join(map(str, several))}"
+    show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
