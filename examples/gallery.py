@@ -1,24 +1,29 @@
 """Harden one small network of every timm family, and pyiqa's metrics, with the defaults; say what happened to each.
 
     python examples/gallery.py examples/gallery.md
-    python examples/gallery.py out.md --only resnet --only regnet --seconds 120
-    python examples/gallery.py pyiqa.md --pyiqa
+    python examples/gallery.py examples/gallery.md --pyiqa
+    python examples/gallery.py out.md --only resnet --only regnet --seconds 60
 
 Random weights and a few generated images: this asks whether surgery works and proves itself, not what it buys. Each
-network has a process of its own and a limit of time; what is hardened is stored and reloaded in a fresh process in
-which timm cannot be imported, and must give the same scores. What of pyiqa is refused is tried again with
-`--allow-source`. Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
+network has a process of its own with one thread and a limit of processor time, which other programs do not change as
+they do the clock's; what is hardened is stored and reloaded in a fresh process in which timm cannot be imported, and
+must give the same scores. What of pyiqa is refused is tried again with `--allow-source`. Rows are kept beside the
+table, in a file of JSON lines: a run goes on where the last one stopped, and families that `--only` names are tried
+again. Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
+import resource
 import subprocess
 import sys
 import tempfile
-import time
 from collections.abc import Sequence
+from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -34,26 +39,38 @@ model, kept = load_model(sys.argv[1]), torch.load(sys.argv[2], weights_only=True
 with torch.inference_mode():
     print(json.dumps(float((model(kept["images"]) - kept["scores"]).abs().max())))
 """
+PAGE = """# Networks of other packages, hardened with the defaults
+
+Written by [gallery.py](gallery.py): random weights, no fine-tuning, a process of its own with one thread for each
+network, stored and reloaded in a fresh process without the package that it came from. Seconds are processor time, all
+of it: building, hardening, storing and reloading. A proof is the largest difference from the original without the
+removed channels, in the spread of the scores; none stands where scores hardly differ between images or are random.
+"""
 
 
 def main(arguments: Sequence[str]) -> None:
-    """Write the table."""
+    """Write the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("output", type=Path, help="Markdown file to write")
-    parser.add_argument("--only", action="append", default=[], metavar="FAMILY", help="families to try; all without")
-    parser.add_argument("--seconds", type=float, default=120.0, help="limit of time per network")
+    parser.add_argument("--only", action="append", default=[], metavar="FAMILY", help="families to try (again)")
+    parser.add_argument("--seconds", type=int, default=120, help="limit of processor time per network")
     parser.add_argument("--pyiqa", action="store_true", help="try pyiqa's no-reference metrics instead")
     parser.add_argument("--one", metavar="NETWORK", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
     if given.one:
         sys.stdout.write(json.dumps(harden_one(given.one)) + "\n")
         return
-    rows = []
-    for family, name in (metrics() if given.pyiqa else smallest(given.only)).items():
-        row = {"family": family, "network": name, **in_own_process(name, given.seconds)}
-        rows.append(row)
-        sys.stderr.write(f"{family}: {row['outcome']} ({row['seconds']:.0f} s)\n")
-        given.output.write_text(table(rows), encoding="utf-8")
+    package = "pyiqa" if given.pyiqa else "timm"
+    kept = given.output.with_suffix(".jsonl")
+    rows = {row["family"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    networks = (metrics if given.pyiqa else smallest)(given.only)
+    for family, name in networks.items():
+        if family in rows and family not in given.only:
+            continue
+        rows[family] = {"package": package, "family": family, "network": name, **in_own_process(name, given.seconds)}
+        sys.stderr.write(f"{family}: {rows[family]['outcome']} ({rows[family]['seconds']:.0f} s)\n")
+        kept.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
+        given.output.write_text(page(list(rows.values())), encoding="utf-8")
 
 
 def smallest(only: Sequence[str]) -> dict[str, str]:
@@ -77,28 +94,45 @@ def smallest(only: Sequence[str]) -> dict[str, str]:
     return found
 
 
-def metrics() -> dict[str, str]:
+def metrics(only: Sequence[str]) -> dict[str, str]:
     """Return a metric of each of pyiqa's architectures that need no reference image."""
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     known = (
         (facts["metric_opts"]["type"], name) for name, facts in DEFAULT_CONFIGS.items() if facts["metric_mode"] == "NR"
     )
-    return {kind: f"pyiqa:{name}" for kind, name in reversed(list(known))}
+    found = {kind: f"pyiqa:{name}" for kind, name in reversed(list(known))}
+    return {kind: name for kind, name in found.items() if not only or kind in only}
 
 
-def in_own_process(name: str, seconds: float) -> dict[str, object]:
-    """Return the outcome of one network."""
-    start = time.monotonic()
+def in_own_process(name: str, seconds: int) -> dict[str, object]:
+    """Return the outcome of one network and the processor time that it took."""
     command = [sys.executable, __file__, "unused", "--one", name]
+    before = processor_seconds()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=seconds, check=False)
+        done = subprocess.run(
+            command,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=20 * seconds,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds)),
+        )
     except subprocess.TimeoutExpired:
-        return {"outcome": f"no end within {seconds:.0f} s", "seconds": seconds}
-    spent = time.monotonic() - start
+        return {"outcome": f"no end within {20 * seconds} s of the clock", "seconds": processor_seconds() - before}
+    spent = processor_seconds() - before
+    if done.returncode < 0 and spent >= seconds:
+        return {"outcome": f"no end within {seconds} s", "seconds": spent}
     if done.returncode != 0:
-        return {"outcome": f"crash: {done.stderr.strip().splitlines()[-1][:200]}", "seconds": spent}
+        return {"outcome": f"crash: {done.stderr.strip().splitlines()[-1]}", "seconds": spent}
     return {**json.loads(done.stdout.strip().splitlines()[-1]), "seconds": spent}
+
+
+def processor_seconds() -> float:
+    """Return the processor time of all processes that this one started and that ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
 
 
 def harden_one(name: str) -> dict[str, object]:
@@ -164,16 +198,24 @@ def hardened(model: QualityModel) -> dict[str, object]:
     return row
 
 
+def page(rows: Sequence[dict[str, object]]) -> str:
+    """Return both tables."""
+    parts = [PAGE]
+    for package in ("timm", "pyiqa"):
+        found = [row for row in rows if row["package"] == package]
+        if found:
+            parts.append(f"## {package} {version(package)}, torch {version('torch')}\n\n{table(found)}")
+    return "\n".join(parts)
+
+
 def table(rows: Sequence[dict[str, object]]) -> str:
     """Return the rows in Markdown, and how many were hardened of those with convolutional stages."""
     lines = ["| family | network | outcome | removed | proof | seconds |", "|---|---|---|---|---|---|"]
-    for row in rows:
+    for row in sorted(rows, key=lambda row: str(row["family"])):
         proof = "" if row.get("proof") is None else f"{row['proof']:.0e}"
-        figures = (f"{row['share']:.1%}", proof) if "share" in row else ("", "")
-        text = str(row["outcome"]).replace("|", "\\|")
-        lines.append(
-            f"| {row['family']} | {row['network']} | {text} | {figures[0]} | {figures[1]} | {row['seconds']:.0f} |"
-        )
+        share = f"{row['share']:.1%}" if "share" in row else ""
+        text = str(row["outcome"]).replace("|", "\\|").replace("\n", " ")
+        lines.append(f"| {row['family']} | {row['network']} | {text} | {share} | {proof} | {row['seconds']:.0f} |")
     convolutional = [row for row in rows if int(row.get("convolutions", 2)) > 1]
     done = sum(str(row["outcome"]).startswith("hardened") for row in convolutional)
     lines += ["", f"{done} of {len(convolutional)} networks with convolutional stages were hardened.", ""]

@@ -208,6 +208,7 @@ class Registry(Mapping[str, T], Generic[T]):
         key, _, written = pair.partition("=")
         is_settled = not is_dataclass(value) or isinstance(value, type)
         types = {} if is_settled else {f.name: type(getattr(value, f.name)) for f in fields(value) if f.init}
+        types = {name: kind for name, kind in types.items() if issubclass(kind, Setting)}
         if key not in types:
             allowed = f"known are {', '.join(types)}" if types else "it has none"
             raise self.error(f"unknown {self.kind} setting {key!r}; {allowed}")

@@ -101,6 +101,7 @@ def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
     assert found.settings["memory_method"] == "resident set of a fresh process"
 
 
+@pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(plain: Path) -> None:
     def peak(batch: int) -> int:
         return measured_apart(Request(plain, Opening(), (128, 128), batch, "training", None, 1)) or 0

@@ -94,6 +94,10 @@ def test_nested_and_prefixed_weights_are_found(stored: object, tmp_path: Path) -
 OTHER: OrderedDict[str, Tensor] = network().state_dict()
 
 
+def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {f"{prefix}{name}": value for name, value in weights.items()}
+
+
 @pytest.mark.parametrize(
     "averaged",
     [
@@ -152,6 +156,37 @@ def test_averages_that_lack_weights_are_not_opened(tmp_path: Path) -> None:
     assert "'ema' are not opened, since they lack 0.weight" in said
 
 
+def shadows(weights: dict[str, Tensor]) -> dict[str, object]:
+    """Return averages as torch_ema saves them: the parameters in their order, without names."""
+    values = [value for name, value in weights.items() if "running" not in name and "tracked" not in name]
+    return {"decay": 0.99, "num_updates": 5, "shadow_params": values, "collected_params": None}
+
+
+@pytest.mark.parametrize("raw", [OTHER, prefixed(OTHER, "module.")])
+@pytest.mark.parametrize(("ema", "key"), [("ema", "ema.shadow_params"), ("averages", "averages.shadow_params")])
+def test_averages_without_names_take_those_of_the_weights_beside_them(
+    raw: dict[str, Tensor], ema: str, key: str, tmp_path: Path
+) -> None:
+    stored = {"model": raw, ema: shadows(WEIGHTS), "epoch": 3}
+    for chosen in (None, key):
+        state = loaded(stored, tmp_path, weights_key=chosen)[0]
+        assert torch.equal(state["0.weight"], WEIGHTS["0.weight"])
+        assert torch.equal(state["2.bias"], WEIGHTS["2.bias"])
+    assert torch.equal(loaded(stored, tmp_path, weights_key="model")[0]["0.weight"], OTHER["0.weight"])
+    said = loaded(stored, tmp_path)[1]
+    assert f"the averaged weights under {key!r} have names and buffers of those under 'model'" in said
+
+
+def test_averages_without_names_that_match_nothing_are_named(tmp_path: Path) -> None:
+    few = {**shadows(WEIGHTS), "shadow_params": [WEIGHTS["0.weight"]]}
+    state, said = loaded({"model": OTHER, "ema": few}, tmp_path)
+    assert equal(state, OTHER)
+    assert "the averaged weights under 'ema.shadow_params' are a list without names" in said
+    for stored, key in (({"ema": few}, None), ({"model": OTHER, "ema": few}, "ema")):
+        with pytest.raises(ModelLoadError, match=r"under 'ema.shadow_params' are a list without names.*state_dict\(\)"):
+            opened(stored, tmp_path, weights_key=key)
+
+
 def test_a_single_set_under_another_key_is_opened_and_named(tmp_path: Path) -> None:
     state, said = loaded({"my_net": WEIGHTS, "range": torch.tensor([0.0, 100.0])}, tmp_path)
     assert equal(state, WEIGHTS)
@@ -165,10 +200,6 @@ def test_several_sets_of_which_none_is_usual_are_asked_about(tmp_path: Path) -> 
     assert equal(loaded(stored, tmp_path, weights_key="student")[0], OTHER)
     with pytest.raises(ModelLoadError, match=r"no weights under 'pupil'; it has 'teacher', 'student'"):
         opened(stored, tmp_path, weights_key="pupil")
-
-
-def prefixed(weights: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
-    return {f"{prefix}{name}": value for name, value in weights.items()}
 
 
 COUNTED = {"total_ops": torch.zeros(1), "0.total_params": torch.zeros(1), "2.total_ops": torch.zeros(1)}

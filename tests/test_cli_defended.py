@@ -15,7 +15,7 @@ from iqa_armor.cli import app
 from iqa_armor.results.outcome import Outcome
 
 CPU = ("--device", "cpu")
-QUICK = ("--limit", 4, "--batch-size", 4, "--attack", "pgd2", "--epsilon", 4, "--eot", 2, *CPU)
+QUICK = ("--limit", 4, "--batch-size", 4, "--attack", "pgd2", "--epsilon", 4, "--ranking-epsilon", 1, "--eot", 2, *CPU)
 
 
 def run(*arguments: object) -> Any:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import json
 import tomllib
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
-from conftest import memory_dataset, small_network, write_images
+import torch
+from conftest import ARCH, memory_dataset, small_network, write_images
 from jsonschema import Draft202012Validator
 from typer.testing import CliRunner
 
 import iqa_armor
-from iqa_armor import Preprocessing, QualityModel, save_model
+from iqa_armor import Preprocessing, QualityModel, load_model, save_model
+from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.cli import app
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.options import recipe_kinds
@@ -60,7 +63,9 @@ def test_shipped_recipes_fit_the_schema_of_harden(name: str) -> None:
 def test_outputs_fit_their_schemas(tmp_path: Path) -> None:
     labels = write_images(tmp_path / "images", count=8) / "labels.csv"
     few = (MODEL, "--data", f"csv:{labels}", "--limit", 2, "--device", "cpu", "--json")
-    validator("evaluation").validate(json.loads(run("evaluate", *few, "--attack", "pgd1", "--epsilon", 4).stdout))
+    validator("evaluation").validate(
+        json.loads(run("evaluate", *few, "--attack", "pgd1", "--epsilon", 4, "--ranking-epsilon", 1).stdout)
+    )
     validator("certification").validate(json.loads(run("certify", *few, "--samples", 40).stdout))
 
 
@@ -118,6 +123,31 @@ def test_what_harden_writes_fits_its_schema(hardened: Path) -> None:
     validator("harden-output").validate(found)
     assert list(validator("harden-output").iter_errors({**found, "mistyped": 1}))
     assert list(validator("harden-output").iter_errors({**found, "output": 1}))
+
+
+def test_files_that_a_model_comes_from_are_recorded(tmp_path: Path) -> None:
+    labels, source = write_images(tmp_path / "images", count=24) / "labels.csv", tmp_path / "mine.py"
+    source.write_text(ARCH)
+    states = {"student": small_network(1).state_dict(), "teacher": small_network(2).state_dict()}
+    torch.save(states, tmp_path / "m.pt")
+    words = [tmp_path / "m.pt", "--arch", f"{source}:make", "--data", f"csv:{labels}", "--epochs", 0, "--json"]
+    assert "choose with --weights-key" in run("harden", *words, "-o", tmp_path / "no.safetensors").stderr
+    files = (tmp_path / "m.pt", source, labels)
+    for key, seed in (("student", 1), ("teacher", 2)):
+        out = tmp_path / f"{key}.safetensors"
+        done = run("harden", *words, "--prune", 0, "--weights-key", key, "-o", out)
+        assert done.exit_code == 0, done.stderr
+        validator("harden-output").validate(json.loads(done.stdout))
+        told = read_metadata(out)["provenance"]
+        expected = [{"name": path.name, "sha256": sha256(path.read_bytes()).hexdigest()} for path in files]
+        assert told["source"]["files"] == [{**expected[0], "key": key}, expected[1]]
+        assert told["data"]["files"] == expected[2:]
+        assert torch.equal(load_model(out).network.get_parameter("0.weight"), small_network(seed)[0].weight)
+    trained = ("-o", tmp_path / "trained.safetensors", "--weights", tmp_path / "m.pt", "--weights-key", "student")
+    done = run("train", f"{source}:make", *words[3:5], "--epochs", 1, *trained)
+    assert done.exit_code == 0, done.stderr
+    told = read_metadata(tmp_path / "trained.safetensors")["provenance"]["source"]["files"]
+    assert [(file["name"], file.get("key")) for file in told] == [("m.pt", "student"), ("mine.py", None)]
 
 
 def test_every_output_has_a_schema_and_a_name() -> None:

@@ -79,7 +79,7 @@ def test_the_attack_is_evaluated_as_an_object_and_from_its_file(model: QualityMo
     path = write("An attack", tmp_path)
     word, kind = f"{path}:Halving", import_object(str(path), "Halving", kind="attack")
     attacks = (word, f"{word}:steps=1", kind(steps=2))
-    settings = EvaluationSettings(attacks=attacks, epsilons=(2 / 255, 8 / 255), resamples=20)
+    settings = EvaluationSettings(attacks=attacks, epsilons=(2 / 255, 8 / 255), ranking="none", resamples=20)
     found = evaluate([model], [memory_dataset(4, 6)], settings=settings).outcome.models[0].attacks
     whole, half, three_quarters = (attack.abs_gain["8"] for attack in found.values())
     assert all(0 < attack.abs_gain["2"] < attack.abs_gain["8"] for attack in found.values())
@@ -213,7 +213,7 @@ assert [block.orthogonal.__class__.__name__ for block in opened.modules() if isi
 ]
 assert export_model(opened, folder / "hardened.gz").format == "compressed torch.export"
 
-settings = EvaluationSettings(attacks=("halving", "pgd1"), epsilons=(2 / 255, 8 / 255), resamples=20)
+settings = EvaluationSettings(attacks=("halving", "pgd1"), epsilons=(2 / 255, 8 / 255), ranking="none", resamples=20)
 outcome = evaluate([base, opened], [dataset], settings=settings, baseline=0).outcome
 assert Outcome.from_json(outcome.to_json()) == outcome
 found = json.loads(outcome.to_json())["models"][1]

@@ -15,7 +15,13 @@ from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.results.figures import StrengthCheck
 
 SETTINGS = EvaluationSettings(
-    attacks=("pgd1", "pgd8"), epsilons=(2 / 255, 4 / 255), checks=True, check_images=6, limit=6, resamples=20
+    attacks=("pgd1", "pgd8"),
+    epsilons=(2 / 255, 4 / 255),
+    ranking="none",
+    checks=True,
+    check_images=6,
+    limit=6,
+    resamples=20,
 )
 
 

@@ -31,7 +31,9 @@ from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import Table
 
 SCALE = ScoreScale(-1, 1)
-SETTINGS = EvaluationSettings(attacks=("pgd8",), epsilons=(2 / 255, 4 / 255), batch_size=4, resamples=20, eot=2)
+SETTINGS = EvaluationSettings(
+    attacks=("pgd8",), epsilons=(2 / 255, 4 / 255), ranking_epsilons=(1 / 255,), batch_size=4, resamples=20, eot=2
+)
 COUNT = 6
 UNAWARE = " (unaware attack)"
 

@@ -30,6 +30,7 @@ from iqa_armor.results.table import Table
 SETTINGS = EvaluationSettings(
     attacks=("pgd1", "pgd8", "square:queries=5", "stadv:iterations=1"),
     epsilons=(2 / 255, 4 / 255),
+    ranking_epsilons=(1 / 255,),
     batch_size=4,
     resamples=50,
 )

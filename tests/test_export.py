@@ -155,8 +155,12 @@ def test_cayley_without_pooling_exports_too(tmp_path: Path) -> None:
     assert_same_scores(export_model(model, tmp_path / "out.onnx").path, model, (3, 3, 32, 40))
 
 
-@pytest.mark.parametrize("blocks", [1, pytest.param(2, marks=pytest.mark.slow)])
-@pytest.mark.parametrize("backend", BACKENDS)
+SLOW = pytest.mark.slow
+
+
+@pytest.mark.parametrize(
+    ("backend", "blocks"), [("cayley", 1), *(pytest.param(name, 2, marks=SLOW) for name in BACKENDS)]
+)
 def test_hardened_resnet_gives_its_scores_in_both_formats(backend: str, blocks: int, tmp_path: Path) -> None:
     model = hardened_resnet(backend, blocks)
     for suffix in SUFFIXES:

@@ -42,7 +42,7 @@ def model(*, backend: str | None = None) -> QualityModel:
     ("precision", "backend"),
     [
         ("int8", None),
-        ("fp16", "aoc"),
+        pytest.param("fp16", "aoc", marks=pytest.mark.slow),
         pytest.param("int8", "cayley", marks=pytest.mark.slow),
         pytest.param("fp16", "cayley", marks=pytest.mark.slow),
     ],

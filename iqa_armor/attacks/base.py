@@ -54,6 +54,15 @@ class Fitted(Attack, Protocol):
         """
 
 
+@runtime_checkable
+class Borrowing(Attack, Protocol):
+    """An attack that tries what moves other models, too."""
+
+    @property
+    def sources(self) -> tuple[ScoreFn, ...]:
+        """Scores of these models; a field, which no word sets."""
+
+
 class LinfAttack(Limited):
     """An attack whose budget limits the change of a pixel value."""
 

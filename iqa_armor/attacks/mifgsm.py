@@ -76,13 +76,18 @@ class AMIFGSM(MIFGSM):
 
 
 def local_contrast(images: Tensor) -> Tensor:
-    """Return how busy images (N, 3, H, W) in [0, 1] are, (N,), from 0, flat, to 0.5; at least float32.
+    """Return how busy images are, (N,), the mean of their `contrast_map`."""
+    return contrast_map(images).mean((1, 2, 3))
 
-    It is the mean over pixels of the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the
-    borders (ours).
+
+def contrast_map(images: Tensor) -> Tensor:
+    """Return how busy images (N, 3, H, W) in [0, 1] are at each pixel, (N, 1, H, W), from 0, flat, to 0.5.
+
+    It is the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the borders (ours); at least
+    float32.
     """
     gray = images.to(torch.promote_types(images.dtype, torch.float32)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero
     pooled = partial(avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)
     mean, power = pooled(gray), pooled(gray.square())
-    return (power - mean.square()).clamp_min(0).sqrt().mean((1, 2, 3))
+    return (power - mean.square()).clamp_min(0).sqrt()

@@ -1,5 +1,6 @@
 """Score, attack and compare models on datasets."""
 
+import logging
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,12 +12,13 @@ import numpy as np
 import torch
 
 import iqa_armor
+from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.comparison import Summary, compared
 from iqa_armor.evaluation.cost import count_flops
-from iqa_armor.evaluation.journal import Journal, current_shard
+from iqa_armor.evaluation.journal import Journal, current_shard, model_digest
 from iqa_armor.evaluation.reductions import Reduction
 from iqa_armor.evaluation.run import Run, on_device, prepare_for
 from iqa_armor.evaluation.scoring import score_datasets
@@ -28,6 +30,8 @@ from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import DataEntry, Outcome
 from iqa_armor.results.table import CLEAN, Table
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, repr=False)
@@ -98,15 +102,17 @@ def evaluate(
     versions = {"iqa_armor": iqa_armor.__version__, "torch": torch.__version__, "python": platform.python_version()}
     # What the rows of the table follow from: not how they are summed up.
     rest = stated.model_dump(mode="json", exclude={"device", "resamples", "confidence"})
-    identity = {
+    identity: dict[str, Any] = {
         "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
         "settings": {**rest, "fit_images": settings.fit_images},
         "versions": versions,
     }
+    lender = None if reference is None else models[names.index(reference)]
+    if lender is not None and settings.borrows:
+        identity["lender"] = model_digest(lender)
     journal = Journal(None if output is None else Path(output), identity=identity, shard=current_shard(device))
-    run = Run(datasets, settings, device, journal, progress)
-    lender, weights = None if reference is None else models[names.index(reference)], [each.weight for each in data]
-    measured = [_measure(run, model, lender=lender, weights=weights) for model in models]
+    run = Run(datasets, settings, device, journal, progress, lender)
+    measured = [_measure(run, model, [each.weight for each in data]) for model in models]
     base = next((each for each in measured if each[0].name == reference), None)
     entries = tuple(entry if base is None else compared(entry, summary, *base) for entry, summary in measured)
     outcome = Outcome(models=entries, baseline=reference, data=data, settings=stated, versions=versions)
@@ -114,16 +120,15 @@ def evaluate(
     return Evaluation(outcome, table, models, run)
 
 
-def _measure(
-    run: Run, model: QualityModel, *, lender: QualityModel | None, weights: Sequence[float]
-) -> tuple[ModelEntry, Summary]:
-    """Return the entry of one model and what it follows from; the lender's attacks are tried on other models."""
-    settings, first = run.settings, run.datasets[0]
-    with on_device(model, run.device):
+def _measure(run: Run, model: QualityModel, weights: Sequence[float]) -> tuple[ModelEntry, Summary]:
+    """Return the entry of one model and what it follows from."""
+    settings, first, lender = run.settings, run.datasets[0], run.lender_for(model)
+    if settings.borrows and run.lender not in (lender, model):
+        logger.warning("attacks on the baseline are not tried on %s, whose images have another size", model.name)
+    with on_device(model, run.device), on_device(lender or model, run.device), frozen(lender or model):
         scale, tables = run.scale(model), score_datasets(run, model)
         flops = count_flops(model, prepare_for(model, first)(run.images(first)[0]))
-        surrogate = None if model is lender else lender
-        checks = check_strength(run, model, surrogate=surrogate) if settings.checks else ()
+        checks = check_strength(run, model) if settings.checks else ()
     defense = {}
     if isinstance(model, Defended):
         defense = {"defense": model.description, "defends": undefended(model).name, "threat": model.threat}

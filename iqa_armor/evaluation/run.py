@@ -2,12 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks.base import Attack, Batches, Fitted, frozen
+from iqa_armor.attacks.base import Attack, Batches, Borrowing, Fitted, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
 from iqa_armor.attacks.plan import Plan
 from iqa_armor.data.base import Dataset, ImageSet
@@ -32,6 +32,7 @@ class Run:
     device: torch.device
     journal: Journal = field(default_factory=Journal)
     progress: Progress = silent
+    lender: QualityModel | None = None  # the baseline, attacks on which are tried on the others too
     _scales: dict[QualityModel, Scale] = field(default_factory=dict)
     _learned: dict[tuple[QualityModel, str], tuple[Attack, ...]] = field(default_factory=dict)
 
@@ -67,6 +68,22 @@ class Run:
         scale = measure_scale(model, images, prepare=prepare, batch_size=self.settings.batch_size, on_batch=told)
         return Scale(**asdict(scale), source=f"measured on {len(images)} training images of {dataset.spec}")
 
+    def lender_for(self, model: QualityModel) -> QualityModel | None:
+        """Return what attacks on a model borrow from: the baseline behind its defenses, if its images are as large.
+
+        It is on the device and frozen while the other is evaluated.
+        """
+        lender = None if self.lender is None else undefended(self.lender)
+        is_other = lender is not None and lender is not model
+        return lender if is_other and lender.preprocessing.size == model.preprocessing.size else None  # type: ignore[union-attr]
+
+    def lent(self, model: QualityModel, attack: Attack) -> Attack:
+        """Return an attack on a model with the baseline among its sources, where it borrows and there is one to."""
+        lender = self.lender_for(model)
+        if lender is None or not isinstance(attack, Borrowing):
+            return attack
+        return replace(attack, sources=(*attack.sources, lender))  # type: ignore[type-var]
+
     def plan(self, model: QualityModel) -> Plan:
         """Return the attacks on a model by name, one per budget; as in `attack`."""
         return {name: self.attack(model, name) for name in self.settings.named_attacks()}
@@ -77,7 +94,7 @@ class Run:
         Attacks that learn do so once per attacked model, by itself for each budget: on training images of the first
         dataset that has any, else on the images that are reported, which favours the attacker.
         """
-        attack = self.settings.named_attacks()[name]
+        attack = self.lent(model, self.settings.named_attacks()[name])
         budgets = at_budgets(attack, self.settings.epsilons)
         if not isinstance(attack, Fitted):
             return budgets

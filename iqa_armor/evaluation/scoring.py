@@ -120,7 +120,8 @@ class _SetScorer:
         run, done, rows = self.run, 0, []
         names = self.images.names[number * run.settings.batch_size :]
         plan = run.plan(self.model)
-        ranking: Plan = {RANKING: attacks} if (attacks := run.settings.ranking_attacks()) else {}
+        turning = [run.lent(self.model, attack) for attack in run.settings.ranking_attacks()]
+        ranking: Plan = {RANKING: turning} if turning else {}
         plain, ranked = ({}, {**plan, **ranking}) if run.settings.direction == "rank" else (plan, ranking)
         for pixels in parts:
             now = names[done : done + len(pixels)]

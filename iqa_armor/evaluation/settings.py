@@ -102,6 +102,13 @@ class EvaluationSettings(SettingsModel):
                 raise UsageError(f"{name} learns one pattern for one direction, so it cannot attack a ranking")
 
     @property
+    def borrows(self) -> bool:
+        """Whether an attack tries what moves the baseline."""
+        from iqa_armor.attacks.base import Borrowing
+
+        return any(isinstance(each, Borrowing) for each in (*self._named.values(), *self.ranking_attacks()))
+
+    @property
     def sign(self) -> Literal[1, -1]:
         """Way that gains are counted in: along the attack where it is one on the ranking."""
         return -1 if self.direction == -1 else 1
@@ -162,8 +169,8 @@ def _describe(attack: Any) -> dict[str, float | int | str]:
     """Return type, norm and hyperparameters; the budget too, unless it is swept."""
     described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
     for name in (each.name for each in fields(attack)):
-        if name == "direction" or (name == "epsilon" and attack.norm in ("linf", "none")):
-            continue
         value, unit = getattr(attack, name), unit_of(attack, name)
+        if name == "direction" or value == () or (name == "epsilon" and attack.norm in ("linf", "none")):
+            continue
         described[name] = value if unit == 1 else float(f"{value * unit:g}")
     return {name: value if isinstance(value, int | float | str) else str(value) for name, value in described.items()}

@@ -14,7 +14,7 @@ from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.attack_gains import TOLERANCE, AttackGains, PassThrough, exceeds
 from iqa_armor.evaluation.randomness import restart
-from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.evaluation.run import Run, prepare_for
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.figures import StrengthCheck
 
@@ -23,19 +23,17 @@ FEWEST = 0.5  # share of the strongest attack's gain that the headline attack mu
 VANISHED = 1e-4  # of the score range: less, predicted by the gradient for the whole budget, is no gradient
 
 
-def check_strength(run: Run, model: QualityModel, *, surrogate: QualityModel | None) -> tuple[StrengthCheck, ...]:
+def check_strength(run: Run, model: QualityModel) -> tuple[StrengthCheck, ...]:
     """Return what the attacks on a model look like when they are checked as the field asks for.
 
     A failed check means that the figures of this evaluation may flatter the model. There are none where attacks do not
-    know its defense. Attacks on the surrogate, another model, are tried on this one if it takes images of this size.
+    know its defense.
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).
     """
     if isinstance(model, Defended) and model.threat == "bare":
         return ()
-    if surrogate is not None and surrogate.preprocessing.size != model.preprocessing.size:
-        surrogate = None
     settings, dataset = run.settings, run.datasets[0]
     chosen = PreparedImages(run.images(dataset).limit(settings.check_images), prepare_for(model, dataset))
     images, _, _ = next(batches(chosen, settings.check_images))
@@ -44,8 +42,8 @@ def check_strength(run: Run, model: QualityModel, *, surrogate: QualityModel | N
     told = run.teller(model, f"{len(images)} images (checks of strength)", len(checks) + 1)
     restart(model, settings.seed, "checks")
     found: list[StrengthCheck] = []
-    with frozen(model), frozen(surrogate or model), on_device(surrogate or model, run.device):
-        for check in (*checks, partial(_transfer, surrogate=surrogate)):
+    with frozen(model):
+        for check in (*checks, partial(_transfer, surrogate=run.lender_for(model))):
             found.append(check(gains))
             told(len(found))
     return tuple(found)

@@ -137,7 +137,8 @@ class QualityModel(Prepared):
         name: What reports call the model.
         arch: Name of the architecture or factory it was made by; text only.
 
-    `files` says which files it was opened from: the name, "sha256" and, where there are several, the "key" of each.
+    `files` says which files it was opened from: the name and "sha256" of the weights, with their "key" where there are
+    several sets, and of the source that `--arch` names.
     """
 
     files: tuple[dict[str, str], ...] = ()

@@ -1,7 +1,7 @@
 """Find the weights in what a training script saved: which of several sets, and what lies beside them."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +18,7 @@ WRAPPER_KEYS = (
     *("net", "network", "weights", "module", "params_net", "net_g"),
 )
 _NO_MODEL = re.compile(r"optim|sched|scaler|^amp$|loss|criterion|metric|^rng|grad")
+_UNNAMED = "shadow_params"  # where averages lie in a list, in the order of the network's parameters
 _BUFFERS = ("running_mean", "running_var", "num_batches_tracked")
 _MAX_NESTING = 4
 
@@ -55,15 +56,18 @@ def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Store
     Averaged weights, which are what training scripts evaluate, are preferred where they are complete, but for buffers,
     which then come from the others. `key` names a set by its keys, joined by dots, or the beginning of its names.
     """
-    every = list(_walk(stored, ()))
+    every, remarks = _with_names(list(_walk(stored, ())), source)
     if key is not None:
-        return _named(every, key, source), []
+        return _named(every, key, source, remarks), []
     found = sorted((one for one in every if not _NO_MODEL.search(one.key.lower())), key=lambda one: one.rank)
     if any(one.keys for one in found) and not any("." in str(name) for name in _top_names(found)):
         found = [one for one in found if one.keys]  # tensors beside the weights, such as a step
     if not found:
+        if remarks:
+            raise ModelLoadError(remarks[0])
         return None, []
-    chosen, remarks = _averaged_or_raw(found)
+    chosen, said = _averaged_or_raw(found)
+    remarks += said
     _refuse_ambiguous(chosen, found, source)
     others = ", ".join(repr(one.key) for one in found if one.keys and one.keys != chosen.keys)
     place = f"under {chosen.key!r}" if chosen.keys else "at the top"
@@ -84,6 +88,36 @@ def _walk(value: object, keys: tuple[str, ...]) -> Iterator[Stored]:
         if len(keys) < _MAX_NESTING:
             for name, part in named.items():
                 yield from _walk(part, (*keys, name))
+    elif keys[-1:] == (_UNNAMED,) and isinstance(value, list | tuple) and value:
+        yield Stored(keys, dict(enumerate(value)))
+
+
+def _with_names(every: list[Stored], source: str) -> tuple[list[Stored], list[str]]:
+    """Return the sets, averages in lists under the names of weights beside them that match, and remarks."""
+    unnamed = [one for one in every if one.keys[-1:] == (_UNNAMED,)]
+    named, remarks = [one for one in every if one not in unnamed], []
+    for one in unnamed:
+        values = list(one.state().values())
+        like = next((other for other in named if list(_parameters(other).values()) == _sizes(values)), None)
+        if like is not None:
+            averaged = dict(zip(_parameters(like), values, strict=True))
+            named.append(Stored(one.keys, {**like.state(), **averaged}))
+            remarks.append(f"the averaged weights under {one.key!r} have names and buffers of those under {like.key!r}")
+        else:
+            remarks.append(
+                f"{source}: the averaged weights under {one.key!r} are a list without names, and no weights beside it "
+                "match its order; put them into the network and save its state_dict()"
+            )
+    return named, remarks
+
+
+def _parameters(weights: Stored) -> dict[str, Any]:
+    state = {str(name): value for name, value in weights.state().items() if not str(name).endswith(_BUFFERS)}
+    return dict(zip(state, _sizes(state.values()), strict=True))
+
+
+def _sizes(values: Iterable[object]) -> list[Any]:
+    return [value.shape if isinstance(value, Tensor) else None for value in values]
 
 
 def _is_array(value: object) -> bool:
@@ -96,7 +130,7 @@ def _top_names(found: list[Stored]) -> list[Any]:
     return [name for one in found if not one.keys for name, value in one.state().items() if _is_array(value)]
 
 
-def _named(every: list[Stored], key: str, source: str) -> Stored:
+def _named(every: list[Stored], key: str, source: str, remarks: list[str]) -> Stored:
     for one in every:
         if one.key == key:
             return one
@@ -109,7 +143,9 @@ def _named(every: list[Stored], key: str, source: str) -> Stored:
     firsts = listed(
         {f"{str(name).partition('.')[0]!r}": 0 for one in every for name in one.state() if "." in str(name)}
     )
-    raise ModelLoadError(f"{source} has no weights under {key!r}; it has {keys or firsts or 'none'}")
+    raise ModelLoadError(
+        "; ".join((f"{source} has no weights under {key!r}; it has {keys or firsts or 'none'}", *remarks))
+    )
 
 
 def _averaged_or_raw(found: list[Stored]) -> tuple[Stored, list[str]]:

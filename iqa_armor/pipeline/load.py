@@ -19,6 +19,7 @@ from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.provenance import sha256_of
+from iqa_armor.plugins import split_spec
 from iqa_armor.randomness import seeded
 
 logger = logging.getLogger(__name__)
@@ -42,18 +43,27 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
         raise ModelLoadError(
             f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
         )
-    record = {"name": path.name, "sha256": sha256_of(path)}
+    arch = arch or opening.arch
     if is_artifact(path):
         if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
-        stored = load_artifact(path, _source_of(path, arch or opening.arch))
-        model = _quality_model(stored, opening, name=named.stem).eval()
+        stored = load_artifact(path, _source_of(path, arch))
+        model, key = _quality_model(stored, opening, name=named.stem).eval(), ""
+        arch = arch if read_metadata(path)["needs_source"] else None
     else:
-        made, arch, key = _load_foreign(path, arch or opening.arch, opening)
-        record |= {"key": key} if key else {}
+        made, arch, key = _load_foreign(path, arch, opening)
         model = _quality_model(made, opening, name=named.stem, arch=arch).eval()
-    model.files = (record,)
+    model.files = _files(path, key, arch)
     return model
+
+
+def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
+    """Return the name and digest of the files of weights and of an architecture, and the key of the weights."""
+    spec = split_spec(arch or "")
+    code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
+    names = [Path(file) for file in (weights, code) if file is not None]
+    records = tuple({"name": path.name, "sha256": sha256_of(path)} for path in names)
+    return ({**records[0], "key": key}, *records[1:]) if key else records
 
 
 def _source_of(path: Path, arch: str | None) -> nn.Module | None:
@@ -100,12 +110,12 @@ def start_model(
         made = build(arch)
     _use_float32(made, arch)
     model, fresh = _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), None
+    key = ""
     if weights is not None:
         stored = read_checkpoint(Path(weights), trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
-        fresh = tuple(load_matching(model.network, stored.state, source=str(weights)))
+        fresh, key = tuple(load_matching(model.network, stored.state, source=str(weights))), stored.key
         _say(*stored.remarks, f"weights from {weights}; new: {listed(fresh) or 'none'}")
-        record = {"name": Path(weights).name, "sha256": sha256_of(weights)}
-        model.files = (record | ({"key": stored.key} if stored.key else {}),)
+    model.files = _files(weights, key, arch)
     return model, fresh
 
 

@@ -17,7 +17,20 @@ from iqa_armor.cli import app
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 
 DATA = ["--data", "csv:images/labels.csv"]
-FAST = ["--attack", "pgd1", "--epsilon", "4", "--limit", "4", "--check-images", "1", "--batch-size", "2"]
+FAST = [
+    "--attack",
+    "pgd1",
+    "--epsilon",
+    "4",
+    "--ranking-epsilon",
+    "1",
+    "--limit",
+    "4",
+    "--check-images",
+    "1",
+    "--batch-size",
+    "2",
+]
 # By name: the words of a command, and what it writes.
 COMMANDS: dict[str, tuple[list[str], list[str]]] = {
     "train": (

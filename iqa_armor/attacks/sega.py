@@ -1,0 +1,58 @@
+"""SEGA: the sign of smoothed gradients of other models, which the attacked one is not asked for."""
+
+import math
+from dataclasses import dataclass, field
+from typing import Annotated
+
+import torch
+from torch import Generator, Tensor
+
+from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.mifgsm import contrast_map
+from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
+from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.limits import Count, NotNegative
+from iqa_armor.randomness import drawn_from
+
+
+@dataclass(frozen=True)
+class SEGA(LinfAttack):
+    """Move the score of an image by one step up the smoothed gradients of source models.
+
+    Args:
+        epsilon: Length of the step, pixels being in [0, 1].
+        noise: Standard deviation σ of the Gaussian that gradients are smoothed by, in the same units.
+        samples: Number of draws of it.
+        kept: Share of the pixels that change: those around which images have most contrast.
+        sources: Scores of the models that are known; those of the attacked model where there are none. Beside a
+            baseline an evaluation gives that of the baseline.
+
+    Source: Liu et al., "SEGA: A Transferable Signed Ensemble Gaussian Black-Box Attack against No-Reference Image
+    Quality Assessment Models", arXiv:2509.18546: gradients of several sources, smoothed by a Gaussian, together stand
+    for that of the target; a filter mask takes away what would be seen. (ours), read from its abstract: each source's
+    gradient is divided by its L1 norm before they are added; the mask goes by `contrast_map`; σ, draws and share.
+    """
+
+    epsilon: NotNegative = 8 / 255
+    noise: NotNegative = 0.03
+    samples: Count = 8
+    kept: Annotated[float, "(0, 1]"] = 0.9
+    direction: Direction = +1
+    sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
+        images, generator = images.detach(), drawn_from(generator, images)
+        total: Tensor | float = 0.0
+        for source in self.sources or (score,):
+            smoothed: Tensor | float = 0.0
+            for _ in range(self.samples):
+                drawn = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
+                smoothed = smoothed + score_gradient(source, images + self.noise * drawn)
+            total = total + divide_by_norm(torch.as_tensor(smoothed), order=1)
+        step = self.direction * self.epsilon * torch.as_tensor(total).sign().to(images)
+        return torch.clamp(images + step * self._mask(images), *linf_box(images, self.epsilon))
+
+    def _mask(self, images: Tensor) -> Tensor:
+        contrast = contrast_map(images)
+        least = contrast.flatten(1).sort(descending=True).values
+        return contrast >= per_image(least[:, math.ceil(self.kept * least.shape[1]) - 1])
