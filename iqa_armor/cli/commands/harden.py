@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
 from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -71,14 +70,11 @@ def harden(
     from iqa_armor.pipeline.load import load_model
 
     suffix = f"-{SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
-    output = output or model.with_name(f"{model.stem}-hardened{suffix}")
-    target = local_target(output)
+    named = output or model.with_name(f"{model.stem}-hardened{suffix}")
+    target, words = local_target(named), [*labels.words(), *opening.words()]
     if seeds > 1 and not dry_run:
-        several = {seed: settings.model_copy(update={"seed": seed}) for seed in following(settings, seeds)}
-        _each(several, output, model, overwrite=overwrite, resume=resume, json=json)
-        if not json:
-            again = ["--seeds", str(seeds), "--seed", str(settings.seed)]
-            _say_next(target, model, data, [*again, *labels.words(), *opening.words()])
+        _each(following(settings, seeds), settings, named, model, overwrite=overwrite, resume=resume, json=json)
+        _say_next(target, model, data, ["--seeds", str(seeds), "--seed", str(settings.seed), *words], json=json)
         return
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device = machine.chosen()
@@ -91,10 +87,7 @@ def harden(
         result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
-        if dry_run:
-            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-            found = forecast(result.model, image, device=device, **work)
-        else:
+        if not dry_run:
             _save_all(result, target, source=model, seconds=seconds)
             discard(checkpoint)
             push(target, output)
@@ -103,43 +96,45 @@ def harden(
     if not json:
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
+        work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+        found = forecast(result.model, image, device=device, **work)
         show_forecasts([found] * seeds, as_json=json, **plain)
-    elif json:
-        show_json(plain)
-    else:
-        say(f"wrote {target}")
-        _say_next(target, model, data, [*labels.words(), *opening.words()])
+        return
+    show_json(plain) if json else say(f"wrote {target}")
+    _say_next(target, model, data, words, json=json)
 
 
 def _each(
-    several: Mapping[int, Recipe], output: Path, model: Path, *, overwrite: bool, resume: bool, json: bool
+    seeds: range, settings: Recipe, output: Path, model: Path, *, overwrite: bool, resume: bool, json: bool
 ) -> None:
     """Run this command with one seed after the other, but for what is finished, and show what the files record."""
     from iqa_armor.artifact.storage import read_metadata
     from iqa_armor.cli import load_command
     from iqa_armor.pipeline.hub import local_target
 
-    words, found = COMMAND.get()[2:], dict[str, Any]()
-    places = at_seeds(output, several)
-    for place in places:
-        with claimed(local_target(place), overwrite=overwrite or resume, source=model, suffix=".safetensors"):
+    words, found, places = COMMAND.get()[2:], dict[str, Any](), at_seeds(output, seeds)
+    files = [*map(local_target, places)]
+    for file in files:
+        with claimed(file, overwrite=overwrite or resume, source=model, suffix=".safetensors"):
             pass  # what cannot be written should not cost the first hardening
-    for (seed, recipe), place in zip(several.items(), places, strict=True):
-        file, said = local_target(place), [*words, "--seeds", "1", "--seed", str(seed), "--out", str(place)]
+    for seed, place, file in zip(seeds, places, files, strict=True):
         if not (resume and file.exists()):
+            said = [*words, "--seeds", "1", "--seed", str(seed), "--out", str(place)]
             COMMAND.set(("iqa-armor", "harden", *said))
-            with going_on(RESUME, local_target(places[0])), redirect_stdout(sys.stderr if json else sys.stdout):
+            with going_on(RESUME, files[0]), redirect_stdout(sys.stderr if json else sys.stdout):
                 load_command("harden").main(said, standalone_mode=False)
         stored: Any = read_metadata(file)
-        if Recipe.read(stored["recipe"]) != recipe:
+        made = Recipe.read(stored["recipe"])
+        chosen = {"backend": made.backend} if settings.backend == "auto" else {}
+        if made != settings.model_copy(update={"seed": seed, **chosen}):
             raise UsageError(f"{file} was made by another recipe; replace it with --overwrite, without --resume")
         found[str(file)] = stored["provenance"]["held_out_srocc"]
     mean, spread = mean_and_spread(list(found.values()))
     if json:
-        show_json({"seeds": list(several), "outputs": list(found), "held_out_srocc": mean, "spread": spread})
+        show_json({"seeds": list(seeds), "outputs": list(found), "held_out_srocc": mean, "spread": spread})
         return
-    rows = ((step, f"{value:.3f}", f"{spread[step]:.3f}") for step, value in mean.items() if step in spread)
-    title = f"SROCC on held-out training images over seeds {', '.join(map(str, several))}"
+    rows = ((step, f"{mean[step]:.3f}", f"{each:.3f}") for step, each in spread.items())
+    title = f"SROCC on held-out training images over seeds {', '.join(map(str, seeds))}"
     show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
@@ -155,7 +150,9 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
-def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:
+def _say_next(target: Path, model: Path, data: str | None, words: list[str], *, json: bool) -> None:
+    if json:
+        return
     spec = [] if data is None else ["--data", data]
     say("hardening is a claim until attacks have been run")
     say_next("evaluate", target, "--baseline", model, *spec, *words)
