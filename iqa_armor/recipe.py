@@ -73,6 +73,10 @@ class Training(SettingsModel):
         4.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255."
     )
     teacher_steps: Annotated[int, DEFENSE] = Field(2, ge=1, le=100, description="Steps of teacher's attack.")
+    hinge_weight: Annotated[float, DEFENSE] = Field(1.0, ge=0, le=1e6, description="Factor of hinge's penalty.")
+    awp_size: Annotated[float, DEFENSE] = Field(
+        0.005, gt=0, le=1, description="How far awp moves weights, as a share of their length."
+    )
     nt_weight: Annotated[float, DEFENSE] = Field(1e-3, ge=0, le=1e6, description="Factor of nt's penalty.")
     nt_step: Annotated[float, DEFENSE] = Field(
         0.01,
@@ -82,7 +86,7 @@ class Training(SettingsModel):
         "where 0 takes the gradient itself, by double backward.",
     )
     at_epsilon: Annotated[float, DEFENSE] = Field(
-        4.0, gt=0, le=255, description="Radius of at's attack in 1/255; its step is 5/4 of it."
+        4.0, gt=0, le=255, description="Radius of the attack of at and hinge in 1/255; its step is 5/4 of it."
     )
     activation: Annotated[Activation, DEFENSE] = Field(
         "keep", description="What takes the place of ReLU, ReLU6 and leaky ReLU."

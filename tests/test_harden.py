@@ -297,7 +297,7 @@ def test_model_of_a_known_family_reloads_in_another_process(family: str, backend
     ("name", "backend"),
     [
         ("resnet18", "cayley"),
-        ("mobilenet_v2", "aol"),
+        pytest.param("mobilenet_v2", "aol", marks=pytest.mark.slow),
         *(
             pytest.param(*each, marks=pytest.mark.slow)
             for each in (("resnet50", "aoc"), ("densenet121", "cayley"), ("vgg16", "aol"))

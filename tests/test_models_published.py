@@ -79,6 +79,7 @@ def test_outputs_are_those_of_the_authors_code(shared: Path, name: str, monkeypa
     assert check.main() == 0
 
 
+@pytest.mark.slow
 def test_traces_whole_and_gives_the_same_scores_at_any_size(published: tuple[str, nn.Module]) -> None:
     name, network = published
     traced = trace(network, noise(1, 3, 96, 128))
@@ -239,7 +240,7 @@ def test_another_window_than_hanns_is_refused() -> None:
     [
         (SMALL, "cayley", (64, 90)),
         ("metaiqa", "aoc", (75, 80)),
-        ("dbcnn", "aol", (64, 80)),
+        pytest.param("dbcnn", "aol", (64, 80), marks=pytest.mark.slow),
         pytest.param("spaq", "aol", (96, 128), marks=pytest.mark.slow),
         pytest.param("koncept512", "cayley", (139, 180), marks=pytest.mark.slow),
         pytest.param("tres", "aoc", (96, 128), marks=pytest.mark.slow),

@@ -61,13 +61,13 @@ def saved(network: nn.Module, path: Path) -> Path:
     return path
 
 
-@pytest.mark.parametrize("network", [small_network, Residual])
+@pytest.mark.parametrize("network", [small_network, pytest.param(Residual, marks=pytest.mark.slow)])
 def test_scoring_with_our_file_imports_no_more_than_it_needs(network: type[nn.Module], tmp_path: Path) -> None:
     image = write_images(tmp_path / "images", count=1) / "000.png"
     assert imported(saved(network(), tmp_path / "m.safetensors"), image) == []
 
 
-@pytest.mark.parametrize("backend", ["cayley", "aoc", "aol"])
+@pytest.mark.parametrize("backend", ["cayley", *(pytest.param(b, marks=pytest.mark.slow) for b in ("aoc", "aol"))])
 def test_scoring_with_a_block_imports_no_more_than_it_needs(backend: str, tmp_path: Path) -> None:
     layers = list(small_network())
     network = nn.Sequential(*layers[:6], RobustBlock(24, backend=backend, pool="square"), *layers[6:])

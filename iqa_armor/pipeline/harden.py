@@ -123,7 +123,7 @@ class _Hardening:
         self.dataset, self.recipe, self.options = dataset, recipe, options
         self.unlabelled, more = unlabelled, None
         if unlabelled is not None:
-            if recipe.defense != "teacher":
+            if "teacher" not in recipe.defense.split("+"):
                 raise UsageError(f"images without scores serve --defense teacher only, not {recipe.defense}")
             more = unlabelled.splits["training"] if "training" in unlabelled.splits else unlabelled.reported()[1]
         self.images = load_training_images(dataset.training(), model, options.progress, unlabelled=more)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
 from iqa_armor.errors import RecipeError
@@ -22,6 +23,15 @@ def _defense(found: Any, name: str) -> type[TrainingDefense]:
     if callable(getattr(found, "of", None)):
         return found  # type: ignore[no-any-return]
     raise RecipeError(f"{name} is no training defense: it must be a child of iqa_armor.training.TrainingDefense")
+
+
+def _together(name: str) -> Any:
+    words = name.split("+")
+    if len(words) == 1 or not all(word in DEFENSES for word in words):
+        return None
+    from iqa_armor.training.defenses import Together
+
+    return SimpleNamespace(of=lambda context: Together(tuple(DEFENSES[word].of(context) for word in words)))
 
 
 # Functions of scores (N,) and labels (N,) of one batch, both in standardised scores.
@@ -51,9 +61,15 @@ DEFENSES: Registry[type[TrainingDefense]] = Registry(
         "teacher": Entry(
             "iqa_armor.training.adversarial:TeacherConsistency", "attacked images keep the scores of the original"
         ),
+        "hinge": Entry(
+            "iqa_armor.training.adversarial:AnchoredRanking", "attacked images keep their place among clean ones"
+        ),
+        "awp": Entry("iqa_armor.training.weights:WeightPerturbation", "gradients are taken at weights moved up them"),
     },
     group="iqa_armor.training_defenses",
     accepts=_defense,
+    pattern=_together,
+    also="several joined by +, such as teacher+awp",
     error=RecipeError,
 )
 __getattr__ = DEFENSES.lazy_attribute

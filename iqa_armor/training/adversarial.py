@@ -10,7 +10,7 @@ from torch import Tensor
 from iqa_armor.attacks.base import ScoreFn, frozen
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, ssim
-from iqa_armor.training.defenses import FitContext, Step, TrainingDefense, frozen_statistics, moved_to_raise
+from iqa_armor.training.defenses import FitContext, Step, TrainingDefense, frozen_statistics, moved_to_raise, noisy
 from iqa_armor.training.losses import Loss
 
 RAMP, FIRST = 0.4, 0.1  # share of the steps over which a teacher's budget grows, and share of it that it begins with
@@ -98,10 +98,50 @@ class TeacherConsistency(TrainingDefense):
             scores: Tensor = step.model(x).float()
             return (scores - kept).square()
 
-        moved = (images + epsilon * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
+        moved = noisy(images, epsilon)
         with frozen(step.model):
             for _ in range(self.steps):
                 length = 1.25 * epsilon / self.steps
                 moved = moved_to_raise(distances, images, start=moved, epsilon=epsilon, step=length)
         with frozen_statistics(step.model):
             return self.weight / 2 * (distances(images).mean() + distances(moved).mean())
+
+
+@dataclass(frozen=True)
+class AnchoredRanking(TrainingDefense):
+    """Keep each attacked image in its place among the clean ones of its batch.
+
+    weight · mean(max(0, m − sign(yᵢ − yⱼ) · (f(x′ᵢ) − f(xⱼ)))) over pairs with labels more than the margin m apart,
+    x′ being a random start and a signed step of 1.25 ε, in eval mode, that moves images up past the better ones, or
+    down past the worse, whichever are more.
+
+    Source: after the anchored training of Gushchin et al., "BiRQA", arXiv:2602.20351, which bounds the error of
+    attacked images by a ranking loss against clean anchors. All else is (ours), read from its abstract.
+    """
+
+    weight: float = 1.0
+    epsilon: float = 4 / 255
+    margin: float = 0.1  # m, in targets' unit
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        """Return it as the settings say."""
+        return cls(context.settings.hinge_weight, context.settings.at_epsilon / 255)
+
+    def penalty(self, step: Step) -> Tensor:
+        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
+        apart = step.targets[:, None] - step.targets
+        order = apart.sign() * (apart.abs() > self.margin)
+
+        def objective(x: Tensor) -> Tensor:
+            moved: Tensor = -order.sum(1) * step.model(x).float()
+            return moved
+
+        start, length = noisy(step.images, self.epsilon), 1.25 * self.epsilon
+        with frozen(step.model):
+            attacked = moved_to_raise(objective, step.images, start=start, epsilon=self.epsilon, step=length)
+        with frozen_statistics(step.model):
+            above = step.model(attacked).float()[:, None] - step.model(step.images).float()
+        hinges = (self.margin - order * above).clamp_min(0) * order.abs()
+        penalty: Tensor = self.weight * hinges.sum() / order.abs().sum().clamp_min(1)
+        return penalty

@@ -1,8 +1,8 @@
 """What a fit does differently, step by step, to be robust by itself: the contract, and the helpers of all."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
+from dataclasses import dataclass, replace
 from typing import Self
 
 import torch
@@ -75,6 +75,36 @@ class TrainingDefense:
         """Return what is added to the loss."""
         return 0.0
 
+    def moved(self, model: nn.Module, objective: Callable[[], Tensor]) -> AbstractContextManager[None]:  # noqa: ARG002
+        """Return what is entered while the gradient of a step is taken; `objective` is all that is minimised, ()."""
+        return nullcontext()
+
+
+@dataclass(frozen=True)
+class Together(TrainingDefense):
+    """Several ways of training at once, each upon the batches of those before."""
+
+    parts: tuple[TrainingDefense, ...]
+
+    def batch(self, step: Step) -> tuple[Tensor, Tensor]:
+        """Return the images and targets after all parts."""
+        for part in self.parts:
+            images, targets = part.batch(step)
+            step = replace(step, images=images, targets=targets)
+        return step.images, step.targets
+
+    def penalty(self, step: Step) -> Tensor | float:
+        """Return the sum of all penalties."""
+        return sum(part.penalty(step) for part in self.parts)
+
+    @contextmanager
+    def moved(self, model: nn.Module, objective: Callable[[], Tensor]) -> Iterator[None]:
+        """Enter what all parts have."""
+        with ExitStack() as entered:
+            for part in self.parts:
+                entered.enter_context(part.moved(model, objective))
+            yield
+
 
 @contextmanager
 def frozen_statistics(model: nn.Module) -> Iterator[None]:
@@ -88,6 +118,11 @@ def frozen_statistics(model: nn.Module) -> Iterator[None]:
     finally:
         for module, was_training in modes:
             module.training = was_training
+
+
+def noisy(images: Tensor, epsilon: float) -> Tensor:
+    """Return a random start of an attack: images (N, 3, H, W) with uniform noise, drawn from torch's own generator."""
+    return (images + epsilon * (2 * torch.rand_like(images) - 1)).clamp(0, 1)
 
 
 def moved_to_raise(objective: ScoreFn, images: Tensor, *, start: Tensor, epsilon: float, step: float) -> Tensor:

@@ -42,13 +42,10 @@ def descend(
     schedule: torch.optim.lr_scheduler.LRScheduler,
     *,
     backward: Callable[[Tensor], None] = torch.autograd.backward,
-    clip: Callable[[], None] | None = None,
 ) -> Tensor:
-    """Make one step down the gradient of a loss, which `clip` may shorten, and return the loss without its graph."""
+    """Make one step down the gradient of a loss, which `backward` takes, and return the loss without its graph."""
     optimizer.zero_grad(set_to_none=True)
     backward(loss)
-    if clip is not None:
-        clip()
     optimizer.step()
     schedule.step()
     return loss.detach()

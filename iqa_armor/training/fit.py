@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from contextlib import nullcontext
+from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
 from typing import Any
 
@@ -135,11 +135,9 @@ class _Fitting:
         )
         self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.merit(settings.select))
         self.parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule}
-        if accelerator.scaler is not None:
-            self.parts["scaler"] = accelerator.scaler
         self.average = AveragedWeights(model, settings.ema) if settings.ema else None
-        if self.average is not None:
-            self.parts["average"] = self.average
+        more = {"scaler": accelerator.scaler, "average": self.average}
+        self.parts |= {name: part for name, part in more.items() if part is not None}
 
     @property
     def next_epoch(self) -> int:
@@ -185,22 +183,28 @@ class _Fitting:
         if self.settings.flip:
             (images,) = mirrored(images, generator=generator)
         images = moved_at_random(images, self.settings.views, generator=generator)
-        targets = (mos - self.labels.center) / self.labels.spread
-        share_done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
-        step = Step(self.shell, images, targets, share_done)
+        done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
+        step = Step(self.shell, images, (mos - self.labels.center) / self.labels.spread, done)
         fitted, labels = self.defense.batch(step)
-        loss = self.loss(self.network(fitted).float(), labels)
-        self.watch.see(loss)
-        # Behind the forward pass in training mode, which changes buffers that this one reads.
-        loss = loss + self.defense.penalty(step)
-        done = descend(loss, self.optimizer, self.schedule, backward=self.accelerator.backward, clip=self._clip)
+
+        def objective() -> Tensor:
+            loss = self.loss(self.network(fitted).float(), labels)
+            self.watch.see(loss)
+            # Behind the forward pass in training mode, which changes buffers that this one reads.
+            return loss + self.defense.penalty(step)
+
+        def backward(loss: Tensor) -> None:
+            self.accelerator.backward(loss)
+            moved.close()  # the step is made from the weights as they were
+            if self.settings.clip > 0:
+                self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+
+        with ExitStack() as moved:
+            moved.enter_context(self.defense.moved(self.shell, objective))
+            found = descend(objective(), self.optimizer, self.schedule, backward=backward)
         if self.average is not None:
             self.average.update()
-        return done
-
-    def _clip(self) -> None:
-        if self.settings.clip > 0:
-            self.accelerator.clip_grad_norm_(self.network.parameters(), self.settings.clip)
+        return found
 
     def _note(self, number: int, loss: float, started: float) -> None:
         """Measure agreement on the held-out images, positive where scores have learnt their direction."""
@@ -242,6 +246,5 @@ class _Fitting:
         logger.info("continuing after epoch %d of %d", self.next_epoch - 1, self.settings.epochs)
 
     def finish(self) -> FitHistory:
-        self.model.load_state_dict(self.epochs.weights)
-        self.model.eval()
+        self.model.eval().load_state_dict(self.epochs.weights)
         return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)
