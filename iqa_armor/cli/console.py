@@ -178,8 +178,9 @@ def span(seconds: float) -> str:
 
 
 def say_next(*words: object) -> None:
-    """Write the command that is useful next, as a shell reads it."""
-    say(f"next: {shlex.join(['iqa-armor', *map(str, words)])}")
+    """Write the command that is useful next, as a shell reads it, but for --json."""
+    if not JSON.get():
+        say(f"next: {shlex.join(['iqa-armor', *map(str, words)])}")
 
 
 def score_span(scale: ScoreScale | None) -> list[float] | None:

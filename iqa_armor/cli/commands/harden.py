@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import (
@@ -20,8 +22,10 @@ from iqa_armor.cli.console import (
 )
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
+from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
+from iqa_armor.results.seeds import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
@@ -38,6 +42,7 @@ def harden(
     data: arguments.DataOpt = None,
     unlabelled: arguments.UnlabelledOpt = None,
     overwrite: arguments.OverwriteOpt = False,
+    seeds: arguments.SeedsOpt = 1,
     resume: arguments.ResumeOpt = False,
     dry_run: arguments.DryRunOpt = False,
 ) -> None:
@@ -46,6 +51,7 @@ def harden(
     Examples:
         iqa-armor harden model.pt --data csv:labels.csv
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden model.pt --data csv:labels.csv --seeds 3 -o 'h-{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
@@ -55,7 +61,13 @@ def harden(
     from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
+    suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
+    named = output or model.with_name(f"{model.stem}-hardened{suffix}")
+    target, words = local_target(named), [*labels.words(), *opening.words()]
+    if seeds > 1 and not dry_run:
+        _each(arguments.following(settings, seeds), settings, named, model, overwrite=overwrite, resume=resume)
+        _say_next(target, model, data, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
+        return
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device = machine.chosen()
     claim = arguments.claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
@@ -68,10 +80,7 @@ def harden(
         result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
-        if dry_run:
-            steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-            found = forecast(result.model, image, device=device, **steps)
-        else:
+        if not dry_run:
             _save_all(result, target, source=model, seconds=seconds)
             discard(checkpoint)
             push(target, output)
@@ -80,12 +89,44 @@ def harden(
     if not JSON.get():
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
-        show_forecasts([found], **plain)
-    elif not show_if_json(plain):
+        steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+        found = forecast(result.model, image, device=device, **steps)
+        show_forecasts([found] * seeds, **plain)
+        return
+    if not show_if_json(plain):
         say(f"wrote {target}")
-        say("hardening is a claim until attacks have been run")
-        spec = [] if data is None else ["--data", data]
-        say_next("evaluate", target, "--baseline", model, *spec, *labels.words(), *opening.words())
+    _say_next(target, model, data, words)
+
+
+def _each(seeds: range, settings: Recipe, output: Path, model: Path, *, overwrite: bool, resume: bool) -> None:
+    """Run this command with one seed after the other, but for what is finished, and show what the files record."""
+    from iqa_armor.artifact.storage import read_metadata
+    from iqa_armor.cli import load_command
+    from iqa_armor.pipeline.hub import local_target
+
+    words, found, places = COMMAND.get()[2:], dict[str, Any](), arguments.at_seeds(output, seeds)
+    files = [*map(local_target, places)]
+    for file in files:
+        with arguments.claimed(file, overwrite=overwrite or resume, source=model, suffix=".safetensors"):
+            pass  # what cannot be written should not cost the first hardening
+    for seed, place, file in zip(seeds, places, files, strict=True):
+        if not (resume and file.exists()):
+            said = [*words, "--seeds", "1", "--seed", str(seed), "--out", str(place)]
+            COMMAND.set(("iqa-armor", "harden", *said))
+            with going_on(RESUME, files[0]), redirect_stdout(sys.stderr if JSON.get() else sys.stdout):
+                load_command("harden").main(said, standalone_mode=False)
+        stored: Any = read_metadata(file)
+        made = Recipe.read(stored["recipe"])
+        chosen = {"backend": made.backend} if settings.backend == "auto" else {}
+        if made != settings.model_copy(update={"seed": seed, **chosen}):
+            raise UsageError(f"{file} was made by another recipe; replace it with --overwrite, without --resume")
+        found[str(file)] = stored["provenance"]["held_out_srocc"]
+    mean, spread = mean_and_spread(list(found.values()))
+    if show_if_json({"seeds": list(seeds), "outputs": list(found), "held_out_srocc": mean, "spread": spread}):
+        return
+    rows = ((step, f"{mean[step]:.3f}", f"{each:.3f}") for step, each in spread.items())
+    title = f"SROCC on held-out training images over seeds {', '.join(map(str, seeds))}"
+    show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
@@ -98,6 +139,20 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
         write_card(folder / target.name, command=COMMAND.get(), source=source, call_seconds=seconds)
         for share, other in result.others.items():
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
+
+
+def _say_next(target: Path, model: Path, data: str | None, words: list[str], *, json: bool) -> None:
+    if json:
+        return
+    spec = [] if data is None else ["--data", data]
+    say("hardening is a claim until attacks have been run")
+    say_next("evaluate", target, "--baseline", model, *spec, *words)
+
+
+def _slower(before: float, after: float) -> str:
+    """Return what the block and pruning do to the time of a call, measured here."""
+    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
+    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
@@ -130,6 +185,4 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
-    slower = seconds[1] / seconds[0]
-    told = f"{1000 * seconds[0]:.3g} ms → {1000 * seconds[1]:.3g} ms here, {slower:.2f} times as long"
-    say(f"one image: {told}" + "; --backend auto would take a cheaper one" * (slower > 1.2))
+    say(f"one image: {_slower(*seconds)}")
