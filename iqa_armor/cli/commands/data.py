@@ -42,13 +42,11 @@ def check(
 
     with progress() as bars:
         found, problems = check_data(open_data(spec, labels, seed=0, progress=bars), progress=bars)
-    is_told = show_if_json(found)
-    if not is_told:
+    if not show_if_json(found):
         _show(found)
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
     problems.raise_if_any("replace or remove these files, then run again")
-    if not is_told:
-        say_next("train", "resnet18", "--data", spec)
+    say_next("train", "resnet18", "--data", spec)
 
 
 def _show(found: dict[str, Any]) -> None:

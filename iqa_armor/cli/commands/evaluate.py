@@ -13,7 +13,7 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import JSON, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.evaluation.settings import EvaluationSettings
@@ -92,10 +92,8 @@ def evaluate(
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
     paths, position = arguments.with_baseline(models, baseline)
-    runs = {
-        seed: output if seeds == 1 else output and output / f"seed-{seed}"
-        for seed in arguments.following(settings, seeds)
-    }
+    numbers = arguments.following(settings, seeds)
+    runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
     tables = dict(zip(runs, arguments.at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
     with ExitStack() as held:
@@ -117,7 +115,6 @@ def evaluate(
         _write(whole, output=output, report=report)
     if is_main_process():
         _show(whole.outcome, requirements)
-    if is_main_process() and not JSON.get():
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
         say_next("export", last, "-o", last.with_suffix(".onnx"), *opening.words())
 

@@ -141,18 +141,11 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
-def _say_next(target: Path, model: Path, data: str | None, words: list[str], *, json: bool) -> None:
-    if json:
-        return
+def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:
     spec = [] if data is None else ["--data", data]
-    say("hardening is a claim until attacks have been run")
+    if not JSON.get():
+        say("hardening is a claim until attacks have been run")
     say_next("evaluate", target, "--baseline", model, *spec, *words)
-
-
-def _slower(before: float, after: float) -> str:
-    """Return what the block and pruning do to the time of a call, measured here."""
-    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
-    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
@@ -185,4 +178,6 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
-    say(f"one image: {_slower(*seconds)}")
+    slower = seconds[1] / seconds[0]
+    told = f"{1000 * seconds[0]:.3g} ms → {1000 * seconds[1]:.3g} ms here, {slower:.2f} times as long"
+    say(f"one image: {told}" + "; --backend auto would take a cheaper one" * (slower > 1.2))
