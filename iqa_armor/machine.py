@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -49,6 +50,15 @@ def choose_device(word: str = "auto") -> torch.device:
     if index >= count:
         raise UsageError(f"there is no device cuda:{index} here; this machine has {count}, from cuda:0 on")
     return torch.device("cuda", index)
+
+
+def time_on(device: torch.device) -> float:
+    """Return the seconds of a clock once a device has done all that it was asked to."""
+    import torch
+
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter()
 
 
 def cuda_devices() -> list[str]:

@@ -36,22 +36,6 @@ class Entry:
         return found if self.settings is None else found(**self.settings)
 
 
-@dataclass(frozen=True)
-class Row:
-    """A registry's value as documents show it: settings with their defaults, in the unit they are written in."""
-
-    name: str
-    says: str
-    settings: dict[str, Setting] = field(default_factory=dict)
-
-    def written(self) -> str:
-        """Return the settings as words that name a value have them, each as code."""
-        return " ".join(
-            f"`{key}={value:g}`" if isinstance(value, float) else f"`{key}={value}`"
-            for key, value in self.settings.items()
-        )
-
-
 def unscaled(value: Any, key: str) -> float:  # noqa: ARG001
     """Return 1: settings are written in the unit that the value keeps them in."""
     return 1.0
@@ -144,22 +128,6 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the names of built-in values and of installed plug-ins."""
         return [*self.entries, *self._installed()]
 
-    def rows(self) -> list[Row]:
-        """Return name, description and settings of every built-in value."""
-        return [
-            Row(name, entry.says, {} if entry.settings is None else self._written(self[name]))
-            for name, entry in self.entries.items()
-        ]
-
-    def as_markdown(self) -> str:
-        """Return the rows as a table for documents; settings have a column where a value has any."""
-        rows = self.rows()
-        titles = [self.kind, "what it is", "settings, with their defaults"]
-        lines = [[f"`{row.name}`", row.says.removesuffix("."), row.written()] for row in rows]
-        shown = 3 if any(row.settings for row in rows) else 2
-        text = "".join(f"| {' | '.join(line[:shown])} |\n" for line in [titles, ["---"] * 3, *lines])
-        return f"{text}\nAlso {self.also}.\n" if self.also else text
-
     def lazy_attribute(self, name: str) -> Any:
         """Return the public class or function of this name; serves as `__getattr__` of the registry's package."""
         for entry in self.entries.values():
@@ -193,16 +161,6 @@ class Registry(Mapping[str, T], Generic[T]):
     def _meant(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), n=1)
         return f"did you mean {near[0]}? " if near else ""
-
-    def _written(self, value: Any) -> dict[str, Setting]:
-        if not is_dataclass(value) or isinstance(value, type):
-            return {}
-        written: dict[str, Setting] = {}
-        for key, kept in ((item.name, getattr(value, item.name)) for item in fields(value) if item.init):
-            if isinstance(kept, Setting):
-                unit = self.unit(value, key)
-                written[key] = kept if unit == 1 or isinstance(kept, str) else float(f"{kept * unit:.12g}")
-        return written
 
     def _setting(self, value: Any, pair: str) -> tuple[str, Setting]:
         key, _, written = pair.partition("=")

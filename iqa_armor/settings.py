@@ -24,6 +24,7 @@ class SettingsModel(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid")
     error: ClassVar[type[ArmorError]] = UsageError
+    panel: ClassVar[str] = "More options"  # heading under which help texts list settings that are declared here
     # Whether recipes hold these settings: those that decide what the result is, not how this machine gets it.
     in_recipes: ClassVar[bool] = True
 
@@ -60,7 +61,7 @@ class Flag:
         kind: Type of what is written, if not the setting's own; `str` for a text that the setting reads itself.
         metavar: What stands for the value in help texts.
         shown: The default as help texts show it; None for the setting's own.
-        panel: Heading under which help texts list it.
+        panel: Heading under which help texts list it, if not its class's.
         written: What the command line calls a value of the setting.
     """
 

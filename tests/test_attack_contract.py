@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import torch
+from tables import rows_of
 from torch import Generator, Tensor, nn
 from white_subjects import draw_images, tiny
 
@@ -52,7 +53,7 @@ def test_it_describes_itself(name: str) -> None:
     assert attack.norm == {"stadv": "flow", "madc": "rmse", "advcf": "none", "l2pgd": "l2"}.get(name, "linf")
     assert ATTACKS.entries[name].says.endswith(".")
     assert {field.name for field in fields(attack)} >= {"direction"}  # type: ignore[arg-type]
-    assert {row.name: row for row in ATTACKS.rows()}[name].settings["direction"] == 1
+    assert {row.name: row for row in rows_of(ATTACKS)}[name].settings["direction"] == 1
 
 
 @both_directions

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from PIL import Image
+from tables import rows_of
 
 from iqa_armor.data import DATASETS
 from iqa_armor.data.base import hashed_splits
@@ -281,8 +282,8 @@ def test_what_gives_no_dataset_is_refused(own_data: Path, name: str, message: st
 
 
 def test_every_dataset_describes_itself() -> None:
-    assert [row.name for row in DATASETS.rows()] == list(DATASETS)
-    assert all(row.says for row in DATASETS.rows())
+    assert [row.name for row in rows_of(DATASETS)] == list(DATASETS)
+    assert all(row.says for row in rows_of(DATASETS))
 
 
 @pytest.mark.parametrize("digits", ["²", "٣", "１", "1_0", "9" * 5000, "-1", "1.5"])

@@ -104,7 +104,7 @@ def test_it_is_a_difference_a_ratio_and_a_requirement() -> None:
     assert b.worst_case_srocc_mean == pytest.approx(sum(b.worst_case_srocc.values()) / 3)
     assert difference.worst_case_srocc_mean.low <= difference.worst_case_srocc_mean.value
     for path in ("worst_case_srocc.1", "worst_case_srocc_mean", "difference_to_baseline.worst_case_srocc_mean.low"):
-        assert unmet(parse_requirement(f"{path} <= 2"), found) == []
+        assert unmet(parse_requirement(f"{path} <= 2"), found) == {}
     with pytest.raises(UsageError, match=r"did you mean 'worst_case_srocc\.1'"):
         unmet(parse_requirement("worst_case_srocc.1.5 >= 0"), found)
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 import torch
 import torchvision
+from tables import rows_of
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, UsageError
@@ -304,7 +305,7 @@ def test_published_networks_lose_a_tenth(name: str, criterion: str) -> None:
 
 
 def test_criteria_describe_themselves() -> None:
-    rows = {row.name: row for row in CRITERIA.rows()}
+    rows = {row.name: row for row in rows_of(CRITERIA)}
     assert all(row.says for row in rows.values())
     assert rows["pls"].settings == {"components": 2}
     assert {name for name in CRITERIA if not CRITERIA[name].takes_samples} == {"taylor", "l1", "l2", "random"}

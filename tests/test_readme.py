@@ -7,7 +7,7 @@ import shlex
 from pathlib import Path
 
 import pytest
-from tables import MARKED, PAGES, TABLES, rewritten
+from tables import MARKED, PAGES, TABLES, as_markdown, rewritten, rows_of
 from typer.testing import CliRunner
 
 import iqa_armor
@@ -78,5 +78,5 @@ def test_every_marker_has_a_table_and_its_end() -> None:
 def test_a_table_that_says_something_else_is_written_anew(name: str) -> None:
     registry, marked = TABLES[name], "before\n<!-- {0} -->\n{1}<!-- /{0} -->\nafter\n"
     written = rewritten(marked.format(name, "| stale |\n"))
-    assert written == marked.format(name, registry.as_markdown())
-    assert all(f"| `{row.name}` | {row.says.removesuffix('.')} |" in written for row in registry.rows())
+    assert written == marked.format(name, as_markdown(registry))
+    assert all(f"| `{row.name}` | {row.says.removesuffix('.')} |" in written for row in rows_of(registry))

@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+from tables import as_markdown, rows_of
 
 from iqa_armor import registry as module
 from iqa_armor.errors import DataError, UsageError
@@ -87,13 +88,13 @@ def test_it_is_a_mapping_of_values_made_once() -> None:
 
 
 def test_rows_show_settings_as_they_are_written() -> None:
-    row = SHIFTS.rows()[1]
+    row = rows_of(SHIFTS)[1]
     assert (row.name, row.says) == ("large", "Moves a lot.")
     assert row.settings == {"amount": 510.0, "steps": 3, "name": "x", "is_slow": False}
 
 
 def test_rows_are_a_table_for_documents() -> None:
-    assert SHIFTS.as_markdown().splitlines() == [
+    assert as_markdown(SHIFTS).splitlines() == [
         "| shift | what it is | settings, with their defaults |",
         "| --- | --- | --- |",
         "| `small` | Moves a little | `amount=127.5` `steps=3` `name=x` `is_slow=False` |",
@@ -102,7 +103,7 @@ def test_rows_are_a_table_for_documents() -> None:
         "Also sN for N steps.",
     ]
     settled: Registry[object] = Registry("thing", {"a": Entry(f"{__name__}:SHIFTS", "A.")})
-    assert settled.as_markdown() == "| thing | what it is |\n| --- | --- |\n| `a` | A |\n"
+    assert as_markdown(settled) == "| thing | what it is |\n| --- | --- |\n| `a` | A |\n"
 
 
 def test_nothing_is_imported_to_name_the_values() -> None:

@@ -117,27 +117,27 @@ def test_weighted_mean_leaves_out_what_is_absent_and_keeps_what_failed() -> None
 )
 def test_requirement_holds_or_fails(text: str, holds: bool) -> None:
     failures = unmet(parse_requirement(text), BOTH)
-    assert [failure.model for failure in failures] == ([] if holds else ["hard"])
+    assert list(failures) == ([] if holds else ["hard"])
 
 
 def test_failure_says_by_how_much() -> None:
-    (failure,) = unmet(parse_requirement("srocc_drop <= 0.01"), BOTH)
-    assert str(failure) == "hard: srocc_drop <= 0.01 fails by 0.01, the value is 0.02"
-    (undefined,) = unmet(parse_requirement("attacks.pgd8.srocc.4 <= 1"), BOTH)
-    assert str(undefined) == "hard: attacks.pgd8.srocc.4 <= 1 fails, the value is not defined"
+    (failure,) = unmet(parse_requirement("srocc_drop <= 0.01"), BOTH).values()
+    assert failure == "hard: srocc_drop <= 0.01 fails by 0.01, the value is 0.02"
+    (undefined,) = unmet(parse_requirement("attacks.pgd8.srocc.4 <= 1"), BOTH).values()
+    assert undefined == "hard: attacks.pgd8.srocc.4 <= 1 fails, the value is not defined"
 
 
 def test_every_model_but_the_baseline_is_checked() -> None:
     text = "attacks.pgd8.abs_gain_auc <= 0.1"
     three = outcome(BASE, HARD, entry("harder", gain=0.3, drop=0.0), baseline="base")
-    assert [f.model for f in unmet(parse_requirement(text), three)] == ["hard", "harder"]
-    assert [f.model for f in unmet(parse_requirement(text), outcome(BASE))] == ["base"]
-    assert [f.model for f in unmet(parse_requirement(text), outcome(BASE, HARD))] == ["base", "hard"]
+    assert list(unmet(parse_requirement(text), three)) == ["hard", "harder"]
+    assert list(unmet(parse_requirement(text), outcome(BASE))) == ["base"]
+    assert list(unmet(parse_requirement(text), outcome(BASE, HARD))) == ["base", "hard"]
 
 
 def test_requirement_beside_a_baseline_fails_without_one() -> None:
-    (failure,) = unmet(parse_requirement("ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 9"), outcome(BASE))
-    assert failure.value is None
+    (failure,) = unmet(parse_requirement("ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 9"), outcome(BASE)).values()
+    assert "not defined" in failure
 
 
 @pytest.mark.parametrize("text", ["", "srocc", "srocc <=", "<= 1", "srocc <= much", "srocc <= nan", "srocc = 1"])

@@ -83,11 +83,11 @@ def test_a_filter_brings_attacked_images_back(make_model: Callable[..., QualityM
     before = {name: value.clone() for name, value in model.state_dict().items()}
     result = train_purifier(model, smooth, SPEED.model_copy(update={"epochs": 8}), options=CPU)
     undone = result.undone
-    assert undone.psnr_after > undone.psnr_before + 1
-    assert undone.gain_after < 0.8 * undone.gain_before
-    assert undone.quality_after > undone.quality_before
-    assert result.fitted.epochs[0].psnr == pytest.approx(undone.psnr_before)
-    assert result.fitted.epochs[result.fitted.best].psnr == pytest.approx(undone.psnr_after)
+    assert undone["psnr_after"] > undone["psnr_before"] + 1
+    assert undone["gain_after"] < 0.8 * undone["gain_before"]
+    assert undone["quality_after"] > undone["quality_before"]
+    assert result.fitted.epochs[0].psnr == pytest.approx(undone["psnr_before"])
+    assert result.fitted.epochs[result.fitted.best].psnr == pytest.approx(undone["psnr_after"])
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 

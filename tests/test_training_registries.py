@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from tables import rows_of
 from test_training import fit_small, settings
 from test_training_robust import context
 
@@ -79,7 +80,7 @@ def test_a_defense_gives_whole_batches_and_draws_from_the_generator_that_checkpo
 
 @pytest.mark.parametrize("registry", [LOSSES, DEFENSES], ids=["losses", "defenses"])
 def test_registries_describe_themselves(registry) -> None:
-    assert all(row.says for row in registry.rows())
+    assert all(row.says for row in rows_of(registry))
     assert registry.summary().startswith(", ".join(registry))
 
 

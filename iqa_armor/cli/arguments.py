@@ -127,8 +127,7 @@ DataOpt = Annotated[str | None, DATA]
 SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 UnlabelledOpt = Annotated[
-    str | None,
-    typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR."),
+    str | None, typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR.")
 ]
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]

@@ -9,7 +9,7 @@ import typer
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from iqa_armor.cli.help import MORE, common_parameters
+from iqa_armor.cli.help import common_parameters
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources
 from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
 
@@ -77,12 +77,13 @@ def _parameters(
     for name, field in kind.model_fields.items():
         if name in without:
             continue
+        home = next(base for base in reversed(kind.__mro__) if name in getattr(base, "model_fields", ()))
         flag = flag_of(field)
         option = typer.Option(
             *flags_of(name, field),
             help=_help(field, flag),
             metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
-            rich_help_panel=None if name in usual else flag.panel or MORE,
+            rich_help_panel=None if name in usual else flag.panel or home.panel,
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]

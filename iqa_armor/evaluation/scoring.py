@@ -1,7 +1,6 @@
 """The rows of one model on every dataset, clean and attacked."""
 
 import math
-import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -22,6 +21,7 @@ from iqa_armor.evaluation.journal import Block, digest_of, model_digest
 from iqa_armor.evaluation.run import Run, prepare_for, restart
 from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
 from iqa_armor.evaluation.threats import check_budget, followed_score, undefended
+from iqa_armor.machine import time_on
 from iqa_armor.metrics.fidelity import l2, linf, psnr, quality_score
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.table import CLEAN, Table
@@ -161,9 +161,9 @@ class _Batch:
         if isinstance(self.model, Purified):
             with torch.no_grad():
                 more["undefended"] = _numbers(undefended(self.model)(self.images))
-        start = _now(self.images)
+        start = time_on(self.images.device)
         scores = self._score(self.images, CLEAN_STATE)
-        seconds = (_now(self.images) - start) / len(self.images)
+        seconds = (time_on(self.images.device) - start) / len(self.images)
         return self._rows(scores=scores, seconds=seconds, **more, **self._quality(self.images, CLEAN_STATE))
 
     def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
@@ -232,9 +232,3 @@ class _Batch:
 
 def _numbers(values: Tensor) -> list[float]:
     return values.double().tolist()
-
-
-def _now(images: Tensor) -> float:
-    if images.is_cuda:
-        torch.cuda.synchronize(images.device)
-    return time.perf_counter()

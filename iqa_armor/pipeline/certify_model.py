@@ -3,7 +3,6 @@
 import hashlib
 import math
 import statistics
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -20,6 +19,7 @@ from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
 from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother, FeatureCertificate
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
+from iqa_armor.machine import time_on
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.settings import CertifySettings
@@ -69,15 +69,9 @@ class Subject:
 
     def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
         """Return a result and the seconds that it took."""
-        self._wait()
-        start = time.perf_counter()
+        start = time_on(self.device)
         result = compute()
-        self._wait()
-        return result, time.perf_counter() - start
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
+        return result, time_on(self.device) - start
 
     def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:
         """Return SROCC and PLCC with opinion of scores, turned round where small ones mean good quality."""

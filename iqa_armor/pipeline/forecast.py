@@ -9,11 +9,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from iqa_armor.attacks.base import Attack, frozen
+from iqa_armor.attacks.base import frozen
+from iqa_armor.attacks.budgets import at_budgets
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.data.base import Dataset
 from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import count_flops
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.timed_model import TimedModel, largest_resident
@@ -87,25 +89,17 @@ def forecast(
 
 
 def forecast_attacks(
-    models: Sequence[QualityModel],
-    datasets: Sequence[Dataset],
-    attacks: Sequence[Sequence[Attack]],
-    *,
-    limit: int | None,
-    device: torch.device,
-    batch_size: int,
-    eot: int = 1,
+    models: Sequence[QualityModel], datasets: Sequence[Dataset], settings: EvaluationSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking models on what is reported of datasets would take; `attacks` are those at each budget."""
-    steps = sum(steps_of(attack) for budgets in attacks for attack in budgets)
-    runs = sum(map(len, attacks))
-    found = []
+    """Return what attacking models on what is reported of datasets would take, at every budget."""
+    attacks = [each for one in settings.named_attacks().values() for each in at_budgets(one, settings.epsilons)]
+    work = {"calls": 1 + len(attacks), "gradients": sum(map(steps_of, attacks))}
+    limits, found = {"batch_size": settings.batch_size, "eot": settings.eot}, []
     for model in models:
         for dataset in datasets:
-            chosen = dataset.reported()[1].limit(limit)
+            chosen = dataset.reported()[1].limit(settings.limit)
             image = prepare_for(model, dataset)(chosen[0])
-            work = {"calls": 1 + runs, "gradients": steps, "images": len(chosen)}
-            found.append(forecast(model, image, device=device, batch_size=batch_size, eot=eot, **work))
+            found.append(forecast(model, image, device=device, images=len(chosen), **work, **limits))
     return found
 
 

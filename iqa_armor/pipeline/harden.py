@@ -30,14 +30,7 @@ from iqa_armor.pipeline.fitting import (
 )
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.hardened import Frontier, Hardened
-from iqa_armor.pipeline.proofs import (
-    SurgeryProof,
-    found_steady,
-    prove_blocks,
-    prove_spliced,
-    prove_stored,
-    traced_for,
-)
+from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_spliced, prove_stored, traced_for
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
@@ -112,12 +105,7 @@ class _Hardening:
     """One hardening under way."""
 
     def __init__(
-        self,
-        model: QualityModel,
-        dataset: Dataset,
-        recipe: Recipe,
-        options: RunOptions,
-        unlabelled: Dataset | None,
+        self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions, unlabelled: Dataset | None
     ) -> None:
         self.original = model.eval()
         if types := {str(each.dtype) for each in model.parameters() if each.is_floating_point()} - {"torch.float32"}:

@@ -74,17 +74,19 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
     return proofs
 
 
-def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float) -> SurgeryProof:
-    """Return the proof that two tensors are equal, or raise a SurgeryError."""
-    apart = _apart(before, after)
-    if not apart <= tolerance:
-        raise SurgeryError(f"{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}")
-    return SurgeryProof(step, apart, tolerance)
-
-
-def _apart(before: Tensor, after: Tensor) -> float:
+def _shown_equal(
+    step: str,
+    before: Tensor,
+    after: Tensor,
+    tolerance: float,
+    fault: str = "{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}",
+) -> SurgeryProof:
+    """Return the proof that two tensors are equal, or raise a SurgeryError, which says the `fault`."""
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
-    return float((before - after).abs().max()) / spread
+    apart = float((before - after).abs().max()) / spread
+    if not apart <= tolerance:
+        raise SurgeryError(fault.format(step=step, apart=apart, tolerance=tolerance))
+    return SurgeryProof(step, apart, tolerance)
 
 
 @contextmanager
@@ -138,10 +140,8 @@ def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, st
         return SurgeryProof(step, None, TOLERANCE)
     with torch.no_grad(), _plain_attention():
         before, after = (network.forward(images).double().flatten() for network in (original, spliced))
-    apart = _apart(before, after)
-    if not apart <= TOLERANCE:
-        raise SurgeryError(
-            f"the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does "
-            "something that a trace cannot hold, such as drawing numbers outside torch or keeping values between calls"
-        )
-    return SurgeryProof(step, apart, TOLERANCE)
+    fault = (
+        "the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does "
+        "something that a trace cannot hold, such as drawing numbers outside torch or keeping values between calls"
+    )
+    return _shown_equal(step, before, after, TOLERANCE, fault)

@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_origin
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.settings import (
@@ -25,8 +25,10 @@ from iqa_armor.settings import (
 )
 from iqa_armor.training.filter_settings import FilterSettings
 
-PANEL = "Foreign model files"
-_COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's", panel=PANEL)
+_COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
+
+
+EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 
 
 def _read_own_size(value: Any) -> Any:
@@ -39,15 +41,16 @@ def _read_own_size(value: Any) -> Any:
 class Opening(SettingsModel):
     """What a user says of a foreign model file; None is nothing."""
 
+    panel: ClassVar[str] = "Foreign model files"
     in_recipes: ClassVar[bool] = False
 
-    arch: Annotated[str | None, Flag(panel=PANEL)] = Field(
+    arch: str | None = Field(
         None,
         description="Architecture of a state dict: a built-in name such as resnet50, timm:NAME, pyiqa:NAME (licensed "
         "for non-commercial use), package.module:factory or path/file.py:factory. Without it the weights are matched "
         "against the built-in ones.",
     )
-    weights_key: Annotated[str | None, Flag(metavar="KEY", shown="averaged ones, else the usual", panel=PANEL)] = Field(
+    weights_key: Annotated[str | None, Flag(metavar="KEY", shown="averaged ones, else the usual")] = Field(
         None,
         description="Which weights of a checkpoint to open: a key such as model_ema, keys joined by dots, or how the "
         "names of the tensors begin.",
@@ -55,33 +58,31 @@ class Opening(SettingsModel):
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
-        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", panel=PANEL),
+        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's"),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
     mean: Annotated[Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
     std: Annotated[Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
     interpolation: Annotated[
-        Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None,
-        Flag(shown="bilinear, antialiased", panel=PANEL),
+        Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None, Flag(shown="bilinear, antialiased")
     ] = Field(None, description="Resampling of the resize.")
-    score_output: Annotated[str | None, Flag(("--output",), metavar="NAME|INDEX|mean", panel=PANEL)] = Field(
+    score_output: Annotated[str | None, Flag(("--output",), metavar="NAME|INDEX|mean")] = Field(
         None,
         description="Which of several outputs is the score: a name, an index, or the mean, of a distribution over bins "
         "worth 1 to K or else of all. Files are written by -o.",
     )
-    leaf: Annotated[tuple[str, ...], Flag(metavar="MODULE", panel=PANEL)] = Field(
+    leaf: Annotated[tuple[str, ...], Flag(metavar="MODULE")] = Field(
         (),
         description="Module that stays its author's code: surgery works around it, and the file opens only beside its "
         "--arch.",
     )
-    allow_source: Annotated[bool, Flag(panel=PANEL)] = Field(
+    allow_source: bool = Field(
         False, description="Let all modules that cannot be traced or stored stay their author's code."
     )
     score_range: Annotated[
-        Pair | None,
-        Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand", panel=PANEL),
+        Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
     ] = Field(None, description="Range of the model's scores on clean training images.")
-    lower_is_better: Annotated[bool, Flag(panel=PANEL)] = Field(False, description="Small scores mean good quality.")
-    trust_pickle: Annotated[bool, Flag(panel=PANEL)] = Field(
+    lower_is_better: bool = Field(False, description="Small scores mean good quality.")
+    trust_pickle: bool = Field(
         False, description="Open a file although it may run its author's code. Only for authors you trust."
     )
 
@@ -111,7 +112,7 @@ class BenchSettings(SettingsModel):
     size: Annotated[Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
         None, description="Size of the images."
     )
-    batches: Annotated[tuple[Positive, ...], Flag(("--batch",))] = Field(
+    batches: Annotated[tuple[Positive, ...], EACH_ONCE, Flag(("--batch",))] = Field(
         (1, 8), min_length=1, description="Images per call; may be repeated."
     )
     repeats: int = Field(10, ge=1, description="Rounds; each times every model once per batch.")
@@ -124,11 +125,6 @@ class BenchSettings(SettingsModel):
     has_memory: Annotated[bool, Flag(("--memory/--no-memory",))] = Field(
         True, description="Whether peak memory is measured."
     )
-
-    @field_validator("batches")
-    @classmethod
-    def _each_once(cls, value: tuple[int, ...]) -> tuple[int, ...]:
-        return tuple(dict.fromkeys(value))
 
     @property
     def cache_limit(self) -> int | None:
@@ -146,6 +142,7 @@ class CertifySettings(SettingsModel):
 
     methods: Annotated[
         tuple[str, ...],
+        EACH_ONCE,
         OneOf("iqa_armor.defenses.smoothing:SMOOTHERS"),
         Flag(("--method",), metavar="NAME[:KEY=VALUE,…]"),
     ] = Field(
@@ -172,11 +169,6 @@ class CertifySettings(SettingsModel):
     limit: Annotated[Limit, Flag(shown="all")] = None
     global_bound: bool = Field(True, description="Whether fs also gets the product bound of its backbone.")
     seed: Seed = 0
-
-    @field_validator("methods")
-    @classmethod
-    def _each_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
-        return tuple(dict.fromkeys(value))
 
 
 class PurifierSettings(FilterSettings):

@@ -1,7 +1,6 @@
 """A model on the bench: what is timed, and the peak memory of its work."""
 
 import sys
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from iqa_armor.bounded import EndedError, Worker
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
+from iqa_armor.machine import time_on
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.pipeline.load import load_model
@@ -87,11 +87,9 @@ class TimedModel:
     def seconds(self, work: Callable[[Tensor], None], batch: int) -> float:
         """Return the wall time of one call of `score` or `train` on a batch of images."""
         images = self.images(batch)
-        self._wait()
-        started = time.perf_counter()
+        started = time_on(self.device)
         work(images)
-        self._wait()
-        return time.perf_counter() - started
+        return time_on(self.device) - started
 
     @contextmanager
     def _refusing(self, problem: str, wayout: str) -> Iterator[None]:
@@ -100,10 +98,6 @@ class TimedModel:
         except (RuntimeError, ValueError, LookupError, ModelLoadError) as error:
             reason = str(error).strip().splitlines()[-1]
             raise UsageError(f"{self.model.name} {problem}: {reason}; {wayout}") from error
-
-    def _wait(self) -> None:
-        if self.device.type == "cuda":
-            torch.cuda.synchronize(self.device)
 
 
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")

@@ -1,7 +1,7 @@
 """Train a purifier on attacks of a model, and say what it undoes."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +24,10 @@ from iqa_armor.training.images import load_training_images
 from iqa_armor.training.pairs import fit_attacks
 from iqa_armor.training.purifier import FittedFilter, fit_filter
 
+UNDONE = (
+    *("psnr_before", "psnr_after", "psnr_clean", "quality_before", "quality_after"),
+    *("gain_before", "gain_after", "gain_clean"),
+)
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 
 
@@ -37,29 +41,15 @@ def build_threats(settings: PurifierSettings) -> list[Attack]:
 
 
 @dataclass(frozen=True)
-class Undone:
-    """Means over held-out images attacked (before), attacked and purified (after), and purified only (clean).
+class TrainedPurifier:
+    """A trained filter, in eval mode on the CPU, what it undoes, and what its file says of its origin.
 
-    PSNR is to the clean images, in dB; the scores are `metrics.quality_score` and `metrics.gain_score`.
+    `undone` has means over held-out images attacked ("before"), attacked and purified ("after"), and purified only
+    ("clean"): PSNR to the clean images, in dB, `metrics.quality_score` and `metrics.gain_score`; and their number.
     """
 
-    psnr_before: float
-    psnr_after: float
-    psnr_clean: float
-    quality_before: float
-    quality_after: float
-    gain_before: float
-    gain_after: float
-    gain_clean: float
-    images: int
-
-
-@dataclass(frozen=True)
-class TrainedPurifier:
-    """A trained filter, in eval mode on the CPU, what it undoes, and what its file says of its origin."""
-
     fitted: FittedFilter
-    undone: Undone
+    undone: dict[str, float]
     provenance: dict[str, Any]
 
     def save(self, path: Path | str) -> None:
@@ -97,7 +87,7 @@ def train_purifier(
         "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
         "epochs": [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs],
         "best_epoch": fitted.best,
-        "held_out": asdict(undone),
+        "held_out": undone,
     }
     return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
@@ -114,7 +104,7 @@ def _attacked(settings: PurifierSettings) -> dict[str, Any]:
 
 
 @torch.no_grad()
-def _undone(model: QualityModel, fitted: FittedFilter, scale: ScoreScale, batch_size: int) -> Undone:
+def _undone(model: QualityModel, fitted: FittedFilter, scale: ScoreScale, batch_size: int) -> dict[str, float]:
     def normalised(images: Tensor) -> Tensor:
         return torch.as_tensor((model(images) - scale.low) / scale.width).cpu()
 
@@ -126,7 +116,5 @@ def _undone(model: QualityModel, fitted: FittedFilter, scale: ScoreScale, batch_
         quality = [quality_score(clean, images).cpu() for images in (attacked, purified)]
         gains = [gain_score(score, normalised(images)) for images in (attacked, purified, harmed)]
         rows.append((*decibels, *quality, *gains))
-    names = [field.name for field in fields(Undone) if field.name != "images"]
-    columns = zip(names, zip(*rows, strict=True), strict=True)
-    means = {name: float(torch.cat(column).mean()) for name, column in columns}
-    return Undone(images=len(fitted.held_out), **means)
+    columns = zip(UNDONE, zip(*rows, strict=True), strict=True)
+    return {**{name: float(torch.cat(column).mean()) for name, column in columns}, "images": len(fitted.held_out)}

@@ -37,21 +37,6 @@ class Requirement:
         return f"{self.path} {self.operator} {self.bound:g}"
 
 
-@dataclass(frozen=True)
-class Failure:
-    """A requirement that one model does not meet; `value` is None where it is not defined."""
-
-    requirement: Requirement
-    model: str
-    value: float | None
-
-    def __str__(self) -> str:
-        if self.value is None:
-            return f"{self.model}: {self.requirement} fails, the value is not defined"
-        excess = abs(self.value - self.requirement.bound)
-        return f"{self.model}: {self.requirement} fails by {excess:.4g}, the value is {self.value:.4g}"
-
-
 def parse_requirement(text: str) -> Requirement:
     """Return the requirement written as `PATH OPERATOR NUMBER`; a UsageError refuses any other text."""
     match = _EXPRESSION.fullmatch(text)
@@ -64,18 +49,21 @@ def parse_requirement(text: str) -> Requirement:
     )
 
 
-def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
-    """Return the failures of a requirement: one for every model but the baseline that does not meet it.
+def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
+    """Return by how much models miss a requirement, in words by name: all but the baseline that do not meet it.
 
     A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
     """
     settings, datasets = outcome.settings, [entry.spec for entry in outcome.data]
     require_path(requirement, budgets=settings.keys(), ranking=settings.ranking_keys(), datasets=datasets)
-    holds, failures = OPERATORS[requirement.operator], []
+    holds, failures = OPERATORS[requirement.operator], dict[str, str]()
     for model in outcome.compared:
         value = flattened(model.model_dump()).get(requirement.path)
-        if value is None or not holds(value, requirement.bound):
-            failures.append(Failure(requirement, model.name, value))
+        if value is None:
+            failures[model.name] = f"{model.name}: {requirement} fails, the value is not defined"
+        elif not holds(value, requirement.bound):
+            excess = f"{abs(value - requirement.bound):.4g}, the value is {value:.4g}"
+            failures[model.name] = f"{model.name}: {requirement} fails by {excess}"
     return failures
 
 

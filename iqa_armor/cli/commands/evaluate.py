@@ -21,13 +21,10 @@ from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
 
 if TYPE_CHECKING:
-    import torch
-
     from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
-    from iqa_armor.pipeline.forecast import Forecast
     from iqa_armor.results.outcome import Outcome
     from iqa_armor.results.requirements import Requirement
 
@@ -82,6 +79,7 @@ def evaluate(
         iqa-armor evaluate 'h-{seed}.safetensors' --baseline m.pt --seeds 3 --data csv:l.csv
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
+    from iqa_armor.pipeline.forecast import forecast_attacks
     from iqa_armor.results.requirements import parse_requirement, require_path
     from iqa_armor.results.seeds import over_seeds
     from iqa_armor.results.table import check_table_file
@@ -106,7 +104,7 @@ def evaluate(
         opened = partial(_opened, paths, data or (None,), defenses=defenses, opening=opening, labels=labels, bars=bars)
         evaluate_once = partial(evaluate_models, baseline=position, device=device, progress=bars)
         if dry_run:
-            show_forecasts(seeds * _forecasts(*opened(settings.seed), settings, device))
+            show_forecasts(seeds * forecast_attacks(*opened(settings.seed), settings, device))
             return
         for seed, folder in runs.items():
             found.append(evaluate_once(*opened(seed), settings=settings.changed(seed=seed), output=folder))
@@ -158,17 +156,6 @@ def _write(
         say(f"wrote {report}", to=stderr)
 
 
-def _forecasts(
-    models: list[QualityModel], datasets: list[Dataset], settings: EvaluationSettings, device: torch.device
-) -> list[Forecast]:
-    from iqa_armor.attacks.budgets import at_budgets
-    from iqa_armor.pipeline.forecast import forecast_attacks
-
-    attacks = [at_budgets(attack, settings.epsilons) for attack in settings.named_attacks().values()]
-    limit, batch, eot = settings.limit, settings.batch_size, settings.eot
-    return forecast_attacks(models, datasets, attacks, limit=limit, device=device, batch_size=batch, eot=eot)
-
-
 def page_of(found: Evaluation) -> str:
     """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
@@ -186,13 +173,13 @@ def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     from iqa_armor.errors import RequirementError
     from iqa_armor.results.requirements import unmet
 
-    failures = [failure for requirement in requirements for failure in unmet(requirement, outcome)]
+    failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
         from iqa_armor.report.evaluation import evaluation_report
         from iqa_armor.report.terminal import TerminalReport
 
         stdout.print(TerminalReport(evaluation_report(outcome)))
     if failures:
-        raise RequirementError("; ".join(map(str, failures)))
+        raise RequirementError("; ".join(failures))
     if requirements:
         stderr.print(f"all {len(requirements)} requirements hold")

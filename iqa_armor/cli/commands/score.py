@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
@@ -120,7 +119,9 @@ def score(
         means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}
         columns = ("image", "score", *means)
 
-        scores = partial(each_score, opened, device=device, seed=draws.seed, **throughput.model_dump())
+        def scores(files: Iterable[Path]) -> Iterator[Scored]:
+            return each_score(opened, files, device=device, seed=draws.seed, **throughput.model_dump())
+
         run = _Run(bars, count_images(images or (), from_file), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:

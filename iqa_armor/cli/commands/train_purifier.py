@@ -62,11 +62,13 @@ def _show(result: TrainedPurifier, title: str) -> None:
         )
     show_table(("epoch", "loss", "held-out loss", "held-out PSNR", "seconds"), rows, title=title)
     undone = result.undone
-    figures = (
-        ("attacked", f"{undone.psnr_before:.2f}", f"{undone.quality_before:.4f}", f"{undone.gain_before:.3f}"),
-        ("attacked, filtered", f"{undone.psnr_after:.2f}", f"{undone.quality_after:.4f}", f"{undone.gain_after:.3f}"),
-        ("clean, filtered", f"{undone.psnr_clean:.2f}", "", f"{undone.gain_clean:.3f}"),
-    )
-    show_table(("", "PSNR", "quality score", "gain score"), figures, title=f"{undone.images} held-out images")
-    if undone.gain_after >= undone.gain_before:
+
+    def shown(state: str) -> tuple[str, ...]:
+        quality = f"{undone[f'quality_{state}']:.4f}" if state != "clean" else ""
+        return f"{undone[f'psnr_{state}']:.2f}", quality, f"{undone[f'gain_{state}']:.3f}"
+
+    states = {"attacked": "before", "attacked, filtered": "after", "clean, filtered": "clean"}
+    rows = [(name, *shown(state)) for name, state in states.items()]
+    show_table(("", "PSNR", "quality score", "gain score"), rows, title=f"{undone['images']} held-out images")
+    if undone["gain_after"] >= undone["gain_before"]:
         say("warning: the filter undoes none of the attacks' effect on the score")
