@@ -76,7 +76,6 @@ class Worker:
         return answer
 
     def close(self) -> None:
-        """End the process, if this one started it."""
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
@@ -188,7 +187,6 @@ def _stop(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
 
 
 def _death(process: subprocess.Popen[bytes]) -> str:
-    """Say how a process ended."""
     code = process.wait()
     with suppress(ValueError):
         return f"it ended the process that read it ({signal.Signals(-code).name})"

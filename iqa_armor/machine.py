@@ -62,7 +62,6 @@ def time_on(device: torch.device) -> float:
 
 
 def cuda_devices() -> list[str]:
-    """Return the names of this machine's CUDA devices."""
     import torch
 
     count = torch.cuda.device_count() if torch.cuda.is_available() else 0

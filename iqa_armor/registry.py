@@ -31,7 +31,6 @@ class Entry:
     settings: Mapping[str, Any] | None = None
 
     def value(self) -> Any:
-        """Return the value, imported now."""
         found = _at(self.home)
         return found if self.settings is None else found(**self.settings)
 
@@ -125,7 +124,6 @@ class Registry(Mapping[str, T], Generic[T]):
         return ", ".join([*self.entries, *([self.also] if self.also else [])])
 
     def names(self) -> list[str]:
-        """Return the names of built-in values and of installed plug-ins."""
         return [*self.entries, *self._installed()]
 
     def lazy_attribute(self, name: str) -> Any:

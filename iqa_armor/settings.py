@@ -109,7 +109,6 @@ def marks_of(field: FieldInfo, kind: type[Any]) -> list[Any]:
 
 
 def flag_of(field: FieldInfo) -> Flag:
-    """Return how the command line writes a setting."""
     return next(iter(marks_of(field, Flag)), Flag())
 
 

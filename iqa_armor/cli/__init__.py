@@ -29,7 +29,6 @@ class ArmorGroup(typer.core.TyperGroup):
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:
-        """Run the chosen command, turning an ArmorError into an exit code."""
         with _ending():
             return super().invoke(ctx)
 
@@ -102,6 +101,5 @@ def _root(
 
 
 def main() -> None:
-    """Run the command line."""
     stop_on_signals()
     app()

@@ -42,7 +42,6 @@ class Machine(SettingsModel):
     )
 
     def model_post_init(self, _: Any) -> None:
-        """Prepare threads and memory."""
         prepare_threads(self.threads)
         prepare_memory(self.max_memory)
 
@@ -66,7 +65,6 @@ class Labels(SettingsModel):
     )
 
     def words(self) -> list[str]:
-        """Return the options that say the same."""
         root = [] if self.image_root is None else ["--image-root", str(self.image_root)]
         return [*(["--columns", self.columns] if self.columns else []), *root]
 
@@ -103,7 +101,6 @@ class Defenses(SettingsModel):
 
 
 def output_option(metavar: str, *, shown: str = "") -> Any:
-    """Return the option that names what a command writes."""
     help_text = "File or folder to write." + (f" \\[default: {shown}]" if shown else "")
     return typer.Option("-o", "--out", metavar=metavar, help=help_text)
 

@@ -34,7 +34,6 @@ class _ToConsole(logging.Handler):
 
 
 def show_messages() -> None:
-    """Send the package's messages to stderr."""
     logger = logging.getLogger("iqa_armor")
     logger.handlers = [_ToConsole()]
     logger.setLevel(logging.INFO)
@@ -137,7 +136,6 @@ def progress() -> Iterator[Bars]:
 
 
 def say(*lines: str, to: Console = stdout) -> None:
-    """Write lines as they are."""
     for line in lines:
         to.print(line, markup=False, soft_wrap=True)
 

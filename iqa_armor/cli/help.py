@@ -23,7 +23,6 @@ class ArmorCommand(typer.core.TyperCommand):
     """A command whose help fits a screen; options under a heading of their own are shown by --help-all."""
 
     def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
-        """Show what is usual."""
         show_help(ctx, everything=False)
 
 

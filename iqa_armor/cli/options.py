@@ -62,7 +62,6 @@ def options(
 
 
 def recipe_kinds(command: str) -> list[type[SettingsModel]]:
-    """Return the kinds of settings that recipes of a command hold."""
     module = command.replace("-", "_")
     return getattr(getattr(import_module(f"iqa_armor.cli.commands.{module}"), module), "recipe_kinds", [])
 
@@ -77,7 +76,7 @@ def _parameters(
     for name, field in kind.model_fields.items():
         if name in without:
             continue
-        home = next(base for base in reversed(kind.__mro__) if name in getattr(base, "model_fields", ()))
+        home: Any = next(base for base in reversed(kind.__mro__) if name in getattr(base, "model_fields", ()))
         flag = flag_of(field)
         option = typer.Option(
             *flags_of(name, field),
@@ -91,7 +90,6 @@ def _parameters(
 
 
 def _metavar(field: FieldInfo) -> str | None:
-    """Return what stands for a value of the type that a flag gives."""
     kind = written_type(field)
     (kind,) = get_args(kind) if get_origin(kind) is list else (kind,)
     if choices := get_args(kind) if get_origin(kind) is Literal else ():

@@ -28,7 +28,6 @@ class Summary:
 
     @cached_property
     def by_dataset(self) -> dict[str, Nested]:
-        """All figures of every dataset."""
         return {
             spec: {**each_figure(float, part.figures()), "images": len(part.clean)}
             for spec, part in self.reductions.items()
@@ -36,7 +35,6 @@ class Summary:
 
     @cached_property
     def combined(self) -> Nested:
-        """Figures of all datasets."""
         parts = list(self.by_dataset.values())
         shared = [{name: part[name] for name in Figures.model_fields if name in part} for part in parts]
         combined = weighted_mean(shared, self.weights)

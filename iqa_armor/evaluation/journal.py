@@ -40,7 +40,6 @@ class Shard:
     count: int = 1
 
     def owns(self, number: int) -> bool:
-        """Return whether this process works on a block."""
         return number % self.count == self.rank
 
     def gather(self, mine: dict[int, Block]) -> dict[int, Block]:

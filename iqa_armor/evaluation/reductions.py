@@ -49,7 +49,6 @@ class Sample:
         return None if np.isnan(self.table[name]).all() else self._drawn(self.table, name)
 
     def mean(self, name: str) -> Tensor | None:
-        """Return the mean of a column."""
         values = self.column(name)
         return None if values is None else values.mean(-1)
 
@@ -59,7 +58,6 @@ class Sample:
         return None if mos is None else metric(self._sign * self.scores[1], mos)
 
     def srocc(self) -> Tensor | None:
-        """Return the rank correlation with opinion."""
         if self.column("mos") is None:
             return None
         codes = (order_codes(torch.from_numpy(self.table[name]))[self.rows] for name in ("score", "mos"))
@@ -83,7 +81,6 @@ class Sample:
         return None if changes is None else changes.amax(-1) * 255
 
     def deviation(self) -> Tensor:
-        """Return the standard deviation of the scores, nan of a single one."""
         scores = self.scores[1]
         return scores.std(-1) if scores.shape[-1] > 1 else scores.new_full(scores.shape[:-1], torch.nan)
 
@@ -127,7 +124,6 @@ class Reduction:
 
     @cached_property
     def clean(self) -> Table:
-        """Rows of the clean images."""
         return self.table.where(attack=CLEAN)
 
     @cached_property

@@ -124,7 +124,6 @@ class EvaluationSettings(SettingsModel):
         )
 
     def ranking_keys(self) -> tuple[str, ...]:
-        """Return the keys of the budgets of the attack on the ranking."""
         return tuple(map(budget_key, self.ranking_attacks()))
 
     def changed(self, **values: Any) -> Self:

@@ -1,7 +1,6 @@
 """Files of attacked images: names, 8-bit levels, and the table."""
 
 import csv
-import math
 import re
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
@@ -48,7 +47,6 @@ class AttackedImage:
     ssim: float
 
     def as_row(self) -> dict[str, Any]:
-        """Return the values of the columns of the table, by name."""
         return asdict(self) | {"image": str(self.image)}
 
 
@@ -112,8 +110,4 @@ def write_table(path: Path, rows: Sequence[AttackedImage]) -> None:
         writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
         writer.writeheader()
         for row in rows:
-            writer.writerow({name: _cell(value) for name, value in row.as_row().items()})
-
-
-def _cell(value: Any) -> Any:
-    return None if isinstance(value, float) and math.isnan(value) else value
+            writer.writerow({name: None if value != value else value for name, value in row.as_row().items()})

@@ -24,6 +24,7 @@ from iqa_armor.recipe import Recipe, TrainSettings
 from iqa_armor.results.outcome import Outcome
 
 RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
+SYNTHETIC = "It was fitted to synthetic images with computed scores, not to human opinion."
 LIMITS = (
     "Figures hold for the data named here; attacks stronger than those that were run will do more.",
     "Scores mean something for images like those of the training data only.",
@@ -87,6 +88,7 @@ def read_outcome(path: Path | str) -> Outcome:
 def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     """Return what `describe_file` knows as Markdown, with the figures of an evaluation if there is one."""
     made, run = known["provenance"], known["run"] or {}
+    is_synthetic = bool((made.get("data") or {}).get("synthetic"))
     front = {"library_name": "iqa-armor", "license": run.get("licence", "unknown")}
     parts = [
         "\n".join(["---", *(f"{key}: {value}" for key, value in front.items()), "---"]),
@@ -98,7 +100,7 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
         "## Recipe",
         _recipe(known["recipe"]),
         "## Limits",
-        "\n".join(f"- {limit}" for limit in (*_data_limits(made), *LIMITS)),
+        "\n".join(f"- {limit}" for limit in ((SYNTHETIC,) if is_synthetic else ()) + LIMITS),
     ]
     if run:
         parts += ["## This run", f"```json\n{json.dumps(run, indent=1)}\n```"]
@@ -107,22 +109,20 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
 
 def _origin(known: Mapping[str, Any], made: Mapping[str, Any]) -> str:
     source, data, pruned = (made.get(name) or {} for name in ("source", "data", "pruned"))
-    scale = known["score_scale"]
+    scale, seconds = known["score_scale"], (known["run"] or {}).get("call_seconds")
+    counts = ", ".join(f"{count} {split} images" for split, count in (data.get("images") or {}).items())
+    slower = f"{seconds[1] / seconds[0]:.2f} times the original's, where it was made" if seconds else "not measured"
     rows = {
         "made from": f"{source.get('name')} ({source.get('arch') or 'own network'}, weights {source.get('weights')}…)",
-        "data": f"{data.get('spec')} (fingerprint {data.get('fingerprint')}), {_counts(data.get('images') or {})}",
+        "data": f"{data.get('spec')} (fingerprint {data.get('fingerprint')}), {counts}",
         "block": ", ".join(f"{b['channels']} channels behind {b['node']}" for b in made.get("blocks") or ()) or "none",
         "pruned": f"{pruned['share']:.1%} of the channels" if pruned else "nothing",
         "values": f"{known['values']:,}",
         "scores": f"{scale['low']:.4g} to {scale['high']:.4g} on training images" if scale else "range not known",
-        "time of a call": _ratio((known["run"] or {}).get("call_seconds")),
+        "time of a call": slower,
         "versions": ", ".join(f"{name} {value}" for name, value in (made.get("versions") or {}).items()),
     }
     return _rows(rows) if source else "It was saved without a record of its origin."
-
-
-def _ratio(seconds: Sequence[float] | None) -> str:
-    return f"{seconds[1] / seconds[0]:.2f} times the original's, where it was made" if seconds else "not measured"
 
 
 def _held_out(made: Mapping[str, Any]) -> str:
@@ -165,21 +165,11 @@ def _recipe(recipe: Mapping[str, Any]) -> str:
     return f"{_rows(rows) if rows else 'The defaults.'}\n\n{again}"
 
 
-def _data_limits(made: Mapping[str, Any]) -> list[str]:
-    synthetic = (made.get("data") or {}).get("synthetic")
-    return ["It was fitted to synthetic images with computed scores, not to human opinion."] if synthetic else []
-
-
-def _counts(images: Mapping[str, int]) -> str:
-    return ", ".join(f"{count} {split} images" for split, count in images.items())
-
-
 def _rows(values: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in values.items())])
 
 
 def sha256_of(path: Path | str) -> str:
-    """Return the SHA-256 of a file."""
     with reading(path, ModelLoadError), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 

@@ -147,8 +147,10 @@ def _with_scale(
 
 
 def _with_ratios(entry: CertifiedModel, base: CertifiedModel) -> CertifiedModel:
-    ratios = {word: {"ratio_to_baseline": _ratio(entry, base, word)} for word in entry.methods}
-    methods = {word: figures.model_copy(update=ratios[word]) for word, figures in entry.methods.items()}
+    methods = {
+        word: figures.model_copy(update={"ratio_to_baseline": _ratio(entry, base, word)})
+        for word, figures in entry.methods.items()
+    }
     return entry.model_copy(update={"methods": methods})
 
 

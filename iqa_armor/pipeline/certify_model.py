@@ -68,7 +68,6 @@ class Subject:
         return float(self.model(image))
 
     def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
-        """Return a result and the seconds that it took."""
         start = time_on(self.device)
         result = compute()
         return result, time_on(self.device) - start

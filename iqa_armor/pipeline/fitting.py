@@ -150,7 +150,6 @@ SAMPLES_TO_READ = SAMPLES * 5 // 4  # a tenth, more or less, is held out
 
 
 def takes_samples(recipe: Recipe) -> bool:
-    """Return whether pruning by this recipe looks at scored images."""
     return recipe.prune > 0 and CRITERIA.read(recipe.criterion).takes_samples
 
 

@@ -65,7 +65,6 @@ class Hardened:
         ]
 
     def as_plain(self) -> dict[str, Any]:
-        """Return plain values for JSON."""
         scale = self.model.scale
         return {
             "name": self.model.name,

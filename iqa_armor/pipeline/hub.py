@@ -10,7 +10,6 @@ PREFIX, MODEL_FILE = "hf:", "model.safetensors"
 
 
 def on_hub(path: Path | str | None) -> bool:
-    """Return whether this names a place on the hub, not a file."""
     return str(path or "").startswith(PREFIX)
 
 

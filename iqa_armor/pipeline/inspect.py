@@ -3,7 +3,6 @@
 from dataclasses import dataclass
 
 import torch
-from torch import fx
 
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
@@ -49,6 +48,8 @@ def inspect_model(model: QualityModel) -> Inspection:
     if not (found or grids):
         branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
+    fixed = traced.meta.get(FIXED_SIZE)
+    serves = [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
     blocks = tuple(spectrum.name for spectrum in spectra)
     return Inspection(
         name=model.name,
@@ -59,13 +60,8 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*_remarks(found, tokens), *_serves(traced), *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*_remarks(found, tokens), *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
     )
-
-
-def _serves(traced: fx.GraphModule) -> list[str]:
-    fixed = traced.meta.get(FIXED_SIZE)
-    return [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
 
 
 def _remarks(found: tuple[Branch, ...], tokens: TokenGrid | None) -> list[str]:

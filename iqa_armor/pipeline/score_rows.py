@@ -22,7 +22,6 @@ _TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newl
 
 
 def line_of(row: Mapping[str, Any], kind: Format) -> str:
-    """Return a row as a line of CSV or of JSON."""
     if kind != "csv":
         return json.dumps(row) + _ENDS["jsonl"]
     text = io.StringIO()

@@ -63,7 +63,6 @@ class Batcher:
         return found
 
     async def run(self) -> None:
-        """Score what comes, until it is cancelled."""
         with ThreadPoolExecutor(1) as pool:
             while True:
                 batch = [one for one in await self._batch() if not one.found.done()]

@@ -40,12 +40,10 @@ class TimedModel:
 
     @property
     def parameters(self) -> int:
-        """Number of its parameters."""
         return sum(each.numel() for each in self.model.parameters())
 
     @property
     def own_bytes(self) -> int:
-        """Memory of its parameters and buffers."""
         return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
 
     def forget(self) -> None:
@@ -81,7 +79,6 @@ class TimedModel:
             self._optimizer.step()
 
     def work(self, task: Task) -> Callable[[Tensor], None]:
-        """Return what a task does with images."""
         return self.score if task == "inference" else self.train
 
     def seconds(self, work: Callable[[Tensor], None], batch: int) -> float:

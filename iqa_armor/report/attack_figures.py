@@ -128,7 +128,6 @@ def reach(outcome: Outcome) -> str:
 
 
 def under_headline(outcome: Outcome) -> str:
-    """Return the name of the headline attack and its budget, as a heading."""
     attack, key = headline(outcome)
     return f"{attack}, {budget(key)}"
 

@@ -195,10 +195,8 @@ class Report:
 
 
 def row(*cells: Cell | str | None) -> Row:
-    """Return a row; texts are plain cells."""
     return tuple(Cell(cell) if isinstance(cell, str) else cell for cell in cells)
 
 
 def number_columns(headings: Iterable[str], *, spare: int = 0) -> list[Column]:
-    """Return columns of numbers."""
     return [Column(heading, spare=spare) for heading in headings]

@@ -1,7 +1,9 @@
 """An evaluation as a report, and in words how it was run and what its figures are."""
 
 import re
+import tomllib
 from collections.abc import Iterator, Sequence
+from importlib import resources
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
@@ -89,7 +91,6 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
 
 
 def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: str = "") -> Section:
-    """Return a section of the parts that there are."""
     kept = (part for part in parts if part is not None and not (isinstance(part, Panels) and not part.charts))
     return Section(title, tuple(kept), is_detail, summary)
 
@@ -122,41 +123,17 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
         yield "Data", data_line(entry)
 
 
-DEFINITIONS = {
-    "SROCC, PLCC": "Rank and linear correlation of a model's scores with human opinion (MOS); 1 is perfect agreement. "
-    "PLCC is raw, without a fitted curve. Scores of models for which lower is better are turned round first.",
-    "AbsGain": "Mean change of the score under attack, with its sign, as a share of the model's own score range on "
-    "clean training images (arXiv 2506.04951, eq. 8). Near 0 is robust. A model whose range grew looks more robust "
-    "than it is.",
-    "Gain in std": "The same change in standard deviations of the model's clean scores, which one outlier does not "
-    "stretch.",
-    "R-Score": "Mean over images of log₁₀ of the largest possible change of the score over the actual one (eq. 9). "
-    "High is robust; below 0 scores have left the range.",
-    "AUC": "Area under a figure over the budgets, divided by their range, so that it reads as a mean over ε. An "
-    "attack with one budget has no area: its figure at that budget stands instead.",
-    "SROCC under attack": "Agreement of the attacked scores with opinion, every image being attacked. Widening the "
-    "score range or saturating the output does not help here, so read it beside the gain, and before it where the two "
-    "disagree.",
-    "Quality and gain score of a purifier": "Quality is (SSIM + PSNR/80)/2 of the purified image against the clean "
-    "one; 1 is the image itself. Gain score is the change of the score from that of the clean image without purifier, "
-    "divided by the latter, both in the model's score range (arXiv 2404.06957; at least 0.05 stands below the line). "
-    "It also counts what the purifier does to clean scores.",
-    "Worst case": "For each image and budget, the attack that moved the score farthest, among those run at every "
-    "budget.",
-}
-
-
 def definitions(*, has_purifiers: bool) -> tuple[tuple[str, str], ...]:
-    """Return what the figures are by their names."""
-    told = " ".join(DEFINITIONS)
+    """Return what the figures are by their names: what definitions.toml says, and else what their registry does."""
+    defined = tomllib.loads(resources.files("iqa_armor.report").joinpath("definitions.toml").read_text("utf-8"))
+    told = " ".join(defined)
     others = {each.label: f"{each.says[0].upper()}{each.says[1:]}." for each in FIGURES if each.label not in told}
     return tuple(
-        each for each in (DEFINITIONS | others).items() if has_purifiers or not re.search("[Pp]urifi", " ".join(each))
+        each for each in (defined | others).items() if has_purifiers or not re.search("[Pp]urifi", " ".join(each))
     )
 
 
 def data_line(entry: DataEntry) -> str:
-    """Return what was evaluated of a dataset and its weight."""
     scores = "" if entry.has_scores else ", no opinion scores"
     return f"{entry.spec}: {entry.images} {entry.split} images{scores}, weight {entry.weight:g}"
 

@@ -90,7 +90,6 @@ class Scale(Value):
 
     @property
     def width(self) -> float:
-        """Length of the range."""
         return self.high - self.low
 
 

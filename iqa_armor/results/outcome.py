@@ -20,7 +20,6 @@ class Document(Value):
         return {"schema": schema, **dumped}
 
     def to_json(self, *, indent: int | None = 2) -> str:
-        """Return the JSON text."""
         return self.model_dump_json(indent=indent)
 
     @classmethod
@@ -74,7 +73,6 @@ class Settings(Value):
         return -1 if self.direction == -1 else 1
 
     def ranking_keys(self) -> tuple[str, ...]:
-        """Return the budget keys of the attack on the ranking."""
         return tuple(f"{epsilon:g}" for epsilon in self.ranking_epsilons)
 
     def keys(self) -> dict[str, tuple[str, ...]]:
@@ -102,7 +100,6 @@ class Outcome(Document):
 
     @property
     def baseline_entry(self) -> ModelEntry | None:
-        """The baseline's own entry, if there is one."""
         return next((model for model in self.models if model.name == self.baseline), None)
 
 

@@ -68,7 +68,7 @@ def _show(result: TrainedPurifier, title: str) -> None:
         return f"{undone[f'psnr_{state}']:.2f}", quality, f"{undone[f'gain_{state}']:.3f}"
 
     states = {"attacked": "before", "attacked, filtered": "after", "clean, filtered": "clean"}
-    rows = [(name, *shown(state)) for name, state in states.items()]
-    show_table(("", "PSNR", "quality score", "gain score"), rows, title=f"{undone['images']} held-out images")
+    figures = [(name, *shown(state)) for name, state in states.items()]
+    show_table(("", "PSNR", "quality score", "gain score"), figures, title=f"{undone['images']} held-out images")
     if undone["gain_after"] >= undone["gain_before"]:
         say("warning: the filter undoes none of the attacks' effect on the score")
