@@ -84,6 +84,22 @@ BETWEEN: dict[str, Forward] = {
     "padding of channels": lambda net, maps: F.pad(maps, (0, 0, 0, 0, 2, -2)),
     "pixels to channels and back": lambda net, maps: F.pixel_shuffle(F.pixel_unshuffle(maps, 2), 2),
     "written in place": lambda net, maps: maps.clone().index_fill_(1, torch.tensor([0, 5]), 0.0),
+    "interleaved": lambda net, maps: torch.stack(maps.chunk(2, 1), 2).flatten(1, 2),
+    "a batch of two": lambda net, maps: sum(torch.cat([maps, maps.flip(1)]).relu().chunk(2)),
+    "depth to space and back": lambda net, maps: F.pixel_unshuffle(
+        maps.view(-1, 2, 2, 4, 16, 16).permute(0, 3, 4, 1, 5, 2).reshape(-1, 4, 32, 32), 2
+    ),
+    "a table of channels": lambda net, maps: maps.index_select(1, torch.arange(16).roll(5)),
+    "gathered": lambda net, maps: maps.gather(1, torch.arange(16).flip(0).view(1, -1, 1, 1).expand_as(maps)),
+    "means of groups": lambda net, maps: maps + maps.unflatten(1, (4, 4)).mean(2).repeat_interleave(4, 1),
+    "attention by einsum": lambda net, maps: torch.einsum(
+        "ncd,ndhw->nchw", torch.einsum("nchw,ndhw->ncd", maps, maps).softmax(-1), maps
+    ),
+    "sorted": lambda net, maps: maps.sort(1).values,
+    "median": lambda net, maps: maps - maps.median(1, keepdim=True).values,
+    "padded as in PyramidNet": lambda net, maps: (
+        torch.cat([maps, maps.flip(1)], 1) + F.pad(maps, (0, 0, 0, 0, 0, 16))
+    )[:, :16],
     "a constant per channel": lambda net, maps: maps * torch.linspace(0.5, 1.5, 16).view(1, -1, 1, 1),
 }
 HEADS: dict[str, tuple[Forward, int]] = {
@@ -158,6 +174,17 @@ class FunctionalNorm(nn.Module):
         return F.batch_norm(maps, self.running_mean, self.running_var, self.weight, self.bias, self.training).relu()
 
 
+class Eca(nn.Module):
+    """Weights of channels by a convolution over their means."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv1d(1, 1, 3, padding=1)
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * self.conv(maps.mean((2, 3)).unsqueeze(1)).sigmoid().squeeze(1)[..., None, None]
+
+
 class Scaled(nn.Module):
     """A learned scale per channel, as wide as the maps."""
 
@@ -190,6 +217,10 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "transposed depthwise": lambda: between(nn.ConvTranspose2d(16, 16, 2, 2, groups=16)),
     "weight norm": lambda: between(nn.utils.parametrizations.weight_norm(nn.Conv2d(16, 16, 3))),
     "pixel shuffle": lambda: between(nn.PixelUnshuffle(2), stage(64, 64, stride=1), nn.PixelShuffle(2)),
+    "ECA": lambda: between(Eca()),
+    "norm of all": lambda: between(nn.LayerNorm([16, 16, 16])),
+    "local response norm": lambda: between(nn.LocalResponseNorm(5)),
+    "across channels": lambda: between(nn.Unflatten(1, (1, 16)), nn.Conv3d(1, 1, 3, padding=1), nn.Flatten(1, 2)),
     "sync norm": lambda: between(nn.SyncBatchNorm(16)),
 }
 

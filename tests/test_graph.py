@@ -404,3 +404,59 @@ def test_modes_come_back_and_forced_ones_are_respected() -> None:
         assert not network[1].training
         assert network[0].layer.training
     assert [module.training for module in network.modules()] == before
+
+
+TABLE = torch.rand(3)
+PLAIN: dict[str, Any] = {
+    "zeros": lambda x: torch.zeros(x.shape[0], 3, *x.shape[2:]),
+    "zeros of one number": lambda x: torch.zeros(x.shape[0])[:, None, None, None],
+    "zeros of a shape": lambda x: torch.zeros(x.shape),
+    "ones with a kind": lambda x: torch.ones(*x.shape, dtype=x.dtype, device=x.device),
+    "ones of a list": lambda x: torch.ones([x.shape[0], 3, 1, 1]),
+    "new zeros": lambda x: TABLE.new_zeros(x.shape[0], 1, 1, 1),
+    "expand": lambda x: TABLE.view(1, -1, 1, 1).expand(x.shape[0], -1, -1, x.shape[3]),
+    "expand to a list": lambda x: TABLE.view(1, -1, 1, 1).expand([x.shape[0], -1, 1, 1]),
+    "repeat": lambda x: TABLE.view(1, -1, 1, 1).repeat(x.shape[0], 1, 1, 1),
+}
+
+
+class Adding(nn.Module):
+    def __init__(self, table: Any) -> None:
+        super().__init__()
+        self.table = table
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.table(x)
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_plain_tensors_take_sizes_of_the_graph(name: str) -> None:
+    network = Adding(PLAIN[name])
+    for _ in range(2):  # what torch keeps of the first trace does not change the second
+        traced = trace(network, images()[:1])
+        for count, side in ((1, 8), (3, 12)):
+            given = torch.rand(count, 3, side, side)
+            assert torch.equal(traced(given), network(given))
+        assert "fixed_size" not in traced.meta
+    assert "zeros" not in vars(Tensor)
+    assert torch.zeros(2).tolist() == [0, 0]
+
+
+@pytest.mark.parametrize("table", [lambda x: torch.eye(x.shape[0]).sum(), lambda x: torch.randperm(x.shape[0]).sum()])
+def test_a_constant_for_the_number_of_images_is_refused(table: Any) -> None:
+    with pytest.raises(SurgeryError, match="a number there depends on how many images come together"):
+        trace(Adding(table), images()[:1])
+
+
+@fx.wrap
+def grid(sizes: tuple[int, int], step: float = 1.0) -> Tensor:
+    return torch.stack(torch.meshgrid(*map(torch.arange, sizes), indexing="ij")).sum(0)[None, None] * step
+
+
+def test_what_another_packages_function_makes_of_sizes_alone_is_a_constant(tmp_path: Any) -> None:
+    traced = trace(nn.Sequential(Adding(lambda x: grid(x.shape[-2:], 0.5)), nn.Flatten(), nn.Linear(192, 1)), images())
+    assert traced.meta["fixed_size"] == (8, 8)
+    assert grid not in {node.target for node in traced.graph.nodes}
+    model = QualityModel(traced, Preprocessing(size=(8, 8)), name="grid")
+    save_artifact(model, tmp_path / "model.safetensors", recipe={}, provenance={})
+    assert torch.equal(load_artifact(tmp_path / "model.safetensors").network(images()), traced(images()))

@@ -144,6 +144,17 @@ def test_planted_useless_channel_goes_first(criterion: str) -> None:
     torch.testing.assert_close(kept, rest)
 
 
+@pytest.mark.parametrize("criterion", ["l1", "l2"])
+def test_a_group_of_dead_channels_alone_is_ranked(criterion: str) -> None:
+    network = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 1)
+    )
+    with torch.no_grad():
+        for values in (network[0].weight, network[0].bias, network[1].weight):
+            values.zero_()
+    assert prune(trace(network, images(1)), images(4), ratio=0.25, criterion=criterion).share > 0
+
+
 def test_mean_of_removed_channels_moves_into_biases() -> None:
     network = small_network()
     with torch.no_grad():

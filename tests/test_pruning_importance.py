@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.pruning.hsic import Hsic
 from iqa_armor.pruning.pls import DistilledVip, Vip, latent_space
-from iqa_armor.pruning.samples import pooled_inputs
+from iqa_armor.pruning.samples import pooled_inputs, score_effects
 
 vip, distilled_vip, hsic = Vip().score, DistilledVip().score, Hsic().score
 Score = Callable[[Tensor, Tensor], Tensor]
@@ -186,3 +186,14 @@ def test_layers_that_mix_images_are_refused() -> None:
 def test_no_images_are_refused() -> None:
     with pytest.raises(ValueError, match="needs labelled images"):
         pooled_inputs(nn.Linear(2, 1), [])
+
+
+def test_effects_are_of_channels_that_images_have_a_say_in() -> None:
+    class Placed(nn.Sequential):
+        def forward(self, images: Tensor) -> Tensor:
+            return (self[0](images).mean((2, 3)) * self[1](torch.ones(1, 2))).sum(1)
+
+    network = Placed(nn.Conv2d(3, 4, 3), nn.Linear(2, 4))
+    effects = score_effects(network, torch.rand(2, 3, 8, 8))
+    assert effects.keys() == {"0"}
+    assert effects["0"].shape == (2, 3)

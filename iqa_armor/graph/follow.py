@@ -12,6 +12,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
+from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.sizes import ADVICE, FIXED_SIZE
 from iqa_armor.graph.tracer import SizedTracer
 from iqa_armor.graph.walk import ancestors
@@ -33,7 +34,7 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
     if tracer.asked:
-        _free_of_number(tracer, _traced(network, example[:1].repeat(3, 1, 1, 1))[0], type(network).__name__)
+        _free_of_number(traced, _traced(network, example[:1].repeat(3, 1, 1, 1))[1], type(network).__name__)
         if not _is_free_of_size(network, tracer, pair):
             traced.meta[FIXED_SIZE] = tuple(example.shape[-2:])
         traced.graph.lint()
@@ -45,7 +46,8 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
     try:
         with _one_input(network), _unchanged(network):
-            with _ALONE:
+            with _ALONE, sizes_from(tracer), torch.random.fork_rng(devices=[]):
+                torch.manual_seed(0)  # constants that are drawn are the same for any number of images
                 tracer.graph = tracer.trace(network)
             _drop_assertions(tracer.graph)
             traced = fx.GraphModule(network, tracer.graph, kind)
@@ -113,13 +115,19 @@ def _unchanged(network: nn.Module) -> Iterator[None]:
             holder.update(content) if isinstance(holder, dict) else holder.extend(content)
 
 
-def _free_of_number(two: SizedTracer, three: SizedTracer, kind: str) -> None:
+def _free_of_number(two: fx.GraphModule, three: fx.GraphModule, kind: str) -> None:
     """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow."""
     if [(node.op, node.target) for node in two.graph.nodes] != [(n.op, n.target) for n in three.graph.nodes]:
         raise SurgeryError(f"{kind} cannot be traced: what it does depends on how many images come together")
     for node, other in zip(list(two.graph.nodes), list(three.graph.nodes), strict=True):
+        if node.op == "get_attr" and not _is_same(*map(operator.attrgetter(str(node.target)), (two, three))):
+            raise _depends_on_number(node, kind)
         node.args = _merged(node.args, other.args, node, kind)
         node.kwargs = _merged(node.kwargs, other.kwargs, node, kind)
+
+
+def _is_same(one: Any, other: Any) -> bool:
+    return one is other or not isinstance(one, Tensor) or torch.equal(one, other)
 
 
 def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
@@ -136,13 +144,17 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
         return one
     if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
         return _multiple(node, one // 2)
+    raise _depends_on_number(node, kind)
+
+
+def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
     line = node.meta.get("line")
     error = SurgeryError(
         f"{kind} cannot be traced: a number there depends on how many images come together"
         + (f" ({shown_line(line)})" if line else "")
     )
     error.place = place_of(node)  # type: ignore[attr-defined]
-    raise error
+    return error
 
 
 def _multiple(node: fx.Node, times: int) -> fx.Node:

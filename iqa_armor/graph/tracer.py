@@ -19,11 +19,13 @@ from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
 from iqa_armor.graph.functions import with_item
 from iqa_armor.graph.interpret import call_node
+from iqa_armor.graph.plain import proxies
 
 _MADE_OF_LAYERS = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
     nn.TransformerDecoderLayer,
 )
+_OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
@@ -132,6 +134,19 @@ class SizedTracer(fx.Tracer):
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)
         return node
+
+    def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
+        """Return what stands for a call; what another package's function makes of sizes alone becomes a constant."""
+        is_foreign = kind == "call_function" and (getattr(target, "__module__", "") or "").partition(".")[0] not in _OWN
+        if is_foreign and not any(isinstance(self.values[each.node], Tensor) for each in proxies(args, kwargs)):
+            plain = fx.node.map_aggregate((args, kwargs), self._plain)
+            value = target(*plain[0], **plain[1])
+            if isinstance(value, Tensor):
+                return self.proxy(self.create_arg(value))
+        return super().create_proxy(kind, target, args, kwargs, *rest, **more)
+
+    def _plain(self, value: Any) -> Any:
+        return self.settled(value, lambda known: known) if isinstance(value, fx.Proxy) else value
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""

@@ -112,7 +112,7 @@ class Magnitude(Criterion):
             sizes = weights.flatten(1).abs().pow(self.power).sum(1)[member.places]
             total.scatter_add_(0, member.roots.to(sizes.device), sizes.to(total.dtype))
         total /= len(found)
-        return total / total.mean()
+        return total / total.mean().clamp_min(torch.finfo(total.dtype).tiny)  # all may be dead
 
 
 @dataclass(frozen=True)

@@ -64,6 +64,8 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
     def reading(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
         def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+            if not given[0].requires_grad:
+                return given  # a table of the network's own, such as places relative to each other
             read.append((name, given[0].clone()))  # a copy, so that its gradient is through this layer alone
             return (read[-1][1], *given[1:])
 

@@ -46,11 +46,10 @@ def _rewrite_unflatten(node: fx.Node, before: fx.Node, labelling: Labelling, gon
 
 def _rewrite_pieces(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     """Write a split into pieces with the pieces' own lengths."""
-    old = labelling.shapes[before]
     new = [tuple(kept_labels(part, gone).shape) for part in labelling.labels[before]]
-    if list(old) == new:
-        return
     axis = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0))  # type: ignore[arg-type]
+    if [shape[axis] for shape in labelling.shapes[before]] == [shape[axis] for shape in new]:
+        return
     node.op, node.target, node.kwargs = "call_function", torch.split, {}
     node.args = (node.args[0], [shape[axis] for shape in new], axis)
 
