@@ -19,9 +19,8 @@ from importlib import import_module
 from typing import IO, Any
 
 from iqa_armor import errors
-from iqa_armor.errors import ArmorError
+from iqa_armor.errors import ArmorError, reason_of
 from iqa_armor.machine import memory_limit
-from iqa_armor.reading import reason_of
 
 SECONDS = 20.0  # of one call, where the caller knows no better
 MOST_BYTES = 2**34  # of one message

@@ -1,17 +1,18 @@
-"""Failures a user can cause and mend, each with the exit code of the command line."""
+"""Failures a user can cause and mend, each with the exit code of the command line.
+
+Whatever else a library raises on a stranger's file becomes one of them in `reading`, the one place that catches all.
+"""
+
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
 
 # What torch and the code of a network raise where a graph, a size or a type does not fit: every kind of mistake that a
 # network may hold, none of those that a machine makes (memory, interrupts, files).
 NETWORK_FAILURES = (
-    TypeError,
-    ValueError,
-    RuntimeError,
-    AttributeError,
-    AssertionError,
-    LookupError,
-    ArithmeticError,
-    NameError,
-    ImportError,
+    *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
+    *(LookupError, ArithmeticError, NameError, ImportError),
 )
 
 
@@ -71,3 +72,60 @@ class SettingError(UsageError, ValueError):
 
 class OutputError(ArmorError):
     """A file or folder that cannot be written."""
+
+
+def first_line(error: BaseException, length: int = 200) -> str:
+    """Return the first line of an error's text that says something, or its kind."""
+    # A text may hold anything, even what no terminal can show.
+    lines = (line.strip() for line in str(error).encode(errors="replace").decode().splitlines())
+    return next((line for line in lines if line), type(error).__name__)[:length]
+
+
+def reason_of(error: BaseException) -> str:
+    """Return the same, or in our words that there was no memory left, which libraries say in words of their own."""
+    is_hungry = isinstance(error, MemoryError) or re.search("allocate memory|bad_?alloc", str(error), re.IGNORECASE)
+    return "it takes more memory than --max-memory allows" if is_hungry else first_line(error)
+
+
+@contextmanager
+def reading(
+    path: Path | str, error: type[ArmorError], *, says: str = "is damaged", advice: str = "name another file"
+) -> Iterator[None]:
+    """Raise `error` in place of everything that the block may raise, but for errors of ours and interrupts.
+
+    Which exceptions a parser of damaged bytes raises is documented nowhere and changes with its versions, so no list of
+    them is kept. The message is "PATH says: reason; advice".
+    """
+    try:
+        yield
+    except ArmorError:
+        raise
+    except OSError as failure:
+        raise error(f"{path} cannot be read: {failure.strerror or first_line(failure)}; {advice}") from failure
+    except BaseException as failure:
+        # A panic of a Rust library is no Exception.
+        if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
+            raise
+        raise error(f"{path} {says}: {reason_of(failure)}; {advice}") from failure
+
+
+def is_file(path: Path) -> bool:
+    """Return whether a file is there; a name that no file can have is not."""
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # too long, or with a null character
+        return False
+
+
+def file_version(path: Path) -> tuple[str, int, int, int]:
+    """Return what changes where a file's content does: its name, size and times; nothing can set the last one back."""
+    found = path.stat()
+    return str(path), found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
+def expanded(location: str | Path) -> Path:
+    """Return a path with its `~` replaced, or as it is where there is no such user."""
+    try:
+        return Path(location).expanduser()
+    except RuntimeError:
+        return Path(location)

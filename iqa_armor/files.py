@@ -90,6 +90,15 @@ def discard(path: Path | None) -> None:
             path.unlink()
 
 
+def cut_unfinished(path: Path, end: str = "\n") -> None:
+    """Drop what follows the last whole line of a file that grows, where a process was killed while it wrote."""
+    if path.exists():
+        with path.open("r+b") as file:
+            start = file.seek(max(0, file.seek(0, os.SEEK_END) - 2**24))
+            last = file.read().rfind(end.encode())
+            file.truncate(start + last + len(end) if last >= 0 else 0)
+
+
 def _probe(path: Path, parent: Path, prefix: str) -> None:
     with refusing(path):
         parent.mkdir(parents=True, exist_ok=True)

@@ -8,13 +8,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, UsageError
 
 # What running a stranger's module may raise short of ending the process.
-_FAILURES = (
-    *(ImportError, SyntaxError, NameError, TypeError, ValueError, AttributeError, OSError),
-    *(LookupError, ArithmeticError, RuntimeError, AssertionError),
-)
+_FAILURES = (*NETWORK_FAILURES, SyntaxError, OSError)
 _SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
 
 

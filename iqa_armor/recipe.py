@@ -6,8 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from iqa_armor.errors import ArmorError, RecipeError
-from iqa_armor.reading import reading
+from iqa_armor.errors import ArmorError, RecipeError, reading
 from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, Seed, SettingsModel
 
 MOST_BYTES = 2**20

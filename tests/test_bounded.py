@@ -11,8 +11,7 @@ from pathlib import Path
 import pytest
 
 from iqa_armor.bounded import EndedError, Worker
-from iqa_armor.errors import ArmorError, DataError, ModelLoadError
-from iqa_armor.reading import expanded, first_line, is_file, reading
+from iqa_armor.errors import ArmorError, DataError, ModelLoadError, expanded, first_line, is_file, reading
 
 
 @pytest.fixture(scope="module")

@@ -28,14 +28,13 @@ from iqa_armor.artifact.settings import (
     read_training_scores,
 )
 from iqa_armor.artifact.source import SOURCE
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.machine import capped
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.steady import DRAWS
-from iqa_armor.reading import reason_of
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

@@ -11,7 +11,7 @@ from iqa_armor.data.labelled import LabelledImage, labelled_dataset
 from iqa_armor.data.places import Places
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import Row, read_labels
-from iqa_armor.reading import expanded
+from iqa_armor.errors import expanded
 
 
 def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | None = None) -> Dataset:

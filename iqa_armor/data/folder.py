@@ -2,8 +2,7 @@
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
-from iqa_armor.errors import DataError
-from iqa_armor.reading import expanded
+from iqa_armor.errors import DataError, expanded
 
 
 def open_folder(spec: str, location: str) -> Dataset:

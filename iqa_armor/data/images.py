@@ -16,9 +16,8 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, file_version, reading
 from iqa_armor.machine import memory_limit
-from iqa_armor.reading import file_version, reading
 
 # What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
 FORMATS = {

@@ -9,8 +9,7 @@ import torch
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, grouped_splits
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import MEND, SHOWN, Problems
-from iqa_armor.errors import DataError
-from iqa_armor.reading import expanded, is_file
+from iqa_armor.errors import DataError, expanded, is_file
 
 
 @dataclass(frozen=True)

@@ -7,8 +7,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from iqa_armor.bounded import worker
-from iqa_armor.errors import DataError
-from iqa_armor.reading import reading
+from iqa_armor.errors import DataError, reading
 
 AGAIN = "unpack the release again"
 

@@ -6,8 +6,7 @@ from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import FileImages
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import read_labels
-from iqa_armor.errors import DataError
-from iqa_armor.reading import expanded
+from iqa_armor.errors import DataError, expanded
 
 
 def open_nips2017(spec: str, location: str) -> Dataset:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path, PureWindowsPath
 
 from iqa_armor.data.images import EXTENSIONS
-from iqa_armor.reading import is_file
+from iqa_armor.errors import is_file
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,7 @@ from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
 from iqa_armor.data.places import Places
 from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import SPLIT_NAMES, Row, read_labels
-from iqa_armor.errors import DataError
-from iqa_armor.reading import expanded
+from iqa_armor.errors import DataError, expanded
 
 _NO_SPLIT = "no official split is in its label file: figures on its test images are not those of publications"
 

@@ -9,9 +9,8 @@ from pathlib import Path
 from iqa_armor.data import DATASETS
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.releases import KONIQ10K
-from iqa_armor.errors import NETWORK_FAILURES, DataError
+from iqa_armor.errors import NETWORK_FAILURES, DataError, expanded
 from iqa_armor.progress import Progress, silent
-from iqa_armor.reading import expanded
 
 KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
 

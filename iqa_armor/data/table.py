@@ -13,8 +13,7 @@ from pathlib import Path
 from iqa_armor.bounded import worker
 from iqa_armor.data.base import Split
 from iqa_armor.data.problems import Problems
-from iqa_armor.errors import DataError
-from iqa_armor.reading import reading
+from iqa_armor.errors import DataError, reading
 
 SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "training"),

@@ -11,10 +11,9 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from iqa_armor.errors import DataError, OutputError
-from iqa_armor.files import refusing, write_whole
+from iqa_armor.errors import DataError, OutputError, reading
+from iqa_armor.files import cut_unfinished, refusing, write_whole
 from iqa_armor.models.base import QualityModel, state_digest
-from iqa_armor.reading import reading
 from iqa_armor.results.table import Table
 
 SCHEMA = "iqa-armor/journal/3"
@@ -95,7 +94,7 @@ class Journal:
         text = json.dumps({"number": block.number, "digest": block.digest, "rows": block.rows.as_plain()})
         with refusing(self.folder):
             if path not in self._opened:
-                _drop_unfinished_line(path)
+                cut_unfinished(path)
                 self._opened.add(path)
             with path.open("a", encoding="utf-8") as file:
                 file.write(f"{text}\t{_checksum(text)}\n")
@@ -160,12 +159,3 @@ def _read(line: str) -> Block:
 
 def _checksum(text: str) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:16]
-
-
-def _drop_unfinished_line(path: Path) -> None:
-    """Cut a file behind its last line end, where a process was killed while it wrote."""
-    if not path.exists():
-        return
-    with path.open("r+b") as file:
-        content = file.read()
-        file.truncate(content.rfind(b"\n") + 1)

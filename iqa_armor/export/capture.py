@@ -12,11 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
-from iqa_armor.reading import first_line
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 

@@ -5,12 +5,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
 from iqa_armor.export.capture import Captured, quiet
 from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
 from iqa_armor.export.smaller import shrink
 from iqa_armor.machine import onnx_session
-from iqa_armor.reading import first_line
 
 AXES = ("batch", "channels", "height", "width")
 # A protobuf message ends at 2 GiB; the graph itself needs a little of it.

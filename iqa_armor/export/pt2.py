@@ -6,10 +6,9 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
 from iqa_armor.export.capture import Captured, quiet
 from iqa_armor.export.formats import METADATA_KEY, Format, Score
-from iqa_armor.reading import first_line
 
 EXTRA_FILE = f"{METADATA_KEY}.json"
 

@@ -14,14 +14,13 @@ from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.prepared import to_float
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, DataError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, DataError, first_line
 from iqa_armor.export.capture import quiet
 from iqa_armor.export.formats import INPUT, Score
 from iqa_armor.gradients import straight_through
 from iqa_armor.limits import Limited, NotNegative
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.reading import first_line
 
 Precision = Literal["fp16", "int8"]
 ATTACK = APGD(epsilon=4 / 255, steps=10)

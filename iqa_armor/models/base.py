@@ -12,12 +12,11 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.errors import ModelLoadError, SettingError
+from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.sizes import FIXED_SIZE
 from iqa_armor.models.outputs import CHOOSE, shown
 from iqa_armor.models.steady import scores_of
 from iqa_armor.models.training_scores import TrainingScores
-from iqa_armor.reading import reading
 from iqa_armor.registry import Entry
 
 Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]

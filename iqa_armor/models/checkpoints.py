@@ -15,12 +15,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, reason_of
 from iqa_armor.machine import capped, memory_limit
 from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
 from iqa_armor.models.plain_data import PickledArray, stand_ins
 from iqa_armor.models.weights import RESCALING, RESCALING_KEYS, listed
-from iqa_armor.reading import reason_of
 
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
 ZIP_MAGIC = b"PK\x03\x04"

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from iqa_armor.errors import ModelLoadError, UsageError
+from iqa_armor.errors import ModelLoadError, UsageError, reading
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
@@ -20,7 +20,6 @@ from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.settings import BenchSettings, Opening
 from iqa_armor.pipeline.timed_model import Task, TimedModel, cuda_peak, measured_apart
 from iqa_armor.progress import Progress, automatic
-from iqa_armor.reading import reading
 
 # Preparing a large Cayley layer takes many times as long as a call.
 FIRST_CALLS = 3

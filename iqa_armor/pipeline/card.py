@@ -16,10 +16,9 @@ from iqa_armor import __version__
 from iqa_armor.artifact.header import read_header
 from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.data.base import Dataset
-from iqa_armor.errors import DataError, ModelLoadError
+from iqa_armor.errors import DataError, ModelLoadError, reading
 from iqa_armor.files import write_whole
 from iqa_armor.models.base import QualityModel, state_digest
-from iqa_armor.reading import reading
 from iqa_armor.recipe import Recipe, TrainSettings
 from iqa_armor.results.outcome import Outcome
 

@@ -10,8 +10,7 @@ from pathlib import Path
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
 from iqa_armor.data.problems import Problems
-from iqa_armor.errors import DataError, UsageError
-from iqa_armor.reading import reading
+from iqa_armor.errors import DataError, UsageError, reading
 
 
 def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:

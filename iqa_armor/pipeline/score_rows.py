@@ -10,9 +10,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.files import refusing, replacing
-from iqa_armor.reading import reading
+from iqa_armor.errors import ArmorError, UsageError, reading
+from iqa_armor.files import cut_unfinished, refusing, replacing
 
 Format = Literal["csv", "jsonl", "parquet"]
 _SAME = 1e-3  # share by which scores differ where batches or machines do
@@ -46,7 +45,8 @@ class RowFile:
         self.resume, self.last = resume, dict[str, Any]()
         self.done: set[str] = set()
         if resume:
-            _cut(self.growing, _ENDS["csv" if kind == "csv" else "jsonl"])
+            with refusing(self.growing):
+                cut_unfinished(self.growing, _ENDS["csv" if kind == "csv" else "jsonl"])
             for row in self._kept():
                 self.last = row
                 self.done.add(printable(self.last["image"]))
@@ -128,12 +128,3 @@ def _rows(path: Path, kind: Format) -> Iterator[dict[str, Any]]:
         return
     with path.open(**_TEXT) as file:
         yield from csv.DictReader(file) if kind == "csv" else map(json.loads, file)
-
-
-def _cut(path: Path, end: str) -> None:
-    """Drop what follows the last whole line."""
-    if path.exists():
-        with refusing(path), path.open("r+b") as file:
-            start = file.seek(max(0, file.seek(0, io.SEEK_END) - 2**20))
-            last = file.read().rfind(end.encode())
-            file.truncate(start + last + len(end) if last >= 0 else 0)

@@ -14,9 +14,8 @@ from typing import Any, Literal
 
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
-from iqa_armor.errors import DataError, RecipeError
+from iqa_armor.errors import DataError, RecipeError, file_version, reading
 from iqa_armor.files import require_writable, write_whole
-from iqa_armor.reading import file_version, reading
 
 SCHEMA = "iqa-armor/run/1"
 

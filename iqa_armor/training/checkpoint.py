@@ -10,9 +10,8 @@ from typing import Any
 
 import torch
 
-from iqa_armor.errors import OutputError, RecipeError
+from iqa_armor.errors import OutputError, RecipeError, reading
 from iqa_armor.files import replacing, require_writable
-from iqa_armor.reading import reading
 
 AFRESH = "run without --resume to start afresh"
 

@@ -11,13 +11,12 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.errors import ArmorError, RecipeError
+from iqa_armor.errors import ArmorError, RecipeError, reading
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
-from iqa_armor.reading import reading
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.views import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES

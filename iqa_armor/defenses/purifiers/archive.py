@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import ModelLoadError, reading
 from iqa_armor.machine import memory_limit
-from iqa_armor.reading import reading
 
 # What a file made by torch.export.save holds, below its first folder.
 _MEMBER = re.compile(

@@ -14,9 +14,8 @@ from torch import Generator, Tensor, nn
 from iqa_armor.defenses.purifiers.filters import Unsharp
 from iqa_armor.defenses.purifiers.purifier_file import existing
 from iqa_armor.defenses.purifiers.sizes import on_padded
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, first_line
 from iqa_armor.limits import check_limits
-from iqa_armor.reading import first_line
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
 # What a folder may ask for, by the name of its part; none of it is code of the folder's own.

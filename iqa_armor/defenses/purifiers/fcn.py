@@ -12,10 +12,9 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.purifiers.purifier_file import existing
 from iqa_armor.defenses.purifiers.sizes import on_padded
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import ModelLoadError, first_line
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
-from iqa_armor.reading import first_line
 
 METADATA_KEY = "iqa_armor_purifier"
 KIND, FORMAT = "fcn", 1

@@ -14,9 +14,8 @@ import torch
 from torch import Tensor
 
 from iqa_armor.defenses.purifiers.archive import checked_archive
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import ModelLoadError, reading
 from iqa_armor.machine import onnx_session
-from iqa_armor.reading import reading
 
 OPEN_NETWORKS = 4
 Run = Callable[[Tensor], Tensor]
