@@ -12,7 +12,7 @@ from white_subjects import draw_images, tiny
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack, Direction, ScoreFn
 from iqa_armor.errors import ArmorError
-from iqa_armor.evaluation.threats import check_budget
+from iqa_armor.evaluation.run import check_budget
 
 # Fewer steps where there are many, and more draws where one start draws none.
 QUICK: dict[str, dict[str, Any]] = {

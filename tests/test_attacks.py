@@ -19,7 +19,7 @@ from iqa_armor.attacks.plan import Attacked, run_plan
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.stadv import StAdv
 from iqa_armor.errors import UsageError
-from iqa_armor.evaluation.threats import check_budget
+from iqa_armor.evaluation.run import check_budget
 
 EPSILONS = tuple(e / 255 for e in (2, 4, 6, 8, 10))
 BOTH: tuple[Direction, ...] = (1, -1)

@@ -29,7 +29,7 @@ from iqa_armor.pipeline.certify_model import Subject
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.report.certification import certification_report
 from iqa_armor.report.page import render_page
-from iqa_armor.results.certification import Certification
+from iqa_armor.results.outcome import Certification
 
 MakeModel = Callable[..., QualityModel]
 QUICK = CertifySettings(methods=("ms", "rs"), samples=50, limit=5)

@@ -19,12 +19,11 @@ from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.comparison import Summary, compared
 from iqa_armor.evaluation.journal import Journal, current_shard, model_digest
 from iqa_armor.evaluation.reductions import Reduction
-from iqa_armor.evaluation.run import Run, on_device, prepare_for
+from iqa_armor.evaluation.run import Run, on_device, prepare_for, undefended
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.evaluation.scoring import score_datasets
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.evaluation.strength import check_strength
-from iqa_armor.evaluation.threats import undefended
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import ModelEntry

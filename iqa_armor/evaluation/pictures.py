@@ -11,8 +11,7 @@ from iqa_armor.attacks.budgets import budget_key
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.evaluation import Evaluation
-from iqa_armor.evaluation.run import Run, on_device, prepare_for, restart
-from iqa_armor.evaluation.threats import followed_score
+from iqa_armor.evaluation.run import Run, followed_score, on_device, prepare_for, restart
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.outcome import Picture
 from iqa_armor.results.table import CLEAN

@@ -18,9 +18,8 @@ from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.purified import Purified
 from iqa_armor.errors import DataError, ModelLoadError
 from iqa_armor.evaluation.journal import Block, digest_of, model_digest
-from iqa_armor.evaluation.run import Run, prepare_for, restart
+from iqa_armor.evaluation.run import Run, check_budget, followed_score, prepare_for, restart, undefended
 from iqa_armor.evaluation.settings import RANKING, EvaluationSettings
-from iqa_armor.evaluation.threats import check_budget, followed_score, undefended
 from iqa_armor.machine import time_on
 from iqa_armor.metrics.fidelity import l2, linf, psnr, quality_score
 from iqa_armor.models.base import QualityModel

@@ -16,9 +16,8 @@ from iqa_armor.attacks.scores import expectation, score_gradient
 from iqa_armor.attacks.square import Square
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import Defended
-from iqa_armor.evaluation.run import Run, prepare_for, restart
+from iqa_armor.evaluation.run import Run, followed_score, prepare_for, restart
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.gradients import PassThrough
 from iqa_armor.models.base import QualityModel
 from iqa_armor.results.figures import StrengthCheck

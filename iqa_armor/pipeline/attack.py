@@ -17,13 +17,21 @@ from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
-from iqa_armor.evaluation.threats import followed_score
+from iqa_armor.evaluation.run import followed_score
 from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.attack_files import TABLE, AttackedImage, check_output, name_files, to_levels, write_table
-from iqa_armor.pipeline.image_files import find_images, require_readable
+from iqa_armor.pipeline.image_files import (
+    TABLE,
+    AttackedImage,
+    check_output,
+    find_images,
+    name_files,
+    require_readable,
+    to_levels,
+    write_table,
+)
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.settings import LEVELS
 

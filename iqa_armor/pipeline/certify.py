@@ -25,8 +25,8 @@ from iqa_armor.pipeline.forecast import Forecast, forecast
 from iqa_armor.pipeline.image_files import find_images, require_readable
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, automatic
-from iqa_armor.results.certification import Certification, CertifiedModel
 from iqa_armor.results.figures import Scale
+from iqa_armor.results.outcome import Certification, CertifiedModel
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 

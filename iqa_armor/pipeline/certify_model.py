@@ -24,8 +24,8 @@ from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, silent
-from iqa_armor.results.certification import CertifiedImage, CertifiedModel, MethodFigures
 from iqa_armor.results.figures import Scale
+from iqa_armor.results.outcome import CertifiedImage, CertifiedModel, MethodFigures
 
 T = TypeVar("T")
 TIMED_IMAGES = 3  # for which the smoothed score alone is timed as well

@@ -13,10 +13,9 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.budgets import at_budgets
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.data.base import Dataset
-from iqa_armor.evaluation.run import prepare_for
+from iqa_armor.evaluation.run import followed_score, prepare_for
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.evaluation.threats import followed_score
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.timed_model import TimedModel, largest_resident
 

@@ -19,7 +19,7 @@ from iqa_armor.report.document import (
     row,
 )
 from iqa_armor.report.formatting import DASH, brief, marks, plain, short, significant
-from iqa_armor.results.certification import Certification, CertifiedModel, MethodFigures
+from iqa_armor.results.outcome import Certification, CertifiedModel, MethodFigures
 
 LARGEST_RATIO = 20.0  # of values on a linear axis
 MOST_ROWS = 200  # of a table of images of a dataset

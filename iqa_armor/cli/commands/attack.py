@@ -45,9 +45,8 @@ def attack(
     """
     from iqa_armor.data.images import read_image
     from iqa_armor.pipeline.attack import attack_images, build_attacks
-    from iqa_armor.pipeline.attack_files import TABLE
     from iqa_armor.pipeline.forecast import forecast, steps_of
-    from iqa_armor.pipeline.image_files import find_images
+    from iqa_armor.pipeline.image_files import TABLE, find_images
     from iqa_armor.pipeline.load import defended_model, load_model
 
     device = machine.chosen()
