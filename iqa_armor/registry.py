@@ -18,17 +18,11 @@ SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "
 
 @dataclass(frozen=True)
 class Entry:
-    """What a registry says of one of its values before anything is imported.
+    """What a registry says of one of its values before anything is imported."""
 
-    Args:
-        home: `module:NAME` of a value, or of what makes it of `settings`.
-        says: One line for help texts and documents.
-        settings: None where NAME is the value itself, be it a class or a function.
-    """
-
-    home: str
-    says: str
-    settings: Mapping[str, Any] | None = None
+    home: str  # `module:NAME` of a value, or of what makes it of `settings`
+    says: str  # one line for help texts and documents
+    settings: Mapping[str, Any] | None = None  # None where NAME is the value itself, be it a class or a function
 
     def value(self) -> Any:
         found = _at(self.home)
@@ -42,28 +36,18 @@ def unscaled(value: Any, key: str) -> float:  # noqa: ARG001
 
 @dataclass(frozen=True, eq=False)
 class Registry(Mapping[str, T], Generic[T]):
-    """Values by name, imported when they are first asked for, and those that users add.
+    """Values by name, imported when they are first asked for, and those that users add."""
 
-    Args:
-        kind: What messages call such a value.
-        entries: The built-in values.
-        group: Entry-point group under which installed packages offer further ones; "" for none.
-        accepts: `module:NAME` of, or itself, what turns what a user named into a value, or raises an ArmorError; called
-            with the object and its name.
-        pattern: Value of further names such as "pgd12", or None where a name is no such.
-        also: What else may be named, for help texts: "pgdN for N steps".
-        unit: Number that the written text of a value's setting is divided by.
-        error: Class of the errors.
-    """
-
-    kind: str
-    entries: Mapping[str, Entry]
-    group: str = ""
+    kind: str  # what messages call such a value
+    entries: Mapping[str, Entry]  # the built-in values
+    group: str = ""  # entry-point group under which installed packages offer further ones
+    # `module:NAME` of, or itself, what turns an object that a user named, and its name, into a value or an ArmorError.
     accepts: str | Callable[[Any, str], T] = lambda value, name: value  # noqa: ARG005
+    # Value of further names such as "pgd12", or None where a name is no such.
     pattern: Callable[[str], T | None] = lambda name: None  # noqa: ARG005
-    also: str = ""
-    unit: Callable[[Any, str], float] = unscaled
-    error: type[ArmorError] = UsageError
+    also: str = ""  # what else may be named, for help texts: "pgdN for N steps"
+    unit: Callable[[Any, str], float] = unscaled  # number that the written text of a value's setting is divided by
+    error: type[ArmorError] = UsageError  # class of the errors
     _made: dict[str, T] = field(default_factory=dict, repr=False)
 
     def __getitem__(self, name: str) -> T:

@@ -54,23 +54,16 @@ class SettingsModel(BaseModel):
 
 @dataclass(frozen=True)
 class Flag:
-    """How the command line writes a setting, where its name and type do not say it all.
+    """How the command line writes a setting, where its name and type do not say it all."""
 
-    Args:
-        names: Its flags, such as "--prune-global/--prune-local"; made of the setting's name if there are none.
-        kind: Type of what is written, if not the setting's own; `str` for a text that the setting reads itself.
-        metavar: What stands for the value in help texts.
-        shown: The default as help texts show it; None for the setting's own.
-        panel: Heading under which help texts list it, if not its class's.
-        written: What the command line calls a value of the setting.
-    """
-
-    names: tuple[str, ...] = ()
-    kind: Any = None
-    metavar: str | None = None
-    shown: str | None = None
-    panel: str | None = None
-    written: Callable[[Any], Any] = lambda value: value
+    names: tuple[str, ...] = ()  # its flags, such as "--prune-global/--prune-local", if not made of the setting's name
+    kind: Any = (
+        None  # type of what is written, if not the setting's own; `str` for a text that the setting reads itself
+    )
+    metavar: str | None = None  # what stands for the value in help texts
+    shown: str | None = None  # the default as help texts show it, if not the setting's own
+    panel: str | None = None  # heading under which help texts list it, if not its class's
+    written: Callable[[Any], Any] = lambda value: value  # what the command line calls a value of the setting
 
 
 @dataclass(frozen=True)

@@ -33,16 +33,11 @@ CALIBRATION_PIXELS = 2**25
 
 @dataclass(frozen=True)
 class RunOptions:
-    """How this machine carries a job out; none of it changes what the result is.
-
-    Args:
-        checkpoint: File kept after each epoch, or None.
-        resume: Whether to continue from it.
-    """
+    """How this machine carries a job out; none of it changes what the result is."""
 
     device: torch.device = field(default_factory=choose_device)
-    checkpoint: Path | str | None = None
-    resume: bool = False
+    checkpoint: Path | str | None = None  # file kept after each epoch
+    resume: bool = False  # from it
     progress: Progress = automatic
 
     def checkpoint_of(

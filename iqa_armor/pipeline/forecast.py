@@ -24,25 +24,16 @@ ROUNDS = 3
 
 @dataclass(frozen=True)
 class Forecast:
-    """What a job would take.
-
-    Args:
-        size: (height, width) of the images as the network sees them.
-        flops: Of scoring one image.
-        images: That the job works on.
-        call_seconds: Of scoring one image in a batch.
-        seconds: Of the whole job, but for reading and fitting attacks.
-        memory: Largest resident set of this process so far, or of the CUDA allocator, in bytes.
-    """
+    """What a job would take."""
 
     name: str
-    size: tuple[int, int]
+    size: tuple[int, int]  # (height, width) of the images as the network sees them
     parameters: int
-    flops: int
-    images: int
-    call_seconds: float
-    seconds: float
-    memory: int | None
+    flops: int  # of scoring one image
+    images: int  # that the job works on
+    call_seconds: float  # of scoring one image in a batch
+    seconds: float  # of the whole job, but for reading and fitting attacks
+    memory: int | None  # largest resident set of this process so far, or of the CUDA allocator, in bytes
 
 
 def forecast(
@@ -57,18 +48,10 @@ def forecast(
     batch_size: int = 8,
     eot: int = 1,
 ) -> Forecast:
-    """Return what work on images would take; the model is trained a little where epochs are asked for.
+    """Return what work on images such as a prepared one (3, H, W) in [0, 1] would take, measured on the device.
 
-    Args:
-        model: Moved to the device.
-        image: One prepared image (3, H, W) in [0, 1].
-        device: Where the work would be done.
-        images: How many there are.
-        calls: How often each is scored.
-        gradients: How often each is followed by an attack.
-        epochs: How often the model would be fitted to all of them.
-        batch_size: Images that pass the network together.
-        eot: Draws that attacks average where a defense is random.
+    Each image is scored as often as `calls` says and followed by an attack `gradients` times, where `eot` draws of a
+    random defense are averaged; the model, which moves to the device, is trained a little if `epochs` are asked for.
     """
     height, width = image.shape[-2:]
     timed = TimedModel(model, size=(height, width), device=device)

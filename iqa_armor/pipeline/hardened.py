@@ -28,21 +28,16 @@ WORSE = 0.01  # of SROCC; less is not worth a warning
 
 @dataclass(frozen=True, repr=False)
 class Hardened:
-    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it.
-
-    Args:
-        srocc: On the held-out tenth of the training images after each step, in [-1, 1].
-        provenance: Source, data, versions and the rest, as stored in the file.
-        others: Of a frontier, the models that were not chosen, by the share of the fine-tuned end in [0, 1].
-    """
+    """A hardened model, in eval mode on the CPU and named NAME-hardened, and what was done to it."""
 
     model: QualityModel
     recipe: Recipe
     blocks: tuple[InstalledBlock, ...]
     pruned: Pruned | None
     fit: FitHistory
-    srocc: dict[str, float]
-    provenance: dict[str, Any] = field(default_factory=dict)
+    srocc: dict[str, float]  # on the held-out tenth of the training images after each step, in [-1, 1]
+    provenance: dict[str, Any] = field(default_factory=dict)  # as stored in the file
+    # Of a frontier, the models that were not chosen, by the share of the fine-tuned end in [0, 1].
     others: dict[float, QualityModel] = field(default_factory=dict)
 
     def save(self, path: Path | str) -> None:

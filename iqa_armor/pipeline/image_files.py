@@ -103,32 +103,19 @@ _SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should 
 
 @dataclass(frozen=True)
 class AttackedImage:
-    """One attacked image in its file, compared with the exact prepared clean image.
+    """One attacked image in its file, compared with the exact prepared clean image."""
 
-    Args:
-        image: File of the clean image.
-        file: Name of the attacked image, in the output folder.
-        epsilon: L-infinity budget in 1/255; None where the attack's budget is another.
-        clean_score: Score of the prepared clean image, before any rounding: what scoring `image` gives.
-        attacked_score: Score of the 8-bit file, read again: what scoring `file` gives.
-        gain: Attacked minus clean score, in model units.
-        linf: Largest change of a pixel value, in 1/255.
-        l2: Euclidean length of the change, pixels being in [0, 1].
-        psnr: Decibels, at most 150.
-        ssim: Structural similarity; NaN for images below 11×11 pixels.
-    """
-
-    image: Path
-    file: str
+    image: Path  # of the clean image
+    file: str  # of the attacked image, in the output folder
     attack: str
-    epsilon: float | None
-    clean_score: float
-    attacked_score: float
-    gain: float
-    linf: float
-    l2: float
-    psnr: float
-    ssim: float
+    epsilon: float | None  # L-infinity budget in 1/255; None where the attack's budget is another
+    clean_score: float  # of the prepared clean image, before any rounding: what scoring `image` gives
+    attacked_score: float  # of the 8-bit file, read again: what scoring `file` gives
+    gain: float  # attacked minus clean score, in model units
+    linf: float  # largest change of a pixel value, in 1/255
+    l2: float  # Euclidean length of the change, pixels being in [0, 1]
+    psnr: float  # decibels, at most 150
+    ssim: float  # structural similarity; NaN for images below 11×11 pixels
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self) | {"image": str(self.image)}
@@ -143,10 +130,8 @@ def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
     A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
     holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
 
-    Args:
-        attacked: Images (N, 3, H, W) in [0, 1].
-        clean: Images in the middle of the ball, same shape; not on 8-bit levels in general.
-        epsilon: Radius, pixels being in [0, 1]; infinite for no ball.
+    Both are (N, 3, H, W) in [0, 1]; `clean` is the middle of the ball, and not on 8-bit levels in general. `epsilon` is
+    its radius, infinite for no ball.
     """
     middle = clean.double() * LEVELS
     lowest = (middle - epsilon * LEVELS - _SLACK).ceil()

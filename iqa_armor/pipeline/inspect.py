@@ -15,24 +15,16 @@ from iqa_armor.surgery.tokens import TokenGrid, token_grids
 
 @dataclass(frozen=True)
 class Inspection:
-    """The cuts of a model by branch and position, and the blocks it has already.
-
-    Args:
-        input_size: (height, width) that sizes refer to.
-        recommended: Nodes that `--position last` takes.
-        grids: Tokens on which a block can stand, where no cut of the convolutions is recommended.
-        blocks: Modules of the model that are RobustBlocks already.
-        spectra: Their measured singular values and those of the layers behind them.
-    """
+    """The cuts of a model by branch and position, and the blocks it has already."""
 
     name: str
     parameters: int
-    input_size: tuple[int, int]
+    input_size: tuple[int, int]  # (height, width) that sizes refer to
     cuts: tuple[Cut, ...]
-    recommended: tuple[str, ...]
-    grids: tuple[TokenGrid, ...]
-    blocks: tuple[str, ...]
-    spectra: tuple[BlockSpectrum, ...]
+    recommended: tuple[str, ...]  # nodes that `--position last` takes
+    grids: tuple[TokenGrid, ...]  # where a block can stand, if no cut of the convolutions is recommended
+    blocks: tuple[str, ...]  # modules that are RobustBlocks already
+    spectra: tuple[BlockSpectrum, ...]  # singular values, measured, of those and of the layers behind them
     remarks: tuple[str, ...]
 
 

@@ -31,11 +31,8 @@ TOLERANCE = 1e-6  # of the scores' spread; a step that copies calls copies bits
 class SurgeryProof:
     """One step of surgery, compared with what it must equal.
 
-    Args:
-        step: What equals what.
-        difference: Largest difference of scores, in their spread; None where scores are random, or depend on the
-            other images of a batch, so that there is nothing to compare.
-        tolerance: How large it may be.
+    `difference` is the largest of scores, in their spread; None where scores are random, or depend on the other images
+    of a batch, so that there is nothing to compare.
     """
 
     step: str
@@ -123,16 +120,10 @@ def found_steady(network: nn.Module, images: Tensor) -> bool:
 
 
 def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, steady: bool) -> SurgeryProof:
-    """Return the proof that a traced network with empty places for blocks computes what the original does.
+    """Return the proof that a traced network in eval mode with empty places for blocks computes what the original does.
 
-    Args:
-        original: Network in eval mode.
-        spliced: Its graph.
-        images: Normalised input (N, 3, H, W), N at least 2.
-        steady: Whether an image has one score; without, there is nothing to compare.
-
-    Raises:
-        SurgeryError: If it computes something else: tracing froze what changes from call to call.
+    `images` are normalised, (N, 3, H, W), N at least 2; without `steady` scores there is nothing to compare. A
+    SurgeryError says that it computes something else: tracing froze what changes from call to call.
     """
     images = images[:IMAGES]
     step = "spliced = original"

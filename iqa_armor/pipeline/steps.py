@@ -50,10 +50,8 @@ class Pipeline:
     def run(self, *, force: bool = False, dry: bool = False, quiet: bool = False) -> Iterator[StepResult]:
         """Run what is not done yet, up to the first step that fails; yield each result.
 
-        Args:
-            force: Run steps although nothing has changed.
-            dry: Run none, and say which would be, as far as that can be told before those in front of them.
-            quiet: Send what commands show to stderr.
+        With `force` steps run although nothing has changed; a `dry` run says which would, as far as that can be told
+        before those in front of them; `quiet` sends what commands show to stderr.
         """
         if not dry:
             require_writable(self.state)
