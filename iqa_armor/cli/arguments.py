@@ -64,9 +64,10 @@ class Labels(SettingsModel):
         None, description="Folder that image paths in a label file may also begin or lie in."
     )
 
-    def words(self) -> list[str]:
-        root = [] if self.image_root is None else ["--image-root", str(self.image_root)]
-        return [*(["--columns", self.columns] if self.columns else []), *root]
+    def words(self, data: str | None) -> list[str]:
+        """Return the options that say the same of a dataset."""
+        given = {"--data": data, "--columns": self.columns, "--image-root": self.image_root}
+        return [word for flag, value in given.items() if value for word in (flag, str(value))]
 
 
 class Draws(SettingsModel):

@@ -51,7 +51,7 @@ def harden(
     Examples:
         iqa-armor harden model.pt --data csv:labels.csv
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
-        iqa-armor harden model.pt --data csv:labels.csv --seeds 3 -o 'h-{seed}.safetensors'
+        iqa-armor harden model.pt --data csv:l.csv --seeds 3 -o 'h-{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
@@ -63,13 +63,12 @@ def harden(
 
     suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
-    target, words = local_target(named), [*labels.words(), *opening.words()]
+    target, words = local_target(named), [*labels.words(data), *opening.words()]
     if seeds > 1 and not dry_run:
         _each(arguments.following(settings, seeds), settings, named, model, overwrite=overwrite, resume=resume)
-        _say_next(target, model, data, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
+        _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
-    checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    device = machine.chosen()
+    checkpoint, device = None if dry_run else target.with_name(f".{target.stem}.resume.pt"), machine.chosen()
     claim = arguments.claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), progress() as bars:
         original = load_model(model, opening=opening)
@@ -90,12 +89,11 @@ def harden(
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
         steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-        found = forecast(result.model, image, device=device, **steps)
-        show_forecasts([found] * seeds, **plain)
+        show_forecasts([forecast(result.model, image, device=device, **steps)] * seeds, **plain)
         return
     if not show_if_json(plain):
         say(f"wrote {target}")
-    _say_next(target, model, data, words)
+    _say_next(target, model, words)
 
 
 def _each(seeds: range, settings: Recipe, output: Path, model: Path, *, overwrite: bool, resume: bool) -> None:
@@ -141,11 +139,10 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
-def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:
-    spec = [] if data is None else ["--data", data]
+def _say_next(target: Path, model: Path, words: list[str]) -> None:
     if not JSON.get():
         say("hardening is a claim until attacks have been run")
-    say_next("evaluate", target, "--baseline", model, *spec, *words)
+    say_next("evaluate", target, "--baseline", model, *words)
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:

@@ -63,7 +63,6 @@ def train(
     from iqa_armor.pipeline.load import start_model
 
     place, output = output, local_target(output)
-
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
     target = None if dry_run else output
@@ -74,8 +73,7 @@ def train(
         if dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
-            found = forecast(model, model.prepare(images[0]), device=device, **work)
-            show_forecasts([found])
+            show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
             return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
@@ -89,16 +87,14 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
-    spec = [] if data is None else ["--data", data]
-    say_next("harden", output, *spec, *labels.words())
+    say_next("harden", output, *labels.words(data))
 
 
 def _show(fit: FitHistory, *, title: str) -> None:
     rows = []
-    for epoch in fit.epochs:
-        loss = f"{epoch.loss:.4f}" if epoch.number else "-"
-        mark = " *" if epoch.number == fit.best else ""
-        rows.append((f"{epoch.number}{mark}", loss, f"{epoch.srocc:.3f}", f"{epoch.plcc:.3f}", f"{epoch.seconds:.1f}"))
+    for each in fit.epochs:
+        number, loss = f"{each.number}{' *' * (each.number == fit.best)}", f"{each.loss:.4f}" if each.number else "-"
+        rows.append((number, loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
     show_table(("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"), rows, title=title)
     if fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
         say("warning: no epoch agrees with opinion as well as the network did before training")

@@ -48,8 +48,7 @@ def train_purifier(
         return
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
-    spec = [] if data is None else ["--data", data]
-    say_next("evaluate", model, *spec, "--purify", f"fcn:path={output}", *labels.words(), *opening.words())
+    say_next("evaluate", model, "--purify", f"fcn:path={output}", *labels.words(data), *opening.words())
 
 
 def _show(result: TrainedPurifier, title: str) -> None:
