@@ -180,20 +180,13 @@ def onnx_session(model: str | bytes, device: str = "cpu") -> Any:
 
 def _quota() -> float | None:
     """Return the processors that the cgroup of this process grants, from version 2 or 1; None without a limit."""
-    shares = [_ratio(*text.split()[:2]) for text in _contents("cpu.max") if len(text.split()) >= 2]
-    if not shares:
+    pairs = [(text.split() + [""] * 2)[:2] for text in _contents("cpu.max")]
+    if not pairs:
         limits, periods = _contents("cpu/cpu.cfs_quota_us"), _contents("cpu/cpu.cfs_period_us")
-        shares = [_ratio(limit, period) for limit, period in zip(limits, periods, strict=False)]
-    granted = [share for share in shares if share is not None]
-    return min(granted, default=None)
-
-
-def _ratio(limit: str, period: str) -> float | None:
-    try:
-        share = float(limit) / float(period)
-    except (ValueError, ZeroDivisionError):  # "max" is no limit
-        return None
-    return share if share > 0 else None
+        pairs = [[limit, period] for limit, period in zip(limits, periods, strict=False)]
+    # "max" and -1 are no limits.
+    shares = [int(pair[0]) / int(pair[1]) for pair in pairs if all(each.isdecimal() and int(each) for each in pair)]
+    return min(shares, default=None)
 
 
 def _contents(name: str) -> list[str]:

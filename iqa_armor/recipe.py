@@ -37,10 +37,8 @@ class Fitting(SettingsModel):
     precision: Precision = Field(
         "no", description="Arithmetic of the forward pass, mixed but for no, which is float32."
     )
-    views: Annotated[int, Flag(metavar="1|2|4|8")] = Field(
+    views: Annotated[Literal[1, 2, 4, 8], Flag(kind=int, metavar="1|2|4|8")] = Field(
         1,
-        ge=1,
-        le=8,
         description="Views of an image whose scores are averaged: with its mirror image 2, with both moved by some "
         "pixels 4 or 8. A call takes so many times as long.",
     )
@@ -61,13 +59,6 @@ class Fitting(SettingsModel):
         description="What the best epoch has most of on the held-out tenth: SROCC on clean images, on images attacked "
         "to turn the ranking round, or the mean of both.",
     )
-
-    @field_validator("views")
-    @classmethod
-    def _has_moves(cls, value: int) -> int:
-        if value not in (1, 2, 4, 8):
-            raise ValueError("must be 1, 2, 4 or 8")
-        return value
 
 
 class Training(Fitting):

@@ -8,7 +8,7 @@ import itertools
 import math
 import re
 import warnings
-from collections.abc import Callable, Mapping, Sequence, Set
+from collections.abc import Mapping, Sequence, Set
 from html import escape
 from importlib import resources
 from typing import TYPE_CHECKING, Any
@@ -122,7 +122,7 @@ def draw(chart: Chart, identifier: str) -> str:
         axes = figure.add_axes((0.15, BELOW / height, wide, 1 - (BELOW + ABOVE) / height))
         axes.patch.set_visible(False)
         for series in chart.series:
-            _STYLES[series.style](axes, series)
+            _draw(axes, series)
         _set_axes(axes, chart)
         _label_right(axes, labelled)
         return _element(figure, chart)
@@ -143,34 +143,21 @@ def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float
     return (placed.clip(0, highest - gaps[-1]) + gaps)[order.argsort()].tolist()  # type: ignore[no-any-return]
 
 
-def _draw_marks(axes: Axes, series: Series, *, size: float = 7, **line: Any) -> None:
-    mark = series.mark
-    face = "white" if mark.is_hollow else mark.color
-    axes.plot(*_flat(series), color=mark.color, marker=mark.marker, markerfacecolor=face, markersize=size, **line)
-
-
-def _draw_line(axes: Axes, series: Series) -> None:
-    hollow = series.mark.is_hollow
-    _draw_marks(axes, series, size=4.5, linestyle="--" if hollow else "-", linewidth=1.2 if hollow else 1.6)
-
-
-def _draw_dots(axes: Axes, series: Series) -> None:
-    # Segments of no length with round ends are dots, and one path of them is a fifth of as many markers.
-    across, up = ([value for each in axis for value in (each, each, math.nan)] for axis in _flat(series))
-    axes.plot(across, up, color=series.mark.color, linewidth=4, solid_capstyle="round", alpha=0.85)
-
-
-_STYLES: Mapping[str, Callable[[Axes, Series], object]] = {
-    "marks": lambda axes, series: _draw_marks(axes, series, linestyle="none"),
-    "line": _draw_line,
-    "joined": lambda axes, series: axes.plot(*_flat(series), color=series.mark.color, linewidth=0.8),
-    "dots": _draw_dots,
-    "segments": lambda axes, series: axes.plot(*_flat(series), color=series.mark.color, linewidth=0.6, alpha=0.35),
-}
-
-
-def _flat(series: Series) -> tuple[list[float], list[float]]:
-    return [x for x, _ in series.points], [y for _, y in series.points]
+def _draw(axes: Axes, series: Series) -> None:
+    mark, (across, up) = series.mark, zip(*series.points, strict=True)
+    marked = {"marker": mark.marker, "markerfacecolor": "white" if mark.is_hollow else mark.color}
+    line = {"linestyle": "--", "linewidth": 1.2} if mark.is_hollow else {"linestyle": "-", "linewidth": 1.6}
+    looks: Mapping[str, Mapping[str, Any]] = {
+        "marks": {**marked, "markersize": 7, "linestyle": "none"},
+        "line": {**marked, "markersize": 4.5, **line},
+        "joined": {"linewidth": 0.8},
+        "dots": {"linewidth": 4, "solid_capstyle": "round", "alpha": 0.85},
+        "segments": {"linewidth": 0.6, "alpha": 0.35},
+    }
+    if series.style == "dots":
+        # Segments of no length with round ends are dots, and one path of them is a fifth of as many markers.
+        across, up = ([value for each in axis for value in (each, each, math.nan)] for axis in (across, up))
+    axes.plot(across, up, color=mark.color, **looks[series.style])
 
 
 def _set_axes(axes: Axes, chart: Chart) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from itertools import chain
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
 
@@ -127,7 +127,13 @@ def score(
         if file is not None:
             file.require_same(lambda path: next(scores([path])).score)
         new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
-        collected = _write(run.rows(scores(new)), file, kind, columns)
+        collected: list[Row] = []
+        keep = collected.append if kind is None else partial(_show_line, kind) if file is None else file.add
+        if file is None and kind == "csv":
+            keep(dict(zip(columns, columns, strict=True)))
+        with file or nullcontext():
+            for row in run.rows(scores(new)):  # as they come
+                keep(row)
     run.finish(images, strict=strict)
     listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
     facts = {"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed}
@@ -154,20 +160,9 @@ def _kind(
     return found  # type: ignore[no-any-return]
 
 
-def _write(rows: Iterator[Row], file: RowFile | None, kind: Format | None, columns: Sequence[str]) -> list[Row]:
-    """Write rows as they come to a file or to stdout; return them if they go to neither."""
-    if file is not None:
-        with file:
-            for row in rows:
-                file.add(row)
-        return []
-    if kind is None:
-        return list(rows)
-    lines = (line_of(row, kind) for row in rows)
-    for line in chain([line_of(dict(zip(columns, columns, strict=True)), kind)] if kind == "csv" else [], lines):
-        stdout.file.write(printable(line))
-        stdout.file.flush()
-    return []
+def _show_line(kind: Format, row: Row) -> None:
+    stdout.file.write(printable(line_of(row, kind)))
+    stdout.file.flush()
 
 
 @dataclass
