@@ -1,7 +1,5 @@
 """Help texts: the usual options on one screen, all of them with --help-all."""
 
-from __future__ import annotations
-
 import inspect
 import re
 from collections.abc import Callable, Iterable

@@ -1,7 +1,5 @@
 """Settings of a command from a recipe, from --set and from flags, and where each comes from."""
 
-from __future__ import annotations
-
 import difflib
 import json
 import tomllib

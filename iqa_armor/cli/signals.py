@@ -1,7 +1,5 @@
 """How the command line ends from outside: on signals, and where its output can no longer be written."""
 
-from __future__ import annotations
-
 import errno
 import os
 import signal

@@ -1,7 +1,5 @@
 """Scores as rows of a file that grows, and on which a later run goes on."""
 
-from __future__ import annotations
-
 import csv
 import importlib.util
 import io

@@ -1,11 +1,9 @@
 """What a report says, as values that `terminal` and `page` lay out: text, tables, charts and pictures."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Literal
+from typing import Literal, Self
 
 Tone = Literal["plain", "strong", "dim", "good", "bad", "caution"]
 READINGS: Mapping[str, Tone] = {"better": "good", "worse": "bad", "not separable": "dim", "not defined": "dim"}
@@ -71,7 +69,7 @@ class Table:
         keys = [(column.group, 0 if column.group else place) for place, column in enumerate(self.columns)]
         return [(group, list(places)) for (group, _), places in groupby(range(len(keys)), key=keys.__getitem__)]
 
-    def without(self, spare: int) -> Table:
+    def without(self, spare: int) -> Self:
         """Return the table without columns that are as dispensable as `spare` or more so."""
         kept = [place for place, column in enumerate(self.columns) if column.spare < spare]
         groups = (replace(each, rows=tuple(tuple(row[i] for i in kept) for row in each.rows)) for each in self.groups)

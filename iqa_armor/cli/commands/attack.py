@@ -1,7 +1,5 @@
 """`iqa-armor attack`: attacked images as files."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Annotated
 

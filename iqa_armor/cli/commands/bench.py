@@ -1,7 +1,5 @@
 """`iqa-armor bench`: what models cost to run and to train, side by side."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`iqa-armor data`: look at datasets before they are used."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any
 
 import typer

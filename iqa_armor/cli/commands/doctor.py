@@ -1,7 +1,5 @@
 """`iqa-armor doctor`: what this machine has for the work."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from importlib.metadata import PackageNotFoundError, requires, version

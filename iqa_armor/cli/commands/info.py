@@ -1,7 +1,5 @@
 """`iqa-armor info`: who made a model file."""
 
-from __future__ import annotations
-
 from typing import Any
 
 from iqa_armor.cli.arguments import ModelArg

@@ -1,7 +1,5 @@
 """`iqa-armor schema`: JSON schemas of what is written and read."""
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from importlib import resources
