@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
@@ -27,18 +27,8 @@ from iqa_armor.results.table import Table
 NAMES_IN_TITLE = 3
 MOST_UNFOLDED = 6  # models whose differences lie open
 EVERY_BUDGET = "Table of all figures by model, attack and budget"
-GAINS = (
-    "Gains are fractions of the model's own score range on clean training images; AUC is the mean over ε. SROCC under "
-    "attack does not see a shift that all images share; worst-case SROCC is under an attack that pushes images of low "
-    "quality up and those of high quality down."
-)
-WORST_CASE = " Worst case: for each image and budget the attack that moved the score farthest."
-UNCHECKED = "No strength checks were made, so nothing here says whether a stronger attack would do more."
-STRENGTH = (
-    "Small gains mean something only if the attacks were strong. A failed check says that they may not have been: then "
-    "the figures of that model are too good."
-)
-HOLLOW = "Hollow marks{}, ○ in labels: the attack does not know the defense."
+SAID = tomllib.loads(resources.files("iqa_armor.report").joinpath("evaluation.toml").read_text("utf-8"))
+NOTES: Mapping[str, str] = SAID["notes"]
 
 
 def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Sequence[Picture] = ()) -> Report:
@@ -57,7 +47,7 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
 
 
 def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
-    says = f"{reach(outcome)} {GAINS}{WORST_CASE if WORST in attacks_shown(outcome) else ''}"
+    says = f"{reach(outcome)} {NOTES['gains']}{NOTES['worst_case'] if WORST in attacks_shown(outcome) else ''}"
     tables = models_table(outcome), attacks_table(outcome), Note(says), seeds_table(outcome), datasets_table(outcome)
     yield _section("Figures", *tables)
     differences = differences_table(outcome)
@@ -65,7 +55,7 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""
     yield _section("Against the baseline", differences, summary=summary)
     has_hollow = any(model.threat == "bare" for model in outcome.models)
-    note, note_of_lines = (HOLLOW.format(lines) * has_hollow for lines in ("", " and broken lines"))
+    note, note_of_lines = (NOTES["hollow"].format(lines) * has_hollow for lines in ("", " and broken lines"))
     yield _section(
         "The ranking under attack",
         Panels(ranking_curve(outcome), "Low-rated images pushed up, high-rated ones down", note=note_of_lines),
@@ -83,7 +73,9 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     some = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
     yield _section("Images that moved most", some, *map(_picture, pictures))
-    yield _section("Strength of the attacks", checks_table(outcome) or Note(UNCHECKED, "plain"), Note(STRENGTH))
+    yield _section(
+        "Strength of the attacks", checks_table(outcome) or Note(NOTES["unchecked"], "plain"), Note(NOTES["strength"])
+    )
     yield _section("Every budget", budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET)
     defined = definitions(has_purifiers=bool(purifications(outcome)))
     yield _section("What the figures are", Terms(defined, is_prose=True), is_detail=True)
@@ -124,8 +116,8 @@ def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
 
 
 def definitions(*, has_purifiers: bool) -> tuple[tuple[str, str], ...]:
-    """Return what the figures are by their names: what definitions.toml says, and else what their registry does."""
-    defined = tomllib.loads(resources.files("iqa_armor.report").joinpath("definitions.toml").read_text("utf-8"))
+    """Return what the figures are by their names: what evaluation.toml says, and else what their registry does."""
+    defined = SAID["figures"]
     told = " ".join(defined)
     others = {each.label: f"{each.says[0].upper()}{each.says[1:]}." for each in FIGURES if each.label not in told}
     return tuple(

@@ -82,18 +82,6 @@ INK, FAINT = "#1f2328", "#d8dce1"
 WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
 BELOW, ABOVE = 46, 14  # the axes of a panel
 LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
-SETTINGS: Mapping[str, Any] = {
-    "svg.fonttype": "none",  # text stays text: light, selectable, in the reader's own font
-    "text.parse_math": False,  # a dollar sign in a name is a dollar sign
-    "font.size": 10.5,
-    "axes.facecolor": "none",
-    "grid.color": FAINT,
-    "grid.linewidth": 0.7,
-    **dict.fromkeys(("axes.edgecolor", "xtick.color", "ytick.color"), GREY),
-    **dict.fromkeys(("axes.labelcolor", "xtick.labelcolor", "ytick.labelcolor"), INK),
-    **dict.fromkeys(("axes.grid", "axes.axisbelow"), True),
-    **dict.fromkeys(("axes.spines.top", "axes.spines.right", "path.simplify"), False),
-}
 # What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
 _NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
 _LIGHTER: Mapping[str, str] = {
@@ -111,7 +99,8 @@ def draw(chart: Chart, identifier: str) -> str:
     from matplotlib.figure import Figure
 
     labelled = [series for series in chart.series if series.label]
-    with style.context({**SETTINGS, "svg.hashsalt": identifier}, after_reset=True), warnings.catch_warnings():
+    sheet = str(resources.files("iqa_armor.report").joinpath("chart.mplstyle"))
+    with style.context([sheet, {"svg.hashsalt": identifier}], after_reset=True), warnings.catch_warnings():
         # Glyphs are missing from the font that lays text out, not from the reader's.
         warnings.filterwarnings("ignore", message="Glyph .* missing")
         height = max(HEIGHT, round(BELOW + LABEL_GAP * len(labelled) + ABOVE))
