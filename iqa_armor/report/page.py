@@ -78,7 +78,7 @@ def _embedded(file: ImageFile) -> tuple[str, int, int]:
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size
 
 
-INK, FAINT = "#1f2328", "#d8dce1"
+INK = "#1f2328"
 WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
 BELOW, ABOVE = 46, 14  # the axes of a panel
 LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
