@@ -10,16 +10,15 @@ from iqa_armor.cli.console import progress, say, show_forecasts, show_if_json, s
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import CertifySettings, Opening
 
+FILES = typer.Argument(
+    metavar="MODEL… [IMAGE…]",
+    help="Model files, and image files or folders of them; without images those of --data.",
+)
+
 
 @options(usual=("methods", "samples", "sigma", "radius", "limit", "device"))
 def certify(
-    files: Annotated[
-        list[Path],
-        typer.Argument(
-            metavar="MODEL… [IMAGE…]",
-            help="Model files, and image files or folders of them; without images those of --data.",
-        ),
-    ],
+    files: Annotated[list[Path], FILES],
     settings: CertifySettings,
     opening: Opening,
     labels: arguments.Labels,

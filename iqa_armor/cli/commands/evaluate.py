@@ -37,6 +37,16 @@ class Compared(arguments.Defenses):
     )
 
 
+SCORES = typer.Option(
+    metavar="TABLE", help="Write the scores as .csv, .jsonl or .parquet; a row per image, attack and budget."
+)
+REQUIRE = typer.Option(
+    metavar="EXPR",
+    help="Exit with 10 unless it holds for every model but the baseline; e.g. 'srocc_drop <= 0.01' or "
+    "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
+)
+
+
 @options(
     without={"fit_images", "resamples", "confidence"},
     usual=("attacks", "epsilons", "checks", "limit", "purify", "device"),
@@ -53,20 +63,8 @@ def evaluate(
     output: Annotated[Path | None, arguments.output_option("DIR")] = None,
     report: arguments.ReportOpt = None,
     seeds: arguments.SeedsOpt = 1,
-    scores: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="TABLE", help="Write the scores as .csv, .jsonl or .parquet; a row per image, attack and budget."
-        ),
-    ] = None,
-    require: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="EXPR",
-            help="Exit with 10 unless it holds for every model but the baseline; e.g. 'srocc_drop <= 0.01' or "
-            "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
-        ),
-    ] = None,
+    scores: Annotated[Path | None, SCORES] = None,
+    require: Annotated[list[str] | None, REQUIRE] = None,
     overwrite: arguments.OverwriteOpt = False,
     dry_run: arguments.DryRunOpt = False,
 ) -> None:

@@ -19,6 +19,13 @@ if TYPE_CHECKING:
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
+MAX_LOSS = typer.Option(
+    min=0,
+    metavar="X",
+    help="Refuse fewer bits that lose more: of the score range, on clean images in the mean or to an attack "
+    "beyond what it gains on MODEL, or of the rank correlation.",
+)
+
 
 @options(without={"device"})
 def export(
@@ -34,15 +41,7 @@ def export(
     count: Annotated[
         int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
     ] = 64,
-    max_loss: Annotated[
-        float,
-        typer.Option(
-            min=0,
-            metavar="X",
-            help="Refuse fewer bits that lose more: of the score range, on clean images in the mean or to an attack "
-            "beyond what it gains on MODEL, or of the rank correlation.",
-        ),
-    ] = 0.02,
+    max_loss: Annotated[float, MAX_LOSS] = 0.02,
     overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.

@@ -52,6 +52,18 @@ class Throughput(SettingsModel):
     )
 
 
+KIND = typer.Option(
+    "--format",
+    metavar="WORD",
+    help=f"csv, jsonl or parquet: a row per image, as they come. {_shown('as FILE, else a table')}",
+)
+SCALE = typer.Option(
+    metavar="WORD",
+    help="Also mos, the opinion that training images of such a score have; percentile, how many of them, in %, "
+    f"are no better; or 0-100, from their worst score to their best one. {_shown('scores alone')}",
+)
+
+
 @options(without={"threat", "lower_is_better"}, usual=("batch_size", "device"))
 def score(
     model: arguments.ModelArg,
@@ -69,22 +81,8 @@ def score(
         typer.Option(metavar="LIST|-", help=f"Also the images of a list, a path a line; - is stdin. {_shown('none')}"),
     ] = None,
     output: Annotated[Path | None, arguments.output_option("FILE", shown="stdout")] = None,
-    kind: Annotated[
-        Format | None,
-        typer.Option(
-            "--format",
-            metavar="WORD",
-            help=f"csv, jsonl or parquet: a row per image, as they come. {_shown('as FILE, else a table')}",
-        ),
-    ] = None,
-    scale: Annotated[
-        Literal["mos", "percentile", "0-100"] | None,
-        typer.Option(
-            metavar="WORD",
-            help="Also mos, the opinion that training images of such a score have; percentile, how many of them, in %, "
-            f"are no better; or 0-100, from their worst score to their best one. {_shown('scores alone')}",
-        ),
-    ] = None,
+    kind: Annotated[Format | None, KIND] = None,
+    scale: Annotated[Literal["mos", "percentile", "0-100"] | None, SCALE] = None,
     scale_data: Annotated[
         str | None, typer.Option(metavar="SPEC", help=f"Training images for --scale. {_shown('what MODEL records')}")
     ] = None,

@@ -17,33 +17,30 @@ from iqa_armor.recipe import TrainSettings
 if TYPE_CHECKING:
     from iqa_armor.training.history import FitHistory
 
+ARCH = typer.Argument(
+    metavar="ARCH",
+    help="A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to "
+    "train further.",
+)
+WEIGHTS = typer.Option(
+    metavar="FILE",
+    help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
+)
+
 
 @options(
     without={"arch", "score_range", "lower_is_better"},
     usual=("epochs", "batch_size", "learning_rate", "loss", "device"),
 )
 def train(
-    arch: Annotated[
-        str,
-        typer.Argument(
-            metavar="ARCH",
-            help="A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to "
-            "train further.",
-        ),
-    ],
+    arch: Annotated[str, ARCH],
     settings: TrainSettings,
     opening: Opening,
     labels: arguments.Labels,
     machine: arguments.Machine,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
     data: arguments.DataOpt = None,
-    weights: Annotated[
-        Path | None,
-        typer.Option(
-            metavar="FILE",
-            help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
-        ),
-    ] = None,
+    weights: Annotated[Path | None, WEIGHTS] = None,
     overwrite: arguments.OverwriteOpt = False,
     resume: arguments.ResumeOpt = False,
     dry_run: arguments.DryRunOpt = False,
