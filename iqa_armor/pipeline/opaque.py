@@ -15,16 +15,10 @@ logger = logging.getLogger(__name__)
 
 
 def keep_source(model: QualityModel, leaves: tuple[str, ...], *, allow: bool) -> None:
-    """Mark modules that surgery passes by: those named and, where allowed, all that cannot be traced or stored.
+    """Mark modules of a model, in place, that surgery passes by: those named and, where allowed, all that it cannot do.
 
-    Args:
-        model: Its network is marked in place.
-        leaves: Paths of modules.
-        allow: Whether to look for more, from the innermost outwards. What the network's own forward does cannot be
-            passed by; hardening then says why.
-
-    Raises:
-        ModelLoadError: If there is no such module.
+    Those that cannot be traced or stored are looked for from the innermost outwards. What the network's own forward
+    does cannot be passed by; hardening then says why. A module that is not there is a ModelLoadError.
     """
     for path in leaves:
         _mark(model.network, path)

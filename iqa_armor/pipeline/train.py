@@ -104,17 +104,9 @@ def probe_head(
     """Set a traced model's new last layer, of one output, to the ridge regression of scores on its pooled features.
 
     The regression is on standardised features, in closed form; its strength is the one whose predictions are nearest to
-    the scores of the held-out tenth. Scores are standardised by `labels`.
-
-    Args:
-        model: Model on the device, changed in place.
-        images: Training images.
-        labels: Moments of their scores.
-        fresh: Names of the network's tensors that are new; None for all. Layers that are not are left as they are.
-        progress: Told of scored images.
-
-    Returns:
-        SROCC of the probe on the held-out tenth; None where there is no such layer, or it is not new.
+    the scores of the held-out tenth. Scores are standardised by `labels`. The model is on the device; layers whose
+    tensors `fresh` does not name are left as they are, None names all. Returned is the SROCC of the probe on the
+    held-out tenth; None where there is no such layer, or it is not new.
 
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
     2022, arXiv:2202.10054: linear probing, then fine-tuning.
