@@ -133,7 +133,7 @@ def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float
 
 
 def _draw(axes: Axes, series: Series) -> None:
-    mark, (across, up) = series.mark, zip(*series.points, strict=True)
+    mark, drawn = series.mark, list[Sequence[float]](zip(*series.points, strict=True))
     marked = {"marker": mark.marker, "markerfacecolor": "white" if mark.is_hollow else mark.color}
     line = {"linestyle": "--", "linewidth": 1.2} if mark.is_hollow else {"linestyle": "-", "linewidth": 1.6}
     looks: Mapping[str, Mapping[str, Any]] = {
@@ -145,8 +145,8 @@ def _draw(axes: Axes, series: Series) -> None:
     }
     if series.style == "dots":
         # Segments of no length with round ends are dots, and one path of them is a fifth of as many markers.
-        across, up = ([value for each in axis for value in (each, each, math.nan)] for axis in (across, up))
-    axes.plot(across, up, color=mark.color, **looks[series.style])
+        drawn = [[value for each in axis for value in (each, each, math.nan)] for axis in drawn]
+    axes.plot(*drawn, color=mark.color, **looks[series.style])
 
 
 def _set_axes(axes: Axes, chart: Chart) -> None:
