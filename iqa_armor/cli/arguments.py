@@ -135,8 +135,7 @@ SeedsOpt = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        show_default=False,
-        help="Do it N times, with --seed and those that follow; {seed} in the name of a file stands for each. Figures "
+        help="Do it N times, from --seed on; {seed} in the name of a file stands for each. Figures "
         "are means, with their spread.",
     ),
 ]

@@ -2,14 +2,10 @@
 
 from typing import Annotated, Any, ClassVar, Literal, get_origin
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field
 
-from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.settings import (
-    DIRECTION,
     PASSING,
-    Attacks,
-    Budgets,
     Flag,
     Limit,
     OneOf,
@@ -23,7 +19,6 @@ from iqa_armor.settings import (
     read_size,
     written_type,
 )
-from iqa_armor.training.filter_settings import FilterSettings
 
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
 
@@ -169,24 +164,6 @@ class CertifySettings(SettingsModel):
     limit: Annotated[Limit, Flag(shown="all")] = None
     global_bound: bool = Field(True, description="Whether fs also gets the product bound of its backbone.")
     seed: Seed = 0
-
-
-class PurifierSettings(FilterSettings):
-    """How a filter is trained, and against which attacks: every one at every budget and in every direction."""
-
-    error: ClassVar[type[ArmorError]] = UsageError
-
-    attacks: Attacks = Field(("pgd8",), min_length=1)
-    epsilons: Budgets = Field(tuple(value / 255 for value in (2, 4, 6, 8, 10)), min_length=1)
-    direction: Literal["up", "down", "both"] = Field("up", description=str(DIRECTION.description))
-    limit: Limit = Field(512, ge=4)
-
-    @field_validator("epsilons")
-    @classmethod
-    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
-        if not all(0 < epsilon <= 1 for epsilon in value):
-            raise ValueError("budgets lie above 0 and at most at 255 (in 1/255)")
-        return value
 
 
 class Service(SettingsModel):

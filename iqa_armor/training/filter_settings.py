@@ -1,11 +1,11 @@
 """How a filter is trained. Imports no torch."""
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from iqa_armor.errors import ArmorError, RecipeError
-from iqa_armor.settings import BatchSize, Epochs, LearningRate, Seed, SettingsModel
+from iqa_armor.errors import ArmorError, RecipeError, UsageError
+from iqa_armor.settings import DIRECTION, Attacks, BatchSize, Budgets, Epochs, LearningRate, Limit, Seed, SettingsModel
 
 
 class FilterSettings(SettingsModel):
@@ -19,3 +19,21 @@ class FilterSettings(SettingsModel):
         False, description="Attack the training images anew in every epoch, each by the next draw, which takes longer."
     )
     seed: Seed = 0
+
+
+class PurifierSettings(FilterSettings):
+    """How a filter is trained, and against which attacks: every one at every budget and in every direction."""
+
+    error: ClassVar[type[ArmorError]] = UsageError
+
+    attacks: Attacks = Field(("pgd8",), min_length=1)
+    epsilons: Budgets = Field(tuple(value / 255 for value in (2, 4, 6, 8, 10)), min_length=1)
+    direction: Literal["up", "down", "both"] = Field("up", description=str(DIRECTION.description))
+    limit: Limit = Field(512, ge=4)
+
+    @field_validator("epsilons")
+    @classmethod
+    def _in_range(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < epsilon <= 1 for epsilon in value):
+            raise ValueError("budgets lie above 0 and at most at 255 (in 1/255)")
+        return value

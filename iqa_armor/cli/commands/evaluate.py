@@ -72,7 +72,7 @@ def evaluate(
 
     Examples:
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
-        iqa-armor evaluate m.pt --data csv:l.csv --attack pgd8 --require 'srocc >= 0.8'
+        iqa-armor evaluate m.pt --data csv:l.csv --epsilon 4 --require 'srocc >= 0.8'
         iqa-armor evaluate 'h-{seed}.safetensors' --seeds 3 --data csv:labels.csv
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models

@@ -99,7 +99,6 @@ def score(
         iqa-armor score model.safetensors photos/ -o scores.csv --scale percentile
         find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
-    from iqa_armor.evaluation.scale import measure_training_scores
     from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.image_files import count_images, listed_images
     from iqa_armor.pipeline.load import defended_model, load_model
@@ -112,6 +111,8 @@ def score(
         bars = held.enter_context(progress())
         opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
         if scale and scale_data is not None:
+            from iqa_armor.evaluation.scale import measure_training_scores
+
             known = arguments.open_data(scale_data, seed=draws.seed, progress=bars).training()
             measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
         means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}

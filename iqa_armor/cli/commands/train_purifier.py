@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Annotated
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table
 from iqa_armor.cli.options import options
-from iqa_armor.pipeline.settings import Opening, PurifierSettings
+from iqa_armor.pipeline.settings import Opening
+from iqa_armor.training.filter_settings import PurifierSettings
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.train_purifier import TrainedPurifier
