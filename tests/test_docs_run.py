@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").rglob("*.md"))]
 SHORT = {"--epochs": "1", "--limit": "6", "--input-size": "64x64", "--samples": "40", "--repeats": "1"}
 SHORT |= {"--attack": "pgd8", "--epsilon": "4", "--ranking-epsilon": "1"}
-GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened", "sharpness")
+GIVEN = ("base", "control", "hardened", "at", "base-hardened", "model-hardened", "sharpness", "h-0", "h-1", "h-2")
 OWN_DATA = re.compile(r"\b[A-Z][A-Z_]*DIR\b|:DIR\b|kadid10k:")  # what is not at hand here
 
 

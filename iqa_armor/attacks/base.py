@@ -10,6 +10,7 @@ from torch import Generator, Tensor, nn
 from iqa_armor.errors import UsageError
 from iqa_armor.graph.trace import evaluating
 from iqa_armor.limits import Limited
+from iqa_armor.randomness import drawn_from
 
 ScoreFn = Callable[[Tensor], Tensor]
 Direction = Literal[1, -1]
@@ -54,6 +55,23 @@ class Fitted(Attack, Protocol):
         """
 
 
+class LinfAttack(Limited):
+    """An attack whose budget limits the change of a pixel value."""
+
+    norm: ClassVar[Norm] = "linf"
+
+
+class FittedLinf(LinfAttack):
+    """A `Fitted` attack that, run without fitting, learns from the images it is given, which then sway one another."""
+
+    fit: Callable[[ScoreFn, Batches, Generator], Attack]
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
+        """Return attacked images (N, 3, H, W) in [0, 1]."""
+        generator = drawn_from(generator, images)
+        return self.fit(score, lambda: (images,), generator)(score, images, generator)
+
+
 @runtime_checkable
 class Borrowing(Attack, Protocol):
     """An attack that tries what moves other models, too."""
@@ -61,12 +79,6 @@ class Borrowing(Attack, Protocol):
     @property
     def sources(self) -> tuple[ScoreFn, ...]:
         """Scores of these models; a field, which no word sets."""
-
-
-class LinfAttack(Limited):
-    """An attack whose budget limits the change of a pixel value."""
-
-    norm: ClassVar[Norm] = "linf"
 
 
 def accepted(found: object, name: str) -> Attack:

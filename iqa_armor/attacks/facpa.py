@@ -8,11 +8,11 @@ import torch
 from torch import Generator, Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.base import Batches, Direction, FittedLinf, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import batches_of, mean_score, score_gradient
 from iqa_armor.limits import Count, NotNegative, Positive
-from iqa_armor.randomness import drawn_from, seeded
+from iqa_armor.randomness import seeded
 
 
 class PerturbationNetwork(nn.Module):
@@ -88,10 +88,8 @@ class Perturber(LinfAttack):
 
 
 @dataclass(frozen=True)
-class FACPA(LinfAttack):
+class FACPA(FittedLinf):
     """Train a small U-Net whose output, within an L-infinity ball, moves the score of any image.
-
-    Run without fitting, it trains on the images it is given, which then influence one another.
 
     Args:
         epsilon: Ball radius, pixels being in [0, 1]; the network's tanh is multiplied by it.
@@ -107,11 +105,6 @@ class FACPA(LinfAttack):
     learning_rate: Positive = 5e-3
     passes: Count = 20
     direction: Direction = +1
-
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1] by the network trained on them."""
-        generator = drawn_from(generator, images)
-        return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:
         """Return the network after the pass with the best mean score, no perturbation being one candidate.

@@ -11,7 +11,7 @@ from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.climb import climb
 from iqa_armor.attacks.mifgsm import contrast_map
 from iqa_armor.attacks.projection import project_linf
-from iqa_armor.limits import Count, NotNegative, Positive
+from iqa_armor.limits import NotNegative, Positive
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,6 @@ class IOI(LinfAttack):
         epsilon: Length of the step before it is filtered, and largest change of a pixel value.
         truncated: Share f of the frequencies, the lowest, that the step loses.
         full_contrast: Local contrast from which a pixel takes the whole step; less takes proportionally less.
-        steps: Number of iterations; the paper's is one.
 
     Source: Shumitskaya et al., "IOI: Invisible One-Iteration Adversarial Attack on No-Reference Image- and
     Video-Quality Metrics", ICML 2024, arXiv:2403.05955: FGSM, then a module that truncates its change in the frequency
@@ -34,7 +33,6 @@ class IOI(LinfAttack):
     epsilon: NotNegative = 8 / 255
     truncated: Annotated[float, "[0, 1)"] = 0.1
     full_contrast: Positive = 0.04
-    steps: Count = 1
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
@@ -46,7 +44,7 @@ class IOI(LinfAttack):
             change = (weight * without_low_frequencies(step, self.truncated)).to(images.dtype)
             return project_linf(attacked + change, images, self.epsilon).clamp(0, 1)
 
-        return climb(score, images, move, direction=self.direction, steps=self.steps)
+        return climb(score, images, move, direction=self.direction, steps=1)
 
 
 def without_low_frequencies(change: Tensor, share: float) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.mifgsm import contrast_map
 from iqa_armor.attacks.projection import divide_by_norm, linf_box, per_image
-from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.attacks.scores import expectation, score_gradient
 from iqa_armor.limits import Count, NotNegative
 from iqa_armor.randomness import drawn_from
 
@@ -42,17 +42,17 @@ class SEGA(LinfAttack):
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         images, generator = images.detach(), drawn_from(generator, images)
-        total: Tensor | float = 0.0
-        for source in self.sources or (score,):
-            smoothed: Tensor | float = 0.0
-            for _ in range(self.samples):
-                drawn = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
-                smoothed = smoothed + score_gradient(source, images + self.noise * drawn)
-            total = total + divide_by_norm(torch.as_tensor(smoothed), order=1)
-        step = self.direction * self.epsilon * torch.as_tensor(total).sign().to(images)
-        return torch.clamp(images + step * self._mask(images), *linf_box(images, self.epsilon))
 
-    def _mask(self, images: Tensor) -> Tensor:
+        def slope(source: ScoreFn) -> Tensor:
+            def noisy(batch: Tensor) -> Tensor:
+                drawn = torch.randn(batch.shape, generator=generator, device=generator.device)
+                return source(batch + self.noise * drawn.to(batch))
+
+            return divide_by_norm(score_gradient(expectation(noisy, self.samples), images), order=1)
+
+        total = torch.stack([slope(source) for source in self.sources or (score,)]).sum(0)
         contrast = contrast_map(images)
-        least = contrast.flatten(1).sort(descending=True).values
-        return contrast >= per_image(least[:, math.ceil(self.kept * least.shape[1]) - 1])
+        ordered = contrast.flatten(1).sort(descending=True).values
+        mask = contrast >= per_image(ordered[:, math.ceil(self.kept * ordered.shape[1]) - 1])
+        step = self.direction * self.epsilon * total.sign().to(images)
+        return torch.clamp(images + step * mask, *linf_box(images, self.epsilon))

@@ -7,12 +7,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.base import Batches, Direction, FittedLinf, LinfAttack, ScoreFn
 from iqa_armor.attacks.mifgsm import MIFGSM
 from iqa_armor.attacks.projection import per_image
 from iqa_armor.attacks.scores import batches_of, evaluate_score
 from iqa_armor.limits import Count, NotNegative, Positive
-from iqa_armor.randomness import drawn_from
 
 Numbers = NDArray[np.float64]
 _MARGIN = 0.5  # share of the largest gap between neighbouring targets that all can keep
@@ -46,11 +45,10 @@ class Targeted(LinfAttack):
 
 
 @dataclass(frozen=True)
-class SMA(LinfAttack):
+class SMA(FittedLinf):
     """Turn the ranking of a whole set of images round as far as the scores that they can reach allow.
 
-    Run without fitting, the set is the images it is given. Fitted, targets are known by clean score, from the images it
-    learned from, so that images need not be attacked together.
+    Targets are learned from a set and known by clean score, so that images need not be attacked together.
 
     Args:
         epsilon: Ball radius, pixels being in [0, 1].
@@ -70,11 +68,6 @@ class SMA(LinfAttack):
     step_size: Positive = 1 / 255
     steps: Count = 10
     direction: Direction = +1
-
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]; it draws nothing."""
-        generator = drawn_from(generator, images)
-        return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Targeted:  # noqa: ARG002
         """Return the attack that knows the targets of these images."""

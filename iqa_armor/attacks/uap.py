@@ -9,11 +9,10 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.base import Batches, Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.base import Batches, Direction, FittedLinf, LinfAttack, ScoreFn
 from iqa_armor.attacks.projection import project_linf
 from iqa_armor.attacks.scores import batches_of, mean_score, score_and_gradient
 from iqa_armor.limits import Count, NotNegative, Positive
-from iqa_armor.randomness import drawn_from
 
 Placement = Literal["resize", "tile"]
 
@@ -42,11 +41,11 @@ class Pattern(LinfAttack):
 
 
 @dataclass(frozen=True)
-class UAP(LinfAttack):
+class UAP(FittedLinf):
     """Fit one pattern that moves the mean score of images inside an L-infinity ball.
 
     Each pass adds up the gradient over all images and takes one signed step, so how the images are batched does
-    not matter. Run without fitting, it fits on the images it is given, which then influence one another.
+    not matter.
 
     Args:
         epsilon: Ball radius, pixels being in [0, 1].
@@ -65,11 +64,6 @@ class UAP(LinfAttack):
     passes: Count = 10
     direction: Direction = +1
     placement: Placement = "tile"
-
-    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1] with the pattern fitted on them; it draws nothing."""
-        generator = drawn_from(generator, images)
-        return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:
         """Return the pattern with the best mean score over the images, no pattern at all being one candidate."""

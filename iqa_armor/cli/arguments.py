@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
@@ -133,7 +133,32 @@ UnlabelledOpt = Annotated[
 OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
 DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
+SeedsOpt = Annotated[
+    int,
+    typer.Option(
+        min=1,
+        metavar="N",
+        help="Do it N times, with --seed and those that follow; {seed} in the name of a file stands for each. Figures "
+        "are means, with their spread.",
+    ),
+]
 JsonOpt = Annotated[bool, typer.Option("--json", help="Write one JSON object to stdout; all else goes to stderr.")]
+
+
+SEED = "{seed}"
+
+
+def following(settings: Any, seeds: int) -> range:
+    """Return the seeds of a command that is done several times."""
+    return range(settings.seed, settings.seed + seeds)
+
+
+def at_seeds(path: Path, seeds: Collection[int]) -> list[Path]:
+    """Return the file that each seed writes; a UsageError if all write one."""
+    if len(seeds) > 1 and SEED not in str(path):
+        named = path.with_name(f"{path.stem}-{SEED}{path.suffix}")
+        raise UsageError(f"{path} would be written by each of {len(seeds)} seeds; name it {named}")
+    return [Path(str(path).replace(SEED, str(seed))) for seed in seeds]
 
 
 def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:

@@ -12,6 +12,7 @@ from iqa_armor.report.evaluation_tables import (
     datasets_table,
     differences_table,
     models_table,
+    seeds_table,
 )
 from iqa_armor.report.evaluation_terms import conditions, data_line, definitions
 from iqa_armor.report.formatting import budget, plain, signed
@@ -55,7 +56,8 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
 
 def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
     says = f"{reach(outcome)} {GAINS}{WORST_CASE if WORST in attacks_shown(outcome) else ''}"
-    yield _section("Figures", models_table(outcome), attacks_table(outcome), Note(says), datasets_table(outcome))
+    tables = models_table(outcome), attacks_table(outcome), Note(says), seeds_table(outcome), datasets_table(outcome)
+    yield _section("Figures", *tables)
     differences = differences_table(outcome)
     count = len(differences.groups) if differences else 0
     summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""

@@ -22,8 +22,10 @@ from iqa_armor.report.model_marks import model_marks, row_name
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.requirements import flattened
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
+SEEDED = "All figures are means over seeds; pictures and scatter plots are of the first."
 STATUS: Mapping[str, tuple[str, Tone]] = {
     "passed": ("✓", "good"),
     "failed": ("✗", "caution"),
@@ -87,6 +89,27 @@ def differences_table(outcome: Outcome) -> Table | None:
         "intervals cover the choice of images, not the luck of a training run.",
     )
     return Table(f"Difference to {outcome.baseline}", columns, groups, notes)
+
+
+def seeds_table(outcome: Outcome) -> Table | None:
+    """Return means and deviations of the main figures over seeds; None where there was one only."""
+    if not outcome.seeds:
+        return None
+    shown = {"srocc": "SROCC", "plcc": "PLCC"}
+    for name in outcome.settings.attacks:
+        key = shown_budget(outcome, name)
+        for figure, label in (("abs_gain", "AbsGain"), ("srocc", "SROCC")):
+            shown[f"attacks.{name}.{figure}.{key}"] = f"{label}, {name}, {budget(key)}"
+    found = {model.name: flattened(model.model_dump()) for model in outcome.models}
+
+    def rows(model: ModelEntry) -> Iterator[Row]:
+        spread = outcome.spread[model.name]
+        for path, label in shown.items():
+            if path in spread:
+                yield row(label, short(found[model.name][path]), short(spread[path]))
+
+    columns = (Column("Figure", kind="text"), *number_columns(("Mean", "Standard deviation")))
+    return Table(f"Over seeds {', '.join(map(str, outcome.seeds))}", columns, _by_model(outcome, rows), (SEEDED,))
 
 
 def datasets_table(outcome: Outcome) -> Table | None:

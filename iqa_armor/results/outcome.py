@@ -6,7 +6,7 @@ from typing import Any, Literal, Self
 from pydantic import Field, SerializerFunctionWrapHandler, ValidationError, model_serializer
 
 from iqa_armor.errors import DataError
-from iqa_armor.results.figures import ModelEntry, Value
+from iqa_armor.results.figures import ModelEntry, Number, Value
 
 
 class Document(Value):
@@ -84,7 +84,7 @@ class Settings(Value):
 
 
 class Outcome(Document):
-    """Everything an evaluation reports."""
+    """Everything an evaluation reports; over several `seeds` means, with deviations by model and path in `spread`."""
 
     schema_: Literal["iqa-armor/evaluation/1"] = Field("iqa-armor/evaluation/1", alias="schema")
     models: tuple[ModelEntry, ...]
@@ -92,6 +92,8 @@ class Outcome(Document):
     data: tuple[DataEntry, ...]
     settings: Settings
     versions: dict[str, str]
+    seeds: tuple[int, ...] = ()
+    spread: dict[str, dict[str, Number]] = Field(default_factory=dict)
 
     @property
     def compared(self) -> tuple[ModelEntry, ...]:

@@ -73,7 +73,7 @@ def unmet(requirement: Requirement, outcome: Outcome) -> list[Failure]:
     require_path(requirement, budgets=settings.keys(), ranking=settings.ranking_keys(), datasets=datasets)
     holds, failures = OPERATORS[requirement.operator], []
     for model in outcome.compared:
-        value = _flatten(model.model_dump()).get(requirement.path)
+        value = flattened(model.model_dump()).get(requirement.path)
         if value is None or not holds(value, requirement.bound):
             failures.append(Failure(requirement, model.name, value))
     return failures
@@ -117,15 +117,15 @@ def known_paths(
         "ratio_to_baseline": figures,
         "difference_to_baseline": differences,
     }
-    return list(_flatten(ModelEntry.model_validate(entry | figures).model_dump()))
+    return list(flattened(ModelEntry.model_validate(entry | figures).model_dump()))
 
 
-def _flatten(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
+def flattened(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:
     """Return the numbers and nulls of nested figures by dotted path."""
     found: dict[str, float | None] = {}
     for key, value in entry.items():
         if isinstance(value, Mapping):
-            found |= _flatten(value, f"{prefix}{key}.")
+            found |= flattened(value, f"{prefix}{key}.")
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             found[f"{prefix}{key}"] = value
     return found

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from contextlib import ExitStack
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -10,6 +13,7 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli.arguments import (
+    SEED,
     BaselineOpt,
     Defenses,
     DryRunOpt,
@@ -19,8 +23,11 @@ from iqa_armor.cli.arguments import (
     ModelsArg,
     OverwriteOpt,
     ReportOpt,
+    SeedsOpt,
     SeveralDataOpt,
+    at_seeds,
     claimed,
+    following,
     open_data,
     output_option,
     with_baseline,
@@ -35,6 +42,7 @@ from iqa_armor.pipeline.opening import Opening
 if TYPE_CHECKING:
     import torch
 
+    from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
@@ -66,6 +74,7 @@ def evaluate(
     data: SeveralDataOpt = None,
     output: Annotated[Path | None, output_option("DIR")] = None,
     report: ReportOpt = None,
+    seeds: SeedsOpt = 1,
     scores: Annotated[
         Path | None,
         typer.Option(
@@ -90,11 +99,11 @@ def evaluate(
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
         iqa-armor evaluate m.pt --data csv:l.csv --limit 50 --attack pgd8 --epsilon 4
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
+        iqa-armor evaluate 'h-{seed}.safetensors' --baseline m.pt --seeds 3 --data csv:l.csv
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
-    from iqa_armor.pipeline.defended_models import THREATS, defended_models
-    from iqa_armor.pipeline.load import load_models
     from iqa_armor.results.requirements import parse_requirement, require_path
+    from iqa_armor.results.seeds import over_seeds
     from iqa_armor.results.table import check_table_file
 
     requirements = [parse_requirement(text) for text in require or ()]
@@ -103,34 +112,63 @@ def evaluate(
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
     paths, position = with_baseline(models, baseline)
-    threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    with ExitStack() as claims:
-        targets = {output: True, report: False, scores: False}
+    runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in following(settings, seeds)}
+    tables = dict(zip(runs, at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
+    targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
+    with ExitStack() as held:
         for target, is_folder in ({} if dry_run else targets).items():
-            claims.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
-        claims.enter_context(going_on(AGAIN, output and output / "identity.json"))
-        bars = claims.enter_context(progress())
-        opened = defended_models(load_models(paths, opening), defenses.purify, defenses.smooth, threats=threats)
-        datasets = [open_data(spec, seed=settings.seed, progress=bars, labels=labels) for spec in data or (None,)]
-        device = machine.chosen()
+            held.enter_context(claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
+        first = runs[settings.seed]
+        held.enter_context(going_on(AGAIN, first and first / "identity.json"))
+        bars, device = held.enter_context(progress()), machine.chosen()
+        found: list[Evaluation] = []
+        opened = partial(_opened, paths, data or (None,), defenses=defenses, opening=opening, labels=labels, bars=bars)
+        evaluate_once = partial(evaluate_models, baseline=position, device=device, progress=bars)
         if dry_run:
-            show_forecasts(_forecasts(opened, datasets, settings, device), as_json=json)
+            show_forecasts(seeds * _forecasts(*opened(settings.seed), settings, device), as_json=json)
             return
-        found = evaluate_models(
-            opened, datasets, baseline=position, settings=settings, output=output, device=device, progress=bars
-        )
-        if not is_main_process():
-            return
-        _write(found, output=output, scores=scores, report=report)
-    _show(found.outcome, requirements, json=json)
-    if not json:
-        say_next("export", models[-1], "-o", models[-1].with_suffix(".onnx"), *opening.words())
+        for seed, folder in runs.items():
+            found.append(evaluate_once(*opened(seed), settings=settings.changed(seed=seed), output=folder))
+            _write(found[-1], output=folder, scores=tables[seed])
+        whole = replace(found[0], outcome=over_seeds([each.outcome for each in found]))
+        _write(whole, output=output, report=report)
+    if is_main_process():
+        _show(whole.outcome, requirements, json=json)
+    if is_main_process() and not json:
+        (last,) = at_seeds(models[-1], [settings.seed])
+        say_next("export", last, "-o", last.with_suffix(".onnx"), *opening.words())
 
 
-def _write(found: Evaluation, *, output: Path | None, scores: Path | None, report: Path | None) -> None:
+def _opened(
+    paths: list[Path],
+    data: Iterable[str | None],
+    seed: int,
+    *,
+    defenses: Compared,
+    opening: Opening,
+    labels: Labels,
+    bars: Bars,
+) -> tuple[list[QualityModel], list[Dataset]]:
+    """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
+    from iqa_armor.pipeline.defended_models import THREATS, defended_models
+    from iqa_armor.pipeline.load import load_models
+
+    found = load_models([at_seeds(path, [seed])[0] for path in paths], opening)
+    for model, path in zip(found, paths, strict=True):
+        model.name = path.stem if SEED in path.stem else model.name
+    threats = [known for known in THREATS if defenses.threat in (known, "both")]
+    datasets = [open_data(spec, seed=seed, progress=bars, labels=labels) for spec in data]
+    return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
+
+
+def _write(
+    found: Evaluation, *, output: Path | None = None, scores: Path | None = None, report: Path | None = None
+) -> None:
     from iqa_armor.files import write_whole
     from iqa_armor.results.table import write_table
 
+    if not is_main_process():
+        return
     if output is not None:
         write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
     if scores is not None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import sys
+from contextlib import redirect_stdout
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli.arguments import (
+    SEED,
     DataOpt,
     DryRunOpt,
     JsonOpt,
@@ -15,16 +18,21 @@ from iqa_armor.cli.arguments import (
     ModelArg,
     OverwriteOpt,
     ResumeOpt,
+    SeedsOpt,
     UnlabelledOpt,
+    at_seeds,
     claimed,
+    following,
     open_data,
     output_option,
 )
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, show_forecasts, show_json, show_table, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
+from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.recipe import Recipe
+from iqa_armor.results.seeds import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
@@ -41,6 +49,7 @@ def harden(
     data: DataOpt = None,
     unlabelled: UnlabelledOpt = None,
     overwrite: OverwriteOpt = False,
+    seeds: SeedsOpt = 1,
     resume: ResumeOpt = False,
     dry_run: DryRunOpt = False,
     json: JsonOpt = False,
@@ -50,6 +59,7 @@ def harden(
     Examples:
         iqa-armor harden model.pt --data csv:labels.csv
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
+        iqa-armor harden model.pt --data csv:labels.csv --seeds 3 -o 'h-{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
@@ -59,7 +69,13 @@ def harden(
     from iqa_armor.pipeline.hub import local_target, on_hub, push
     from iqa_armor.pipeline.load import load_model
 
-    target = local_target(output or model.with_name(f"{model.stem}-hardened{'' if on_hub(model) else '.safetensors'}"))
+    suffix = f"-{SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
+    named = output or model.with_name(f"{model.stem}-hardened{suffix}")
+    target, words = local_target(named), [*labels.words(), *opening.words()]
+    if seeds > 1 and not dry_run:
+        _each(following(settings, seeds), settings, named, model, overwrite=overwrite, resume=resume, json=json)
+        _say_next(target, model, data, ["--seeds", str(seeds), "--seed", str(settings.seed), *words], json=json)
+        return
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
     device = machine.chosen()
     claim = claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
@@ -71,10 +87,7 @@ def harden(
         result = (hardening.plan if dry_run else hardening.harden)(original, dataset, settings, options=how, **more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
-        if dry_run:
-            work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-            found = forecast(result.model, image, device=device, **work)
-        else:
+        if not dry_run:
             _save_all(result, target, source=model, seconds=seconds)
             discard(checkpoint)
             push(target, output)
@@ -83,12 +96,46 @@ def harden(
     if not json:
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
-        show_forecasts([found], as_json=json, **plain)
-    elif json:
-        show_json(plain)
-    else:
-        say(f"wrote {target}")
-        _say_next(target, model, data, [*labels.words(), *opening.words()])
+        work = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
+        found = forecast(result.model, image, device=device, **work)
+        show_forecasts([found] * seeds, as_json=json, **plain)
+        return
+    show_json(plain) if json else say(f"wrote {target}")
+    _say_next(target, model, data, words, json=json)
+
+
+def _each(
+    seeds: range, settings: Recipe, output: Path, model: Path, *, overwrite: bool, resume: bool, json: bool
+) -> None:
+    """Run this command with one seed after the other, but for what is finished, and show what the files record."""
+    from iqa_armor.artifact.storage import read_metadata
+    from iqa_armor.cli import load_command
+    from iqa_armor.pipeline.hub import local_target
+
+    words, found, places = COMMAND.get()[2:], dict[str, Any](), at_seeds(output, seeds)
+    files = [*map(local_target, places)]
+    for file in files:
+        with claimed(file, overwrite=overwrite or resume, source=model, suffix=".safetensors"):
+            pass  # what cannot be written should not cost the first hardening
+    for seed, place, file in zip(seeds, places, files, strict=True):
+        if not (resume and file.exists()):
+            said = [*words, "--seeds", "1", "--seed", str(seed), "--out", str(place)]
+            COMMAND.set(("iqa-armor", "harden", *said))
+            with going_on(RESUME, files[0]), redirect_stdout(sys.stderr if json else sys.stdout):
+                load_command("harden").main(said, standalone_mode=False)
+        stored: Any = read_metadata(file)
+        made = Recipe.read(stored["recipe"])
+        chosen = {"backend": made.backend} if settings.backend == "auto" else {}
+        if made != settings.model_copy(update={"seed": seed, **chosen}):
+            raise UsageError(f"{file} was made by another recipe; replace it with --overwrite, without --resume")
+        found[str(file)] = stored["provenance"]["held_out_srocc"]
+    mean, spread = mean_and_spread(list(found.values()))
+    if json:
+        show_json({"seeds": list(seeds), "outputs": list(found), "held_out_srocc": mean, "spread": spread})
+        return
+    rows = ((step, f"{mean[step]:.3f}", f"{each:.3f}") for step, each in spread.items())
+    title = f"SROCC on held-out training images over seeds {', '.join(map(str, seeds))}"
+    show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
@@ -103,7 +150,9 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
             replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
 
 
-def _say_next(target: Path, model: Path, data: str | None, words: list[str]) -> None:
+def _say_next(target: Path, model: Path, data: str | None, words: list[str], *, json: bool) -> None:
+    if json:
+        return
     spec = [] if data is None else ["--data", data]
     say("hardening is a claim until attacks have been run")
     say_next("evaluate", target, "--baseline", model, *spec, *words)
