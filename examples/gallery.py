@@ -22,13 +22,21 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
-from typing import TYPE_CHECKING
+from unittest.mock import patch
 
-if TYPE_CHECKING:
-    from iqa_armor import QualityModel
+import torch
+from torch import nn
+
+from iqa_armor import QualityModel, Recipe, harden, open_dataset
+from iqa_armor.artifact.storage import read_metadata
+from iqa_armor.errors import ArmorError
+from iqa_armor.models.base import Preprocessing
+from iqa_armor.models.build import build
+from iqa_armor.pipeline.opaque import keep_source
 
 RELOAD = """
 import json, sys
@@ -76,7 +84,6 @@ def main(arguments: Sequence[str]) -> None:
 def smallest(only: Sequence[str]) -> dict[str, str]:
     """Return the network of each timm family with the fewest parameters, those for tests apart."""
     import timm
-    import torch
 
     found = {}
     for family in only or timm.list_modules():
@@ -102,7 +109,39 @@ def metrics(only: Sequence[str]) -> dict[str, str]:
         (facts["metric_opts"]["type"], name) for name, facts in DEFAULT_CONFIGS.items() if facts["metric_mode"] == "NR"
     )
     found = {kind: f"pyiqa:{name}" for kind, name in reversed(list(known))}
+    found |= {"ARNIQA": "gallery.py:arniqa", "LIQE": "gallery.py:liqe"}
     return {kind: name for kind, name in found.items() if not only or kind in only}
+
+
+def arniqa() -> nn.Module:
+    """Return pyiqa's ARNIQA with a random encoder and regressor instead of those that it fetches."""
+    from pyiqa.archs import arniqa_arch
+    from torchvision.models import resnet50
+
+    with ExitStack() as stack:
+        for owner, name, value in (
+            (arniqa_arch.torchvision.models, "resnet50", lambda **_: resnet50()),
+            (torch.hub, "load_state_dict_from_url", lambda *_, **__: {}),
+            (nn.Module, "load_state_dict", lambda *_, **__: None),
+            (arniqa_arch, "load_file_from_url", lambda *_, **__: ""),
+            (torch.jit, "load", lambda *_, **__: nn.Linear(4096, 1)),
+        ):
+            stack.enter_context(patch.object(owner, name, value))
+        return arniqa_arch.ARNIQA()
+
+
+def liqe() -> nn.Module:
+    """Return pyiqa's LIQE around a random CLIP, ViT-B/32, instead of the one that it fetches."""
+    from pyiqa.archs import clip_model, liqe_arch
+
+    clip = clip_model.CLIP(512, 224, 12, 768, 32, 77, 49408, 512, 8, 12).float()
+    with ExitStack() as stack:
+        stack.enter_context(patch.object(liqe_arch, "load", lambda *_, **__: clip))
+        stack.enter_context(patch.object(liqe_arch.os.path, "exists", lambda _: False))
+        stack.enter_context(patch.object(torch, "save", lambda *_, **__: None))
+        made = liqe_arch.LIQE(pretrained=False)
+    made.text_features = made.text_features.detach()
+    return made
 
 
 def in_own_process(name: str, seconds: int) -> dict[str, object]:
@@ -115,12 +154,12 @@ def in_own_process(name: str, seconds: int) -> dict[str, object]:
             capture_output=True,
             text=True,
             check=False,
-            timeout=20 * seconds,
+            timeout=60 * seconds,
             env=os.environ | {"OMP_NUM_THREADS": "1"},
             preexec_fn=partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds)),
         )
     except subprocess.TimeoutExpired:
-        return {"outcome": f"no end within {20 * seconds} s of the clock", "seconds": processor_seconds() - before}
+        return {"outcome": f"no end within {60 * seconds} s of the clock", "seconds": processor_seconds() - before}
     spent = processor_seconds() - before
     if done.returncode < 0 and spent >= seconds:
         return {"outcome": f"no end within {seconds} s", "seconds": spent}
@@ -137,20 +176,14 @@ def processor_seconds() -> float:
 
 def harden_one(name: str) -> dict[str, object]:
     """Harden a network with the defaults but for fine-tuning, store it, and reload it without timm."""
-    import torch
-
-    from iqa_armor.errors import ArmorError
-    from iqa_armor.models.base import Preprocessing
-    from iqa_armor.models.build import build
-    from iqa_armor.pipeline.opaque import keep_source
-
     torch.manual_seed(0)
-    is_metric = name.startswith("pyiqa:")
+    is_metric = ":" in name
     try:
-        made = build(name if is_metric else f"timm:{name}")
+        made = build(name.replace("gallery.py", __file__) if is_metric else f"timm:{name}")
     except ArmorError as error:
         return {"outcome": f"not built: {error}"}
-    model: QualityModel = made.eval()  # type: ignore[assignment]
+    plain = Preprocessing(mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    model = made.eval() if isinstance(made, QualityModel) else QualityModel(made.eval(), plain, name=name)
     model.set_preprocessing(Preprocessing(size=(224, 224) if is_metric else model.preprocessing.size))
     for parameter in model.parameters():
         if not parameter.any():  # heads and branches that start at zero would hide what goes wrong before them
@@ -175,11 +208,6 @@ def harden_one(name: str) -> dict[str, object]:
 
 def hardened(model: QualityModel) -> dict[str, object]:
     """Return what happened to a model that can be hardened."""
-    import torch
-
-    from iqa_armor import Recipe, harden, open_dataset
-    from iqa_armor.artifact.storage import read_metadata
-
     result = harden(model, open_dataset("synthetic:scenes=6,size=64x64"), Recipe(epochs=0, calibration=8))
     pruned = result.pruned
     row: dict[str, object] = {"outcome": "hardened", "share": pruned.share, "proof": pruned.proof} if pruned else {}

@@ -70,9 +70,9 @@ class Training(Fitting):
         "none", description="Way of training. Known are"
     )
     teacher_weight: float = Field(
-        1.0, ge=0, le=1e6, description="Factor of teacher's distance to the original's scores, of unit spread."
+        2.0, ge=0, le=1e6, description="Factor of teacher's distance to the original's scores, of unit spread."
     )
-    teacher_epsilon: float = Field(4.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255.")
+    teacher_epsilon: float = Field(2.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255.")
     teacher_steps: int = Field(2, ge=1, le=100, description="Steps of teacher's attack.")
     hinge_weight: float = Field(1.0, ge=0, le=1e6, description="Factor of hinge's penalty.")
     awp_size: float = Field(0.005, gt=0, le=1, description="How far awp moves weights, as a share of their length.")
@@ -112,6 +112,14 @@ class Recipe(Training):
 
     panel: ClassVar[str] = "Surgery"
 
+    # As in the recipe strong, but for half its epochs and for the views, which make calls longer.
+    learning_rate: LearningRate = Field(2e-4, gt=0, le=10)
+    batch_size: BatchSize = Field(16, ge=2, le=65_536)
+    ema: float = Field(0.99, ge=0, lt=1, description=Training.model_fields["ema"].description)
+    select: Select = Field("balanced", description=Training.model_fields["select"].description)
+    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES")] = Field(
+        "teacher", description=Training.model_fields["defense"].description
+    )
     position: Annotated[str, Flag(metavar="PLACE")] = Field(
         "last",
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "

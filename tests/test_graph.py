@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
+from torchvision.transforms.functional import center_crop, resize
 
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.errors import DataError, SurgeryError
@@ -416,6 +417,8 @@ PLAIN: dict[str, Any] = {
     "new zeros": lambda x: TABLE.new_zeros(x.shape[0], 1, 1, 1),
     "expand": lambda x: TABLE.view(1, -1, 1, 1).expand(x.shape[0], -1, -1, x.shape[3]),
     "expand to a list": lambda x: TABLE.view(1, -1, 1, 1).expand([x.shape[0], -1, 1, 1]),
+    "a tensor of numbers": lambda x: torch.tensor([0, x.shape[2] // 100, 1])[:, None, None],
+    "as many of one": lambda x: torch.stack([TABLE.sum() * x.mean() * 0] * x.shape[0])[:, None, None, None],
     "repeat": lambda x: TABLE.view(1, -1, 1, 1).repeat(x.shape[0], 1, 1, 1),
 }
 
@@ -437,15 +440,43 @@ def test_plain_tensors_take_sizes_of_the_graph(name: str) -> None:
         for count, side in ((1, 8), (3, 12)):
             given = torch.rand(count, 3, side, side)
             assert torch.equal(traced(given), network(given))
-        assert "fixed_size" not in traced.meta
+        assert ("fixed_size" in traced.meta) == (name == "a tensor of numbers")
     assert "zeros" not in vars(Tensor)
     assert torch.zeros(2).tolist() == [0, 0]
 
 
 @pytest.mark.parametrize("table", [lambda x: torch.eye(x.shape[0]).sum(), lambda x: torch.randperm(x.shape[0]).sum()])
 def test_a_constant_for_the_number_of_images_is_refused(table: Any) -> None:
-    with pytest.raises(SurgeryError, match="a number there depends on how many images come together"):
+    with pytest.raises(SurgeryError, match="what it does depends on how many images come together"):
         trace(Adding(table), images()[:1])
+
+
+class Kinds(nn.Module):
+    """Asks what kind of value it has, and calls a function that does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not isinstance(x, Tensor) or not isinstance(x.shape, tuple) or not isinstance(x.shape[0], int):
+            return self.nowhere
+        return center_crop(resize(x, [12, 16], antialias=True), [8, 8])
+
+
+def test_values_of_the_graph_are_of_the_kind_that_they_are() -> None:
+    traced = trace(Kinds(), images()[:1])
+    for count in (1, 3):
+        given = torch.rand(count, 3, 8, 8)
+        assert torch.equal(traced(given), Kinds()(given))
+    assert isinstance(Tensor, type)
+    assert "isinstance" not in globals()
+
+
+def test_what_follows_the_number_of_images_is_refused_with_its_place() -> None:
+    class Each(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            return torch.cat([image[None] * place for place, image in enumerate(x)])
+
+    with pytest.raises(SurgeryError, match=r"how many images come together \(test_graph.py:\d+") as caught:
+        trace(nn.Sequential(nn.Conv2d(3, 3, 1), Each()), images()[:1])
+    assert caught.value.place == "1"
 
 
 @fx.wrap

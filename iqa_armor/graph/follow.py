@@ -5,6 +5,7 @@ import operator
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -46,7 +47,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
     try:
         with _one_input(network), _unchanged(network):
-            with _ALONE, sizes_from(tracer), torch.random.fork_rng(devices=[]):
+            with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
                 torch.manual_seed(0)  # constants that are drawn are the same for any number of images
                 tracer.graph = tracer.trace(network)
             _drop_assertions(tracer.graph)
@@ -117,9 +118,9 @@ def _unchanged(network: nn.Module) -> Iterator[None]:
 
 def _free_of_number(two: fx.GraphModule, three: fx.GraphModule, kind: str) -> None:
     """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow."""
-    if [(node.op, node.target) for node in two.graph.nodes] != [(n.op, n.target) for n in three.graph.nodes]:
-        raise SurgeryError(f"{kind} cannot be traced: what it does depends on how many images come together")
-    for node, other in zip(list(two.graph.nodes), list(three.graph.nodes), strict=True):
+    for node, other in zip_longest(list(two.graph.nodes), list(three.graph.nodes)):
+        if node is None or other is None or (node.op, node.target) != (other.op, other.target):
+            raise _depends_on_number(node or other, kind)
         if node.op == "get_attr" and not _is_same(*map(operator.attrgetter(str(node.target)), (two, three))):
             raise _depends_on_number(node, kind)
         node.args = _merged(node.args, other.args, node, kind)
@@ -130,10 +131,14 @@ def _is_same(one: Any, other: Any) -> bool:
     return one is other or not isinstance(one, Tensor) or torch.equal(one, other)
 
 
+def _is_twice_and_thrice(one: list[Any], other: list[Any]) -> bool:
+    return len(one) * 3 == len(other) * 2 and all(each is one[0] for each in one)
+
+
 def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
     if isinstance(one, fx.Node):
         return one
-    if isinstance(one, tuple | list):
+    if isinstance(one, tuple | list) and isinstance(other, tuple | list) and len(one) == len(other):
         return type(one)(_merged(a, b, node, kind) for a, b in zip(one, other, strict=True))
     if isinstance(one, dict):
         return {key: _merged(value, other[key], node, kind) for key, value in one.items()}
@@ -144,24 +149,27 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
         return one
     if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
         return _multiple(node, one // 2)
+    if isinstance(one, list) and isinstance(other, list) and _is_twice_and_thrice(one, other):
+        return _multiple(node, len(one) // 2, of=one[:1])
     raise _depends_on_number(node, kind)
 
 
 def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
     line = node.meta.get("line")
     error = SurgeryError(
-        f"{kind} cannot be traced: a number there depends on how many images come together"
+        f"{kind} cannot be traced: what it does depends on how many images come together"
         + (f" ({shown_line(line)})" if line else "")
     )
     error.place = place_of(node)  # type: ignore[attr-defined]
     return error
 
 
-def _multiple(node: fx.Node, times: int) -> fx.Node:
+def _multiple(node: fx.Node, times: int, *, of: list[Any] | None = None) -> fx.Node:
     images = next(each for each in node.graph.nodes if each.op == "placeholder")
     with node.graph.inserting_before(node):
         number = node.graph.call_method("size", (images, 0))
-        return number if times == 1 else node.graph.call_function(operator.mul, (number, times))
+        number = number if times == 1 else node.graph.call_function(operator.mul, (number, times))
+        return number if of is None else node.graph.call_function(operator.mul, (of, number))
 
 
 def _is_free_of_size(network: nn.Module, tracer: SizedTracer, images: Tensor) -> bool:

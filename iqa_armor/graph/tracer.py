@@ -139,14 +139,17 @@ class SizedTracer(fx.Tracer):
         """Return what stands for a call; what another package's function makes of sizes alone becomes a constant."""
         is_foreign = kind == "call_function" and (getattr(target, "__module__", "") or "").partition(".")[0] not in _OWN
         if is_foreign and not any(isinstance(self.values[each.node], Tensor) for each in proxies(args, kwargs)):
-            plain = fx.node.map_aggregate((args, kwargs), self._plain)
-            value = target(*plain[0], **plain[1])
+            args, kwargs = self.plain((args, kwargs))
+            value = target(*args, **kwargs)
             if isinstance(value, Tensor):
                 return self.proxy(self.create_arg(value))
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
-    def _plain(self, value: Any) -> Any:
-        return self.settled(value, lambda known: known) if isinstance(value, fx.Proxy) else value
+    def plain(self, values: Any) -> Any:
+        """Return values, however deep, with those of the graph settled."""
+        return fx.node.map_aggregate(
+            values, lambda each: self.settled(each, lambda known: known) if isinstance(each, fx.Proxy) else each
+        )
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""

@@ -72,8 +72,8 @@ def evaluate(
 
     Examples:
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
-        iqa-armor evaluate m.pt --data csv:l.csv --epsilon 4 --require 'srocc >= 0.8'
-        iqa-armor evaluate 'h-{seed}.safetensors' --seeds 3 --data csv:labels.csv
+        iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
+        iqa-armor evaluate 'h{seed}.safetensors' --seeds 3 --data csv:l.csv
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.pipeline.forecast import forecast_attacks
