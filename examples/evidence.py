@@ -23,8 +23,8 @@ from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.recipe import Recipe, read_recipe
 
 STRONG = read_recipe("strong")
-PLAIN: dict[str, Any] = {"position": "none", "prune": 0.0}
-BLOCK: dict[str, Any] = {"prune": 0.0}
+PLAIN = read_recipe("control")
+BLOCK: dict[str, Any] = {"prune": 0.0, "defense": "none"}
 METHODS: dict[str, dict[str, Any]] = {
     "control": PLAIN,
     "control, eight views": {**PLAIN, "views": 8},
@@ -35,8 +35,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "nt": {**PLAIN, "defense": "nt"},
     "nt-scaled": {**PLAIN, "defense": "nt-scaled"},
     "teacher, one view": {**STRONG, "views": 1},
-    "block + strong": {**STRONG, **BLOCK, "position": "last"},
+    "block + strong": {**STRONG, "position": "last"},
     "paper": read_recipe("paper"),
+    "default": {},
     "strong": STRONG,
 }
 COLUMNS = ("SROCC", "worst-case at .5", "at 1", "at 4", "mean", "PGD-8 gain at 1", "at 4", "Auto-PGD and Square at 4")

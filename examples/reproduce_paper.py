@@ -30,7 +30,9 @@ from iqa_armor.errors import ArmorError
 from iqa_armor.machine import choose_device
 from iqa_armor.pipeline.fitting import RunOptions
 from iqa_armor.pipeline.inspect import inspect_model
+from iqa_armor.recipe import read_recipe
 
+PAPER = read_recipe("paper")
 PLAIN = {"position": "none", "prune": 0.0}
 # Row → what it changes in the recipe of the full method; the base is not fine-tuned at all.
 ROWS: dict[str, dict[str, Any]] = {
@@ -76,7 +78,7 @@ class Grid:
         name = f"{base.name} {row}" + (f" seed {seed}" if seed else "")
         path = self.folder / "models" / f"{name.replace(' ', '-')}.safetensors"
         if not path.exists():
-            recipe: Recipe = Recipe.read({"epochs": self.epochs, "seed": seed, **changes})
+            recipe: Recipe = Recipe.read({**PAPER, "epochs": self.epochs, "seed": seed, **changes})
             options = RunOptions(
                 device=self.device,
                 checkpoint=path.with_suffix(".resume.pt"),

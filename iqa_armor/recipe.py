@@ -67,10 +67,10 @@ class Training(SettingsModel):
         "none", description="Way of training. Known are"
     )
     teacher_weight: Annotated[float, DEFENSE] = Field(
-        1.0, ge=0, le=1e6, description="Factor of teacher's distance to the original's scores, of unit spread."
+        2.0, ge=0, le=1e6, description="Factor of teacher's distance to the original's scores, of unit spread."
     )
     teacher_epsilon: Annotated[float, DEFENSE] = Field(
-        4.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255."
+        2.0, gt=0, le=255, description="Largest budget of teacher's attack, in 1/255."
     )
     teacher_steps: Annotated[int, DEFENSE] = Field(2, ge=1, le=100, description="Steps of teacher's attack.")
     hinge_weight: Annotated[float, DEFENSE] = Field(1.0, ge=0, le=1e6, description="Factor of hinge's penalty.")
@@ -120,6 +120,14 @@ class TrainSettings(Training):
 class Recipe(Training):
     """Settings of one hardening, beside those of its fine-tuning."""
 
+    # As in the recipe strong, but for half its epochs and for the views, which make calls longer.
+    learning_rate: Annotated[LearningRate, TUNING] = Field(2e-4, gt=0, le=10)
+    batch_size: Annotated[BatchSize, TUNING] = Field(16, ge=2, le=65_536)
+    ema: Annotated[float, TUNING] = Field(0.99, ge=0, lt=1, description=Training.model_fields["ema"].description)
+    select: Annotated[Select, TUNING] = Field("balanced", description=Training.model_fields["select"].description)
+    defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES"), DEFENSE] = Field(
+        "teacher", description=Training.model_fields["defense"].description
+    )
     position: Annotated[str, Flag(metavar="PLACE", panel=SURGERY.panel)] = Field(
         "last",
         description="Where the block stands: the last cut, a cut's number, a node or module; none only prunes and "

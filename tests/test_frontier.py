@@ -111,7 +111,7 @@ def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> Non
     assert both.provenance["unlabelled"] == more.spec
     assert alone.fit.epochs[1].loss != both.fit.epochs[1].loss
     with pytest.raises(UsageError, match="teacher only"):
-        harden(make_model(), plain, Recipe(epochs=1), options=options, unlabelled=more)
+        harden(make_model(), plain, Recipe(epochs=1, defense="none"), options=options, unlabelled=more)
 
 
 @pytest.mark.parametrize(

@@ -15,8 +15,18 @@ def test_shipped_recipe_of_the_paper_is_the_papers() -> None:
     assert chosen == ("last", "cayley", "random", "square", 0.10, "l2", 5)
 
 
-def test_defaults_are_the_papers_but_for_the_criterion() -> None:
-    assert Recipe.read({**read_recipe("paper"), "criterion": "taylor"}) == Recipe()
+def test_the_default_is_the_papers_surgery_with_the_training_of_strong() -> None:
+    paper, strong, default = (Recipe.read(read_recipe(name) if name else {}) for name in ("paper", "strong", ""))
+    surgery = {"position", "backend", "init", "pool", "taps", "prune", "epochs"}
+    for name in Recipe.model_fields.keys() - {"criterion", "views"}:
+        assert getattr(default, name) == getattr(paper if name in surgery else strong, name), name
+    assert (paper.defense, paper.criterion, default.criterion, default.views) == ("none", "l2", "taylor", 1)
+
+
+def test_a_control_differs_from_the_default_in_what_armors_alone() -> None:
+    control, default = Recipe.read(read_recipe("control")), Recipe()
+    changed = {name for name in Recipe.model_fields if getattr(control, name) != getattr(default, name)}
+    assert changed == {"position", "prune", "defense", "select"}
 
 
 @pytest.mark.parametrize("name", shipped_recipes())

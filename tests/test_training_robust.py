@@ -142,7 +142,7 @@ def test_a_teacher_that_is_the_model_costs_nothing_without_a_budget() -> None:
 def test_teacher_by_hand() -> None:
     model = linear_model()
     weight, images = model.network.weight.detach(), drawn()
-    defense = made("teacher", teacher=lambda x: model(x).detach() + 3, teacher_weight=2.0)
+    defense = made("teacher", teacher=lambda x: model(x).detach() + 3, teacher_epsilon=4.0)
     # A score below its teacher's falls: two steps of 0.625 ε from a point of the ball, which end within it. The budget
     # is a tenth of the whole at first, 55 % after a fifth of the steps, and the whole after 40 %.
     for done, share in ((0.0, 0.1), (0.2, 0.55), (0.4, 1.0), (0.9, 1.0)):
@@ -165,9 +165,9 @@ def test_a_teacher_scores_images_without_labels_too_and_labels_stand_in_for_a_te
     assert (asked, seen) == ([4], [8])
     with torch.no_grad():
         apart = (model(drawn()) - 5).square().mean() / 2
-    assert made("teacher", unlabelled=extra, teacher_epsilon=1e-9).penalty(step).item() == pytest.approx(
-        2 * apart.item()
-    )
+    assert made("teacher", unlabelled=extra, teacher_weight=1.0, teacher_epsilon=1e-9).penalty(
+        step
+    ).item() == pytest.approx(2 * apart.item())
 
 
 @pytest.mark.parametrize("defense", DEFENSES)

@@ -138,7 +138,7 @@ SeedsOpt = Annotated[
     typer.Option(
         min=1,
         metavar="N",
-        help="Do it N times, with --seed and those that follow; {seed} in the name of a file stands for each. Figures "
+        help="Repeat with seeds from --seed on; {seed} in the name of a file stands for each. Figures "
         "are means, with their spread.",
     ),
 ]

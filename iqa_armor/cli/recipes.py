@@ -23,7 +23,7 @@ PANEL = "Recipe"
 RECIPE = typer.Option(
     "--recipe",
     metavar="NAME|FILE",
-    help=f"Settings of a TOML or model file, or {', '.join(shipped_recipes())}; options given here win.",
+    help=f"A TOML or model file, or {', '.join(shipped_recipes())}; options given here win.",
 )
 CHANGES = typer.Option(
     "--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.", rich_help_panel=PANEL

@@ -12,7 +12,7 @@ from iqa_armor.pipeline.harden import harden
 from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.progress import Progress
-from iqa_armor.recipe import Recipe
+from iqa_armor.recipe import Recipe, read_recipe
 
 DEMO_MODEL = Path(__file__).parents[1] / "assets" / "demo.safetensors"
 # Scenes that the shipped network has not seen: it was trained with another seed.
@@ -32,7 +32,7 @@ def run_demo(recipe: Recipe, *, device: torch.device, progress: Progress) -> tup
     base = load_model(DEMO_MODEL)
     base.name = "demo"
     dataset = open_dataset(DEMO_DATA, progress=progress)
-    control_recipe = recipe.model_copy(update={"position": "none", "prune": 0.0, "defense": "none", "views": 1})
+    control_recipe = recipe.model_copy(update={**read_recipe("control"), "views": 1})
     control = harden(base, dataset, control_recipe, options=_options("control", device, progress))
     hardened = harden(base, dataset, recipe, options=_options("hardened", device, progress))
     control.model.name, hardened.model.name = "control", "hardened"

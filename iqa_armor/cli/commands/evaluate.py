@@ -97,9 +97,8 @@ def evaluate(
 
     Examples:
         iqa-armor evaluate h.safetensors --baseline m.pt --data csv:labels.csv
-        iqa-armor evaluate m.pt --data csv:l.csv --limit 50 --attack pgd8 --epsilon 4
         iqa-armor evaluate m.pt --data csv:l.csv --require 'srocc >= 0.8' --json
-        iqa-armor evaluate 'h-{seed}.safetensors' --baseline m.pt --seeds 3 --data csv:l.csv
+        iqa-armor evaluate 'h{seed}.safetensors' --seeds 3 --data csv:l.csv
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.results.requirements import parse_requirement, require_path

@@ -59,7 +59,7 @@ def harden(
     Examples:
         iqa-armor harden model.pt --data csv:labels.csv
         iqa-armor harden model.pt --data csv:labels.csv --dry-run
-        iqa-armor harden model.pt --data csv:labels.csv --seeds 3 -o 'h-{seed}.safetensors'
+        iqa-armor harden m.pt --data csv:l.csv --seeds 3 -o 'h{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
@@ -158,10 +158,14 @@ def _say_next(target: Path, model: Path, data: str | None, words: list[str], *, 
     say_next("evaluate", target, "--baseline", model, *spec, *words)
 
 
-def _slower(before: float, after: float) -> str:
-    """Return what the block and pruning do to the time of a call, measured here."""
+def _slower(before: float, after: float, recipe: Recipe) -> str:
+    """Return what block, pruning and views do to the time of a call, measured here."""
     told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
-    return told + ("; --backend auto would take a cheaper one" if after > 1.2 * before else "")
+    if after <= 1.2 * before:
+        return told
+    if recipe.views > 1:
+        return f"{told}; it looks at {recipe.views} views of each, --views 1 at one"
+    return told if recipe.position == "none" else f"{told}; --backend auto would take a cheaper block"
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
@@ -194,4 +198,4 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
-    say(f"one image: {_slower(*seconds)}")
+    say(f"one image: {_slower(*seconds, result.recipe)}")
