@@ -22,7 +22,7 @@ from iqa_armor.pipeline.bench_settings import BenchSettings
 from iqa_armor.pipeline.opening import Opening
 from iqa_armor.pipeline.peak_memory import Request, measured_apart
 from iqa_armor.pipeline.timed_model import TimedModel
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import splice
 from iqa_armor.surgery.stages import choose
 
 Make = Callable[..., QualityModel]

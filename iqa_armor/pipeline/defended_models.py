@@ -3,9 +3,8 @@
 from collections.abc import Sequence
 
 from iqa_armor.defenses.base import Defended, Threat
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified, Smoothed
 from iqa_armor.defenses.purifiers.chain import read_chain
-from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.models.base import QualityModel
 

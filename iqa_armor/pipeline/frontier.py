@@ -14,9 +14,8 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.fitting import Weights, bring_back
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Recipe
-from iqa_armor.training.history import ScoreMoments
+from iqa_armor.training.history import ScoreMoments, worst_case_srocc
 from iqa_armor.training.images import TrainingImages, predict
-from iqa_armor.training.ranking import worst_case_srocc
 
 
 @dataclass(frozen=True)

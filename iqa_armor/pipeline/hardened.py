@@ -9,7 +9,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.provenance import without_times
 from iqa_armor.pruning.prune import Pruned
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.install import InstalledBlock
+from iqa_armor.surgery.edits import InstalledBlock
 from iqa_armor.training.history import FitHistory
 
 WORSE = 0.01  # of SROCC; less is not worth a warning

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import Problems
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.reading import reading
 

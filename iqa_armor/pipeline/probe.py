@@ -6,7 +6,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress
-from iqa_armor.surgery.rescale import last_linear
+from iqa_armor.surgery.edits import last_linear
 from iqa_armor.training.history import ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 

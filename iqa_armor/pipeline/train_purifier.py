@@ -21,8 +21,7 @@ from iqa_armor.pipeline.provenance import provenance_of, without_times
 from iqa_armor.pipeline.purifier_settings import PurifierSettings
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import load_training_images
-from iqa_armor.training.pairs import fit_attacks
-from iqa_armor.training.purifier import FittedFilter, fit_filter
+from iqa_armor.training.purifier import FittedFilter, fit_attacks, fit_filter
 
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 
