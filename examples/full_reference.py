@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.metrics.correlation import srocc
-from iqa_armor.models.backbone import torchvision_network
+from iqa_armor.models.build import torchvision_network
 from iqa_armor.models.checkpoints import read_checkpoint
 from iqa_armor.models.reference import StageDistance
 from iqa_armor.models.weights import load_matching

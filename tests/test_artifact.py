@@ -11,8 +11,8 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.artifact.storage import load_artifact, save_artifact
-from iqa_armor.models.backbone import torchvision_network
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.build import torchvision_network
 from iqa_armor.ortho.block import RobustBlock
 
 SIZE = (64, 64)

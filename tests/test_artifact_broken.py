@@ -13,7 +13,7 @@ import torch
 from artifact_forgery import honest_artifact, parts, write
 from safetensors.torch import load_file, save_file
 
-from iqa_armor.artifact.limits import MAX_HEADER_BYTES
+from iqa_armor.artifact.checks import MAX_HEADER_BYTES
 from iqa_armor.artifact.storage import is_artifact, load_artifact, read_metadata
 from iqa_armor.errors import ModelLoadError
 

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 from torch.nn import functional
 from typer.testing import CliRunner
 
-from iqa_armor.artifact.account import Account
-from iqa_armor.artifact.limits import FormatError
+from iqa_armor.artifact.checks import FormatError
+from iqa_armor.artifact.rehearsal import Account
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError

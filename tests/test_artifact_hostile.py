@@ -20,7 +20,7 @@ from artifact_forgery import (
 )
 from torch import nn
 
-from iqa_armor.artifact.limits import MAX_NODES
+from iqa_armor.artifact.checks import MAX_NODES
 
 
 @pytest.fixture(scope="module")

@@ -50,8 +50,12 @@ class Counted:
         return self.score(images)
 
 
+# All but the one that turns a set's ranking round, which moves scores both ways (test_attacks_set.py).
+ONE_WAY = {name: attack for name, attack in ATTACKS.items() if name != "sma"}
+
+
 @pytest.mark.parametrize("direction", BOTH)
-@pytest.mark.parametrize("attack", ATTACKS.values(), ids=ATTACKS)
+@pytest.mark.parametrize("attack", ONE_WAY.values(), ids=ONE_WAY)
 @pytest.mark.parametrize("name", ["smooth", "relu", "normed"])
 def test_attack_stays_in_budget_and_beats_noise(
     name: str, attack: Attack, direction: Direction, images: Tensor

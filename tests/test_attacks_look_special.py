@@ -20,7 +20,7 @@ from iqa_armor.attacks.stadv import StAdv, roughness, warp
 from iqa_armor.attacks.zhang import Zhang
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics.fidelity import ssim
-from iqa_armor.models.perceptual import WEIGHTS
+from iqa_armor.models.reference import WEIGHTS
 
 
 def draw(*shape: int) -> Tensor:

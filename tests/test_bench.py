@@ -20,7 +20,7 @@ from iqa_armor.pipeline import bench
 from iqa_armor.pipeline import timed_model as apart
 from iqa_armor.pipeline.settings import BenchSettings, Opening
 from iqa_armor.pipeline.timed_model import TimedModel, measured_apart
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import splice
 from iqa_armor.surgery.stages import choose
 
 Make = Callable[..., QualityModel]

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
 from iqa_armor.metrics.correlation import srocc
+from iqa_armor.metrics.robustness import draw_resamples, percentile_limits
 
 
 def draw(seed: int, count: int = 40) -> Tensor:
@@ -46,7 +46,7 @@ def test_coverage_is_near_what_was_asked() -> None:
 
 def test_rows_do_not_depend_on_the_chunks_they_come_in(monkeypatch: pytest.MonkeyPatch) -> None:
     whole = rows(30, resamples=50, seed=3)
-    monkeypatch.setattr("iqa_armor.metrics.bootstrap.CHUNK_ELEMENTS", 100)
+    monkeypatch.setattr("iqa_armor.metrics.robustness.CHUNK_ELEMENTS", 100)
     chunks = list(draw_resamples(30, resamples=50, seed=3))
     assert len(chunks) > 1
     assert torch.equal(torch.cat(chunks), whole)

@@ -17,7 +17,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import splice
 from iqa_armor.surgery.stages import choose
 
 BENCH = ("--batch", 1, "--batch", 2, "--repeats", 1, "--device", "cpu", "--no-memory")

@@ -19,7 +19,7 @@ from test_architecture import FLOORS
 from iqa_armor import EvaluationSettings, evaluate, open_dataset
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified
 from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import ArmorError, DataError
 from iqa_armor.export import FORMATS

@@ -8,7 +8,7 @@ import pytest
 import torch
 from PIL import Image
 
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import Problems
 from iqa_armor.data.releases import KONIQ10K
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.data.table import read_labels

@@ -12,9 +12,9 @@ from scipy.stats import binom, binomtest, norm
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import BoundSmoother, Smoother
-from iqa_armor.defenses.purified import Purified
-from iqa_armor.defenses.smoothing.bounds import median_ranks
+from iqa_armor.defenses.defended import Purified
 from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
+from iqa_armor.defenses.smoothing.input_smoothing import median_ranks
 from iqa_armor.errors import ArmorError, SurgeryError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 
@@ -206,9 +206,9 @@ def test_maps_can_be_smoothed_too(make_model: ModelMaker) -> None:
 def test_noise_is_drawn_in_parts_where_features_are_many(
     make_model: ModelMaker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from iqa_armor.defenses.smoothing import feature_noise
+    from iqa_armor.defenses.smoothing import feature_smoothing
 
-    monkeypatch.setattr(feature_noise, "CHUNK", 1000)
+    monkeypatch.setattr(feature_smoothing, "CHUNK", 1000)
     certificate = FeatureSmoothing(samples=100).bind(make_model()).certify(images(), seeded(0))
     assert not bool(certificate.abstained.any())
 

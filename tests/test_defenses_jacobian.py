@@ -11,10 +11,9 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.smoothing.jacobian import largest_singular_value, linearized
 from iqa_armor.defenses.smoothing.product_bound import product_bound
-from iqa_armor.models.backbone import torchvision_network
+from iqa_armor.models.build import torchvision_network
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.ortho.bounds import _reshaped, convolution_bound
-from iqa_armor.ortho.lipschitz import singular_values
+from iqa_armor.ortho.lipschitz import _reshaped, convolution_bound, singular_values
 
 
 def draw(*shape: int, seed: int = 0) -> Tensor:

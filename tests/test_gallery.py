@@ -14,8 +14,8 @@ from torchvision.models import SwinTransformer, VisionTransformer, get_model
 
 from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.errors import ArmorError, ModelLoadError, SurgeryError
-from iqa_armor.models.backbone import EXTRA_ARGUMENTS
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.models.build import EXTRA_ARGUMENTS
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe

@@ -22,8 +22,7 @@ from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError, SurgeryError, UsageError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing
-from iqa_armor.models.perceptual import WEIGHTS, PerceptualModel
-from iqa_armor.models.reference import ReferenceModel, StageDistance, reference_network
+from iqa_armor.models.reference import WEIGHTS, PerceptualModel, ReferenceModel, StageDistance, reference_network
 from iqa_armor.recipe import Training
 from iqa_armor.training.reference import fit_reference, predict_reference
 

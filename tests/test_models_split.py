@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.trace import trace_shared
 from iqa_armor.graph.walk import passages
-from iqa_armor.models.backbone import torchvision_network
+from iqa_armor.models.build import torchvision_network
 from iqa_armor.models.demo import demo_network
 from iqa_armor.models.linearity import linearity_network
 from iqa_armor.models.split import split_network

@@ -13,8 +13,7 @@ from torch.nn import functional
 
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.aol import AolConv2d
-from iqa_armor.ortho.block import RobustBlock, pool_square
-from iqa_armor.ortho.initialize import initialize_identity, principal_directions
+from iqa_armor.ortho.block import RobustBlock, initialize_identity, pool_square, principal_directions
 from iqa_armor.ortho.lipschitz import singular_values
 
 

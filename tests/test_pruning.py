@@ -11,7 +11,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning.prune import prune
 from iqa_armor.pruning.widths import Rounding
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import splice
 from iqa_armor.surgery.stages import choose
 
 

@@ -10,8 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.pruning.hsic import Hsic
-from iqa_armor.pruning.pls import DistilledVip, Vip, latent_space
+from iqa_armor.pruning.pls import DistilledVip, Hsic, Vip, latent_space
 from iqa_armor.pruning.samples import pooled_inputs, score_effects
 
 vip, distilled_vip, hsic = Vip().score, DistilledVip().score, Hsic().score

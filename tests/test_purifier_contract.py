@@ -11,10 +11,9 @@ from conftest import WORDS, photographs, seeded
 from torch import Tensor
 
 from iqa_armor.defenses.base import Approximated, BoundSmoother, Defended, Purifier, PurifierFile, Smoother
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified, Smoothed
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.purifiers.chain import read_purifier
-from iqa_armor.defenses.smoothed import Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel, ScoreScale

@@ -10,7 +10,7 @@ import torch
 from conftest import WORDS, photographs, seeded
 
 from iqa_armor.defenses.base import Approximated
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.errors import UsageError
 

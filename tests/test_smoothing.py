@@ -14,8 +14,7 @@ from torch import Generator, Tensor, nn
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.defenses.base import Defended
-from iqa_armor.defenses.purified import Purified
-from iqa_armor.defenses.smoothed import ATTACKED_COPIES, Smoothed
+from iqa_armor.defenses.defended import ATTACKED_COPIES, Purified, Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError

@@ -11,8 +11,13 @@ import torch
 from benchmarks.smoothing_coverage import METHODS, simulate, simulate_network
 from scipy.stats import norm
 
-from iqa_armor.defenses.smoothing.bounds import mean_bounds, median_bounds, median_ranks
-from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
+from iqa_armor.defenses.smoothing.input_smoothing import (
+    MeanSmoothing,
+    MedianSmoothing,
+    mean_bounds,
+    median_bounds,
+    median_ranks,
+)
 
 FIELD = {"shift": 0.05 / 0.12, "confidence": 0.999}
 

@@ -11,12 +11,11 @@ from torch.nn import functional
 from torchvision.models.convnext import CNBlockConfig
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace
-from iqa_armor.surgery.lineage import Lineage
-from iqa_armor.surgery.rescale import rescale_output
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import rescale_output, splice
 from iqa_armor.surgery.stages import branches, choose
+from iqa_armor.surgery.tokens import Lineage
 
 
 def example(size: int = 96) -> Tensor:

@@ -15,17 +15,15 @@ from typer.testing import CliRunner
 from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.ortho.tokens import TokenBlock
+from iqa_armor.ortho.block import RobustBlock, TokenBlock
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.pipeline.inspect import inspect_model
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.lineage import Lineage
 from iqa_armor.surgery.stages import choose
-from iqa_armor.surgery.tokens import TokenGrid, last_tokens, token_grid, token_grids
+from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids
 
 VIT_FILE = """
 from torch import nn

@@ -20,7 +20,7 @@ from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified
 from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
@@ -30,8 +30,7 @@ from iqa_armor.pipeline.train_purifier import build_threats, train_purifier
 from iqa_armor.progress import silent
 from iqa_armor.training.filter_settings import FilterSettings, PurifierSettings
 from iqa_armor.training.images import TrainingImages, load_training_images
-from iqa_armor.training.pairs import fit_attacks, make_pairs
-from iqa_armor.training.purifier import fit_filter
+from iqa_armor.training.purifier import fit_attacks, fit_filter, make_pairs
 
 SPEED = PurifierSettings(epochs=4, learning_rate=5e-3)
 CPU = RunOptions(device=torch.device("cpu"))

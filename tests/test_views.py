@@ -15,7 +15,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.views import MOVES, average_views, moved_at_random
+from iqa_armor.surgery.edits import MOVES, average_views, moved_at_random
 
 
 def network(*, flat: bool = False) -> nn.Module:

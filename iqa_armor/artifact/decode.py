@@ -7,19 +7,24 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from iqa_armor.artifact.checks import checked_fields, integer, sequence
+from iqa_armor.artifact.checks import (
+    MAX_LENGTH,
+    MAX_NODES,
+    FormatError,
+    checked_fields,
+    expect_fields,
+    integer,
+    sequence,
+    shown,
+)
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.limits import MAX_LENGTH, MAX_NODES, FormatError, expect_fields, shown
-from iqa_armor.artifact.methods import METHODS
-from iqa_armor.artifact.names import check_disjoint, check_path
 from iqa_armor.artifact.signatures import Signature
-from iqa_armor.artifact.source import SOURCE, taken_from
-from iqa_armor.artifact.stored_layer import StoredLayer
-from iqa_armor.artifact.values import decode_value
-from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.artifact.stored_layer import SOURCE, StoredLayer, taken_from
+from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
+from iqa_armor.graph.interpret import FIXED_SIZE
 
 NODE_FIELDS = ("op", "target", "args", "kwargs")
 

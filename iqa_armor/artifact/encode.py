@@ -6,14 +6,14 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, fx, nn
 
+from iqa_armor.artifact.checks import FormatError, shown
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.limits import FormatError, shown
-from iqa_armor.artifact.source import SOURCE, is_source
+from iqa_armor.artifact.stored_layer import SOURCE, is_source
 from iqa_armor.artifact.values import encode_value
 from iqa_armor.graph.failures import place_of
-from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE
 
 INPUT = "images"
 

@@ -1,4 +1,4 @@
-"""The functions of torch and of Python's operators that a stored graph may call."""
+"""The functions and Tensor methods that a stored graph may call."""
 
 import builtins
 import math
@@ -12,9 +12,8 @@ from typing import Any
 import torch
 from torch.nn import functional
 
-import iqa_armor.graph.functions
-from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature
-from iqa_armor.artifact.table import Table
+import iqa_armor.graph.interpret
+from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature, Table
 
 EQUATION = re.compile(r"[a-zA-Z,. ]{1,64}(->[a-zA-Z. ]{0,32})?")
 # Attributes of a tensor that `getattr` may read.
@@ -101,7 +100,7 @@ _ENTRIES = {
     **functions_of(torch, "movedim", Signature("input source destination")),
     **functions_of(torch, "unsqueeze", Signature("input dim")),
     **functions_of(torch, "narrow", Signature("input dim start length")),
-    **functions_of(iqa_armor.graph.functions, "with_item", Signature("tensor index value", literals=True)),
+    **functions_of(iqa_armor.graph.interpret, "with_item", Signature("tensor index value", literals=True)),
     **functions_of(torch, "select index_select gather", Signature("input dim index")),
     **functions_of(torch, "roll", Signature("input shifts dims?")),
     **functions_of(torch, "tile", Signature("input dims", largest=GROWTH)),
@@ -190,3 +189,54 @@ _ENTRIES = {
     **functions_of(functional, "grid_sample", Signature("input grid mode? padding_mode? align_corners?", SAMPLING)),
 }
 FUNCTIONS: Table[StoredFunction] = Table(_ENTRIES, "FUNCTIONS", lambda function: function.target)
+
+
+# Names of methods by their parameters after the tensor itself.
+_BY_PARAMETERS = {
+    "": "abs bool ceil clone cos detach dim double erf exp expm1 float floor half int is_contiguous log log10 log1p "
+    "log2 long neg numel nelement reciprocal relu relu_ round rsqrt sigmoid sigmoid_ sign sin sqrt square t tanh tanh_ "
+    "trunc logical_not ndimension bfloat16",
+    "other": "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul mul_ multiply mv ne outer remainder "
+    "true_divide type_as expand_as view_as reshape_as",
+    "other alpha?": "add add_ sub sub_ subtract",
+    "dim? keepdim? dtype?": "mean sum prod",
+    "dim? unbiased? keepdim? correction?": "std var",
+    "dim? keepdim?": "max min amax amin argmax",
+    "dim dtype?": "softmax log_softmax cumsum",
+    "min max?": "clamp clamp_",
+    "value": "clamp_min clamp_max",
+    "dim0 dim1": "transpose swapaxes swapdims",
+    "mask value": "masked_fill masked_fill_",
+    "memory_format?": "contiguous",
+    "start_dim? end_dim?": "flatten",
+    "dim index": "gather index_select select",
+    "dim keepdim?": "logsumexp",
+    "source destination": "movedim",
+    "dim start length": "narrow",
+    "shifts dims?": "roll",
+    "dim?": "size squeeze unbind",
+    "split_size dim?": "split",
+    "dtype? device? non_blocking? copy?": "to",
+    "dim sizes": "unflatten",
+    "dimension size step": "unfold",
+    "k dim? largest? sorted?": "topk",
+    "dim? descending? stable?": "sort argsort",
+    "dim": "unsqueeze",
+}
+
+METHODS: dict[str, Signature] = {
+    **{name: Signature(parameters) for parameters, names in _BY_PARAMETERS.items() for name in names.split()},
+    # Methods that take a size or a list of dimensions as separate arguments too.
+    "view": Signature("size", many=True),
+    "reshape": Signature("shape", many=True),
+    "permute": Signature("dims", many=True),
+    "flip": Signature("dims", many=True),
+    "expand": Signature("size", many=True, largest=GROWTH),
+    "repeat": Signature("repeats", many=True, largest=GROWTH),
+    "tile": Signature("dims", many=True, largest=GROWTH),
+    "chunk": Signature("chunks dim?", largest=GROWTH),
+    **dict.fromkeys(("div", "div_"), Signature("other rounding_mode?", ("floor", "trunc"))),
+    "norm": Signature("p? dim? keepdim? dtype?", ("fro",)),
+    "pow": Signature("exponent", largest=EXPONENT),
+    "repeat_interleave": Signature("repeats dim?", largest=GROWTH),
+}

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.artifact.limits import (
+from iqa_armor.artifact.checks import (
     MAX_ELEMENTS,
     MAX_HEADER_BYTES,
     MAX_JSON_DEPTH,

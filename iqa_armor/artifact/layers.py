@@ -2,11 +2,11 @@
 
 from torch import nn
 
-from iqa_armor.artifact.blocks import BLOCKS
 from iqa_armor.artifact.checks import (
     MAX_CHANNELS,
     MAX_KERNEL,
     MAX_PADDING,
+    FormatError,
     any_number,
     channels,
     choice,
@@ -20,10 +20,42 @@ from iqa_armor.artifact.checks import (
     per_axis,
     sequence,
     share,
+    shown,
 )
+from iqa_armor.artifact.signatures import Table
 from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer, layers_of
-from iqa_armor.artifact.table import Table
 from iqa_armor.models.sqish import Sqish
+from iqa_armor.ortho import BACKENDS
+from iqa_armor.ortho.block import RobustBlock, TokenBlock
+
+
+def _backend(value: object) -> object:
+    """Return the name of a known backend; naming one in a file imports nothing but what is installed for that."""
+    if not isinstance(value, str) or not BACKENDS.knows(value):
+        raise FormatError(f"must be one of {BACKENDS.summary()}, got {shown(value)}")
+    return value
+
+
+BLOCKS: dict[str, StoredLayer] = {
+    "iqa_armor.ortho.RobustBlock": StoredLayer(
+        RobustBlock,
+        {"channels": integer(2, MAX_CHANNELS), "backend": _backend, "pool": choice("square", "none")},
+        ("features",),
+        lambda given: {"reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+    ),
+    "iqa_armor.ortho.TokenBlock": StoredLayer(
+        TokenBlock,
+        {
+            "channels": integer(2, MAX_CHANNELS),
+            "size": sequence(integer(1, 2**14), 2),
+            "extra": integer(0, 2**14),
+            "backend": _backend,
+        },
+        ("tokens",),
+        lambda given: {"block.reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+    ),
+}
+
 
 MAX_SCALE = 64
 

@@ -7,7 +7,9 @@ from pathlib import PurePath
 from typing import TypeVar
 
 from iqa_armor.artifact.checks import (
+    MAX_NAME,
     ArgumentCheck,
+    FormatError,
     checked_fields,
     choice,
     either,
@@ -16,8 +18,8 @@ from iqa_armor.artifact.checks import (
     number,
     optional,
     sequence,
+    shown,
 )
-from iqa_armor.artifact.limits import MAX_NAME, FormatError, shown
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores
 

@@ -1,12 +1,15 @@
-"""What a table says of the arguments of a function, a method or a layer, and the check of a call against it."""
+"""What tables say of functions, methods and layers of a stored graph, and the check of a call against it."""
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
+from importlib import import_module
+from typing import Any, TypeVar
 
 from torch import fx
 
-from iqa_armor.artifact.limits import MAX_INTEGER, FormatError, shown
+from iqa_armor.artifact.checks import MAX_INTEGER, FormatError, shown
 
 # Sizes that multiply the elements of a tensor, and exponents, stay small.
 GROWTH = 2**14
@@ -15,30 +18,19 @@ EXPONENT = 64
 
 @dataclass(frozen=True)
 class Signature:
-    """The arguments that a stored graph may give a function, a Tensor method or a layer.
+    """The arguments that a stored graph may give a function, a Tensor method or a layer."""
 
-    Args:
-        names: Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those
-            that may be left out.
-        texts: Strings it accepts as arguments.
-        pattern: Form of further strings it accepts.
-        positional_only: Whether its parameters have no names, as those of operators.
-        many: Whether it takes any number of positional arguments, as `view` does.
-        largest: Bound on the size of numbers among its arguments.
-        literals: Whether lists, tuples and slices are accepted; operators on them could build huge values.
-        on_node: Whether the first argument must be the value of another node.
-        needs_text: Whether the last argument must be a literal string.
-    """
-
+    # Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those that may be
+    # left out.
     names: str = ""
-    texts: tuple[str, ...] = ()
-    pattern: re.Pattern[str] | None = None
-    positional_only: bool = False
-    many: bool = False
-    largest: int = MAX_INTEGER
-    literals: bool = True
-    on_node: bool = False
-    needs_text: bool = False
+    texts: tuple[str, ...] = ()  # strings it accepts as arguments
+    pattern: re.Pattern[str] | None = None  # form of further strings it accepts
+    positional_only: bool = False  # whether its parameters have no names, as those of operators
+    many: bool = False  # whether it takes any number of positional arguments, as `view` does
+    largest: int = MAX_INTEGER  # bound on the size of numbers among its arguments
+    literals: bool = True  # whether lists, tuples and slices are accepted; operators on them could build huge values
+    on_node: bool = False  # whether the first argument must be the value of another node
+    needs_text: bool = False  # whether the last argument must be a literal string
 
     def accepts_text(self, text: str) -> bool:
         """Return whether a string may be an argument."""
@@ -75,3 +67,43 @@ class Signature:
     def _check_size(self, value: float) -> None:
         if not abs(value) <= self.largest:  # so written, it refuses NaN too
             raise FormatError(f"{shown(value)} is too large; at most {self.largest} is allowed")
+
+
+T = TypeVar("T")
+
+
+class Table(Mapping[str, T]):
+    """Entries by name; torchvision takes a second to import, so its own are looked up where one is asked for.
+
+    Args:
+        entries: What needs no torchvision.
+        part: Name of the table in `artifact.vision` that holds the others.
+        subject: Returns the layer class or function that an entry stands for.
+    """
+
+    def __init__(self, entries: Mapping[str, T], part: str, subject: Callable[[T], object]) -> None:
+        self._entries, self._part, self._subject = entries, part, subject
+
+    @cached_property
+    def _vision(self) -> dict[str, T]:
+        found: dict[str, T] = getattr(import_module("iqa_armor.artifact.vision"), self._part)
+        return found
+
+    @cached_property
+    def _names(self) -> dict[object, str]:
+        return {self._subject(entry): name for name, entry in self._entries.items()}
+
+    def __getitem__(self, name: str) -> T:
+        return self._vision[name] if name.startswith("torchvision.") else self._entries[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self._entries, *self._vision)
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._vision)
+
+    def name_of(self, subject: Any) -> str | None:
+        """Return the name of a layer class or function, None for one that cannot be stored."""
+        if str(getattr(subject, "__module__", "")).startswith("torchvision."):
+            return next((name for name, entry in self._vision.items() if self._subject(entry) is subject), None)
+        return self._names.get(subject)

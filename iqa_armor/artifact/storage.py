@@ -11,11 +11,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.checks import checked_fields
+from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, checked_fields, expect_fields, shown
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
-from iqa_armor.artifact.limits import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.settings import (
     PREPROCESSING,
@@ -27,10 +26,10 @@ from iqa_armor.artifact.settings import (
     read_scale,
     read_training_scores,
 )
-from iqa_armor.artifact.source import SOURCE
+from iqa_armor.artifact.stored_layer import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
-from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.machine import capped
 from iqa_armor.models.base import Preprocessing, QualityModel

@@ -1,15 +1,16 @@
-"""The layers that a stored graph may contain, each with its constructor arguments."""
+"""The layers that a stored graph may contain, each with its constructor arguments; those that are user code."""
 
+import copy
+import inspect
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from iqa_armor.artifact.checks import ArgumentCheck, checked_fields
-from iqa_armor.artifact.limits import FormatError, shown
+from iqa_armor.artifact.checks import ArgumentCheck, FormatError, checked_fields, shown
 from iqa_armor.artifact.signatures import Signature
 from iqa_armor.errors import NETWORK_FAILURES
 
@@ -27,19 +28,13 @@ Fields = Mapping[str, ArgumentCheck | Derived]
 
 @dataclass(frozen=True)
 class StoredLayer:
-    """A class of layers that may be stored.
+    """A class of layers that may be stored."""
 
-    Args:
-        kind: The class itself; subclasses are not accepted in its place.
-        fields: Checks of its constructor arguments by name.
-        keywords: Names under which its forward accepts arguments.
-        tensors: For classes whose construction costs memory or time: sizes of stored tensors (relative
-            name to size) that must be in the file before it is built.
-    """
-
-    kind: type[nn.Module]
-    fields: Fields
-    keywords: tuple[str, ...] = ("input",)
+    kind: type[nn.Module]  # the class itself; subclasses are not accepted in its place
+    fields: Fields  # checks of its constructor arguments by name
+    keywords: tuple[str, ...] = ("input",)  # names under which its forward accepts arguments
+    # For classes whose construction costs memory or time: sizes of stored tensors (relative name to size) that must be
+    # in the file before it is built.
     tensors: Callable[[dict[str, Any]], dict[str, tuple[int, ...]]] | None = None
 
     @property
@@ -90,3 +85,37 @@ class _Undrawn(TorchFunctionMode):
 
 def _as_json(value: object) -> object:
     return [_as_json(part) for part in value] if isinstance(value, tuple | list) else value
+
+
+SOURCE = "source"
+
+
+def is_source(module: nn.Module) -> bool:
+    """Return whether a module is to stay the user's own code."""
+    return bool(getattr(module, "is_traced_whole", False))
+
+
+@dataclass(frozen=True)
+class SourceLayer(StoredLayer):
+    """A module that is taken from the network that the user's code makes."""
+
+    kind: type[nn.Module] = nn.Module
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def signature(self) -> Signature:
+        """What a graph may give the module: any number of what its forward takes, by place or by name."""
+        return Signature(" ".join(f"{name}?" for name in self.keywords))
+
+
+def taken_from(source: nn.Module | None, path: str) -> tuple[StoredLayer, nn.Module]:
+    """Return a copy of a module of the user's network, and how a graph may call it."""
+    if source is None:
+        raise FormatError("it is user code that is not in the file; name its source with --arch")
+    try:
+        found = source.get_submodule(path)
+    except AttributeError as error:
+        raise FormatError(f"the network of --arch has no module {shown(path)}") from error
+    module = copy.deepcopy(found)
+    module.is_traced_whole = True  # type: ignore[assignment]
+    return SourceLayer(keywords=tuple(inspect.signature(type(module).forward).parameters)[1:]), module

@@ -11,7 +11,7 @@ from iqa_armor.attacks.adam import ascend, pixels_within, working
 from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.metrics.fidelity import ssim
-from iqa_armor.models.perceptual import perceptual_network
+from iqa_armor.models.reference import perceptual_network
 
 Distance = Literal["ssim", "lpips", "dists"]
 

@@ -21,7 +21,7 @@ DATASETS: Registry[Any] = Registry(
     {
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
-        "folder": Entry(f"{_HOME}.folder:open_folder", "DIR: every image below it; no scores"),
+        "folder": Entry(f"{_HOME}.unlabelled:open_folder", "DIR: every image below it; no scores"),
         "koniq10k": Entry(
             f"{_HOME}.releases:KONIQ10K",
             "DIR with koniq10k_distributions_sets.csv beside 1024x768/ or 512x384/; official test split",
@@ -39,7 +39,7 @@ DATASETS: Registry[Any] = Registry(
             "DIR of SPAQ: TestImage/ and Annotations/, as CSV or, with openpyxl, as published; split by name",
         ),
         "clive": Entry(
-            f"{_HOME}.clive:open_clive",
+            f"{_HOME}.live:open_clive",
             "DIR of LIVE In the Wild: Data/, Images/; without practice images, split by name",
         ),
         "tid2013": Entry(f"{_HOME}.releases:TID2013", "DIR of TID2013: mos_with_names.txt; split by reference"),
@@ -52,7 +52,7 @@ DATASETS: Registry[Any] = Registry(
         "flive": Entry(f"{_HOME}.releases:FLIVE", "DIR of FLIVE (PaQ-2-PiQ): labels_image.csv, database/"),
         "agiqa3k": Entry(f"{_HOME}.releases:AGIQA3K", "DIR of AGIQA-3K: data.csv beside the images; split by prompt"),
         "nips2017": Entry(
-            f"{_HOME}.nips2017:open_nips2017",
+            f"{_HOME}.unlabelled:open_nips2017",
             "DIR of NIPS 2017: images.csv and images/; no scores, used at its own size",
         ),
     },

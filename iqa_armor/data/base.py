@@ -20,20 +20,13 @@ ReadImage = Callable[[int], Tensor]  # returns image `index` as uint8 (3, H, W);
 
 @dataclass(frozen=True, repr=False)
 class ImageSet:
-    """The images of one split.
+    """The images of one split."""
 
-    Args:
-        names: Unique names, in a fixed order.
-        read: Returns image i as uint8 (3, H, W); `positions` maps i of this set to what it takes.
-        mos: Opinion scores (N,), higher is better, or None where there are none.
-        positions: Indices given to `read`; all of them in order by default.
-        references: Returns the pristine original of what `read` returns, where the dataset has originals.
-    """
-
-    names: tuple[str, ...]
-    read: ReadImage
-    mos: Tensor | None = None
-    positions: tuple[int, ...] = field(default=())
+    names: tuple[str, ...]  # unique names, in a fixed order
+    read: ReadImage  # returns image i as uint8 (3, H, W); `positions` maps i of this set to what it takes
+    mos: Tensor | None = None  # opinion scores (N,), higher is better, or None where there are none
+    positions: tuple[int, ...] = field(default=())  # indices given to `read`; all of them in order by default
+    # Returns the pristine original of what `read` returns, where the dataset has originals.
     references: ReadImage | None = None
 
     def __post_init__(self) -> None:

@@ -1,17 +1,107 @@
-"""A user's own images with a label file beside them."""
+"""A user's own images with a label file beside them, and which of its columns hold what."""
 
 import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from iqa_armor.data.base import Dataset
-from iqa_armor.data.columns import Columns, choose_columns
-from iqa_armor.data.labelled import LabelledImage, labelled_dataset
+from iqa_armor.data.labelled import LabelledImage, Problems, labelled_dataset
 from iqa_armor.data.places import Places
-from iqa_armor.data.problems import Problems
-from iqa_armor.data.table import Row, read_labels
-from iqa_armor.errors import expanded
+from iqa_armor.data.table import SPLIT_NAMES, Row, Table, is_number, read_labels
+from iqa_armor.errors import DataError, UsageError, expanded
+
+# The usual names, the first ones first; in lower case, with _ for spaces and hyphens.
+_IMAGE = ("image", "image_name", "img_name", "dist_img", "filename", "file_name", "file", "name", "img", "name_image")
+USUAL = {
+    "image": (*_IMAGE, "image_path", "img_path", "filepath", "file_path", "path", "dist_name", "image_id"),
+    "mos": ("mos", "mos_quality", "mean_opinion_score", "mos_image", "opinion_score", "mos_score", "mean_mos"),
+    "split": ("split", "set", "subset"),
+    "reference": ("ref_img", "ref_name", "reference", "reference_image"),
+}
+EXAMPLE = "image=name_image,mos=mos_image"
+
+
+@dataclass(frozen=True)
+class Columns:
+    """The columns of a label file by what they hold; `falls` where small scores mean good quality."""
+
+    of: Mapping[str, str]
+    falls: bool
+    says: str  # which were taken; empty where they are called image, mos and split
+
+    def text(self, row: Row, role: str) -> str:
+        """Return the cell of what a column holds, empty where there is none such."""
+        return row[self.of[role]] if role in self.of else ""
+
+    def score(self, row: Row, problems: Problems) -> float:
+        """Return a score that rises with quality."""
+        return row.score(self.of["mos"], problems) * (-1 if self.falls else 1)
+
+
+def choose_columns(table: Table, asked: str) -> Columns:
+    """Return the columns of a label file: those asked for as in `image=name_image,mos=-dmos`, else the usual ones.
+
+    A minus before a column of scores that fall with quality turns them. Columns without names are counted from 1.
+    """
+    wanted = _read(asked)
+    falls = wanted.get("mos", "").startswith("-") and wanted["mos"] not in table.header
+    wanted |= {"mos": wanted["mos"][1:].strip()} if falls else {}
+    if unknown := [name for name in wanted.values() if name not in table.header]:
+        raise DataError(f"{table.path} has no column {unknown[0]!r}, only {', '.join(filter(None, table.header))}")
+    of = {**_found(table), **wanted}
+    if "image" not in of or "mos" not in of:
+        raise DataError(_lacks(table, of))
+    table.require(tuple(of.values()))
+    is_plain = not falls and all(role == name for role, name in of.items())
+    taken = ", ".join(f"{role} is {'minus ' * (falls and role == 'mos')}{name}" for role, name in of.items())
+    return Columns(of, falls, "" if is_plain else f"of the columns {taken}; --columns {EXAMPLE} names others")
+
+
+def _read(text: str) -> dict[str, str]:
+    found = {}
+    for part in filter(None, text.split(",")):
+        role, _, name = (word.strip().lower() for word in part.partition("="))
+        if role not in USUAL or not name:
+            raise UsageError(f"--columns: {part!r} is not {', '.join(USUAL)} = a column; write --columns {EXAMPLE}")
+        found[role] = name
+    return found
+
+
+def _found(table: Table) -> dict[str, str]:
+    names = table.header
+    if not table.has_names:
+        first = table.rows[0]
+        numbers = [name for name in names if is_number(first[name])]
+        others = [name for name in names if name not in numbers]
+        return {"image": others[0], "mos": numbers[0]} if len(others) == len(numbers) == 1 else {}
+    by_usual = {name.replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
+    found = {
+        role: next((by_usual[usual] for usual in usuals if usual in by_usual), "") for role, usuals in USUAL.items()
+    }
+    split = found["split"]
+    if split not in ("", "split") and any(row[split].lower() not in SPLIT_NAMES for row in table.rows):
+        found["split"] = ""  # a set of something else
+    return {role: name for role, name in found.items() if name}
+
+
+def _lacks(table: Table, found: Mapping[str, str]) -> str:
+    if not table.has_names:
+        return (
+            f"{table.path} begins with a line that holds a number and so no names of columns; add such a line, or "
+            "count them from 1, as in --columns image=1,mos=2"
+        )
+    falling = [name for name in table.header if "dmos" in name]
+    if "mos" not in found and falling:
+        return (
+            f"{table.path} needs the columns image, mos but has {falling[0]!r}, a difference score, which most often "
+            f"falls with quality: write --columns mos=-{falling[0]} to turn it, or mos={falling[0]} where it rises"
+        )
+    has = ", ".join(filter(None, table.header)) or "no header"
+    return (
+        f"{table.path} needs the columns image, mos but has {has}; say which they are as in --columns {EXAMPLE}, or, "
+        "where there are no scores, name the images alone: folder:DIR"
+    )
 
 
 def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | None = None) -> Dataset:

@@ -1,6 +1,6 @@
-"""A dataset of image files with opinion scores: what every label file comes down to."""
+"""A dataset of image files with opinion scores: what every label file comes down to, and what is wrong with one."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -8,8 +8,41 @@ import torch
 
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet, Split, grouped_splits
 from iqa_armor.data.images import FileImages
-from iqa_armor.data.problems import MEND, SHOWN, Problems
 from iqa_armor.errors import DataError, expanded, is_file
+
+SHOWN = 10
+MEND = "mend or remove these rows or files, then run again"
+
+
+class Problems:
+    """Faults of one dataset, the one named by `spec`, by kind, in the order they were met."""
+
+    def __init__(self, spec: str) -> None:
+        self.spec = spec
+        self._entries: dict[str, list[str]] = {}
+
+    def add(self, kind: str, entry: str) -> None:
+        """Note one fault, e.g. `add("missing images", "a.jpg")`."""
+        self._entries.setdefault(kind, []).append(entry)
+
+    def extend(self, kind: str, entries: Iterable[str]) -> None:
+        """Note several faults of one kind."""
+        for entry in entries:
+            self.add(kind, entry)
+
+    def as_plain(self) -> dict[str, list[str]]:
+        """Return every fault by kind, for JSON."""
+        return {kind: list(entries) for kind, entries in self._entries.items()}
+
+    def raise_if_any(self, advice: str = MEND) -> None:
+        """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
+        lines = []
+        for kind, entries in self._entries.items():
+            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
+            if len(entries) > SHOWN:
+                lines.append(f"    … and {len(entries) - SHOWN} more")
+        if lines:
+            raise DataError("\n".join([f"{self.spec} cannot be used:", *lines, advice]))
 
 
 @dataclass(frozen=True)

@@ -1,11 +1,52 @@
-"""LIVE release 2: 29 photographs with five kinds of distortion and difference opinion scores."""
+"""LIVE release 2 and LIVE In the Wild (CLIVE), whose labels are MATLAB's."""
 
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from iqa_armor.bounded import worker
 from iqa_armor.data.base import Dataset
-from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
-from iqa_armor.data.matlab import read_numbers, read_texts
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.table import finite_score
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, reading
+
+AGAIN = "unpack the release again"
+
+
+def numbers(path: str, name: str, _: bytes) -> tuple[list[float], bytes]:
+    """Return a numeric variable of a .mat file, flattened; called in a process of its own."""
+    values = _variable(path, name)
+    if values.dtype.kind not in "biuf":
+        raise DataError(f"{path} holds no numbers in {name}; {AGAIN}")
+    return [float(value) for value in values.ravel()], b""
+
+
+def texts(path: str, name: str, _: bytes) -> tuple[list[str], bytes]:
+    """Return a cell array of texts in a .mat file, in column order; called in a process of its own."""
+    cells = [np.asarray(cell) for cell in _variable(path, name).ravel(order="F")]
+    if not all(cell.size == 1 and cell.dtype.kind == "U" for cell in cells):
+        raise DataError(f"{path} holds no list of names in {name}; {AGAIN}")
+    return [str(cell.item()).strip() for cell in cells], b""
+
+
+def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> list[Any]:
+    """Return a variable of a .mat file by `numbers` or `texts`; a DataError if the file holds no such thing."""
+    with reading(path, DataError, says="cannot be read", advice=AGAIN):
+        # What scipy runs for these files in C crashes on some.
+        found: list[Any] = worker().call(f"iqa_armor.data.live:{kind}", str(path), name)[0]
+        return found
+
+
+def _variable(path: str, name: str) -> NDArray[Any]:
+    from scipy.io import loadmat
+
+    found = loadmat(path, variable_names=[name], appendmat=False)
+    if name not in found:
+        raise DataError(f"{path} holds no variable {name}; {AGAIN}")
+    return np.asarray(found[name])
+
 
 # The vectors run over these folders in this order, img1.bmp to the last of each.
 FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
@@ -27,8 +68,8 @@ def open_live(spec: str, location: str) -> Dataset:
     file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)[0]
     problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
     names = [f"{kind}/img{number}.bmp" for kind, count in FOLDERS for number in range(1, count + 1)]
-    dmos, originals = read_numbers(file, "dmos"), read_numbers(file, "orgs")
-    references = read_texts(folder / "refnames_all.mat", "refnames_all")
+    dmos, originals = read_variable("numbers", file, "dmos"), read_variable("numbers", file, "orgs")
+    references = read_variable("texts", folder / "refnames_all.mat", "refnames_all")
     for variable, length in (("dmos", len(dmos)), ("orgs", len(originals)), ("refnames_all", len(references))):
         if length != len(names):
             raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {HOW_TO_GET}")
@@ -43,3 +84,33 @@ def open_live(spec: str, location: str) -> Dataset:
     return labelled_dataset(
         images, problems, folder=folder, labels=labels, advice=HOW_TO_GET, files=(file, folder / "refnames_all.mat")
     )
+
+
+PRACTICE = 7  # the first of the list, in Images/trainingImages: shown to every subject to learn the task
+HOW_TO_GET_CLIVE = (
+    "LIVE In the Wild is at https://live.ece.utexas.edu/research/ChallengeDB/index.html: unpack "
+    "ChallengeDB_release.zip, which holds Data/ and Images/"
+)
+
+
+def open_clive(spec: str, location: str) -> Dataset:
+    """Return LIVE In the Wild, divided by a hash of the names, from a folder with `Data` and `Images` or the one above.
+
+    The seven practice images at the head of the list are left out: they are not among the 1,162 of the publication, and
+    every subject saw them first.
+
+    Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
+    TIP 2016. It has no official split; this one is by name (ours).
+    """
+    file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=HOW_TO_GET_CLIVE)[0]
+    names = read_variable("texts", file, "AllImages_release")
+    mos = read_variable("numbers", file.with_name("AllMOS_release.mat"), "AllMOS_release")
+    if len(names) != len(mos) or len(names) <= PRACTICE:
+        raise DataError(f"{file.parent} names {len(names)} images but scores {len(mos)}. {HOW_TO_GET_CLIVE}")
+    problems, folder = Problems(spec), file.parents[1] / "Images"
+    images = [
+        LabelledImage(name, folder / plain_name(name, problems), finite_score(score, name, problems))
+        for name, score in zip(names[PRACTICE:], mos[PRACTICE:], strict=True)
+    ]
+    labels, files = "MOS as published, 0 to 100", (file, file.with_name("AllMOS_release.mat"))
+    return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET_CLIVE, files=files)

@@ -13,17 +13,11 @@ from iqa_armor.errors import is_file
 
 @dataclass(frozen=True)
 class Places:
-    """Finder of image files, also of those whose names differ in Unicode form or are written without an extension.
+    """Finder of image files, also of those whose names differ in Unicode form or are written without an extension."""
 
-    Args:
-        starts: Folders that relative paths may begin in, the preferred first.
-        roots: Folders that images must lie in.
-        ignores_case: Whether names may differ in upper and lower case, too.
-    """
-
-    starts: tuple[Path, ...]
-    roots: tuple[Path, ...]
-    ignores_case: bool = False
+    starts: tuple[Path, ...]  # folders that relative paths may begin in, the preferred first
+    roots: tuple[Path, ...]  # folders that images must lie in
+    ignores_case: bool = False  # whether names may differ in upper and lower case, too
     _known: dict[Path, dict[str, list[Path]]] = field(default_factory=dict, repr=False)
 
     def find(self, name: str) -> Path | None:

@@ -16,7 +16,7 @@ from torch.utils.data import Dataset as TorchDataset
 
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, keeping_room
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import Problems
 from iqa_armor.errors import DataError
 from iqa_armor.machine import usable_processors
 from iqa_armor.progress import Progress, silent

@@ -6,9 +6,8 @@ from pathlib import Path
 from types import MappingProxyType
 
 from iqa_armor.data.base import Dataset, Split
-from iqa_armor.data.labelled import LabelledImage, find_labels, labelled_dataset
+from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset
 from iqa_armor.data.places import Places
-from iqa_armor.data.problems import Problems
 from iqa_armor.data.table import SPLIT_NAMES, Row, read_labels
 from iqa_armor.errors import DataError, expanded
 
@@ -17,37 +16,24 @@ _NO_SPLIT = "no official split is in its label file: figures on its test images 
 
 @dataclass(frozen=True)
 class Release:
-    """How one published dataset is laid out; called, it opens one from its folder or the one above.
+    """How one published dataset is laid out; called, it opens one from its folder or the one above."""
 
-    Args:
-        get: Where it is and what to unpack.
-        files: Patterns of its label files, the preferred first; all that fit one pattern are read.
-        folders: Where its images lie; the first folder that holds any is taken.
-        image: Columns that name an image, the preferred first; columns without names are counted from 1.
-        mos: Columns of its score.
-        columns: Further columns that it needs.
-        name: File of an image, where that is more than its name.
-        best: Where scores are distances from undistorted images, which have 0: what those get, minus the distance.
-        split: Column of the official split, which some of the label files lack, and what it may hold.
-        scene: What an image of a name shows; images of one scene are in one split, by a hash of it where there is none.
-        originals: Folder of the pristine originals, which are called like their scenes.
-        sheet: Sheet of an Excel file.
-        labels: What its scores are.
-    """
-
-    get: str
-    files: tuple[str, ...]
-    folders: tuple[str, ...]
-    image: tuple[str, ...]
-    mos: tuple[str, ...]
-    columns: tuple[str, ...] = ()
-    name: Callable[[Row], str] | None = None
+    get: str  # where it is and what to unpack
+    files: tuple[str, ...]  # patterns of its label files, the preferred first; all that fit one pattern are read
+    folders: tuple[str, ...]  # where its images lie; the first folder that holds any is taken
+    image: tuple[str, ...]  # columns that name an image, the preferred first; without names they are counted from 1
+    mos: tuple[str, ...]  # columns of its score
+    columns: tuple[str, ...] = ()  # further columns that it needs
+    name: Callable[[Row], str] | None = None  # file of an image, where that is more than its name
+    # Where scores are distances from undistorted images, which have 0: what those get, minus the distance.
     best: float | None = None
+    # Column of the official split, which some of the label files lack, and what it may hold.
     split: tuple[str, Mapping[str, Split]] | None = None
+    # What an image of a name shows; images of one scene are in one split, by a hash of it where there is none.
     scene: Callable[[Row, str], str] = lambda row, name: name  # noqa: ARG005
-    originals: str = ""
-    sheet: str = ""
-    labels: str = Dataset.labels
+    originals: str = ""  # folder of the pristine originals, which are called like their scenes
+    sheet: str = ""  # sheet of an Excel file
+    labels: str = Dataset.labels  # what its scores are
 
     def __call__(self, spec: str, location: str) -> Dataset:
         """Return the dataset; a DataError lists what it lacks."""

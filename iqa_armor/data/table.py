@@ -12,7 +12,7 @@ from pathlib import Path
 
 from iqa_armor.bounded import worker
 from iqa_armor.data.base import Split
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import Problems
 from iqa_armor.errors import DataError, reading
 
 SPLIT_NAMES: Mapping[str, Split] = {

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from iqa_armor.evaluation.reductions import Nested, Reduction
 from iqa_armor.evaluation.settings import EvaluationSettings
-from iqa_armor.metrics.bootstrap import draw_resamples, percentile_limits
+from iqa_armor.metrics.robustness import draw_resamples, percentile_limits
 from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import Differences, Figures, ModelEntry, Ratios
 

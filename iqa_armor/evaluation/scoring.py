@@ -15,7 +15,7 @@ from iqa_armor.attacks.budgets import budget_key, turned
 from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.prepared import PreparedImages, batches
-from iqa_armor.defenses.purified import Purified
+from iqa_armor.defenses.defended import Purified
 from iqa_armor.errors import DataError, ModelLoadError
 from iqa_armor.evaluation.journal import Block, digest_of, model_digest
 from iqa_armor.evaluation.run import Run, check_budget, followed_score, prepare_for, restart, undefended

@@ -23,19 +23,12 @@ _SIDES = (64, 256)  # of a rendered scene, which is then resized
 
 @dataclass(frozen=True)
 class Agreement:
-    """How closely an exported file's scores follow eager ones.
+    """How closely an exported file's scores follow eager ones."""
 
-    Args:
-        largest_error: Largest |exported − eager|, in model units.
-        width: Score range it is measured against.
-        measured: Whether that is the spread on the check's own images, the model having no recorded range.
-        images: Number of images, of these batch sizes and (height, width).
-    """
-
-    largest_error: float
-    width: float
-    measured: bool
-    images: int
+    largest_error: float  # largest |exported − eager|, in model units
+    width: float  # score range it is measured against
+    measured: bool  # whether that is the spread on the check's own images, the model having no recorded range
+    images: int  # number of images, of these batch sizes and (height, width)
     batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
 

@@ -24,15 +24,10 @@ Sizes = dict[str, set[tuple[int, int]]]
 
 @dataclass(frozen=True)
 class Captured:
-    """A captured graph and what it accepts.
+    """A captured graph and what it accepts."""
 
-    Args:
-        program: Takes `images` (N, 3, H, W) float32 in [0, 1], gives scores (N,).
-        size: (H, W) it accepts, None where that side is free.
-    """
-
-    program: ExportedProgram
-    size: tuple[int | None, int | None]
+    program: ExportedProgram  # takes `images` (N, 3, H, W) float32 in [0, 1], gives scores (N,)
+    size: tuple[int | None, int | None]  # (H, W) it accepts, None where that side is free
 
 
 class Scorer(nn.Module):

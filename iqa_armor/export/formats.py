@@ -25,23 +25,14 @@ Score = Callable[[Tensor], Tensor]
 
 @dataclass(frozen=True)
 class Format:
-    """One kind of file, registered in `iqa_armor.export.FORMATS` under its suffix.
+    """One kind of file, registered in `iqa_armor.export.FORMATS` under its suffix."""
 
-    Args:
-        name: What reports call it.
-        needs: Modules it takes, by import name.
-        write: Writes a captured graph and a text of metadata to a path.
-        read: Opens a file; returns its metadata and a function from images to scores.
-        install: What pip installs for `needs`, if it has another name.
-        shrink: Rewrites a file in fewer bits, where the format can.
-    """
-
-    name: str
-    needs: tuple[str, ...]
-    write: Callable[[Captured, Path, str], None]
-    read: Callable[[Path], tuple[str, Score]]
-    install: str = ""
-    shrink: Callable[[Path, Smaller], None] | None = None
+    name: str  # what reports call it
+    needs: tuple[str, ...]  # modules it takes, by import name
+    write: Callable[[Captured, Path, str], None]  # writes a captured graph and a text of metadata to a path
+    read: Callable[[Path], tuple[str, Score]]  # opens a file; returns its metadata and a function from images to scores
+    install: str = ""  # what pip installs for `needs`, if it has another name
+    shrink: Callable[[Path, Smaller], None] | None = None  # rewrites a file in fewer bits, where the format can
 
 
 def format_of(path: Path | str) -> Format:

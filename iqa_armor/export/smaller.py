@@ -34,20 +34,16 @@ class LossError(ArmorError):
 
 @dataclass(frozen=True)
 class Smaller(Limited):
-    """In which precision a file is stored, and what that may cost.
-
-    Args:
-        calibration: Prepared training images (3, H, W), from which int8 takes the ranges of activations.
-        images: Other prepared images, at least three, on which file and model are compared; the first are attacked.
-        mos: Their opinion scores (N,), or None: then ranks are compared with those of the model itself.
-        max_loss: Most that is lost of each: mean error of a score, and what an attack (APGD, 10 steps, ε = 4/255) gains
-            more, as shares of the score range; and rank correlation.
-    """
+    """In which precision a file is stored, and what that may cost."""
 
     precision: Precision
-    calibration: Sequence[Tensor]
+    calibration: Sequence[Tensor]  # prepared training images (3, H, W), from which int8 takes the ranges of activations
+    # Other prepared images, at least three, on which file and model are compared; the first are attacked.
     images: Sequence[Tensor]
+    # Their opinion scores (N,), or None: then ranks are compared with those of the model itself.
     mos: Tensor | None = None
+    # Most that is lost of each: mean error of a score, and what an attack (APGD, 10 steps, ε = 4/255) gains more, as
+    # shares of the score range; and rank correlation.
     max_loss: NotNegative = MAX_LOSS
 
     @classmethod

@@ -25,23 +25,16 @@ OWN_SIZE = (224, 288)
 
 @dataclass(frozen=True)
 class Exported:
-    """An export that was read back and scores as its model does.
-
-    Args:
-        format: What its format is called, such as "ONNX".
-        size: (H, W) it accepts, None where that side is free; the number of images is always free.
-        fixed_because: Why the size is not free, or "".
-        check: How the file in full precision agrees with the model.
-        loss: What the file in fewer bits has lost, if it is one.
-    """
+    """An export that was read back and scores as its model does."""
 
     path: Path
-    format: str
+    format: str  # what its format is called, such as "ONNX"
     size_bytes: int
+    # (H, W) it accepts, None where that side is free; the number of images is always free.
     size: tuple[int | None, int | None]
-    fixed_because: str
-    check: Agreement
-    loss: Loss | None = None
+    fixed_because: str  # why the size is not free, or ""
+    check: Agreement  # how the file in full precision agrees with the model
+    loss: Loss | None = None  # what the file in fewer bits has lost, if it is one
 
 
 def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | None = None) -> Exported:

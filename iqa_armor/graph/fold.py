@@ -7,8 +7,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.graph.calls import called_name, layer_of, reads_kind, reads_size
 from iqa_armor.graph.functional import LAYERS_OF, drop_unread, stored_at
-from iqa_armor.graph.interpret import interpret
-from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.walk import ancestors
 
 LARGEST = 2**22  # elements of a tensor that is worth storing

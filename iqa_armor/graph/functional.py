@@ -9,7 +9,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.graph.calls import arguments, layer_of
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 
 Given = Mapping[str, Any]
 TENSORS = ("weight", "bias", "running_mean", "running_var")

@@ -11,9 +11,9 @@ from iqa_armor.graph.failures import cause_of
 from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import restore_functions
+from iqa_armor.graph.interpret import FIXED_SIZE, record_sizes
 from iqa_armor.graph.restore import bake_weights, keep_forced_dropout, restore_layers
-from iqa_armor.graph.sizes import FIXED_SIZE, record_sizes
-from iqa_armor.graph.units import copy_notes, mark_units
+from iqa_armor.graph.walk import copy_notes, mark_units
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:

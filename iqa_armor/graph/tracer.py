@@ -17,8 +17,7 @@ from torch.fx.proxy import Attribute, TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
-from iqa_armor.graph.functions import with_item
-from iqa_armor.graph.interpret import call_node
+from iqa_armor.graph.interpret import call_node, with_item
 from iqa_armor.graph.plain import proxies
 
 _MADE_OF_LAYERS = (

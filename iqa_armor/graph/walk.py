@@ -1,4 +1,4 @@
-"""Walk along a graph: what a node depends on, what depends on it, and what everything passes through."""
+"""Walk along a graph: what a node depends on, what everything passes through, and residual units."""
 
 from collections.abc import Callable, Collection, Iterable
 from functools import reduce
@@ -6,8 +6,8 @@ from functools import reduce
 from torch import fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import reads_size
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.calls import called_name, reads_size
+from iqa_armor.graph.interpret import size_of
 
 
 def reach(start: fx.Node, step: Callable[[fx.Node], Iterable[fx.Node]]) -> dict[fx.Node, None]:
@@ -80,3 +80,36 @@ def passages(graph: fx.Graph) -> list[fx.Node]:
     if inputs != 1 or output not in dominators:
         raise SurgeryError(f"a network of one input is needed whose output depends on it, got {inputs} inputs")
     return [node for node in dominators.of(output)[:-1] if size_of(node)]
+
+
+ADDITIONS = ("add", "iadd", "add_")
+
+
+def mark_units(traced: fx.GraphModule) -> None:
+    """Write the name of a node's residual unit into `meta["unit"]`, in place.
+
+    A unit is an instance of a class of which some instance adds maps (a shortcut): MobileNetV2's `features.14` has no
+    shortcut itself, yet a tensor inside it is no place between stages.
+    """
+    residual = {stack[-1][1] for node in traced.graph.nodes if _is_shortcut(node) and (stack := _callers(node))}
+    for node in traced.graph.nodes:
+        inside = [path for path, kind in _callers(node) if kind in residual and path]
+        if inside:
+            node.meta["unit"] = inside[-1]
+
+
+def copy_notes(traced: fx.GraphModule, source: fx.GraphModule) -> None:
+    """Copy units and lines of source between nodes of the same names, in place."""
+    notes = {node.name: node.meta for node in source.graph.nodes}
+    for node in traced.graph.nodes:
+        node.meta.update({key: value for key, value in notes.get(node.name, {}).items() if key in ("unit", "line")})
+
+
+def _is_shortcut(node: fx.Node) -> bool:
+    maps = [source for source in node.all_input_nodes if len(size_of(source) or ()) == 4]
+    return called_name(node) in ADDITIONS and len(maps) == 2
+
+
+def _callers(node: fx.Node) -> list[tuple[str, type]]:
+    """Return (qualified name, class) of the modules a node was called in, outermost first."""
+    return [(str(path), kind) for path, kind in node.meta.get("nn_module_stack", {}).values()]

@@ -5,7 +5,7 @@ the same images attacked, and `score_range` is the width of the model's own scor
 Means are over the last dimension, (...). A ValueError refuses scores that do not pair up and an empty range.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
@@ -95,3 +95,38 @@ def _check(clean: Tensor, attacked: Tensor, score_range: float = 1.0) -> None:
         raise ValueError(f"scores must pair up, got {tuple(clean.shape)} and {tuple(attacked.shape)}")
     if score_range <= 0:
         raise ValueError(f"score_range must be positive, got {score_range}")
+
+
+CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
+
+
+def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:
+    """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all.
+
+    The same count, number and seed give the same rows, so statistics of different models computed
+    with them are paired. A ValueError refuses a count or number that is not positive.
+    """
+    if count < 1 or resamples < 1:
+        raise ValueError(f"need at least one image and one resample, got {count} and {resamples}")
+    generator = torch.Generator().manual_seed(seed)
+    rows = max(1, CHUNK_ELEMENTS // count)
+    for start in range(0, resamples, rows):
+        yield torch.randint(count, (min(rows, resamples - start), count), generator=generator)
+
+
+def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[float, float]:
+    """Return the percentile limits of the resamples (R,) of a statistic.
+
+    Resamples in which the statistic is undefined (nan) are left out; where they are half of all, the limits are nan.
+    A ValueError refuses a confidence outside (0, 1).
+
+    Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile interval.
+    """
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
+    defined = samples[~samples.isnan()].double()
+    if 2 * len(defined) <= len(samples):
+        return torch.nan, torch.nan
+    tail = (1 - confidence) / 2
+    low, high = torch.quantile(defined, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    return low, high

@@ -46,7 +46,7 @@ ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
         "metaiqa": Entry("iqa_armor.models.metaiqa:MetaIQA", "ResNet-18, meta-learned, 224x224"),
         "spaq": Entry("iqa_armor.models.spaq:SPAQBaseline", "ResNet-50, baseline of SPAQ, 512x682"),
         **{
-            name: Entry("iqa_armor.models.backbone:classifier", "torchvision's with one score", {"name": name})
+            name: Entry("iqa_armor.models.build:classifier", "torchvision's with one score", {"name": name})
             for name in TORCHVISION
         },
     },

@@ -44,17 +44,11 @@ READ_ERRORS = (
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """What a checkpoint file holds.
+    """What a checkpoint file holds."""
 
-    Args:
-        weights: Its weights by name, on the CPU, or a whole pickled module.
-        key: Where in the file they lay, "" at the top.
-        remarks: What the user should know of how they were chosen.
-    """
-
-    weights: dict[str, Tensor] | nn.Module
-    key: str = ""
-    remarks: tuple[str, ...] = ()
+    weights: dict[str, Tensor] | nn.Module  # its weights by name, on the CPU, or a whole pickled module
+    key: str = ""  # where in the file they lay, "" at the top
+    remarks: tuple[str, ...] = ()  # what the user should know of how they were chosen
 
     @property
     def state(self) -> dict[str, Tensor]:

@@ -8,8 +8,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing
+from iqa_armor.models.build import RESNET_TRUNK
 from iqa_armor.models.weights import RESCALING
 
 Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]

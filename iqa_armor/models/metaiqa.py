@@ -2,8 +2,8 @@
 
 from torch import Tensor, nn
 
-from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
+from iqa_armor.models.build import RESNET_TRUNK
 
 
 class MetaIQA(nn.Module):

@@ -8,7 +8,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import layer_of
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace_shared
 from iqa_armor.graph.walk import ancestors, descendants, passages
 

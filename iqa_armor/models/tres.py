@@ -7,8 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from iqa_armor.models.backbone import RESNET_TRUNK
 from iqa_armor.models.base import Preprocessing
+from iqa_armor.models.build import RESNET_TRUNK
 from iqa_armor.models.transformer import Transformer, project
 from iqa_armor.models.weights import load_strict
 

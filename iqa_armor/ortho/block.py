@@ -1,4 +1,4 @@
-"""The RobustBlock: square pooling, a reduction to half the channels and an orthogonal convolution back."""
+"""The RobustBlock on maps and on a transformer's tokens, and its start as a projection."""
 
 import math
 from typing import Literal, get_args
@@ -92,3 +92,105 @@ def pool_square(features: Tensor) -> Tensor:
     if height < width:
         return features @ inside / inside.sum(0)
     return inside.T @ features / inside.sum(0)[:, None]
+
+
+class TokenBlock(nn.Module):
+    """Apply a RobustBlock to the tokens (N, extra + h·w, C) of a transformer, seen as maps (N, C, h, w).
+
+    Leading tokens that stand for no place (class, distillation, registers) pass by unchanged. Maps whose channels
+    come last, (N, h, w, C), are taken too. The block keeps the grid, since what follows counts on as many tokens;
+    so nothing is pooled, which on a square grid is what square pooling does.
+
+    Args:
+        channels: C, at least 2.
+        size: (h, w) of the grid.
+        extra: Number of leading tokens outside the grid.
+        backend: How the orthogonal convolution is made.
+
+    Attributes:
+        block: The RobustBlock.
+
+    Raises:
+        ValueError: If the grid is empty, the leading tokens fewer than none, or the block refuses its arguments.
+
+    Source: (ours); Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, speak of convolutional maps only.
+    """
+
+    is_traced_whole = True  # one node of a graph
+
+    def __init__(self, channels: int, *, size: tuple[int, int], extra: int = 0, backend: str = "cayley") -> None:
+        super().__init__()
+        if len(size) != 2 or min(size) < 1 or extra < 0:
+            raise ValueError(f"a token grid needs two positive sides and no fewer than 0 extra tokens: {size}, {extra}")
+        self.channels, self.backend, self.extra = channels, backend, extra
+        self.size = (int(size[0]), int(size[1]))
+        self.block = RobustBlock(channels, backend=backend, pool="none")
+
+    def maps(self, tokens: Tensor) -> Tensor:
+        """Return the places (N, C, h, w) of tokens (N, extra + h·w, C) or (N, h, w, C)."""
+        self._check(tuple(tokens.shape))
+        if tokens.ndim == 4:
+            return tokens.permute(0, 3, 1, 2)
+        places = tokens[:, self.extra :].transpose(1, 2)
+        return places.reshape(*places.shape[:2], *self.size)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Return tokens of the same size, those of the grid protected."""
+        if tokens.is_meta:  # no values, only a size
+            self._check(tuple(tokens.shape))
+            return torch.empty_like(tokens)
+        protected = self.block(self.maps(tokens))
+        if tokens.ndim == 4:
+            return protected.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
+        places = protected.flatten(2).transpose(1, 2)
+        return torch.cat([tokens[:, : self.extra], places], dim=1)
+
+    def extra_repr(self) -> str:
+        return f"size={self.size}, extra={self.extra}"
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        expected = self.size if len(shape) == 4 else (self.extra + math.prod(self.size),)
+        if len(shape) not in (3, 4) or shape[1:] != (*expected, self.channels):
+            height, width = self.size
+            raise ValueError(
+                f"this TokenBlock takes tokens (N, {self.extra} + {height}·{width}, {self.channels}), got {shape}"
+            )
+
+
+@torch.no_grad()
+def initialize_identity(block: RobustBlock, features: Tensor) -> None:
+    """Set a block, in place, to x → P Pᵀ(x − μ) + μ, P the top principal directions of `features`.
+
+    There are as many as the block's reduction has outputs, ⌊C/2⌋ in a block as built; any number from 1 to C
+    works, and with C of them the block is the identity. Where the features span fewer, nothing of them is lost.
+    Square pooling of maps that are not square still changes them; on square maps, or with pool "none", the
+    block computes the projection to rounding. Every parameter can be trained on from there. The features (N, C, H, W)
+    are what the block will stand on, for calibration images; a ValueError refuses features that are empty, not finite,
+    or of another number of channels.
+
+    Source: (ours), a principal component analysis over images and positions.
+    """
+    if features.ndim != 4 or features.shape[1] != block.channels or not features.numel():
+        raise ValueError(f"features must be (N, {block.channels}, H, W), got {tuple(features.shape)}")
+    if not torch.isfinite(features).all():
+        raise ValueError("features must be finite, got NaN or infinite values")
+    device = block.reduction.weight.device
+    directions, mean = principal_directions(features.to(device), block.orthogonal.in_channels)
+    directions = block.orthogonal.aligned(directions)
+    block.orthogonal.assign(directions)
+    block.orthogonal.bias.copy_(mean)
+    block.reduction.weight.copy_(directions.T[..., None, None])
+    block.reduction.bias.copy_(-directions.T @ mean)  # type: ignore[union-attr]
+
+
+def principal_directions(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
+    """Return the `count` ≤ C directions of largest variance (C, count), orthonormal, and the mean (C,), in float64.
+
+    Every position of every image of the features (N, C, H, W) is a sample.
+    """
+    samples = features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, 0).flatten(1)
+    mean = samples.mean(1, dtype=torch.float64)
+    centered = samples - mean.to(samples.dtype)[:, None]
+    covariance = (centered @ centered.T).double() / centered.shape[1]
+    directions: Tensor = torch.linalg.eigh(covariance).eigenvectors  # ascending eigenvalues
+    return directions.flip(1)[:, :count], mean

@@ -7,11 +7,10 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve, kernel_gradient
-from iqa_armor.ortho.inverse import Inverse, invert
 from iqa_armor.ortho.layer import OrthogonalConv2d
 from iqa_armor.ortho.plain import PlainCayley
 from iqa_armor.ortho.precision import exact_products, full_precision
-from iqa_armor.ortho.spectrum import Factor, factorize, grid_of, inverses
+from iqa_armor.ortho.spectrum import Factor, Inverse, factorize, grid_of, inverses, invert
 
 SINGULAR = 1e8  # condition of I + Q₁ from which it is taken for singular
 

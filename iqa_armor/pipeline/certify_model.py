@@ -16,8 +16,7 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import BoundSmoother, Certificate, Smoother
-from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother, FeatureCertificate
-from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureCertificate, FeatureSmoothing
 from iqa_armor.errors import ModelLoadError, UsageError
 from iqa_armor.machine import time_on
 from iqa_armor.metrics.correlation import plcc, srocc

@@ -7,8 +7,8 @@ from typing import Any
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.direction import measure_direction
+from iqa_armor.data.labelled import Problems
 from iqa_armor.data.prepared import checked_size, each_read
-from iqa_armor.data.problems import Problems
 from iqa_armor.progress import Progress, silent
 
 

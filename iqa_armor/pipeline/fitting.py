@@ -19,8 +19,7 @@ from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.recipe import Recipe, Training
-from iqa_armor.surgery.rescale import rescale_output
-from iqa_armor.surgery.views import average_views
+from iqa_armor.surgery.edits import average_views, rescale_output
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
 from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory, ScoreMoments

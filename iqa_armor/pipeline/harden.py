@@ -12,7 +12,7 @@ from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import record_scale
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.card import provenance_of
@@ -34,10 +34,8 @@ from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, 
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.install import install
-from iqa_armor.surgery.splice import splice
+from iqa_armor.surgery.edits import average_views, install, splice
 from iqa_armor.surgery.stages import choose
-from iqa_armor.surgery.views import average_views
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 

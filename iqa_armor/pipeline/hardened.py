@@ -18,10 +18,9 @@ from iqa_armor.pipeline.fitting import Weights, bring_back
 from iqa_armor.progress import Progress
 from iqa_armor.pruning.prune import Pruned
 from iqa_armor.recipe import Recipe
-from iqa_armor.surgery.install import InstalledBlock
-from iqa_armor.training.history import FitHistory, ScoreMoments
+from iqa_armor.surgery.edits import InstalledBlock
+from iqa_armor.training.history import FitHistory, ScoreMoments, worst_case_srocc
 from iqa_armor.training.images import TrainingImages, predict
-from iqa_armor.training.ranking import worst_case_srocc
 
 WORSE = 0.01  # of SROCC; less is not worth a warning
 

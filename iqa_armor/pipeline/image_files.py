@@ -16,7 +16,7 @@ from torch import Tensor
 
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
-from iqa_armor.data.problems import Problems
+from iqa_armor.data.labelled import Problems
 from iqa_armor.errors import DataError, UsageError, reading
 from iqa_armor.settings import LEVELS
 

@@ -4,13 +4,12 @@ from dataclasses import dataclass
 
 import torch
 
-from iqa_armor.graph.sizes import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
-from iqa_armor.surgery.lineage import Lineage
 from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
 from iqa_armor.surgery.stages import Branch, Cut, branches, tokens_instead
-from iqa_armor.surgery.tokens import TokenGrid, token_grids
+from iqa_armor.surgery.tokens import Lineage, TokenGrid, token_grids
 
 
 @dataclass(frozen=True)

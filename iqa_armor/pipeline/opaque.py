@@ -5,8 +5,8 @@ import logging
 import torch
 from torch import nn
 
+from iqa_armor.artifact.checks import FormatError
 from iqa_armor.artifact.encode import encode_network
-from iqa_armor.artifact.limits import FormatError
 from iqa_armor.errors import ModelLoadError, SurgeryError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel

@@ -19,7 +19,7 @@ from iqa_armor.pipeline.card import provenance_of, without_times
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
 from iqa_armor.progress import Progress
 from iqa_armor.recipe import Training
-from iqa_armor.surgery.rescale import last_linear
+from iqa_armor.surgery.edits import last_linear
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, load_training_images, predict
 

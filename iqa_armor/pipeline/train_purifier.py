@@ -20,8 +20,7 @@ from iqa_armor.pipeline.card import provenance_of, without_times
 from iqa_armor.pipeline.fitting import RunOptions, score_all
 from iqa_armor.training.filter_settings import FilterSettings, PurifierSettings
 from iqa_armor.training.images import load_training_images
-from iqa_armor.training.pairs import fit_attacks
-from iqa_armor.training.purifier import FittedFilter, fit_filter
+from iqa_armor.training.purifier import FittedFilter, fit_attacks, fit_filter
 
 UNDONE = (
     *("psnr_before", "psnr_after", "psnr_clean", "quality_before", "quality_after"),

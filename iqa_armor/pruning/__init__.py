@@ -18,7 +18,7 @@ CRITERIA: Registry[Criterion] = Registry(
         "l2": Entry("iqa_armor.pruning.criteria:Magnitude", "smallest weights, by their squares", {"power": 2}),
         "pls": Entry("iqa_armor.pruning.pls:Vip", "least said of the labels by partial least squares", {}),
         "distilled-pls": Entry("iqa_armor.pruning.pls:DistilledVip", "as pls, ranked across layers", {}),
-        "hsic": Entry("iqa_armor.pruning.hsic:Hsic", "least dependence on the labels, linear or not", {}),
+        "hsic": Entry("iqa_armor.pruning.pls:Hsic", "least dependence on the labels, linear or not", {}),
         "random": Entry("iqa_armor.pruning.criteria:Random", "drawn at random: the control", {}),
     },
     group="iqa_armor.criteria",

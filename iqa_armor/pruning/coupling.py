@@ -14,7 +14,7 @@ from iqa_armor.graph.walk import ancestors
 from iqa_armor.pruning.channels.cut import cut
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import flat
-from iqa_armor.pruning.channels.relabel import broken_at
+from iqa_armor.pruning.channels.proof import broken_at
 
 SECONDS = 60.0
 TRIAL = 4  # one channel in so many is taken out to see whether that can be done at all

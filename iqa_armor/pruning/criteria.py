@@ -92,14 +92,11 @@ class Magnitude(Criterion):
 
     On average over the group's convolutions, linear layers and norms; depthwise filters do not count.
 
-    Args:
-        power: p of the sum of |w|^p.
-
     Source: Li et al., "Pruning Filters for Efficient ConvNets", ICLR 2017, for p = 1 on one layer; [RA] uses p = 2.
     The mean over coupled layers is that of Fang et al., "DepGraph", CVPR 2023.
     """
 
-    power: int = 2
+    power: int = 2  # p of the sum of |w|^p
 
     @torch.no_grad()
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:  # noqa: ARG002

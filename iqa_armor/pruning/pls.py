@@ -1,4 +1,4 @@
-"""Partial least squares of labels on channels, and what each channel weighs in it."""
+"""What a channel says of the labels: partial least squares, and dependence of any form."""
 
 from dataclasses import dataclass
 
@@ -59,14 +59,11 @@ class Vip(ReaderCriterion):
     VIP_j = √(C Σ_a R²_a w²_ja / Σ_a R²_a) over components a: its mean square over channels is 1 in every layer, or 0
     where no channel goes with the labels.
 
-    Args:
-        components: Most directions to find, at least 1.
-
     Source: Wold et al. 2001; for pruning Jordao et al., "Pruning Deep Neural Networks using Partial Least
     Squares", 2018; [RA] Section 3. Ours: opinion scores as the response, without classes.
     """
 
-    components: int = COMPONENTS
+    components: int = COMPONENTS  # most directions to find, at least 1
 
     def __post_init__(self) -> None:
         if self.components < 1:
@@ -98,3 +95,43 @@ class DistilledVip(Vip):
 
 def _importance(space: LatentSpace, shares: Tensor) -> Tensor:
     return (space.weights.shape[1] * (shares @ space.weights**2)).sqrt()
+
+
+# Kernels are compared pair by pair of samples: at most this many values at once.
+CHUNK = 2**22
+
+
+@dataclass(frozen=True)
+class Hsic(ReaderCriterion):
+    """The Hilbert-Schmidt independence criterion between each channel and the labels.
+
+    tr(K H L H) / (n − 1)², with Gaussian kernels exp(−d² / 2σ²). σ is the median distance between two samples; of those
+    that differ, since a channel behind a ReLU may be 0 on most (ours). A constant channel gets 0. Neither scale nor
+    shift nor the sign of channel or labels matters.
+
+    Source: Gretton et al., "Measuring Statistical Dependence with Hilbert-Schmidt Norms", ALT 2005, Definition 2 (the
+    estimator). One channel and one layer at a time: ours.
+    """
+
+    def score(self, activations: Tensor, labels: Tensor) -> Tensor:
+        """Return dependence (C,) of activations (n, C), 0 or above, of independent ones near 0; errors of `checked`."""
+        activations, labels = checked(activations, labels)
+        count = len(labels)
+        left, right = torch.triu_indices(count, count, offset=1)
+        kernel = torch.eye(count, dtype=labels.dtype)
+        kernel[left, right] = kernel[right, left] = _gaussian((labels[left] - labels[right]).unsqueeze(0)).squeeze(0)
+        centered = kernel - kernel.mean(dim=0) - kernel.mean(dim=1, keepdim=True) + kernel.mean()
+        found = [
+            # tr(K C) = Σ_i C_ii + 2 Σ_{i<j} K_ij C_ij, the diagonal of K being 1.
+            centered.trace() + 2 * (_gaussian(part[:, left] - part[:, right]) @ centered[left, right])
+            for part in torch.split(activations.T, max(1, CHUNK // len(left)))
+        ]
+        dependence = torch.cat(found).clamp_min(0) / (count - 1) ** 2
+        return torch.where(varies(activations), dependence, 0.0)
+
+
+def _gaussian(differences: Tensor) -> Tensor:
+    """Return the kernel of each pair's difference (..., pairs), its width the median of those that are not 0."""
+    squares = differences**2
+    width = torch.where(squares > 0, squares, torch.nan).nanmedian(dim=-1, keepdim=True).values
+    return torch.exp(-squares / (2 * width.nan_to_num(1.0)))

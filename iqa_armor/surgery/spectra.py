@@ -8,13 +8,11 @@ import torch
 from torch import fx, nn
 
 from iqa_armor.graph.calls import called_name, layer_of
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import descendants
-from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.ortho.gains import Gains, extreme_gains
+from iqa_armor.ortho.block import RobustBlock, TokenBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
-from iqa_armor.ortho.lipschitz import singular_values
-from iqa_armor.ortho.tokens import TokenBlock
+from iqa_armor.ortho.lipschitz import Gains, extreme_gains, singular_values
 
 # Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.
 EXACT_LIMIT = 2**26

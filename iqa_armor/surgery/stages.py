@@ -9,10 +9,9 @@ from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import argument, layer_of
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import ancestors
-from iqa_armor.surgery.lineage import Lineage
-from iqa_armor.surgery.tokens import TokenGrid, last_tokens, token_grid, token_grids
+from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids
 
 ISOTROPIC = 4  # so many convolutions on maps of one size are more than one stage
 PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)

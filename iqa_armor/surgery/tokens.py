@@ -1,4 +1,4 @@
-"""Find the grid of places that a transformer's tokens stand on."""
+"""From which convolutions tensors come, and the grid of places that a transformer's tokens stand on."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -10,10 +10,37 @@ from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import arguments, called_name, is_convolution, layer_of
-from iqa_armor.graph.sizes import size_of
-from iqa_armor.graph.units import ADDITIONS
-from iqa_armor.graph.walk import reach
-from iqa_armor.surgery.lineage import Lineage
+from iqa_armor.graph.interpret import size_of
+from iqa_armor.graph.walk import ADDITIONS, Dominators, reach
+
+
+class Lineage:
+    """What the nodes of a traced graph that depend on the images come from.
+
+    `convolutions` are those on maps larger than one pixel, in order; `last_convolutions` are, by node, those before it
+    with no other in between, itself if it is one.
+    """
+
+    def __init__(self, traced: fx.GraphModule) -> None:
+        self.traced = traced
+        self.dominators = Dominators(traced.graph)
+        self.convolutions: list[fx.Node] = []
+        self.last_convolutions: dict[fx.Node, frozenset[fx.Node]] = {}
+        for node in traced.graph.nodes:
+            if node not in self.dominators:
+                continue
+            before = (self.last_convolutions.get(source, frozenset()) for source in node.all_input_nodes)
+            self.last_convolutions[node] = frozenset[fx.Node]().union(*before)
+            if is_convolution(traced, node) and prod((size_of(node) or ())[2:]) > 1:
+                self.convolutions.append(node)
+                self.last_convolutions[node] = frozenset([node])
+
+    @property
+    def image_size(self) -> tuple[int, ...]:
+        """Size (N, 3, H, W) of the example image."""
+        images = next(node for node in self.traced.graph.nodes if node.op == "placeholder")
+        return size_of(images) or ()
+
 
 # Class and distillation tokens and registers; no published network has more of them.
 MOST_EXTRA = 8

@@ -20,24 +20,17 @@ GRADIENT_SCALE = 2.0**12
 
 @dataclass(frozen=True)
 class FitContext:
-    """What is known before the first step of a fit.
-
-    Args:
-        mos: Opinion scores (N,) of the images fitted to.
-        spread: As many opinion scores are 1 in the unit of the targets; negative where small scores are good.
-        loss: What is minimised, of scores and targets (N,) each.
-        std: The network's own normalisation (3,): as much of a pixel's range is 1 in its input.
-        teacher: The frozen original, from images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the targets; None
-            where there is none worth following.
-        unlabelled: Draws so many images without scores, (N, 3, H, W) in [0, 1], if there are any.
-    """
+    """What is known before the first step of a fit."""
 
     settings: Training
-    mos: Tensor
-    spread: float
-    loss: Loss
-    std: Tensor
+    mos: Tensor  # opinion scores (N,) of the images fitted to
+    spread: float  # as many opinion scores are 1 in the unit of the targets; negative where small scores are good
+    loss: Loss  # what is minimised, of scores and targets (N,) each
+    std: Tensor  # the network's own normalisation (3,): as much of a pixel's range is 1 in its input
+    # The frozen original, from images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the targets; None where
+    # there is none worth following.
     teacher: ScoreFn | None = None
+    # Draws so many images without scores, (N, 3, H, W) in [0, 1], if there are any.
     unlabelled: Callable[[int], Tensor] | None = None
 
     @property

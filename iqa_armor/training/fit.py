@@ -18,14 +18,16 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
-from iqa_armor.surgery.views import moved_at_random
+from iqa_armor.surgery.edits import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.accelerator import accelerator_on
 from iqa_armor.training.averaging import AveragedWeights
 from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
 from iqa_armor.training.descent import (
+    Diverged,
     Epochs,
+    LossWatch,
     decayed_optimizer,
     descend,
     epoch_seed,
@@ -34,10 +36,8 @@ from iqa_armor.training.descent import (
     run_epoch,
     warm_cosine,
 )
-from iqa_armor.training.divergence import Diverged, LossWatch
-from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments
+from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments, worst_case_srocc
 from iqa_armor.training.images import TrainingImages, predict, read_by_workers
-from iqa_armor.training.ranking import worst_case_srocc
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 3

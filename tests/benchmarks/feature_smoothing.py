@@ -23,9 +23,8 @@ from torch import Generator, Tensor
 
 from iqa_armor import load_model
 from iqa_armor.data.specs import open_dataset
-from iqa_armor.defenses.smoothing.bounds import median_ranks
-from iqa_armor.defenses.smoothing.feature_noise import BoundFeatureSmoother
-from iqa_armor.defenses.smoothing.feature_smoothing import FeatureSmoothing
+from iqa_armor.defenses.smoothing.feature_smoothing import BoundFeatureSmoother, FeatureSmoothing
+from iqa_armor.defenses.smoothing.input_smoothing import median_ranks
 from iqa_armor.models.base import QualityModel
 
 SAMPLES, UNCERTIFIED, SIGMA = 1000, 100, 0.12

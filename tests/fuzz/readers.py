@@ -182,11 +182,11 @@ def _matrices(folder: Path) -> Iterator[Path]:
 
 
 def _matrix(path: Path) -> object:
-    from iqa_armor.data.matlab import read_numbers, read_texts
+    from iqa_armor.data.live import read_variable
 
-    for read, name in ((read_numbers, "dmos"), (read_texts, "names")):
+    for kind, name in (("numbers", "dmos"), ("texts", "names")):
         try:
-            read(path, name)
+            read_variable(kind, path, name)
         except ArmorError:
             continue
     return None

@@ -26,24 +26,20 @@ ALLOWED = {"unet": ("UNet2DModel",), "scheduler": ("DDPMScheduler", "DDIMSchedul
 class DiffusionFolder:
     """Add noise up to a step of a diffusion model, then denoise from there.
 
-    Args:
-        path: Folder of an unconditional pixel-space pipeline of diffusers (a UNet2DModel with a DDPM or DDIM
-            schedule) with safetensors weights; nothing is downloaded and no code of the folder is run.
-        step: Step up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with.
-        stride: Denoise every so many steps, from 1 to `step`; 1 is the paper's.
-        unsharp: Whether the result is sharpened, by `unsharp`'s own settings.
-        gradient: Whether attackers differentiate all denoising, which keeps every step's activations; otherwise
-            they take the identity's gradient.
-
     Source: Nie et al., "Diffusion Models for Adversarial Purification", ICML 2022, arXiv:2205.07460, with t* = 0.15
     of 1000 steps; sharpening after it: [AP] Gushchin et al., arXiv:2404.06957. Ancestral sampling of DDPM instead of
     a solver of the reverse SDE, skipping steps, and the model at the image's own size are (ours).
     """
 
+    # Folder of an unconditional pixel-space pipeline of diffusers (a UNet2DModel with a DDPM or DDIM schedule) with
+    # safetensors weights; nothing is downloaded and no code of the folder is run.
     path: str = ""
+    # Step up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with.
     step: int = 150
-    stride: int = 1
-    unsharp: bool = False
+    stride: int = 1  # denoise every so many steps, from 1 to `step`; 1 is the paper's
+    unsharp: bool = False  # whether the result is sharpened, by `unsharp`'s own settings
+    # Whether attackers differentiate all denoising, which keeps every step's activations; otherwise they take the
+    # identity's gradient.
     gradient: bool = False
 
     def __post_init__(self) -> None:

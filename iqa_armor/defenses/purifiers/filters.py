@@ -25,16 +25,12 @@ class _Windowed(Plain):
 class Gaussian(_Windowed):
     """What filters with a Gaussian window share; the border is repeated.
 
-    Args:
-        sigma: Standard deviation, in pixels, in (0, 100].
-        kernel: Side of the window in pixels, odd, from 3 to 101; the Gaussian is cut off beyond it.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the values, and repeating the border, are (ours).
     """
 
     kornia_name: ClassVar[str]
-    sigma: Annotated[float, "(0, 100]"] = 1.0
-    kernel: Side = 5
+    sigma: Annotated[float, "(0, 100]"] = 1.0  # standard deviation, in pixels, in (0, 100]
+    kernel: Side = 5  # side of the window in pixels, odd, from 3 to 101; the Gaussian is cut off beyond it
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         from kornia import filters

@@ -22,17 +22,13 @@ class Flip(Plain):
 class Rotate(Limited):
     """Turn images about their center.
 
-    Args:
-        degrees: Angle, counter-clockwise, in [-180, 180].
-        random: Whether each image draws its own angle, uniformly from -degrees to degrees.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957. Bilinear sampling, corners filled with the image mirrored at its
     border, and the angle of 5 degrees are (ours).
     """
 
     is_differentiable: ClassVar[bool] = True
-    degrees: Annotated[float, "[-180, 180]"] = 5.0
-    random: bool = False
+    degrees: Annotated[float, "[-180, 180]"] = 5.0  # angle, counter-clockwise, in [-180, 180]
+    random: bool = False  # whether each image draws its own angle, uniformly from -degrees to degrees
 
     @property
     def is_random(self) -> bool:
@@ -77,14 +73,12 @@ class Crop(Plain):
 class Resize(Plain):
     """Resize images by a factor and back to their size.
 
-    Args:
-        factor: Of both sides on the way out, in [1/16, 16]; above 1 the image is enlarged first.
-        mode: "nearest", "bilinear" or "bicubic"; the latter two low-pass the image when shrinking it.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the factor of 0.5 and the low pass are (ours).
     """
 
+    # Of both sides on the way out, in [1/16, 16]; above 1 the image is enlarged first.
     factor: Annotated[float, "[0.0625, 16]"] = 0.5
+    # "nearest", "bilinear" or "bicubic"; the latter two low-pass the image when shrinking it.
     mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002

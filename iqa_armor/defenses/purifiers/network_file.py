@@ -24,15 +24,12 @@ from iqa_armor.limits import check_limits
 
 @dataclass(frozen=True)
 class NetworkFile:
-    """A network from a file, from images (N, 3, H, W) in [0, 1] to images of that shape, clamped to [0, 1].
+    """A network from a file, from images (N, 3, H, W) in [0, 1] to images of that shape, clamped to [0, 1]."""
 
-    Args:
-        path: A `.pt2` file of torch.export.save, or an `.onnx` file, which has no gradient: attackers take the
-            identity's. TorchScript and pickles are refused, since they run code.
-        multiple: What the network's sides must be multiples of; borders are repeated and cut off again. 1 to 1024.
-    """
-
+    # A `.pt2` file of torch.export.save, or an `.onnx` file, which has no gradient: attackers take the identity's.
+    # TorchScript and pickles are refused, since they run code.
     path: str = ""
+    # What the network's sides must be multiples of; borders are repeated and cut off again. 1 to 1024.
     multiple: int = 1
 
     def __post_init__(self) -> None:

@@ -11,10 +11,10 @@ from torch.nn import functional
 from torchvision.ops import StochasticDepth
 
 from iqa_armor.graph.calls import called_name, layer_of
-from iqa_armor.graph.sizes import size_of
+from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace_shared
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.ortho.bounds import convolution_bound
+from iqa_armor.ortho.lipschitz import convolution_bound
 
 
 @dataclass(frozen=True)
