@@ -9,6 +9,7 @@ import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from glob import escape
 from pathlib import Path
 from typing import IO
 
@@ -173,7 +174,7 @@ def refusing(path: Path) -> Iterator[None]:
 @contextmanager
 def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
     """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
-    for leftover in parent.glob(f"{_literal(prefix)}*"):
+    for leftover in parent.glob(f"{escape(prefix)}*"):
         _remove_abandoned(leftover)
     folder, lock = _locked_folder(parent, prefix)
     try:
@@ -196,10 +197,6 @@ def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
             return folder, lock
         if lock is not None:
             os.close(lock)
-
-
-def _literal(prefix: str) -> str:
-    return "".join(f"[{letter}]" if letter in "*?[" else letter for letter in prefix)
 
 
 def _lock(folder: Path, *, waits: bool = False) -> int | None:

@@ -8,14 +8,15 @@ from pathlib import Path
 import pytest
 import torch
 from conftest import ARCH, memory_dataset, small_network, write_images
+from torch import nn
 from typer.testing import CliRunner
 
 from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
-from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.fitting import labelled_batches
+from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.pipeline.fitting import is_informed, labelled_batches
 from iqa_armor.pipeline.harden import harden, plan
 from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.progress import silent
@@ -127,3 +128,30 @@ def test_command_line_refuses_too_few_images_with_the_way_out(run) -> None:
     done = run("--criterion", "pls", images=8)
     assert done.exit_code == 5
     assert "--criterion taylor" in " ".join(done.stderr.split())
+
+
+class Spread(nn.Module):
+    """Scores that follow the contrast of images, which their labels do too."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images.flatten(1).std(1, keepdim=True)
+
+
+@pytest.mark.parametrize(("count", "knows"), [(4, False), (6, False), (20, True), (120, True)])
+def test_scores_say_something_where_more_than_chance_is_behind_them(count: int, knows: bool, caplog) -> None:
+    model = QualityModel(Spread().requires_grad_(False), Preprocessing(size=(32, 40))).eval()
+    images = load_training_images(memory_dataset(count, 2).training(), model, silent)
+    model.register_parameter("unused", nn.Parameter(torch.zeros(1)))
+    assert is_informed(model, images, silent) is knows
+    assert ("no more than by chance (SROCC 1.00 on" in caplog.text) is not knows
+
+
+@pytest.mark.parametrize("count", [7, 20, 60])
+def test_scores_of_untrained_networks_say_nothing(count: int, make_model) -> None:
+    dataset, found = memory_dataset(count, 2), 0
+    for seed in range(20):
+        images = load_training_images(dataset.training(), model := make_model(seed), silent)
+        order = torch.randperm(len(images.fitted), generator=torch.Generator().manual_seed(seed))
+        images.fitted.mos.copy_(images.fitted.mos[order])
+        found += is_informed(model, images, silent)
+    assert found <= 2

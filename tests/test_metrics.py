@@ -5,7 +5,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
-from iqa_armor.metrics.correlation import average_ranks, order_codes, plcc, plcc_logistic, srocc
+from iqa_armor.metrics.correlation import average_ranks, chance_srocc, order_codes, plcc, plcc_logistic, srocc
 from iqa_armor.metrics.fidelity import l2, linf, psnr, ssim
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, r_score
 
@@ -21,6 +21,14 @@ def test_srocc_by_hand() -> None:
 
 def test_srocc_gives_ties_their_average_rank() -> None:
     assert srocc(t(1, 1, 2), t(1, 2, 3)).item() == pytest.approx(1.5 / math.sqrt(1.5 * 2))
+
+
+@pytest.mark.parametrize("count", [2, 4, 5, 6, 7, 10, 30, 200])
+def test_chance_exceeds_its_srocc_in_one_of_forty_cases(count: int) -> None:
+    drawn = torch.rand(2, 4000, count, generator=torch.Generator().manual_seed(0))
+    share = float((srocc(*drawn) > chance_srocc(count)).double().mean())
+    assert share <= 1 / 40 + 0.005
+    assert (share == 0) == (count < 6)
 
 
 def test_plcc_by_hand() -> None:

@@ -178,6 +178,16 @@ def test_a_diverging_loss_is_an_error(make_model: Callable[..., QualityModel], s
         fit_filter(make_model(), prepared(make_model(), smooth), [Spoils()], settings=SPEED)
 
 
+@pytest.mark.parametrize("rate", [0.4, 1.0])
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_loss_that_ran_away_but_stays_finite_is_an_error(
+    make_model: Callable[..., QualityModel], smooth: Dataset, rate: float, epochs: int
+) -> None:
+    steps = SPEED.model_copy(update={"learning_rate": rate, "epochs": epochs})
+    with pytest.raises(ArmorError, match=r"ran away.*a filter that does nothing has 0\.0003.*--learning-rate"):
+        fit_filter(make_model(), prepared(make_model(), smooth), [PGD()], settings=steps)
+
+
 # The command
 
 

@@ -19,6 +19,7 @@ from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, Training
 from iqa_armor.training import LOSSES
 from iqa_armor.training.averaging import AveragedWeights
+from iqa_armor.training.descent import Diverged, LossWatch
 from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory
 from iqa_armor.training.images import TrainingImages, load_training_images, predict
@@ -117,6 +118,25 @@ def test_a_loss_that_runs_away_begins_anew_with_smaller_steps(make_model, defens
 def test_a_loss_that_runs_away_at_every_step_size_is_an_error(make_model) -> None:
     with pytest.raises(ArmorError, match=r"ran away.*even at a step size of 0\.625.*--learning-rate"):
         fit_small(make_model(), settings(epochs=20, learning_rate=10, clip=0))
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+@pytest.mark.parametrize("defense", ["none", "at"])
+def test_a_fit_of_few_steps_that_ran_away_at_its_end_is_an_error(make_model, epochs: int, defense: str) -> None:
+    steps = settings(epochs=epochs, batch_size=30, learning_rate=10, clip=0, defense=defense)
+    with pytest.raises(ArmorError, match=r"ran away: .* at last.*--learning-rate"):
+        fit_small(make_model(), steps)
+
+
+def test_a_resumed_watch_knows_how_the_loss_began() -> None:
+    watch, resumed = (LossWatch(LOSSES["mse"], torch.tensor([-1.0, 1.0])) for _ in range(2))
+    for loss in (2.0, 3.0, 4.0):
+        watch.see(torch.tensor(loss))
+    resumed.load_state_dict(watch.state_dict())
+    resumed.check()
+    resumed.see(torch.tensor(1e9))
+    with pytest.raises(Diverged, match="at most 8 is sane"):
+        resumed.check()
 
 
 def test_no_epoch_is_worse_than_the_start(make_model) -> None:

@@ -22,12 +22,6 @@ class AdvCF(Limited):
 
     No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
 
-    Args:
-        strength: How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in colors, 0.1
-            shows, 1 limits nothing.
-        learning_rate: Adam's for the rise of a piece, in units of the identity's rise, 1/64.
-        steps: Number of gradients.
-
     Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64 pieces; used
     against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a Human-Understandable Color
     Filter", MediaEval 2020. (ours): `strength`; projecting after every step; keeping the iterate with the best score.
@@ -35,9 +29,11 @@ class AdvCF(Limited):
 
     norm: ClassVar[Norm] = "none"
     epsilon: ClassVar[float] = math.inf
+    # How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in colors, 0.1 shows, 1
+    # limits nothing.
     strength: Annotated[float, "[0, 1]"] = 0.05
-    learning_rate: Positive = 0.1
-    steps: Count = 20
+    learning_rate: Positive = 0.1  # Adam's for the rise of a piece, in units of the identity's rise, 1/64
+    steps: Count = 20  # number of gradients
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

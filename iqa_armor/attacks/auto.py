@@ -17,24 +17,17 @@ from iqa_armor.randomness import drawn_from
 class Auto(LinfAttack):
     """Run Auto-PGD with restarts, then Square and transfers, and keep of each image what moved its score farthest.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        steps: Gradient steps of each start of Auto-PGD.
-        restarts: Starts of Auto-PGD.
-        queries: Scores that Square may ask for.
-        direction: +1 raises the score, -1 lowers it.
-        sources: Scores of other models, Auto-PGD on which is tried too; an evaluation gives that of the baseline.
-
     Source: after AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690, Section 5: a parameter-free ensemble, the worst
     case of each image counting. Ours: a score has one objective, so there is one Auto-PGD, and no FAB; all images go
     through all attacks; transfers.
     """
 
-    epsilon: NotNegative = 4 / 255
-    steps: Count = 50
-    restarts: Count = 2
-    queries: Count = 300
-    direction: Direction = +1
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    steps: Count = 50  # gradient steps of each start of Auto-PGD
+    restarts: Count = 2  # starts of Auto-PGD
+    queries: Count = 300  # scores that Square may ask for
+    direction: Direction = +1  # +1 raises the score, -1 lowers it
+    # Scores of other models, Auto-PGD on which is tried too; an evaluation gives that of the baseline.
     sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:

@@ -91,19 +91,14 @@ class Perturber(LinfAttack):
 class FACPA(FittedLinf):
     """Train a small U-Net whose output, within an L-infinity ball, moves the score of any image.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1]; the network's tanh is multiplied by it.
-        learning_rate: Of Adam.
-        passes: Passes over the images, with one step per batch.
-
     Source: Shumitskaya et al., "Fast Adversarial CNN-based Perturbation Attack on No-Reference Image- and
     Video-Quality Metrics", 2023, arXiv:2305.15544. The architecture, the start at no perturbation, the loss (mean
     score in units of its own gradient), learning rate, number of passes and keeping the best pass are (ours).
     """
 
-    epsilon: NotNegative = 4 / 255
-    learning_rate: Positive = 5e-3
-    passes: Count = 20
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]; the network's tanh is multiplied by it
+    learning_rate: Positive = 5e-3  # of Adam
+    passes: Count = 20  # passes over the images, with one step per batch
     direction: Direction = +1
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:

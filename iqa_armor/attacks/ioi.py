@@ -18,11 +18,6 @@ from iqa_armor.limits import NotNegative, Positive
 class IOI(LinfAttack):
     """Move the predicted score of an image in one iteration that is hard to see.
 
-    Args:
-        epsilon: Length of the step before it is filtered, and largest change of a pixel value.
-        truncated: Share f of the frequencies, the lowest, that the step loses.
-        full_contrast: Local contrast from which a pixel takes the whole step; less takes proportionally less.
-
     Source: Shumitskaya et al., "IOI: Invisible One-Iteration Adversarial Attack on No-Reference Image- and
     Video-Quality Metrics", ICML 2024, arXiv:2403.05955: FGSM, then a module that truncates its change in the frequency
     domain, after which ‖change‖∞ is at most (1 − f) times the mean modulus of the FGSM's spectrum (Theorem 1), and one
@@ -30,8 +25,9 @@ class IOI(LinfAttack):
     `contrast_map`; f; projection; an image that one step does not help stays clean. Frames of videos are not coupled.
     """
 
-    epsilon: NotNegative = 8 / 255
-    truncated: Annotated[float, "[0, 1)"] = 0.1
+    epsilon: NotNegative = 8 / 255  # length of the step before it is filtered, and largest change of a pixel value
+    truncated: Annotated[float, "[0, 1)"] = 0.1  # share f of the frequencies, the lowest, that the step loses
+    # Local contrast from which a pixel takes the whole step; less takes proportionally less.
     full_contrast: Positive = 0.04
     direction: Direction = +1
 

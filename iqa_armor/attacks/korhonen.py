@@ -17,19 +17,14 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 class KorhonenYou(LinfAttack):
     """Move the predicted score of an image by changes hidden at its edges; one without edges stays as it is.
 
-    Args:
-        epsilon: Largest change of a pixel value, images being in [0, 1].
-        step_size: Adam's learning rate for the perturbation at the strongest edge, in the same units.
-        steps: Number of gradients.
-
     Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022. (ours): a
     mask that is the Sobel magnitude of the luma divided by its maximum in the image; the change is limited by
     projection, so that budgets can be compared; the iterate with the best score is kept.
     """
 
-    epsilon: NotNegative = 10 / 255
-    step_size: Positive = 4 / 255
-    steps: Count = 10
+    epsilon: NotNegative = 10 / 255  # largest change of a pixel value, images being in [0, 1]
+    step_size: Positive = 4 / 255  # Adam's learning rate for the perturbation at the strongest edge, in the same units
+    steps: Count = 10  # number of gradients
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

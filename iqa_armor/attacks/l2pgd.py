@@ -15,21 +15,17 @@ from iqa_armor.limits import Count, Limited, NotNegative, Positive
 class L2PGD(Limited):
     """Move the predicted score of an image inside an L2 ball around it.
 
-    Args:
-        epsilon: Ball radius: the largest Euclidean length of the change of a whole image, pixels being in [0, 1].
-            One step of 1/255 on every value of an H×W image has the length √(3·H·W)/255.
-        step_share: Length of one step as a share of epsilon, so that budgets compare.
-        steps: Number of gradient steps, from a zero start.
-
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083,
     Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the radius, and returning
     the best iterate of every image instead of the last are (ours).
     """
 
     norm: ClassVar[Norm] = "l2"
+    # Ball radius: the largest Euclidean length of the change of a whole image, pixels being in [0, 1]. One step of
+    # 1/255 on every value of an H×W image has the length √(3·H·W)/255.
     epsilon: NotNegative = 1.0
-    step_share: Positive = 0.25
-    steps: Count = 10
+    step_share: Positive = 0.25  # length of one step as a share of epsilon, so that budgets compare
+    steps: Count = 10  # number of gradient steps, from a zero start
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

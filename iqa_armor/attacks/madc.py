@@ -16,21 +16,17 @@ from iqa_armor.limits import Count, Limited, NotNegative, Positive
 class MADC(Limited):
     """Move the predicted score of an image along the sphere of constant mean squared error around it.
 
-    Args:
-        epsilon: Root mean square of the change over an image's values, images being in [0, 1]; smaller only where
-            values end at 0 or 1.
-        step_size: Root mean square of one step along the sphere, in the same units.
-        steps: Number of gradients; the first leads from the image to the sphere.
-
     Source: Wang & Simoncelli, "Maximum differentiation (MAD) competition", Journal of Vision 2008, as the attack of
     [AP] Gushchin et al., arXiv:2404.06957, RMSE at most 10/255. (ours): the start is the sphere's point along the
     image's own gradient, not noise; steps have one length, not a searched one; the iterate with the best score is kept.
     """
 
     norm: ClassVar[Norm] = "rmse"
+    # Root mean square of the change over an image's values, images being in [0, 1]; smaller only where values end at 0
+    # or 1.
     epsilon: NotNegative = 10 / 255
-    step_size: Positive = 4 / 255
-    steps: Count = 10
+    step_size: Positive = 4 / 255  # root mean square of one step along the sphere, in the same units
+    steps: Count = 10  # number of gradients; the first leads from the image to the sphere
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

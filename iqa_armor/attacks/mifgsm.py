@@ -17,21 +17,15 @@ from iqa_armor.limits import Count, NotNegative, Positive
 class MIFGSM(LinfAttack):
     """Move the predicted score inside an L-infinity ball, following gradients accumulated over the steps.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        step_size: Length of one signed step, in the same units.
-        steps: Number of gradient steps, from a zero start.
-        momentum: Share of the accumulated gradient that the next step keeps; 0 gives PGD.
-
     Source: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, arXiv:1710.06081, Algorithm 1:
     g ← μ·g + ∇/‖∇‖₁, then a signed step. The step size is a setting of its own, not ε/T, and the best iterate
     of every image is returned instead of the last (ours).
     """
 
-    epsilon: NotNegative = 4 / 255
-    step_size: Positive = 1 / 255
-    steps: Count = 10
-    momentum: NotNegative = 1.0
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    step_size: Positive = 1 / 255  # length of one signed step, in the same units
+    steps: Count = 10  # number of gradient steps, from a zero start
+    momentum: NotNegative = 1.0  # share of the accumulated gradient that the next step keeps; 0 gives PGD
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
@@ -59,14 +53,12 @@ class AMIFGSM(MIFGSM):
     An image's radius is ε · clamp(c / full_contrast, 1/4, 1), c being `local_contrast` of the clean image: the
     larger its contrast, the more it masks.
 
-    Args:
-        full_contrast: Contrast from which an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE
-            a tenth reach .08, and the median is .04. The others are those of MIFGSM.
-
     Source: the adaptive form of MI-FGSM among the attacks of [AP] Gushchin et al., arXiv:2404.06957, whose budget
     depends on a no-reference measure of the clean image; this measure, its limits and the bound by ε are (ours).
     """
 
+    # Contrast from which an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE a tenth reach .08,
+    # and the median is .04. The others are those of MIFGSM.
     full_contrast: Positive = 0.08
 
     def budgets(self, images: Tensor) -> Tensor:

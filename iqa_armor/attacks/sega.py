@@ -19,25 +19,20 @@ from iqa_armor.randomness import drawn_from
 class SEGA(LinfAttack):
     """Move the score of an image by one step up the smoothed gradients of source models.
 
-    Args:
-        epsilon: Length of the step, pixels being in [0, 1].
-        noise: Standard deviation σ of the Gaussian that gradients are smoothed by, in the same units.
-        samples: Number of draws of it.
-        kept: Share of the pixels that change: those around which images have most contrast.
-        sources: Scores of the models that are known; those of the attacked model where there are none. Beside a
-            baseline an evaluation gives that of the baseline.
-
     Source: Liu et al., "SEGA: A Transferable Signed Ensemble Gaussian Black-Box Attack against No-Reference Image
     Quality Assessment Models", arXiv:2509.18546: gradients of several sources, smoothed by a Gaussian, together stand
     for that of the target; a filter mask takes away what would be seen. (ours), read from its abstract: each source's
     gradient is divided by its L1 norm before they are added; the mask goes by `contrast_map`; σ, draws and share.
     """
 
-    epsilon: NotNegative = 8 / 255
-    noise: NotNegative = 0.03
-    samples: Count = 8
+    epsilon: NotNegative = 8 / 255  # length of the step, pixels being in [0, 1]
+    noise: NotNegative = 0.03  # standard deviation σ of the Gaussian that gradients are smoothed by, in the same units
+    samples: Count = 8  # number of draws of it
+    # Share of the pixels that change: those around which images have most contrast.
     kept: Annotated[float, "(0, 1]"] = 0.9
     direction: Direction = +1
+    # Scores of the models that are known; those of the attacked model where there are none. Beside a baseline an
+    # evaluation gives that of the baseline.
     sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:

@@ -50,12 +50,6 @@ class SMA(FittedLinf):
 
     Targets are learned from a set and known by clean score, so that images need not be attacked together.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        step_size: Length of one signed step, in the same units.
-        steps: Number of gradient steps, each time that an image is driven as low or as high as it gets.
-        direction: Of equally good targets the highest (+1) or lowest (−1); the ranking is turned either way.
-
     Source: Yang et al., "Beyond Score Changes: Adversarial Attack on No-Reference Image Quality Assessment from Two
     Perspectives" (SMA), arXiv:2404.13277: targets for a whole set that lower its SROCC with the clean scores, with a
     margin between them, then signed gradient steps to them. (ours), read from its abstract and reviews: what bounds a
@@ -64,9 +58,10 @@ class SMA(FittedLinf):
     `direction`; several steps instead of one, and a point between the image and where they end.
     """
 
-    epsilon: NotNegative = 4 / 255
-    step_size: Positive = 1 / 255
-    steps: Count = 10
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    step_size: Positive = 1 / 255  # length of one signed step, in the same units
+    steps: Count = 10  # number of gradient steps, each time that an image is driven as low or as high as it gets
+    # Of equally good targets the highest (+1) or lowest (−1); the ranking is turned either way.
     direction: Direction = +1
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Targeted:  # noqa: ARG002

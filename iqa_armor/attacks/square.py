@@ -23,20 +23,15 @@ class Square(LinfAttack):
     Every query scores the whole batch once: each image proposes a square of its own and keeps it if its score
     moved the right way.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        queries: Number of scores asked for per image.
-        initial_share: Share p of the pixels that the first squares cover, in (0, 1].
-
     Source: Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
     ECCV 2020, arXiv:1912.00049, Algorithms 1 and 2, vertical stripes to begin with, p = 0.05 and its halvings
     rescaled to `queries`. On H×W images the side is √(p·H·W), at most the shorter side; the first query asks for
     the clean score, and an image that no query improved comes back clean (ours).
     """
 
-    epsilon: NotNegative = 4 / 255
-    queries: Annotated[int, "[2, inf)"] = 1000
-    initial_share: Annotated[float, "(0, 1]"] = 0.05
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    queries: Annotated[int, "[2, inf)"] = 1000  # number of scores asked for per image
+    initial_share: Annotated[float, "(0, 1]"] = 0.05  # share p of the pixels that the first squares cover, in (0, 1]
     direction: Direction = +1
 
     @torch.no_grad()

@@ -14,21 +14,15 @@ from iqa_armor.limits import Count, NotNegative, Positive
 class SSAH(LinfAttack):
     """Move the predicted score of an image at a price on the change of its low-frequency wavelet band.
 
-    Args:
-        epsilon: Largest change of a pixel value, images being in [0, 1].
-        weight: Price of a band that changes by epsilon everywhere, in the unit of `ascend`.
-        step_size: Adam's learning rate, in the units of epsilon.
-        steps: Number of gradients.
-
     Source: Luo et al., "Frequency-driven Imperceptible Adversarial Attack on Semantic Similarity", CVPR 2022. (ours):
     the score stands where the paper has the similarity of a classifier's features; the change is limited by projection,
     not by the price alone, which is relative to epsilon and to the gain; the iterate with the best score is kept.
     """
 
-    epsilon: NotNegative = 10 / 255
-    weight: NotNegative = 1.0
-    step_size: Positive = 1 / 255
-    steps: Count = 20
+    epsilon: NotNegative = 10 / 255  # largest change of a pixel value, images being in [0, 1]
+    weight: NotNegative = 1.0  # price of a band that changes by epsilon everywhere, in the unit of `ascend`
+    step_size: Positive = 1 / 255  # Adam's learning rate, in the units of epsilon
+    steps: Count = 20  # number of gradients
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

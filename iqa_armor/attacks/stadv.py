@@ -18,14 +18,6 @@ _CORNER = 1e-3
 class StAdv(Limited):
     """Warp an image so that its predicted score moves, by a flow that is smooth and short.
 
-    Args:
-        epsilon: Largest displacement of a pixel (Euclidean), in pixels.
-        smoothness: Weight τ of the flow's roughness; 0 lets every pixel go where it likes. From about 0.5 the best
-            score may come early, with a flow that is short rather than smooth.
-        iterations: Outer iterations.
-        inner_steps: Gradients in each of them.
-        learning_rate: Adam's, in pixels.
-
     Source: Xiao et al., "Spatially Transformed Adversarial Examples", ICLR 2018, arXiv:1801.02612, Section 3; five
     iterations as in [RA] Meleshin et al., arXiv:2506.04951. (ours): Adam for L-BFGS, so that the images of a batch stay
     independent, and inner steps, of which L-BFGS has many; roughness is the mean over pixels of Σ‖u(p) − u(q)‖ / ε over
@@ -34,11 +26,13 @@ class StAdv(Limited):
     """
 
     norm: ClassVar[Norm] = "flow"
-    epsilon: NotNegative = 1.0
+    epsilon: NotNegative = 1.0  # largest displacement of a pixel (Euclidean), in pixels
+    # Weight τ of the flow's roughness; 0 lets every pixel go where it likes. From about 0.5 the best score may come
+    # early, with a flow that is short rather than smooth.
     smoothness: NotNegative = 0.2
-    iterations: Count = 5
-    inner_steps: Count = 5
-    learning_rate: Positive = 0.2
+    iterations: Count = 5  # outer iterations
+    inner_steps: Count = 5  # gradients in each of them
+    learning_rate: Positive = 0.2  # Adam's, in pixels
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

@@ -47,22 +47,17 @@ class UAP(FittedLinf):
     Each pass adds up the gradient over all images and takes one signed step, so how the images are batched does
     not matter.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        step_size: Length of one signed step, in the same units.
-        passes: Passes over the images, each with one step, from a zero pattern.
-        placement: How images of another size than the first one get the pattern: "tile" repeats and crops it,
-            "resize" interpolates bilinearly, which costs the pattern most of its effect on a convolutional network.
-
     Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401; gradient of
     the mean score, clipping and ten passes as in [RA] Meleshin et al., arXiv:2506.04951. One step of 1/255 per
     pass, the best pattern instead of the last one, and the placement on other sizes are (ours).
     """
 
-    epsilon: NotNegative = 4 / 255
-    step_size: Positive = 1 / 255
-    passes: Count = 10
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    step_size: Positive = 1 / 255  # length of one signed step, in the same units
+    passes: Count = 10  # passes over the images, each with one step, from a zero pattern
     direction: Direction = +1
+    # How images of another size than the first one get the pattern: "tile" repeats and crops it, "resize" interpolates
+    # bilinearly, which costs the pattern most of its effect on a convolutional network.
     placement: Placement = "tile"
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:

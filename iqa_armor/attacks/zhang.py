@@ -20,14 +20,6 @@ Distance = Literal["ssim", "lpips", "dists"]
 class Zhang(LinfAttack):
     """Move the predicted score of an image at a price on its perceptual distance from the clean one.
 
-    Args:
-        epsilon: Largest change of a pixel value, images being in [0, 1].
-        distance: "ssim" (1 − SSIM, for images of 11×11 pixels or more); "lpips" (32×32) or "dists" (16×16), whose
-            weights must lie in torch.hub's folder of checkpoints already.
-        weight: Price λ of a distance of 1, in the unit of `ascend`.
-        step_size: Adam's learning rate, in the units of epsilon.
-        steps: Number of gradients.
-
     Raises:
         ValueError: When called, if images are too small for the distance.
         ModelLoadError: When called, if weights of the distance are missing or run code when opened.
@@ -37,11 +29,13 @@ class Zhang(LinfAttack):
     projection; the price is relative to the gain; the iterate with the best score is kept.
     """
 
-    epsilon: NotNegative = 10 / 255
+    epsilon: NotNegative = 10 / 255  # largest change of a pixel value, images being in [0, 1]
+    # "ssim" (1 − SSIM, for images of 11×11 pixels or more); "lpips" (32×32) or "dists" (16×16), whose weights must lie
+    # in torch.hub's folder of checkpoints already.
     distance: Distance = "ssim"
-    weight: NotNegative = 3.0
-    step_size: Positive = 2 / 255
-    steps: Count = 20
+    weight: NotNegative = 3.0  # price λ of a distance of 1, in the unit of `ascend`
+    step_size: Positive = 2 / 255  # Adam's learning rate, in the units of epsilon
+    steps: Count = 20  # number of gradients
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

@@ -64,6 +64,16 @@ class Labels(SettingsModel):
         None, description="Folder that image paths in a label file may also begin or lie in."
     )
 
+    def open(self, spec: str | None, *, seed: int, progress: Progress) -> Dataset:
+        """Return a dataset, or KonIQ-10k at the place that the environment names; say how its labels were read."""
+        from iqa_armor.cli.console import say, stderr
+        from iqa_armor.data.specs import default_spec, open_dataset
+
+        spec, columns, root = spec or default_spec(), self.columns, self.image_root
+        dataset = open_dataset(spec, seed=seed, progress=progress, columns=columns, image_root=root)
+        say(*dataset.remarks, to=stderr)
+        return dataset
+
     def words(self, data: str | None) -> list[str]:
         """Return the options that say the same of a dataset."""
         given = {"--data": data, "--columns": self.columns, "--image-root": self.image_root}
@@ -162,18 +172,6 @@ def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path]
     if baseline is None or baseline in models:
         return models, None if baseline is None else models.index(baseline)
     return [baseline, *models], 0
-
-
-def open_data(spec: str | None, labels: Labels | None = None, *, seed: int, progress: Progress) -> Dataset:
-    """Return the named dataset, or KonIQ-10k at the place that the environment names; say how its labels were read."""
-    from iqa_armor.cli.console import say, stderr
-    from iqa_armor.data.specs import default_spec, open_dataset
-
-    told = labels or Labels()
-    spec, columns, root = spec or default_spec(), told.columns, told.image_root
-    dataset = open_dataset(spec, seed=seed, progress=progress, columns=columns, image_root=root)
-    say(*dataset.remarks, to=stderr)
-    return dataset
 
 
 @contextmanager

@@ -32,7 +32,8 @@ def options(
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
-        kinds = {name: kind for name, hint in hints.items() if (kind := _settings_kind(hint)) is not None}
+        classes = {name: hint for name, hint in hints.items() if isinstance(hint, type)}
+        kinds = {name: hint for name, hint in classes.items() if issubclass(hint, SettingsModel)}
         own = inspect.signature(command).parameters
         made = [one.replace(annotation=hints[name]) for name, one in own.items() if name not in kinds]
         if any(kind.in_recipes for kind in kinds.values()):
@@ -64,10 +65,6 @@ def options(
 def recipe_kinds(command: str) -> list[type[SettingsModel]]:
     module = command.replace("-", "_")
     return getattr(getattr(import_module(f"iqa_armor.cli.commands.{module}"), module), "recipe_kinds", [])
-
-
-def _settings_kind(hint: Any) -> type[SettingsModel] | None:
-    return hint if isinstance(hint, type) and issubclass(hint, SettingsModel) else None
 
 
 def _parameters(

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from iqa_armor.data.base import Dataset, ImageSet, ReadImage
 from iqa_armor.errors import DataError
-from iqa_armor.metrics.correlation import srocc
+from iqa_armor.metrics.correlation import chance_srocc, srocc
 from iqa_armor.metrics.fidelity import psnr
 from iqa_armor.progress import Progress, silent
 
@@ -28,10 +28,9 @@ class Direction:
     def is_suspicious(self) -> bool:
         """Whether the labels fall with the measurement, by more than chance and weak relations explain (ours).
 
-        The bound is −0.2 or two standard errors 1/√(n − 1) of a Spearman correlation of independent values, whichever
-        is lower; fewer than ten images say nothing.
+        The bound is −0.2 or −`chance_srocc`, whichever is lower; fewer than ten images say nothing.
         """
-        return self.images >= 10 and self.correlation < min(-0.2, -2 / math.sqrt(self.images - 1))
+        return self.images >= 10 and self.correlation < -max(0.2, chance_srocc(self.images))
 
 
 def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direction | None:

@@ -4,11 +4,11 @@ import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Tensor
 
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.budgets import budget_key, turned
@@ -184,8 +184,9 @@ class _Batch:
     def attacked(self, plan: Plan) -> Table:
         """Attack the images with every attack at every budget; rows are in the order of the plan."""
         found: dict[tuple[str, str], Table] = {}
-        score = followed_score(self.model, self.settings.eot)
-        for run in run_plan(plan, score, self.images, generator=self._generator):
+        score, done = followed_score(self.model, self.settings.eot), self.first + len(self.images)
+        source = partial(restart, self.model, self.settings.seed, "run", *self.place, done)
+        for run in run_plan(plan, score, self.images, generator=source):
             for attack in run.budgets:
                 check_budget(run.attack, attack, clean=self.images, attacked=run.images)
             distances = {each.__name__: _numbers(each(self.images, run.images)) for each in (linf, l2, psnr)}
@@ -199,9 +200,6 @@ class _Batch:
 
     def _rows(self, *, scores: Tensor, attack: str = CLEAN, **more: Any) -> Table:
         return Table.of(len(scores), image=list(self.names), attack=attack, score=_numbers(scores), **more)
-
-    def _generator(self, name: str) -> Generator:
-        return restart(self.model, self.settings.seed, "run", *self.place, self.first + len(self.images), name)
 
     def _restart(self, state: str) -> None:
         scored = self.first + len(self.images) * (state != CLEAN_STATE)

@@ -5,6 +5,8 @@ All take predictions (N,) or (..., N) in any units and opinion scores of the sam
 refuses what does not pair up.
 """
 
+import math
+
 import numpy as np
 import torch
 from numpy.typing import NDArray
@@ -27,6 +29,14 @@ def srocc(scores: Tensor, mos: Tensor) -> Tensor:
     """Spearman rank-order correlation of scores with opinion scores, ties getting their average rank."""
     _check_pairs(scores, mos)
     return plcc(average_ranks(scores), average_ranks(mos))
+
+
+def chance_srocc(count: int) -> float:
+    """Return what the SROCC of `count` independent pairs exceeds in at most one of 40 cases; 1 for fewer than six.
+
+    It is two standard errors, 2/√(N − 1) (ours).
+    """
+    return 2 / math.sqrt(max(count - 1, 4))
 
 
 def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:

@@ -1,6 +1,7 @@
 """Choose the score among several things that a network returns."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
@@ -40,26 +41,33 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
     is_row = choice == "mean" and isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
     is_distribution = is_row and bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 1e-3).all())
     try:
-        _picked(found, choice, is_distribution=is_distribution)
+        pick = _picker(found, choice, is_distribution=is_distribution)
+        pick(found)
     except (KeyError, IndexError, ValueError, TypeError, AttributeError) as error:
         raise ModelLoadError(f"the network has no output {choice!r}; it returns {shown(found)}; {CHOOSE}") from error
     kind: Any = type(network)
 
     def forward(self: nn.Module, images: Tensor) -> Any:
-        return _picked(kind.forward(self, images), choice, is_distribution=is_distribution)
+        return pick(kind.forward(self, images))
 
     network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
 
 
-def _picked(found: Any, choice: str, *, is_distribution: bool) -> Any:
+def _picker(found: Any, choice: str, *, is_distribution: bool) -> Callable[[Any], Any]:
+    """Return how to take a choice from what is like `found`; what that is, a trace could not tell."""
+    if is_distribution:
+        bins = found.shape[1]
+        return lambda given: (given * torch.arange(1.0, bins + 1, device=given.device)).sum(1)
     if choice == "mean":
-        if is_distribution:
-            return (found * torch.arange(1.0, found.shape[1] + 1, device=found.device)).sum(1)
-        parts = [found] if isinstance(found, Tensor) else list(found.values() if isinstance(found, Mapping) else found)
-        return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)
+        keys = None if isinstance(found, Tensor) else list(found) if isinstance(found, Mapping) else range(len(found))
+        return lambda given: _mean([given] if keys is None else [given[key] for key in keys])
     if isinstance(found, Mapping):
-        return found[choice]
+        return itemgetter(choice)
     if choice in getattr(found, "_fields", ()):
-        return getattr(found, choice)
+        return attrgetter(choice)
     index = int(choice)
-    return found.flatten(1)[:, index] if isinstance(found, Tensor) else found[index]
+    return (lambda given: given.flatten(1)[:, index]) if isinstance(found, Tensor) else itemgetter(index)
+
+
+def _mean(parts: list[Any]) -> Any:
+    return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)

@@ -1,6 +1,7 @@
 """What hardening and training share: the images that they look at, fitting in standardised scores, the score range."""
 
 import copy
+import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
@@ -12,9 +13,10 @@ from torch import Tensor, fx
 
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
-from iqa_armor.data.prepared import batches
+from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import DataError
 from iqa_armor.machine import choose_device
+from iqa_armor.metrics.correlation import chance_srocc, srocc
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.pruning import CRITERIA
@@ -25,6 +27,7 @@ from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, predict
 
+logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
 # At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
 CALIBRATION_PIXELS = 2**25
@@ -161,12 +164,31 @@ def check_samples(mos: Tensor, recipe: Recipe) -> None:
         raise DataError(f"--criterion {criterion} compares scores, but all are {float(mos[0]):g}; {way_out}")
 
 
+def sampled(images: TrainingImages) -> PreparedImages:
+    """Return up to 200 of the images that are fitted to, evenly spread."""
+    total, count = len(images.fitted), min(SAMPLES, len(images.fitted))
+    return images.fitted.select([i * total // count for i in range(count)])
+
+
+def is_informed(model: QualityModel, images: TrainingImages, progress: Progress) -> bool:
+    """Return whether a model's scores agree with opinion on the `sampled` images by more than chance; else say so."""
+    sample = sampled(images)
+    scores = predict(model, sample, progress=progress, task="comparing scores with opinion")
+    found, chance = float(srocc(scores if model.higher_is_better else -scores, sample.mos)), chance_srocc(len(sample))
+    if found > chance:
+        return True
+    logger.warning(
+        "the model's scores agree with opinion no more than by chance (SROCC %.2f on %d training images, chance gives "
+        "%.2f); the result answers in the unit of the opinion scores",
+        *(found, len(sample), chance),
+    )
+    return False
+
+
 def labelled_batches(images: TrainingImages, model: QualityModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield up to 200 normalised images (N, 3, H, W) that are fitted to, evenly spread, with scores (N,); N ≤ 8.
+    """Yield the `sampled` images, normalised, (N, 3, H, W), with scores (N,); N ≤ 8.
 
     Higher scores mean better quality, whatever the model's own direction; no criterion asks for it.
     """
-    total, count = len(images.fitted), min(SAMPLES, len(images.fitted))
-    chosen = images.fitted.select([i * total // count for i in range(count)])
-    for batch, scores, _ in batches(chosen, BATCH):
+    for batch, scores, _ in batches(sampled(images), BATCH):
         yield model.normalize(batch.to(model.mean.device)), scores

@@ -1,7 +1,7 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
 from dataclasses import asdict
-from typing import Any, cast
+from typing import cast
 
 from torch import Tensor, fx, nn
 
@@ -22,6 +22,7 @@ from iqa_armor.pipeline.fitting import (
     calibration_batch,
     check_samples,
     fit_to_opinion,
+    is_informed,
     labelled_batches,
     moments_of,
     score_all,
@@ -39,8 +40,6 @@ from iqa_armor.surgery.stages import choose
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import load_training_images, predict
 
-# Below this agreement with opinion on held-out images a model's scores say nothing worth keeping their unit for.
-INFORMED_SROCC = 0.1
 SLOWER = 1.2  # than the original's: the call of a hardened model for which `auto` takes a cheaper block
 
 
@@ -128,9 +127,8 @@ class _Hardening:
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
         proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
-        smooth: list[str] = []
+        smooth = [] if recipe.activation == "keep" else replace_activations(traced, recipe.activation)
         if recipe.activation != "keep":
-            smooth = replace_activations(traced, recipe.activation)
             self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=halved)
         if pruned is not None:
@@ -154,17 +152,14 @@ class _Hardening:
             pruned=pruned.facts() if pruned else None,
             checks=[asdict(proof) for proof in proofs],
             smooth_activations=smooth,
-            **self._images_used(),
+            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
+            unlabelled=self.unlabelled and self.unlabelled.spec,
             held_out_srocc=self.srocc,
             frontier=self.frontier.facts if self.frontier else [],
             **history.facts(),
         )
         model, others = model.to("cpu").eval(), self.frontier.others if self.frontier else {}
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
-
-    def _images_used(self) -> dict[str, Any]:
-        counts = {"training": len(self.images.fitted), "held_out": len(self.images.held_out)}
-        return {"images_used": counts, "unlabelled": None if self.unlabelled is None else self.unlabelled.spec}
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
         """Return the scores of the held-out images and note their agreement with opinion."""
@@ -206,7 +201,7 @@ class _Hardening:
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
         teacher: ScoreFn | None = standardised(self.original, now)
-        if not (self.srocc["original"] > INFORMED_SROCC and now.spread > 1e-6):
+        if now.spread <= 1e-6 or not is_informed(self.original, self.images, self.options.progress):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe

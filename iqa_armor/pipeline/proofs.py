@@ -98,6 +98,8 @@ def _plain_attention() -> Iterator[None]:
 def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
     """Return the graph of a model's network; a SurgeryError where it serves one size that nobody has named."""
     traced = trace(model.network, examples[:1])
+    with torch.no_grad():
+        model(torch.full_like(examples[:2], 0.5))  # refuses what gives no score per image
     if FIXED_SIZE in traced.meta and model.preprocessing.size is None:
         raise SurgeryError(
             "this network asks for the size of its images, so its graph serves one size only; name that size with "

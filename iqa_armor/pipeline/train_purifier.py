@@ -81,24 +81,18 @@ def train_purifier(
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
     facts = {
-        **_attacked(settings),
-        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
-        "epochs": [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs],
-        "best_epoch": fitted.best,
-        "held_out": undone,
-    }
-    return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
-
-
-def _attacked(settings: PurifierSettings) -> dict[str, Any]:
-    return {
         "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
         "attacks": {
             "words": list(map(str, settings.attacks)),
             "epsilons": [round(value * 255, 6) for value in settings.epsilons],
             "direction": settings.direction,
         },
+        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
+        "epochs": [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs],
+        "best_epoch": fitted.best,
+        "held_out": undone,
     }
+    return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
 
 @torch.no_grad()

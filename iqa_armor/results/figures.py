@@ -7,13 +7,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, create_model
 
 from iqa_armor.results.figure_registry import declared
 
-
-def _finite_or_none(value: object) -> object:
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 # JSON has no NaN: a figure that is not defined is null from the start, so that a round trip keeps it.
-Number = Annotated[float | None, BeforeValidator(_finite_or_none)]
+_FINITE = BeforeValidator(lambda value: None if isinstance(value, float) and not math.isfinite(value) else value)
+Number = Annotated[float | None, _FINITE]
 
 
 class Value(BaseModel):

@@ -1,6 +1,7 @@
 """What every training shares: step sizes, epochs of steps, the best epoch's weights, and when a fit runs away."""
 
 import math
+from collections import deque
 from collections.abc import Callable, Iterable
 from typing import Any, Generic, TypeVar
 
@@ -20,22 +21,38 @@ class Diverged(ArmorError):
 
 
 class LossWatch:
-    """Looks at the loss every ten steps; targets (N,) have zero mean and unit spread."""
+    """Looks at the mean loss of the last ten steps, every ten steps and at the end; a checkpoint keeps its state.
+
+    Targets (N,) have zero mean and unit spread.
+    """
 
     def __init__(self, loss: Loss, targets: Tensor) -> None:
-        self.limit = FAR * float(loss(torch.zeros_like(targets), targets))
-        self._seen: list[Tensor] | None = None
+        self._limit, self._steps = FAR * float(loss(torch.zeros_like(targets), targets)), 0
+        self._last: deque[Tensor] = deque(maxlen=EVERY)
 
     def see(self, loss: Tensor) -> None:
         """Take in the loss of a step, (); Diverged where the mean of ten is not finite or above the limit."""
-        if self._seen is None:  # a new head may begin far off
-            self._seen, self.limit = [], max(self.limit, FAR * float(loss.detach().nan_to_num(posinf=0)))
-        self._seen.append(loss.detach())
-        if len(self._seen) == EVERY:
-            mean = float(torch.stack(self._seen).mean())
-            self._seen.clear()
-            if not mean <= self.limit:
-                raise Diverged(f"the loss ran away: {mean:.3g} over ten steps, where at most {self.limit:.3g} is sane")
+        if not self._steps:  # a new head may begin far off
+            self._limit = max(self._limit, FAR * float(loss.detach().nan_to_num(posinf=0)))
+        self._last.append(loss.detach())
+        self._steps += 1
+        if self._steps % EVERY == 0:
+            self.check()
+
+    def check(self) -> None:
+        """Raise Diverged where the mean of the last steps is not finite or above the limit."""
+        mean = float(torch.stack(list(self._last)).mean()) if self._last else 0.0
+        if not mean <= self._limit:
+            raise Diverged(f"the loss ran away: {mean:.3g} at last, where at most {self._limit:.3g} is sane")
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return what `load_state_dict` takes."""
+        return {"limit": self._limit, "steps": self._steps, "last": [float(loss) for loss in self._last]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where another watch has stopped."""
+        self._limit, self._steps = float(state["limit"]), int(state["steps"])
+        self._last.extend(map(torch.tensor, state["last"]))
 
 
 T = TypeVar("T")

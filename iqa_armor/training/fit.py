@@ -57,9 +57,8 @@ def fit(
 ) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
 
-    The best epoch has most of what `settings.select` asks for on the held-out tenth; the network before the first step
-    counts as one. Scores become (mos − center) / spread of `labels`; a negative spread makes small scores good. A loss
-    that runs away begins anew, twice at most, with a quarter of the step size.
+    The best epoch, the start being one, has most of what `settings.select` asks for on the held-out tenth. Targets are
+    (mos − center) / spread of `labels`, whose sign may turn. What runs away begins anew, twice, in smaller steps.
 
     Args:
         model: Model whose scores are in the unit of the targets already, if it is to be more than a start.
@@ -135,7 +134,7 @@ class _Fitting:
         self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.merit(settings.select))
         self.parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule}
         self.average = AveragedWeights(model, settings.ema) if settings.ema else None
-        more = {"scaler": accelerator.scaler, "average": self.average}
+        more = {"watch": self.watch, "scaler": accelerator.scaler, "average": self.average}
         self.parts |= {name: part for name, part in more.items() if part is not None}
 
     @property
@@ -148,6 +147,7 @@ class _Fitting:
             self.run_epoch(progress)
             if checkpoint is not None:
                 checkpoint.write(self.state())
+        self.watch.check()
         return self.finish()
 
     def start(self, checkpoint: Checkpoint | None) -> None:
@@ -231,7 +231,7 @@ class _Fitting:
         state = checkpoint.read()
         with reading(checkpoint.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
             for name, part in self.parts.items():
-                if name in state:  # version 0.1.0 kept no scaler, and no generator of CUDA
+                if name in state:  # version 0.1.0 kept no scaler, no watch and no generator of CUDA
                     part.load_state_dict(state[name])
             self.epochs.done = [Epoch(**epoch) for epoch in state["epochs"]]
             self.epochs.weights = state["best"]

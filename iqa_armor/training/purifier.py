@@ -15,7 +15,7 @@ from iqa_armor.errors import ArmorError, DataError
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
-from iqa_armor.training.descent import Epochs, descend, epoch_seed, mirrored, run_epoch, warm_cosine
+from iqa_armor.training.descent import FAR, Diverged, Epochs, descend, epoch_seed, mirrored, run_epoch, warm_cosine
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages
 
@@ -122,7 +122,7 @@ def fit_filter(
 
     Raises:
         DataError: If the images are smaller than 11×11.
-        ArmorError: If the loss is not finite, or an attack fails.
+        ArmorError: If the loss is not finite or ran away, or an attack fails.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
     images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
@@ -132,9 +132,12 @@ def fit_filter(
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
     training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
     training.note(0, math.nan, time.perf_counter())
-    for number in range(1, settings.epochs + 1):
-        training.run_epoch(number)
-    return training.finish()
+    try:
+        for number in range(1, settings.epochs + 1):
+            training.run_epoch(number)
+        return training.finish()
+    except Diverged as error:
+        raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
 
 
 class _FilterTraining:
@@ -181,6 +184,9 @@ class _FilterTraining:
         self.progress("epochs", number, self.settings.epochs, str(epoch))
 
     def finish(self) -> FittedFilter:
+        first, last = self.epochs.done[0].held_out, self.epochs.done[-1].held_out
+        if self.epochs.best == 0 and not last <= FAR * first:
+            raise Diverged(f"the loss ran away: {last:.3g}, a filter that does nothing has {first:.3g}")
         self.network.load_state_dict(self.epochs.weights)
         network = self.network.eval().requires_grad_(False)
         return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)

@@ -54,7 +54,7 @@ def certify(
     device = machine.chosen()
     with arguments.claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
         opened = load_models(models, opening)
-        source = images or arguments.open_data(data, labels, seed=settings.seed, progress=bars)
+        source = images or labels.open(data, seed=settings.seed, progress=bars)
         if dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device))
             return

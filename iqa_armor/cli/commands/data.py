@@ -4,7 +4,7 @@ from typing import Annotated, Any
 
 import typer
 
-from iqa_armor.cli.arguments import Labels, Machine, open_data
+from iqa_armor.cli.arguments import Labels, Machine
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table, stderr
 from iqa_armor.cli.help import ArmorCommand
@@ -39,7 +39,7 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found, problems = check_data(open_data(spec, labels, seed=0, progress=bars), progress=bars)
+        found, problems = check_data(labels.open(spec, seed=0, progress=bars), progress=bars)
     if not show_if_json(found):
         _show(found)
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)

@@ -131,7 +131,7 @@ def _opened(
     for model, path in zip(found, paths, strict=True):
         model.name = path.stem if arguments.SEED in path.stem else model.name
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    datasets = [arguments.open_data(spec, labels, seed=seed, progress=bars) for spec in data]
+    datasets = [labels.open(spec, seed=seed, progress=bars) for spec in data]
     return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
 
 

@@ -61,7 +61,7 @@ def export(
     with arguments.claimed(output, overwrite=overwrite, source=model), progress() as bars:
         opened, smaller = load_model(model, opening=opening), None
         if int8 or fp16:
-            dataset = arguments.open_data(data, seed=0, progress=bars)
+            dataset = arguments.Labels().open(data, seed=0, progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
     if show_if_json(_as_plain(opened, exported)):

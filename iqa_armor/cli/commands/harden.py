@@ -72,9 +72,9 @@ def harden(
     claim = arguments.claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), progress() as bars:
         original = load_model(model, opening=opening)
-        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
+        dataset = labels.open(data, seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
-        more = arguments.open_data(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
+        more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])

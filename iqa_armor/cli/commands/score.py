@@ -113,7 +113,7 @@ def score(
         if scale and scale_data is not None:
             from iqa_armor.evaluation.scale import measure_training_scores
 
-            known = arguments.open_data(scale_data, seed=draws.seed, progress=bars).training()
+            known = arguments.Labels().open(scale_data, seed=draws.seed, progress=bars).training()
             measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
         means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}
         columns = ("image", "score", *means)

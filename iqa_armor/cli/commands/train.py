@@ -66,7 +66,7 @@ def train(
     claim = arguments.claimed(target, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
     with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
+        dataset = labels.open(data, seed=settings.seed, progress=bars)
         if dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
@@ -93,5 +93,5 @@ def _show(fit: FitHistory, *, title: str) -> None:
         number, loss = f"{each.number}{' *' * (each.number == fit.best)}", f"{each.loss:.4f}" if each.number else "-"
         rows.append((number, loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
     show_table(("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"), rows, title=title)
-    if fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
-        say("warning: no epoch agrees with opinion as well as the network did before training")
+    if fit.best == 0 or fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
+        say("warning: no epoch agrees with opinion better than the network did before training")

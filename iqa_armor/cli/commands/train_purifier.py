@@ -42,7 +42,7 @@ def train_purifier(
     device = machine.chosen()
     with arguments.claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
         opened = load_model(model, opening=opening)
-        dataset = arguments.open_data(data, labels, seed=settings.seed, progress=bars)
+        dataset = labels.open(data, seed=settings.seed, progress=bars)
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
         result.save(output)
     if show_if_json({"output": str(output), **result.provenance}):
