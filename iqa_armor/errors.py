@@ -3,7 +3,9 @@
 Whatever else a library raises on a stranger's file becomes one of them in `reading`, the one place that catches all.
 """
 
+import errno
 import re
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,6 +109,17 @@ def reading(
         if not isinstance(failure, Exception) and type(failure).__name__ != "PanicException":
             raise
         raise error(f"{path} {says}: {reason_of(failure)}; {advice}") from failure
+
+
+def contents(path: Path, most: int = 2**26) -> bytes:
+    """Return the bytes of a file; an OSError refuses more than `most`, and pipes and devices, which need not end."""
+    found = path.stat()
+    if not (stat.S_ISREG(found.st_mode) or stat.S_ISDIR(found.st_mode)):
+        raise OSError(errno.EINVAL, "it is a pipe or a device, not a file")
+    if found.st_size > most:
+        raise OSError(errno.EFBIG, f"it has {found.st_size >> 20} MiB, and more than {most >> 20} are not read")
+    with path.open("rb") as file:
+        return file.read(found.st_size)
 
 
 def is_file(path: Path) -> bool:

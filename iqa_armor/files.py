@@ -75,12 +75,14 @@ def require_writable(path: Path | str) -> None:
     """Refuse a file that could not be written, before any work is done; its folder is made.
 
     Raises:
-        UsageError: If the path is a folder.
+        UsageError: If the path is a folder, a pipe or a device.
         OutputError: If its folder cannot be made, or a file cannot be made there.
     """
     path = Path(path)
     if path.is_dir():
         raise UsageError(f"{path} is a folder; name a file in it")
+    if path.exists() and not path.is_file():
+        raise UsageError(f"{path} is a pipe or a device; name a file")
     _probe(path, path.parent, f".{path.name}{MARK}")
 
 

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
-from iqa_armor.errors import ArmorError, RecipeError, reading
+from iqa_armor.errors import ArmorError, RecipeError, contents, reading
 from iqa_armor.settings import BatchSize, Epochs, Flag, LearningRate, OneOf, Seed, SettingsModel
 
 MOST_BYTES = 2**20
@@ -222,7 +222,7 @@ def read_recipe(recipe: Path | str) -> dict[str, Any]:
     shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
     with reading(path, RecipeError, says="is not TOML", advice="name a recipe as harden takes it"):
         try:
-            content = path.read_bytes()[:MOST_BYTES]
+            content = contents(path, MOST_BYTES)
         except FileNotFoundError as error:
             raise RecipeError(
                 f"there is no recipe {recipe}; name a TOML file, a model file that was made by one, or a shipped "

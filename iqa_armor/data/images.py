@@ -16,7 +16,7 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import get_worker_info
 
-from iqa_armor.errors import DataError, file_version, reading
+from iqa_armor.errors import DataError, contents, file_version, reading
 from iqa_armor.machine import memory_limit
 
 # What is opened, in Pillow's names, with the suffixes by which folders are searched; no other decoder is tried.
@@ -179,10 +179,7 @@ def _digests() -> dict[tuple[str, int, int, int], str]:
 
 def _contents(path: Path) -> tuple[bytes, str]:
     """Return the bytes of a file and their digest, which is remembered."""
-    version = file_version(path)
-    if version[1] > memory_limit():
-        raise DataError(f"{path.name} is larger than what work may take; raise --max-memory")
-    content = path.read_bytes()
+    version, content = file_version(path), contents(path, memory_limit())
     digest = hashlib.sha256(content).hexdigest()
     if len(_digests()) < _REMEMBERED:
         _digests()[version] = digest

@@ -1,5 +1,6 @@
 """LIVE release 2 and LIVE In the Wild (CLIVE), whose labels are MATLAB's."""
 
+import io
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,22 +11,22 @@ from iqa_armor.bounded import worker
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.table import finite_score
-from iqa_armor.errors import DataError, reading
+from iqa_armor.errors import DataError, contents, reading
 
 AGAIN = "unpack the release again"
 
 
-def numbers(path: str, name: str, _: bytes) -> tuple[list[float], bytes]:
+def numbers(path: str, name: str, content: bytes) -> tuple[list[float], bytes]:
     """Return a numeric variable of a .mat file, flattened; called in a process of its own."""
-    values = _variable(path, name)
+    values = _variable(path, name, content)
     if values.dtype.kind not in "biuf":
         raise DataError(f"{path} holds no numbers in {name}; {AGAIN}")
     return [float(value) for value in values.ravel()], b""
 
 
-def texts(path: str, name: str, _: bytes) -> tuple[list[str], bytes]:
+def texts(path: str, name: str, content: bytes) -> tuple[list[str], bytes]:
     """Return a cell array of texts in a .mat file, in column order; called in a process of its own."""
-    cells = [np.asarray(cell) for cell in _variable(path, name).ravel(order="F")]
+    cells = [np.asarray(cell) for cell in _variable(path, name, content).ravel(order="F")]
     if not all(cell.size == 1 and cell.dtype.kind == "U" for cell in cells):
         raise DataError(f"{path} holds no list of names in {name}; {AGAIN}")
     return [str(cell.item()).strip() for cell in cells], b""
@@ -35,14 +36,15 @@ def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> l
     """Return a variable of a .mat file by `numbers` or `texts`; a DataError if the file holds no such thing."""
     with reading(path, DataError, says="cannot be read", advice=AGAIN):
         # What scipy runs for these files in C crashes on some.
-        found: list[Any] = worker().call(f"iqa_armor.data.live:{kind}", str(path), name)[0]
+        call = f"iqa_armor.data.live:{kind}"
+        found: list[Any] = worker().call(call, str(path), name, payload=contents(path))[0]
         return found
 
 
-def _variable(path: str, name: str) -> NDArray[Any]:
+def _variable(path: str, name: str, content: bytes) -> NDArray[Any]:
     from scipy.io import loadmat
 
-    found = loadmat(path, variable_names=[name], appendmat=False)
+    found = loadmat(io.BytesIO(content), variable_names=[name])
     if name not in found:
         raise DataError(f"{path} holds no variable {name}; {AGAIN}")
     return np.asarray(found[name])

@@ -13,7 +13,8 @@ from pathlib import Path
 from iqa_armor.bounded import worker
 from iqa_armor.data.base import Split
 from iqa_armor.data.labelled import Problems
-from iqa_armor.errors import DataError, reading
+from iqa_armor.errors import DataError, contents, reading
+from iqa_armor.machine import capped
 
 SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training"), "training"),
@@ -95,6 +96,11 @@ def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> 
     Raises:
         DataError: If the file cannot be read, or rows are longer or shorter than the header.
     """
+    with reading(path, DataError, says="cannot be read", advice="name an existing label file"), capped():
+        return _table(path, columns, sheet)
+
+
+def _table(path: Path, columns: Sequence[str], sheet: str) -> Table:
     read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)
     lines = [(number, cells) for number, cells in read if any(cells)]
     heads = ([cell.lower() for cell in cells] for _, cells in lines[:HEAD_LINES])
@@ -122,14 +128,11 @@ def _header(cells: Sequence[str]) -> list[str]:
 
 
 def _text_lines(path: Path) -> Lines:
-    with reading(path, DataError, advice="name an existing label file"):
-        if path.stat().st_size > MOST_BYTES:
-            raise DataError(f"{path} has more than {MOST_BYTES >> 20} MiB, which no label file takes")
-        content = path.read_bytes()
-        try:
-            text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise DataError(f"{path} is not UTF-8 text; save it as CSV (UTF-8)") from error
+    content = contents(path, MOST_BYTES)
+    try:
+        text = content.decode("utf-16" if content.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 text; save it as CSV (UTF-8)") from error
     first, _, rest = text.lstrip("\r\n").partition("\n")
     named = re.fullmatch(r"sep=(.)\r?", first)  # as Excel writes
     separator = named[1] if named else max(SEPARATORS, key=first.count)
@@ -147,13 +150,14 @@ def _sheet_lines(path: Path, name: str) -> Lines:
     if find_spec("openpyxl") is None:
         raise DataError(f"{path} is an Excel file, which needs openpyxl to be read; {export}")
     with reading(path, DataError, says="cannot be read", advice=export):
-        yield from enumerate(worker().call("iqa_armor.data.table:sheet", str(path), name)[0], start=1)
+        content = contents(path, MOST_BYTES)
+        yield from enumerate(worker().call("iqa_armor.data.table:sheet", name, payload=content)[0], start=1)
 
 
-def sheet(path: str, name: str, _: bytes) -> tuple[list[list[str]], bytes]:
+def sheet(name: str, content: bytes) -> tuple[list[list[str]], bytes]:
     """Return the stripped cells of the named, else the first sheet of an Excel file; called in a process of its own."""
     from openpyxl import load_workbook
 
-    book = load_workbook(path, read_only=True, data_only=True)
+    book = load_workbook(io.BytesIO(content), read_only=True, data_only=True)
     rows: Iterable[Iterable[object]] = (book[name] if name in book.sheetnames else book.worksheets[0]).values
     return [["" if cell is None else str(cell).strip() for cell in row] for row in rows], b""

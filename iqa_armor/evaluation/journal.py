@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx
 
-from iqa_armor.errors import DataError, OutputError, reading
+from iqa_armor.errors import DataError, OutputError, contents, reading
 from iqa_armor.files import cut_unfinished, refusing, write_whole
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.results.table import Table
@@ -81,7 +81,7 @@ class Journal:
         found: dict[int, Block] = {}
         for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
             with reading(path, DataError, advice="remove it, its images are then evaluated again"):
-                lines = path.read_text(encoding="utf-8").splitlines(keepends=True)
+                lines = contents(path, 2**30).decode().splitlines(keepends=True)
                 blocks = [_read(line) for line in lines if line.endswith("\n")]
                 found |= {block.number: block for block in blocks}
         return found
@@ -125,7 +125,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
         path = folder / "identity.json"
         if path.exists():
             with reading(path, DataError, advice=f"remove {folder}, or name another"):
-                kept = json.loads(path.read_text(encoding="utf-8"))
+                kept = json.loads(contents(path))
             what = f"evaluation ({_difference(kept, identity)} differs)"
             if isinstance(kept, dict) and kept.get("schema") != SCHEMA:
                 what = f"version of iqa-armor ({kept.get('schema')}), which kept them otherwise"

@@ -16,7 +16,7 @@ from iqa_armor import __version__
 from iqa_armor.artifact.header import read_header
 from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.data.base import Dataset
-from iqa_armor.errors import DataError, ModelLoadError, reading
+from iqa_armor.errors import DataError, ModelLoadError, contents, reading
 from iqa_armor.files import write_whole
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.recipe import Recipe, TrainSettings
@@ -46,7 +46,7 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     stored, (_, tensors) = read_metadata(path), read_header(path)
     beside = card_file(path)
     with reading(beside, ModelLoadError, advice="remove it"):
-        found = RUN.search(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+        found = RUN.search(contents(beside).decode()) if beside.is_file() else None
         run = json.loads(found[1]) if found else None
     return {
         "schema": "iqa-armor/info/1",
@@ -79,8 +79,8 @@ def write_card(model: Path, *, command: Sequence[str], source: Path | str, **fac
 def read_outcome(path: Path | str) -> Outcome:
     """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
     try:
-        return Outcome.from_json(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, DataError) as error:
+        return Outcome.from_json(contents(Path(path)))
+    except (OSError, DataError) as error:
         raise DataError(f"cannot read {path}: {error}") from error
 
 

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
-from iqa_armor.errors import DataError, RecipeError, file_version, reading
+from iqa_armor.errors import DataError, RecipeError, contents, file_version, reading
 from iqa_armor.files import require_writable, write_whole
 
 SCHEMA = "iqa-armor/run/1"
@@ -125,5 +125,5 @@ def _read(state: Path) -> dict[str, Any]:
     if not state.is_file():
         return {}
     with reading(state, RecipeError, advice="remove it, and all steps are run again"):
-        kept = json.loads(state.read_text(encoding="utf-8"))
+        kept = json.loads(contents(state))
         return dict(kept["steps"]) if kept["schema"] == SCHEMA else {}

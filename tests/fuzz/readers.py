@@ -5,9 +5,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import struct
+import zipfile
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +43,7 @@ class Reader:
     mutator: Mutator
     read: Callable[[Path], object]
     needs: str = ""  # a package
-    share: float = 1.0  # of the inputs of others, where each takes long
+    share: float = 1.0  # of the inputs of others in the short run, where each takes long
 
 
 def _artifacts(folder: Path) -> Iterator[Path]:
@@ -127,13 +131,20 @@ def _written(name: str, *texts: str) -> Callable[[Path], Iterator[Path]]:
     return write
 
 
-def _recipe(path: Path) -> object:
-    from typer.testing import CliRunner
+@cache
+def _command() -> Any:
+    from typer.main import get_command
 
     from iqa_armor.cli import app
 
+    return get_command(app)
+
+
+def _recipe(path: Path) -> object:
+    from click.testing import CliRunner
+
     done = CliRunner().invoke(
-        app, ["harden", "m.pt", "--data", "demo", "-o", "o.safetensors", "--print-recipe", "--recipe", str(path)]
+        _command(), ["harden", "m.pt", "--data", "demo", "-o", "o.safetensors", "--print-recipe", "--recipe", str(path)]
     )
     if done.exception is not None and not isinstance(done.exception, SystemExit):
         raise done.exception
@@ -398,6 +409,9 @@ READERS: dict[str, Reader] = {
 }
 
 
+UNWRITABLE = (ValueError, TypeError, LookupError, RuntimeError, OSError, zipfile.error, zlib.error, struct.error)
+
+
 def is_usable(reader: Reader) -> bool:
     """Return whether what a reader needs is installed."""
     return not reader.needs or importlib.util.find_spec(reader.needs) is not None
@@ -414,6 +428,7 @@ class Fuzzed:
         self.reader = READERS[self.name]
         (self.folder / "seeds").mkdir(parents=True, exist_ok=True)
         self.files = [(path.suffix, path.read_bytes()) for path in self.reader.seeds(self.folder / "seeds")]
+        self.plain = 0  # files of which bytes alone were changed, since what they mean could not be
 
     def damaged(self, seed: int) -> Path:
         """Write the damaged file of a number."""
@@ -425,8 +440,19 @@ class Fuzzed:
             try:
                 made = self.reader.mutator(rng, content)
                 break
-            except Exception:  # what it was changed to cannot be written
-                made = damaged(rng, content)
+            except (
+                ValueError,
+                TypeError,
+                LookupError,
+                RecursionError,
+                RuntimeError,
+                zipfile.error,
+                OSError,
+                zlib.error,
+            ):
+                continue  # what it was changed to cannot be written
+        else:
+            made, self.plain = damaged(rng, content), self.plain + 1
         (self.folder / "given").mkdir(exist_ok=True)
         path = self.folder / "given" / f"damaged{suffix}"
         path.write_bytes(made)

@@ -54,7 +54,9 @@ def test_damaged_files_are_read_or_refused(name: str, fuzzed: dict[str, Fuzzed],
         fuzzed[name].read(fuzzed[name].damaged(seed))
         assert not list(tmp_path.iterdir()), "something was written, or ran"
 
+    before = fuzzed[name].plain
     run()
+    assert fuzzed[name].plain - before <= EXAMPLES / 10, "the mutator does not know this kind of file"
 
 
 @pytest.mark.parametrize("path", CORPUS, ids=lambda path: path.name)
