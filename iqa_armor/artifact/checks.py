@@ -47,7 +47,6 @@ MAX_PADDING = 2**10
 
 
 def flag(value: object) -> bool:
-    """Return a truth value."""
     if not isinstance(value, bool):
         raise FormatError(f"must be true or false, got {shown(value)}")
     return value
@@ -76,8 +75,6 @@ def number(low: float = -math.inf, high: float = math.inf) -> ArgumentCheck:
 
 
 def choice(*texts: str) -> ArgumentCheck:
-    """Return a check for one of the given strings."""
-
     def check(value: object) -> object:
         if value not in texts or not isinstance(value, str):
             raise FormatError(f"must be one of {', '.join(texts)}, got {shown(value)}")
@@ -114,7 +111,6 @@ def either(first: ArgumentCheck, second: ArgumentCheck) -> ArgumentCheck:
 
 
 def optional(check: ArgumentCheck) -> ArgumentCheck:
-    """Return a check that also passes null."""
     return lambda value: None if value is None else check(value)
 
 

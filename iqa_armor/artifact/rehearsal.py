@@ -52,7 +52,6 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         self._bytes = self._operations = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Return what an operator makes, once it is entered."""
         made = func(*args, **(kwargs or {}))
         name, outputs = func._schema.name, _tensors(made)
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
@@ -64,7 +63,6 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         return made
 
     def spend(self, operations: int) -> None:
-        """Enter operations."""
         self._operations += operations
         if self._operations > MAX_OPERATIONS:
             raise FormatError(f"its graph takes more than {MAX_OPERATIONS:.0e} operations for an image")

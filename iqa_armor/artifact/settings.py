@@ -50,12 +50,10 @@ def describe(model: QualityModel) -> dict[str, object]:
 
 
 def read_scale(stored: object) -> ScoreScale | None:
-    """Return a checked score scale, or None where the model has none."""
     return None if stored is None else _made(ScoreScale, stored, SCORE_SCALE, "score_scale")
 
 
 def read_training_scores(stored: object) -> TrainingScores | None:
-    """Return the checked scores of training images, or None where the file has none."""
     return None if stored is None else _made(TrainingScores, stored, TRAINING_SCORES, TRAINING)
 
 

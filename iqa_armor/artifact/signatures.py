@@ -33,11 +33,9 @@ class Signature:
     needs_text: bool = False  # whether the last argument must be a literal string
 
     def accepts_text(self, text: str) -> bool:
-        """Return whether a string may be an argument."""
         return text in self.texts or (self.pattern is not None and self.pattern.fullmatch(text) is not None)
 
     def check(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> None:
-        """Check the arguments' number, keyword names and sizes."""
         names = self.names.replace("?", "").split()
         least = len(names) - self.names.count("?")
         allowed = () if self.positional_only else names[0 if self.many else len(arguments) :]

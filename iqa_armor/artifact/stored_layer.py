@@ -39,7 +39,6 @@ class StoredLayer:
 
     @property
     def signature(self) -> Signature:
-        """What a graph may give the layer."""
         first, *others = self.keywords
         return Signature(" ".join([first, *(f"{name}?" for name in others)]))
 

@@ -67,7 +67,6 @@ class FittedLinf(LinfAttack):
     fit: Callable[[ScoreFn, Batches, Generator], Attack]
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
-        """Return attacked images (N, 3, H, W) in [0, 1]."""
         generator = drawn_from(generator, images)
         return self.fit(score, lambda: (images,), generator)(score, images, generator)
 
@@ -82,7 +81,6 @@ class Borrowing(Attack, Protocol):
 
 
 def accepted(found: object, name: str) -> Attack:
-    """Return what a user named as an attack; a UsageError if it is none."""
     norms = get_args(Norm)
     if isinstance(found, Attack) and is_dataclass(found) and not isinstance(found, type) and found.norm in norms:
         return found

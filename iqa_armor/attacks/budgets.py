@@ -16,7 +16,6 @@ def at_budgets(attack: Any, epsilons: Sequence[float]) -> tuple[Attack, ...]:
 
 
 def turned(attack: Any, direction: int) -> Attack:  # a dataclass, which the Protocol cannot say
-    """Return the attack in another direction."""
     return replace(attack, direction=direction)  # type: ignore[no-any-return]
 
 

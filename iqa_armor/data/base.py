@@ -37,11 +37,9 @@ class ImageSet:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Tensor:
-        """Return image `index` as uint8 (3, H, W)."""
         return self.read(self.positions[index])
 
     def select(self, indices: Sequence[int]) -> ImageSet:
-        """Return the set of the images at `indices`, in that order."""
         return replace(
             self,
             names=tuple(self.names[i] for i in indices),

@@ -35,7 +35,6 @@ class Columns:
         return row[self.of[role]] if role in self.of else ""
 
     def score(self, row: Row, problems: Problems) -> float:
-        """Return a score that rises with quality."""
         return row.score(self.of["mos"], problems) * (-1 if self.falls else 1)
 
 

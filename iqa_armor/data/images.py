@@ -49,7 +49,6 @@ class FileImages:
     seen: dict[int, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __call__(self, index: int) -> Tensor:
-        """Return image `index` as uint8 (3, H, W)."""
         image = read_image(self.paths[index])
         self._require_unchanged(index)
         return image

@@ -26,7 +26,6 @@ class Problems:
         self._entries.setdefault(kind, []).append(entry)
 
     def extend(self, kind: str, entries: Iterable[str]) -> None:
-        """Note several faults of one kind."""
         for entry in entries:
             self.add(kind, entry)
 

@@ -40,7 +40,6 @@ class StoredImages:
     pixels: Tensor
 
     def __call__(self, index: int) -> Tensor:
-        """Return image `index` as uint8 (3, H, W)."""
         return self.pixels[index].clone()
 
 

@@ -83,7 +83,6 @@ def finite_score(value: str | float, place: str, problems: Problems) -> float:
 
 
 def is_number(text: str) -> bool:
-    """Return whether a cell holds a finite score."""
     return math.isfinite(finite_score(text, "", Problems("")))
 
 

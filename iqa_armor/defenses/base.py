@@ -110,7 +110,6 @@ class Smoother(Protocol):
 
 
 def accepted_purifier(found: object, name: str) -> Purifier | PurifierFile:
-    """Return what a user named as a purifier; a UsageError if it is none."""
     if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
         return found
     raise UsageError(
@@ -119,7 +118,6 @@ def accepted_purifier(found: object, name: str) -> Purifier | PurifierFile:
 
 
 def accepted_smoother(found: object, name: str) -> Smoother:
-    """Return what a user named as a smoother; a UsageError if it is none."""
     if isinstance(found, Smoother) and not isinstance(found, type):
         return found
     raise UsageError(f"{name} is no smoother: it must have a guarantee in words and bind(model)")
@@ -170,5 +168,4 @@ class Defended(QualityModel, ABC):
         """
 
     def extra_repr(self) -> str:
-        """Return what tells this defense from another, for digests."""
         return f"{self.description}, {self.threat}"

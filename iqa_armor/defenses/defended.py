@@ -35,7 +35,6 @@ class Purified(Defended):
         return images
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N,) of prepared images (N, 3, H, W) in [0, 1], purified first."""
         return self.inner(self.purify(images, self.next_generator(images)))  # type: ignore[no-any-return]
 
     def attacked_scores(self, images: Tensor) -> Tensor:
@@ -79,7 +78,6 @@ class Smoothed(Defended):
         self.learned = nn.ModuleList(dict.fromkeys(part for part in denoisers if isinstance(part, nn.Module)))
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1]."""
         return self.bound.scores(images, self.next_generator(images))
 
     def attacked_scores(self, images: Tensor) -> Tensor:

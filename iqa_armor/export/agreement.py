@@ -34,7 +34,6 @@ class Agreement:
 
     @property
     def share(self) -> float:
-        """The error as a share of the range."""
         return self.largest_error / self.width
 
 

@@ -43,7 +43,6 @@ class Scorer(nn.Module):
         self.register_buffer("std", model.std.detach().clone())
 
     def forward(self, images: Tensor) -> Tensor:
-        """Return scores (N,) of images (N, 3, H, W)."""
         scores: Tensor = self.network((images - self.mean) / self.std)
         return scores.reshape(-1)
 

@@ -41,7 +41,6 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
 
 
 def read(path: Path) -> tuple[str, Score]:
-    """Return the metadata of an ONNX file and how onnxruntime scores with it on the CPU."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)

@@ -14,7 +14,6 @@ EXTRA_FILE = f"{METADATA_KEY}.json"
 
 
 def write(captured: Captured, path: Path, metadata: str) -> None:
-    """Write a torch.export archive, if everything in the graph has a stored form."""
     archive = io.BytesIO()
     try:
         with quiet():
@@ -26,7 +25,6 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
 
 
 def read(path: Path) -> tuple[str, Score]:
-    """Return the metadata of a torch.export archive and how it scores."""
     extra = {EXTRA_FILE: ""}
     try:
         with quiet():

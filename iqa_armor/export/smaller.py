@@ -78,7 +78,6 @@ class Loss:
 
     @property
     def gain(self) -> float:
-        """What the attack gains more than on the model."""
         return self.gains[1] - self.gains[0]
 
 

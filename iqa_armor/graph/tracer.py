@@ -105,7 +105,6 @@ class SizedTracer(fx.Tracer):
         return self._is_computing or threading.get_ident() != self._thread
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        """Return whether `m` stays one node of the graph."""
         # torchvision itself takes a second to import, so its class is told by name.
         is_stochastic_depth = type(m).__module__ == "torchvision.ops.stochastic_depth"
         is_whole = bool(getattr(m, "is_traced_whole", False))
@@ -113,7 +112,6 @@ class SizedTracer(fx.Tracer):
         return is_leaf and not isinstance(m, _MADE_OF_LAYERS)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        """Return what stands for the value of a node while the network runs."""
         return self.holding(Known(node, self))
 
     def holding(self, proxy: fx.Proxy) -> fx.Proxy:
@@ -128,7 +126,6 @@ class SizedTracer(fx.Tracer):
             self.values[node] = None
 
     def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        """Add a node and compute its value; arguments as of the base class."""
         node = super().create_node(*args, **kwargs)
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)

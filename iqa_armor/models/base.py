@@ -226,7 +226,6 @@ class QualityModel(Prepared):
         )
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
-        """Return a new model around `network` with this one's preprocessing and names."""
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}
         return QualityModel(network, self.preprocessing, scale=scale, **kept)  # type: ignore[arg-type]
 

@@ -28,7 +28,6 @@ def torchvision_network(name: str) -> nn.Module:
 
 
 def classifier(name: str) -> Callable[[], nn.Module]:
-    """Return the builder of a `torchvision_network`."""
     return partial(torchvision_network, name)
 
 

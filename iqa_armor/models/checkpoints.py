@@ -52,7 +52,6 @@ class Checkpoint:
 
     @property
     def state(self) -> dict[str, Tensor]:
-        """Its weights by name."""
         return self.weights.state_dict() if isinstance(self.weights, nn.Module) else self.weights
 
 

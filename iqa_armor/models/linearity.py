@@ -73,7 +73,6 @@ def _reduction(channels: int) -> nn.Sequential:
 
 
 def linearity_on(backbone: Backbone) -> Callable[[], Linearity]:
-    """Return the builder of the network on another of torchvision's backbones."""
     return partial(Linearity, backbone)
 
 

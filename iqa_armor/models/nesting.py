@@ -32,7 +32,6 @@ class Stored:
 
     @property
     def key(self) -> str:
-        """Its keys, joined by dots."""
         return ".".join(self.keys)
 
     @property

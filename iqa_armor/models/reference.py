@@ -180,11 +180,9 @@ class PerceptualModel(ReferenceModel):
             self._sizes = [tuple(maps.shape[1:]) for maps in self.piq.get_features(torch.zeros(1, 3, *size))]
 
     def features(self, images: Tensor) -> Tensor:
-        """Return all maps side by side (N, D)."""
         return torch.cat([maps.flatten(1) for maps in self.piq.get_features(images)], dim=1)
 
     def compare(self, reference: Tensor, distorted: Tensor) -> Tensor:
-        """Return the negated distances (N,) of features (N, D) and those of the references (N, D)."""
         distances = self.piq.compute_distance(self._maps(distorted), self._maps(reference))
         pairs = zip(distances, self.piq.weights, strict=True)
         total = torch.cat([(part * weight.to(part)).mean((2, 3)) for part, weight in pairs], dim=1).sum(1)

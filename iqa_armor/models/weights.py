@@ -167,7 +167,6 @@ def _difference(fit: Fit) -> str:
 
 
 def bare(network: nn.Module) -> nn.Module:
-    """Return the network inside a QualityModel, or the network itself."""
     return network.network if isinstance(network, QualityModel) else network
 
 

@@ -35,12 +35,10 @@ class DerivedCache:
 
     @property
     def held_bytes(self) -> int:
-        """Bytes of the values held now."""
         with self._lock:
             return sum(value.nbytes for value in self._values.values())
 
     def clear(self) -> None:
-        """Drop every value."""
         with self._lock:
             self._values.clear()
             self._building.clear()

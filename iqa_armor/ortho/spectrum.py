@@ -172,7 +172,6 @@ class Inverse:
 
     @property
     def nbytes(self) -> int:
-        """Bytes it takes."""
         return self.tables.nbytes
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:

@@ -41,7 +41,6 @@ class ChannelGroup:
 
     @property
     def width(self) -> int:
-        """Number of channels."""
         return len(self.units) * self.parts
 
     @cached_property

@@ -59,12 +59,10 @@ class FunctionCriterion(Criterion):
     function: Callable[[ChannelGroup, Evidence], Tensor | None]
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
-        """Return what the function gives."""
         return self.function(group, evidence)
 
 
 def accepted(found: Any, name: str) -> Criterion:
-    """Return the criterion that a user's class, object or function is; a UsageError if it is none."""
     made = found() if isinstance(found, type) and issubclass(found, Criterion) else found
     if isinstance(made, Criterion):
         return made
@@ -117,7 +115,6 @@ class Random(Criterion):
     """Importance drawn uniformly from [0, 1): the control that any criterion should beat."""
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor:
-        """Return importance (width,)."""
         return torch.rand(group.width, generator=evidence.generator)
 
 

@@ -70,7 +70,6 @@ class Vip(ReaderCriterion):
             raise ValueError(f"components must be positive, got {self.components}")
 
     def score(self, activations: Tensor, labels: Tensor) -> Tensor:
-        """Return importance (C,), 0 or above, of activations (n, C); errors as of `latent_space`."""
         space = latent_space(activations, labels, components=self.components)
         return _importance(space, space.explained / space.explained.sum())
 
@@ -88,7 +87,6 @@ class DistilledVip(Vip):
     across_layers = True
 
     def score(self, activations: Tensor, labels: Tensor) -> Tensor:
-        """Return importance (C,), 0 or above, of activations (n, C); errors as of `latent_space`."""
         space = latent_space(activations, labels, components=self.components)
         return _importance(space, space.explained)
 

@@ -35,7 +35,6 @@ class AdversarialTraining(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it for the range of these labels."""
         targets = (context.mos - context.mos.mean()) / context.spread
         epsilon, direction = context.settings.at_epsilon / 255, 1 if context.spread > 0 else -1
         return cls(context.loss, (float(targets.min()), float(targets.max())), direction, epsilon, 1.25 * epsilon)
@@ -79,13 +78,11 @@ class TeacherConsistency(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it as the settings say."""
         settings = context.settings
         strength = settings.teacher_weight, settings.teacher_epsilon / 255, settings.teacher_steps
         return cls(context.teacher, *strength, context.unlabelled)
 
     def penalty(self, step: Step) -> Tensor:
-        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         images, kept = step.images, step.targets
         if self.teacher is not None:
             if self.unlabelled is not None:
@@ -125,11 +122,9 @@ class AnchoredRanking(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it as the settings say."""
         return cls(context.settings.hinge_weight, context.settings.at_epsilon / 255)
 
     def penalty(self, step: Step) -> Tensor:
-        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         apart = step.targets[:, None] - step.targets
         order = apart.sign() * (apart.abs() > self.margin)
 

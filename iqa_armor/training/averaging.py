@@ -40,11 +40,9 @@ class AveragedWeights:
             self.module.load_state_dict(own)
 
     def state_dict(self) -> dict[str, object]:
-        """Return what a checkpoint keeps."""
         return {"steps": self.steps, "values": self.values}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
-        """Go on from what `state_dict` returned."""
         self.steps = int(state["steps"])  # type: ignore[call-overload]
         for name, value in self.values.items():
             value.copy_(state["values"][name])  # type: ignore[index]

@@ -65,7 +65,7 @@ class TrainingDefense:
         return step.images, step.targets
 
     def penalty(self, step: Step) -> Tensor | float:  # noqa: ARG002
-        """Return what is added to the loss."""
+        """Return what is added to the loss, with gradients by the parameters; the batch norm's statistics stay."""
         return 0.0
 
     def moved(self, model: nn.Module, objective: Callable[[], Tensor]) -> AbstractContextManager[None]:  # noqa: ARG002
@@ -80,19 +80,16 @@ class Together(TrainingDefense):
     parts: tuple[TrainingDefense, ...]
 
     def batch(self, step: Step) -> tuple[Tensor, Tensor]:
-        """Return the images and targets after all parts."""
         for part in self.parts:
             images, targets = part.batch(step)
             step = replace(step, images=images, targets=targets)
         return step.images, step.targets
 
     def penalty(self, step: Step) -> Tensor | float:
-        """Return the sum of all penalties."""
         return sum(part.penalty(step) for part in self.parts)
 
     @contextmanager
     def moved(self, model: nn.Module, objective: Callable[[], Tensor]) -> Iterator[None]:
-        """Enter what all parts have."""
         with ExitStack() as entered:
             for part in self.parts:
                 entered.enter_context(part.moved(model, objective))

@@ -29,12 +29,10 @@ class GradientNorm(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it as the settings say."""
         unit = 100 / context.score_range
         return cls(context.settings.nt_weight, context.settings.nt_step, unit, tuple(context.std.flatten().tolist()))
 
     def penalty(self, step: Step) -> Tensor:
-        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         std = step.images.new_tensor(self.std).view(-1, 1, 1)
         quotients = gradient_norms(step.model, step.images, step=self.step, unit=std)
         return self.weight / 2 * (self.unit * quotients).square().mean()
@@ -53,11 +51,9 @@ class ScaleFreeGradientNorm(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it as the settings say."""
         return cls(context.settings.nt_weight, context.settings.nt_step)
 
     def penalty(self, step: Step) -> Tensor:
-        """Return a scalar with gradients by the parameters; the batch norm's statistics stay."""
         with frozen_statistics(step.model):
             scores = step.model(step.images).float()
         norms = gradient_norms(step.model, step.images, step=self.step)

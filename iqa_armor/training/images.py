@@ -46,7 +46,6 @@ class TrainingImages:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Names of all images, those fitted to first."""
         return (*self.fitted.images.names, *self.held_out.images.names)
 
     @property
@@ -55,7 +54,6 @@ class TrainingImages:
         return torch.cat([self.fitted.mos, self.held_out.mos])
 
     def digest(self) -> str:
-        """Return a digest of what all images hold, labelled or not."""
         return " ".join(part.digest() for part in (self.fitted, self.held_out, self.unlabelled) if part is not None)
 
     def loader(self, settings: Training, device: torch.device) -> DataLoader[Any]:

@@ -178,7 +178,6 @@ class _FilterTraining:
         self.note(number, loss, started)
 
     def note(self, number: int, loss: float, started: float) -> None:
-        """Measure the filter on the held-out pairs."""
         epoch = FilterEpoch(number, loss, *self._measured(), time.perf_counter() - started)
         self.epochs.add(epoch, self.network)
         self.progress("epochs", number, self.settings.epochs, str(epoch))

@@ -26,7 +26,6 @@ class WeightPerturbation(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        """Return it as the settings say."""
         return cls(context.settings.awp_size)
 
     @contextmanager

@@ -26,7 +26,6 @@ class DiffJPEG(Plain):
         return self.surrogate(images)
 
     def surrogate(self, images: Tensor) -> Tensor:
-        """Return differentiably compressed images (N, 3, H, W) in [0, 1]."""
         from kornia.enhance import jpeg_codec_differentiable
 
         qualities = torch.full((len(images),), float(self.quality)).to(images)

@@ -32,7 +32,6 @@ class Rotate(Limited):
 
     @property
     def is_random(self) -> bool:
-        """Whether angles are drawn."""
         return self.random
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:

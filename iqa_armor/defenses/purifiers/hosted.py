@@ -68,7 +68,6 @@ def as_tensor(content: bytes, shape: Sequence[int]) -> Tensor:
 
 
 def as_bytes(values: Tensor) -> bytes:
-    """Return values as the bytes of float32."""
     return values.detach().float().cpu().contiguous().numpy().tobytes()
 
 

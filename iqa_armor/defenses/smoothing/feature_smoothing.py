@@ -127,7 +127,6 @@ class BoundReferenceSmoother:
     def scores(
         self, reference: Tensor, distorted: Tensor, generator: Generator, *, samples: int | None = None
     ) -> Tensor:
-        """Return estimated smoothed scores (N,)."""
         return self._beside(reference).scores(distorted, generator, samples=samples)
 
     @torch.no_grad()

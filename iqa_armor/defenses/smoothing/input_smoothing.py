@@ -172,13 +172,11 @@ class BoundInputSmoother:
     denoiser: Purifier | None = None
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,)."""
         noisy = self.noisy_scores(images, generator, samples=samples or self.smoothing.samples)
         return self.smoothing._estimate(noisy, self.model)
 
     @torch.no_grad()
     def certify(self, images: Tensor, generator: Generator) -> Certificate:
-        """Return smoothed scores with bounds, float64."""
         noisy = self.noisy_scores(images, generator, samples=self.smoothing.samples)
         return self.smoothing._certificate(noisy.double(), self.model)
 

@@ -27,7 +27,6 @@ class Call:
 
     @property
     def sources(self) -> list[fx.Node]:
-        """The nodes whose values it takes."""
         return self.node.all_input_nodes
 
     def given(self, name: str, place: int, default: Any = None) -> Any:
@@ -71,7 +70,6 @@ class Labelling:
         return self
 
     def value(self, node: fx.Node) -> Any:
-        """Return what a node gives on the example."""
         if node.op == "placeholder":
             return self.example if not self.labels else (node.args[0] if node.args else None)
         if node.op == "get_attr":
@@ -84,7 +82,6 @@ class Labelling:
         return fx.node.map_arg(args, self.values.__getitem__)
 
     def stored(self, name: str) -> Any:
-        """Return an attribute of the network by its dotted name."""
         return operator.attrgetter(name)(self.traced)
 
     def of(self, node: fx.Node) -> Labels:
@@ -116,7 +113,6 @@ class Labelling:
         return zeros(call.value)
 
     def fix(self, labels: Labels) -> None:
-        """Let channels stay."""
         for part in flat(labels):
             self.units.fix(part)
 

@@ -29,7 +29,6 @@ def compressed(labels: Tensor) -> Tensor:
 
 
 def varying(labels: Tensor) -> list[int]:
-    """Return the axes along which labels change."""
     return [axis for axis, length in enumerate(compressed(labels).shape) if length > 1]
 
 
@@ -57,7 +56,6 @@ def line(labels: Tensor, axis: int) -> Tensor:
 
 
 def flat(labels: Labels) -> list[Tensor]:
-    """Return the label tensors of a value."""
     if isinstance(labels, Tensor):
         return [labels]
     return [part for item in labels for part in flat(item)] if isinstance(labels, tuple | list) else []
@@ -76,7 +74,6 @@ def zeros(value: Any) -> Labels:
 
 
 def has_tensor(value: Any) -> bool:
-    """Return whether a value is a tensor or holds one."""
     return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(has_tensor(part) for part in value))
 
 
@@ -149,7 +146,6 @@ class Units:
         return spread(line(small, keep), keep, labels.shape)
 
     def fix(self, labels: Tensor) -> None:
-        """Note that units cannot go."""
         labels = compressed(labels).flatten()
         labels = labels[labels > 0]
         if labels.numel():

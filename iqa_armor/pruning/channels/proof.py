@@ -55,11 +55,9 @@ class Relabelling(Labelling):
         return self
 
     def labels_of_stored(self, name: str, tensor: Tensor) -> Tensor:
-        """Return the labels that a stored tensor kept."""
         return self._stored[name] if name in self._stored else super().labels_of_stored(name, tensor)
 
     def labels_of_made(self, weight: str, count: int) -> Tensor:
-        """Return the labels that what a weight makes kept."""
         return self._made[weight][:count]
 
     def value(self, node: fx.Node) -> Any:
