@@ -1,4 +1,4 @@
-"""Harden one small network of every timm family, and pyiqa's metrics, with the defaults; say what happened to each.
+"""Harden a small convolutional network of every timm family, and metrics of pyiqa; say what happened to each.
 
     python examples/gallery.py examples/gallery.md
     python examples/gallery.py examples/gallery.md --pyiqa
@@ -21,8 +21,8 @@ import resource
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import ExitStack, suppress
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -71,46 +71,44 @@ def main(arguments: Sequence[str]) -> None:
     package = "pyiqa" if given.pyiqa else "timm"
     kept = given.output.with_suffix(".jsonl")
     rows = {row["family"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
-    networks = (metrics if given.pyiqa else smallest)(given.only)
-    for family, name in networks.items():
-        if family in rows and family not in given.only:
-            continue
+    for family, name in (metrics if given.pyiqa else smallest)(given.only, rows):
         rows[family] = {"package": package, "family": family, "network": name, **in_own_process(name, given.seconds)}
         sys.stderr.write(f"{family}: {rows[family]['outcome']} ({rows[family]['seconds']:.0f} s)\n")
         kept.write_text("".join(json.dumps(row) + "\n" for row in rows.values()), encoding="utf-8")
         given.output.write_text(page(list(rows.values())), encoding="utf-8")
 
 
-def smallest(only: Sequence[str]) -> dict[str, str]:
-    """Return the network of each timm family with the fewest parameters, those for tests apart."""
+def smallest(only: Collection[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield the smallest convolutional network of each timm family, of those asked for or not known yet."""
     import timm
 
-    found = {}
-    for family in only or timm.list_modules():
-        best: tuple[int, str] | None = None
+    for family in only or [each for each in timm.list_modules() if each not in known]:
+        sizes = {}
         for name in timm.list_models(module=family):
-            with torch.device("meta"):
-                try:
-                    network = timm.create_model(name, num_classes=1)
-                except (RuntimeError, ValueError, TypeError, AttributeError, NotImplementedError):
-                    continue  # cannot be made without weights or on the meta device
-            size = sum(parameter.numel() for parameter in network.parameters())
-            best = min(best or (size, name), (size, name))
-        if best is not None:
-            found[family] = best[1]
-    return found
+            with torch.device("meta"), suppress(RuntimeError, ValueError, TypeError, AttributeError):
+                network = timm.create_model(name, num_classes=1)  # some need weights, or memory
+                if stages(network) > 1:
+                    sizes[name] = sum(parameter.numel() for parameter in network.parameters())
+        if sizes:
+            yield family, min(sizes, key=lambda name: (sizes[name], name))
 
 
-def metrics(only: Sequence[str]) -> dict[str, str]:
-    """Return a metric of each of pyiqa's architectures that need no reference image."""
+def metrics(only: Collection[str], known: Collection[str]) -> Iterator[tuple[str, str]]:
+    """Yield a metric of each of pyiqa's architectures without reference, of those asked for or not known yet."""
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
-    known = (
-        (facts["metric_opts"]["type"], name) for name, facts in DEFAULT_CONFIGS.items() if facts["metric_mode"] == "NR"
-    )
-    found = {kind: f"pyiqa:{name}" for kind, name in reversed(list(known))}
+    found = {
+        facts["metric_opts"]["type"]: f"pyiqa:{name}"
+        for name, facts in reversed(DEFAULT_CONFIGS.items())
+        if facts["metric_mode"] == "NR"
+    }
     found |= {"ARNIQA": "gallery.py:arniqa", "LIQE": "gallery.py:liqe"}
-    return {kind: name for kind, name in found.items() if not only or kind in only}
+    yield from ((kind, name) for kind, name in found.items() if (kind in only if only else kind not in known))
+
+
+def stages(network: nn.Module) -> int:
+    """Return how many convolutions a network has that are no patch embedding."""
+    return sum(isinstance(m, nn.Conv2d) and m.kernel_size != m.stride for m in network.modules())
 
 
 def arniqa() -> nn.Module:
@@ -188,27 +186,27 @@ def harden_one(name: str) -> dict[str, object]:
     for parameter in model.parameters():
         if not parameter.any():  # heads and branches that start at zero would hide what goes wrong before them
             torch.nn.init.normal_(parameter, std=0.02)
-    stages = sum(isinstance(m, torch.nn.Conv2d) and m.kernel_size != m.stride for m in model.modules())
+    convolutions = stages(model)
     try:
-        return {"convolutions": stages, **hardened(model)}
+        return {"convolutions": convolutions, **hardened(model)}
     except ArmorError as error:
         reason = f"refused ({error.exit_code}): {error}"
     if is_metric:
         try:
             keep_source(model, (), allow=True)
             return {
-                "convolutions": stages,
+                "convolutions": convolutions,
                 **hardened(model),
                 "outcome": f"hardened with --allow-source; else {reason}",
             }
         except ArmorError as error:
             reason = f"refused ({error.exit_code}): {error}"
-    return {"convolutions": stages, "outcome": reason}
+    return {"convolutions": convolutions, "outcome": reason}
 
 
 def hardened(model: QualityModel) -> dict[str, object]:
     """Return what happened to a model that can be hardened."""
-    result = harden(model, open_dataset("synthetic:scenes=6,size=64x64"), Recipe(epochs=0, calibration=8))
+    result = harden(model, open_dataset("synthetic:scenes=4,size=64x64"), Recipe(epochs=0, calibration=4))
     pruned = result.pruned
     row: dict[str, object] = {"outcome": "hardened", "share": pruned.share, "proof": pruned.proof} if pruned else {}
     with tempfile.TemporaryDirectory() as folder:

@@ -56,9 +56,19 @@ NARROW = {
         num_heads=[1, 2, 4, 8],
         window_size=[7, 7],
     ),
+    "shares": lambda num_classes: nn.Sequential(
+        *(nn.Sequential(nn.Conv2d(given, 8, 3, 2), nn.Softmax(1)) for given in (3, 8)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, num_classes)),
+    ),
 }
 REFUSED = [
-    ("vit", 224, {}, SurgeryError, r"no channel of this network can go: .* --prune 0 skips pruning"),
+    (
+        "shares",
+        64,
+        {},
+        SurgeryError,
+        r"no channel of this network can go: \w+ goes over channels. --prune 0 skips pruning",
+    ),
     (
         "swin",
         64,
@@ -104,3 +114,11 @@ def test_network_that_cannot_be_hardened_says_why(
     with pytest.raises(kind) as caught:
         harden(model, memory_dataset(training=8), Recipe(epochs=0, calibration=4, **settings))
     assert re.search(reason, str(caught.value)), caught.value
+
+
+def test_widths_of_linear_layers_go_where_those_of_convolutions_must_stay() -> None:
+    model = QualityModel(network_of("vit"), Preprocessing(size=(224, 224)), name="vit")
+    pruned = harden(model, memory_dataset(training=8), Recipe(epochs=0, calibration=4)).pruned
+    assert pruned is not None
+    assert pruned.share == 0
+    assert {len(channels) / pruned.widths[name] for name, channels in pruned.kept.items()} == {58 / 64}

@@ -444,6 +444,21 @@ def test_plain_tensors_take_sizes_of_the_graph(name: str) -> None:
     assert torch.zeros(2).tolist() == [0, 0]
 
 
+class Counting(nn.Module):
+    """Takes the number of images plainly, and asks for a size of what it makes with it."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(int(x.shape[0]), 3, -1)
+        return rows.mean(2) if rows.shape[1] == 3 else rows
+
+
+def test_sizes_that_are_asked_for_behind_the_number_of_images_stay_free() -> None:
+    traced = trace(Counting(), images()[:1])
+    assert "fixed_size" not in traced.meta
+    given = torch.rand(3, 3, 12, 16)
+    assert torch.equal(traced(given), Counting()(given))
+
+
 @pytest.mark.parametrize("table", [lambda x: torch.eye(x.shape[0]).sum(), lambda x: torch.randperm(x.shape[0]).sum()])
 def test_a_constant_for_the_number_of_images_is_refused(table: Any) -> None:
     with pytest.raises(SurgeryError, match="what it does depends on how many images come together"):

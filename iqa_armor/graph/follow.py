@@ -35,9 +35,9 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
     if tracer.asked:
-        _free_of_number(traced, _traced(network, example[:1].repeat(3, 1, 1, 1))[1], type(network).__name__)
-        if not _is_free_of_size(network, tracer, pair):
+        if not _is_free_of_size(network, tracer, pair):  # asked first, as the next step adds nodes
             traced.meta[FIXED_SIZE] = tuple(example.shape[-2:])
+        _free_of_number(traced, _traced(network, example[:1].repeat(3, 1, 1, 1))[1], type(network).__name__)
         traced.graph.lint()
         traced.recompile()
     return traced

@@ -23,6 +23,7 @@ def restore_functions(traced: fx.GraphModule) -> None:
     Calls with the same weights and settings become calls of one layer.
     """
     made: dict[tuple[object, ...], str] = {}
+    replaced: set[fx.Node] = set()
     for node in list(traced.graph.nodes):
         if node.op != "call_function" or node.target not in LAYERS_OF:
             continue
@@ -36,7 +37,8 @@ def restore_functions(traced: fx.GraphModule) -> None:
         if key not in made:
             made[key] = _put(traced, node, layer, list(tensors.values()))
         replace_call(traced, node, made[key], given["input"])
-        drop_unread(traced, tensors.values())
+        replaced.update(tensors.values())
+    drop_unread(traced, replaced)
 
 
 def stored_at(traced: fx.GraphModule, node: fx.Node) -> Any:
@@ -55,15 +57,17 @@ def replace_call(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.No
 
 def drop_unread(traced: fx.GraphModule, nodes: Collection[fx.Node]) -> None:
     """Take nodes that nothing reads out of a graph, in place, the last first, and attributes that only they read."""
+    gone: set[str] = set()
     for node in [each for each in reversed(traced.graph.nodes) if each in nodes]:
-        if node.users:
-            continue
-        traced.graph.erase_node(node)
-        path, _, name = str(node.target).rpartition(".")
-        if node.op == "get_attr" and not any(each.target == node.target for each in traced.graph.nodes):
-            owner = traced.get_submodule(path)
-            if not any(layer_of(traced, each) is owner for each in traced.graph.nodes):
-                delattr(owner, name)
+        if not node.users:
+            traced.graph.erase_node(node)
+            gone.update({str(node.target)} if node.op == "get_attr" else ())
+    called = {layer_of(traced, each) for each in traced.graph.nodes}
+    for target in gone - {each.target for each in traced.graph.nodes}:
+        path, _, name = target.rpartition(".")
+        owner = traced.get_submodule(path)
+        if owner not in called:
+            delattr(owner, name)
 
 
 def _layer(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:
@@ -139,7 +143,7 @@ def _put(traced: fx.GraphModule, node: fx.Node, layer: nn.Module, tensors: list[
     """Register a layer, in the place of the module whose weights it has where that is free; return its name."""
     owners = {str(each.target).rpartition(".")[0] for each in tensors}
     owner = owners.pop() if len(owners) == 1 else ""
-    inside = [each for each in traced.graph.nodes if owner and str(each.target).startswith(f"{owner}.")]
+    inside = [each for each in traced.graph.nodes if owner and str(each.target).startswith(f"{owner}.") and each.users]
     readers = {user for each in inside for user in each.users}
     is_called = any(each.target == owner and each.op == "call_module" for each in traced.graph.nodes)
     is_own = set(inside) == set(tensors) and all(user.target is node.target for user in readers)

@@ -143,7 +143,7 @@ class _Hardening:
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         record_scale(model, scores, self.images.names, self.images.all_mos)
-        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration))
+        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration, steady=steady))
         record = provenance_of(
             self.original,
             self.dataset,
@@ -187,10 +187,10 @@ class _Hardening:
             samples=labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
             seed=self.recipe.seed,
         )
-        if pruned.share == 0:
+        if not pruned.kept:
             reasons = "; ".join(dict.fromkeys(pruned.stays.values())) or "its layers are too narrow"
             raise SurgeryError(f"no channel of this network can go: {reasons}. --prune 0 skips pruning")
-        self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the channels removed")
+        self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the convolutions' channels removed")
         self._note("pruned", pruned.network)
         return pruned.network, pruned
 

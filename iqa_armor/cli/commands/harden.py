@@ -166,7 +166,7 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         before, after = result.pruned.parameters
         source = f", by {result.pruned.samples} scored training images" if result.pruned.samples else ""
         say(
-            f"pruned: {result.pruned.share:.1%} of the channels (rounded to {result.pruned.round_to}), "
+            f"pruned: {result.pruned.share:.1%} of the convolutions' channels (rounded to {result.pruned.round_to}), "
             f"{before / 1e6:.2f} M → {after / 1e6:.2f} M parameters{source}"
         )
     for proof in result.provenance["checks"]:
