@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,10 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from iqa_armor import cli
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
+from iqa_armor.data.images import read_image
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores, rescaling
 from iqa_armor.pipeline.load import load_model
@@ -289,3 +292,18 @@ def test_training_scores_stand_in_the_file_and_others_can_be_measured(model: Pat
         done = run("score", plain, *words, "--scale-data", spec)
         assert done.exit_code == 0, done.output
         assert 0 <= json.loads(done.stdout)["images"][0][scale] <= 100
+
+
+@pytest.mark.parametrize(
+    "exif", [b"MM\0*\0\0\0\x08\0\x09", b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\xff\xff\0\0\xff\xff\0\0"]
+)
+def test_remarks_on_metadata_are_not_shown(exif: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + exif)
+    with pytest.warns(UserWarning, match="EXIF|Tag data"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(cli, "app", lambda: read_image(tmp_path / "a.png"))
+    monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cli.main()
+    assert told == []

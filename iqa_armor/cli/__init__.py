@@ -1,5 +1,6 @@
 """The command line: parse, call, show, exit code."""
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -102,4 +103,5 @@ def _root(
 
 def main() -> None:
     stop_on_signals()
+    warnings.filterwarnings("ignore", module="PIL")  # of metadata that it skips, without the name of the image
     app()
