@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import tracemalloc
 import warnings
@@ -22,6 +23,7 @@ from iqa_armor import cli
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
+from iqa_armor.errors import DataError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores, rescaling
 from iqa_armor.pipeline.load import load_model
@@ -307,3 +309,21 @@ def test_remarks_on_metadata_are_not_shown(exif: bytes, tmp_path: Path, monkeypa
         warnings.simplefilter("always")
         cli.main()
     assert told == []
+
+
+def test_what_the_image_library_logs_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tiff")
+    file = (tmp_path / "a.tiff").read_bytes()
+    samples = file.index(b"\x15\x01\x03\0")  # SamplesPerPixel
+    (tmp_path / "a.tiff").write_bytes(file[: samples + 8] + b"\x83\0" + file[samples + 10 :])
+    logger = logging.getLogger("PIL")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)  # to the handlers of pytest
+    monkeypatch.setattr(cli, "app", lambda: read_image(tmp_path / "a.tiff"))
+    monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
+    for shown, read in ((True, cli.app), (False, cli.main)):
+        with pytest.raises(DataError):
+            read()
+        assert ("samples" in capsys.readouterr().err) == shown

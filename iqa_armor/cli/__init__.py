@@ -1,5 +1,6 @@
 """The command line: parse, call, show, exit code."""
 
+import logging
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -103,5 +104,7 @@ def _root(
 
 def main() -> None:
     stop_on_signals()
-    warnings.filterwarnings("ignore", module="PIL")  # of metadata that it skips, without the name of the image
+    # What Pillow remarks on metadata that it skips, and on what it refuses, has no image's name.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     app()
