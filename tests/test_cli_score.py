@@ -327,3 +327,49 @@ def test_what_the_image_library_logs_is_not_shown(
         with pytest.raises(DataError):
             read()
         assert ("samples" in capsys.readouterr().err) == shown
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;title\x07.png", "\x9b31m.png", os.fsdecode(b"\xff.png")], ids=ascii)
+def test_names_do_not_command_the_terminal(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40)).save(name)
+    Path("labels.csv").write_bytes(os.fsencode(f"image,mos\nno{name},1\n"))
+    for words, code in (
+        (("score", model, name), 0),
+        (("score", model, f"no{name}"), 5),
+        (("data", "check", "csv:labels.csv"), 5),
+    ):
+        told = run(*words)
+        assert told.exit_code == code, told.output
+        assert "\N{REPLACEMENT CHARACTER}" in told.output or "data" in words
+        assert told.output.replace("\n", "").isprintable()
+
+
+def test_an_error_that_quotes_a_long_file_is_cut_before_its_way_out(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("x" * 100_000 + "\n1\n", encoding="utf-8")
+    done = run("data", "check", f"csv:{tmp_path}/labels.csv")
+    assert done.exit_code == 5
+    assert len(done.stderr) < 7000
+    assert "labels.csv needs the columns image, mos" in done.stderr[:300]
+    assert done.stderr.endswith("name the images alone: folder:DIR\n")
+
+
+@pytest.mark.parametrize("content", [None, 2**33], ids=["device", "zeros"])
+def test_a_list_without_lines_is_refused_at_once(content: int | None, model: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    if content is None:
+        listed.symlink_to("/dev/zero")
+    else:
+        listed.touch()
+        os.truncate(listed, content)
+    done = run("score", model, "--from-file", listed)
+    assert done.exit_code == 2
+    assert "list is no list of images" in done.stderr
+
+
+def test_a_list_on_stdin_may_hold_names_that_are_no_text(model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(os.fsdecode(bytes(tmp_path) + b"/\xff.png"))
+    done = CliRunner().invoke(app, ["score", str(model), "--from-file", "-"], input=bytes(tmp_path) + b"/\xff.png\n")
+    assert done.exit_code == 0, done.output

@@ -16,6 +16,8 @@ from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.signals import showing_results, stop_on_signals, told
 from iqa_armor.errors import ArmorError, ModelLoadError
 
+MOST_TOLD = 6000  # characters of an error
+
 
 class ArmorGroup(typer.core.TyperGroup):
     """The only place where an expected failure becomes a message and an exit code; imports only the chosen command."""
@@ -52,6 +54,8 @@ def _ending() -> Iterator[None]:
         from rich.markup import escape
 
         sentence, code = _told(error)
+        if len(sentence) > MOST_TOLD:  # quotes what a stranger wrote; the way out stands at the end
+            sentence = f"{sentence[: MOST_TOLD // 2]} […] {sentence[-MOST_TOLD // 2 :]}"
         stderr.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True)
         raise typer.Exit(code) from error
 
