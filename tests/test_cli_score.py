@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
 import tracemalloc
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,11 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from iqa_armor import cli
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
+from iqa_armor.data.images import read_image
+from iqa_armor.errors import DataError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores, rescaling
 from iqa_armor.pipeline.load import load_model
@@ -289,3 +294,82 @@ def test_training_scores_stand_in_the_file_and_others_can_be_measured(model: Pat
         done = run("score", plain, *words, "--scale-data", spec)
         assert done.exit_code == 0, done.output
         assert 0 <= json.loads(done.stdout)["images"][0][scale] <= 100
+
+
+@pytest.mark.parametrize(
+    "exif", [b"MM\0*\0\0\0\x08\0\x09", b"II*\0\x08\0\0\0\x01\0\x12\x01\x02\0\xff\xff\0\0\xff\xff\0\0"]
+)
+def test_remarks_on_metadata_are_not_shown(exif: bytes, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png", exif=b"Exif\0\0" + exif)
+    with pytest.warns(UserWarning, match="EXIF|Tag data"):
+        read_image(tmp_path / "a.png")
+    monkeypatch.setattr(cli, "app", lambda: read_image(tmp_path / "a.png"))
+    monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        cli.main()
+    assert told == []
+
+
+def test_what_the_image_library_logs_is_not_shown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.tiff")
+    file = (tmp_path / "a.tiff").read_bytes()
+    samples = file.index(b"\x15\x01\x03\0")  # SamplesPerPixel
+    (tmp_path / "a.tiff").write_bytes(file[: samples + 8] + b"\x83\0" + file[samples + 10 :])
+    logger = logging.getLogger("PIL")
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "propagate", False)  # to the handlers of pytest
+    monkeypatch.setattr(cli, "app", lambda: read_image(tmp_path / "a.tiff"))
+    monkeypatch.setattr(cli, "stop_on_signals", lambda: None)
+    for shown, read in ((True, cli.app), (False, cli.main)):
+        with pytest.raises(DataError):
+            read()
+        assert ("samples" in capsys.readouterr().err) == shown
+
+
+@pytest.mark.parametrize("name", ["\x1b]0;title\x07.png", "\x9b31m.png", os.fsdecode(b"\xff.png")], ids=ascii)
+def test_names_do_not_command_the_terminal(
+    name: str, model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Image.new("RGB", (40, 40)).save(name)
+    Path("labels.csv").write_bytes(os.fsencode(f"image,mos\nno{name},1\n"))
+    for words, code in (
+        (("score", model, name), 0),
+        (("score", model, f"no{name}"), 5),
+        (("data", "check", "csv:labels.csv"), 5),
+    ):
+        told = run(*words)
+        assert told.exit_code == code, told.output
+        assert "\N{REPLACEMENT CHARACTER}" in told.output or "data" in words
+        assert told.output.replace("\n", "").isprintable()
+
+
+def test_an_error_that_quotes_a_long_file_is_cut_before_its_way_out(tmp_path: Path) -> None:
+    (tmp_path / "labels.csv").write_text("x" * 100_000 + "\n1\n", encoding="utf-8")
+    done = run("data", "check", f"csv:{tmp_path}/labels.csv")
+    assert done.exit_code == 5
+    assert len(done.stderr) < 7000
+    assert "labels.csv needs the columns image, mos" in done.stderr[:300]
+    assert done.stderr.endswith("name the images alone: folder:DIR\n")
+
+
+@pytest.mark.parametrize("content", [None, 2**33], ids=["device", "zeros"])
+def test_a_list_without_lines_is_refused_at_once(content: int | None, model: Path, tmp_path: Path) -> None:
+    listed = tmp_path / "list"
+    if content is None:
+        listed.symlink_to("/dev/zero")
+    else:
+        listed.touch()
+        os.truncate(listed, content)
+    done = run("score", model, "--from-file", listed)
+    assert done.exit_code == 2
+    assert "list is no list of images" in done.stderr
+
+
+def test_a_list_on_stdin_may_hold_names_that_are_no_text(model: Path, tmp_path: Path) -> None:
+    Image.new("RGB", (40, 40)).save(os.fsdecode(bytes(tmp_path) + b"/\xff.png"))
+    done = CliRunner().invoke(app, ["score", str(model), "--from-file", "-"], input=bytes(tmp_path) + b"/\xff.png\n")
+    assert done.exit_code == 0, done.output

@@ -96,7 +96,7 @@ def test_all_faults_are_listed_in_one_error(tmp_path: Path) -> None:
     message = str(caught.value)
     for part in (
         "duplicate images (1):\n    a.png",
-        "not finite (2):\n    line 4: nan\n    line 5: inf",
+        "scores beyond 1e+12 or not finite (2):\n    line 4: nan\n    line 5: inf",
         "no numbers (1):\n    line 6: 'good'",
         "line 7: 'holdout'",
         "rows without an image (1):\n    line 10",
@@ -104,6 +104,23 @@ def test_all_faults_are_listed_in_one_error(tmp_path: Path) -> None:
     ):
         assert part in message
     assert caught.value.exit_code == 5
+
+
+@pytest.mark.parametrize("score", ["1e13", "-1e39", "1e308", "9" * 400])
+def test_scores_whose_squares_have_no_number_are_refused(score: str, tmp_path: Path) -> None:
+    pictures(tmp_path, ["a.png", "b.png"])
+    with pytest.raises(DataError, match=r"not finite \(1\):\n    line 3"):
+        open_dataset(labels(tmp_path, ["image,mos", "a.png,1e12", f"b.png,{score}"]))
+
+
+@pytest.mark.parametrize("line", ["", "a.png,1", "a.png 1"])
+def test_more_lines_than_a_spreadsheet_has_are_refused(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iqa_armor.data.table.MOST_LINES", 50)
+    head = "image mos" if " " in line else "image,mos"
+    with pytest.raises(DataError, match="more than 50 lines"):
+        open_dataset(labels(tmp_path, [head, *[line] * 50]))
 
 
 def test_long_listings_are_cut_after_ten(tmp_path: Path) -> None:

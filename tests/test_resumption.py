@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 import shutil
+import warnings
+import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -146,6 +148,18 @@ def test_a_damaged_state_is_refused_and_never_taken_for_another(tmp_path: Path) 
             assert torch.equal(state["random"], written["random"])
     assert len(refusals) > 300
     assert all("without --resume" in said and "\n" not in said for said in refusals)
+
+
+def test_a_torchscript_archive_is_refused_without_a_warning(tmp_path: Path) -> None:
+    checkpoint = Checkpoint(tmp_path / "resume.pt", "f")
+    checkpoint.write({"epochs": []})
+    with zipfile.ZipFile(checkpoint.path, "a") as archive:
+        archive.writestr("resume/constants.pkl", archive.read("resume/data.pkl"))
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        with pytest.raises(RecipeError, match="no usable checkpoint"):
+            checkpoint.read()
+    assert told == []
 
 
 @pytest.mark.parametrize("part", ["model", "optimizer", "schedule", "epochs", "best", "random"])

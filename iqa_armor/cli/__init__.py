@@ -1,5 +1,7 @@
 """The command line: parse, call, show, exit code."""
 
+import logging
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
@@ -13,6 +15,8 @@ from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.signals import showing_results, stop_on_signals, told
 from iqa_armor.errors import ArmorError, ModelLoadError
+
+MOST_TOLD = 6000  # characters of an error
 
 
 class ArmorGroup(typer.core.TyperGroup):
@@ -50,6 +54,8 @@ def _ending() -> Iterator[None]:
         from rich.markup import escape
 
         sentence, code = _told(error)
+        if len(sentence) > MOST_TOLD:  # quotes what a stranger wrote; the way out stands at the end
+            sentence = f"{sentence[: MOST_TOLD // 2]} […] {sentence[-MOST_TOLD // 2 :]}"
         stderr.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True)
         raise typer.Exit(code) from error
 
@@ -102,4 +108,7 @@ def _root(
 
 def main() -> None:
     stop_on_signals()
+    # What Pillow remarks on metadata that it skips, and on what it refuses, has no image's name.
+    warnings.filterwarnings("ignore", module="PIL")
+    logging.getLogger("PIL").addHandler(logging.NullHandler())
     app()

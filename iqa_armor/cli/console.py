@@ -6,6 +6,7 @@ import json
 import logging
 import math
 import os
+import re
 import shlex
 import time
 from collections.abc import Iterable, Iterator, Sequence
@@ -14,8 +15,9 @@ from contextvars import ContextVar
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
-from rich.console import Console
+from rich.console import Console, ConsoleOptions
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
 
@@ -23,9 +25,21 @@ if TYPE_CHECKING:
     from iqa_armor.models.base import ScoreScale
     from iqa_armor.pipeline.forecast import Forecast
 
-stdout = Console(highlight=False)
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+
+
+class _Screen(Console):
+    """A console on which names of files and other texts of strangers do not command the terminal."""
+
+    def render(self, renderable: Any, options: ConsoleOptions | None = None) -> Iterator[Segment]:
+        for part in super().render(renderable, options):
+            is_text = part.control is None and _CONTROLS.search(part.text)
+            yield part._replace(text=_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part.text)) if is_text else part
+
+
+stdout = _Screen(highlight=False)
 # Of the processes that a launcher starts, the first one speaks.
-stderr = Console(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+stderr = _Screen(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
 
 
 class _ToConsole(logging.Handler):

@@ -8,6 +8,7 @@ from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
+from itertools import islice
 from pathlib import Path
 
 from iqa_armor.bounded import worker
@@ -22,6 +23,8 @@ SPLIT_NAMES: Mapping[str, Split] = {
     **dict.fromkeys(("test", "testing"), "test"),
 }
 MOST_BYTES = 2**28
+MOST_LINES = 2**20  # as in spreadsheets
+MOST_SCORE = 1e12  # beyond it squares and sums leave the range of numbers
 HEAD_LINES = 20  # in which names of columns are looked for
 SEPARATORS = (";", "\t", "|", ",")  # a tie is with decimal commas
 Lines = Iterator[tuple[int, list[str]]]  # line number from 1, stripped cells
@@ -70,14 +73,14 @@ class Table:
 
 
 def finite_score(value: str | float, place: str, problems: Problems) -> float:
-    """Return a finite score, of a text also one with a decimal comma; anything else is noted as a problem, and NaN."""
+    """Return a score, of a text also one with a decimal comma; anything else is noted as a problem, and NaN."""
     try:
         score = float(value.replace(",", ".", 1) if isinstance(value, str) and "." not in value else value)
     except ValueError:
         problems.add("scores that are no numbers", f"{place}: {value!r}")
         return math.nan
-    if not math.isfinite(score):
-        problems.add("scores that are not finite", f"{place}: {value}")
+    if not abs(score) <= MOST_SCORE:
+        problems.add(f"scores beyond {MOST_SCORE:g} or not finite", f"{place}: {value}")
         return math.nan
     return score
 
@@ -101,7 +104,9 @@ def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> 
 
 def _table(path: Path, columns: Sequence[str], sheet: str) -> Table:
     read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)
-    lines = [(number, cells) for number, cells in read if any(cells)]
+    lines = [(number, cells) for number, cells in islice(read, MOST_LINES) if any(cells)]
+    if next(read, None):
+        raise DataError(f"{path} has more than {MOST_LINES} lines, which no label file needs; divide it")
     heads = ([cell.lower() for cell in cells] for _, cells in lines[:HEAD_LINES])
     start = next((place for place, head in enumerate(heads) if columns and set(columns) <= set(head)), 0)
     header = _header(lines[start][1]) if lines else []

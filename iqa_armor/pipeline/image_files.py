@@ -20,6 +20,8 @@ from iqa_armor.data.labelled import Problems
 from iqa_armor.errors import DataError, UsageError, reading
 from iqa_armor.settings import LEVELS
 
+MOST_PATH = 2**15  # characters of a line of a list
+
 
 def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:
     """Yield the image files that paths, folders (with all below) and patterns (`**` too) name, in order, one by one.
@@ -40,11 +42,16 @@ def listed_images(paths: Iterable[Path | str], listed: str | None) -> Iterator[P
     yield from each_image(paths)
     if listed is not None:
         with ExitStack() as held:
-            lines: Iterable[str] = sys.stdin
-            if listed != "-":
+            file: Any = sys.stdin
+            if listed == "-":
+                file.reconfigure(errors="surrogateescape")
+            else:
                 with reading(listed, UsageError):
-                    lines = held.enter_context(Path(listed).open(encoding="utf-8", errors="surrogateescape"))
-            yield from each_image(line.rstrip("\r\n") for line in lines if line.strip())
+                    file = held.enter_context(Path(listed).open(encoding="utf-8", errors="surrogateescape"))
+            for line in iter(lambda: file.readline(MOST_PATH), ""):
+                if len(line) == MOST_PATH:
+                    raise UsageError(f"{listed} is no list of images: a line has {MOST_PATH} characters or more")
+                yield from each_image([line.rstrip("\r\n")] if line.strip() else ())
 
 
 def count_images(paths: Iterable[Path | str], listed: str | None) -> int:

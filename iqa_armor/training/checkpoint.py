@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import warnings
 import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +13,7 @@ import torch
 
 from iqa_armor.errors import OutputError, RecipeError, reading
 from iqa_armor.files import replacing, require_writable
+from iqa_armor.machine import capped
 
 AFRESH = "run without --resume to start afresh"
 
@@ -49,7 +51,9 @@ class Checkpoint:
             with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
-            state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
+            with capped(), warnings.catch_warnings():
+                warnings.simplefilter("ignore")  # of TorchScript, which it then refuses
+                state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         kept = state.get("fingerprint") if isinstance(state, dict) else None
         if kept != self.fingerprint:
             raise RecipeError(

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import csv
+import json
 import os
+import re
 import shutil
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 from conftest import ARCH, small_network, write_images
@@ -95,6 +100,38 @@ def call(name: str, *more: str):
     """Run a command in this process; it may replace what is there."""
     words = [*COMMANDS[name][0], *more]
     return CliRunner().invoke(app, words if name == "evaluate" else [*words, "--overwrite"])
+
+
+def timeless(value: Any) -> Any:
+    """Return plain values without times."""
+    if isinstance(value, dict):
+        return {key: timeless(item) for key, item in value.items() if "seconds" not in key and key != "timing"}
+    return [timeless(item) for item in value] if isinstance(value, list) else value
+
+
+def content(file: Path) -> Any:
+    """Return what has to be the same: the bytes, without times and without the dates inside archives."""
+    if file.suffix == ".csv":
+        with file.open(newline="") as opened:
+            return timeless(list(csv.DictReader(opened)))
+    if file.suffix == ".json":
+        return timeless(json.loads(file.read_text()))
+    if file.suffix == ".pt2":
+        with zipfile.ZipFile(file) as archive:
+            parts = {name.partition("/")[2]: archive.read(name) for name in archive.namelist()}
+        # torch numbers the graphs of a process, and names them in its notes on where an operation comes from.
+        graph = re.sub(rb"eval_with_key>\.\d+", b"", parts.pop("models/model.json"))
+        return {"graph": graph, **{name: part for name, part in parts.items() if "serialization_id" not in name}}
+    return file.read_bytes()
+
+
+def results(name: str, *more: str) -> dict[str, Any]:
+    """Run a command and return what it makes: files, but for those with a date, and what a certificate tells."""
+    done = call(name, *more, *(["--json"] if name == "certify" else []))
+    assert done.exit_code == 0, done.stderr
+    told = {"told": timeless(json.loads(done.stdout))} if name == "certify" else {}
+    files = [path for path in Path("out").iterdir() if path.suffix not in (".md", ".jsonl", ".html")]
+    return {**told, **{file.name: content(file) for file in files}}
 
 
 def put_old_files(name: str) -> dict[Path, bytes]:

@@ -9,6 +9,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable
+from copy import deepcopy
 from random import Random
 from typing import Any
 
@@ -94,16 +95,21 @@ def places(value: Any) -> list[tuple[Any, Any]]:
     return found
 
 
+def special(rng: Random) -> Any:
+    """Return a value of its own: one that many places shared would come to hold itself, and grow without end."""
+    return deepcopy(rng.choice(SPECIAL))
+
+
 def changed_value(rng: Random, value: Any) -> Any:  # noqa: C901
     """Change some parts of a JSON value, in place where it can be."""
     for _ in range(rng.choice((1, 1, 1, 2, 5))):
         known = places(value)
         if not known:
-            return rng.choice(SPECIAL)
+            return special(rng)
         (container, key), (other, there) = rng.choice(known), rng.choice(known)
         kind = rng.randrange(8)
         if kind < 3:
-            container[key] = rng.choice(SPECIAL)
+            container[key] = special(rng)
         elif kind == 3:
             container[key] = json.loads(json.dumps(other[there]))
         elif kind == 4:
@@ -197,8 +203,8 @@ def changed_archive(rng: Random, content: bytes) -> bytes:  # noqa: C901
         else:
             members.append((name.rpartition("/")[0] + "/" + rng.choice(("a", "constants.pkl", "code/x.py")), inner))
     packed = io.BytesIO()
-    methods = (zipfile.ZIP_STORED, zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)
-    with zipfile.ZipFile(packed, "w", rng.choice(methods)) as archive:
+    methods = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED, zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA)  # the last take longest
+    with zipfile.ZipFile(packed, "w", rng.choices(methods, (12, 4, 1, 1))[0]) as archive:
         for name, inner in members:
             archive.writestr(name, inner)
     whole = bytearray(packed.getvalue())

@@ -5,13 +5,13 @@ from __future__ import annotations
 import importlib.util
 import io
 import json
+import os
 import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import redirect_stdout
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -131,24 +131,13 @@ def _written(name: str, *texts: str) -> Callable[[Path], Iterator[Path]]:
     return write
 
 
-@cache
-def _command() -> Any:
-    from typer.main import get_command
-
-    from iqa_armor.cli import app
-
-    return get_command(app)
-
-
 def _recipe(path: Path) -> object:
-    from click.testing import CliRunner
+    from iqa_armor.cli.recipes import Sources
+    from iqa_armor.recipe import Recipe
 
-    done = CliRunner().invoke(
-        _command(), ["harden", "m.pt", "--data", "demo", "-o", "o.safetensors", "--print-recipe", "--recipe", str(path)]
-    )
-    if done.exception is not None and not isinstance(done.exception, SystemExit):
-        raise done.exception
-    return done.exit_code
+    sources = Sources([Recipe], str(path), [])
+    sources.show([sources.read(Recipe, {})])
+    return sources
 
 
 def _pipeline(path: Path) -> object:
@@ -195,11 +184,14 @@ def _matrices(folder: Path) -> Iterator[Path]:
 def _matrix(path: Path) -> object:
     from iqa_armor.data.live import read_variable
 
+    refused = None
     for kind, name in (("numbers", "dmos"), ("texts", "names")):
         try:
             read_variable(kind, path, name)
-        except ArmorError:
-            continue
+        except ArmorError as error:
+            refused = error
+    if refused:
+        raise refused
     return None
 
 
@@ -355,13 +347,17 @@ def _words(path: Path) -> object:
     word = path.read_bytes().decode(errors="replace")
     if ".py" in word or word.partition(":")[0] in ("synthetic", "demo"):  # a user's own code; made, not read
         return None
-    for read in (read_purifier, parse_requirement, open_dataset, ATTACKS.make if hasattr(ATTACKS, "make") else str):
+    kept, refused = os.environ.get("IQA_ARMOR_MAX_MEMORY", ""), []
+    readers = (read_purifier, parse_requirement, open_dataset, ATTACKS.read, prepare_memory)
+    for read in readers:
         try:
             read(word)
-        except ArmorError:
-            continue
-    if not word.strip()[:1].isdigit():
-        prepare_memory(None)
+        except ArmorError as error:
+            refused.append(error)
+        finally:
+            os.environ["IQA_ARMOR_MAX_MEMORY"] = kept
+    if len(refused) == len(readers):
+        raise refused[0]
     return None
 
 

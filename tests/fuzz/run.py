@@ -29,6 +29,7 @@ os.environ.setdefault("IQA_ARMOR_MAX_MEMORY", str(2**30))
 
 SECONDS = 20
 MOST_GROWTH = 2**30 * 3 // 2  # of the largest resident set, beside libraries
+MOST_DATA = 2**33  # of this process, lest the machine ends it, or another one
 START = int(os.environ.get("FUZZ_START", "1000000"))
 CHANGES = ("os.system", "os.exec", "os.spawn", "os.posix_spawn", "os.remove", "os.rename", "os.mkdir")
 GOOD = ("read", "refused")
@@ -108,6 +109,8 @@ def fuzz(name: str, count: int, log: Path) -> None:
     from readers import Fuzzed
 
     done, folder = Done(log / f"{name}.json"), Path(tempfile.mkdtemp(prefix=f"fuzz-{name}-"))
+    (log / f"{name}.now").unlink(missing_ok=True)  # of a run before, which is not to blame for the end of this one
+    resource.setrlimit(resource.RLIMIT_DATA, (MOST_DATA, MOST_DATA))
     empty = folder / "here"
     empty.mkdir()
     fuzzed = Fuzzed(name, folder)
