@@ -206,7 +206,7 @@ def harden_one(name: str) -> dict[str, object]:
 
 def hardened(model: QualityModel) -> dict[str, object]:
     """Return what happened to a model that can be hardened."""
-    result = harden(model, open_dataset("synthetic:scenes=4,size=64x64"), Recipe(epochs=0, calibration=4))
+    result = harden(model, open_dataset("synthetic:scenes=3,size=64x64"), Recipe(epochs=0, calibration=4))
     pruned = result.pruned
     row: dict[str, object] = {"outcome": "hardened", "share": pruned.share, "proof": pruned.proof} if pruned else {}
     with tempfile.TemporaryDirectory() as folder:

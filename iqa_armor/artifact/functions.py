@@ -21,6 +21,7 @@ ATTRIBUTES = ("shape", "ndim", "dtype", "device", "T", "mT", "is_cuda", "real", 
 RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "trilinear", "area")
 PADDING = ("constant", "reflect", "replicate", "circular")
 SAMPLING = ("bilinear", "nearest", "bicubic", "zeros", "border", "reflection")
+DISTANCES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
 FOURIER = ("backward", "ortho", "forward")
 CONVOLUTION = "input weight bias? stride? padding? dilation? groups?"
 TRANSPOSED = "input weight bias? stride? padding? output_padding? groups? dilation?"
@@ -74,7 +75,10 @@ _ENTRIES = {
     **functions_of(torch, "div", Signature("input other rounding_mode?", ("floor", "trunc"), literals=False)),
     **functions_of(torch, "pow", Signature("input exponent", largest=EXPONENT, literals=False)),
     **functions_of(torch, "clamp", Signature("input min? max?")),
+    **functions_of(torch.functional, "cdist", Signature("x1 x2 p? compute_mode?", DISTANCES)),
+    **functions_of(torch, "diagonal", Signature("input offset? dim1? dim2?")),
     **functions_of(torch, "lerp", Signature("input end weight")),
+    **functions_of(torch, "addcmul addcdiv", Signature("input tensor1 tensor2 value?")),
     **functions_of(torch, "where", Signature("condition input other")),
     **functions_of(torch, "masked_fill", Signature("input mask value")),
     **functions_of(torch, "addmm", Signature("input mat1 mat2 beta? alpha?")),
@@ -222,6 +226,8 @@ _BY_PARAMETERS = {
     "k dim? largest? sorted?": "topk",
     "dim? descending? stable?": "sort argsort",
     "dim": "unsqueeze",
+    "offset? dim1? dim2?": "diagonal",
+    "tensor1 tensor2 value?": "addcmul addcdiv",
 }
 
 METHODS: dict[str, Signature] = {

@@ -24,7 +24,8 @@ from iqa_armor.ortho.block import RobustBlock
 
 # Operations for an element: what these take beside arithmetic, in the time that a multiplication in a product takes.
 PLAIN, SLOW, SINGULAR = 16, 64, 200
-_PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1}  # where their first matrix stands
+# Where their first matrix stands.
+_PRODUCTS = {"aten::mm": 0, "aten::bmm": 0, "aten::addmm": 1, "aten::baddbmm": 1, "aten::_cdist_forward": 0}
 _WINDOWS = ("aten::max_pool2d_with_indices", "aten::avg_pool2d", "aten::avg_pool3d", "aten::max_pool3d_with_indices")
 
 

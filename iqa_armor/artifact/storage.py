@@ -107,6 +107,7 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
     return metadata, tensors
 
 
+@torch.inference_mode(mode=False)  # what is loaded must serve gradients too, wherever it is loaded
 def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityModel:
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from itertools import zip_longest
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -15,7 +15,7 @@ from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
 from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE
 from iqa_armor.graph.plain import sizes_from
-from iqa_armor.graph.tracer import SizedTracer
+from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
 
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
@@ -32,6 +32,8 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     (N, 3, H, W). Raises SurgeryError if what the network does depends on the pixels or on the number of images; names
     the line.
     """
+    if isinstance(network, torch.jit.ScriptModule):
+        raise SurgeryError(f"the network is {COMPILED}")
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
     if tracer.asked:
@@ -63,10 +65,8 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     except NETWORK_FAILURES as error:
         _note_place(error, tracer)
         line = failing_line(error)
-        raise SurgeryError(
-            f"{kind} cannot be traced: {cause_of(error)} ({shown_line(line) if line else 'inside a torch layer'}); "
-            "what a network does may depend on the size of its images, not on their pixels"
-        ) from error
+        place = shown_line(line) if line else "inside a torch layer"
+        raise SurgeryError(f"{kind} cannot be traced: {cause_of(error)} ({place})") from error
     return tracer, traced
 
 
@@ -83,14 +83,14 @@ def _drop_assertions(graph: fx.Graph) -> None:
 
 @contextmanager
 def _one_input(network: nn.Module) -> Iterator[None]:
-    """Let a network take images only: further arguments of `forward` have their defaults."""
-    kind: Any = type(network)
-    if len(inspect.signature(kind.forward).parameters) == 2:  # itself and the images
+    """Let a network take images only: further arguments of its `forward`, or its class's, have their defaults."""
+    kind, called = cast(Any, type(network)), network.forward
+    if "forward" not in vars(network) and len(inspect.signature(called).parameters) == 1:
         yield
         return
 
-    def forward(self: nn.Module, images: Tensor) -> Any:
-        return kind.forward(self, images)
+    def forward(_: nn.Module, images: Tensor) -> Any:
+        return called(images)
 
     network.__class__ = type(kind.__name__, (kind,), {"forward": forward, "__module__": kind.__module__})
     try:

@@ -7,6 +7,7 @@ import functools
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
+from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
 READERS = ("tensor", "as_tensor")  # of plain numbers
 FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
-_TRANSFORMS = "torchvision.transforms.functional"
+_ASKING = {"torchvision", "einops"}
 METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
 
 
@@ -26,14 +27,20 @@ METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
 def sizes_from(tracer: SizedTracer, network: nn.Module) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
 
-    `torch.tensor([x.shape[2], 1])` becomes a constant. In the code of the network's modules and in torchvision's
-    transforms `isinstance` says of a value in the graph what it says of the value itself.
+    `torch.tensor([x.shape[2], 1])` becomes a constant. In the packages of the network's modules, torchvision and einops
+    `isinstance` says of a value in the graph what it says of the value itself.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     with ExitStack() as stack:
-        for code in {type(module).__module__ for module in network.modules()} | {_TRANSFORMS}:
-            if code in sys.modules and not code.startswith("torch."):
-                _replace(stack, sys.modules[code], "isinstance", functools.partial(_is_of_kind, tracer))
+        own = {type(module).__module__ for module in network.modules()}
+        packages = {code.partition(".")[0] for code in own} | _ASKING
+        for name, code in list(sys.modules.items()):
+            is_asking = name in own or (name.partition(".")[0] in packages - {"torch", "iqa_armor"})
+            if is_asking and type(code) is ModuleType and not name.startswith("torch."):
+                _replace(stack, code, "isinstance", functools.partial(_is_of_kind, tracer))
+        if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
+            stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
+        _replace(stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"]))
         for name in READERS:
             _replace(stack, torch, name, _settling(tracer, getattr(torch, name)))
         for owner, names in ((torch, FACTORIES), (Tensor, METHODS)):
@@ -50,6 +57,15 @@ def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
 def _is_of_kind(tracer: SizedTracer, value: Any, kind: Any) -> bool:
     known = tracer.values.get(value.node) if builtins.isinstance(value, fx.Proxy) else None
     return builtins.isinstance(value, kind) or (known is not None and builtins.isinstance(known, kind))
+
+
+def _from_source(called: Callable[..., Any]) -> Callable[..., Any]:
+    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
+        """Call what a TorchScript function was compiled from, where values of the graph are given."""
+        source: Any = getattr(function, "_torchdynamo_inline", None)
+        return source(*args, **kwargs) if source and proxies(args, kwargs) else called(function, *args, **kwargs)
+
+    return call
 
 
 def _settling(tracer: SizedTracer, called: Callable[..., Any]) -> Callable[..., Any]:

@@ -1,5 +1,6 @@
 """Undo what tracing freezes in a graph."""
 
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -11,10 +12,14 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import arguments, layer_of
+from iqa_armor.graph.calls import arguments, layer_of, reads_size
 from iqa_armor.graph.functional import replace_call
 
 # Functions that drop, by the layer that does the same.
+_QUESTIONS = (
+    *(getattr, operator.getitem, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
+    *(operator.add, operator.sub, operator.mul, operator.mod, operator.floordiv, operator.truediv),
+)
 _DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Dropout: functional.dropout,
     nn.Dropout1d: functional.dropout1d,
@@ -84,7 +89,7 @@ def restore_layers(traced: fx.GraphModule) -> None:
     `tensor.data` becomes `tensor.detach()`, which is the same and has a stored form.
     """
     for node in reversed(traced.graph.nodes):
-        if node.target is getattr and not node.users:  # a question whose answer is settled
+        if not node.users and (reads_size(node) or node.target in _QUESTIONS):  # whose answer is settled
             traced.graph.erase_node(node)
     for node in list(traced.graph.nodes):
         if node.op != "call_function":

@@ -30,7 +30,9 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     with evaluating(network):
         followed = follow(network, example)  # the network itself: hooks that it has set hold on to it, not to a copy
         try:
-            traced = copy.deepcopy(followed)
+            # Such as the weights that weight normalization leaves at a layer.
+            held = [each for module in followed.modules() for each in vars(module).values() if isinstance(each, Tensor)]
+            traced = copy.deepcopy(followed, {id(each): each.detach().clone() for each in held if not each.is_leaf})
         except NETWORK_FAILURES as error:
             raise SurgeryError(f"{type(network).__name__} cannot be copied: {cause_of(error)}") from error
     modes = followed.meta.pop(MODES)

@@ -19,12 +19,14 @@ from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
 from iqa_armor.graph.interpret import call_node, with_item
 from iqa_armor.graph.plain import proxies
+from iqa_armor.graph.walk import ancestors
 
 _MADE_OF_LAYERS = (
     *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
     nn.TransformerDecoderLayer,
 )
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
+COMPILED = "compiled by TorchScript, which cannot be followed; build it from its Python source"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
@@ -43,17 +45,26 @@ class Known(fx.Proxy):
 
     def __getattr__(self, k: str) -> Any:
         value = self.tracer.values.get(self.node)
-        # Autocast and comparisons want a device's type as text; where a tensor lies stays open.
-        return getattr(value, k) if isinstance(value, torch.device) else KnownAttribute(self, k)
+        # The number of axes is the same for all images, and code looks tables up by it. Autocast and comparisons want a
+        # device's type as text; where a tensor lies stays open.
+        if isinstance(value, torch.device) or (k == "ndim" and isinstance(value, Tensor)):
+            return getattr(value, k)
+        if k.startswith("__array_"):  # NumPy's ways to values beside `__array__`
+            raise AttributeError(k)
+        named = getattr(type(value), "__match_args__", ()) if isinstance(value, tuple) else ()
+        return cast(Any, self)[named.index(k)] if k in named else KnownAttribute(self, k)
 
     __len__, __index__, __int__, __float__ = map(_settling, (len, operator.index, int, float))
     __round__, __ceil__, __floor__, __trunc__ = map(_settling, (round, math.ceil, math.floor, math.trunc))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.tracer.settled(self, Tensor.numpy)
 
     def __iter__(self) -> Iterator[fx.Proxy]:
         return self.tracer.iter(self)
 
     def __bool__(self) -> bool:
-        return bool(self.tracer.to_bool(self))
+        return bool(self.tracer.settled(self, bool))
 
     def __hash__(self) -> int:
         return id(self)
@@ -133,6 +144,10 @@ class SizedTracer(fx.Tracer):
 
     def create_proxy(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Proxy:
         """Return what stands for a call; what another package's function makes of sizes alone becomes a constant."""
+        if torch.is_autocast_enabled(self.example.device.type):
+            raise TraceError("it computes in half precision under torch.autocast, which a graph does not hold")
+        if kind == "call_method" and target in ("item", "tolist", "numpy"):
+            return cast(fx.Proxy, self.settled(args[0], operator.methodcaller(target)))
         is_foreign = kind == "call_function" and (getattr(target, "__module__", "") or "").partition(".")[0] not in _OWN
         if is_foreign and not any(isinstance(self.values[each.node], Tensor) for each in proxies(args, kwargs)):
             args, kwargs = self.plain((args, kwargs))
@@ -151,11 +166,20 @@ class SizedTracer(fx.Tracer):
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""
         return super().create_arg(tuple(a) if isinstance(a, torch.Size) else a)
 
+    def path_of_module(self, mod: nn.Module) -> str:
+        """Return a layer's name; a TraceError if the network does not have it as a submodule."""
+        try:
+            return super().path_of_module(mod)
+        except NameError as error:
+            raise TraceError(f"a {type(mod).__name__} is no submodule; keep layers in nn.ModuleList") from error
+
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
         """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
         if self._is_plain:
             return forward(*args, **kwargs)
         try:
+            if isinstance(m, torch.jit.ScriptModule):
+                raise TraceError(f"{self.path_of_module(m)!r} is {COMPILED}")
             result = super().call_module(m, forward, args, kwargs)
         except (*NETWORK_FAILURES, NodeFailure):
             self.failed = self.path_of_module(m) if self.failed is None else self.failed
@@ -169,10 +193,6 @@ class SizedTracer(fx.Tracer):
     def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, fx.Proxy]) -> Any:
         """Return a module's attribute, a parameter as a node of the graph; within a leaf plainly."""
         return attr_val if self._is_plain else super().getattr(attr, attr_val, parameter_proxy_cache)
-
-    def to_bool(self, obj: fx.Proxy) -> bool:
-        """Return whether a value is true; a TraceError if that depends on the pixels."""
-        return bool(self.settled(obj, bool))
 
     def iter(self, obj: fx.Proxy) -> Iterator[fx.Proxy]:
         """Return the parts of a value one by one; their number is settled."""
@@ -191,8 +211,10 @@ class SizedTracer(fx.Tracer):
         """Return a plain value of what stands for one, noted as asked for; a TraceError if it depends on the pixels."""
         value = self.values[obj.node]
         if isinstance(value, Tensor):
+            if not any(each.op == "placeholder" for each in ancestors(obj.node)):
+                return read(value, *digits)
             if read is not len:
-                raise TraceError("a plain number is asked of a tensor, so what happens depends on the pixels")
+                raise TraceError("a number is asked of a tensor, so what happens depends on the pixels, not on sizes")
             obj = cast(Any, obj).shape[0]
             value, read = self.values[obj.node], int
         self.asked[obj.node] = value

@@ -1,6 +1,7 @@
 """Proofs that surgery changed nothing but what it says."""
 
 import logging
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -78,7 +79,7 @@ def _shown_equal(
 ) -> SurgeryProof:
     """Return the proof that two tensors are equal, or raise a SurgeryError, which says the `fault`."""
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
-    apart = float((before - after).abs().max()) / spread
+    apart = float((before - after).abs().max()) / spread if before.shape == after.shape else math.inf
     if not apart <= tolerance:
         raise SurgeryError(fault.format(step=step, apart=apart, tolerance=tolerance))
     return SurgeryProof(step, apart, tolerance)

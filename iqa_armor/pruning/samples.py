@@ -76,10 +76,7 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
             hooks.enter_context(layer.register_forward_pre_hook(reading(name)))
         for batch in torch.split(images, EFFECT_BATCH):
             read.clear()
-            total = network(batch.detach().requires_grad_()).sum()
-            gradients = torch.autograd.grad(total, [values for _, values in read], materialize_grads=True)
-            # A root at 0 has no gradient, such as a deviation over a flat map.
-            gradients = tuple(gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in gradients)
+            gradients = _gradients(network(batch.detach().requires_grad_()), [values for _, values in read])
             runs: dict[str, list[Tensor]] = {}
             for (name, values), gradient in zip(read, gradients, strict=True):
                 effect = (values.detach() * gradient).movedim(channel_axis(layers[name], values), -1)
@@ -87,6 +84,14 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
             for name, effects in runs.items():
                 found[name].append(torch.stack(effects).sum(dim=0).double().cpu())
     return {name: torch.cat(parts) for name, parts in found.items() if parts}
+
+
+def _gradients(scores: Tensor, values: list[Tensor]) -> list[Tensor]:
+    if not scores.requires_grad:
+        raise SurgeryError("scores of this network have no gradient, as behind argmax; pass --criterion l1")
+    found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
+    # A root at 0 has no gradient, such as a deviation over a flat map.
+    return [gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in found]
 
 
 def checked(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:

@@ -77,6 +77,7 @@ MODULES: dict[type[nn.Module], str] = {
     nn.PReLU: "prelu",
     nn.Softmax: "along",
     nn.LogSoftmax: "along",
+    nn.GLU: "gated",
 }
 FUNCTIONS: dict[str, str] = {
     **dict.fromkeys(ELEMENTWISE, "elementwise"),
@@ -94,6 +95,7 @@ FUNCTIONS: dict[str, str] = {
     "layer_norm": "layer_norm",
     "group_norm": "group_norm",
     "prelu": "prelu",
+    "glu": "gated",
     "scaled_dot_product_attention": "attention",
 }
 

@@ -61,6 +61,12 @@ def reductions(labelling: Labelling, call: Call) -> Labels:
     return sums(labelling, call, is_sum=False)
 
 
+def gated(labelling: Labelling, call: Call) -> Labels:
+    """Join each channel of the first half with that of the second, which scales it."""
+    axis = int(labelling.argument(call, "dim", 1, -1))
+    return _combined(labelling, *labelling.of(call.sources[0]).chunk(2, axis))
+
+
 def sums(labelling: Labelling, call: Call, *, is_sum: bool = True) -> Labels:
     """Drop axes by a sum, to which a missing channel adds 0, or a mean, which counts it; unless `is_sum`, by others."""
     source = call.sources[0]
@@ -97,6 +103,7 @@ RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
     "sums": sums,
     "reductions": reductions,
     "along": along_axis,
+    "gated": gated,
     "unknown": layers.lost,
     "convolution": layers.convolution,
     "transposed": partial(layers.convolution, is_transposed=True),

@@ -1,0 +1,165 @@
+"""What people write in a forward is followed, stored and pruned, or refused by its reason."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from conftest import memory_dataset
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import weight_norm
+
+from iqa_armor.artifact.storage import load_artifact
+from iqa_armor.errors import ArmorError, SurgeryError
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.pipeline.harden import harden
+from iqa_armor.recipe import Recipe
+
+SIDE = 32
+
+
+@torch.jit.script
+def generalised_mean(x: Tensor, power: float) -> Tensor:
+    return x.clamp(min=1e-6).pow(power).mean(dim=[2, 3]).pow(1.0 / power)
+
+
+class Written(nn.Module):
+    """Three stages and a head, between which something is done."""
+
+    def __init__(self, between: Any, *, fed: int = 16, head: Any = lambda _, x: x.mean((2, 3))) -> None:
+        super().__init__()
+        self.between, self.head = between, head
+        self.first, self.second = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(fed, 16, 3, 2, 1)
+        self.third, self.last = nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()), nn.Linear(16, 1)
+        self.scale, self.power = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(2.0))
+        self.tables = {2: 1.0, 4: 3.0}
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.third(functional.relu(self.second(self.between(self, self.first(x)))))
+        return self.last(self.head(self, x))
+
+
+def exact(self: Any, x: Tensor) -> Tensor:
+    assert x.shape[2:] == torch.Size([16, 16]), f"{x.shape[2:]}"
+    return x * self.tables[x.ndim]
+
+
+def by_parameters(self: Any, x: Tensor) -> Tensor:
+    return x * self.scale.item() + float(self.power) if self.scale > 0 else x
+
+
+FOLLOWED: dict[str, Any] = {
+    "sizes compared, a table of axes": lambda: Written(exact),
+    "numbers of parameters": lambda: Written(by_parameters),
+    "fields of what topk gives": lambda: Written(
+        lambda _, x: x, head=lambda _, x: x.flatten(2).topk(3, dim=2).values.mean(2)
+    ),
+    "a gated unit": lambda: Written(lambda _, x: functional.glu(x, dim=1), fed=8),
+    "a TorchScript function": lambda: Written(lambda _, x: x, head=lambda _, x: generalised_mean(x, 3.0)),
+    "distances to centres": lambda: Written(
+        lambda _, x: x, head=lambda self, x: torch.cdist(x.mean((2, 3)), self.last.weight).expand(-1, 16)
+    ),
+    "products added": lambda: Written(lambda self, x: torch.addcmul(x, x, self.scale, value=0.5)),
+    "a diagonal": lambda: Written(lambda _, x: x, head=lambda _, x: x.diagonal(dim1=2, dim2=3).mean(2)),
+}
+
+
+def hardened(network: nn.Module, folder: Path) -> Any:
+    model = QualityModel(network.eval(), Preprocessing(size=(SIDE, SIDE)), name="written")
+    result = harden(model, memory_dataset(training=8), Recipe(epochs=0, calibration=4))
+    result.save(folder / "hardened.safetensors")
+    images = torch.rand(3, 3, SIDE, SIDE)
+    with torch.inference_mode():
+        assert torch.equal(load_artifact(folder / "hardened.safetensors")(images), result.model(images))
+    return result.pruned
+
+
+@pytest.mark.parametrize("name", FOLLOWED)
+def test_it_is_hardened_with_proof(name: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    pruned = hardened(FOLLOWED[name](), tmp_path)
+    assert pruned.share > 0.05
+    assert pruned.proof < 1e-6
+
+
+def test_old_weight_normalization_that_has_run_is_baked(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = Written(lambda _, x: x)
+    network.second = weight_norm(network.second)
+    network(torch.rand(1, 3, SIDE, SIDE))
+    assert not network.second.weight.is_leaf
+    assert hardened(network, tmp_path).share > 0.05
+
+
+@pytest.mark.parametrize(
+    ("between", "reason"),
+    [
+        (lambda _, x: x - x.mean().item(), "a number is asked of a tensor, so what happens depends on the pixels"),
+        (lambda _, x: x - torch.from_numpy(x.detach().numpy()), "a number is asked of a tensor"),
+        (lambda self, x: self.tables["layer"](x), "a Conv2d is no submodule; keep layers in nn.ModuleList"),
+        (lambda self, x: self.compiled(x), r"'compiled' is compiled by TorchScript, which cannot be followed"),
+    ],
+)
+def test_it_is_refused_by_its_reason(between: Any, reason: str) -> None:
+    network = Written(between)
+    network.tables["layer"] = nn.Conv2d(16, 16, 1)  # type: ignore[index]
+    network.compiled = torch.jit.script(nn.Sequential(nn.Conv2d(16, 16, 1)))
+    with pytest.raises(SurgeryError, match=reason):
+        trace(network.eval(), torch.rand(1, 3, SIDE, SIDE))
+
+
+def test_a_network_of_torchscript_and_one_in_half_precision_are_refused_by_their_reason() -> None:
+    with pytest.raises(SurgeryError, match="the network is compiled by TorchScript"):
+        trace(torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1))), torch.rand(1, 3, 8, 8))
+
+    class Half(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            with torch.autocast("cpu", dtype=torch.bfloat16):
+                return super().forward(x)
+
+    with pytest.raises(SurgeryError, match=r"half precision under torch\.autocast"):
+        trace(Half(nn.Conv2d(3, 3, 1)), torch.rand(1, 3, 8, 8))
+
+
+def test_scores_without_gradient_ask_for_another_criterion(tmp_path: Path) -> None:
+    network = Written(lambda _, x: x, head=lambda _, x: x.mean((2, 3)).round())
+    network.last = nn.Sequential(nn.Linear(16, 8), nn.Softmax(1))
+    network.forward = lambda x: Written.forward(network, x).argmax(1).float()  # type: ignore[method-assign]
+    with pytest.raises(ArmorError, match="no gradient, as behind argmax; pass --criterion l1"):
+        hardened(network, tmp_path)
+
+
+def test_kinds_are_asked_in_every_module_of_a_networks_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "asking_parcel"
+    package.mkdir()
+    (package / "__init__.py").touch()
+    (package / "tools.py").write_text(
+        "import torch\ndef doubled(x):\n    return 2 * x if isinstance(x, torch.Tensor) else [each for each in x]\n"
+    )
+    (package / "network.py").write_text(
+        "from torch import nn\nfrom asking_parcel.tools import doubled\n"
+        "class Doubling(nn.Module):\n    def forward(self, x):\n        return doubled(x)\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    from asking_parcel.network import Doubling  # type: ignore[import-not-found]
+
+    traced = trace(Doubling(), torch.rand(1, 3, 8, 8))
+    assert torch.equal(traced(torch.ones(2, 3, 8, 8)), torch.full((2, 3, 8, 8), 2.0))
+    assert "isinstance" not in vars(sys.modules["asking_parcel.tools"])
+
+
+def test_einops_is_followed(tmp_path: Path) -> None:
+    einops = pytest.importorskip("einops")
+
+    def windows(_: Any, x: Tensor) -> Tensor:
+        cut = einops.rearrange(x, "b c (h p) (w q) -> b (h w) c p q", p=8, q=8)
+        return einops.rearrange(cut, "b (h w) c p q -> b c (h p) (w q)", h=2)
+
+    torch.manual_seed(0)
+    network = Written(windows, head=lambda _, x: einops.reduce(x, "b c h w -> b c", "mean"))
+    assert hardened(network, tmp_path).share > 0.05
