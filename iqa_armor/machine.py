@@ -68,9 +68,17 @@ def cuda_devices() -> list[str]:
     return [torch.cuda.get_device_name(number) for number in range(count)]
 
 
+def launched() -> tuple[int, int]:
+    """Return the number of this process and the count of those that a launcher has started; a UsageError if unclear."""
+    said = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not all(map(str.isdecimal, said)):
+        raise UsageError(f"launchers set RANK and WORLD_SIZE to numbers, but they are {said[0]!r} and {said[1]!r}")
+    return (int(said[0]), int(said[1])) if int(said[1]) > 1 else (0, 1)
+
+
 def is_main_process() -> bool:
     """Return whether this process writes results: of those that a launcher has started, only the first does."""
-    return int(os.environ.get("RANK", "0")) == 0
+    return launched()[0] == 0
 
 
 def require_one_process() -> None:
@@ -78,7 +86,7 @@ def require_one_process() -> None:
 
     Raises UsageError.
     """
-    if (count := os.environ.get("WORLD_SIZE", "1")) != "1":
+    if (count := launched()[1]) != 1:
         raise UsageError(
             f"a launcher has started {count} processes, and only evaluate shares its work among them: batches that are "
             "split would give other weights; start this without torchrun or accelerate launch"
@@ -118,19 +126,27 @@ def prepare_memory(limit: str | None = None) -> None:
 
     Raises UsageError if that is no size of at least 64 MiB.
     """
-    if limit is None:
-        return
-    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)i?B?", limit.strip(), re.IGNORECASE)
-    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
-    if size < 2**26:
-        raise UsageError(f"--max-memory takes a size such as 6G, from 64M on, got {limit!r}")
-    os.environ[MEMORY_VARIABLE] = str(size)
+    if limit is not None:
+        os.environ[MEMORY_VARIABLE] = str(_size(limit))
 
 
 def memory_limit() -> int:
-    """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants."""
-    said = os.environ.get(MEMORY_VARIABLE, "")
-    return int(said) if said.isdecimal() and len(said) < 16 else _granted_memory() * 3 // 4
+    """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants.
+
+    Raises UsageError if what the environment says is no size.
+    """
+    said = os.environ.get(MEMORY_VARIABLE)
+    return _size(said) if said else _granted_memory() * 3 // 4
+
+
+def _size(said: str) -> int:
+    match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)i?B?", said.strip(), re.IGNORECASE)
+    size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
+    if size < 2**26:
+        raise UsageError(
+            f"--max-memory takes a size such as 6G, from 64M on, and so does {MEMORY_VARIABLE}; it is {said!r}"
+        )
+    return size
 
 
 @contextmanager

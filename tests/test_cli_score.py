@@ -23,9 +23,10 @@ from iqa_armor import cli
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
-from iqa_armor.errors import DataError
+from iqa_armor.errors import DataError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores, rescaling
+from iqa_armor.pipeline.image_files import listed_images
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.score import each_score, score_files
 
@@ -373,3 +374,17 @@ def test_a_list_on_stdin_may_hold_names_that_are_no_text(model: Path, tmp_path: 
     Image.new("RGB", (40, 40)).save(os.fsdecode(bytes(tmp_path) + b"/\xff.png"))
     done = CliRunner().invoke(app, ["score", str(model), "--from-file", "-"], input=bytes(tmp_path) + b"/\xff.png\n")
     assert done.exit_code == 0, done.output
+
+
+def test_what_a_shell_may_take_away_is_missed_in_one_sentence(
+    model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("sys.stdin", None)
+    with pytest.raises(UsageError, match="the standard input is closed"):
+        list(listed_images([], "-"))
+    (tmp_path / "gone").mkdir()
+    monkeypatch.chdir(tmp_path / "gone")
+    (tmp_path / "gone").rmdir()
+    done = run("score", model, "a.png")
+    assert done.exit_code == 2
+    assert done.stderr == "error: the folder in which this was started is gone; change to another one\n"

@@ -129,6 +129,9 @@ def test_the_memory_limit_is_what_was_said(said: str, size: int, monkeypatch: py
 
 
 @pytest.mark.parametrize("said", ["", "6X", "-1G", "nan", "1M", "9" * 5000])
-def test_sizes_that_are_none_are_refused(said: str) -> None:
+def test_sizes_that_are_none_are_refused(said: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(UsageError, match="--max-memory takes a size such as 6G"):
         machine.prepare_memory(said)
+    monkeypatch.setenv(machine.MEMORY_VARIABLE, said or "x")
+    with pytest.raises(UsageError, match="so does IQA_ARMOR_MAX_MEMORY; it is"):
+        machine.memory_limit()

@@ -9,6 +9,7 @@ import accelerate.state
 import numpy as np
 import pytest
 import torch
+import torch._dynamo  # looks at the functions that `apple` replaces, once and for all
 from accelerate import Accelerator
 from conftest import CPU
 from test_training import fit_small, settings
@@ -62,13 +63,23 @@ def test_processes_of_a_launcher_are_refused(make_model, monkeypatch: pytest.Mon
     assert fit_small(make_model(), settings(epochs=1)).best == 1
 
 
-@pytest.mark.parametrize(("rank", "writes"), [(None, True), ("0", True), ("1", False)])
-def test_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, rank: str | None, writes: bool) -> None:
-    if rank is None:
-        monkeypatch.delenv("RANK", raising=False)
-    else:
-        monkeypatch.setenv("RANK", rank)
+@pytest.mark.parametrize(
+    ("rank", "count", "writes"),
+    [("", "2", True), ("0", "2", True), ("1", "2", False), ("1", "1", True), ("1", "", True)],
+)
+def test_the_first_process_writes(monkeypatch: pytest.MonkeyPatch, rank: str, count: str, writes: bool) -> None:
+    for name, value in (("RANK", rank), ("WORLD_SIZE", count)):
+        monkeypatch.setenv(name, value)
+        if not value:
+            monkeypatch.delenv(name)
     assert is_main_process() is writes
+
+
+@pytest.mark.parametrize(("name", "value"), [("RANK", "x"), ("RANK", ""), ("WORLD_SIZE", "-1"), ("WORLD_SIZE", "two")])
+def test_what_no_launcher_says_is_refused(name: str, value: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(UsageError, match=f"RANK and WORLD_SIZE to numbers, but they are .*{value!r}"):
+        is_main_process()
 
 
 @pytest.mark.parametrize("precision", ["no", "bf16"])

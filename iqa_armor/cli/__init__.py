@@ -5,6 +5,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib import import_module
+from pathlib import Path
 from typing import Annotated, Any
 
 import typer
@@ -14,7 +15,7 @@ from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
 from iqa_armor.cli.help import ArmorCommand
 from iqa_armor.cli.signals import showing_results, stop_on_signals, told
-from iqa_armor.errors import ArmorError, ModelLoadError
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 
 MOST_TOLD = 6000  # characters of an error
 
@@ -30,6 +31,10 @@ class ArmorGroup(typer.core.TyperGroup):
         """Note the words of the command as they were given."""
         COMMAND.set(("iqa-armor", *args))
         with _ending():
+            try:
+                Path.cwd()  # without one torch ends the process
+            except OSError as error:
+                raise UsageError("the folder in which this was started is gone; change to another one") from error
             return super().parse_args(ctx, args)
 
     def invoke(self, ctx: Any) -> Any:

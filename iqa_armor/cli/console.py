@@ -39,7 +39,7 @@ class _Screen(Console):
 
 stdout = _Screen(highlight=False)
 # Of the processes that a launcher starts, the first one speaks.
-stderr = _Screen(stderr=True, highlight=False, quiet=os.environ.get("RANK", "0") != "0")
+stderr = _Screen(stderr=True, highlight=False, quiet=os.environ.get("RANK", "").strip("0").isdecimal())
 
 
 class _ToConsole(logging.Handler):

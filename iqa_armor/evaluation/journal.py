@@ -13,6 +13,7 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import DataError, OutputError, contents, reading
 from iqa_armor.files import cut_unfinished, refusing, write_whole
+from iqa_armor.machine import launched
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.results.table import Table
 
@@ -52,7 +53,7 @@ class Shard:
 
 def current_shard(device: torch.device) -> Shard:
     """Return the share of this process: all of it unless a launcher has started several that talk over this device."""
-    if int(os.environ.get("WORLD_SIZE", "1")) < 2:
+    if launched()[1] == 1:
         return Shard()
     from accelerate.state import PartialState
 

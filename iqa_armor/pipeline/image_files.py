@@ -44,6 +44,8 @@ def listed_images(paths: Iterable[Path | str], listed: str | None) -> Iterator[P
         with ExitStack() as held:
             file: Any = sys.stdin
             if listed == "-":
+                if file is None:
+                    raise UsageError("the standard input is closed; name a LIST")
                 file.reconfigure(errors="surrogateescape")
             else:
                 with reading(listed, UsageError):
