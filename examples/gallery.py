@@ -6,24 +6,25 @@
 
 Random weights and a few generated images: this asks whether surgery works and proves itself, not what it buys. Each
 network has a process of its own with one thread and a limit of processor time, which other programs do not change as
-they do the clock's; what is hardened is stored and reloaded in a fresh process in which timm cannot be imported, and
-must give the same scores. What of pyiqa is refused is tried again with `--allow-source`. Rows are kept beside the
-table, in a file of JSON lines: a run goes on where the last one stopped, and families that `--only` names are tried
-again. Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
+they do the clock's; what is hardened is stored and reloaded in a process in which timm cannot be imported, and must
+give the same scores. What of pyiqa is refused is tried again with `--allow-source`. Rows are kept beside the table, in
+a file of JSON lines: a run goes on where the last one stopped, and families that `--only` names are tried again.
+Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import os
+import multiprocessing
 import resource
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, suppress
-from functools import partial
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from unittest.mock import patch
@@ -38,20 +39,27 @@ from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.build import build
 from iqa_armor.pipeline.opaque import keep_source
 
+# A process that opens the files that it is told of, and says how far their scores are from those that were kept.
 RELOAD = """
 import json, sys
 sys.modules["timm"] = sys.modules["pyiqa"] = None
 import torch
 from iqa_armor import load_model
-model, kept = load_model(sys.argv[1]), torch.load(sys.argv[2], weights_only=True)
-with torch.inference_mode():
-    print(json.dumps(float((model(kept["images"]) - kept["scores"]).abs().max())))
+from iqa_armor.errors import ArmorError
+for line in sys.stdin:
+    path, kept = json.loads(line)
+    kept = torch.load(kept, weights_only=True)
+    try:
+        with torch.inference_mode():
+            print(json.dumps(float((load_model(path)(kept["images"]) - kept["scores"]).abs().max())), flush=True)
+    except ArmorError as error:
+        print(json.dumps(str(error)), flush=True)
 """
 PAGE = """# Networks of other packages, hardened with the defaults
 
 Written by [gallery.py](gallery.py): random weights, no fine-tuning, a process of its own with one thread for each
-network, stored and reloaded in a fresh process without the package that it came from. Seconds are processor time, all
-of it: building, hardening, storing and reloading. A proof is the largest difference from the original without the
+network, stored and reloaded in a process without the package that it came from. Seconds are processor time of building,
+hardening and storing, without that of starting Python. A proof is the largest difference from the original without the
 removed channels, in the spread of the scores; none stands where scores hardly differ between images or are random.
 """
 
@@ -63,14 +71,12 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--only", action="append", default=[], metavar="FAMILY", help="families to try (again)")
     parser.add_argument("--seconds", type=int, default=120, help="limit of processor time per network")
     parser.add_argument("--pyiqa", action="store_true", help="try pyiqa's no-reference metrics instead")
-    parser.add_argument("--one", metavar="NETWORK", help=argparse.SUPPRESS)
     given = parser.parse_args(arguments)
-    if given.one:
-        sys.stdout.write(json.dumps(harden_one(given.one)) + "\n")
-        return
     package = "pyiqa" if given.pyiqa else "timm"
     kept = given.output.with_suffix(".jsonl")
     rows = {row["family"]: row for row in map(json.loads, kept.read_text().splitlines())} if kept.exists() else {}
+    torch.set_num_threads(1)
+    reloader()
     for family, name in (metrics if given.pyiqa else smallest)(given.only, rows):
         rows[family] = {"package": package, "family": family, "network": name, **in_own_process(name, given.seconds)}
         sys.stderr.write(f"{family}: {rows[family]['outcome']} ({rows[family]['seconds']:.0f} s)\n")
@@ -144,26 +150,20 @@ def liqe() -> nn.Module:
 
 def in_own_process(name: str, seconds: int) -> dict[str, object]:
     """Return the outcome of one network and the processor time that it took."""
-    command = [sys.executable, __file__, "unused", "--one", name]
-    before = processor_seconds()
-    try:
-        done = subprocess.run(
-            command,
-            capture_output=True,
-            text=True,
-            check=False,
-            timeout=60 * seconds,
-            env=os.environ | {"OMP_NUM_THREADS": "1"},
-            preexec_fn=partial(resource.setrlimit, resource.RLIMIT_CPU, (seconds, seconds)),
-        )
-    except subprocess.TimeoutExpired:
-        return {"outcome": f"no end within {60 * seconds} s of the clock", "seconds": processor_seconds() - before}
-    spent = processor_seconds() - before
-    if done.returncode < 0 and spent >= seconds:
-        return {"outcome": f"no end within {seconds} s", "seconds": spent}
-    if done.returncode != 0:
-        return {"outcome": f"crash: {done.stderr.strip().splitlines()[-1]}", "seconds": spent}
-    return {**json.loads(done.stdout.strip().splitlines()[-1]), "seconds": spent}
+    with tempfile.TemporaryDirectory() as folder:
+        found, before = Path(folder) / "row.json", processor_seconds()
+        child = multiprocessing.get_context("fork").Process(target=write_outcome, args=(name, found, seconds))
+        child.start()
+        child.join()
+        ended = f"no end within {seconds} s" if child.exitcode == -signal.SIGXCPU else f"crash: exit {child.exitcode}"
+        row = json.loads(found.read_text()) if found.exists() else {"outcome": ended}
+        return {**row, "seconds": processor_seconds() - before}
+
+
+def write_outcome(name: str, file: Path, seconds: int) -> None:
+    """Write what happened to a network to a file, unless that takes more processor time."""
+    resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds))
+    file.write_text(json.dumps(harden_one(name)))
 
 
 def processor_seconds() -> float:
@@ -186,22 +186,17 @@ def harden_one(name: str) -> dict[str, object]:
     for parameter in model.parameters():
         if not parameter.any():  # heads and branches that start at zero would hide what goes wrong before them
             torch.nn.init.normal_(parameter, std=0.02)
-    convolutions = stages(model)
     try:
-        return {"convolutions": convolutions, **hardened(model)}
+        return hardened(model)
     except ArmorError as error:
         reason = f"refused ({error.exit_code}): {error}"
     if is_metric:
         try:
             keep_source(model, (), allow=True)
-            return {
-                "convolutions": convolutions,
-                **hardened(model),
-                "outcome": f"hardened with --allow-source; else {reason}",
-            }
+            return {**hardened(model), "outcome": f"hardened with --allow-source; else {reason}"}
         except ArmorError as error:
             reason = f"refused ({error.exit_code}): {error}"
-    return {"convolutions": convolutions, "outcome": reason}
+    return {"outcome": reason}
 
 
 def hardened(model: QualityModel) -> dict[str, object]:
@@ -217,11 +212,23 @@ def hardened(model: QualityModel) -> dict[str, object]:
         images = torch.rand(2, 3, *(model.preprocessing.size or (224, 224)))
         with torch.inference_mode():
             torch.save({"images": images, "scores": result.model(images)}, kept)
-        command = [sys.executable, "-c", RELOAD, str(path), str(kept)]
-        again = subprocess.run(command, capture_output=True, text=True, check=False)
-    if again.returncode != 0 or float(again.stdout) != 0:
-        return {**row, "outcome": f"reloaded otherwise: {(again.stdout + again.stderr).strip()[-200:]}"}
-    return row
+        apart = reloaded(path, kept)
+    return row if apart == 0 else {**row, "outcome": f"reloaded otherwise: {apart}"}
+
+
+@cache
+def reloader() -> subprocess.Popen[str]:
+    """Return the process that reloads, which is started before any network has a process of its own."""
+    pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
+    return subprocess.Popen([sys.executable, "-c", RELOAD], text=True, bufsize=1, **pipes)
+
+
+def reloaded(path: Path, kept: Path) -> object:
+    """Return how far scores of a stored network are from those kept, or why it cannot be opened."""
+    process = reloader()
+    process.stdin.write(json.dumps([str(path), str(kept)]) + "\n")
+    process.stdin.flush()
+    return json.loads(process.stdout.readline())
 
 
 def page(rows: Sequence[dict[str, object]]) -> str:
@@ -235,16 +242,16 @@ def page(rows: Sequence[dict[str, object]]) -> str:
 
 
 def table(rows: Sequence[dict[str, object]]) -> str:
-    """Return the rows in Markdown, and how many were hardened of those with convolutional stages."""
+    """Return the rows in Markdown, and how many were hardened of those that could be built."""
     lines = ["| family | network | outcome | removed | proof | seconds |", "|---|---|---|---|---|---|"]
     for row in sorted(rows, key=lambda row: str(row["family"])):
         proof = "" if row.get("proof") is None else f"{row['proof']:.0e}"
         share = f"{row['share']:.1%}" if "share" in row else ""
         text = str(row["outcome"]).replace("|", "\\|").replace("\n", " ")
         lines.append(f"| {row['family']} | {row['network']} | {text} | {share} | {proof} | {row['seconds']:.0f} |")
-    convolutional = [row for row in rows if int(row.get("convolutions", 2)) > 1]
-    done = sum(str(row["outcome"]).startswith("hardened") for row in convolutional)
-    lines += ["", f"{done} of {len(convolutional)} networks with convolutional stages were hardened.", ""]
+    built = [row for row in rows if not str(row["outcome"]).startswith("not built")]
+    done = sum(str(row["outcome"]).startswith("hardened") for row in built)
+    lines += ["", f"{done} of {len(built)} networks that could be built were hardened.", ""]
     return "\n".join(lines)
 
 

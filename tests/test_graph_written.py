@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from pathlib import Path
 from typing import Any
@@ -55,6 +56,14 @@ def by_parameters(self: Any, x: Tensor) -> Tensor:
 
 FOLLOWED: dict[str, Any] = {
     "sizes compared, a table of axes": lambda: Written(exact),
+    "layers made in forward": lambda: Written(
+        lambda _, x: nn.ZeroPad2d((1, 0, 1, 0))(nn.LeakyReLU(0.2)(x)),
+        head=lambda _, x: nn.Flatten()(nn.AdaptiveAvgPool2d(1)(x)),
+    ),
+    "padding by minus infinity": lambda: Written(
+        lambda _, x: functional.max_pool2d(functional.pad(x, (1, 1, 1, 1), value=-math.inf), 3, 1),
+        head=lambda _, x: torch.hstack([x.mean((2, 3))[:, :8], x.amax((2, 3))[:, 8:]]),
+    ),
     "numbers of parameters": lambda: Written(by_parameters),
     "fields of what topk gives": lambda: Written(
         lambda _, x: x, head=lambda _, x: x.flatten(2).topk(3, dim=2).values.mean(2)
@@ -101,6 +110,7 @@ def test_old_weight_normalization_that_has_run_is_baked(tmp_path: Path) -> None:
     [
         (lambda _, x: x - x.mean().item(), "a number is asked of a tensor, so what happens depends on the pixels"),
         (lambda _, x: x - torch.from_numpy(x.detach().numpy()), "a number is asked of a tensor"),
+        (lambda _, x: torch.stack([image.roll(1) for image in x]), r"how many images come together .*image\.roll"),
         (lambda self, x: self.tables["layer"](x), "a Conv2d is no submodule; keep layers in nn.ModuleList"),
         (lambda self, x: self.compiled(x), r"'compiled' is compiled by TorchScript, which cannot be followed"),
     ],

@@ -232,10 +232,11 @@ def test_square_pooling_of_other_grids_is_refused() -> None:
         )
 
 
-def test_transformer_that_cannot_be_pruned_says_so(capfd: pytest.CaptureFixture[str]) -> None:
-    with pytest.raises(SurgeryError, match="--prune 0"):
-        harden(quality_model(vit(), (32, 32)), memory_dataset(training=8), Recipe(position="add_3", epochs=0))
-    assert "Traceback" not in capfd.readouterr().err
+def test_a_transformer_loses_widths_of_its_mlps() -> None:
+    pruned = harden(quality_model(vit(), (32, 32)), memory_dataset(training=8), Recipe(epochs=0)).pruned
+    assert pruned is not None
+    assert {name.rpartition(".")[2] for name in pruned.kept} == {"0"}  # the first layers of MLPs
+    assert pruned.parameters[1] < pruned.parameters[0]
 
 
 def test_pruning_behind_a_block_is_refused() -> None:
@@ -258,9 +259,6 @@ def test_command_line_hardens_and_exports_a_transformer(
 ) -> None:
     out, data = tmp_path / "hard.safetensors", ("--data", f"csv:{image_folder / 'labels.csv'}")
     runner = CliRunner()
-    refused = runner.invoke(app, ["harden", *vit_files, *data, "--epochs", "0", "-o", str(out)])
-    assert refused.exit_code == 4
-    assert "--prune 0 skips pruning" in refused.output
     done = runner.invoke(
         app,
         ["harden", *vit_files, *data, "--epochs", "0", "-o", str(out), "--position", "add_4", "--prune", "0"],
@@ -280,3 +278,34 @@ def test_inspect_lists_tokens(vit_files: tuple[str, ...]) -> None:
     plain = json.loads(CliRunner().invoke(app, ["inspect", *vit_files, "--json"]).stdout)
     assert plain["recommended"] == ["add_2"]
     assert [grid["node"] for grid in plain["grids"]] == ["add_1", "add_2", "add_3", "add_4"]
+
+
+class TokensFirst(nn.Module):
+    """A transformer as torch.nn makes it by default: tokens before images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 1)
+        self.token = nn.Parameter(torch.randn(1, 1, 16))
+        self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 4, enable_nested_tensor=False)
+
+    def forward(self, images: Tensor) -> Tensor:
+        tokens = self.embed(images).flatten(2).permute(2, 0, 1)
+        tokens = torch.cat([self.token.expand(-1, tokens.shape[1], -1), tokens])
+        return self.head(self.layers(tokens)[0])
+
+
+def test_tokens_that_stand_before_the_images_are_turned_for_the_block(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, images = TokensFirst().eval(), torch.rand(3, 3, 32, 32)
+    traced = trace(network, images[:1])
+    (cut,) = choose(traced, "last")
+    assert size_of(cut) == (1, 17, 16)
+    assert [node.target for node in traced.graph.nodes].count("transpose") == 2  # there and back
+    torch.testing.assert_close(traced(images), network(images))
+    result = harden(quality_model(network, (32, 32)), memory_dataset(training=8), Recipe(epochs=0, calibration=4))
+    result.save(tmp_path / "turned.safetensors")
+    (block,) = (layer for layer in result.model.modules() if isinstance(layer, TokenBlock))
+    assert (block.size, block.extra) == ((4, 4), 1)
+    with torch.no_grad():
+        assert torch.equal(load_artifact(tmp_path / "turned.safetensors")(images), result.model(images))

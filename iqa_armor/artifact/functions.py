@@ -92,6 +92,7 @@ _ENTRIES = {
     **functions_of(torch, "meshgrid", Signature("tensors indexing?", ("ij", "xy"), many=True)),
     **functions_of(torch, "full_like", Signature("input fill_value dtype?")),
     **functions_of(torch, "cat concat stack", Signature("tensors dim?")),
+    **functions_of(torch, "hstack vstack", Signature("tensors")),
     **functions_of(torch, "chunk", Signature("input chunks dim?", largest=GROWTH)),
     **functions_of(torch, "split", Signature("tensor split_size_or_sections dim?")),
     **functions_of(torch, "unbind squeeze", Signature("input dim?")),

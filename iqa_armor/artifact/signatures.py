@@ -1,5 +1,6 @@
 """What tables say of functions, methods and layers of a stored graph, and the check of a call against it."""
 
+import math
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -58,8 +59,8 @@ class Signature:
                 raise FormatError(f"it takes tensors and numbers, got {shown(value)}")
             for part in (value.start, value.stop, value.step) if isinstance(value, slice) else value:
                 self._check_value(part)
-        # Infinity is fine where any float is: clamping and masking use it.
-        elif type(value) is int or (type(value) is float and self.largest < MAX_INTEGER):
+        # Infinity is fine where any float is: clamping, masking and padding use it, and no size can be infinite.
+        elif type(value) is int or (type(value) is float and self.largest < MAX_INTEGER and not math.isinf(value)):
             self._check_size(value)
 
     def _check_size(self, value: float) -> None:

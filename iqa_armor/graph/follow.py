@@ -120,7 +120,7 @@ def _free_of_number(two: fx.GraphModule, three: fx.GraphModule, kind: str) -> No
     """Replace numbers that follow that of the images, 2 in one trace and 3 in the other, by what they follow."""
     for node, other in zip_longest(list(two.graph.nodes), list(three.graph.nodes)):
         if node is None or other is None or (node.op, node.target) != (other.op, other.target):
-            raise _depends_on_number(node or other, kind)
+            raise _depends_on_number(other or node, kind)  # a loop over more images is longer
         if node.op == "get_attr" and not _is_same(*map(operator.attrgetter(str(node.target)), (two, three))):
             raise _depends_on_number(node, kind)
         node.args = _merged(node.args, other.args, node, kind)

@@ -174,8 +174,8 @@ class SizedTracer(fx.Tracer):
             raise TraceError(f"a {type(mod).__name__} is no submodule; keep layers in nn.ModuleList") from error
 
     def call_module(self, m: nn.Module, forward: Any, args: Any, kwargs: Any) -> Any:
-        """Run a module, as one node if it is a leaf; within a leaf modules run plainly."""
-        if self._is_plain:
+        """Run a module, as one node if it is a leaf; within a leaf, or made in a `forward`, modules run plainly."""
+        if self._is_plain or not (m in (self.submodule_paths or {}) or m.state_dict()):
             return forward(*args, **kwargs)
         try:
             if isinstance(m, torch.jit.ScriptModule):

@@ -11,7 +11,7 @@ from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import argument, layer_of
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import ancestors
-from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids
+from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids, turned_tokens
 
 ISOTROPIC = 4  # so many convolutions on maps of one size are more than one stage
 PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
@@ -60,9 +60,9 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
     """
     lineage = Lineage(traced)
+    tokens = tokens_instead(lineage) if position == "last" else None
     by_name = {node.name: node for node in traced.graph.nodes}
     if position == "last" or re.fullmatch("[0-9]{1,9}", position):
-        tokens = tokens_instead(lineage) if position == "last" else None
         if tokens is not None:
             return [by_name[tokens.node]]
         found = branches(lineage)
@@ -90,8 +90,10 @@ def _places(lineage: Lineage) -> str:
 def tokens_instead(lineage: Lineage) -> TokenGrid | None:
     """Return the tokens that `last` means where convolutional stages do not say what the last is, or None."""
     found = branches(lineage) if lineage.convolutions else ()
-    grids = token_grids(lineage) if not found or any(branch.problem for branch in found) else ()
-    return last_tokens(grids) if len(grids) > 1 else None
+    if found and not any(branch.problem for branch in found):
+        return None
+    grids = token_grids(lineage)
+    return last_tokens(grids) if len(grids) > 1 else turned_tokens(lineage)
 
 
 def _pick(branch: Branch, position: str) -> Cut:

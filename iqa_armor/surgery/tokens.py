@@ -100,6 +100,43 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
     return tuple(grid for grid in found if grid is not None)
 
 
+def turned_tokens(lineage: Lineage) -> TokenGrid | None:
+    """Return the last tokens of a transformer that has them before the images, (tokens, N, C); None where it has not.
+
+    In place, they are turned for a block, (N, tokens, C), and back.
+    """
+    graph, count = lineage.traced.graph, lineage.image_size[0]
+    output = graph.output_node()
+    ends = [node for node in lineage.dominators.of(output) if output in lineage.dominators]
+    turned = [
+        _turned(graph, node) for node in ends if _ends_unit(lineage, node) and (size_of(node) or ())[1:-1] == (count,)
+    ]
+    lineage, grids = Lineage(lineage.traced), list[TokenGrid]()
+    for node in turned:
+        with suppress(SurgeryError):
+            grids += filter(None, [token_grid(lineage, node)])
+    found = last_tokens(grids) if len(grids) > 1 else None
+    for node in turned:
+        if found is None or node.name != found.node:
+            (back,) = node.users
+            back.replace_all_uses_with(node.all_input_nodes[0])
+            graph.erase_node(back)
+            graph.erase_node(node)
+    lineage.traced.recompile()
+    return found
+
+
+def _turned(graph: fx.Graph, node: fx.Node) -> fx.Node:
+    readers, (length, count, width) = list(node.users), size_of(node) or (0, 0, 0)
+    with graph.inserting_after(node):
+        turned = graph.call_method("transpose", (node, 0, 1))
+    with graph.inserting_after(turned):
+        back = graph.call_method("transpose", (turned, 0, 1))
+    turned.meta, back.meta = {**node.meta, "size": (count, length, width)}, dict(node.meta)
+    node.replace_all_uses_with(back, delete_user_cb=lambda user: user in readers)
+    return turned
+
+
 def last_tokens(grids: Sequence[TokenGrid]) -> TokenGrid:
     """Return what the last stage of a transformer with two grids or more reads (ours).
 
