@@ -77,8 +77,13 @@ def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | No
     return _exported(model, path, smaller, fixed_because=reason)
 
 
+def natural_size(model: QualityModel) -> tuple[int, int]:
+    """Return the (H, W) of the images on which a file is compared with its model."""
+    return model.preprocessing.size or OWN_SIZE
+
+
 def _exported(model: QualityModel, path: Path, smaller: Smaller | None, *, fixed_because: str) -> Exported:
-    size = model.preprocessing.size or OWN_SIZE
+    size = natural_size(model)
     example = torch.zeros(2, 3, *size)
     scorer = plain_scorer(model, layer_sizes(model, example))
     captured = capture(scorer, example, is_dynamic=not fixed_because)

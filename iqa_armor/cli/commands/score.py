@@ -18,6 +18,7 @@ from iqa_armor.cli.console import (
     Bars,
     progress,
     say,
+    say_next,
     scale_note,
     score_span,
     show_if_json,
@@ -26,6 +27,7 @@ from iqa_armor.cli.console import (
     stdout,
 )
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import SCORED, going_on
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
 from iqa_armor.pipeline.settings import Opening
@@ -124,6 +126,7 @@ def score(
         run = _Run(bars, count_images(images or (), from_file), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:
+            held.enter_context(going_on(SCORED, file.growing))
             file.require_same(lambda path: next(scores([path])).score)
         new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
         collected: list[Row] = []
@@ -139,6 +142,8 @@ def score(
     if not show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
         show_table(columns, rows, caption=scale_note(opened.scale))
+    if images:
+        say_next("attack", model, images[0], "-o", "attacked", *opening.words(), to=stderr)
 
 
 def _kind(
