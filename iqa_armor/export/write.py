@@ -29,7 +29,7 @@ class Exported:
 
     path: Path
     format: str  # what its format is called, such as "ONNX"
-    size_bytes: int
+    size_bytes: int  # with what stands beside it
     # (H, W) it accepts, None where that side is free; the number of images is always free.
     size: tuple[int | None, int | None]
     fixed_because: str  # why the size is not free, or ""
@@ -90,14 +90,15 @@ def _exported(model: QualityModel, path: Path, smaller: Smaller | None, *, fixed
     if not fixed_because and None not in captured.size:
         fixed_because = "the network's graph depends on it"
     chosen, text = format_of(path), json.dumps(described(model, captured.size, smaller))
-    with replacing(path) as unfinished:
+    with replacing(path, beside=chosen.beside) as unfinished:
         chosen.write(captured, unfinished, text)
         score = _read_back(chosen, unfinished, text)
         check, loss = compare(model, score, natural_batches([size, *_other_sizes(size, captured)])), None
         if smaller is not None and chosen.shrink is not None:
             chosen.shrink(unfinished, smaller)
             loss = loss_of(model, _read_back(chosen, unfinished, text), smaller)
-        return Exported(path, chosen.name, unfinished.stat().st_size, captured.size, fixed_because, check, loss)
+        size_bytes = sum(file.stat().st_size for file in chosen.files(unfinished))
+        return Exported(path, chosen.name, size_bytes, captured.size, fixed_because, check, loss)
 
 
 def _read_back(chosen: Format, path: Path, text: str) -> Score:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -59,10 +60,13 @@ def export(
     from iqa_armor.pipeline.forecast import forecast
     from iqa_armor.pipeline.load import load_model
 
-    format_of(output)
+    files = format_of(output).files(output)
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
-    with arguments.claimed(None if dry_run else output, overwrite=overwrite, source=model), progress() as bars:
+    with ExitStack() as held:
+        for file in () if dry_run else files:
+            held.enter_context(arguments.claimed(file, overwrite=overwrite, source=model))
+        bars = held.enter_context(progress())
         opened, smaller = load_model(model, opening=opening), None
         if dry_run:  # what it takes to compare the file with the model
             steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
