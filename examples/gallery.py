@@ -108,6 +108,8 @@ def metrics(only: Collection[str], known: Collection[str]) -> Iterator[tuple[str
         for name, facts in reversed(DEFAULT_CONFIGS.items())
         if facts["metric_mode"] == "NR"
     }
+    for name, crops in (("hyperiqa", "num_crop"), ("maniqa", "test_sample"), ("tres", "test_sample")):
+        DEFAULT_CONFIGS[name]["metric_opts"][crops] = 1  # instead of 20 to 50 of each image
     found |= {"ARNIQA": "gallery.py:arniqa", "LIQE": "gallery.py:liqe"}
     yield from ((kind, name) for kind, name in found.items() if (kind in only if only else kind not in known))
 

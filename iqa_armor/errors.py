@@ -111,6 +111,17 @@ def reading(
         raise error(f"{path} {says}: {reason_of(failure)}; {advice}") from failure
 
 
+@contextmanager
+def calling(what: str, error: type[ArmorError] = ArmorError) -> Iterator[None]:
+    """Raise `error` in place of what the code of a user, called in the block, may raise, but for a lack of memory."""
+    try:
+        yield
+    except (*NETWORK_FAILURES, OSError, StopIteration) as failure:
+        if isinstance(failure, ArmorError) or type(failure).__name__ == "OutOfMemoryError":  # torch's
+            raise
+        raise error(f"{what} failed: {type(failure).__name__}: {first_line(failure)}") from failure
+
+
 def contents(path: Path, most: int = 2**26) -> bytes:
     """Return the bytes of a file; an OSError refuses more than `most`, and pipes and devices, which need not end."""
     found = path.stat()

@@ -149,6 +149,8 @@ def claiming(
 
 def _held_alone(name: Path, target: Path) -> IO[str]:
     """Return the opened lock file of a target; what a killed process left is not locked, and taken over."""
+    if name.exists() and not name.is_file():
+        raise OutputError(f"{name} is no file, so {target} cannot be claimed; remove it")
     while True:
         file = name.open("a", encoding="utf-8")
         try:

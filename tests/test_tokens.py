@@ -281,26 +281,29 @@ def test_inspect_lists_tokens(vit_files: tuple[str, ...]) -> None:
 
 
 class TokensFirst(nn.Module):
-    """A transformer as torch.nn makes it by default: tokens before images."""
+    """A transformer as torch.nn makes it by default, tokens before images, on one crop of an image or several."""
 
-    def __init__(self) -> None:
+    def __init__(self, crops: int) -> None:
         super().__init__()
+        self.crops = crops
         self.embed, self.head = nn.Conv2d(3, 16, 8, 8), nn.Linear(16, 1)
         self.token = nn.Parameter(torch.randn(1, 1, 16))
         self.layers = nn.TransformerEncoder(nn.TransformerEncoderLayer(16, 2, 32), 4, enable_nested_tensor=False)
 
     def forward(self, images: Tensor) -> Tensor:
-        tokens = self.embed(images).flatten(2).permute(2, 0, 1)
+        crops = images.repeat(1, self.crops, 1, 1).view(-1, *images.shape[1:])
+        tokens = self.embed(crops).flatten(2).permute(2, 0, 1)
         tokens = torch.cat([self.token.expand(-1, tokens.shape[1], -1), tokens])
-        return self.head(self.layers(tokens)[0])
+        return self.head(self.layers(tokens)[0]).view(-1, self.crops).mean(1)
 
 
-def test_tokens_that_stand_before_the_images_are_turned_for_the_block(tmp_path: Path) -> None:
+@pytest.mark.parametrize("crops", [1, 3])
+def test_tokens_that_stand_before_the_images_are_turned_for_the_block(crops: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
-    network, images = TokensFirst().eval(), torch.rand(3, 3, 32, 32)
+    network, images = TokensFirst(crops).eval(), torch.rand(3, 3, 32, 32)
     traced = trace(network, images[:1])
     (cut,) = choose(traced, "last")
-    assert size_of(cut) == (1, 17, 16)
+    assert size_of(cut) == (crops, 17, 16)
     assert [node.target for node in traced.graph.nodes].count("transpose") == 2  # there and back
     torch.testing.assert_close(traced(images), network(images))
     result = harden(quality_model(network, (32, 32)), memory_dataset(training=8), Recipe(epochs=0, calibration=4))

@@ -11,6 +11,7 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import Attack, ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.projection import project_linf
+from iqa_armor.errors import ArmorError, calling
 
 Plan = Mapping[str, Sequence[Attack]]  # the attacks of every name, one per budget
 _Group = tuple[tuple[float, ...], Tensor]  # budgets, and the images that all of them have
@@ -49,7 +50,12 @@ def run_plan(
             continue
         source = generator(name)
         for attack in attacks:
-            yield Attacked(name, (attack,), attack(score, images, source))
+            # A copy, which it may change: what it gives is compared with the images as they were.
+            with calling(f"attack {name}"):
+                made: object = attack(score, images.detach().clone(), source)
+            if not isinstance(made, Tensor):
+                raise ArmorError(f"attack {name} gives {type(made).__name__} in place of images")
+            yield Attacked(name, (attack,), made.detach())
     for (pgd, epsilons), names in families.items():
         yield from _family(pgd, names, _steps(pgd, epsilons, score, images.detach(), begin=generator))
 

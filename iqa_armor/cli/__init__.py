@@ -52,7 +52,7 @@ def _ending() -> Iterator[None]:
     try:
         with showing_results():
             yield
-    except (ArmorError, KeyboardInterrupt, MemoryError, RuntimeError) as error:
+    except (ArmorError, KeyboardInterrupt, MemoryError, RuntimeError, SystemExit) as error:
         # torch's OutOfMemoryError, which is not imported, is a RuntimeError.
         if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
             raise
@@ -70,6 +70,8 @@ def _told(error: BaseException) -> tuple[str, int]:
         return str(error), error.exit_code
     if isinstance(error, KeyboardInterrupt):
         return told(error)
+    if isinstance(error, SystemExit):  # with any code, 0 too
+        return "code of a file or package that this command ran ended it by exit(); have it return or raise", 1
     too_little = "there is not enough memory; take smaller batches or images, or another --device"
     return too_little, ModelLoadError.exit_code
 

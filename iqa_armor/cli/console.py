@@ -37,9 +37,9 @@ class _Screen(Console):
             yield part._replace(text=_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part.text)) if is_text else part
 
 
-stdout = _Screen(highlight=False)
+stdout = _Screen(highlight=False, emoji=False)
 # Of the processes that a launcher starts, the first one speaks.
-stderr = _Screen(stderr=True, highlight=False, quiet=os.environ.get("RANK", "").strip("0").isdecimal())
+stderr = _Screen(stderr=True, highlight=False, emoji=False, quiet=os.environ.get("RANK", "").strip("0").isdecimal())
 
 
 class _ToConsole(logging.Handler):

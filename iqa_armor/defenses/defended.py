@@ -6,7 +6,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Approximated, Certificate, Defended, Purifier, Smoother, Threat
-from iqa_armor.errors import ModelLoadError
+from iqa_armor.errors import ModelLoadError, calling
 from iqa_armor.gradients import straight_through
 from iqa_armor.models.base import QualityModel
 
@@ -27,9 +27,11 @@ class Purified(Defended):
     def purify(self, images: Tensor, generator: Generator) -> Tensor:
         """Return prepared images (N, 3, H, W) in [0, 1] as the inner model sees them; their shape has to stay."""
         for word, purifier in self.chain.items():
-            purified = purifier(images, generator)
-            if purified.shape != images.shape:
-                shapes = f"{tuple(purified.shape)} for {tuple(images.shape)}"
+            with calling(f"the purifier {word!r}", ModelLoadError):
+                purified: object = purifier(images.clone(), generator)  # which it may change
+            if not isinstance(purified, Tensor) or purified.shape != images.shape:
+                given = tuple(purified.shape) if isinstance(purified, Tensor) else type(purified).__name__
+                shapes = f"{given} for {tuple(images.shape)}"
                 raise ModelLoadError(f"the purifier {word!r} must keep the shape of images, but gave {shapes}")
             images = purified
         return images
@@ -45,8 +47,9 @@ class Purified(Defended):
         Source: BPDA, Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1.
         """
         generator = self.next_generator(images)
-        for purifier in self.chain.values():
-            images = _attacked(purifier, images, generator)
+        for word, purifier in self.chain.items():
+            with calling(f"the purifier {word!r}", ModelLoadError):
+                images = _attacked(purifier, images.clone(), generator)
         behind = self.inner.attacked_scores if isinstance(self.inner, Defended) else self.inner
         return behind(images)
 

@@ -45,6 +45,8 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     fold_constants(traced.eval(), example)
     record_sizes(traced, example)
     restore_functions(traced)
+    if not traced.graph.output_node().all_input_nodes:
+        raise SurgeryError(f"what {type(network).__name__} gives does not depend on the image; return its scores")
     traced.eval().graph.lint()
     traced.recompile()
     if isinstance(network, fx.GraphModule):

@@ -6,7 +6,7 @@ from functools import partial
 import torch
 from torch import nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.errors import ModelLoadError, calling
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, unwrapped
 from iqa_armor.models.families import FAMILIES
@@ -42,10 +42,8 @@ def build(arch: str) -> nn.Module:
     factory, settings = (partial(FAMILIES[family], member), "") if family in FAMILIES else ARCHITECTURES.find(arch)
     if settings:
         raise ModelLoadError(f"an architecture takes no settings, got {settings!r} in {arch!r}")
-    try:
+    with calling(f"the factory {arch!r}", ModelLoadError):
         made = factory()
-    except (*NETWORK_FAILURES, ImportError, OSError) as error:
-        raise ModelLoadError(f"the factory {arch!r} failed: {type(error).__name__}: {error}") from error
     if not isinstance(made, nn.Module):
         raise ModelLoadError(
             f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"

@@ -40,7 +40,7 @@ def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
 def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
     """Return SROCC over the budget of the attack on the ranking, a line per model, from the clean one at 0."""
     lines = {
-        model.name: {0.0: model.srocc} | {float(key): value for key, value in model.worst_case_srocc.items()}
+        model.name: {0.0: model.srocc} | _numbers(model.worst_case_srocc)
         for model in outcome.models
         if model.srocc is not None and model.worst_case_srocc
     }
@@ -120,10 +120,14 @@ def _over_budget(
 def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
     """Return a figure by budget, nan where it is not defined; nothing unless there are budgets with a value."""
     by_key: Mapping[str, float | None] = getattr(figures_of(model, attack), figure)
-    values = {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
+    values = _numbers(by_key)
     if len(values) < 2 or not any(map(math.isfinite, values.values())):
         return {}
     return {0.0: model.srocc} | values if figure == "srocc" and model.srocc is not None else values
+
+
+def _numbers(by_key: Mapping[str, float | None]) -> dict[float, float]:
+    return {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
 
 
 def _told(line: Mapping[float, float]) -> str:

@@ -41,6 +41,11 @@ class Lineage:
         images = next(node for node in self.traced.graph.nodes if node.op == "placeholder")
         return size_of(images) or ()
 
+    def counts(self, node: fx.Node) -> set[int]:
+        """Return how many images, or crops of them, the convolutions that a node comes from have seen."""
+        found = {maps[0] for each in self.last_convolutions.get(node, ()) if (maps := size_of(each))}
+        return found or {self.image_size[0]}
+
 
 # Class and distillation tokens and registers; no published network has more of them.
 MOST_EXTRA = 8
@@ -71,7 +76,7 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
     if len(size) == 4:
         return _grid(node, size[1:3], 0) if _has_channels_last(lineage, node) else None
     described = f"{node.name!r} gives " + (f"a tensor {size}" if size else "no tensor")
-    if len(size) != 3 or size[0] != lineage.image_size[0]:
+    if len(size) != 3 or size[0] not in lineage.counts(node):
         raise SurgeryError(f"{described}; a block stands on maps (N, C, H, W) or tokens (N, tokens, C) only")
     convolutions = lineage.last_convolutions.get(node)
     maps = {maps for convolution in convolutions or () if len(maps := size_of(convolution) or ()) == 4}
@@ -105,12 +110,12 @@ def turned_tokens(lineage: Lineage) -> TokenGrid | None:
 
     In place, they are turned for a block, (N, tokens, C), and back.
     """
-    graph, count = lineage.traced.graph, lineage.image_size[0]
+    graph, turned = lineage.traced.graph, list[fx.Node]()
     output = graph.output_node()
-    ends = [node for node in lineage.dominators.of(output) if output in lineage.dominators]
-    turned = [
-        _turned(graph, node) for node in ends if _ends_unit(lineage, node) and (size_of(node) or ())[1:-1] == (count,)
-    ]
+    for node in lineage.dominators.of(output) if output in lineage.dominators else ():
+        size, counts = size_of(node) or (), lineage.counts(node)
+        if _ends_unit(lineage, node) and len(size) == 3 and size[1] in counts and size[0] not in counts:
+            turned.append(_turned(graph, node))
     lineage, grids = Lineage(lineage.traced), list[TokenGrid]()
     for node in turned:
         with suppress(SurgeryError):

@@ -27,7 +27,10 @@ class LossWatch:
     """
 
     def __init__(self, loss: Loss, targets: Tensor) -> None:
-        self._limit, self._steps = FAR * float(loss(torch.zeros_like(targets), targets)), 0
+        first = loss(torch.zeros_like(targets).requires_grad_(), targets)
+        if not first.requires_grad:
+            raise ValueError("it has no gradient")
+        self._limit, self._steps = FAR * float(first.detach()), 0
         self._last: deque[Tensor] = deque(maxlen=EVERY)
 
     def see(self, loss: Tensor) -> None:

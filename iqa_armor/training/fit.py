@@ -11,7 +11,7 @@ import torch
 from torch import Generator, Tensor, nn
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.errors import ArmorError, RecipeError, reading
+from iqa_armor.errors import ArmorError, RecipeError, calling, reading
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
@@ -121,7 +121,8 @@ class _Fitting:
         unlabelled = None if images.unlabelled is None else images.draw_unlabelled
         context = FitContext(settings, images.mos, labels.spread, self.loss, model.std, teacher, unlabelled)
         self.defense = DEFENSES.read(settings.defense).of(context)
-        self.watch = LossWatch(self.loss, (images.mos - images.mos.mean()) / images.mos.std())
+        with calling(f"the loss {settings.loss}"):
+            self.watch = LossWatch(self.loss, (images.mos - images.mos.mean()) / images.mos.std())
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
         optimizer = decayed_optimizer(model, settings)
