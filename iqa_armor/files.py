@@ -20,19 +20,21 @@ CLAIM = ".claimed"
 
 
 @contextmanager
-def replacing(path: Path | str) -> Iterator[Path]:
+def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
     """Give a name to write to, and make what stands there the file at `path` once the block has ended well.
 
     The name has the suffix of `path` and lies in a folder of its own, so that a writer may leave side files there;
-    they are dropped. What was at `path` before stays as it is if the block fails.
+    they are dropped, but for one with the suffix `beside`, which appears first. What was there before stays as it is
+    if the block fails.
     Raises OutputError if the file cannot be written; also in place of an OSError of the block.
     """
     path = Path(path)
     with refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
         unfinished = folder / path.name
         yield unfinished
-        _sync(unfinished)
-        unfinished.replace(path)
+        for written in (*([unfinished.with_suffix(beside)] if beside else []), unfinished):
+            _sync(written)
+            written.replace(path.parent / written.name)
         _sync_folder(path.parent)
 
 

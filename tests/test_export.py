@@ -31,7 +31,7 @@ from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.plain import SquarePool, wrapped
 
-SUFFIXES = (".onnx", ".pt2")
+SUFFIXES = (".onnx", ".pt2", ".xml")
 WITHOUT_TORCH = """
 import sys
 sys.modules["torch"] = sys.modules["iqa_armor"] = None
@@ -130,13 +130,17 @@ def test_square_pool_is_adaptive_pooling(size: tuple[int, int]) -> None:
     torch.testing.assert_close(SquarePool()(maps), functional.adaptive_avg_pool2d(maps, min(size)))
 
 
-@pytest.mark.parametrize(("backend", "suffix"), [("aoc", ".onnx"), ("aoc", ".pt2"), ("aol", ".onnx")])
+@pytest.mark.parametrize(("backend", "suffix"), [("aoc", ".onnx"), ("aoc", ".pt2"), ("aol", ".onnx"), ("aoc", ".xml")])
 def test_folded_backends_export_for_any_batch_and_size(exports, backend: str, suffix: str) -> None:
     model, exported = hardened(backend), exports(backend, suffix)
     assert exported.size == (None, None)
     assert exported.fixed_because == ""
     assert len(exported.check.sizes) > 2
-    assert exported.size_bytes == exported.path.stat().st_size
+    assert exported.size_bytes == sum(
+        path.stat().st_size
+        for path in exported.path.parent.glob(f"{backend}.*")
+        if path.suffix in (suffix, ".bin" if suffix == ".xml" else suffix)
+    )
     assert_same_scores(exported.path, model, (1, 3, 32, 40), (7, 3, 32, 40), (2, 3, 51, 37), (1, 3, 96, 128))
 
 
@@ -275,7 +279,7 @@ def test_process_without_torch_scores_an_image(exports, backend: str, tmp_path: 
 
 
 def test_unknown_suffix_is_a_usage_error(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match=r"OUT\.onnx or OUT\.pt2"):
+    with pytest.raises(UsageError, match=r"OUT\.onnx or OUT\.xml or OUT\.pt2"):
         export_model(hardened("aoc"), tmp_path / "out.tflite")
 
 
@@ -318,6 +322,19 @@ def test_command_says_what_the_file_accepts(artifact: Path) -> None:
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["model.safetensors", "out.onnx"]
 
 
+def test_openvino_keeps_its_weights_beside_and_replaces_neither_unasked(artifact: Path) -> None:
+    target, weights = artifact.with_name("out.xml"), artifact.with_name("out.bin")
+    weights.write_text("mine")
+    refused = run(artifact, "-o", target)
+    assert refused.exit_code == 2
+    assert "out.bin" in refused.stderr.replace("\n", "")
+    assert weights.read_text() == "mine"
+    done = run(artifact, "-o", target, "--overwrite", "--json")
+    assert done.exit_code == 0, done.stderr
+    assert json.loads(done.stdout)["bytes"] == target.stat().st_size + weights.stat().st_size
+    assert sorted(path.name for path in artifact.parent.iterdir()) == ["model.safetensors", "out.bin", "out.xml"]
+
+
 def test_json_of_the_command_is_all_of_stdout(artifact: Path) -> None:
     done = run(artifact, "-o", artifact.with_name("out.pt2"), "--input-size", "48x40", "--json")
     assert done.exit_code == 0, done.stderr
@@ -330,7 +347,7 @@ def test_json_of_the_command_is_all_of_stdout(artifact: Path) -> None:
 
 @pytest.mark.parametrize(
     ("target", "message"),
-    [("out.tflite", "OUT.onnx or OUT.pt2"), ("folder.pt2", "is a folder")],
+    [("out.tflite", "OUT.onnx or OUT.xml or OUT.pt2"), ("folder.pt2", "is a folder")],
 )
 def test_targets_that_cannot_be_are_usage_errors(artifact: Path, target: str, message: str) -> None:
     artifact.with_name("folder.pt2").mkdir()

@@ -46,10 +46,8 @@ def decode_network(
 ) -> fx.GraphModule:
     """Return the described network on the meta device; its state dict has just the names and sizes of `header`.
 
-    Args:
-        description: Parsed JSON with nodes, leaves, attributes and tensors; from a stranger.
-        header: The tensors that are really in the file.
-        source: Network that has the parts which are user code, if there are any; those are not on the meta device.
+    The description is a stranger's parsed JSON with nodes, leaves, attributes and tensors, the header the tensors that
+    are really in the file; `source` has the parts which are user code, if there are any, on a device of their own.
     """
     _check_table(description["tensors"], header)
     build = _skeleton(description, header, source)

@@ -19,14 +19,10 @@ INPUT = "images"
 
 
 def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str, Tensor]]:
-    """Return what has to be stored to rebuild a traced network, without modules that its graph never calls.
+    """Return what has to be stored to rebuild a traced network of one input, without modules that are never called.
 
-    Args:
-        network: Graph module with one input and one output tensor.
-
-    Returns:
-        Nodes, leaves, attributes and tensor table as JSON values; every stored tensor by name, contiguous, on the CPU,
-        none sharing storage.
+    Nodes, leaves, attributes and tensor table are JSON values; every stored tensor, by name, is contiguous, on the CPU
+    and alone in its storage.
     """
     # Some nodes only assert something, in torchvision's networks.
     kept = [node for node in network.graph.nodes if node.target is not torch._assert or node.users]

@@ -30,13 +30,9 @@ _WINDOWS = ("aten::max_pool2d_with_indices", "aten::avg_pool2d", "aten::avg_pool
 
 
 class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Refuses a run on the meta device, while it is active, that would take too much.
+    """Refuses a run on the meta device, while it is active, whose tensors would take more bytes together.
 
-    Args:
-        most_bytes: Bytes that its tensors may take together.
-        stored: Tensors that it may read but not change.
-
-    `draws` says whether it has drawn random numbers.
+    It may read `stored` tensors but not change them; `draws` says whether it has drawn random numbers.
     """
 
     @classmethod
@@ -138,12 +134,9 @@ ANY_SIZE = (224, 224)
 def rehearse(network: fx.GraphModule, size: tuple[int, int] | None) -> None:
     """Run a network for two images on the meta device, where tensors have sizes but no values.
 
-    Bounds the memory and operations that a stranger's graph takes at the recorded image size, not at every size, and
-    refuses one that changes its stored tensors. What it must be asked about later stands in its `meta` then.
-
-    Args:
-        network: Graph module on the meta device, without memory.
-        size: Recorded (height, width) of its images; None where it takes any, then usual ones are tried.
+    Bounds the memory and operations that a stranger's graph takes at the recorded image size (height, width), or where
+    it takes any at usual ones, not at every size, and refuses one that changes its stored tensors. What it must be
+    asked about later stands in its `meta` then.
     """
     tried = (size,) if size else (ANY_SIZE, KONIQ_SIZE)
     for height, width in tried:

@@ -76,11 +76,7 @@ def read_names(document: Mapping[str, object]) -> dict[str, str]:
 
 
 def plain(value: object, where: str = "value") -> object:
-    """Return a copy made of JSON values only; NaN and infinities become null, paths become text.
-
-    Raises:
-        ValueError: Naming the entry that is none.
-    """
+    """Return a copy made of JSON values only; NaN and infinities become null, paths text; others a ValueError."""
     if value is None or isinstance(value, bool | int | str):
         return value
     if isinstance(value, float):

@@ -74,10 +74,8 @@ T = TypeVar("T")
 class Table(Mapping[str, T]):
     """Entries by name; torchvision takes a second to import, so its own are looked up where one is asked for.
 
-    Args:
-        entries: What needs no torchvision.
-        part: Name of the table in `artifact.vision` that holds the others.
-        subject: Returns the layer class or function that an entry stands for.
+    `part` names the table in `artifact.vision` that holds these; `subject` gives the layer class or function that an
+    entry stands for.
     """
 
     def __init__(self, entries: Mapping[str, T], part: str, subject: Callable[[T], object]) -> None:

@@ -20,9 +20,8 @@ Distance = Literal["ssim", "lpips", "dists"]
 class Zhang(LinfAttack):
     """Move the predicted score of an image at a price on its perceptual distance from the clean one.
 
-    Raises:
-        ValueError: When called, if images are too small for the distance.
-        ModelLoadError: When called, if weights of the distance are missing or run code when opened.
+    Called, it raises ValueError if images are too small for the distance, and ModelLoadError if weights of the distance
+    are missing or run code when opened.
 
     Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS
     2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the change is limited by

@@ -189,10 +189,10 @@ def span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def say_next(*words: object) -> None:
+def say_next(*words: object, to: Console = stdout, program: str = "iqa-armor") -> None:
     """Write the command that is useful next, as a shell reads it, but for --json."""
     if not JSON.get():
-        say(f"next: {shlex.join(['iqa-armor', *map(str, words)])}")
+        say(f"next: {shlex.join([program, *map(str, words)])}", to=to)
 
 
 def score_span(scale: ScoreScale | None) -> list[float] | None:

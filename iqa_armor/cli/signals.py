@@ -11,6 +11,7 @@ from typing import Any
 from iqa_armor.errors import OutputError, Stopped
 
 RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
+SCORED = "what is scored is kept; run the same command with --resume to go on"
 AGAIN = "what is finished is kept; run the same command again to go on"
 _SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
 _NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}

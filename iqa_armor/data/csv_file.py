@@ -108,13 +108,8 @@ def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | 
 
     Image paths are relative to `image_root`, the file's folder or the folder `images` beside it, and must lie in one of
     them. Without a split column the images are divided 70/10/20 by a hash of their names, or of the references' where
-    there are such. A DataError lists every image and score that cannot be used.
-
-    Args:
-        spec: What the dataset is called.
-        location: The label file.
-        columns: Where columns have other names than usual, as `image=name_image,mos=-dmos`.
-        image_root: A folder with images elsewhere.
+    there are such. Columns with other names than usual are given as `image=name_image,mos=-dmos`. A DataError lists
+    every image and score that cannot be used.
     """
     file, problems = expanded(location), Problems(spec)
     table = read_labels(file)

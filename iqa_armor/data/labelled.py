@@ -57,11 +57,7 @@ class LabelledImage:
 
 
 def find_labels(location: str, candidates: Sequence[str], *, how_to_get: str) -> list[Path]:
-    """Return the label files of a release, by the preferred pattern first: in the named folder or one below it.
-
-    Raises:
-        DataError: If there is no such folder or it holds no label file.
-    """
+    """Return the label files of a release, by the preferred pattern first: in the named folder or one below it."""
     folder = expanded(location)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder. {how_to_get}")
@@ -92,14 +88,9 @@ def labelled_dataset(
 ) -> Dataset:
     """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
 
-    Args:
-        images: In the order of the label file.
-        problems: Of that file so far; files that are missing or named twice and constant scores are added.
-        folder: Where messages say that the images lie.
-        labels: As in `Dataset`.
-        advice: End of the DataError that lists every problem.
-        files: The label files.
-        hint: What to add to the name of a missing file.
+    Images are in the order of the label file. To the problems of that file so far those are added that are missing or
+    named twice, with what `hint` says of them, and constant scores; a DataError lists all, and ends with the advice.
+    `folder` is where messages say that the images lie; labels and files are as in `Dataset`.
     """
     missing = [image for image in images if not is_file(image.path)]
     kind = f"missing images in {folder}" if folder else "missing images"

@@ -13,6 +13,7 @@ FORMATS: Registry[Format] = Registry(
     "export format",
     {
         "onnx": Entry("iqa_armor.export.onnx:FORMAT", "ONNX; needs the extra 'onnx'"),
+        "xml": Entry("iqa_armor.export.openvino:FORMAT", "OpenVINO, with OUT.bin beside; needs the extra 'openvino'"),
         "pt2": Entry("iqa_armor.export.pt2:FORMAT", "torch.export"),
     },
     group="iqa_armor.formats",

@@ -40,8 +40,7 @@ class Agreement:
 def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     """Return batches of rendered scenes, pristine and distorted, float (N, 3, H, W) in [0, 1].
 
-    Args:
-        sizes: (H, W); the first comes in several batch sizes, the others once.
+    The first of the sizes (H, W) comes in several batch sizes, the others once.
     """
     height, width = (min(max(side, _SIDES[0]), _SIDES[1]) for side in sizes[0])
     scenes = _scenes(max(BATCHES), height, width)
@@ -63,12 +62,7 @@ def _scenes(count: int, height: int, width: int) -> Tensor:
 
 
 def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agreement:
-    """Return how a file's scores compare with a model's.
-
-    Args:
-        model: The eager model, in eval mode on the CPU.
-        score: The file's.
-        batches: Images (N, 3, H, W).
+    """Return how a file's scores of batches of images (N, 3, H, W) compare with an eager model's on the CPU.
 
     Raises ArmorError if they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
     """

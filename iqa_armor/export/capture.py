@@ -79,9 +79,7 @@ def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
     """Return a copy of a model in which every orthogonal layer is folded into plain operations.
 
-    Args:
-        model: Left untouched.
-        sizes: What `layer_sizes` found for the size to export; one for each layer whose form fits one only.
+    Sizes are what `layer_sizes` found for the size to export; one for each layer whose form fits one only.
     """
     holder = nn.ModuleDict({"network": copy.deepcopy(model.network)})
     blocks = {name: module for name, module in holder.named_modules() if isinstance(module, RobustBlock)}
@@ -108,12 +106,9 @@ def _one_size(name: str, layer: OrthogonalConv2d, sizes: Sizes) -> tuple[int, in
 
 
 def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
-    """Return the graph of a scorer, for any number of images.
+    """Return the graph of a scorer of plain operations, for any number of images such as the example (N ≥ 2, 3, H, W).
 
-    Args:
-        scorer: Module of plain operations.
-        images: Example (N ≥ 2, 3, H, W).
-        is_dynamic: Whether other image sizes are accepted too, as far as the network allows.
+    A dynamic one accepts other image sizes too, as far as the network allows.
     """
     free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)}
     if is_dynamic:

@@ -32,7 +32,12 @@ class Format:
     write: Callable[[Captured, Path, str], None]  # writes a captured graph and a text of metadata to a path
     read: Callable[[Path], tuple[str, Score]]  # opens a file; returns its metadata and a function from images to scores
     install: str = ""  # what pip installs for `needs`, if it has another name
+    beside: str = ""  # suffix of a second file that it writes beside the first
     shrink: Callable[[Path, Smaller], None] | None = None  # rewrites a file in fewer bits, where the format can
+
+    def files(self, path: Path) -> list[Path]:
+        """Return what an export to a path consists of."""
+        return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
 
 
 def format_of(path: Path | str) -> Format:

@@ -59,4 +59,4 @@ def read(path: Path) -> tuple[str, Score]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
 
 
-FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink)
+FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)

@@ -29,7 +29,7 @@ class Exported:
 
     path: Path
     format: str  # what its format is called, such as "ONNX"
-    size_bytes: int
+    size_bytes: int  # with what stands beside it
     # (H, W) it accepts, None where that side is free; the number of images is always free.
     size: tuple[int | None, int | None]
     fixed_because: str  # why the size is not free, or ""
@@ -77,22 +77,28 @@ def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | No
     return _exported(model, path, smaller, fixed_because=reason)
 
 
+def natural_size(model: QualityModel) -> tuple[int, int]:
+    """Return the (H, W) of the images on which a file is compared with its model."""
+    return model.preprocessing.size or OWN_SIZE
+
+
 def _exported(model: QualityModel, path: Path, smaller: Smaller | None, *, fixed_because: str) -> Exported:
-    size = model.preprocessing.size or OWN_SIZE
+    size = natural_size(model)
     example = torch.zeros(2, 3, *size)
     scorer = plain_scorer(model, layer_sizes(model, example))
     captured = capture(scorer, example, is_dynamic=not fixed_because)
     if not fixed_because and None not in captured.size:
         fixed_because = "the network's graph depends on it"
     chosen, text = format_of(path), json.dumps(described(model, captured.size, smaller))
-    with replacing(path) as unfinished:
+    with replacing(path, beside=chosen.beside) as unfinished:
         chosen.write(captured, unfinished, text)
         score = _read_back(chosen, unfinished, text)
         check, loss = compare(model, score, natural_batches([size, *_other_sizes(size, captured)])), None
         if smaller is not None and chosen.shrink is not None:
             chosen.shrink(unfinished, smaller)
             loss = loss_of(model, _read_back(chosen, unfinished, text), smaller)
-        return Exported(path, chosen.name, unfinished.stat().st_size, captured.size, fixed_because, check, loss)
+        size_bytes = sum(file.stat().st_size for file in chosen.files(unfinished))
+        return Exported(path, chosen.name, size_bytes, captured.size, fixed_because, check, loss)
 
 
 def _read_back(chosen: Format, path: Path, text: str) -> Score:

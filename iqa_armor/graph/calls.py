@@ -67,6 +67,12 @@ def reads_size(node: fx.Node) -> bool:
     return reads_kind(node) or (node.target is getattr and node.args[1] in ("shape", "ndim"))
 
 
+def read_by(node: fx.Node) -> list[fx.Node]:
+    """Return the nodes that a node reads: of `tensor.to(other)`, but for its kind, the tensor alone."""
+    is_cast = node.op == "call_method" and node.target in ("to", "type_as")
+    return node.all_input_nodes[:1] if is_cast else node.all_input_nodes
+
+
 def reads_kind(node: fx.Node) -> bool:
     """Return whether a node reads where a tensor lies or what its numbers are."""
     return node.target is getattr and node.args[1] in ("device", "dtype")

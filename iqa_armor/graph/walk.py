@@ -6,7 +6,7 @@ from functools import reduce
 from torch import fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import called_name, reads_size
+from iqa_armor.graph.calls import called_name, read_by, reads_size
 from iqa_armor.graph.interpret import size_of
 
 
@@ -48,7 +48,7 @@ class Dominators:
         for node in graph.nodes:
             if node.op == "placeholder" and not self._nearest:
                 self._nearest[node] = node
-            sources = [source for source in node.all_input_nodes if source in self._nearest]
+            sources = [source for source in read_by(node) if source in self._nearest]
             if sources and (through_sizes or not reads_size(node)):
                 self._nearest[node] = reduce(self._common, sources)
 

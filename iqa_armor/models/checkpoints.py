@@ -62,9 +62,8 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str 
     a linear rescaling, which come back under the names of `RESCALING`: networks that know them use them.
     With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
 
-    Raises:
-        ModelLoadError: If the file is missing, damaged, no checkpoint, would run code, holds NaN weights, several sets
-            of weights of which none is the usual, or none under `weights_key`.
+    A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or holds NaN weights,
+    several sets of weights of which none is the usual, or none under `weights_key`.
     """
     start = _start_of(path)
     stored = _read_safetensors(path) if _is_safetensors(path, start) else _read_pickle(path, start, trust_pickle)

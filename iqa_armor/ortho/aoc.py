@@ -14,10 +14,8 @@ class AocConv2d(FoldedConv2d):
 
     A 1×1 convolution with orthonormal columns, then k − 1 convolutions 2×1 and as many 1×2, whose two taps are
     complementary orthogonal projectors of rank ⌊C_out/2⌋.
-
-    Attributes:
-        mixing: Raw matrix (C_out, C_in) of the 1×1 convolution.
-        subspaces: Raw bases (2(k − 1), C_out, ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.
+    `mixing` is the raw matrix (C_out, C_in) of the 1×1 convolution, `subspaces` are the raw bases (2(k − 1), C_out,
+    ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.
 
     Source: Boissin et al., "An Adaptive Orthogonal Convolution Scheme", 2025, arXiv:2501.07930, for the block
     convolution of projectors (there after Xiao et al. 2018 and Li et al. 2019). (ours) orthonormalization by

@@ -14,8 +14,7 @@ from iqa_armor.ortho.precision import exact_products
 class AolConv2d(FoldedConv2d):
     """Circular convolution with largest singular value at most 1; norm preserving while its kernel is orthogonal.
 
-    Attributes:
-        weight: Raw kernel (C_out, C_in, k, k), before rescaling.
+    Its `weight` is the raw kernel (C_out, C_in, k, k), before rescaling.
 
     Source: Prach and Lampert, "Almost-Orthogonal Layers for Efficient General-Purpose Lipschitz Networks",
     ECCV 2022, arXiv:2208.03160, Theorem 1. (ours) the raw kernel starts as an orthogonal one, which the

@@ -99,19 +99,8 @@ class TokenBlock(nn.Module):
 
     Leading tokens that stand for no place (class, distillation, registers) pass by unchanged. Maps whose channels
     come last, (N, h, w, C), are taken too. The block keeps the grid, since what follows counts on as many tokens;
-    so nothing is pooled, which on a square grid is what square pooling does.
-
-    Args:
-        channels: C, at least 2.
-        size: (h, w) of the grid.
-        extra: Number of leading tokens outside the grid.
-        backend: How the orthogonal convolution is made.
-
-    Attributes:
-        block: The RobustBlock.
-
-    Raises:
-        ValueError: If the grid is empty, the leading tokens fewer than none, or the block refuses its arguments.
+    so nothing is pooled, which on a square grid is what square pooling does. The size is (h, w) of the grid; channels
+    and backend are those of the block.
 
     Source: (ours); Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, speak of convolutional maps only.
     """

@@ -25,9 +25,7 @@ class CayleyConv2d(OrthogonalConv2d):
 
     In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024
     channels on 32 × 32 maps take 1.1 GB); over that limit it is computed anew at every call.
-
-    Attributes:
-        weight: Kernel (C_out, C_in, k, k), U above V.
+    Its `weight` is the kernel (C_out, C_in, k, k), U above V.
 
     Source: Trockman and Kolter, "Orthogonalizing Convolutional Layers with the Cayley Transform", ICLR 2021,
     arXiv:2104.07167, eq. 9 and Section 4. (ours) no rescaling of the kernel by a learned norm; solves

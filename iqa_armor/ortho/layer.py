@@ -19,21 +19,11 @@ class OrthogonalConv2d(CachingModule, ABC):
     and gives the five methods below. What is stored of it is its state dict, which must hold all that it computes
     from; it is rebuilt from its sizes on the meta device and given that state.
 
-    Args:
-        in_channels: C_in, at least 1.
-        out_channels: C_out, at least C_in: fewer outputs cannot preserve norms.
-        kernel_size: k, odd.
-
-    Attributes:
-        keeps_norms: Whether every singular value is 1 on maps of any size, not only at most 1.
-        fits_any_size: Whether what `plain` returns takes maps of any size, not only the one it was made for.
-
-    Raises:
-        ValueError: If the sizes are not as above.
+    A ValueError refuses no input channels, fewer outputs than inputs, which cannot preserve norms, and an even kernel.
     """
 
-    keeps_norms: ClassVar[bool] = True
-    fits_any_size: ClassVar[bool] = True
+    keeps_norms: ClassVar[bool] = True  # whether every singular value is 1 on maps of any size, not only at most 1
+    fits_any_size: ClassVar[bool] = True  # whether what `plain` returns takes maps of any size, not the one only
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3) -> None:
         super().__init__()

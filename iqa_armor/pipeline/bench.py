@@ -15,6 +15,7 @@ from iqa_armor.errors import ModelLoadError, UsageError, reading
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
+from iqa_armor.pipeline.forecast import Forecast, forecast
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.load import load_models
 from iqa_armor.pipeline.settings import BenchSettings, Opening
@@ -59,6 +60,18 @@ def benchmark(
         timed = TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)
         runs.append(_BenchedModel(Path(path), timed, file_bytes))
     return _Bench(runs, settings, opening, device, progress).run()
+
+
+def forecast_benchmark(
+    paths: Sequence[Path | str], settings: BenchSettings, opening: Opening, device: torch.device
+) -> list[Forecast]:
+    """Return what the rounds would take, but for first calls and for memory, which is measured apart."""
+    batch, found = settings.training_batch, []
+    work = {"images": settings.repeats * batch, "batch_size": batch, "epochs": int(settings.has_training)}
+    for model in load_models(paths, opening):
+        image = torch.rand(3, *(settings.size or model.preprocessing.size or KONIQ_SIZE))
+        found.append(forecast(model, image, device=device, calls=sum(settings.batches) / batch, **work))
+    return found
 
 
 @dataclass

@@ -6,11 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.data.base import Dataset
-from iqa_armor.defenses.purifiers.fcn import save_fcn
+from iqa_armor.defenses.purifiers.fcn import new_fcn, save_fcn
 from iqa_armor.evaluation.scale import scale_of
 from iqa_armor.metrics.fidelity import psnr, quality_score
 from iqa_armor.metrics.robustness import gain_score
@@ -18,6 +18,7 @@ from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.attack import build_attacks
 from iqa_armor.pipeline.card import provenance_of, without_times
 from iqa_armor.pipeline.fitting import RunOptions, score_all
+from iqa_armor.pipeline.forecast import Forecast, forecast, steps_of
 from iqa_armor.training.filter_settings import FilterSettings, PurifierSettings
 from iqa_armor.training.images import load_training_images
 from iqa_armor.training.purifier import FittedFilter, fit_attacks, fit_filter
@@ -36,6 +37,19 @@ def build_threats(settings: PurifierSettings) -> list[Attack]:
         for sign in DIRECTIONS[settings.direction]:
             attacks += build_attacks(settings.attacks, epsilon=epsilon, direction=sign).values()
     return list(dict.fromkeys(attacks))
+
+
+def forecast_purifier(
+    model: QualityModel, dataset: Dataset, settings: PurifierSettings, device: torch.device
+) -> list[Forecast]:
+    """Return what attacking the training images and training the filter on them would take."""
+    images, attacks = dataset.training().limit(settings.limit), build_threats(settings)
+    image, passes = model.prepare(images[0]), settings.epochs if settings.fresh else 1
+    work: dict[str, Any] = {"device": device, "images": len(images), "batch_size": settings.batch_size}
+    steps = passes * sum(map(steps_of, attacks)) / len(attacks)
+    network = nn.Sequential(new_fcn(settings.seed), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(3, 1))
+    filtering = forecast(QualityModel(network, name="filter"), image, epochs=settings.epochs, **work)
+    return [forecast(model, image, calls=1, gradients=steps, **work), filtering]
 
 
 @dataclass(frozen=True)

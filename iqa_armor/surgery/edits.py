@@ -181,11 +181,7 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
 
 
 def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -> Tensor:
-    """Return images (N, 3, H, W) moved together as one of the views is, without mirroring.
-
-    Raises:
-        SurgeryError: If they are too small for that.
-    """
+    """Return images (N, 3, H, W) moved together as one view is, without mirroring; SurgeryError where too small."""
     if len(MOVES[views]) == 1:
         return images
     _check_size(tuple(images.shape), views)

@@ -44,8 +44,7 @@ class Checkpoint:
     def read(self) -> dict[str, Any]:
         """Return the state that was written last; only tensors and plain values are accepted.
 
-        Raises:
-            RecipeError: If the file is damaged, or was made from another model, other data or other settings.
+        A RecipeError refuses a damaged file, and one made from another model, other data or other settings.
         """
         with reading(self.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
             with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums

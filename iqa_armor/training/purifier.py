@@ -118,11 +118,9 @@ def fit_filter(
     """Return a filter trained on attacks of a model, which is left as it was.
 
     Pairs are made once, as `make_pairs` says, and kept in memory, or anew for every epoch where the settings say so;
-    held-out pairs stay. Progress is told of images attacked, of steps, and of epochs that end.
-
-    Raises:
-        DataError: If the images are smaller than 11×11.
-        ArmorError: If the loss is not finite or ran away, or an attack fails.
+    held-out pairs stay. Progress is told of images attacked, of steps, and of epochs that end. Images smaller than
+    11×11 are a DataError, a loss that is not finite or ran away and an attack that fails an
+    ArmorError.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
     images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice

@@ -19,14 +19,11 @@ def fit_reference(
 ) -> tuple[float, ...]:
     """Fit a full-reference network in place, on its device, and leave it in eval mode after the last epoch.
 
-    All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out, and
-    mixed precision is not used: `settings.precision` must be "no".
+    All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out. Scores
+    become opinion scores in the unit of `images.mos`; what is returned is the mean training loss of every epoch.
 
-    Scores become opinion scores in the unit of `images.mos`; what is returned is the mean training loss of every epoch.
-
-    Raises:
-        DataError: If the images have no references or no scores, or are fewer than two.
-        ArmorError: If mixed precision is asked for, or the loss is not finite.
+    Images without references or scores, or fewer than two, are a DataError; mixed precision, which is not used, and a
+    loss that is not finite an ArmorError.
     """
     if images.mos is None or images.references is None or len(images) < 2:
         raise DataError(

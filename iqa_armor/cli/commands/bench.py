@@ -3,8 +3,8 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from iqa_armor.cli.arguments import Machine, ModelsArg
-from iqa_armor.cli.console import progress, show_if_json, show_table
+from iqa_armor.cli.arguments import DryRunOpt, Machine, ModelsArg
+from iqa_armor.cli.console import progress, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import BenchSettings, Opening
 
@@ -15,19 +15,29 @@ MEBI = 2**20
     without={"score_range", "lower_is_better"},
     usual=("size", "batches", "repeats", "has_training", "has_memory", "device"),
 )
-def bench(models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine) -> None:
+def bench(
+    models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine, dry_run: DryRunOpt = False
+) -> None:
     """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all.
 
     Examples:
         iqa-armor bench model.pt model-hardened.safetensors
         iqa-armor bench model.pt hardened.safetensors --batch 1 --size 498x664
     """
-    from iqa_armor.pipeline.bench import benchmark
+    from iqa_armor.pipeline.bench import benchmark, forecast_benchmark
 
+    if dry_run:
+        show_forecasts(forecast_benchmark(models, settings, opening, machine.chosen()))
+        return
     with progress() as bars:
         found = benchmark(models, settings, opening=opening, device=machine.chosen(), progress=bars)
-    if not show_if_json(found):
-        _show(found, settings)
+    if show_if_json(found):
+        return
+    _show(found, settings)
+    if models[1:]:
+        say_next("evaluate", *models[1:], "--baseline", models[0], *opening.words())
+    else:
+        say_next("harden", models[0], *opening.words())
 
 
 def _show(found: dict[str, Any], settings: BenchSettings) -> None:

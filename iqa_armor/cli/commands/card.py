@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import say, show_if_json, stderr
+from iqa_armor.cli.console import say, say_next, show_if_json, stderr
 from iqa_armor.cli.options import options
 
 LICENCE = typer.Option(metavar="TEXT", help="Licence that the card names. \\[default: as its card says, else unknown]")
@@ -41,3 +41,5 @@ def card(
         say(f"wrote {output}", to=stderr)
     if not show_if_json({"card": text, **known}) and output is None:
         say(text.rstrip())
+    follows = ["evaluate", model, "-o", "results"] if results is None else ["export", model, "-o", f"{model.stem}.onnx"]
+    say_next(*follows, to=stderr)

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, show_forecasts, show_if_json, stderr, stdout
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import CertifySettings, Opening
 
@@ -62,5 +62,7 @@ def certify(
         if report is not None:
             write_whole(report, render_page(certification_report(found)))
             say(f"wrote {report}", to=stderr)
-    if not show_if_json(found.model_dump(mode="json")):
-        stdout.print(TerminalReport(certification_report(found)))
+    if show_if_json(found.model_dump(mode="json")):
+        return
+    stdout.print(TerminalReport(certification_report(found)))
+    say_next("evaluate", *named, "--smooth", settings.methods[0], *labels.words(data), *opening.words())

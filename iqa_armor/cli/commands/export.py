@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_if_json
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
@@ -43,6 +44,7 @@ def export(
     ] = 64,
     max_loss: Annotated[float, MAX_LOSS] = 0.02,
     overwrite: arguments.OverwriteOpt = False,
+    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -50,16 +52,28 @@ def export(
         iqa-armor export model-hardened.safetensors -o model.onnx
         iqa-armor export model.safetensors -o small.onnx --int8 --data csv:labels.csv
     """
+    import torch
+
     from iqa_armor.export.formats import format_of
-    from iqa_armor.export.smaller import Smaller
-    from iqa_armor.export.write import export_model
+    from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
+    from iqa_armor.export.write import export_model, natural_size
+    from iqa_armor.pipeline.forecast import forecast
     from iqa_armor.pipeline.load import load_model
 
-    format_of(output)
+    files = format_of(output).files(output)
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
-    with arguments.claimed(output, overwrite=overwrite, source=model), progress() as bars:
+    with ExitStack() as held:
+        for file in () if dry_run else files:
+            held.enter_context(arguments.claimed(file, overwrite=overwrite, source=model))
+        bars = held.enter_context(progress())
         opened, smaller = load_model(model, opening=opening), None
+        if dry_run:  # what it takes to compare the file with the model
+            steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
+            image = torch.zeros(3, *natural_size(opened))
+            found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
+            show_forecasts([found])
+            return
         if int8 or fp16:
             dataset = arguments.Labels().open(data, seed=0, progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iqa_armor.cli.arguments import DryRunOpt
-from iqa_armor.cli.console import JSON, say, show_if_json, span, stderr
+from iqa_armor.cli.console import JSON, say, say_next, show_if_json, span, stderr
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RecipeError
@@ -52,6 +52,9 @@ def run(
     show_if_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
     if found[-1].exit_code:
         raise typer.Exit(found[-1].exit_code)
+    made = [name for step in steps for name in step.outputs if name.endswith(".safetensors")]
+    if dry_run or made:
+        say_next(*(["run", pipeline] if dry_run else ["card", folder / made[-1]]), to=stderr)
 
 
 def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:

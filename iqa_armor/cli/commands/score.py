@@ -18,6 +18,7 @@ from iqa_armor.cli.console import (
     Bars,
     progress,
     say,
+    say_next,
     scale_note,
     score_span,
     show_if_json,
@@ -26,6 +27,7 @@ from iqa_armor.cli.console import (
     stdout,
 )
 from iqa_armor.cli.options import options
+from iqa_armor.cli.signals import SCORED, going_on
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
 from iqa_armor.pipeline.settings import Opening
@@ -124,21 +126,30 @@ def score(
         run = _Run(bars, count_images(images or (), from_file), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:
+            held.enter_context(going_on(SCORED, file.growing))
             file.require_same(lambda path: next(scores([path])).score)
         new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
-        collected: list[Row] = []
-        keep = collected.append if kind is None else partial(_show_line, kind) if file is None else file.add
-        if file is None and kind == "csv":
-            keep(dict(zip(columns, columns, strict=True)))
-        with file or nullcontext():
-            for row in run.rows(scores(new)):  # as they come
-                keep(row)
+        collected = _write(run.rows(scores(new)), file, kind, columns)
     run.finish(images, strict=strict)
     listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
     facts = {"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed}
     if not show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
         show_table(columns, rows, caption=scale_note(opened.scale))
+    if images:
+        say_next("attack", model, images[0], "-o", "attacked", *opening.words(), to=stderr)
+
+
+def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, columns: tuple[str, ...]) -> list[Row]:
+    """Write rows as they come, to a file or to stdout; or return them, where they are shown at the end."""
+    collected: list[Row] = []
+    keep = collected.append if kind is None else partial(_show_line, kind) if file is None else file.add
+    if file is None and kind == "csv":
+        keep(dict(zip(columns, columns, strict=True)))
+    with file or nullcontext():
+        for row in rows:
+            keep(row)
+    return collected
 
 
 def _kind(

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import say, show_if_json, stdout
+from iqa_armor.cli.console import say, say_next, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import OutputError
 from iqa_armor.pipeline.settings import Opening, Service
@@ -48,6 +48,7 @@ def serve(
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
         if not show_if_json({"url": url, "model": opened.name}):
             say(f"{opened.name} answers at {url}/score; Ctrl-C ends it")
+            say_next("--data-binary", "@photo.jpg", f"{url}/score", program="curl")
         stdout.file.flush()
         config = Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(service.timeout) + 1)
         Server(config).run(sockets=[listening])

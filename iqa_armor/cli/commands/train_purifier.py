@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table
+from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.training.filter_settings import PurifierSettings
@@ -25,6 +25,7 @@ def train_purifier(
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
     data: arguments.DataOpt = None,
     overwrite: arguments.OverwriteOpt = False,
+    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -37,12 +38,16 @@ def train_purifier(
     """
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.load import load_model
-    from iqa_armor.pipeline.train_purifier import train_purifier
+    from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
 
     device = machine.chosen()
-    with arguments.claimed(output, overwrite=overwrite, source=model, suffix=".safetensors"), progress() as bars:
+    claim = arguments.claimed(None if dry_run else output, overwrite=overwrite, source=model, suffix=".safetensors")
+    with claim, progress() as bars:
         opened = load_model(model, opening=opening)
         dataset = labels.open(data, seed=settings.seed, progress=bars)
+        if dry_run:
+            show_forecasts(forecast_purifier(opened, dataset, settings, device))
+            return
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
         result.save(output)
     if show_if_json({"output": str(output), **result.provenance}):
