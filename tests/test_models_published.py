@@ -22,8 +22,8 @@ from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.build import build
 from iqa_armor.models.checkpoints import read_checkpoint
-from iqa_armor.models.koncept512 import KonCept512
 from iqa_armor.models.linearity import linearity_network
+from iqa_armor.models.published import KonCept512
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.models.weights import RESCALING, bare, load_matching, load_strict, match_architecture
