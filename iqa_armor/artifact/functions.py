@@ -228,6 +228,7 @@ _BY_PARAMETERS = {
     "dim? descending? stable?": "sort argsort",
     "dim": "unsqueeze",
     "offset? dim1? dim2?": "diagonal",
+    "dtype": "type",
     "tensor1 tensor2 value?": "addcmul addcdiv",
 }
 

@@ -85,7 +85,8 @@ class Watch:
     def __call__(self, event: str, given: tuple[Any, ...]) -> None:
         if not self.is_on:
             return
-        if event == "open" and isinstance(given[2], int):
+        # A number is what was opened before: the pipe to the process that is bounded.
+        if event == "open" and isinstance(given[2], int) and not isinstance(given[0], int):
             writes = given[2] & (os.O_WRONLY | os.O_RDWR | os.O_CREAT)
             if writes and not str(given[0]).startswith((self.folder, "/dev/null")):
                 self.seen.append(f"open {given[0]}")

@@ -151,14 +151,18 @@ def difference(
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
     The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
-    images are normalised (N, 3, H, W), N at least 2.
+    images are normalised (N, 3, H, W), N at least 2. In double precision, unless the network casts to another itself.
     """
-    exact, smaller, images = copy.deepcopy(traced).double(), copy.deepcopy(pruned).double(), images.double()
+    exact, smaller = (copy.deepcopy(each).double() for each in (traced, pruned))
     with torch.no_grad():
+        try:
+            scores, images = exact.forward(images.double()), images.double()
+        except NETWORK_FAILURES:
+            exact, smaller, scores = traced, pruned, traced.forward(images)
         # One by one, since labels are those of one image; the pruned network gets them together, as it will be used.
         masked = torch.cat(
             [Masked(exact, smaller, labelling, gone).run(image).flatten() for image in torch.split(images, 1)]
         )
         apart = (masked - smaller.forward(images).flatten()).abs().max()
-        spread = exact.forward(images).flatten().std(correction=0)
+        spread = scores.flatten().std(correction=0)
     return float(apart / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
