@@ -9,15 +9,12 @@ from torch import Generator, Tensor, linalg, nn
 from white_subjects import tiny
 
 from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.advcf import AdvCF
 from iqa_armor.attacks.base import Attack, Direction, Norm, ScoreFn, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
-from iqa_armor.attacks.l2pgd import L2PGD
-from iqa_armor.attacks.madc import MADC
-from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.pgd import L2PGD, MADC, PGD
 from iqa_armor.attacks.plan import Attacked, run_plan
-from iqa_armor.attacks.projection import project_linf
-from iqa_armor.attacks.stadv import StAdv
+from iqa_armor.attacks.scores import project_linf
+from iqa_armor.attacks.transforms import AdvCF, StAdv
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.run import check_budget
 

@@ -14,10 +14,9 @@ from white_subjects import BOTH, draw_images, tiny
 
 from iqa_armor import EvaluationSettings, evaluate
 from iqa_armor.attacks import ATTACKS
-from iqa_armor.attacks.auto import Auto
+from iqa_armor.attacks.apgd import Auto
 from iqa_armor.attacks.base import Borrowing, Direction
-from iqa_armor.attacks.ioi import IOI, without_low_frequencies
-from iqa_armor.attacks.sega import SEGA
+from iqa_armor.attacks.single import IOI, SEGA, without_low_frequencies
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation.evaluation import Evaluation
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale

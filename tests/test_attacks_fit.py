@@ -9,8 +9,7 @@ from torch import Generator, Tensor
 from white_subjects import tiny
 
 from iqa_armor.attacks.base import Attack, Direction, Fitted, ScoreFn, frozen
-from iqa_armor.attacks.facpa import FACPA, PerturbationNetwork, Perturber
-from iqa_armor.attacks.uap import UAP, Pattern, place
+from iqa_armor.attacks.learned import FACPA, UAP, Pattern, PerturbationNetwork, Perturber, place
 
 BOTH: tuple[Direction, ...] = (1, -1)
 EPSILON = 4 / 255

@@ -10,13 +10,10 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 from white_subjects import tiny
 
-from iqa_armor.attacks.advcf import PIECES, AdvCF, apply_curve, project_curve
 from iqa_armor.attacks.base import Attack, Direction
-from iqa_armor.attacks.korhonen import KorhonenYou, edge_map
-from iqa_armor.attacks.madc import MADC
-from iqa_armor.attacks.ssah import SSAH
-from iqa_armor.attacks.stadv import StAdv, warp
-from iqa_armor.attacks.zhang import Zhang
+from iqa_armor.attacks.perceptual import SSAH, KorhonenYou, Zhang, edge_map
+from iqa_armor.attacks.pgd import MADC
+from iqa_armor.attacks.transforms import PIECES, AdvCF, StAdv, apply_curve, project_curve, warp
 
 EPSILON = 10 / 255
 # The classes' own defaults, but for fewer steps where there are many.

@@ -11,13 +11,9 @@ import torch
 from torch import Generator, Tensor, nn
 from torchvision.models import vgg
 
-from iqa_armor.attacks.advcf import PIECES, AdvCF, apply_curve, project_curve
-from iqa_armor.attacks.korhonen import KorhonenYou, edge_map
-from iqa_armor.attacks.madc import MADC
-from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.ssah import SSAH, low_band
-from iqa_armor.attacks.stadv import StAdv, roughness, warp
-from iqa_armor.attacks.zhang import Zhang
+from iqa_armor.attacks.perceptual import SSAH, KorhonenYou, Zhang, edge_map, low_band
+from iqa_armor.attacks.pgd import MADC, PGD
+from iqa_armor.attacks.transforms import PIECES, AdvCF, StAdv, apply_curve, project_curve, roughness, warp
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.reference import WEIGHTS

@@ -8,8 +8,7 @@ from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, sa
 
 from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import Attack, Direction
-from iqa_armor.attacks.l2pgd import L2PGD
-from iqa_armor.attacks.mifgsm import AMIFGSM, MIFGSM
+from iqa_armor.attacks.pgd import AMIFGSM, L2PGD, MIFGSM
 from iqa_armor.attacks.square import Square
 
 # Small counts, to be quick.

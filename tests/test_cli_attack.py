@@ -15,8 +15,8 @@ from PIL import Image
 from torch import Tensor, nn
 from typer.testing import CliRunner
 
+from iqa_armor.attacks.learned import UAP
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError

@@ -13,7 +13,7 @@ from conftest import contrast_images, small_network
 from numpy.typing import NDArray
 from torch import Tensor
 
-from iqa_armor.attacks.uap import UAP
+from iqa_armor.attacks.learned import UAP
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import DataError, OutputError
 from iqa_armor.evaluation.evaluation import evaluate

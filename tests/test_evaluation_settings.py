@@ -4,8 +4,7 @@ import pytest
 import torch
 from torch import nn
 
-from iqa_armor.attacks.l2pgd import L2PGD
-from iqa_armor.attacks.pgd import PGD
+from iqa_armor.attacks.pgd import L2PGD, PGD
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import evaluate

@@ -19,7 +19,7 @@ from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 
 # Modules that make architectures; the process below cannot import them.
-SOURCES = ("dbcnn", "demo", "koncept512", "inception_resnet", "linearity", "metaiqa", "spaq", "tres", "transformer")
+SOURCES = ("demo", "inception_resnet", "linearity", "published", "tres", "transformer")
 CHECK = """
 import sys
 

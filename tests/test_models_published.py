@@ -22,8 +22,8 @@ from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.build import build
 from iqa_armor.models.checkpoints import read_checkpoint
-from iqa_armor.models.koncept512 import KonCept512
 from iqa_armor.models.linearity import linearity_network
+from iqa_armor.models.published import KonCept512
 from iqa_armor.models.transformer import Attention, project
 from iqa_armor.models.tres import L2Pooling, Position, TReS
 from iqa_armor.models.weights import RESCALING, bare, load_matching, load_strict, match_architecture
@@ -75,7 +75,8 @@ def test_outputs_are_those_of_the_authors_code(shared: Path, name: str, monkeypa
     assert spec.loader is not None
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
-    monkeypatch.setattr(sys, "argv", ["check.py", name, f"iqa_armor.models.{name}:{name}_network"])
+    module = name if name in ("linearity", "tres") else "published"
+    monkeypatch.setattr(sys, "argv", ["check.py", name, f"iqa_armor.models.{module}:{name}_network"])
     assert check.main() == 0
 
 

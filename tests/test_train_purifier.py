@@ -16,8 +16,8 @@ from typer.testing import CliRunner, Result
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack
+from iqa_armor.attacks.learned import UAP
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.uap import UAP
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.defended import Purified

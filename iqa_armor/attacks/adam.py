@@ -7,9 +7,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.attacks.base import Direction, ScoreFn
-from iqa_armor.attacks.climb import Best
-from iqa_armor.attacks.projection import project_linf
-from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
+from iqa_armor.attacks.scores import Best, evaluate_score, project_linf, score_and_gradient
 
 
 @dataclass(frozen=True)

@@ -1,15 +1,14 @@
-"""Auto-PGD: a white-box attack that sets its own step size."""
+"""Auto-PGD, and the best of it, Square and transfers on every image."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
-from iqa_armor.attacks.climb import Best
-from iqa_armor.attacks.projection import linf_box, per_image
-from iqa_armor.attacks.scores import evaluate_score, score_and_gradient
+from iqa_armor.attacks.base import Attack, Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.scores import Best, evaluate_score, linf_box, per_image, score_and_gradient
+from iqa_armor.attacks.square import Square
 from iqa_armor.limits import Count, NotNegative
 from iqa_armor.randomness import drawn_from
 
@@ -116,3 +115,33 @@ class _Start:
         self.gains = torch.where(halve, self.best.gains, self.gains)
         self.has_halved, self.best_at_check = halve, self.best.gains
         self.rises = torch.zeros_like(self.rises)
+
+
+@dataclass(frozen=True)
+class Auto(LinfAttack):
+    """Run Auto-PGD with restarts, then Square and transfers, and keep of each image what moved its score farthest.
+
+    Source: after AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690, Section 5: a parameter-free ensemble, the worst
+    case of each image counting. Ours: a score has one objective, so there is one Auto-PGD, and no FAB; all images go
+    through all attacks; transfers.
+    """
+
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    steps: Count = 50  # gradient steps of each start of Auto-PGD
+    restarts: Count = 2  # starts of Auto-PGD
+    queries: Count = 300  # scores that Square may ask for
+    direction: Direction = +1  # +1 raises the score, -1 lowers it
+    # Scores of other models, Auto-PGD on which is tried too; an evaluation gives that of the baseline.
+    sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
+        generator = drawn_from(generator, images)
+        best = Best(images.detach(), self.direction * evaluate_score(score, images))
+        apgd = APGD(self.epsilon, self.steps, self.restarts, self.direction)
+        square = Square(self.epsilon, queries=self.queries, direction=self.direction)
+        attacks: list[tuple[Attack, ScoreFn]] = [(apgd, score), (square, score)]
+        attacks += [(apgd, source) for source in self.sources]
+        for attack, followed in attacks:
+            attacked = attack(followed, images, generator)
+            best.update(attacked, self.direction * evaluate_score(score, attacked))
+        return best.images

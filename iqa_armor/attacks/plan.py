@@ -10,7 +10,7 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Attack, ScoreFn
 from iqa_armor.attacks.pgd import PGD
-from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import project_linf
 from iqa_armor.errors import ArmorError, calling
 
 Plan = Mapping[str, Sequence[Attack]]  # the attacks of every name, one per budget

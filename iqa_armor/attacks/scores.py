@@ -1,14 +1,13 @@
-"""Scores, their gradients by the pixels, and means of them over images or chance."""
+"""Scores and their gradients, nearest images within a budget, and steps that keep the best image met."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Generator, Tensor
 from torch.autograd.function import once_differentiable
 
-from iqa_armor.attacks.base import Attack, Batches, ScoreFn
-from iqa_armor.attacks.projection import per_image
+from iqa_armor.attacks.base import Attack, Batches, Direction, ScoreFn
 from iqa_armor.errors import ArmorError
 
 
@@ -99,3 +98,80 @@ class _MeanScore(torch.autograd.Function):
     def backward(ctx: Any, by_score: Tensor) -> tuple[Tensor, None, None]:
         (slope,) = ctx.saved_tensors
         return per_image(by_score) * slope, None, None
+
+
+def per_image(values: Tensor) -> Tensor:
+    """Return one value per image, (N,), shaped (N, 1, 1, 1) so that it applies to whole images."""
+    return values.view(-1, 1, 1, 1)
+
+
+def project_linf(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
+    """Return the nearest images to `images`, (N, 3, H, W) in any range, within epsilon of `center` in every value.
+
+    Values inside the ball keep their bits, which is what lets budgets share gradients.
+    """
+    return torch.clamp(images, center - epsilon, center + epsilon)
+
+
+def project_l2(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
+    """Return the nearest images to `images` whose change from `center` has a Euclidean length of at most epsilon."""
+    change = images - center
+    lengths = torch.linalg.vector_norm(change.flatten(1), dim=1)
+    shares = epsilon / lengths.clamp_min(torch.finfo(lengths.dtype).tiny)
+    return torch.where(per_image(lengths > epsilon), center + per_image(shares) * change, images)
+
+
+def linf_box(images: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
+    """Return the lowest and highest pixels, (N, 3, H, W), within `radius` of the images and within [0, 1].
+
+    A ball in L-infinity cut by the range of pixels is a box, so one clamp projects on both. The radius is one for all
+    images or shaped (N, 1, 1, 1).
+    """
+    return (images - radius).clamp_min(0), (images + radius).clamp_max(1)
+
+
+def divide_by_norm(gradient: Tensor, *, order: int) -> Tensor:
+    """Return each image's gradient (N, 3, H, W) divided by its own norm of order 1 or 2; zero stays zero.
+
+    At least in float32: a value divided by the norm of a whole image is too small for half precision.
+    """
+    gradient = gradient.to(torch.promote_types(gradient.dtype, torch.float32))
+    norms = torch.linalg.vector_norm(gradient.flatten(1), ord=order, dim=1)
+    return gradient / per_image(norms.clamp_min(torch.finfo(norms.dtype).tiny))
+
+
+class Best:
+    """The images (N, 3, H, W) on which the attacker fared best so far, each on its own, and its gains (N,) there.
+
+    A gain of NaN is never beaten and never accepted.
+    """
+
+    def __init__(self, images: Tensor, gains: Tensor) -> None:
+        self.images, self.gains = images, gains
+
+    def update(self, images: Tensor, gains: Tensor) -> Tensor:
+        """Keep what is better than before; return which images are, (N,) bool."""
+        better = gains > self.gains
+        self.images = torch.where(per_image(better), images.to(self.images.dtype), self.images)
+        self.gains = torch.where(better, gains, self.gains)
+        return better
+
+
+def climb(
+    score: ScoreFn, images: Tensor, move: Callable[[Tensor, Tensor], Tensor], *, direction: Direction, steps: int
+) -> Tensor:
+    """Return the images (N, 3, H, W) with the best scores on the way of an attacker, clean ones included.
+
+    `move` maps images and the gradient of their scores to the next images, within the budget and [0, 1]; there are
+    as many gradients as moves. The score and its error are those of `score_and_gradient`.
+    """
+    scores, gradient = score_and_gradient(score, images)
+    best, attacked = Best(images, direction * scores), images
+    for step in range(1, steps + 1):
+        attacked = move(attacked, gradient)
+        if step < steps:
+            scores, gradient = score_and_gradient(score, attacked)
+        else:
+            scores = evaluate_score(score, attacked)
+        best.update(attacked, direction * scores)
+    return best.images

@@ -8,9 +8,8 @@ from numpy.typing import NDArray
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Batches, Direction, FittedLinf, LinfAttack, ScoreFn
-from iqa_armor.attacks.mifgsm import MIFGSM
-from iqa_armor.attacks.projection import per_image
-from iqa_armor.attacks.scores import batches_of, evaluate_score
+from iqa_armor.attacks.pgd import MIFGSM
+from iqa_armor.attacks.scores import batches_of, evaluate_score, per_image
 from iqa_armor.limits import Count, NotNegative, Positive
 
 Numbers = NDArray[np.float64]

@@ -8,8 +8,7 @@ import torch
 from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
-from iqa_armor.attacks.climb import Best
-from iqa_armor.attacks.projection import linf_box, per_image
+from iqa_armor.attacks.scores import Best, linf_box, per_image
 from iqa_armor.limits import NotNegative
 from iqa_armor.randomness import drawn_from
 

@@ -40,11 +40,11 @@ ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
             )
             for name in ("resnet18", "resnet34", "resnet50")
         },
-        "koncept512": Entry("iqa_armor.models.koncept512:KonCept512", "Inception-ResNet-v2, 384x512"),
-        "dbcnn": Entry("iqa_armor.models.dbcnn:DBCNN", "VGG-16 and S-CNN, bilinear, any size"),
+        "koncept512": Entry("iqa_armor.models.published:KonCept512", "Inception-ResNet-v2, 384x512"),
+        "dbcnn": Entry("iqa_armor.models.published:DBCNN", "VGG-16 and S-CNN, bilinear, any size"),
         "tres": Entry("iqa_armor.models.tres:TReS", "ResNet-50 and a transformer, 224x224"),
-        "metaiqa": Entry("iqa_armor.models.metaiqa:MetaIQA", "ResNet-18, meta-learned, 224x224"),
-        "spaq": Entry("iqa_armor.models.spaq:SPAQBaseline", "ResNet-50, baseline of SPAQ, 512x682"),
+        "metaiqa": Entry("iqa_armor.models.published:MetaIQA", "ResNet-18, meta-learned, 224x224"),
+        "spaq": Entry("iqa_armor.models.published:SPAQBaseline", "ResNet-50, baseline of SPAQ, 512x682"),
         **{
             name: Entry("iqa_armor.models.build:classifier", "torchvision's with one score", {"name": name})
             for name in TORCHVISION

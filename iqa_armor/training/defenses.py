@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.attacks.projection import project_linf
+from iqa_armor.attacks.scores import project_linf
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.recipe import Training
 from iqa_armor.training.losses import Loss

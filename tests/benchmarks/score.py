@@ -2,6 +2,7 @@
 
     python tests/benchmarks/score.py                                     # photographs made here
     python tests/benchmarks/score.py --images DIR --arch mobilenet_v3_small
+    python tests/benchmarks/score.py --images DIR --model model.safetensors --batch-size 8
 
 Blocks of the images are scored by the one and by the other, in turns and in one process, so that a busy machine is busy
 for both; the command's part reads, scores, tells progress and writes a CSV file. The ratio is that of the medians of
@@ -18,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 from iqa_armor.machine import prepare_threads
@@ -35,6 +37,7 @@ from iqa_armor.data.images import read_image  # noqa: E402
 from iqa_armor.data.scenes import render_scene  # noqa: E402
 from iqa_armor.models.base import Preprocessing, QualityModel  # noqa: E402
 from iqa_armor.pipeline.image_files import find_images  # noqa: E402
+from iqa_armor.pipeline.load import load_model  # noqa: E402
 from iqa_armor.pipeline.score import each_score  # noqa: E402
 from iqa_armor.pipeline.score_rows import RowFile  # noqa: E402
 
@@ -54,14 +57,14 @@ def bare(model: QualityModel, files: list[Path], device: torch.device) -> list[f
         return [float(model(model.prepare(read_image(file)).unsqueeze(0).to(device))) for file in files]
 
 
-def ours(model: QualityModel, files: list[Path], device: torch.device) -> list[float]:
+def ours(model: QualityModel, files: list[Path], device: torch.device, batch_size: int | None = None) -> list[float]:
     scores = []
     with (
         tempfile.TemporaryDirectory() as folder,
         progress() as bars,
         RowFile(Path(folder) / "scores.csv", "csv", ("image", "score")) as file,
     ):
-        for row in _Run(bars, len(files), {}).rows(each_score(model, files, device=device)):
+        for row in _Run(bars, len(files), {}).rows(each_score(model, files, device=device, batch_size=batch_size)):
             file.add(row)
             scores.append(row["score"])
     return scores
@@ -77,23 +80,31 @@ def times(way: Callable[..., list[float]], *words: object) -> tuple[list[float],
 def measure(files: list[Path], arguments: argparse.Namespace) -> dict[str, object]:
     torch.manual_seed(0)
     device = torch.device(arguments.device)
-    network = torchvision.models.get_model(arguments.arch, num_classes=1)
-    model = QualityModel(network, Preprocessing(size=(SIDE, SIDE))).eval().to(device)
-    for way in (bare, ours):
+    if arguments.model:
+        model = load_model(arguments.model)
+    else:
+        network = torchvision.models.get_model(arguments.arch, num_classes=1)
+        model = QualityModel(network, Preprocessing(size=(SIDE, SIDE)), name=arguments.arch)
+    model.eval().to(device)
+    command = partial(ours, batch_size=arguments.batch_size)
+    for way in (bare, command):
         way(model, files[:WARM], device)
     before, found = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss, {"bare": [], "ours": []}
     blocks = [files[first : first + arguments.block] for first in range(0, len(files), arguments.block)]
     for number, block in enumerate(blocks):
-        for way in (bare, ours) if number % 2 else (ours, bare):
-            found[way.__name__].append(times(way, model, block, device))
+        for name, way in (("bare", bare), ("ours", command))[:: 1 if number % 2 else -1]:
+            found[name].append(times(way, model, block, device))
         here = [found[name][-1] for name in ("bare", "ours")]
         assert np.allclose(here[0][0], here[1][0], rtol=1e-4, atol=1e-4)
-        sys.stderr.write(f"block {number + 1}: {here[1][1]:.1f} s, bare {here[0][1]:.1f} s\n")
+        (_, bare_wall, bare_busy), (_, wall, busy) = here
+        sys.stderr.write(f"block {number + 1}: {wall:.2f} s ({busy:.2f}), bare {bare_wall:.2f} s ({bare_busy:.2f})\n")
     medians = {name: [statistics.median(each[i] for each in runs) for i in (1, 2)] for name, runs in found.items()}
     (wall, busy), (our_wall, our_busy) = medians["bare"], medians["ours"]
     more = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 1024
     told = {
-        "arch": arguments.arch,
+        "model": model.name,
+        "size": model.preprocessing.size,
+        "batch size": arguments.batch_size,
         "device": arguments.device,
         "threads": torch.get_num_threads(),
         "images": len(files),
@@ -108,6 +119,8 @@ def main() -> None:
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--block", type=int, default=100)
     parser.add_argument("--arch", default="resnet50")
+    parser.add_argument("--model", type=Path, help="a file in place of --arch")
+    parser.add_argument("--batch-size", type=int)
     parser.add_argument("--device", default="cpu")
     arguments = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:

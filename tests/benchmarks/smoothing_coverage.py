@@ -20,7 +20,7 @@ from torch import Generator, Tensor, nn
 from torch.nn import functional
 
 from iqa_armor.attacks.base import frozen
-from iqa_armor.attacks.l2pgd import L2PGD
+from iqa_armor.attacks.pgd import L2PGD
 from iqa_armor.defenses.defended import Smoothed
 from iqa_armor.defenses.smoothing.input_smoothing import MeanSmoothing, MedianSmoothing
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale

@@ -1,10 +1,11 @@
-"""Purifiers, and chains of them, from the words that name them."""
+"""Purifiers, chains of them, and their files, from the words that name them."""
 
 import re
+from pathlib import Path
 
 from iqa_armor.defenses.base import Purifier, PurifierFile
 from iqa_armor.defenses.purifiers import PURIFIERS
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import ModelLoadError, UsageError
 
 # What a user's own purifier begins with: `file.py:NAME` or `package.module:NAME`.
 _OWN = r"[^+:,=]+\.py:[A-Za-z_]\w*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(?!\w*=)"
@@ -33,3 +34,12 @@ def read_purifier(word: str) -> Purifier:
     if not purifier.path:
         raise UsageError(f"purifier {word!r} needs a path: {word.partition(':')[0]}:path=…")
     return purifier.load()
+
+
+def existing(path: str, *, owner: str, is_folder: bool = False) -> Path:
+    """Return a path that is there, and is a file or a folder as wanted; a ModelLoadError refuses others."""
+    found, wanted = Path(path), "folder" if is_folder else "file"
+    if not (found.is_dir() if is_folder else found.is_file()):
+        seen = "is a file" if found.is_file() else "is a folder" if found.is_dir() else "does not exist"
+        raise ModelLoadError(f"{path} {seen}; the purifier {owner} takes a {wanted}: {owner}:path={wanted.upper()}")
+    return found

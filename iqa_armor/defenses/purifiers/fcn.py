@@ -10,8 +10,8 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.purifiers.purifier_file import existing
-from iqa_armor.defenses.purifiers.sizes import on_padded
+from iqa_armor.defenses.purifiers.chain import existing
+from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.errors import ModelLoadError, first_line
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded

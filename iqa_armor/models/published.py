@@ -1,0 +1,162 @@
+"""Published quality models: DBCNN, KonCept512, MetaIQA, the baseline of SPAQ."""
+
+from itertools import pairwise
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from iqa_armor.models.base import Preprocessing
+from iqa_armor.models.build import RESNET_TRUNK
+from iqa_armor.models.inception_resnet import WIDTH, inception_resnet_v2
+
+# Output channels and stride of S-CNN's convolutions.
+SCNN = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
+
+
+class DBCNN(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 16 pixels on, giving (N, 1) that rises with quality.
+
+    VGG-16 without its last pooling sees the scene, S-CNN the distortion; the score is linear in the square root of
+    the average product of every channel of the one with every channel of the other.
+
+    Source: Zhang, Ma, Yan, Deng, Wang, "Blind Image Quality Assessment Using a Deep Bilinear Convolutional Neural
+    Network", IEEE TCSVT 2020, arXiv:1907.02665, Section III. Where sides are no multiples of 16 the maps of S-CNN are
+    the larger ones and are resampled to VGG's size, corners aligned; equal sizes pass unchanged.
+    """
+
+    preprocessing = Preprocessing(size=None)  # images keep their size, as in the paper
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import vgg16
+
+        self.features1 = nn.Sequential(*list(vgg16(weights=None).features)[:-1])
+        layers: list[nn.Module] = []
+        for (channels, _), (outputs, stride) in pairwise(((3, 1), *SCNN)):
+            layers += [nn.Conv2d(channels, outputs, 3, stride=stride, padding=1), nn.BatchNorm2d(outputs), nn.ReLU()]
+        self.features2 = nn.Sequential(*layers)
+        self.fc = nn.Linear(512 * SCNN[-1][0], 1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        scene, distortion = self.features1(images), self.features2(images)
+        distortion = functional.interpolate(distortion, size=scene.shape[2:], mode="bilinear", align_corners=True)
+        scene, distortion = scene.flatten(2), distortion.flatten(2)
+        products = torch.bmm(scene, distortion.transpose(1, 2)) / scene.shape[2]
+        pooled = functional.normalize(torch.sqrt(products.flatten(1) + 1e-8))
+        return self.fc(pooled)  # type: ignore[no-any-return]
+
+
+dbcnn_network = DBCNN
+
+
+_WINDOW = 8
+_MANY = 2**12  # more windows than any side has
+
+
+class KonCept512(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 75 pixels on, giving (N, 1), about 0 to 100.
+
+    The original averages a fixed window of 8 × 8 from the top left corner of the last map, which is 10 × 14 for its
+    384 × 512 pixels: so does this one wherever both sides of that map are 8 to 15, that is for 299 to 554 pixels.
+    (ours) The original fails on any other size; here a side shorter than 8 is averaged whole, and of a side of 16 or
+    more as many whole windows as fit.
+
+    Source: Hosu, Lin, Sziranyi, Saupe, "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image
+    Quality Assessment", IEEE TIP 2020, arXiv:1910.06180, Section V.
+    """
+
+    # Height × width; scaled to [-1, 1], as Inception-ResNet-v2 takes images.
+    preprocessing = Preprocessing(size=(384, 512), interpolation="bilinear", mean=(0.5,) * 3, std=(0.5,) * 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.base = inception_resnet_v2()
+        self.fc = nn.Sequential(
+            *(nn.Linear(WIDTH, 2048), nn.ReLU(), nn.BatchNorm1d(2048), nn.Dropout(0.25)),
+            *(nn.Linear(2048, 1024), nn.ReLU(), nn.BatchNorm1d(1024), nn.Dropout(0.25)),
+            *(nn.Linear(1024, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(0.5)),
+            nn.Linear(256, 1),
+        )
+
+    def forward(self, images: Tensor) -> Tensor:
+        maps = self.base(images)
+        window = maps[:, :, : _covered(maps.shape[2]), : _covered(maps.shape[3])]
+        return self.fc(window.mean((2, 3)))  # type: ignore[no-any-return]
+
+
+def _covered(side: int) -> int:
+    """Return how many of `side` pixels whole windows cover; one window where none fits."""
+    whole = side // _WINDOW
+    # ceil(whole / _MANY) is 0 for whole = 0 and else 1: a conditional could not be traced.
+    return _WINDOW * (whole + 1 - (whole + _MANY - 1) // _MANY)
+
+
+koncept512_network = KonCept512
+
+
+class MetaIQA(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) in (0, 1), the best near 1.
+
+    Source: Zhu, Li, Wu, Dong, Shi, "MetaIQA: Deep Meta-learning for No-Reference Image Quality Assessment",
+    CVPR 2020, arXiv:2004.05508, Section 3.2.
+    """
+
+    # The authors crop; resizing is (ours).
+    preprocessing = Preprocessing(size=(224, 224), interpolation="bilinear")
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet18
+
+        self.classifier_places = {part: f"resnet_layer.{part}" for part in (*RESNET_TRUNK, "fc")}
+        self.resnet_layer: nn.Module = resnet18(weights=None)
+        self.net = _Regression()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(self.resnet_layer(images))  # type: ignore[no-any-return]
+
+
+class _Regression(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.fc1, self.bn1, self.relu1 = nn.Linear(1000, 1024), nn.BatchNorm1d(1024), nn.PReLU()
+        self.drop1 = nn.Dropout(0.5)
+        self.fc2, self.bn2, self.relu2 = nn.Linear(1024, 512), nn.BatchNorm1d(512), nn.PReLU()
+        self.drop2 = nn.Dropout(0.5)
+        self.fc3, self.sigmoid = nn.Linear(512, 1), nn.Sigmoid()
+
+    def forward(self, logits: Tensor) -> Tensor:
+        hidden = self.drop1(self.relu1(self.bn1(self.fc1(logits))))
+        hidden = self.drop2(self.relu2(self.bn2(self.fc2(hidden))))
+        return self.sigmoid(self.fc3(hidden))  # type: ignore[no-any-return]
+
+
+metaiqa_network = MetaIQA
+
+
+class SPAQBaseline(nn.Module):
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1), about 0 to 100.
+
+    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
+    whole image is scored at once, at 512 × 682 whatever its shape.
+
+    Source: Fang, Zhu, Zeng, Ma, Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020,
+    Section 4.1 (baseline model BL).
+    """
+
+    # 512 on the shorter side of a 4:3 photograph; pixels stay in [0, 1].
+    preprocessing = Preprocessing(size=(512, 682), interpolation="bilinear", mean=(0.0,) * 3, std=(1.0,) * 3)
+
+    def __init__(self) -> None:
+        super().__init__()
+        from torchvision.models import resnet50
+
+        self.classifier_places = {part: f"backbone.{part}" for part in RESNET_TRUNK}
+        self.backbone: nn.Module = resnet50(weights=None, num_classes=1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.backbone(images)  # type: ignore[no-any-return]
+
+
+spaq_network = SPAQBaseline
