@@ -113,6 +113,7 @@ def test_old_weight_normalization_that_has_run_is_baked(tmp_path: Path) -> None:
         (lambda _, x: x - torch.from_numpy(x.detach().numpy()), "a number is asked of a tensor"),
         (lambda _, x: torch.stack([image.roll(1) for image in x]), r"how many images come together .*image\.roll"),
         (lambda self, x: self.tables["layer"](x), "a Conv2d is no submodule; keep layers in nn.ModuleList"),
+        (lambda _, x: x * len(Path("/nowhere/mean.txt").read_text()), "FileNotFoundError: .*nowhere/mean.txt"),
         (lambda self, x: self.compiled(x), r"'compiled' is compiled by TorchScript, which cannot be followed"),
     ],
 )

@@ -62,7 +62,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
         is_gray = "to have 1 channels, but got 3" in str(failure)
         advice = "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
         raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
-    except NETWORK_FAILURES as error:
+    except (*NETWORK_FAILURES, OSError) as error:  # such as of a file that it opens
         _note_place(error, tracer)
         line = failing_line(error)
         place = shown_line(line) if line else "inside a torch layer"

@@ -36,7 +36,7 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
     try:
         with torch.no_grad():
             found = network.eval()(images)
-    except NETWORK_FAILURES as error:
+    except (*NETWORK_FAILURES, OSError) as error:
         raise ModelLoadError(f"the network fails on images {tuple(images.shape)}: {error}") from error
     is_row = choice == "mean" and isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
     is_distribution = is_row and bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 1e-3).all())
