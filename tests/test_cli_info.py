@@ -82,6 +82,8 @@ def test_card_has_figures_data_limits_and_licence(hardened: Path, tmp_path: Path
         assert part in text
     assert "to base |" in text
     assert "held-out training images, with 95 % intervals" in text
-    assert run("card", hardened).stdout.strip() == hardened.with_name("base-hardened.card.md").read_text().strip()
+    shown = run("card", hardened)
+    assert shown.stdout.strip() == hardened.with_name("base-hardened.card.md").read_text().strip()
+    assert f"next: iqa-armor export {hardened} -o base-hardened.onnx" in shown.stderr.replace("\n", "")
     refused = run("card", hardened, "--results", page)
     assert (refused.exit_code, str(page) in refused.stderr) == (5, True)

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import einops
 import pytest
 import torch
 from conftest import memory_dataset
@@ -166,8 +167,6 @@ def test_kinds_are_asked_in_every_module_of_a_networks_package(tmp_path: Path, m
 
 
 def test_einops_is_followed(tmp_path: Path) -> None:
-    einops = pytest.importorskip("einops")
-
     def windows(_: Any, x: Tensor) -> Tensor:
         cut = einops.rearrange(x, "b c (h p) (w q) -> b (h w) c p q", p=8, q=8)
         return einops.rearrange(cut, "b (h w) c p q -> b c (h p) (w q)", h=2)

@@ -41,5 +41,4 @@ def card(
         say(f"wrote {output}", to=stderr)
     if not show_if_json({"card": text, **known}) and output is None:
         say(text.rstrip())
-    follows = ["evaluate", model, "-o", "results"] if results is None else ["export", model, "-o", f"{model.stem}.onnx"]
-    say_next(*follows, to=stderr)
+    say_next("export", model, "-o", f"{model.stem}.onnx", to=stderr)
