@@ -18,9 +18,10 @@ from iqa_armor.artifact.checks import (
     shown,
 )
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS, METHODS
+from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
+from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.signatures import Signature
 from iqa_armor.artifact.stored_layer import SOURCE, StoredLayer, taken_from
 from iqa_armor.artifact.values import check_disjoint, check_path, decode_value

@@ -1,4 +1,4 @@
-"""The functions and Tensor methods that a stored graph may call."""
+"""The functions that a stored graph may call."""
 
 import builtins
 import math
@@ -22,6 +22,8 @@ RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "tril
 PADDING = ("constant", "reflect", "replicate", "circular")
 SAMPLING = ("bilinear", "nearest", "bicubic", "zeros", "border", "reflection")
 DISTANCES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
+QUANTILES = ("linear", "lower", "higher", "midpoint", "nearest")
+LOSS = "input target size_average? reduce? reduction? weight?"
 FOURIER = ("backward", "ortho", "forward")
 CONVOLUTION = "input weight bias? stride? padding? dilation? groups?"
 TRANSPOSED = "input weight bias? stride? padding? output_padding? groups? dilation?"
@@ -62,13 +64,15 @@ _ENTRIES = {
     **functions_of(math, "ceil floor sqrt log trunc", Signature("x", positional_only=True, literals=False)),
     **functions_of(
         torch,
-        "abs ceil clone conj cos detach erf exp expm1 floor log log10 log1p log2 logical_not neg numel reciprocal relu "
-        "round rsqrt sigmoid sign sin sqrt square t tanh trunc",
+        "abs acos asin atan ceil clone conj cos cosh detach erf exp expm1 floor frac isfinite isinf isnan log log10 "
+        "log1p log2 logical_not neg numel reciprocal relu round rsqrt sgn sigmoid sign sin sinh sqrt square t tan tanh "
+        "trunc",
         Signature("input", literals=False),
     ),
     **functions_of(
         torch,
-        "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul multiply mv ne outer remainder true_divide",
+        "atan2 bmm dot eq floor_divide fmod ge gt hypot le logical_and logical_or lt matmul maximum minimum mm mul "
+        "multiply mv ne outer remainder true_divide xlogy",
         Signature("input other", literals=False),
     ),
     **functions_of(torch, "add sub subtract rsub", Signature("input other alpha?", literals=False)),
@@ -77,6 +81,10 @@ _ENTRIES = {
     **functions_of(torch, "clamp", Signature("input min? max?")),
     **functions_of(torch.functional, "cdist", Signature("x1 x2 p? compute_mode?", DISTANCES)),
     **functions_of(torch, "diagonal", Signature("input offset? dim1? dim2?")),
+    **functions_of(torch, "tril triu", Signature("input diagonal?")),
+    **functions_of(torch, "rot90", Signature("input k? dims?")),
+    **functions_of(torch, "nan_to_num", Signature("input nan? posinf? neginf?")),
+    **functions_of(torch.functional, "tensordot", Signature("a b dims?")),
     **functions_of(torch, "lerp", Signature("input end weight")),
     **functions_of(torch, "addcmul addcdiv", Signature("input tensor1 tensor2 value?")),
     **functions_of(torch, "where", Signature("condition input other")),
@@ -92,7 +100,7 @@ _ENTRIES = {
     **functions_of(torch, "meshgrid", Signature("tensors indexing?", ("ij", "xy"), many=True)),
     **functions_of(torch, "full_like", Signature("input fill_value dtype?")),
     **functions_of(torch, "cat concat stack", Signature("tensors dim?")),
-    **functions_of(torch, "hstack vstack", Signature("tensors")),
+    **functions_of(torch, "hstack vstack dstack column_stack", Signature("tensors")),
     **functions_of(torch, "chunk", Signature("input chunks dim?", largest=GROWTH)),
     **functions_of(torch, "split", Signature("tensor split_size_or_sections dim?")),
     **functions_of(torch, "unbind squeeze", Signature("input dim?")),
@@ -115,11 +123,18 @@ _ENTRIES = {
     **functions_of(torch, "pixel_unshuffle", Signature("input downscale_factor")),
     **functions_of(torch, "mean sum prod", Signature("input dim? keepdim? dtype?")),
     **functions_of(torch, "std var std_mean var_mean", Signature("input dim? unbiased? keepdim? correction?")),
-    **functions_of(torch, "max min amax amin argmax", Signature("input dim? keepdim?")),
+    **functions_of(
+        torch,
+        "max min amax amin aminmax argmax argmin median nanmedian any all count_nonzero",
+        Signature("input dim? keepdim?"),
+    ),
+    **functions_of(torch, "kthvalue", Signature("input k dim? keepdim?")),
+    **functions_of(torch, "quantile nanquantile", Signature("input q dim? keepdim? interpolation?", QUANTILES)),
+    **functions_of(torch, "cummax cummin", Signature("input dim")),
     **functions_of(torch, "topk", Signature("input k dim? largest? sorted?", largest=GROWTH)),
     **functions_of(torch, "sort argsort", Signature("input dim? descending? stable?")),
     **functions_of(torch, "logsumexp", Signature("input dim keepdim?")),
-    **functions_of(torch, "cumsum softmax log_softmax", Signature("input dim dtype?")),
+    **functions_of(torch, "cumsum cumprod softmax log_softmax", Signature("input dim dtype?")),
     **functions_of(torch, "norm", Signature("input p? dim? keepdim? dtype?", ("fro",))),
     **functions_of(torch, "rand_like randn_like", Signature("input dtype? device?")),
     **functions_of(torch, "angle real imag view_as_real", Signature("input", literals=False)),
@@ -172,9 +187,11 @@ _ENTRIES = {
         Signature("input running_mean? running_var? weight? bias? use_input_stats? momentum? eps?"),
     ),
     **functions_of(functional, "local_response_norm", Signature("input size alpha? beta? k?", largest=GROWTH)),
+    **functions_of(functional, "l1_loss mse_loss", Signature(LOSS, ("none", "mean", "sum"))),
+    **functions_of(functional, "smooth_l1_loss", Signature(f"{LOSS} beta?", ("none", "mean", "sum"))),
     **functions_of(functional, "cosine_similarity", Signature("x1 x2 dim? eps?")),
     **functions_of(functional, "pairwise_distance", Signature("x1 x2 p? eps? keepdim?")),
-    **functions_of(functional, "max_pool1d max_pool2d", Signature(POOLING)),
+    **functions_of(functional, "max_pool1d max_pool2d max_pool2d_with_indices", Signature(POOLING)),
     **functions_of(functional, "avg_pool1d avg_pool2d", Signature(AVERAGING)),
     **functions_of(functional, "lp_pool2d", Signature("input norm_type kernel_size stride? ceil_mode?")),
     **functions_of(
@@ -191,60 +208,8 @@ _ENTRIES = {
     **functions_of(
         functional, "fold", Signature("input output_size kernel_size dilation? padding? stride?", largest=GROWTH)
     ),
+    **functions_of(functional, "affine_grid", Signature("theta size align_corners?", largest=GROWTH)),
+    **functions_of(torch._C._nn, "one_hot", Signature("tensor num_classes", largest=GROWTH)),
     **functions_of(functional, "grid_sample", Signature("input grid mode? padding_mode? align_corners?", SAMPLING)),
 }
 FUNCTIONS: Table[StoredFunction] = Table(_ENTRIES, "FUNCTIONS", lambda function: function.target)
-
-
-# Names of methods by their parameters after the tensor itself.
-_BY_PARAMETERS = {
-    "": "abs bool ceil clone cos detach dim double erf exp expm1 float floor half int is_contiguous log log10 log1p "
-    "log2 long neg numel nelement reciprocal relu relu_ round rsqrt sigmoid sigmoid_ sign sin sqrt square t tanh tanh_ "
-    "trunc logical_not ndimension bfloat16",
-    "other": "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul mul_ multiply mv ne outer remainder "
-    "true_divide type_as expand_as view_as reshape_as",
-    "other alpha?": "add add_ sub sub_ subtract",
-    "dim? keepdim? dtype?": "mean sum prod",
-    "dim? unbiased? keepdim? correction?": "std var",
-    "dim? keepdim?": "max min amax amin argmax",
-    "dim dtype?": "softmax log_softmax cumsum",
-    "min max?": "clamp clamp_",
-    "value": "clamp_min clamp_max",
-    "dim0 dim1": "transpose swapaxes swapdims",
-    "mask value": "masked_fill masked_fill_",
-    "memory_format?": "contiguous",
-    "start_dim? end_dim?": "flatten",
-    "dim index": "gather index_select select",
-    "dim keepdim?": "logsumexp",
-    "source destination": "movedim",
-    "dim start length": "narrow",
-    "shifts dims?": "roll",
-    "dim?": "size squeeze unbind",
-    "split_size dim?": "split",
-    "dtype? device? non_blocking? copy?": "to",
-    "dim sizes": "unflatten",
-    "dimension size step": "unfold",
-    "k dim? largest? sorted?": "topk",
-    "dim? descending? stable?": "sort argsort",
-    "dim": "unsqueeze",
-    "offset? dim1? dim2?": "diagonal",
-    "dtype": "type",
-    "tensor1 tensor2 value?": "addcmul addcdiv",
-}
-
-METHODS: dict[str, Signature] = {
-    **{name: Signature(parameters) for parameters, names in _BY_PARAMETERS.items() for name in names.split()},
-    # Methods that take a size or a list of dimensions as separate arguments too.
-    "view": Signature("size", many=True),
-    "reshape": Signature("shape", many=True),
-    "permute": Signature("dims", many=True),
-    "flip": Signature("dims", many=True),
-    "expand": Signature("size", many=True, largest=GROWTH),
-    "repeat": Signature("repeats", many=True, largest=GROWTH),
-    "tile": Signature("dims", many=True, largest=GROWTH),
-    "chunk": Signature("chunks dim?", largest=GROWTH),
-    **dict.fromkeys(("div", "div_"), Signature("other rounding_mode?", ("floor", "trunc"))),
-    "norm": Signature("p? dim? keepdim? dtype?", ("fro",)),
-    "pow": Signature("exponent", largest=EXPONENT),
-    "repeat_interleave": Signature("repeats dim?", largest=GROWTH),
-}
