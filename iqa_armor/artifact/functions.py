@@ -106,6 +106,7 @@ _ENTRIES = {
     **functions_of(torch, "unsqueeze", Signature("input dim")),
     **functions_of(torch, "narrow", Signature("input dim start length")),
     **functions_of(iqa_armor.graph.interpret, "with_item", Signature("tensor index value", literals=True)),
+    **functions_of(iqa_armor.graph.interpret, "for_each", Signature("value images", literals=False)),
     **functions_of(torch, "select index_select gather", Signature("input dim index")),
     **functions_of(torch, "roll", Signature("input shifts dims?")),
     **functions_of(torch, "tile", Signature("input dims", largest=GROWTH)),
