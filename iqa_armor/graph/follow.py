@@ -167,7 +167,7 @@ def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
 
 
 def _images(node: fx.Node) -> fx.Node:
-    return next(each for each in node.graph.nodes if each.op == "placeholder")
+    return cast(fx.Node, node.graph.find_nodes(op="placeholder")[0])
 
 
 def _multiple(node: fx.Node, times: int) -> fx.Node:
