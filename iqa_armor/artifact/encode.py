@@ -12,8 +12,7 @@ from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
 from iqa_armor.artifact.signatures import SOURCE, is_source
 from iqa_armor.artifact.values import encode_value
-from iqa_armor.graph.failures import place_of
-from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE, place_of
 
 INPUT = "images"
 

@@ -32,7 +32,7 @@ from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.machine import capped
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.steady import DRAWS
+from iqa_armor.models.outputs import DRAWS
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
