@@ -11,7 +11,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
+from iqa_armor.errors import SurgeryError, calling
 from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE, NodeFailure, cause_of, failing_line, place_of, shown_line
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
@@ -19,6 +19,7 @@ from iqa_armor.graph.walk import ancestors
 
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
 _ALONE = threading.RLock()  # fx patches nn.Module itself while it traces
+GRAY = "it takes gray images, so wrap it in a network that makes them of colour images"
 _GROWN = (32, 64)  # what another size has more
 
 
@@ -46,26 +47,30 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
 
 def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphModule]:
     tracer, kind = SizedTracer(images), type(network).__name__
-    try:
-        with _one_input(network), _unchanged(network):
-            with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # constants that are drawn are the same for any number of images
-                tracer.graph = tracer.trace(network)
-            _drop_assertions(tracer.graph)
-            traced = fx.GraphModule(network, tracer.graph, kind)
-            traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
-            # A graph module has a copy of the graph.
-            tracer.adopt(traced.graph)
-    except NodeFailure as failure:
+
+    def says(failure: Exception) -> str:  # such as of a file that it opens
         _note_place(failure, tracer)
-        is_gray = "to have 1 channels, but got 3" in str(failure)
-        advice = "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
-        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
-    except (*NETWORK_FAILURES, OSError) as error:  # such as of a file that it opens
-        _note_place(error, tracer)
-        line = failing_line(error)
-        place = shown_line(line) if line else "inside a torch layer"
-        raise SurgeryError(f"{kind} cannot be traced: {cause_of(error)} ({place})") from error
+        line = failing_line(failure)
+        return f"cannot be traced: {cause_of(failure)} ({shown_line(line) if line else 'inside a torch layer'})"
+
+    with calling(kind, SurgeryError, says=says):
+        try:
+            with _one_input(network), _unchanged(network):
+                with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)  # constants that are drawn are the same for any number of images
+                    tracer.graph = tracer.trace(network)
+                _drop_assertions(tracer.graph)
+                traced = fx.GraphModule(network, tracer.graph, kind)
+                traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
+                # A graph module has a copy of the graph.
+                tracer.adopt(traced.graph)
+        except NodeFailure as failure:
+            _note_place(failure, tracer)
+            is_gray = "to have 1 channels, but got 3" in str(failure)
+            advice = (
+                "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
+            )
+            raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
     return tracer, traced
 
 
