@@ -98,7 +98,7 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
         "hstack vstack": Signature("tensors"),
         "chunk": Signature("input chunks dim?", largest=GROWTH),
         "split": Signature("tensor split_size_or_sections dim?"),
-        "unbind squeeze": Signature("input dim?"),
+        "unbind squeeze unsqueeze": Signature("input dim?"),
         "flatten": Signature("input start_dim? end_dim?"),
         "unflatten": Signature("input dim sizes"),
         "reshape": Signature("input shape"),
@@ -106,7 +106,6 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
         "transpose": Signature("input dim0 dim1"),
         "swapaxes": Signature("input axis0 axis1"),
         "movedim": Signature("input source destination"),
-        "unsqueeze": Signature("input dim"),
         "narrow": Signature("input dim start length"),
         "select index_select gather": Signature("input dim index"),
         "roll": Signature("input shifts dims?"),
@@ -131,6 +130,7 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
     },
     iqa_armor.graph.interpret: {
         "with_item": Signature("tensor index value", literals=True),
+        "for_each": Signature("value images", literals=False),
     },
     torch.fft: {
         "fft ifft rfft irfft": Signature("input n? dim? norm?", FOURIER, largest=GROWTH),
