@@ -15,8 +15,7 @@ from torchvision.transforms.functional import center_crop, resize
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.errors import DataError, SurgeryError
 from iqa_armor.graph.calls import argument, arguments, is_convolution
-from iqa_armor.graph.failures import NodeFailure
-from iqa_armor.graph.interpret import interpret, record_sizes, size_of
+from iqa_armor.graph.interpret import NodeFailure, interpret, record_sizes, size_of
 from iqa_armor.graph.trace import evaluating, trace, trace_shared
 from iqa_armor.graph.walk import Dominators, ancestors, descendants, nearest
 from iqa_armor.models.base import Preprocessing, QualityModel
