@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, calling
-from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
-from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE
+from iqa_armor.graph.interpret import (
+    ADVICE,
+    FIXED_SIZE,
+    NodeFailure,
+    cause_of,
+    failing_line,
+    for_each,
+    place_of,
+    shown_line,
+)
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
@@ -136,10 +144,6 @@ def _is_same(one: Any, other: Any) -> bool:
     return one is other or not isinstance(one, Tensor) or torch.equal(one, other)
 
 
-def _is_twice_and_thrice(one: list[Any], other: list[Any]) -> bool:
-    return len(one) * 3 == len(other) * 2 and all(each is one[0] for each in one)
-
-
 def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
     if isinstance(one, fx.Node):
         return one
@@ -154,8 +158,9 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
         return one
     if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
         return _multiple(node, one // 2)
-    if isinstance(one, list) and isinstance(other, list) and _is_twice_and_thrice(one, other):
-        return _multiple(node, len(one) // 2, of=one[:1])
+    if isinstance(one, list) and isinstance(other, list) and (len(one), len(other)) == (2, 3) and one[0] is one[1]:
+        with node.graph.inserting_before(node):
+            return node.graph.call_function(for_each, (one[0], _images(node)))
     raise _depends_on_number(node, kind)
 
 
@@ -169,12 +174,14 @@ def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
     return error
 
 
-def _multiple(node: fx.Node, times: int, *, of: list[Any] | None = None) -> fx.Node:
-    images = next(each for each in node.graph.nodes if each.op == "placeholder")
+def _images(node: fx.Node) -> fx.Node:
+    return cast(fx.Node, node.graph.find_nodes(op="placeholder")[0])
+
+
+def _multiple(node: fx.Node, times: int) -> fx.Node:
     with node.graph.inserting_before(node):
-        number = node.graph.call_method("size", (images, 0))
-        number = number if times == 1 else node.graph.call_function(operator.mul, (number, times))
-        return number if of is None else node.graph.call_function(operator.mul, (of, number))
+        number = node.graph.call_method("size", (_images(node), 0))
+        return number if times == 1 else node.graph.call_function(operator.mul, (number, times))
 
 
 def _is_free_of_size(network: nn.Module, tracer: SizedTracer, images: Tensor) -> bool:

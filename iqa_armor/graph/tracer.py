@@ -15,8 +15,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
-from iqa_armor.graph.interpret import call_node
+from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
 from iqa_armor.graph.known import Known
 from iqa_armor.graph.plain import proxies
 from iqa_armor.graph.walk import ancestors
@@ -100,6 +99,8 @@ class SizedTracer(fx.Tracer):
             raise TraceError("it computes in half precision under torch.autocast, which a graph does not hold")
         if kind == "call_method" and target in ("item", "tolist", "numpy"):
             return cast(fx.Proxy, self.settled(args[0], operator.methodcaller(target)))
+        if target is operator.mul and any(isinstance(each, list) for each in args):
+            return cast(fx.Proxy, operator.mul(*(each if isinstance(each, list) else int(each) for each in args)))
         name = getattr(target, "__name__", target)
         if name in FACTS and len(args) == 1 and isinstance(args[0], Known):
             return cast(fx.Proxy, getattr(args[0].value(), name)())
