@@ -83,7 +83,7 @@ def passages(graph: fx.Graph) -> list[fx.Node]:
 
 
 ADDITIONS = ("add", "iadd", "add_")
-UNIT_SIZES = 2  # of the maps in a residual unit at most: before and behind a stride
+UNIT_SIZES = 2  # of the maps in a residual unit at most, but for single pixels: before and behind a stride
 
 
 def mark_units(traced: fx.GraphModule) -> None:
@@ -98,7 +98,7 @@ def mark_units(traced: fx.GraphModule) -> None:
     for node in traced.graph.nodes:
         for caller in _callers(node) if is_convolution(traced, node) else ():
             sizes.setdefault(caller, set()).add((size_of(node) or ())[2:])
-    residual -= {kind for (_, kind), found in sizes.items() if len(found) > UNIT_SIZES}
+    residual -= {kind for (_, kind), found in sizes.items() if len(found - {(1, 1)}) > UNIT_SIZES}
     for node in traced.graph.nodes:
         inside = [path for path, kind in _callers(node) if kind in residual and path]
         if inside:
