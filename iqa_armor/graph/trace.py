@@ -14,18 +14,15 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.calls import arguments, layer_of, reads_size
+from iqa_armor.graph.calls import arguments, called_name, layer_of
 from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import replace_call, restore_functions
 from iqa_armor.graph.interpret import FIXED_SIZE, cause_of, record_sizes
 from iqa_armor.graph.walk import copy_notes, mark_units
 
+_FRESH = (operator.add, operator.sub, operator.mul, operator.truediv, torch.cat)  # make a tensor of their own
 # Functions that drop, by the layer that does the same.
-_QUESTIONS = (
-    *(getattr, operator.getitem, operator.eq, operator.ne, operator.lt, operator.le, operator.gt, operator.ge),
-    *(operator.add, operator.sub, operator.mul, operator.mod, operator.floordiv, operator.truediv),
-)
 _DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
     nn.Dropout: functional.dropout,
     nn.Dropout1d: functional.dropout1d,
@@ -90,13 +87,15 @@ def bake_weights(traced: fx.GraphModule) -> None:
 
 
 def restore_layers(traced: fx.GraphModule) -> None:
-    """Turn functional dropout that is off back into layers, in place.
+    """Turn functional dropout that is off back into layers, in place, and take out what no score depends on.
 
-    `tensor.data` becomes `tensor.detach()`, which is the same and has a stored form.
+    That is such as a loss that is computed beside the score, or a question whose answer is settled. `tensor.data`
+    becomes `tensor.detach()`, which is the same and has a stored form.
     """
     for node in reversed(traced.graph.nodes):
-        if not node.users and (reads_size(node) or node.target in _QUESTIONS):  # whose answer is settled
+        if not node.users and node.op not in ("placeholder", "output") and _is_idle(traced, node):
             traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
     for node in list(traced.graph.nodes):
         if node.op != "call_function":
             continue
@@ -106,6 +105,27 @@ def restore_layers(traced: fx.GraphModule) -> None:
             _restore_dropout(traced, node)
     traced.graph.lint()
     traced.recompile()
+
+
+def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node that nothing reads leaves nothing behind either, such as in a tensor that others read."""
+    if not _writes(traced, node):
+        return True
+    source, layer = node.all_input_nodes[0], layer_of(traced, node.all_input_nodes[0])
+    if len(source.users) > 1 or node.kwargs.get("out") is not None:
+        return False
+    is_made_there = source.target in _FRESH or (layer is not None and any(True for _ in layer.parameters()))
+    return is_made_there or (_writes(traced, source) and _is_idle(traced, source))
+
+
+def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node writes into a tensor that it is given."""
+    layer, name = layer_of(traced, node), called_name(node)
+    if layer is not None:
+        return bool(getattr(layer, "inplace", False))
+    is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
+    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
+    return is_operator or is_function or name.endswith("_")
 
 
 def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
