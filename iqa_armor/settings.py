@@ -52,6 +52,12 @@ class SettingsModel(BaseModel):
             raise cls.error(f"{source}: {told}" if source else told) from error
 
 
+class CallSettings(SettingsModel):
+    """Settings of one call of a command, which no recipe holds: how this machine gets a result, not what it is."""
+
+    in_recipes: ClassVar[bool] = False
+
+
 @dataclass(frozen=True)
 class Flag:
     """How the command line writes a setting, where its name and type do not say it all."""
@@ -62,7 +68,7 @@ class Flag:
     )
     metavar: str | None = None  # what stands for the value in help texts
     shown: str | None = None  # the default as help texts show it, if not the setting's own
-    panel: str | None = None  # heading under which help texts list it, if not its class's
+    panel: str | None = None  # heading under which help texts list it, if not its class's; "" for the usual ones
     written: Callable[[Any], Any] = lambda value: value  # what the command line calls a value of the setting
 
 

@@ -79,7 +79,7 @@ def _parameters(
             *flags_of(name, field),
             help=_help(field, flag),
             metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
-            rich_help_panel=None if name in usual else flag.panel or home.panel,
+            rich_help_panel=None if name in usual else (home.panel if flag.panel is None else flag.panel or None),
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]

@@ -6,6 +6,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 
 from iqa_armor.settings import (
     PASSING,
+    CallSettings,
     Flag,
     Limit,
     OneOf,
@@ -33,12 +34,10 @@ def _read_own_size(value: Any) -> Any:
         raise ValueError(f"{error}, or 'own'") from None
 
 
-class Opening(SettingsModel):
+class Opening(CallSettings):
     """What a user says of a foreign model file; None is nothing."""
 
     panel: ClassVar[str] = "Foreign model files"
-    in_recipes: ClassVar[bool] = False
-
     arch: str | None = Field(
         None,
         description="Architecture of a state dict: a built-in name such as resnet50, timm:NAME, pyiqa:NAME (licensed "
@@ -166,10 +165,8 @@ class CertifySettings(SettingsModel):
     seed: Seed = 0
 
 
-class Service(SettingsModel):
+class Service(CallSettings):
     """What a service takes, and how long it may take."""
-
-    in_recipes: ClassVar[bool] = False
 
     batch_size: int = Field(8, ge=1, description=PASSING)
     wait: Annotated[float, Flag(metavar="MS")] = Field(

@@ -30,8 +30,7 @@ def attack(
     opening: Opening,
     draws: arguments.Draws,
     machine: arguments.Machine,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
+    writing: arguments.Writing,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
@@ -42,17 +41,17 @@ def attack(
         iqa-armor attack model.pt photos/ -o out --attack apgd:steps=20 --epsilon 2
     """
     from iqa_armor.data.images import read_image
-    from iqa_armor.pipeline.attack import attack_images, build_attacks
+    from iqa_armor.pipeline.attack import TABLE, attack_images, build_attacks
     from iqa_armor.pipeline.forecast import forecast, steps_of
-    from iqa_armor.pipeline.image_files import TABLE, find_images
+    from iqa_armor.pipeline.image_files import find_images
     from iqa_armor.pipeline.load import defended_model, load_model
 
     device = machine.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with arguments.claimed(None if dry_run else output, is_folder=True), progress() as bars:
+    with writing.claimed(output, is_folder=True), progress() as bars:
         opened = load_model(model, opening=opening)
         defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
-        if dry_run:
+        if writing.dry_run:
             files = find_images(images)
             calls, steps = 1 + len(built), sum(map(steps_of, built.values()))
             image, count = defended.prepare(read_image(files[0])), len(files)
@@ -60,7 +59,14 @@ def attack(
             show_forecasts([found])
             return
         done = attack_images(
-            defended, images, output, attacks=built, seed=draws.seed, device=device, overwrite=overwrite, progress=bars
+            defended,
+            images,
+            output,
+            attacks=built,
+            seed=draws.seed,
+            device=device,
+            overwrite=writing.overwrite,
+            progress=bars,
         )
     facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):

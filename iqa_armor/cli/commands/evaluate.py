@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -37,6 +36,14 @@ class Compared(arguments.Defenses):
     )
 
 
+class Datasets(arguments.Labels):
+    """The datasets that are evaluated on, and how label files name images and scores."""
+
+    data: Annotated[tuple[str, ...], arguments.DATA] = Field(  # type: ignore[assignment]
+        (), description=str(arguments.Labels.model_fields["data"].description)
+    )
+
+
 SCORES = typer.Option(
     metavar="TABLE", help="Write the scores as .csv, .jsonl or .parquet; a row per image, attack and budget."
 )
@@ -56,17 +63,15 @@ def evaluate(
     settings: EvaluationSettings,
     defenses: Compared,
     opening: Opening,
-    labels: arguments.Labels,
+    labels: Datasets,
     machine: arguments.Machine,
+    writing: arguments.Writing,
     baseline: arguments.BaselineOpt = None,
-    data: arguments.SeveralDataOpt = None,
     output: Annotated[Path | None, arguments.output_option("DIR")] = None,
     report: arguments.ReportOpt = None,
     seeds: arguments.SeedsOpt = 1,
     scores: Annotated[Path | None, SCORES] = None,
     require: Annotated[list[str] | None, REQUIRE] = None,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
@@ -85,22 +90,22 @@ def evaluate(
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
+        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=labels.data)
     paths, position = arguments.with_baseline(models, baseline)
     numbers = arguments.following(settings, seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
     tables = dict(zip(runs, arguments.at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
     with ExitStack() as held:
-        for target, is_folder in ({} if dry_run else targets).items():
-            held.enter_context(arguments.claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
+        for target, is_folder in targets.items():
+            held.enter_context(writing.claimed(target, is_folder=is_folder, is_shared=True))
         first = runs[settings.seed]
         held.enter_context(going_on(AGAIN, first and first / "identity.json"))
         bars, device = held.enter_context(progress()), machine.chosen()
         found: list[Evaluation] = []
-        opened = partial(_opened, paths, data or (None,), defenses=defenses, opening=opening, labels=labels, bars=bars)
+        opened = partial(_opened, paths, defenses=defenses, opening=opening, labels=labels, bars=bars)
         evaluate_once = partial(evaluate_models, baseline=position, device=device, progress=bars)
-        if dry_run:
+        if writing.dry_run:
             show_forecasts(seeds * forecast_attacks(*opened(settings.seed), settings, device))
             return
         for seed, folder in runs.items():
@@ -115,14 +120,7 @@ def evaluate(
 
 
 def _opened(
-    paths: list[Path],
-    data: Iterable[str | None],
-    seed: int,
-    *,
-    defenses: Compared,
-    opening: Opening,
-    labels: arguments.Labels,
-    bars: Bars,
+    paths: list[Path], seed: int, *, defenses: Compared, opening: Opening, labels: Datasets, bars: Bars
 ) -> tuple[list[QualityModel], list[Dataset]]:
     """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
     from iqa_armor.pipeline.load import THREATS, defended_models, load_models
@@ -131,7 +129,7 @@ def _opened(
     for model, path in zip(found, paths, strict=True):
         model.name = path.stem if arguments.SEED in path.stem else model.name
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    datasets = [labels.open(spec, seed=seed, progress=bars) for spec in data]
+    datasets = [labels.open(spec, seed=seed, progress=bars) for spec in labels.data or (None,)]
     return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
 
 

@@ -33,18 +33,17 @@ def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
     opening: Opening,
+    labels: arguments.Labels,
     machine: arguments.Machine,
+    writing: arguments.Writing,
     int8: Annotated[
         bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store weights and activations in 16 bits.")] = False,
-    data: arguments.DataOpt = None,
     count: Annotated[
         int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
     ] = 64,
     max_loss: Annotated[float, MAX_LOSS] = 0.02,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -64,18 +63,18 @@ def export(
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
     with ExitStack() as held:
-        for file in () if dry_run else files:
-            held.enter_context(arguments.claimed(file, overwrite=overwrite, source=model))
+        for file in files:
+            held.enter_context(writing.claimed(file, source=model))
         bars = held.enter_context(progress())
         opened, smaller = load_model(model, opening=opening), None
-        if dry_run:  # what it takes to compare the file with the model
+        if writing.dry_run:  # what it takes to compare the file with the model
             steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
             image = torch.zeros(3, *natural_size(opened))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
         if int8 or fp16:
-            dataset = arguments.Labels().open(data, seed=0, progress=bars)
+            dataset = labels.open(progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
     if show_if_json(_as_plain(opened, exported)):

@@ -38,12 +38,10 @@ def train(
     opening: Opening,
     labels: arguments.Labels,
     machine: arguments.Machine,
+    writing: arguments.Writing,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
-    data: arguments.DataOpt = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
-    overwrite: arguments.OverwriteOpt = False,
     resume: arguments.ResumeOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
 
@@ -62,12 +60,11 @@ def train(
     place, output = output, local_target(output)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
     device = machine.chosen()
-    target = None if dry_run else output
-    claim = arguments.claimed(target, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
-    with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
+    claim = writing.claimed(output, source=Path(arch), suffix=".safetensors")
+    with claim, going_on(RESUME, None if writing.dry_run else checkpoint), progress() as bars:
         model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = labels.open(data, seed=settings.seed, progress=bars)
-        if dry_run:
+        dataset = labels.open(seed=settings.seed, progress=bars)
+        if writing.dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
             show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
@@ -84,7 +81,7 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
-    say_next("harden", output, *labels.words(data))
+    say_next("harden", output, *labels.words())
 
 
 def _show(fit: FitHistory, *, title: str) -> None:

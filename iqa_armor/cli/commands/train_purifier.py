@@ -22,10 +22,8 @@ def train_purifier(
     opening: Opening,
     labels: arguments.Labels,
     machine: arguments.Machine,
+    writing: arguments.Writing,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
-    data: arguments.DataOpt = None,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -41,11 +39,10 @@ def train_purifier(
     from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
 
     device = machine.chosen()
-    claim = arguments.claimed(None if dry_run else output, overwrite=overwrite, source=model, suffix=".safetensors")
-    with claim, progress() as bars:
+    with writing.claimed(output, source=model, suffix=".safetensors"), progress() as bars:
         opened = load_model(model, opening=opening)
-        dataset = labels.open(data, seed=settings.seed, progress=bars)
-        if dry_run:
+        dataset = labels.open(seed=settings.seed, progress=bars)
+        if writing.dry_run:
             show_forecasts(forecast_purifier(opened, dataset, settings, device))
             return
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
@@ -54,7 +51,7 @@ def train_purifier(
         return
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
-    say_next("evaluate", model, "--purify", f"fcn:path={output}", *labels.words(data), *opening.words())
+    say_next("evaluate", model, "--purify", f"fcn:path={output}", *labels.words(), *opening.words())
 
 
 def _show(result: TrainedPurifier, title: str) -> None:
