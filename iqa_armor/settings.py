@@ -57,6 +57,19 @@ class CallSettings(SettingsModel):
 
     in_recipes: ClassVar[bool] = False
 
+    def words(self) -> list[str]:
+        """Return the options that say the same, for another command."""
+        found: list[str] = []
+        for name, value in ((name, value) for name, value in self if value not in (None, False, "", ())):
+            field = type(self).model_fields[name]
+            flag, shown = flags_of(name, field)[0], flag_of(field).written(value)
+            if get_origin(written_type(field)) is list:
+                found += [word for each in shown for word in (flag, str(each))]
+            else:
+                told = ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+                found += [flag] if value is True else [flag, told]
+        return found
+
 
 @dataclass(frozen=True)
 class Flag:
@@ -152,6 +165,11 @@ def read_size(value: Any) -> Any:
     if match is None:
         raise ValueError("takes HEIGHTxWIDTH, e.g. 498x664")
     return int(match[1]), int(match[2])
+
+
+def write_size(value: Any) -> Any:
+    """Return (height, width) as `read_size` reads it; a word as it is."""
+    return value if isinstance(value, str) else "{}x{}".format(*value)
 
 
 def read_numbers(value: Any, *, count: int | None = None) -> Any:

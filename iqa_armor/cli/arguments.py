@@ -80,11 +80,6 @@ class Labels(CallSettings):
         say(*dataset.remarks, to=stderr)
         return dataset
 
-    def words(self) -> list[str]:
-        """Return the options that say the same."""
-        given = {"--data": self.data, "--columns": self.columns, "--image-root": self.image_root}
-        return [word for flag, value in given.items() if value for word in (flag, str(value))]
-
 
 class Draws(SettingsModel):
     """What is drawn at random."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from iqa_armor.data.base import Dataset, ImageSet, ReadImage
+from iqa_armor.data.base import Dataset, ImageSet, ReadImage, evenly
 from iqa_armor.errors import DataError
 from iqa_armor.metrics.correlation import chance_srocc, srocc
 from iqa_armor.metrics.fidelity import psnr
@@ -46,8 +46,7 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
     if dataset.is_synthetic or not dataset.is_labelled:
         return None
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
-    count = min(SAMPLE, len(everything))
-    sample = [everything[i * len(everything) // count] for i in range(count)]
+    sample = [everything[place] for place in evenly(len(everything), SAMPLE)]
     has_references = all(images.references is not None for images, _ in sample)
     values, labels = [], []
     for done, (images, index) in enumerate(sample, start=1):

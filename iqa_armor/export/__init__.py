@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 FORMATS: Registry[Format] = Registry(
     "export format",
     {
-        "onnx": Entry("iqa_armor.export.onnx:FORMAT", "ONNX; needs the extra 'onnx'"),
-        "xml": Entry("iqa_armor.export.openvino:FORMAT", "OpenVINO, with OUT.bin beside; needs the extra 'openvino'"),
+        "onnx": Entry("iqa_armor.export.onnx:ONNX", "ONNX; needs the extra 'onnx'"),
+        "xml": Entry("iqa_armor.export.onnx:OPENVINO", "OpenVINO, with OUT.bin beside; needs the extra 'openvino'"),
         "pt2": Entry("iqa_armor.export.pt2:FORMAT", "torch.export"),
     },
     group="iqa_armor.formats",

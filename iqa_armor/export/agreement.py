@@ -26,15 +26,12 @@ class Agreement:
     """How closely an exported file's scores follow eager ones."""
 
     largest_error: float  # largest |exported − eager|, in model units
-    width: float  # score range it is measured against
-    measured: bool  # whether that is the spread on the check's own images, the model having no recorded range
+    share_of_range: float
+    range: float  # score range that it is measured against
+    range_measured_here: bool  # whether that is the spread of the check's own images, the model recording no range
     images: int  # number of images, of these batch sizes and (height, width)
     batches: tuple[int, ...]
     sizes: tuple[tuple[int, int], ...]
-
-    @property
-    def share(self) -> float:
-        return self.largest_error / self.width
 
 
 def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
@@ -72,23 +69,23 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agr
         if theirs.shape != ours.shape:
             raise ArmorError(f"images {tuple(images.shape)} gave scores {tuple(theirs.shape)} in the exported file")
     eager, exported = torch.cat(expected).double(), torch.cat(given).double()
+    error = float((exported - eager).abs().max())
+    # Of constant scores a thousandth of their size.
+    spread = max(eager.max() - eager.min(), eager.abs().max() / 1000, torch.tensor(1e-12))
+    width = float(spread) if model.scale is None else model.scale.width
     found = Agreement(
-        largest_error=float((exported - eager).abs().max()),
-        width=_spread(eager) if model.scale is None else model.scale.width,
-        measured=model.scale is None,
+        largest_error=error,
+        share_of_range=error / width,
+        range=width,
+        range_measured_here=model.scale is None,
         images=len(eager),
         batches=tuple(sorted({len(images) for images in batches})),
         sizes=tuple(dict.fromkeys((images.shape[-2], images.shape[-1]) for images in batches)),
     )
-    if not found.share <= TOLERANCE:  # NaN fails too
+    if not found.share_of_range <= TOLERANCE:  # NaN fails too
         sizes = ", ".join("{}x{}".format(*size) for size in found.sizes)
         raise ArmorError(
             f"the exported file scores differently: up to {found.largest_error:.3g} on {found.images} images "
-            f"({sizes}), {found.share:.2%} of the score range {found.width:.4g}; at most {TOLERANCE:.1%} is allowed"
+            f"({sizes}), {found.share_of_range:.2%} of the score range {width:.4g}; at most {TOLERANCE:.1%} is allowed"
         )
     return found
-
-
-def _spread(scores: Tensor) -> float:
-    """Return the range of scores; for constant ones, a thousandth of their size."""
-    return float(max(scores.max() - scores.min(), scores.abs().max() / 1000, torch.tensor(1e-12)))

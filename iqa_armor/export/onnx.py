@@ -1,4 +1,4 @@
-"""The ONNX format: one file with its weights inside, run here by onnxruntime."""
+"""The ONNX format: one file with its weights inside, run here by onnxruntime; and OpenVINO's, made of such a file."""
 
 from pathlib import Path
 
@@ -59,4 +59,43 @@ def read(path: Path) -> tuple[str, Score]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
 
 
-FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
+ONNX = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
+
+PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 by themselves
+
+
+def write_openvino(captured: Captured, path: Path, metadata: str) -> None:
+    """Write OUT.xml and OUT.bin, in float32, if every operation has a form in OpenVINO."""
+    import openvino
+
+    between = path.with_suffix(".onnx")
+    write(captured, between, metadata)
+    with quiet():
+        try:
+            network = openvino.convert_model(between)
+        except RuntimeError as error:  # all of OpenVINO's are
+            raise ArmorError(f"this network has no OpenVINO form: {first_line(error)}") from error
+        network.set_rt_info(metadata, METADATA_KEY)
+        openvino.save_model(network, path, compress_to_fp16=False)
+
+
+def read_openvino(path: Path) -> tuple[str, Score]:
+    import openvino
+
+    try:
+        network = openvino.Core().read_model(path)
+        compiled = openvino.compile_model(network, "CPU", PRECISE)
+    except RuntimeError as error:
+        raise ArmorError(f"OpenVINO refuses the exported file: {first_line(error)}") from error
+
+    def score(images: Tensor) -> Tensor:
+        try:
+            return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+        except RuntimeError as error:
+            raise ArmorError(f"OpenVINO fails on images {tuple(images.shape)}: {first_line(error)}") from error
+
+    return str(network.get_rt_info(METADATA_KEY).astype(str)) if network.has_rt_info(METADATA_KEY) else "", score
+
+
+_NEEDS = ("openvino", "onnx", "onnxscript")
+OPENVINO = Format("OpenVINO", _NEEDS, write_openvino, read_openvino, "'iqa-armor[openvino]'", beside=".bin")

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -97,7 +99,8 @@ def shrink(path: Path, smaller: Smaller) -> None:
                 prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
                 quant_pre_process(path, prepared, skip_symbolic_shape=True)
                 options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
-                reader = _reader(smaller.calibration)
+                images = ({INPUT: image.unsqueeze(0).numpy()} for image in smaller.calibration)
+                reader = SimpleNamespace(get_next=partial(next, images, None))
                 quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
                 made = onnx.load(quantized)
         except NETWORK_FAILURES as error:
@@ -105,20 +108,6 @@ def shrink(path: Path, smaller: Smaller) -> None:
     del made.metadata_props[:]
     made.metadata_props.extend(plain.metadata_props)
     onnx.save(made, path)
-
-
-def _reader(images: Sequence[Tensor]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[Tensor] = iter(images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
-            return None if image is None else {INPUT: image.unsqueeze(0).numpy()}
-
-    return Images()
 
 
 def _delicate(stored: Any) -> list[str]:
@@ -149,19 +138,18 @@ def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
     lost = float(srocc(sign * eager, mos) - srocc(sign * ours, mos))
     error = float((ours - eager).abs().mean() / width)
     found = Loss(smaller.precision, error, lost, (gains[0], gains[1]), len(batches))
-    _refuse(found, smaller.max_loss)
-    return found
-
-
-def _refuse(found: Loss, most: float) -> None:
-    parts = {
-        "of the score range in the mean": found.error,
-        "of the rank correlation": found.srocc,
-        "of the score range more to an attack": found.gain,
-    }
+    most, parts = (
+        smaller.max_loss,
+        {
+            "of the score range in the mean": found.error,
+            "of the rank correlation": found.srocc,
+            "of the score range more to an attack": found.gain,
+        },
+    )
     told = [f"{value:.3f} {what}" for what, value in parts.items() if not value <= most]  # NaN fails too
     if told:
         raise LossError(
             f"in {found.precision} this model loses {' and '.join(told)}, on {found.images} images; at most {most:g} "
             "is allowed, see --max-loss"
         )
+    return found

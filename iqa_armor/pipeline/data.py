@@ -22,7 +22,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
     problems = Problems(dataset.spec)
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
     read = each_read(checked_size, everything, problems, progress=progress, task="decoding images")
-    sizes = Counter(size for chunk in read for size in chunk)
+    sizes = Counter(read)
     direction, warnings = measure_direction(dataset, progress=progress), []
     if direction is not None and direction.is_suspicious:
         warnings.append(

@@ -8,7 +8,7 @@ from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
 from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
-from iqa_armor.surgery.stages import Branch, Cut, branches, tokens_instead
+from iqa_armor.surgery.stages import Cut, branches, tokens_instead
 from iqa_armor.surgery.tokens import Lineage, TokenGrid, token_grids
 
 
@@ -39,6 +39,11 @@ def inspect_model(model: QualityModel) -> Inspection:
     if not (found or grids):
         branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
+    if tokens:
+        remarks = [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
+    else:
+        problems = [branch.problem for branch in found if branch.problem]
+        remarks = [f"no cut is recommended: {each}; name the tensor with --position NODE" for each in problems]
     fixed = traced.meta.get(FIXED_SIZE)
     serves = [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
     blocks = tuple(spectrum.name for spectrum in spectra)
@@ -51,12 +56,5 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*_remarks(found, tokens), *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*remarks, *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
     )
-
-
-def _remarks(found: tuple[Branch, ...], tokens: TokenGrid | None) -> list[str]:
-    if tokens:
-        return [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
-    problems = [branch.problem for branch in found if branch.problem]
-    return [f"no cut is recommended: {problem}; name the tensor with --position NODE" for problem in problems]

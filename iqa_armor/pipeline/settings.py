@@ -1,6 +1,6 @@
 """What commands are told of model files, benchmarks, certificates, services and filters. Imports no torch."""
 
-from typing import Annotated, Any, ClassVar, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
@@ -16,9 +16,8 @@ from iqa_armor.settings import (
     SettingsModel,
     Size,
     Triple,
-    flags_of,
     read_size,
-    written_type,
+    write_size,
 )
 
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
@@ -52,7 +51,7 @@ class Opening(CallSettings):
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
-        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's"),
+        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", written=write_size),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
     mean: Annotated[Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
     std: Annotated[Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
@@ -79,19 +78,6 @@ class Opening(CallSettings):
     trust_pickle: bool = Field(
         False, description="Open a file although it may run its author's code. Only for authors you trust."
     )
-
-    def words(self) -> list[str]:
-        """Return the options that say the same, for another command on the same file."""
-        found: list[str] = []
-        for name, value in ((name, value) for name, value in self if value not in (None, False, ())):
-            field = type(self).model_fields[name]
-            flag, mark = flags_of(name, field)[0], "x" if name == "input_size" else ","
-            if get_origin(written_type(field)) is list:
-                found += [word for each in value for word in (flag, str(each))]
-            else:
-                told = mark.join(map(str, value)) if isinstance(value, tuple) else str(value)
-                found += [flag] if value is True else [flag, told]
-        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:

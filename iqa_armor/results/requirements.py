@@ -12,7 +12,7 @@ from typing import Any
 from iqa_armor.errors import UsageError
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import Interval, ModelEntry, Scale
-from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.outcome import Outcome, Settings
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -54,8 +54,7 @@ def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
 
     A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
     """
-    settings, datasets = outcome.settings, [entry.spec for entry in outcome.data]
-    require_path(requirement, budgets=settings.keys(), ranking=settings.ranking_keys(), datasets=datasets)
+    require_path(requirement, outcome.settings, [entry.spec for entry in outcome.data])
     holds, failures = OPERATORS[requirement.operator], dict[str, str]()
     for model in outcome.compared:
         value = flattened(model.model_dump()).get(requirement.path)
@@ -67,18 +66,12 @@ def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
     return failures
 
 
-def require_path(
-    requirement: Requirement,
-    *,
-    budgets: Mapping[str, Sequence[str]],
-    datasets: Sequence[str],
-    ranking: Sequence[str] = (),
-) -> None:
-    """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
+def require_path(requirement: Requirement, settings: Settings, datasets: Sequence[str]) -> None:
+    """Refuse a path that no evaluation with such settings can fill; it needs no outcome yet.
 
     The UsageError names the nearest path there is.
     """
-    paths = known_paths(budgets, datasets, ranking)
+    paths = known_paths(settings.keys(), datasets, settings.ranking_keys())
     if requirement.path not in paths:
         nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
         raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")

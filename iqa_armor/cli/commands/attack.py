@@ -11,6 +11,17 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
 
+# What the table shows: field of an AttackedImage, and how it is written, by heading.
+SHOWN = {
+    **{"file": ("file", "{}"), "clean": ("clean_score", "{:.4f}"), "attacked": ("attacked_score", "{:.4f}")},
+    **{
+        "gain": ("gain", "{:+.4f}"),
+        "L∞·255": ("linf", "{:.2f}"),
+        "PSNR": ("psnr", "{:.1f}"),
+        "SSIM": ("ssim", "{:.4f}"),
+    },
+}
+
 
 class AttackSettings(SettingsModel):
     """Attacks, their budget and direction."""
@@ -71,16 +82,8 @@ def attack(
     facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
-    rows = (
-        (
-            entry.file,
-            *(f"{entry.clean_score:.4f}", f"{entry.attacked_score:.4f}", f"{entry.gain:+.4f}"),
-            *(f"{entry.linf:.2f}", f"{entry.psnr:.1f}", f"{entry.ssim:.4f}"),
-        )
-        for entry in done
-    )
-    headings = ("file", "clean", "attacked", "gain", "L∞·255", "PSNR", "SSIM")
-    show_table(headings, rows, caption=scale_note(defended.scale))
+    rows = ([written.format(getattr(entry, name)) for name, written in SHOWN.values()] for entry in done)
+    show_table([*SHOWN], rows, caption=scale_note(defended.scale))
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
     say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())

@@ -90,7 +90,7 @@ def evaluate(
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=labels.data)
+        require_path(requirement, settings.report(), labels.data)
     paths, position = arguments.with_baseline(models, baseline)
     numbers = arguments.following(settings, seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}

@@ -86,23 +86,13 @@ def export(
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
     from iqa_armor.export.write import described
 
-    check = exported.check
-    loss = exported.loss
-    return ({} if loss is None else {"loss": asdict(loss)}) | {
+    return ({} if exported.loss is None else {"loss": asdict(exported.loss)}) | {
         "output": str(exported.path),
         "kind": exported.format,
         "bytes": exported.size_bytes,
         "size_fixed_because": exported.fixed_because or None,
         "metadata": described(model, exported.size),
-        "check": {
-            "largest_error": check.largest_error,
-            "share_of_range": check.share,
-            "range": check.width,
-            "range_measured_here": check.measured,
-            "images": check.images,
-            "batches": list(check.batches),
-            "sizes": [list(size) for size in check.sizes],
-        },
+        "check": asdict(exported.check),
     }
 
 
@@ -115,8 +105,8 @@ def _show(model: QualityModel, exported: Exported) -> None:
     if used.size is not None:
         resize = "{}x{}".format(*used.size)
         say(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside")
-    against = "their spread" if check.measured else "the score range"
-    error = f"{check.largest_error:.2g}, {check.share:.2g} of {against}"
+    against = "their spread" if check.range_measured_here else "the score range"
+    error = f"{check.largest_error:.2g}, {check.share_of_range:.2g} of {against}"
     say(f"compared on {check.images} images: off by at most {error}")
     if (loss := exported.loss) is not None:
         model_gain, file_gain = loss.gains
