@@ -112,6 +112,21 @@ def reading(
 
 
 @contextmanager
+def failing(
+    says: str,
+    failures: tuple[type[BaseException], ...] = NETWORK_FAILURES,
+    *,
+    error: type[ArmorError] = ArmorError,
+    advice: str = "",
+) -> Iterator[None]:
+    """Raise `error` in place of these failures of the block, by default those of a network: "SAYS: reason; advice"."""
+    try:
+        yield
+    except failures as failure:
+        raise error("; ".join(filter(None, (f"{says}: {first_line(failure)}", advice)))) from failure
+
+
+@contextmanager
 def calling(what: str, error: type[ArmorError] = ArmorError) -> Iterator[None]:
     """Raise `error` in place of what the code of a user, called in the block, may raise, but for a lack of memory."""
     try:

@@ -11,6 +11,7 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli.console import say, stderr
+from iqa_armor.cli.options import USUAL
 from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
@@ -50,7 +51,6 @@ class Machine(CallSettings):
         return choose_device(self.device)
 
 
-USUAL = ""  # panel of options that --help shows, too
 DATA = Flag(metavar="SPEC", shown="koniq10k at $IQA_ARMOR_KONIQ10K", panel=USUAL)
 
 

@@ -91,15 +91,6 @@ MINUTE, QUIET = 60.0, math.inf
 BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
-def hear(value: str) -> None:
-    """Say more or less from now on: "verbose" or "quiet", or "json"; warnings and errors are always told."""
-    if value == "json":
-        JSON.set(True)
-        return
-    BEAT.set(QUIET if value == "quiet" else 5)
-    logging.getLogger("iqa_armor").setLevel(logging.WARNING if value == "quiet" else logging.DEBUG)
-
-
 class Bars:
     """Progress of several tasks: bars in a terminal; elsewhere a line at the start, every minute and at the end."""
 

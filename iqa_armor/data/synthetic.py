@@ -4,7 +4,7 @@ import re
 import zlib
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
@@ -113,31 +113,20 @@ def reference_scores(images: Tensor, reference: Tensor) -> Tensor:
 
 def parse_settings(text: str, *, seed: int = 0) -> SyntheticSettings:
     """Return the settings of a text: a number of scenes, or pairs `key=value` of scenes, size=HEIGHTxWIDTH and seed."""
-    chosen = SyntheticSettings(seed=seed)
+    values = {"seed": seed}
     for part in filter(None, (part.strip() for part in text.split(","))):
         key, _, value = part.partition("=") if "=" in part else ("scenes", "", part)
-        chosen = _with(chosen, key.strip().lower(), value.strip())
+        key, sides = key.strip().lower(), value.strip().lower().split("x")
+        if key not in ("size", *SyntheticSettings.__annotations__):
+            raise DataError(f"synthetic: unknown setting {key!r}; known are scenes, size (HEIGHTxWIDTH) and seed")
+        # `int` takes digits of other scripts, signs and underscores too.
+        if len(sides) != 1 + (key == "size") or not all(re.fullmatch("[0-9]{1,19}", side) for side in sides):
+            example = "write for example scenes=48,size=192x256,seed=3"
+            raise DataError(f"synthetic: {key}={value.strip()} cannot be read; {example}")
+        values |= dict(zip(("height", "width") if key == "size" else (key,), map(int, sides), strict=True))
+    chosen = SyntheticSettings(**values)
     limits = {"scenes": (3, 2000), "height": (64, 2048), "width": (64, 2048), "seed": (0, 2**63 - 1)}
     for field, (low, high) in limits.items():
         if not low <= getattr(chosen, field) <= high:
             raise DataError(f"synthetic: {field} must be from {low} to {high}, got {getattr(chosen, field)}")
     return chosen
-
-
-def _with(settings: SyntheticSettings, key: str, value: str) -> SyntheticSettings:
-    try:
-        if key == "size":
-            height, width = (_whole(side) for side in value.lower().split("x"))
-            return replace(settings, height=height, width=width)
-        if key in {field.name for field in fields(settings)}:
-            return replace(settings, **{key: _whole(value)})
-    except ValueError as error:
-        example = "write for example scenes=48,size=192x256,seed=3"
-        raise DataError(f"synthetic: {key}={value} cannot be read; {example}") from error
-    raise DataError(f"synthetic: unknown setting {key!r}; known are scenes, size (HEIGHTxWIDTH) and seed")
-
-
-def _whole(text: str) -> int:
-    if not re.fullmatch("[0-9]{1,19}", text):  # `int` takes digits of other scripts, signs and underscores too
-        raise ValueError(text)
-    return int(text)

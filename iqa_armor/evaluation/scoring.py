@@ -160,19 +160,17 @@ class _Batch:
 
     def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
         """Attack each image in its own direction, +1 or −1; rows are in the order of the plan and of the images."""
-        tables, order = [], []
+        tables = []
         for way in (1, -1):
             chosen = [number for number, own in enumerate(ways) if own == way]
             if chosen:
                 part = replace(self, images=self.images[chosen], names=[self.names[number] for number in chosen])
                 tables.append(part.attacked({n: [turned(a, way) for a in attacks] for n, attacks in plan.items()}))
-                order += chosen
-        table, places = Table.joined(tables), {self.names[number]: number for number in order}
-        states = {(n, budget_key(a)): k for k, (n, a) in enumerate((n, a) for n, each in plan.items() for a in each)}
-        rows = zip(table["attack"], table["budget"], table["image"], strict=True)
-        keys = [(states[attack, budget], places[image]) for attack, budget, image in rows]
-        chosen = sorted(range(len(keys)), key=keys.__getitem__)
-        return table.take(chosen).changed(way=list(ways) * len(states))
+        table = Table.joined(tables)
+        rows = {key: row for row, key in enumerate(zip(table["attack"], table["budget"], table["image"], strict=True))}
+        states = [(name, budget_key(attack)) for name, attacks in plan.items() for attack in attacks]
+        order = [rows[*state, image] for state in states for image in self.names]
+        return table.take(order).changed(way=list(ways) * len(states))
 
     def attacked(self, plan: Plan) -> Table:
         """Attack the images with every attack at every budget; rows are in the order of the plan."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
+from iqa_armor.errors import ArmorError, failing
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
@@ -66,14 +66,9 @@ def layer_sizes(model: QualityModel, images: Tensor) -> Sizes:
 
 def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
     """Return a model's own scores (N,) of images (N, 3, H, W)."""
-    try:
-        with torch.no_grad():
-            return model(images)  # type: ignore[no-any-return]
-    except NETWORK_FAILURES as error:
-        raise ArmorError(
-            f"{model.name} fails on images {tuple(images.shape)}: {first_line(error)}; give the size that it "
-            "takes with --input-size HEIGHTxWIDTH"
-        ) from error
+    advice = "give the size that it takes with --input-size HEIGHTxWIDTH"
+    with failing(f"{model.name} fails on images {tuple(images.shape)}", advice=advice), torch.no_grad():
+        return model(images)  # type: ignore[no-any-return]
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
@@ -113,11 +108,8 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)}
     if is_dynamic:
         free |= {2: Dim.AUTO, 3: Dim.AUTO}
-    try:
-        with torch.no_grad(), quiet():
-            program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
-    except NETWORK_FAILURES as error:
-        raise ArmorError(f"torch.export cannot capture this network: {first_line(error)}") from error
+    with failing("torch.export cannot capture this network"), torch.no_grad(), quiet():
+        program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
     (placeholder,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     height, width = (side if isinstance(side, int) else None for side in placeholder.meta["val"].shape[2:])
     return Captured(program, (height, width))

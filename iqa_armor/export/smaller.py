@@ -16,7 +16,7 @@ from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.prepared import to_float
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, DataError, first_line
+from iqa_armor.errors import ArmorError, DataError, failing
 from iqa_armor.export.capture import quiet
 from iqa_armor.export.formats import INPUT, Score
 from iqa_armor.gradients import straight_through
@@ -91,20 +91,17 @@ def shrink(path: Path, smaller: Smaller) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     plain = onnx.load(path)
-    with quiet():
-        try:
-            if smaller.precision == "fp16":
-                made = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-            else:
-                prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
-                quant_pre_process(path, prepared, skip_symbolic_shape=True)
-                options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
-                images = ({INPUT: image.unsqueeze(0).numpy()} for image in smaller.calibration)
-                reader = SimpleNamespace(get_next=partial(next, images, None))
-                quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
-                made = onnx.load(quantized)
-        except NETWORK_FAILURES as error:
-            raise ArmorError(f"this network has no {smaller.precision} form: {first_line(error)}") from error
+    with quiet(), failing(f"this network has no {smaller.precision} form"):
+        if smaller.precision == "fp16":
+            made = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+        else:
+            prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
+            quant_pre_process(path, prepared, skip_symbolic_shape=True)
+            options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
+            images = ({INPUT: image.unsqueeze(0).numpy()} for image in smaller.calibration)
+            reader = SimpleNamespace(get_next=partial(next, images, None))
+            quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
+            made = onnx.load(quantized)
     del made.metadata_props[:]
     made.metadata_props.extend(plain.metadata_props)
     onnx.save(made, path)

@@ -17,7 +17,7 @@ from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.defenses.base import Defended
-from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError, failing
 from iqa_armor.evaluation.run import followed_score
 from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
@@ -67,10 +67,8 @@ def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: D
         changes: dict[str, Any] = {"direction": direction}
         if isinstance(word, str) and attack.norm == "linf" and not re.search("[:,]epsilon=", word):
             changes["epsilon"] = epsilon
-        try:
+        with failing(f"attack {word!r}", (ValueError,), error=UsageError):
             built[word if isinstance(word, str) else repr(word)] = replace(attack, **changes)
-        except ValueError as error:
-            raise UsageError(f"attack {word!r}: {error}") from error
     return built
 
 

@@ -8,7 +8,7 @@ import typer
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import say, say_next, show_if_json, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.errors import OutputError
+from iqa_armor.errors import OutputError, failing
 from iqa_armor.pipeline.settings import Opening, Service
 
 
@@ -39,10 +39,9 @@ def serve(
     app = make_app(opened, service, seed=draws.seed)
     from uvicorn import Config, Server
 
-    try:
+    says, advice = f"cannot listen on {host}, port {port}", "see --host and --port"
+    with failing(says, (OSError, UnicodeError), error=OutputError, advice=advice):
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, UnicodeError) as error:
-        raise OutputError(f"cannot listen on {host}, port {port}: {error}; see --host and --port") from error
     with listening:
         bound = listening.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
