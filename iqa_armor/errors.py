@@ -1,12 +1,13 @@
 """Failures a user can cause and mend, each with the exit code of the command line.
 
-Whatever else a library raises on a stranger's file becomes one of them in `reading`, the one place that catches all.
+Whatever else a library raises on a stranger's file becomes one of them in `reading`, and whatever the code of others
+raises in `calling`: the two places that catch all.
 """
 
 import errno
 import re
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,6 +17,9 @@ NETWORK_FAILURES = (
     *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
     *(LookupError, ArithmeticError, NameError, ImportError),
 )
+
+
+Says = Callable[[Exception], str]  # what a message says of an exception
 
 
 class ArmorError(Exception):
@@ -127,14 +131,19 @@ def failing(
 
 
 @contextmanager
-def calling(what: str, error: type[ArmorError] = ArmorError) -> Iterator[None]:
-    """Raise `error` in place of what the code of a user, called in the block, may raise, but for a lack of memory."""
+def calling(what: str, error: type[ArmorError] = ArmorError, *, says: Says | str = "failed") -> Iterator[None]:
+    """Raise `error` in place of what the code of others, called in the block, may raise: exceptions of its own, too.
+
+    The message is "WHAT SAYS: kind: reason", or "WHAT", a space and what `says` makes of the exception. Errors of ours
+    and a lack of memory pass.
+    """
     try:
         yield
-    except (*NETWORK_FAILURES, OSError, StopIteration) as failure:
-        if isinstance(failure, ArmorError) or type(failure).__name__ == "OutOfMemoryError":  # torch's
+    except Exception as failure:  # the other place that catches all
+        if isinstance(failure, ArmorError | MemoryError) or type(failure).__name__ == "OutOfMemoryError":  # torch's
             raise
-        raise error(f"{what} failed: {type(failure).__name__}: {first_line(failure)}") from failure
+        told = f"{says}: {type(failure).__name__}: {first_line(failure)}" if isinstance(says, str) else says(failure)
+        raise error(f"{what} {told}") from failure
 
 
 def contents(path: Path, most: int = 2**26) -> bytes:

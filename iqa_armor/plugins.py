@@ -8,10 +8,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, UsageError
+from iqa_armor.errors import ArmorError, UsageError, calling
 
-# What running a stranger's module may raise short of ending the process.
-_FAILURES = (*NETWORK_FAILURES, SyntaxError, OSError)
 _SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
 
 
@@ -44,10 +42,8 @@ def _by_name(name: str, failure: type[ArmorError]) -> ModuleType:
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
-    try:
+    with calling(f"module {name!r}", failure, says="cannot be imported"):
         return importlib.import_module(name)
-    except _FAILURES as error:
-        raise failure(f"cannot import {name!r}: {type(error).__name__}: {error}") from error
 
 
 def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
@@ -63,8 +59,9 @@ def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
         sys.path.insert(0, str(path.parent))
     sys.modules[name] = module  # dataclasses and pickle look a class's module up there
     try:
-        spec.loader.exec_module(module)
-    except _FAILURES as error:
+        with calling(str(path), failure, says="cannot be run"):
+            spec.loader.exec_module(module)
+    except BaseException:
         del sys.modules[name]
-        raise failure(f"{path} cannot be run: {type(error).__name__}: {error}") from error
+        raise
     return module

@@ -269,6 +269,13 @@ def test_a_tensor_that_only_says_the_kind_couples_nothing(cast: Callable[[Tensor
     proved(Network(lambda net, maps: maps * cast(torch.full((1, 1, 1, 1), 2.0, device=maps.device), maps)))
 
 
+@pytest.mark.parametrize(
+    "cast", [lambda x: x.float(), lambda x: x.to(torch.float32), lambda x: x.type(torch.float32), lambda x: x.to(x)]
+)
+def test_a_network_that_casts_to_single_precision_is_proved_in_double(cast: Callable[[Tensor], Tensor]) -> None:
+    proved(Network(lambda net, maps: F.layer_norm(cast(maps.mT), maps.shape[2:]).mT.type(maps.dtype)))
+
+
 def test_norms_over_channels_are_named() -> None:
     traced = trace(lively(between(nn.GroupNorm(4, 16))), torch.rand(1, 3, SIDE, SIDE))
     assert prune(traced, torch.rand(4, 3, SIDE, SIDE)).facts()["normalized_over_channels"] == ["_1"]

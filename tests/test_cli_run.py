@@ -67,6 +67,7 @@ def test_the_first_step_that_fails_ends_it_and_is_run_again(steps: list[Step], t
     ("text", "message"),
     [
         ("[hardne]\nmodel = 'x'", "[hardne] is no command; known are"),
+        ("[train]\nmodel = 'x'\noutput = 'y'", "there is no option 'model'; did you mean 'arch'?"),
         ("[harden]\nmodel = 'x'\noutput = 'y'\nepocs = 3", "there is no option 'epocs'; did you mean 'epochs'?"),
         ("[harden]\noutput = 'y'", "[harden]: model is missing"),
         ("[harden]\nmodel = 'x'", "[harden]: output is missing"),

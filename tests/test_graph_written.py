@@ -76,6 +76,12 @@ FOLLOWED: dict[str, Any] = {
         lambda _, x: x, head=lambda self, x: torch.cdist(x.mean((2, 3)), self.last.weight).expand(-1, 16)
     ),
     "products added": lambda: Written(lambda self, x: torch.addcmul(x, x, self.scale, value=0.5)),
+    "a value for each image": lambda: Written(
+        lambda self, x: x * torch.stack([self.scale] * len(x))[:, None, None, None]
+    ),
+    "the number of images times a value": lambda: Written(
+        lambda self, x: x + torch.stack(len(x) * [self.scale]).view(-1, 1, 1, 1)
+    ),
     "a diagonal": lambda: Written(lambda _, x: x, head=lambda _, x: x.diagonal(dim1=2, dim2=3).mean(2)),
 }
 

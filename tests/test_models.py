@@ -101,7 +101,7 @@ def test_factory_in_a_package_of_the_working_folder(tmp_path: Path, monkeypatch:
     ("arch", "message"),
     [
         ("resnet19", "did you mean resnet18"),
-        ("nowhere.module:make", "cannot import"),
+        ("nowhere.module:make", "cannot be imported"),
         ("missing.py:make", "there is no file"),
         ("BROKEN:make", "cannot be run: SyntaxError"),
         ("FILE:absent", "has no architecture 'absent'"),

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.ops import RoIPool
 from typer.testing import CliRunner
 
 from iqa_armor.artifact.storage import load_artifact, read_metadata
@@ -59,6 +60,19 @@ def vanishing() -> nn.Module:
     return Subject(Vanishing())
 
 
+class Regions(Subject):
+    """It pools a region of each image, as PaQ-2-PiQ does."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps = self.last(self.first(self.stem(x).relu()).relu())
+        whole = torch.tensor([0, 0, x.shape[-1], x.shape[-2]]).reshape(1, 4).to(x)
+        return self.fc(self.norm(self.parts["inner"](maps, [whole] * x.shape[0])).flatten(1))
+
+
+def regions() -> nn.Module:
+    return Regions(RoIPool((1, 1), 1 / 8))
+
+
 def rooted() -> nn.Module:
     class Rooted(Subject):
         def forward(self, x: Tensor) -> Tensor:
@@ -84,7 +98,10 @@ def files(name: str, folder: Path) -> tuple[Path, str]:
 
 @pytest.mark.parametrize(
     ("name", "flags"),
-    [("choosing", ["--leaf", "parts.inner"]), ("choosing", ["--allow-source"]), ("vanishing", ["--allow-source"])],
+    [
+        ("choosing", ["--leaf", "parts.inner"]),
+        *((name, ["--allow-source"]) for name in ("choosing", "vanishing", "regions")),
+    ],
 )
 def test_surgery_works_around_what_stays_code(name: str, flags: list[str], tmp_path: Path) -> None:
     path, arch = files(name, tmp_path)

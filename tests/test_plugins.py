@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 import torch
 from test_evaluation import SCORED, model
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 
-from iqa_armor import EvaluationSettings, evaluate, registry
+from iqa_armor import EvaluationSettings, Recipe, evaluate, harden, open_dataset, registry
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.pgd import PGD
@@ -22,6 +22,10 @@ from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.defenses.defended import Purified
 from iqa_armor.defenses.purifiers.chain import read_chain, read_purifier
 from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.graph.trace import trace
+from iqa_armor.models.build import build
+from iqa_armor.models.outputs import choose_output
+from iqa_armor.pruning.prune import prune
 
 ATTACK = """
 from dataclasses import dataclass
@@ -92,6 +96,53 @@ def test_its_settings_are_read_in_the_units_of_ours(tmp_path: Path) -> None:
 def test_what_is_no_attack_is_refused(name: str, text: str, said: str, tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=said):
         ATTACKS.read(f"{written(tmp_path, name, text)}:Thing")
+
+
+FAIL = """
+class Own(Exception):
+    pass
+
+def fail(*_, **__):
+    raise Own("says no")
+"""
+ATTACK_FAILS = ATTACK.replace("        x =", "        raise Own('says no')\n        x =") + FAIL
+
+
+class Own(Exception):
+    """Of no kind that Python or torch has."""
+
+
+class Failing(nn.Module):
+    def forward(self, images: Tensor) -> Tensor:
+        raise Own("says no")
+
+
+def evaluated(word: str) -> object:
+    settings = EvaluationSettings(attacks=(word,), epsilons=EPSILONS, ranking="none", resamples=20)
+    return evaluate([model("m")], [SCORED], settings=settings)
+
+
+IMAGES = torch.rand(2, 3, 32, 40, generator=Generator().manual_seed(0))
+# By what users write: what runs it, given the word for a function that fails and the folder that it lies in.
+USES: dict[str, Callable[[str, Path, Any], object]] = {
+    "module": lambda _, folder, __: ATTACKS.read(f"{written(folder, 'raises', FAIL + 'fail()')}:Thing"),
+    "factory": lambda word, *_: build(word),
+    "dataset": lambda word, *_: open_dataset(word),
+    "network": lambda *_: trace(Failing(), IMAGES),
+    "output": lambda *_: choose_output(Failing(), "mean", IMAGES),
+    "criterion": lambda word, _, small: prune(trace(small.network, IMAGES), IMAGES, ratio=0.2, criterion=word),
+    "loss": lambda word, _, small: harden(
+        small, open_dataset("synthetic:scenes=6"), Recipe(loss=word, epochs=1, prune=0.0)
+    ),
+    "attack": lambda _, folder, __: evaluated(f"{written(folder, 'mine', ATTACK_FAILS)}:Signs"),
+}
+
+
+@pytest.mark.parametrize("kind", USES)
+def test_exceptions_of_their_own_become_ours(kind: str, tmp_path: Path, make_model: Callable[..., Any]) -> None:
+    word = f"{written(tmp_path, 'own', FAIL)}:fail"
+    with pytest.raises(ArmorError, match="Own: "):
+        USES[kind](word, tmp_path, make_model())
 
 
 def test_a_purifier_of_few_lines_defends_a_model_also_in_a_chain(

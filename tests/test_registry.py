@@ -69,7 +69,7 @@ def test_words(word: str, value: Shift) -> None:
         ("small:is_slow=maybe", "shift setting is_slow must be bool, got 'maybe'"),
         ("small:steps=-1", "shift 'small:steps=-1': steps must not be negative, got -1"),
         ("small:steps", "must be int, got ''"),
-        ("no_such_module:Thing", "cannot import 'no_such_module'"),
+        ("no_such_module:Thing", "'no_such_module' cannot be imported"),
         ("gone.py:Thing", "there is no file .*gone.py"),
         ("", "unknown shift ''"),
     ],

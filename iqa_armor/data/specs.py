@@ -9,7 +9,7 @@ from pathlib import Path
 from iqa_armor.data import DATASETS
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.releases import KONIQ10K
-from iqa_armor.errors import NETWORK_FAILURES, DataError, expanded
+from iqa_armor.errors import DataError, calling, expanded
 from iqa_armor.progress import Progress, silent
 
 KONIQ10K_VARIABLE = "IQA_ARMOR_KONIQ10K"
@@ -61,10 +61,8 @@ def _opened(opener: Callable[..., object], spec: str, location: str, options: Ma
         raise DataError(f"{spec} takes no --{name.replace('_', '-')}, which is for label files: csv:FILE")
     if not location and "location" in takes and takes["location"].default is inspect.Parameter.empty:
         raise DataError(f"{spec!r} names no place; write {spec.rstrip(':')}:PATH")
-    try:
+    with calling(spec, DataError, says="cannot be opened"):
         dataset = opener(spec, location, **{name: value for name, value in options.items() if name in takes})
-    except (*NETWORK_FAILURES, OSError, ImportError) as error:
-        raise DataError(f"{spec} cannot be opened: {type(error).__name__}: {error}") from error
     if not isinstance(dataset, Dataset):
         raise DataError(f"{spec} gave {type(dataset).__name__}, not a Dataset")
     return dataset

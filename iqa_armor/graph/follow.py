@@ -11,15 +11,16 @@ from typing import Any, cast
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
+from iqa_armor.errors import SurgeryError, calling
 from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
-from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE
+from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE, for_each
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
 
 MODES = "modes"  # likewise: by layer, whether it was in training mode when it ran
 _ALONE = threading.RLock()  # fx patches nn.Module itself while it traces
+GRAY = "it takes gray images, so wrap it in a network that makes them of colour images"
 _GROWN = (32, 64)  # what another size has more
 
 
@@ -47,26 +48,30 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
 
 def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphModule]:
     tracer, kind = SizedTracer(images), type(network).__name__
-    try:
-        with _one_input(network), _unchanged(network):
-            with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
-                torch.manual_seed(0)  # constants that are drawn are the same for any number of images
-                tracer.graph = tracer.trace(network)
-            _drop_assertions(tracer.graph)
-            traced = fx.GraphModule(network, tracer.graph, kind)
-            traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
-            # A graph module has a copy of the graph.
-            tracer.adopt(traced.graph)
-    except NodeFailure as failure:
+
+    def says(failure: Exception) -> str:  # such as of a file that it opens
         _note_place(failure, tracer)
-        is_gray = "to have 1 channels, but got 3" in str(failure)
-        advice = "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
-        raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
-    except (*NETWORK_FAILURES, OSError) as error:  # such as of a file that it opens
-        _note_place(error, tracer)
-        line = failing_line(error)
-        place = shown_line(line) if line else "inside a torch layer"
-        raise SurgeryError(f"{kind} cannot be traced: {cause_of(error)} ({place})") from error
+        line = failing_line(failure)
+        return f"cannot be traced: {cause_of(failure)} ({shown_line(line) if line else 'inside a torch layer'})"
+
+    with calling(kind, SurgeryError, says=says):
+        try:
+            with _one_input(network), _unchanged(network):
+                with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
+                    torch.manual_seed(0)  # constants that are drawn are the same for any number of images
+                    tracer.graph = tracer.trace(network)
+                _drop_assertions(tracer.graph)
+                traced = fx.GraphModule(network, tracer.graph, kind)
+                traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
+                # A graph module has a copy of the graph.
+                tracer.adopt(traced.graph)
+        except NodeFailure as failure:
+            _note_place(failure, tracer)
+            is_gray = "to have 1 channels, but got 3" in str(failure)
+            advice = (
+                "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
+            )
+            raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
     return tracer, traced
 
 
@@ -131,10 +136,6 @@ def _is_same(one: Any, other: Any) -> bool:
     return one is other or not isinstance(one, Tensor) or torch.equal(one, other)
 
 
-def _is_twice_and_thrice(one: list[Any], other: list[Any]) -> bool:
-    return len(one) * 3 == len(other) * 2 and all(each is one[0] for each in one)
-
-
 def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
     if isinstance(one, fx.Node):
         return one
@@ -149,8 +150,9 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
         return one
     if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
         return _multiple(node, one // 2)
-    if isinstance(one, list) and isinstance(other, list) and _is_twice_and_thrice(one, other):
-        return _multiple(node, len(one) // 2, of=one[:1])
+    if isinstance(one, list) and isinstance(other, list) and (len(one), len(other)) == (2, 3) and one[0] is one[1]:
+        with node.graph.inserting_before(node):
+            return node.graph.call_function(for_each, (one[0], _images(node)))
     raise _depends_on_number(node, kind)
 
 
@@ -164,12 +166,14 @@ def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
     return error
 
 
-def _multiple(node: fx.Node, times: int, *, of: list[Any] | None = None) -> fx.Node:
-    images = next(each for each in node.graph.nodes if each.op == "placeholder")
+def _images(node: fx.Node) -> fx.Node:
+    return cast(fx.Node, node.graph.find_nodes(op="placeholder")[0])
+
+
+def _multiple(node: fx.Node, times: int) -> fx.Node:
     with node.graph.inserting_before(node):
-        number = node.graph.call_method("size", (images, 0))
-        number = number if times == 1 else node.graph.call_function(operator.mul, (number, times))
-        return number if of is None else node.graph.call_function(operator.mul, (of, number))
+        number = node.graph.call_method("size", (_images(node), 0))
+        return number if times == 1 else node.graph.call_function(operator.mul, (number, times))
 
 
 def _is_free_of_size(network: nn.Module, tracer: SizedTracer, images: Tensor) -> bool:

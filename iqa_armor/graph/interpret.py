@@ -19,6 +19,11 @@ def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
     return changed
 
 
+def for_each(value: Any, images: Tensor) -> list[Any]:
+    """Return a value once for each image: what `[value] * len(images)` gives."""
+    return [value] * len(images)
+
+
 Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
 

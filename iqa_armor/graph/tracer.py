@@ -148,6 +148,8 @@ class SizedTracer(fx.Tracer):
             raise TraceError("it computes in half precision under torch.autocast, which a graph does not hold")
         if kind == "call_method" and target in ("item", "tolist", "numpy"):
             return cast(fx.Proxy, self.settled(args[0], operator.methodcaller(target)))
+        if target is operator.mul and any(isinstance(each, list) for each in args):
+            return cast(fx.Proxy, operator.mul(*(each if isinstance(each, list) else int(each) for each in args)))
         is_foreign = kind == "call_function" and (getattr(target, "__module__", "") or "").partition(".")[0] not in _OWN
         if is_foreign and not any(isinstance(self.values[each.node], Tensor) for each in proxies(args, kwargs)):
             args, kwargs = self.plain((args, kwargs))

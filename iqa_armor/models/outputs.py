@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError
+from iqa_armor.errors import ModelLoadError, calling
 
 CHOOSE = "choose with --output NAME|INDEX|mean, or wrap it so that its forward returns a tensor (N,) or (N, 1)"
 
@@ -33,11 +33,8 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
     on normalised images (N, 3, H, W), and the network left in eval mode. Raises ModelLoadError if there is no such
     output; lists what there is.
     """
-    try:
-        with torch.no_grad():
-            found = network.eval()(images)
-    except (*NETWORK_FAILURES, OSError) as error:
-        raise ModelLoadError(f"the network fails on images {tuple(images.shape)}: {error}") from error
+    with calling("the network", ModelLoadError, says=f"fails on images {tuple(images.shape)}"), torch.no_grad():
+        found = network.eval()(images)
     is_row = choice == "mean" and isinstance(found, Tensor) and found.ndim == 2 and found.shape[1] > 1
     is_distribution = is_row and bool((found >= 0).all() and ((found.sum(1) - 1).abs() < 1e-3).all())
     try:

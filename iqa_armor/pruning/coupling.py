@@ -90,15 +90,14 @@ class Coupling:
         """
         roots = self.labelling.units.roots()
         sites = {key: roots[labels] for key, labels in self.labelling.sites.items()}
-        made = [
-            sites[name, axis] for name, axis in self.labelling.made_axis.items() if name not in self.labelling.heads
-        ]
         names = _alike(sites.values(), int(roots.max()) + 1)
-        found: dict[int, Tensor] = {}
-        for labels in made:
-            for name in torch.unique(names[labels[labels > 0]]).tolist():
-                found.setdefault(name, torch.nonzero(names == name).flatten())
-        return [self._group(units[units > 0], sites) for units in found.values()]
+        standing: dict[int, dict[tuple[str, int], Tensor]] = {}  # by name of a set, where it stands
+        for key, labels in sites.items():
+            for name in _present(names, labels):
+                standing.setdefault(name, {})[key] = labels
+        makers = [key for key in self.labelling.made_axis.items() if key[0] not in self.labelling.heads]
+        made = dict.fromkeys(name for key in makers for name in _present(names, sites[key]))
+        return [self._group(torch.nonzero(names == name).flatten(), standing[name]) for name in made]
 
     @property
     def reasons(self) -> dict[str, str]:
@@ -166,6 +165,7 @@ class Coupling:
         units.fix(torch.nonzero(~made[roots]).flatten())
 
     def _group(self, units: Tensor, sites: dict[tuple[str, int], Tensor]) -> ChannelGroup:
+        units = units[units > 0]
         number = torch.full((int(self.labelling.units.roots().max()) + 1,), -1)
         number[units] = torch.arange(len(units))
         number[0] = -1
@@ -191,6 +191,11 @@ class Coupling:
 
     def _gives(self, name: str, axis: int) -> bool:
         return axis == self.labelling.made_axis.get(name)
+
+
+def _present(names: Tensor, labels: Tensor) -> list[int]:
+    found: list[int] = torch.unique(names[labels[labels > 0]]).tolist()
+    return found
 
 
 def _some(count: int) -> Tensor:

@@ -9,7 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, SurgeryError, UsageError
+from iqa_armor.errors import SurgeryError, UsageError, calling
 from iqa_armor.graph.failures import cause_of
 from iqa_armor.pruning.coupling import ChannelGroup, Member
 from iqa_armor.pruning.samples import Inputs, Reader, score_effects
@@ -74,10 +74,8 @@ def accepted(found: Any, name: str) -> Criterion:
 def importance_of(group: ChannelGroup, criterion: Criterion, evidence: Evidence) -> Tensor | None:
     """Return what a criterion gives for a group, or raise a SurgeryError if it fails or gives anything else."""
     name = type(criterion).__name__
-    try:
+    with calling(f"the criterion {name}", SurgeryError, says=lambda failure: f"fails: {cause_of(failure)}"):
         values = criterion(group, evidence)
-    except NETWORK_FAILURES as error:
-        raise SurgeryError(f"the criterion {name} fails: {cause_of(error)}") from error
     if values is None or (tuple(values.shape) == (group.width,) and not values.isnan().any()):
         return values
     shape = tuple(values.shape)

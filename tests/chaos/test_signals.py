@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -18,6 +19,7 @@ from disturbed import (
     COMMANDS,
     RESUMED,
     call,
+    content,
     copied,
     left_behind,
     prepare,
@@ -27,10 +29,13 @@ from disturbed import (
     weights,
 )
 from safetensors.numpy import load
+from typer.testing import CliRunner
 
 from iqa_armor.cli import app, signals
 from iqa_armor.cli.console import Bars
+from iqa_armor.pipeline.demo import SETTINGS
 
+KILLS = int(os.environ.get("IQA_ARMOR_KILLS", "25"))
 SIGNALS = {signal.SIGINT: 130, signal.SIGTERM: 143, signal.SIGHUP: 129}
 
 
@@ -176,7 +181,7 @@ def test_many_kills(name: str, template: Path, tmp_path: Path) -> None:
         assert unresumed(results(name)) == expected
         span = time.monotonic() - began
     with copied(template, tmp_path / "here"):
-        for _ in range(int(os.environ.get("IQA_ARMOR_KILLS", "25"))):
+        for _ in range(KILLS):
             kill(words, after=drawn.uniform(0, span))
             assert unresumed(results(name, *resumed)) == expected
             assert [path.name for path in Path("out").iterdir() if path.name.startswith(".")] == []
@@ -184,10 +189,99 @@ def test_many_kills(name: str, template: Path, tmp_path: Path) -> None:
                 shutil.rmtree("out")
 
 
+PIPELINE = """
+data = "csv:images/labels.csv"
+[train]
+arch = "mine.py:make"
+epochs = 1
+output = "out/base.safetensors"
+[harden]
+model = "out/base.safetensors"
+epochs = 1
+prune = 0.0
+output = "out/hard.safetensors"
+[evaluate]
+models = ["out/base.safetensors", "out/hard.safetensors"]
+attack = "pgd1"
+epsilon = "4"
+ranking_epsilon = "1"
+limit = 4
+scores = "out/scores.csv"
+[export]
+model = "out/hard.safetensors"
+output = "out/hard.pt2"
+"""
+
+
+def done_pipeline() -> dict[str, Any]:
+    """Run the steps that are not done, each in a process of its own, and return what all of them have made."""
+    assert CliRunner().invoke(app, ["run", "pipeline.toml"]).exit_code == 0
+    return unresumed({path.name: content(path) for path in sorted(Path("out").iterdir()) if path.suffix != ".md"})
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_pipeline(template: Path, tmp_path: Path) -> None:
+    """A fifth of the kills, each of the pipeline with its step; the steps that were done before are kept."""
+    drawn = random.Random("run")
+    with copied(template, tmp_path / "whole"):
+        Path("pipeline.toml").write_text(PIPELINE)
+        began = time.monotonic()
+        expected = done_pipeline()
+        span = time.monotonic() - began
+    with copied(template, tmp_path / "here"):
+        Path("pipeline.toml").write_text(PIPELINE)
+        for _ in range(KILLS // 5):
+            kill(["run", "pipeline.toml"], after=drawn.uniform(0, span))
+            assert done_pipeline() == expected
+            assert [path.name for path in Path("out").iterdir() if path.name.startswith(".")] == []
+            shutil.rmtree("out")
+            Path(".pipeline.run.json").unlink()
+
+
+@pytest.mark.slow
+def test_many_kills_of_the_demo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A fifth of the kills, of the demo on few images."""
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("iqa_armor.pipeline.demo.DEMO_DATA", "synthetic:scenes=6,seed=2026")
+    monkeypatch.setattr("iqa_armor.pipeline.demo.SETTINGS", SETTINGS.model_copy(update={"limit": 4}))
+    words = ["demo", "-o", "out", "--overwrite", "--set", "epochs=1"]
+
+    def made() -> dict[str, Any]:
+        assert CliRunner().invoke(app, words).exit_code == 0
+        return unresumed({path.name: content(path) for path in Path("out").iterdir() if path.suffix != ".html"})
+
+    began, drawn = time.monotonic(), random.Random("demo")
+    expected = made()
+    span = time.monotonic() - began
+    for _ in range(KILLS // 5):
+        kill(words, after=drawn.uniform(0, span))
+        assert made() == expected
+        assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+@pytest.mark.slow
+def test_many_kills_of_a_benchmark(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What only measures leaves nothing anywhere, killed or not."""
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    drawn, words = random.Random("bench"), ["bench", str(template / "model.safetensors"), "--repeats", "1", "--json"]
+    monkeypatch.chdir(tmp_path)
+    began = time.monotonic()
+    expected = set(json.loads(CliRunner().invoke(app, words).stdout))
+    span = time.monotonic() - began
+    for _ in range(KILLS):
+        kill(words, after=drawn.uniform(0, span))
+        assert set(json.loads(CliRunner().invoke(app, words).stdout)) == expected
+        assert list(tmp_path.iterdir()) == []
+
+
 def kill(words: list[str], *, after: float) -> None:
-    """Run a command in a fork of this process, which has imported everything, and kill it after so many seconds."""
+    """Run a command in a fork of this process, which has imported everything, and kill it after so many seconds.
+
+    The processes that it has started end with it, as on a lost machine.
+    """
     child = os.fork()
     if child == 0:
+        os.setpgid(0, 0)
         for stream in (1, 2):
             os.dup2(os.open(os.devnull, os.O_WRONLY), stream)
         try:
@@ -195,7 +289,10 @@ def kill(words: list[str], *, after: float) -> None:
         finally:
             os._exit(0)
     time.sleep(after)
-    os.kill(child, signal.SIGKILL)
+    try:
+        os.killpg(child, signal.SIGKILL)
+    except ProcessLookupError:  # in its very first moments
+        os.kill(child, signal.SIGKILL)
     os.waitpid(child, 0)
 
 

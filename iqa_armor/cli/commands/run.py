@@ -97,16 +97,17 @@ def _plain(name: str) -> str:
 
 def _words(given: Mapping[str, Any], parameters: Mapping[str, Any], where: str) -> list[str]:
     first, rest = [], []
+    missing = [each.name for each in parameters.values() if each.required and each.name not in map(_plain, given)]
     for key, value in given.items():
         parameter = parameters.get(_plain(key))
         if parameter is None:
-            near = difflib.get_close_matches(_plain(key), parameters, n=1, cutoff=0)
+            near = difflib.get_close_matches(_plain(key), parameters, n=1) or missing
+            near = near or difflib.get_close_matches(_plain(key), parameters, n=1, cutoff=0)
             raise RecipeError(f"{where}: there is no option {key!r}; did you mean {near[0]!r}?")
         if parameter.opts[0][0] != "-":
             first += [str(each) for each in (value if isinstance(value, list) else [value])]
         else:
             rest += _option(parameter, value)
-    missing = [each.name for each in parameters.values() if each.required and each.name not in map(_plain, given)]
     if missing:
         raise RecipeError(f"{where}: {missing[0]} is missing")
     if "output" in parameters and "output" not in given and not parameters["output"].required and "model" in parameters:

@@ -151,18 +151,35 @@ def difference(
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
     The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
-    images are normalised (N, 3, H, W), N at least 2. In double precision, unless the network casts to another itself.
+    images are normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own author
+    casts to another.
     """
-    exact, smaller = (copy.deepcopy(each).double() for each in (traced, pruned))
     with torch.no_grad():
+        spread = traced.forward(images).flatten().std(correction=0)
         try:
-            scores, images = exact.forward(images.double()), images.double()
+            masked, found = _both(_in_double(traced), _in_double(pruned), labelling, gone, images.double())
         except NETWORK_FAILURES:
-            exact, smaller, scores = traced, pruned, traced.forward(images)
-        # One by one, since labels are those of one image; the pruned network gets them together, as it will be used.
-        masked = torch.cat(
-            [Masked(exact, smaller, labelling, gone).run(image).flatten() for image in torch.split(images, 1)]
+            masked, found = _both(traced, pruned, labelling, gone, images)
+    return float((masked - found).abs().max() / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
+
+
+def _both(
+    traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor, images: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Return the scores of the masked original and of the pruned network."""
+    # One by one, since labels are those of one image; the pruned network gets them together, as it will be used.
+    masked = [Masked(traced, pruned, labelling, gone).run(image).flatten() for image in torch.split(images, 1)]
+    return torch.cat(masked), pruned.forward(images).flatten()
+
+
+def _in_double(traced: fx.GraphModule) -> fx.GraphModule:
+    """Return a copy in double precision, whose own casts to single precision are to double too."""
+    exact = copy.deepcopy(traced).double()
+    for node in exact.graph.nodes:
+        node.args, node.kwargs = fx.node.map_aggregate(
+            (node.args, node.kwargs), lambda each: torch.float64 if each is torch.float32 else each
         )
-        apart = (masked - smaller.forward(images).flatten()).abs().max()
-        spread = scores.flatten().std(correction=0)
-    return float(apart / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
+        if node.op == "call_method" and node.target == "float":
+            node.target = "double"
+    exact.recompile()
+    return exact
