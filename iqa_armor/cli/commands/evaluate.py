@@ -15,17 +15,20 @@ from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import AGAIN, going_on
+from iqa_armor.errors import RequirementError
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.files import write_whole
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.requirements import Requirement, parse_requirement, require_path, unmet
+from iqa_armor.results.seeds import over_seeds
 
 if TYPE_CHECKING:
     from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
-    from iqa_armor.results.outcome import Outcome
-    from iqa_armor.results.requirements import Requirement
 
 
 class Compared(arguments.Defenses):
@@ -82,8 +85,6 @@ def evaluate(
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.pipeline.forecast import forecast_attacks
-    from iqa_armor.results.requirements import parse_requirement, require_path
-    from iqa_armor.results.seeds import over_seeds
     from iqa_armor.results.table import check_table_file
 
     requirements = [parse_requirement(text) for text in require or ()]
@@ -136,7 +137,6 @@ def _opened(
 def _write(
     found: Evaluation, *, output: Path | None = None, scores: Path | None = None, report: Path | None = None
 ) -> None:
-    from iqa_armor.files import write_whole
     from iqa_armor.results.table import write_table
 
     if not is_main_process():
@@ -165,9 +165,6 @@ def page_of(found: Evaluation) -> str:
 
 def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     """Show the outcome, then fail if a requirement does not hold."""
-    from iqa_armor.errors import RequirementError
-    from iqa_armor.results.requirements import unmet
-
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
         from iqa_armor.report.evaluation import evaluation_report
