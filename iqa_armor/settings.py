@@ -57,10 +57,12 @@ class CallSettings(SettingsModel):
 
     in_recipes: ClassVar[bool] = False
 
-    def words(self) -> list[str]:
-        """Return the options that say the same, for another command."""
+    def words(self, *kinds: type[SettingsModel]) -> list[str]:
+        """Return the options that say the same, for another command; only those of some of its base classes."""
         found: list[str] = []
-        for name, value in ((name, value) for name, value in self if value not in (None, False, "", ())):
+        names = [name for kind in kinds or (type(self),) for name in kind.model_fields]
+        given = {name: getattr(self, name) for name in names}
+        for name, value in ((name, value) for name, value in given.items() if value not in (None, False, "", ())):
             field = type(self).model_fields[name]
             flag, shown = flags_of(name, field)[0], flag_of(field).written(value)
             if get_origin(written_type(field)) is list:

@@ -18,12 +18,14 @@ from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.files import claiming
 from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads, require_one_process
+from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import CallSettings, Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
     import torch
 
     from iqa_armor.data.base import Dataset
+    from iqa_armor.models.base import QualityModel
     from iqa_armor.progress import Progress
 
 
@@ -81,37 +83,6 @@ class Labels(CallSettings):
         return dataset
 
 
-class Draws(SettingsModel):
-    """What is drawn at random."""
-
-    seed: Seed = 0
-
-
-class Defenses(SettingsModel):
-    """What stands around a model while it is scored or attacked."""
-
-    purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
-        (),
-        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
-        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
-    )
-    smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
-        (),
-        description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
-        "evaluate compares several, other commands take one.",
-    )
-    threat: Literal["adaptive", "bare"] = Field(
-        "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
-    )
-
-    @property
-    def smoother(self) -> str | None:
-        """The one smoother; several are a UsageError."""
-        if len(self.smooth) > 1:
-            raise UsageError(f"--smooth: scores can be smoothed in one way only, got {', '.join(self.smooth)}")
-        return self.smooth[0] if self.smooth else None
-
-
 class Writing(CallSettings):
     """Whether files are replaced, or none is written."""
 
@@ -148,6 +119,56 @@ class Writing(CallSettings):
             raise UsageError(f"{target} is the model itself; name another file with -o")
         with claiming(target, overwrite=self.overwrite or resumes, is_folder=is_folder, files=files):
             yield
+
+
+class ModelCall(Opening, Machine, Writing):
+    """What commands are told of model files, of this machine, and of what they write."""
+
+    def load(self, model: Path) -> QualityModel:
+        from iqa_armor.pipeline.load import load_model
+
+        return load_model(model, opening=self)
+
+
+class DataCall(Labels, ModelCall):
+    """The same, and of which dataset is meant."""
+
+
+class Draws(SettingsModel):
+    """What is drawn at random."""
+
+    seed: Seed = 0
+
+
+class Defenses(SettingsModel):
+    """What stands around a model while it is scored or attacked."""
+
+    purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
+        (),
+        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
+        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
+    )
+    smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
+        (),
+        description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
+        "evaluate compares several, other commands take one.",
+    )
+    threat: Literal["adaptive", "bare"] = Field(
+        "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
+    )
+
+    def around(self, model: QualityModel) -> QualityModel:
+        """Return a model behind these defenses, itself without any; several smoothers are a UsageError."""
+        from iqa_armor.pipeline.load import defended_model
+
+        return defended_model(model, self.purify, self.smoother, threat=self.threat)
+
+    @property
+    def smoother(self) -> str | None:
+        """The one smoother; several are a UsageError."""
+        if len(self.smooth) > 1:
+            raise UsageError(f"--smooth: scores can be smoothed in one way only, got {', '.join(self.smooth)}")
+        return self.smooth[0] if self.smooth else None
 
 
 def output_option(metavar: str, *, shown: str = "") -> Any:

@@ -110,7 +110,7 @@ def measured_apart(
     """
     worker = Worker(bounds_memory=False)
     work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
-    words = str(path), opening.model_dump(mode="json"), work
+    words = str(path), opening.model_dump(mode="json", include=set(Opening.model_fields)), work
     says, advice = f"the process that measures the memory of {path} failed", "--no-memory leaves that figure out"
     with closing(worker), failing(says, (ArmorError, EndedError), advice=advice):
         peak: int | None = worker.call("iqa_armor.pipeline.timed_model:measure", *words, seconds=LONGEST)[0]

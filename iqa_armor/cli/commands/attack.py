@@ -38,10 +38,8 @@ def attack(
     output: Annotated[Path, arguments.output_option("DIR")],
     attacks: AttackSettings,
     defenses: arguments.Defenses,
-    opening: Opening,
+    call: arguments.ModelCall,
     draws: arguments.Draws,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
@@ -55,14 +53,12 @@ def attack(
     from iqa_armor.pipeline.attack import TABLE, attack_images, build_attacks
     from iqa_armor.pipeline.forecast import forecast, steps_of
     from iqa_armor.pipeline.image_files import find_images
-    from iqa_armor.pipeline.load import defended_model, load_model
 
-    device = machine.chosen()
+    device = call.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with writing.claimed(output, is_folder=True), progress() as bars:
-        opened = load_model(model, opening=opening)
-        defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
-        if writing.dry_run:
+    with call.claimed(output, is_folder=True), progress() as bars:
+        defended = defenses.around(call.load(model))
+        if call.dry_run:
             files = find_images(images)
             calls, steps = 1 + len(built), sum(map(steps_of, built.values()))
             image, count = defended.prepare(read_image(files[0])), len(files)
@@ -76,7 +72,7 @@ def attack(
             attacks=built,
             seed=draws.seed,
             device=device,
-            overwrite=writing.overwrite,
+            overwrite=call.overwrite,
             progress=bars,
         )
     facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
@@ -86,4 +82,4 @@ def attack(
     show_table([*SHOWN], rows, caption=scale_note(defended.scale))
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
-    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())
+    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *call.words(Opening))

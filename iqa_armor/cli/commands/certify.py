@@ -20,10 +20,7 @@ FILES = typer.Argument(
 def certify(
     files: Annotated[list[Path], FILES],
     settings: CertifySettings,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
+    call: arguments.DataCall,
     baseline: arguments.BaselineOpt = None,
     report: arguments.ReportOpt = None,
 ) -> None:
@@ -46,14 +43,14 @@ def certify(
     models, position = arguments.with_baseline(named, baseline)
     if not models:
         raise typer.BadParameter("only images are named; name a MODEL file as well")
-    if images and (labels.data is not None or settings.limit is not None):
+    if images and (call.data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
     smoothers = build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
-    device = machine.chosen()
-    with writing.claimed(report), progress() as bars:
-        opened = load_models(models, opening)
-        source = images or labels.open(seed=settings.seed, progress=bars)
-        if writing.dry_run:
+    device = call.chosen()
+    with call.claimed(report), progress() as bars:
+        opened = load_models(models, call)
+        source = images or call.open(seed=settings.seed, progress=bars)
+        if call.dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device))
             return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
@@ -63,4 +60,4 @@ def certify(
     if show_if_json(found.model_dump(mode="json")):
         return
     stdout.print(TerminalReport(certification_report(found)))
-    say_next("evaluate", *named, "--smooth", settings.methods[0], *labels.words(), *opening.words())
+    say_next("evaluate", *named, "--smooth", settings.methods[0], *call.words(arguments.Labels, Opening))

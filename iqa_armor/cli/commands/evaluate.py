@@ -39,8 +39,8 @@ class Compared(arguments.Defenses):
     )
 
 
-class Datasets(arguments.Labels):
-    """The datasets that are evaluated on, and how label files name images and scores."""
+class EvaluationCall(arguments.DataCall):
+    """What is told of models, machine and files, with several datasets."""
 
     data: Annotated[tuple[str, ...], arguments.DATA] = Field(  # type: ignore[assignment]
         (), description=str(arguments.Labels.model_fields["data"].description)
@@ -65,10 +65,7 @@ def evaluate(
     models: arguments.ModelsArg,
     settings: EvaluationSettings,
     defenses: Compared,
-    opening: Opening,
-    labels: Datasets,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
+    call: EvaluationCall,
     baseline: arguments.BaselineOpt = None,
     output: Annotated[Path | None, arguments.output_option("DIR")] = None,
     report: arguments.ReportOpt = None,
@@ -91,7 +88,7 @@ def evaluate(
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, settings.report(), labels.data)
+        require_path(requirement, settings.report(), call.data)
     paths, position = arguments.with_baseline(models, baseline)
     numbers = arguments.following(settings, seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
@@ -99,14 +96,14 @@ def evaluate(
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
     with ExitStack() as held:
         for target, is_folder in targets.items():
-            held.enter_context(writing.claimed(target, is_folder=is_folder, is_shared=True))
+            held.enter_context(call.claimed(target, is_folder=is_folder, is_shared=True))
         first = runs[settings.seed]
         held.enter_context(going_on(AGAIN, first and first / "identity.json"))
-        bars, device = held.enter_context(progress()), machine.chosen()
+        bars, device = held.enter_context(progress()), call.chosen()
         found: list[Evaluation] = []
-        opened = partial(_opened, paths, defenses=defenses, opening=opening, labels=labels, bars=bars)
+        opened = partial(_opened, paths, call, defenses=defenses, bars=bars)
         evaluate_once = partial(evaluate_models, baseline=position, device=device, progress=bars)
-        if writing.dry_run:
+        if call.dry_run:
             show_forecasts(seeds * forecast_attacks(*opened(settings.seed), settings, device))
             return
         for seed, folder in runs.items():
@@ -117,20 +114,20 @@ def evaluate(
     if is_main_process():
         _show(whole.outcome, requirements)
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
-        say_next("export", last, "-o", last.with_suffix(".onnx"), *opening.words())
+        say_next("export", last, "-o", last.with_suffix(".onnx"), *call.words(Opening))
 
 
 def _opened(
-    paths: list[Path], seed: int, *, defenses: Compared, opening: Opening, labels: Datasets, bars: Bars
+    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Bars
 ) -> tuple[list[QualityModel], list[Dataset]]:
     """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
     from iqa_armor.pipeline.load import THREATS, defended_models, load_models
 
-    found = load_models([arguments.at_seeds(path, [seed])[0] for path in paths], opening)
+    found = load_models([arguments.at_seeds(path, [seed])[0] for path in paths], call)
     for model, path in zip(found, paths, strict=True):
         model.name = path.stem if arguments.SEED in path.stem else model.name
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    datasets = [labels.open(spec, seed=seed, progress=bars) for spec in labels.data or (None,)]
+    datasets = [call.open(spec, seed=seed, progress=bars) for spec in call.data or (None,)]
     return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
 
 

@@ -32,10 +32,7 @@ MAX_LOSS = typer.Option(
 def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
+    call: arguments.DataCall,
     int8: Annotated[
         bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
     ] = False,
@@ -57,30 +54,29 @@ def export(
     from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast
-    from iqa_armor.pipeline.load import load_model
 
     files = format_of(output).files(output)
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
     with ExitStack() as held:
         for file in files:
-            held.enter_context(writing.claimed(file, source=model))
+            held.enter_context(call.claimed(file, source=model))
         bars = held.enter_context(progress())
-        opened, smaller = load_model(model, opening=opening), None
-        if writing.dry_run:  # what it takes to compare the file with the model
+        opened, smaller = call.load(model), None
+        if call.dry_run:  # what it takes to compare the file with the model
             steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
             image = torch.zeros(3, *natural_size(opened))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
         if int8 or fp16:
-            dataset = labels.open(progress=bars)
+            dataset = call.open(progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
     if show_if_json(_as_plain(opened, exported)):
         return
     _show(opened, exported)
-    say_next("bench", model, *opening.words())
+    say_next("bench", model, *call.words(Opening))
 
 
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:

@@ -25,10 +25,7 @@ if TYPE_CHECKING:
 def harden(
     model: arguments.ModelArg,
     settings: Recipe,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
+    call: arguments.DataCall,
     output: Annotated[Path | None, arguments.output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
     unlabelled: arguments.UnlabelledOpt = None,
     seeds: arguments.SeedsOpt = 1,
@@ -47,20 +44,19 @@ def harden(
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.hub import local_target, on_hub, push
-    from iqa_armor.pipeline.load import load_model
 
     suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
-    target, words = local_target(named), [*labels.words(), *opening.words()]
-    if seeds > 1 and not writing.dry_run:
-        _each(arguments.following(settings, seeds), settings, named, model, writing, resume=resume)
+    target, words = local_target(named), call.words(arguments.Labels, Opening)
+    if seeds > 1 and not call.dry_run:
+        _each(arguments.following(settings, seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
-    checkpoint, device = target.with_name(f".{target.stem}.resume.pt"), machine.chosen()
-    claim, dry_run = writing.claimed(target, source=model, suffix=".safetensors"), writing.dry_run
+    checkpoint, device = target.with_name(f".{target.stem}.resume.pt"), call.chosen()
+    claim, dry_run = call.claimed(target, source=model, suffix=".safetensors"), call.dry_run
     with claim, going_on(RESUME, None if dry_run else checkpoint), console.progress() as bars:
-        original = load_model(model, opening=opening)
-        dataset = labels.open(seed=settings.seed, progress=bars)
+        original = call.load(model)
+        dataset = call.open(seed=settings.seed, progress=bars)
         how = RunOptions(device=device, checkpoint=None if dry_run else checkpoint, resume=resume, progress=bars)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
@@ -84,7 +80,7 @@ def harden(
     _say_next(target, model, words)
 
 
-def _each(seeds: range, settings: Recipe, output: Path, model: Path, writing: Any, *, resume: bool) -> None:
+def _each(seeds: range, settings: Recipe, output: Path, model: Path, call: arguments.DataCall, *, resume: bool) -> None:
     """Run this command with one seed after the other, but for what is finished, and show what the files record."""
     from iqa_armor.artifact.storage import read_metadata
     from iqa_armor.cli import load_command
@@ -93,7 +89,7 @@ def _each(seeds: range, settings: Recipe, output: Path, model: Path, writing: An
     words, found, places = COMMAND.get()[2:], dict[str, Any](), arguments.at_seeds(output, seeds)
     files = [*map(local_target, places)]
     for file in files:
-        with writing.claimed(file, source=model, suffix=".safetensors", resumes=resume):
+        with call.claimed(file, source=model, suffix=".safetensors", resumes=resume):
             pass  # what cannot be written should not cost the first hardening
     for seed, place, file in zip(seeds, places, files, strict=True):
         if not (resume and file.exists()):

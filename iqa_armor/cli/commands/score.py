@@ -57,10 +57,8 @@ def score(
     model: arguments.ModelArg,
     throughput: Throughput,
     defenses: arguments.Defenses,
-    opening: Opening,
+    call: arguments.ModelCall,
     draws: arguments.Draws,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
     images: Annotated[
         list[Path] | None,
         typer.Argument(metavar="IMAGE…", help=f"Image files, folders of them, or patterns. {_shown('those of LIST')}"),
@@ -89,15 +87,14 @@ def score(
     """
     from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.image_files import count_images, listed_images
-    from iqa_armor.pipeline.load import defended_model, load_model
     from iqa_armor.pipeline.score import each_score
 
     kind = _kind(kind, images, output, from_file, resume=resume)
-    device = machine.chosen()
+    device = call.chosen()
     with ExitStack() as held:
-        held.enter_context(writing.claimed(output, source=model, resumes=resume))
+        held.enter_context(call.claimed(output, source=model, resumes=resume))
         bars = held.enter_context(console.progress())
-        opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
+        opened = defenses.around(call.load(model)).to(device)
         if scale and scale_data is not None:
             from iqa_armor.evaluation.scale import measure_training_scores
 
@@ -123,7 +120,7 @@ def score(
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
         console.show_table(columns, rows, caption=console.scale_note(opened.scale))
     if images:
-        console.say_next("attack", model, images[0], "-o", "attacked", *opening.words(), to=stderr)
+        console.say_next("attack", model, images[0], "-o", "attacked", *call.words(Opening), to=stderr)
 
 
 def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, columns: tuple[str, ...]) -> list[Row]:

@@ -11,7 +11,6 @@ from iqa_armor.cli import arguments
 from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.cli.signals import RESUME, going_on
-from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
@@ -35,10 +34,7 @@ WEIGHTS = typer.Option(
 def train(
     arch: Annotated[str, ARCH],
     settings: TrainSettings,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
-    writing: arguments.Writing,
+    call: arguments.DataCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
     weights: Annotated[Path | None, WEIGHTS] = None,
     resume: arguments.ResumeOpt = False,
@@ -59,12 +55,12 @@ def train(
 
     place, output = output, local_target(output)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
-    device = machine.chosen()
-    claim = writing.claimed(output, source=Path(arch), suffix=".safetensors")
-    with claim, going_on(RESUME, None if writing.dry_run else checkpoint), progress() as bars:
-        model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = labels.open(seed=settings.seed, progress=bars)
-        if writing.dry_run:
+    device = call.chosen()
+    claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
+    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
+        model, fresh = start_model(arch, opening=call, weights=weights, seed=settings.seed)
+        dataset = call.open(seed=settings.seed, progress=bars)
+        if call.dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
             show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
@@ -81,7 +77,7 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
-    say_next("harden", output, *labels.words())
+    say_next("harden", output, *call.words(arguments.Labels))
 
 
 def _show(fit: FitHistory, *, title: str) -> None:
