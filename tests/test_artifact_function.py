@@ -24,7 +24,7 @@ from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.models.steady import COMPANY, DRAWS
+from iqa_armor.models.outputs import COMPANY, DRAWS
 from iqa_armor.ortho.block import RobustBlock
 
 Step = tuple[str, str, list[object], dict[str, object]] | tuple[str, str, list[object]]

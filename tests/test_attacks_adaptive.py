@@ -6,11 +6,10 @@ import torch
 from torch import Generator, Tensor, nn
 from white_subjects import MeanScore, draw_images, gains, tiny
 
-from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.apgd import APGD, Square
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import expectation
-from iqa_armor.attacks.square import Square
 from iqa_armor.errors import ArmorError
 from iqa_armor.gradients import straight_through
 

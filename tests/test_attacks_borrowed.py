@@ -16,7 +16,8 @@ from iqa_armor import EvaluationSettings, evaluate
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.apgd import Auto
 from iqa_armor.attacks.base import Borrowing, Direction
-from iqa_armor.attacks.single import IOI, SEGA, without_low_frequencies
+from iqa_armor.attacks.perceptual import IOI, without_low_frequencies
+from iqa_armor.attacks.pgd import SEGA
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation.evaluation import Evaluation
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale

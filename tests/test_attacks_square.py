@@ -3,9 +3,8 @@ import torch
 from torch import Generator, Tensor
 from white_subjects import BOTH, NAMES, Counted, draw_images, gains, tiny
 
-from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.apgd import APGD, Square
 from iqa_armor.attacks.base import Direction
-from iqa_armor.attacks.square import Square
 from iqa_armor.errors import ArmorError
 
 

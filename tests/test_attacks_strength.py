@@ -6,11 +6,10 @@ import torch
 from torch import Generator, Tensor
 from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, tiny
 
-from iqa_armor.attacks.apgd import APGD, Auto, checkpoints
+from iqa_armor.attacks.apgd import APGD, Auto, Square, checkpoints
 from iqa_armor.attacks.base import Direction, ScoreFn
 from iqa_armor.attacks.pgd import AMIFGSM, L2PGD, MIFGSM, PGD, local_contrast
 from iqa_armor.attacks.scores import project_l2
-from iqa_armor.attacks.square import Square
 
 both_directions = pytest.mark.parametrize("direction", BOTH)
 every_model = pytest.mark.parametrize("name", NAMES)

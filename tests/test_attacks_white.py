@@ -6,10 +6,9 @@ import torch
 from torch import Generator, Tensor
 from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, same_size_noise, tiny
 
-from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.apgd import APGD, Square
 from iqa_armor.attacks.base import Attack, Direction
 from iqa_armor.attacks.pgd import AMIFGSM, L2PGD, MIFGSM
-from iqa_armor.attacks.square import Square
 
 # Small counts, to be quick.
 ALL: dict[str, Any] = {

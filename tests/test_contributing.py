@@ -19,8 +19,8 @@ from test_architecture import FLOORS
 from iqa_armor import EvaluationSettings, evaluate, open_dataset
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses.base import read_chain
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import ArmorError, DataError
 from iqa_armor.export import FORMATS
 from iqa_armor.export.write import export_model
@@ -187,7 +187,7 @@ from pathlib import Path
 import torch
 import iqa_armor
 from iqa_armor import EvaluationSettings, Recipe, evaluate, export_model, harden, load_model, open_dataset
-from iqa_armor.defenses.purifiers.chain import read_purifier
+from iqa_armor.defenses.base import read_purifier
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.results.outcome import Outcome

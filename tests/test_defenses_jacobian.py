@@ -9,10 +9,10 @@ import torch
 from conftest import small_network
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.smoothing.jacobian import largest_singular_value, linearized
 from iqa_armor.defenses.smoothing.product_bound import product_bound
 from iqa_armor.models.build import torchvision_network
 from iqa_armor.ortho.block import RobustBlock
+from iqa_armor.ortho.lanczos import largest_singular_value, linearized
 from iqa_armor.ortho.lipschitz import _reshaped, convolution_bound, singular_values
 
 

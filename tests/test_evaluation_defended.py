@@ -15,9 +15,8 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.defenses.base import Defended
+from iqa_armor.defenses.base import Defended, read_chain
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.errors import UsageError
 from iqa_armor.evaluation.evaluation import Evaluation, evaluate
 from iqa_armor.evaluation.settings import EvaluationSettings

@@ -17,8 +17,7 @@ from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.models.build import build
-from iqa_armor.models.families import offline
+from iqa_armor.models.build import build, offline
 
 
 def built(arch: str) -> QualityModel:

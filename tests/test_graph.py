@@ -15,8 +15,7 @@ from torchvision.transforms.functional import center_crop, resize
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.errors import DataError, SurgeryError
 from iqa_armor.graph.calls import argument, arguments, is_convolution
-from iqa_armor.graph.failures import NodeFailure
-from iqa_armor.graph.interpret import interpret, record_sizes, size_of
+from iqa_armor.graph.interpret import NodeFailure, interpret, record_sizes, size_of
 from iqa_armor.graph.trace import evaluating, trace, trace_shared
 from iqa_armor.graph.walk import Dominators, ancestors, descendants, nearest
 from iqa_armor.models.base import Preprocessing, QualityModel
@@ -505,3 +504,47 @@ def test_what_another_packages_function_makes_of_sizes_alone_is_a_constant(tmp_p
     model = QualityModel(traced, Preprocessing(size=(8, 8)), name="grid")
     save_artifact(model, tmp_path / "model.safetensors", recipe={}, provenance={})
     assert torch.equal(load_artifact(tmp_path / "model.safetensors").network(images()), traced(images()))
+
+
+class Beside(nn.Module):
+    """Computes a loss beside the score, as TReS does, by the body that the score comes from."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(inplace=True))
+        self.fc, self.consistency = nn.Linear(4, 1), nn.L1Loss()
+
+    def forward(self, x: Tensor) -> Tensor:
+        maps, mirrored = self.body(x), self.body(x.flip(3))
+        mirrored += maps.flip(3)
+        self.loss = self.consistency(maps, mirrored.relu_().detach())
+        return self.fc(maps.mean((2, 3)))
+
+
+def test_what_no_score_depends_on_is_not_computed() -> None:
+    network = Beside().eval()
+    traced = trace(network, images()[:1])
+    assert torch.equal(traced(images()), network(images()))
+    assert [name for name, _ in traced.named_children()] == ["body", "fc"]
+    assert sum(node.op == "call_module" for node in traced.graph.nodes) == 4
+
+
+@pytest.mark.parametrize(
+    "write",
+    [
+        lambda x: x.relu_(),
+        lambda x: nn.ReLU(inplace=True)(x),
+        lambda x: x[:, 0].zero_(),
+        lambda x: x.flatten(1)[:, :2].mul_(3).add_(1),
+        lambda x: functional.relu(x.mT, inplace=True),
+        lambda x: nn.Dropout(0.0, inplace=True)(nn.Identity()(x).sigmoid_()),
+    ],
+)
+def test_what_is_written_for_others_is_kept(write: Any) -> None:
+    class Writing(nn.Module):
+        def forward(self, x: Tensor) -> Tensor:
+            maps = x * 2 - 1
+            write(maps)
+            return maps.mean((1, 2, 3))
+
+    assert torch.equal(trace(Writing(), images()[:1])(images()), Writing()(images()))

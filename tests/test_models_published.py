@@ -22,10 +22,8 @@ from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.build import build
 from iqa_armor.models.checkpoints import read_checkpoint
-from iqa_armor.models.linearity import linearity_network
-from iqa_armor.models.published import KonCept512
-from iqa_armor.models.transformer import Attention, project
-from iqa_armor.models.tres import L2Pooling, Position, TReS
+from iqa_armor.models.published import KonCept512, linearity_network
+from iqa_armor.models.tres import Attention, L2Pooling, Position, TReS, project
 from iqa_armor.models.weights import RESCALING, bare, load_matching, load_strict, match_architecture
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline.harden import harden

@@ -12,7 +12,7 @@ from iqa_armor.graph.trace import trace_shared
 from iqa_armor.graph.walk import passages
 from iqa_armor.models.build import torchvision_network
 from iqa_armor.models.demo import demo_network
-from iqa_armor.models.linearity import linearity_network
+from iqa_armor.models.published import linearity_network
 from iqa_armor.models.split import split_network
 
 IMAGES = torch.rand(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.aol import AolConv2d
-from iqa_armor.ortho.lipschitz import extreme_gains, singular_values
+from iqa_armor.ortho.lanczos import extreme_gains
+from iqa_armor.ortho.lipschitz import singular_values
 
 
 def matrix_of(layer: nn.Module, shape: tuple[int, ...]) -> Tensor:

@@ -11,7 +11,8 @@ import torch
 
 from iqa_armor.ortho import BACKENDS, spectrum
 from iqa_armor.ortho.cayley import CayleyConv2d
-from iqa_armor.ortho.lipschitz import extreme_gains, singular_values
+from iqa_armor.ortho.lanczos import extreme_gains
+from iqa_armor.ortho.lipschitz import singular_values
 from iqa_armor.ortho.precision import exact_products
 from iqa_armor.ortho.spectrum import grid_of, waves
 

@@ -19,8 +19,8 @@ from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import score_gradient
+from iqa_armor.defenses.base import read_chain, read_purifier
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_chain, read_purifier
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.build import build

@@ -10,10 +10,17 @@ import torch
 from conftest import WORDS, photographs, seeded
 from torch import Tensor
 
-from iqa_armor.defenses.base import Approximated, BoundSmoother, Defended, Purifier, PurifierFile, Smoother
+from iqa_armor.defenses.base import (
+    Approximated,
+    BoundSmoother,
+    Defended,
+    Purifier,
+    PurifierFile,
+    Smoother,
+    read_purifier,
+)
 from iqa_armor.defenses.defended import Purified, Smoothed
 from iqa_armor.defenses.purifiers import PURIFIERS
-from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel, ScoreScale

@@ -9,9 +9,8 @@ import pytest
 import torch
 from conftest import WORDS, photographs, seeded
 
-from iqa_armor.defenses.base import Approximated
+from iqa_armor.defenses.base import Approximated, read_purifier
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.errors import UsageError
 
 DIFFERENTIABLE = [word for word in WORDS if read_purifier(word).is_differentiable]

@@ -12,9 +12,9 @@ import torch
 from test_purifiers_stored import Soften, edited, replaced, write_pt2
 from torch import Tensor, nn
 
+from iqa_armor.defenses.base import read_purifier
 from iqa_armor.defenses.purifiers import hosted, network_file
 from iqa_armor.defenses.purifiers.archive import _is_operator
-from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.errors import ModelLoadError
 
 UNCHECKED = """

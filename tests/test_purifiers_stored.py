@@ -17,8 +17,8 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from torch.export import Dim
 
+from iqa_armor.defenses.base import read_purifier
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn, new_fcn, save_fcn
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 

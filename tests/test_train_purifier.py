@@ -20,8 +20,8 @@ from iqa_armor.attacks.learned import UAP
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.cli import app
 from iqa_armor.data.base import Dataset
+from iqa_armor.defenses.base import read_purifier
 from iqa_armor.defenses.defended import Purified
-from iqa_armor.defenses.purifiers.chain import read_purifier
 from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel

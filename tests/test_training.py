@@ -18,8 +18,7 @@ from iqa_armor.pipeline.train import STRENGTHS, probe_head, train
 from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, Training
 from iqa_armor.training import LOSSES
-from iqa_armor.training.averaging import AveragedWeights
-from iqa_armor.training.descent import Diverged, LossWatch
+from iqa_armor.training.descent import AveragedWeights, Diverged, LossWatch
 from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory
 from iqa_armor.training.images import TrainingImages, load_training_images, predict

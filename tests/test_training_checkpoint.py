@@ -124,7 +124,7 @@ def test_the_generator_of_the_cuda_device_is_kept(make_model, tmp_path: Path, mo
             is_frozen=False,
         )
         part._note(0, float("nan"), time.perf_counter())
-        Checkpoint(path).write(part.state())
+        Checkpoint(path).write(part._state())
         part._restore(Checkpoint(path))
     assert asked == [device, (drawn.tolist(), device)]
 

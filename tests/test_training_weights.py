@@ -12,7 +12,7 @@ from torch import nn
 
 from iqa_armor.training.adversarial import AnchoredRanking
 from iqa_armor.training.defenses import Step, Together
-from iqa_armor.training.weights import WeightPerturbation
+from iqa_armor.training.flatness import WeightPerturbation
 
 
 def test_awp_by_hand() -> None:

@@ -7,22 +7,13 @@ from typing import Any
 import torch
 from torch import fx, nn
 
-from iqa_armor.artifact.checks import (
-    MAX_LENGTH,
-    MAX_NODES,
-    FormatError,
-    checked_fields,
-    expect_fields,
-    integer,
-    sequence,
-    shown,
-)
+from iqa_armor.artifact import checks
+from iqa_armor.artifact.checks import FormatError, expect_fields, shown
 from iqa_armor.artifact.encode import INPUT
 from iqa_armor.artifact.functions import FUNCTIONS, METHODS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.signatures import Signature
-from iqa_armor.artifact.stored_layer import SOURCE, StoredLayer, taken_from
+from iqa_armor.artifact.signatures import SOURCE, Signature, StoredLayer, taken_from
 from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
 
@@ -53,9 +44,9 @@ def decode_network(
     build = _skeleton(description, header, source)
     _check_state(build.root, header)
     nodes = description["nodes"]
-    if not isinstance(nodes, list) or not 2 <= len(nodes) <= MAX_NODES:
+    if not isinstance(nodes, list) or not 2 <= len(nodes) <= checks.MAX_NODES:
         count = len(nodes) if isinstance(nodes, list) else 0
-        raise FormatError(f"its graph must have 2 to {MAX_NODES} nodes, got {count}")
+        raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {count}")
     for index, stored in enumerate(nodes):
         try:
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
@@ -70,9 +61,8 @@ def decode_network(
         raise FormatError(f"its graph is inconsistent: {error}") from error
     _check_state(network, header)
     if FIXED_SIZE in description:
-        network.meta[FIXED_SIZE] = checked_fields(
-            {FIXED_SIZE: description[FIXED_SIZE]}, {FIXED_SIZE: sequence(integer(1, 2**14), 2)}, "its graph"
-        )[FIXED_SIZE]
+        given, check = {FIXED_SIZE: description[FIXED_SIZE]}, checks.sequence(checks.integer(1, 2**14), 2)
+        network.meta.update(checks.checked_fields(given, {FIXED_SIZE: check}, "its graph"))
     return network
 
 
@@ -94,8 +84,8 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
     stored_leaves, stored_attributes = description["leaves"], description["attributes"]
     if not isinstance(stored_leaves, dict) or not isinstance(stored_attributes, dict):
         raise FormatError("leaves and attributes must be JSON objects")
-    if len(stored_leaves) > MAX_NODES:
-        raise FormatError(f"it declares {len(stored_leaves)} layers; at most {MAX_NODES} are allowed")
+    if len(stored_leaves) > checks.MAX_NODES:
+        raise FormatError(f"it declares {len(stored_leaves)} layers; at most {checks.MAX_NODES} are allowed")
     paths = [check_path(path) for path in (*stored_leaves, *stored_attributes)]
     if len(set(paths)) < len(paths):
         raise FormatError("a path is declared both as layer and as tensor")
@@ -177,8 +167,8 @@ def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
     op, target, args, kwargs = (fields[name] for name in NODE_FIELDS)
     if not isinstance(target, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
         raise FormatError("target must be text, args an array and kwargs an object")
-    if len(args) > MAX_LENGTH:
-        raise FormatError(f"it has {len(args)} arguments; at most {MAX_LENGTH} are allowed")
+    if len(args) > checks.MAX_LENGTH:
+        raise FormatError(f"it has {len(args)} arguments; at most {checks.MAX_LENGTH} are allowed")
     if (op == "placeholder") != (not build.nodes) or (op == "output") != is_last:
         raise FormatError("a graph has one placeholder, its first node, and one output, its last")
     if op in ("placeholder", "output"):

@@ -10,10 +10,9 @@ from iqa_armor.artifact.checks import FormatError, shown
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.stored_layer import SOURCE, is_source
+from iqa_armor.artifact.signatures import SOURCE, is_source
 from iqa_armor.artifact.values import encode_value
-from iqa_armor.graph.failures import place_of
-from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE, place_of
 
 INPUT = "images"
 
@@ -31,9 +30,10 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
     attributes = {}
     for node in kept:
         if node.op == "get_attr" and node.target not in state:
-            path = str(node.target)
-            state[path] = tensor = _attribute(network, path)
-            attributes[path] = "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
+            path, tensor = str(node.target), operator.attrgetter(str(node.target))(network)
+            if not isinstance(tensor, Tensor):
+                raise FormatError(f"the graph reads {path!r}, a {type(tensor).__name__}; only tensors can be stored")
+            state[path], attributes[path] = tensor, "parameter" if isinstance(tensor, nn.Parameter) else "buffer"
     tensors = _storable(state)
     description: dict[str, object] = {
         "nodes": _nodes(kept),
@@ -79,13 +79,6 @@ def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
         return {"class": name, "arguments": LAYERS[name].describe(leaf)}
     except (AttributeError, KeyError) as error:
         raise FormatError(f"layer {path!r} ({name}) lacks the attribute {error}") from error
-
-
-def _attribute(network: fx.GraphModule, path: str) -> Tensor:
-    value = operator.attrgetter(path)(network)
-    if not isinstance(value, Tensor):
-        raise FormatError(f"the graph reads {path!r}, a {type(value).__name__}; only tensors can be stored")
-    return value
 
 
 def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:

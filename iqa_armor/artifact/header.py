@@ -12,15 +12,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from iqa_armor.artifact.checks import (
-    MAX_ELEMENTS,
-    MAX_HEADER_BYTES,
-    MAX_JSON_DEPTH,
-    MAX_TENSORS,
-    FormatError,
-    expect_fields,
-    shown,
-)
+from iqa_armor.artifact import checks
+from iqa_armor.artifact.checks import FormatError, expect_fields, shown
 
 METADATA_KEY = "iqa_armor"
 DTYPES: dict[str, torch.dtype] = {
@@ -49,7 +42,7 @@ def parse_json(text: str | bytes) -> object:
     try:
         value = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
     except RecursionError as error:
-        raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep") from error
+        raise FormatError(f"its JSON is nested more than {checks.MAX_JSON_DEPTH} deep") from error
     except ValueError as error:  # broken syntax, broken UTF-8, numbers of thousands of digits
         raise FormatError(f"its JSON is broken: {error}") from error
     _check_depth(value)
@@ -70,20 +63,20 @@ def _no_constant(text: str) -> object:
 
 def _check_depth(value: object) -> None:
     level = [value]
-    for _ in range(MAX_JSON_DEPTH):
+    for _ in range(checks.MAX_JSON_DEPTH):
         containers = [outer for outer in level if isinstance(outer, dict | list)]
         level = [inner for outer in containers for inner in (outer.values() if isinstance(outer, dict) else outer)]
         if not level:
             return
-    raise FormatError(f"its JSON is nested more than {MAX_JSON_DEPTH} deep")
+    raise FormatError(f"its JSON is nested more than {checks.MAX_JSON_DEPTH} deep")
 
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     """Return metadata and tensors of a safetensors file whose header declares just the bytes that the file has."""
     entries, data_bytes = _read_entries(path)
     metadata = _metadata(entries.pop("__metadata__", {}))
-    if len(entries) > MAX_TENSORS:
-        raise FormatError(f"it declares {len(entries)} tensors; at most {MAX_TENSORS} are allowed")
+    if len(entries) > checks.MAX_TENSORS:
+        raise FormatError(f"it declares {len(entries)} tensors; at most {checks.MAX_TENSORS} are allowed")
     spans = {name: _tensor(name, entry) for name, entry in entries.items()}
     position = 0
     for name, (_, start, end) in sorted(spans.items(), key=lambda item: item[1][1:]):
@@ -94,8 +87,8 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
         state = "truncated" if position > data_bytes else "damaged"
         raise FormatError(f"it is {state}: its header declares {position} bytes of tensors, {data_bytes} are there")
     elements = sum(math.prod(info.shape) for info, _, _ in spans.values())
-    if elements > MAX_ELEMENTS:
-        raise FormatError(f"its tensors have {elements} elements together; at most {MAX_ELEMENTS} are allowed")
+    if elements > checks.MAX_ELEMENTS:
+        raise FormatError(f"its tensors have {elements} elements together; at most {checks.MAX_ELEMENTS} are allowed")
     return metadata, {name: info for name, (info, _, _) in spans.items()}
 
 
@@ -114,8 +107,8 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
         (length,) = struct.unpack("<Q", start)
         if length > size - 8:
             raise FormatError(f"it is truncated or no safetensors file: {length} bytes of header in a file of {size}")
-        if length > MAX_HEADER_BYTES:
-            raise FormatError(f"its header has {length} bytes; at most {MAX_HEADER_BYTES} are allowed")
+        if length > checks.MAX_HEADER_BYTES:
+            raise FormatError(f"its header has {length} bytes; at most {checks.MAX_HEADER_BYTES} are allowed")
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
         raise FormatError("it has a wrong header: not a JSON object")
@@ -147,6 +140,6 @@ def tensor_info(name: str, dtype: object, shape: object) -> TensorInfo:
         raise FormatError(f"tensor {shown(name)} has the unknown data type {shown(dtype)}")
     if not isinstance(shape, list) or len(shape) > 8 or not all(type(n) is int and n >= 0 for n in shape):
         raise FormatError(f"tensor {shown(name)} has the wrong size {shown(shape)}")
-    if max(shape, default=0) > MAX_ELEMENTS or math.prod(shape) > MAX_ELEMENTS:
-        raise FormatError(f"tensor {shown(name)} declares more than {MAX_ELEMENTS} elements: {shown(shape)}")
+    if max(shape, default=0) > checks.MAX_ELEMENTS or math.prod(shape) > checks.MAX_ELEMENTS:
+        raise FormatError(f"tensor {shown(name)} declares more than {checks.MAX_ELEMENTS} elements: {shown(shape)}")
     return TensorInfo(dtype, tuple(shape))

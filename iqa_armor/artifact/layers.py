@@ -22,8 +22,7 @@ from iqa_armor.artifact.checks import (
     share,
     shown,
 )
-from iqa_armor.artifact.signatures import Table
-from iqa_armor.artifact.stored_layer import Derived, Fields, StoredLayer, layers_of
+from iqa_armor.artifact.signatures import Derived, Fields, StoredLayer, Table, layers_of
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
@@ -81,16 +80,17 @@ def _transposed(axes: int) -> Fields:
     return {**_convolution(axes), "padding": margin, "output_padding": margin, "padding_mode": choice("zeros")}
 
 
-def _average(axes: int) -> Fields:
+def _window(axes: int) -> Fields:
     length = per_axis(axes, 1, MAX_KERNEL)
-    window = {"kernel_size": length, "stride": length, "padding": per_axis(axes, 0, MAX_PADDING)}
-    return {**window, "ceil_mode": flag, "count_include_pad": flag}
+    return {"kernel_size": length, "stride": length, "padding": per_axis(axes, 0, MAX_PADDING)}
+
+
+def _average(axes: int) -> Fields:
+    return {**_window(axes), "ceil_mode": flag, "count_include_pad": flag}
 
 
 def _maximum(axes: int) -> Fields:
-    length = per_axis(axes, 1, MAX_KERNEL)
-    window = {"kernel_size": length, "stride": length, "padding": per_axis(axes, 0, MAX_PADDING)}
-    return {**window, "dilation": length, "return_indices": flag, "ceil_mode": flag}
+    return {**_window(axes), "dilation": per_axis(axes, 1, MAX_KERNEL), "return_indices": flag, "ceil_mode": flag}
 
 
 def _adaptive(axes: int) -> Fields:
@@ -144,12 +144,8 @@ RECURRENT: Fields = {
 }
 # After the query; each may be left out where a graph leaves it out.
 ATTENDED = "key value key_padding_mask need_weights attn_mask average_attn_weights is_causal"
-POWER_POOL: Fields = {
-    "norm_type": number(0.1, 64),
-    "kernel_size": per_axis(2, 1, MAX_KERNEL),
-    "stride": optional(per_axis(2, 1, MAX_KERNEL)),
-    "ceil_mode": flag,
-}
+SIDES = per_axis(2, 1, MAX_KERNEL)
+POWER_POOL: Fields = {"norm_type": number(0.1, 64), "kernel_size": SIDES, "stride": optional(SIDES), "ceil_mode": flag}
 INPLACE = {"inplace": flag}
 SIDE, SCALE = integer(1, 2**14), number(1 / MAX_SCALE, MAX_SCALE)
 UPSAMPLED: Fields = {
@@ -161,12 +157,7 @@ MODES: Fields = {
     "align_corners": optional(flag),
     "recompute_scale_factor": optional(flag),
 }
-PATCHES: Fields = {
-    "kernel_size": per_axis(2, 1, MAX_KERNEL),
-    "dilation": per_axis(2, 1, MAX_KERNEL),
-    "padding": per_axis(2, 0, MAX_PADDING),
-    "stride": per_axis(2, 1, MAX_KERNEL),
-}
+PATCHES: Fields = {**{"kernel_size": SIDES, "dilation": SIDES, "padding": per_axis(2, 0, MAX_PADDING), "stride": SIDES}}
 
 _ENTRIES: dict[str, StoredLayer] = {
     **layers_of(_convolution(1), nn.Conv1d),

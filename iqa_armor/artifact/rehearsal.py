@@ -15,11 +15,10 @@ from iqa_armor.artifact.checks import MAX_LENGTH, MAX_OPERATIONS, FormatError, s
 from iqa_armor.artifact.quick_sizes import POINTWISE, value_of_call, value_of_layer
 from iqa_armor.artifact.signatures import EXPONENT
 from iqa_armor.graph.calls import layer_of
-from iqa_armor.graph.failures import NodeFailure
-from iqa_armor.graph.interpret import call_node, interpret
+from iqa_armor.graph.interpret import NodeFailure, call_node, interpret
 from iqa_armor.machine import memory_limit
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.models.steady import COMPANY, DRAWS
+from iqa_armor.models.outputs import COMPANY, DRAWS
 from iqa_armor.ortho.block import RobustBlock
 
 # Operations for an element: what these take beside arithmetic, in the time that a multiplication in a product takes.

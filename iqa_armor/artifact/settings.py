@@ -6,6 +6,8 @@ from dataclasses import asdict
 from pathlib import PurePath
 from typing import TypeVar
 
+from torch import nn
+
 from iqa_armor.artifact.checks import (
     MAX_NAME,
     ArgumentCheck,
@@ -20,7 +22,7 @@ from iqa_armor.artifact.checks import (
     sequence,
     shown,
 )
-from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores
 
 T = TypeVar("T")
@@ -49,17 +51,21 @@ def describe(model: QualityModel) -> dict[str, object]:
     }
 
 
-def read_scale(stored: object) -> ScoreScale | None:
-    return None if stored is None else _made(ScoreScale, stored, SCORE_SCALE, "score_scale")
+def read_preprocessing(document: Mapping[str, object]) -> Preprocessing:
+    return Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
 
 
-def read_training_scores(stored: object) -> TrainingScores | None:
-    return None if stored is None else _made(TrainingScores, stored, TRAINING_SCORES, TRAINING)
+def model_of(document: Mapping[str, object], network: nn.Module) -> QualityModel:
+    """Return the model of a network that a document tells of, as `describe` has told of it."""
+    scale = _made(ScoreScale, document["score_scale"], SCORE_SCALE, "score_scale")
+    model = QualityModel(network, read_preprocessing(document), scale=scale, **read_names(document))  # type: ignore[arg-type]
+    model.training_scores = _made(TrainingScores, document.get(TRAINING), TRAINING_SCORES, TRAINING)
+    return model
 
 
-def _made(kind: Callable[..., T], stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> T:
+def _made(kind: Callable[..., T], stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> T | None:
     try:
-        return kind(**checked_fields(stored, checks, where))
+        return None if stored is None else kind(**checked_fields(stored, checks, where))
     except ValueError as error:
         raise FormatError(str(error)) from error
 

@@ -11,29 +11,28 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, checked_fields, expect_fields, shown
+from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.settings import (
-    PREPROCESSING,
     TRAINING,
     check_record,
     describe,
+    model_of,
     plain,
     read_names,
-    read_scale,
-    read_training_scores,
+    read_preprocessing,
 )
-from iqa_armor.artifact.stored_layer import SOURCE
+from iqa_armor.artifact.signatures import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
 from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.machine import capped
-from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.models.steady import DRAWS
+from iqa_armor.models.base import QualityModel
+from iqa_armor.models.outputs import DRAWS
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -188,15 +187,11 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], sou
     """Return the described model on the meta device; what is of `source` is where that is."""
     if document["needs_source"] is not False and (document["needs_source"] is not True or source is None):
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
-    names = read_names(document)
-    preprocessing = Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
-    scale = read_scale(document["score_scale"])
+    size = read_preprocessing(document).size
     network = decode_network(document, tensors, source if document["needs_source"] else None)
     if not document["needs_source"]:  # user code need not run without memory
-        rehearse(network, preprocessing.size)
-    model = QualityModel(network, preprocessing, scale=scale, name=names["name"], arch=names["arch"])
-    model.training_scores = read_training_scores(document.get(TRAINING))
-    return model
+        rehearse(network, size)
+    return model_of(document, network)
 
 
 def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:

@@ -8,8 +8,7 @@ from torchvision.ops.misc import Permute
 from iqa_armor.artifact.checks import channels, choice, dimension, epsilon, sequence, share
 from iqa_armor.artifact.functions import StoredFunction, functions_of
 from iqa_armor.artifact.layers import LAYER_NORM
-from iqa_armor.artifact.signatures import Signature
-from iqa_armor.artifact.stored_layer import Derived, StoredLayer
+from iqa_armor.artifact.signatures import Derived, Signature, StoredLayer
 
 LAYERS: dict[str, StoredLayer] = {
     "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, LAYER_NORM, ("x",)),
@@ -22,5 +21,5 @@ LAYERS: dict[str, StoredLayer] = {
     "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(dimension, 1, 6)}, ("x",)),
 }
 FUNCTIONS: dict[str, StoredFunction] = functions_of(
-    torchvision.ops, "stochastic_depth", Signature("input p mode training?", ("batch", "row"))
+    {torchvision.ops: {"stochastic_depth": Signature("input p mode training?", ("batch", "row"))}}
 )

@@ -36,10 +36,12 @@ ATTACKS: Registry[Attack] = Registry(
         "ssah": Entry(f"{_HOME}.perceptual:SSAH", "L-infinity: Adam at a price on changes of low frequencies.", {}),
         "stadv": Entry(f"{_HOME}.transforms:StAdv", "Displacement in pixels: a smooth flow that moves them.", {}),
         "advcf": Entry(f"{_HOME}.transforms:AdvCF", "No budget: one color curve per channel, of bounded strength.", {}),
-        "square": Entry(f"{_HOME}.square:Square", "L-infinity: random squares; sees scores only.", {}),
+        "square": Entry(f"{_HOME}.apgd:Square", "L-infinity: random squares; sees scores only.", {}),
         "auto": Entry(f"{_HOME}.apgd:Auto", "L-infinity: on each image the best of Auto-PGD, Square, transfers.", {}),
-        "ioi": Entry(f"{_HOME}.single:IOI", "L-infinity: one signed step of high frequencies, hidden in texture.", {}),
-        "sega": Entry(f"{_HOME}.single:SEGA", "L-infinity: one step by gradients of the baseline, smoothed.", {}),
+        "ioi": Entry(
+            f"{_HOME}.perceptual:IOI", "L-infinity: one signed step of high frequencies, hidden in texture.", {}
+        ),
+        "sega": Entry(f"{_HOME}.pgd:SEGA", "L-infinity: one step by gradients of the baseline, smoothed.", {}),
         "sma": Entry(f"{_HOME}.sma:SMA", "L-infinity: each image to a target that turns the set's ranking round.", {}),
         "uap": Entry(f"{_HOME}.learned:UAP", "L-infinity: one pattern for all images, learned from some.", {}),
         "facpa": Entry(f"{_HOME}.learned:FACPA", "L-infinity: a small network for any image, learned from some.", {}),

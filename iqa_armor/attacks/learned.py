@@ -118,45 +118,30 @@ class PerturbationNetwork(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         full, half, quarter = 16, 24, 32  # channels by size
-        self.entry = _convolution(3, full)
-        self.down1 = _convolution(full, half, stride=2)
-        self.down2 = _convolution(half, quarter, stride=2)
-        self.middle = _convolution(quarter, quarter)
-        self.up1 = _convolution(quarter + half, half)
-        self.up2 = _convolution(half + full, full)
-        self.exit = _zeroed(nn.Conv2d(full, 3, 3, padding=1))
-        self.subpixel_exit = _zeroed(nn.Conv2d(half, 3 * 2**2, 1))
+        self.entry, self.middle = _block(3, full), _block(quarter, quarter)
+        self.down1, self.down2 = _block(full, half, stride=2), _block(half, quarter, stride=2)
+        self.up1, self.up2 = _block(quarter + half, half), _block(half + full, full)
+        self.doubled = nn.Upsample(scale_factor=2)
+        self.exit, self.subpixel_exit = nn.Conv2d(full, 3, 3, padding=1), nn.Conv2d(half, 3 * 2**2, 1)
+        for parameter in (*self.exit.parameters(), *self.subpixel_exit.parameters()):
+            nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
         padding = (0, -width % 4, 0, -height % 4)  # two halvings
-        entered = _active(self.entry(functional.pad(4 * images - 2, padding, mode="replicate")))
-        halved = _active(self.down1(entered))
-        lowest = _active(self.middle(_active(self.down2(halved))))
-        half = _active(self.up1(torch.cat((_doubled(lowest), halved), 1)))
-        full = _active(self.up2(torch.cat((_doubled(half), entered), 1)))
+        entered = self.entry(functional.pad(4 * images - 2, padding, mode="replicate"))
+        halved = self.down1(entered)
+        lowest = self.middle(self.down2(halved))
+        half = self.up1(torch.cat((self.doubled(lowest), halved), 1))
+        full = self.up2(torch.cat((self.doubled(half), entered), 1))
         directions = self.exit(full) + functional.pixel_shuffle(self.subpixel_exit(half), 2)
         return torch.tanh(directions)[..., :height, :width]
 
 
-def _convolution(inputs: int, outputs: int, *, stride: int = 1) -> nn.Conv2d:
+def _block(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
     layer = nn.Conv2d(inputs, outputs, 3, stride=stride, padding=1, bias=False)
     nn.init.kaiming_normal_(layer.weight)
-    return layer
-
-
-def _zeroed(layer: nn.Conv2d) -> nn.Conv2d:
-    for parameter in layer.parameters():
-        nn.init.zeros_(parameter)
-    return layer
-
-
-def _active(maps: Tensor) -> Tensor:
-    return functional.leaky_relu(functional.group_norm(maps, 1), 0.1)
-
-
-def _doubled(maps: Tensor) -> Tensor:
-    return functional.interpolate(maps, scale_factor=2.0, mode="nearest")
+    return nn.Sequential(layer, nn.GroupNorm(1, outputs, affine=False), nn.LeakyReLU(0.1))
 
 
 @dataclass(frozen=True, eq=False)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
 from torch import Generator, Tensor
@@ -10,11 +10,11 @@ from torch.nn import functional
 
 from iqa_armor.attacks.adam import Search, ascend, pixels_within, working
 from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
+from iqa_armor.attacks.pgd import contrast_map
+from iqa_armor.attacks.scores import climb, project_linf
 from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.reference import perceptual_network
-
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,11 @@ def edge_map(images: Tensor) -> Tensor:
 
     It is 0 everywhere in an image of one luma; outside, the border is repeated.
     """
-    luma = (images * images.new_tensor(_LUMA)[:, None, None]).sum(1, keepdim=True)
-    across = images.new_tensor([[-1, 0, 1], [-2, 0, 2], [-1, 0, 1]])
-    kernels = torch.stack([across, across.T]).unsqueeze(1)
-    slopes = functional.conv2d(functional.pad(luma, (1, 1, 1, 1), mode="replicate"), kernels)
-    strength = slopes.square().sum(1, keepdim=True).sqrt()
+    from kornia.color import rgb_to_grayscale  # heavy, and needed here only
+    from kornia.filters import spatial_gradient
+
+    slopes: Tensor = spatial_gradient(rgb_to_grayscale(images), normalized=False)  # Sobel's, of the luma of BT.601
+    strength = slopes.square().sum(2).sqrt()
     strength = torch.where(strength > 1e-5, strength, 0.0)  # rounding makes faint edges where there are none
     return strength / strength.amax((1, 2, 3), keepdim=True).clamp(min=torch.finfo(strength.dtype).tiny)
 
@@ -134,3 +134,42 @@ def _measure(distance: Distance, clean: Tensor) -> Callable[[Tensor], Tensor]:
         return lambda attacked: 1 - ssim(clean, attacked)
     network = perceptual_network(distance).to(clean)
     return lambda attacked: torch.as_tensor(network(attacked.clamp(0, 1), clean)).reshape(len(clean))
+
+
+@dataclass(frozen=True)
+class IOI(LinfAttack):
+    """Move the predicted score of an image in one iteration that is hard to see.
+
+    Source: Shumitskaya et al., "IOI: Invisible One-Iteration Adversarial Attack on No-Reference Image- and
+    Video-Quality Metrics", ICML 2024, arXiv:2403.05955: FGSM, then a module that truncates its change in the frequency
+    domain, after which ‖change‖∞ is at most (1 − f) times the mean modulus of the FGSM's spectrum (Theorem 1), and one
+    that weighs it. (ours), read from its abstract and theorem: the lowest frequencies go; the weight is that of
+    `contrast_map`; f; projection; an image that one step does not help stays clean. Frames of videos are not coupled.
+    """
+
+    epsilon: NotNegative = 8 / 255  # length of the step before it is filtered, and largest change of a pixel value
+    truncated: Annotated[float, "[0, 1)"] = 0.1  # share f of the frequencies, the lowest, that the step loses
+    # Local contrast from which a pixel takes the whole step; less takes proportionally less.
+    full_contrast: Positive = 0.04
+    direction: Direction = +1
+
+    def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
+        images = images.detach()
+        weight = (contrast_map(images) / self.full_contrast).clamp(max=1)
+
+        def move(attacked: Tensor, gradient: Tensor) -> Tensor:
+            step = self.direction * self.epsilon * gradient.sign().to(weight)
+            change = (weight * without_low_frequencies(step, self.truncated)).to(images.dtype)
+            return project_linf(attacked + change, images, self.epsilon).clamp(0, 1)
+
+        return climb(score, images, move, direction=self.direction, steps=1)
+
+
+def without_low_frequencies(change: Tensor, share: float) -> Tensor:
+    """Return a change (N, 3, H, W) without so large a share of its frequencies, the lowest; at least in float32."""
+    change = change.to(working(change.dtype))
+    rows, columns = (torch.fft.fftfreq(side, device=change.device).abs() for side in change.shape[-2:])
+    radius = torch.hypot(rows[:, None], columns)
+    kept = radius >= radius.flatten().sort().values[int(share * radius.numel())]
+    filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * kept).real
+    return filtered

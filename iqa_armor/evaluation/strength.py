@@ -8,12 +8,11 @@ from itertools import pairwise
 import torch
 from torch import Generator, Tensor
 
-from iqa_armor.attacks.apgd import APGD
+from iqa_armor.attacks.apgd import APGD, Square
 from iqa_armor.attacks.base import Attack, ScoreFn, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key, turned
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.attacks.scores import expectation, score_gradient
-from iqa_armor.attacks.square import Square
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.run import Run, followed_score, prepare_for, restart

@@ -12,8 +12,16 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, calling
-from iqa_armor.graph.failures import NodeFailure, cause_of, failing_line, place_of, shown_line
-from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE, for_each
+from iqa_armor.graph.interpret import (
+    ADVICE,
+    FIXED_SIZE,
+    NodeFailure,
+    cause_of,
+    failing_line,
+    for_each,
+    place_of,
+    shown_line,
+)
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors

@@ -1,19 +1,147 @@
-"""Turn a network into a graph whose leaves are torch.nn layers and our own blocks."""
+"""Turn a network into a graph whose leaves are torch.nn layers and our own blocks, and undo what that freezes."""
 
 import copy
-from collections.abc import Iterator
+import operator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils.spectral_norm import SpectralNorm
+from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.failures import cause_of
+from iqa_armor.graph.calls import arguments, called_name, layer_of
 from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
-from iqa_armor.graph.functional import restore_functions
-from iqa_armor.graph.interpret import FIXED_SIZE, record_sizes
-from iqa_armor.graph.restore import bake_weights, keep_forced_dropout, restore_layers
+from iqa_armor.graph.functional import replace_call, restore_functions
+from iqa_armor.graph.interpret import FIXED_SIZE, cause_of, record_sizes
 from iqa_armor.graph.walk import copy_notes, mark_units
+
+_FRESH = (operator.add, operator.sub, operator.mul, operator.truediv, torch.cat)  # make a tensor of their own
+# Functions that drop, by the layer that does the same.
+_DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
+    nn.Dropout: functional.dropout,
+    nn.Dropout1d: functional.dropout1d,
+    nn.Dropout2d: functional.dropout2d,
+    nn.Dropout3d: functional.dropout3d,
+    nn.AlphaDropout: functional.alpha_dropout,
+    nn.FeatureAlphaDropout: functional.feature_alpha_dropout,
+}
+_LAYER_OF: dict[Any, type[nn.Module]] = {
+    **{function: layer for layer, function in _DROPPING.items()},
+    torch.dropout: nn.Dropout,
+    torch.feature_dropout: nn.Dropout2d,
+    torch.alpha_dropout: nn.AlphaDropout,
+    torch.feature_alpha_dropout: nn.FeatureAlphaDropout,
+}
+
+
+def keep_forced_dropout(traced: fx.GraphModule) -> None:
+    """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
+
+    So they stay on, as their author wants (Monte Carlo dropout); another layer that works differently in training mode
+    is a SurgeryError.
+    """
+    for node in list(traced.graph.nodes):
+        layer = layer_of(traced, node)
+        if layer is None or not layer.training:
+            continue
+        if type(layer) in _DROPPING:
+            node.op, node.target = "call_function", _DROPPING[type(layer)]
+            node.kwargs = {"p": layer.p, "training": True, "inplace": layer.inplace}
+        elif _differs_in_training(layer):
+            raise SurgeryError(
+                f"layer {str(node.target)!r} ({type(layer).__name__}) stays in training mode when the network is put "
+                "in eval mode; only dropout may, so leave the mode of other layers to train() and eval()"
+            )
+    traced.delete_all_unused_submodules()
+    traced.recompile()
+
+
+def bake_weights(traced: fx.GraphModule) -> None:
+    """Make weights that are computed from others (weight and spectral normalization) plain weights, in place.
+
+    Batch normalization that is synchronised between processes becomes the plain kind, which does the same.
+    """
+    for name, module in list(traced.named_modules()):
+        if parametrize.is_parametrized(module):
+            # The class with the computed weight is one of the original's own; taking that away must not reach it.
+            kind: Any = type(module)
+            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            for weight in list(module.parametrizations):
+                parametrize.remove_parametrizations(module, weight, leave_parametrized=True)
+        for hook in list(module._forward_pre_hooks.values()):
+            if isinstance(hook, WeightNorm):
+                remove_weight_norm(module, hook.name)
+            elif isinstance(hook, SpectralNorm):
+                remove_spectral_norm(module, hook.name)
+        if isinstance(module, nn.SyncBatchNorm):
+            settings = (module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
+            plain = nn.BatchNorm2d(*settings).train(module.training)
+            plain.load_state_dict(module.state_dict())
+            traced.set_submodule(name, plain)
+
+
+def restore_layers(traced: fx.GraphModule) -> None:
+    """Turn functional dropout that is off back into layers, in place, and take out what no score depends on.
+
+    That is such as a loss that is computed beside the score, or a question whose answer is settled. `tensor.data`
+    becomes `tensor.detach()`, which is the same and has a stored form.
+    """
+    for node in reversed(traced.graph.nodes):
+        if not node.users and node.op not in ("placeholder", "output") and _is_idle(traced, node):
+            traced.graph.erase_node(node)
+    traced.delete_all_unused_submodules()
+    for node in list(traced.graph.nodes):
+        if node.op != "call_function":
+            continue
+        if node.target is getattr and node.args[1:] == ("data",):
+            node.op, node.target, node.args = "call_method", "detach", node.args[:1]
+        elif node.target in _LAYER_OF:
+            _restore_dropout(traced, node)
+    traced.graph.lint()
+    traced.recompile()
+
+
+def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node that nothing reads leaves nothing behind either, such as in a tensor that others read."""
+    if not _writes(traced, node):
+        return True
+    source, layer = node.all_input_nodes[0], layer_of(traced, node.all_input_nodes[0])
+    if len(source.users) > 1 or node.kwargs.get("out") is not None:
+        return False
+    is_made_there = source.target in _FRESH or (layer is not None and any(True for _ in layer.parameters()))
+    return is_made_there or (_writes(traced, source) and _is_idle(traced, source))
+
+
+def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
+    """Return whether a node writes into a tensor that it is given."""
+    layer, name = layer_of(traced, node), called_name(node)
+    if layer is not None:
+        return bool(getattr(layer, "inplace", False))
+    is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
+    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
+    return is_operator or is_function or name.endswith("_")
+
+
+def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Make a call that does nothing in eval mode a layer that drops in training; one that drops always stays."""
+    given = arguments(node)
+    if given.get("training", given.get("train")) is not False:
+        return
+    name = f"dropout_{node.name}"
+    traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
+    replace_call(traced, node, name, given["input"])
+
+
+def _differs_in_training(layer: nn.Module) -> bool:
+    is_random = type(layer).__name__ in ("RReLU", "StochasticDepth") or isinstance(layer, nn.modules.dropout._DropoutNd)
+    has_statistics = getattr(layer, "track_running_stats", False)
+    return is_random or bool(has_statistics) or bool(getattr(layer, "dropout", 0))
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:

@@ -16,8 +16,7 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import Attribute, TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.failures import NodeFailure, calling_line, failure_at
-from iqa_armor.graph.interpret import call_node, with_item
+from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at, with_item
 from iqa_armor.graph.plain import proxies
 from iqa_armor.graph.walk import ancestors
 

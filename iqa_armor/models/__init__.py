@@ -33,10 +33,10 @@ def _accepts(found: Any, name: str) -> Callable[[], Any]:
 ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
     "architecture",
     {
-        "linearity": Entry("iqa_armor.models.linearity:Linearity", "Norm-in-Norm on ResNeXt-101, any size"),
+        "linearity": Entry("iqa_armor.models.published:Linearity", "Norm-in-Norm on ResNeXt-101, any size"),
         **{
             f"linearity-{name}": Entry(
-                "iqa_armor.models.linearity:linearity_on", f"the same on {name}", {"backbone": name}
+                "iqa_armor.models.published:linearity_on", f"the same on {name}", {"backbone": name}
             )
             for name in ("resnet18", "resnet34", "resnet50")
         },

@@ -14,8 +14,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.interpret import FIXED_SIZE
-from iqa_armor.models.outputs import CHOOSE, shown
-from iqa_armor.models.steady import scores_of
+from iqa_armor.models.outputs import CHOOSE, scores_of, shown
 from iqa_armor.models.training_scores import TrainingScores
 from iqa_armor.registry import Entry
 

@@ -1,15 +1,140 @@
-"""Build the network that `--arch` names, such as torchvision's classifiers with one score."""
+"""Build the network that `--arch` names: ours, torchvision's, and those of timm and pyiqa without their weights."""
 
-from collections.abc import Callable
+import difflib
+import importlib
+import socket
+import sys
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from functools import partial
+from types import ModuleType
+from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError, calling
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, unwrapped
-from iqa_armor.models.families import FAMILIES
+
+
+class _Unfetched(dict[str, Tensor]):
+    """Stands for weights that were not fetched; loading it changes nothing."""
+
+
+@contextmanager
+def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
+    """Keep constructors from fetching weights; those of timm and torchvision, and of `module`, go without them.
+
+    Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
+    refused by a ModelLoadError about `what`.
+    """
+    import torchvision.models._api as torchvision_api
+
+    def refuse(*_: object, **__: object) -> None:
+        raise ModelLoadError(
+            f"{what} tries to download weights while it is built, which is refused; name your own factory with "
+            "--arch path/file.py:factory"
+        )
+
+    def skip(self: nn.Module, state_dict: Mapping[str, Any], *args: Any, **options: Any) -> Any:
+        return None if isinstance(state_dict, _Unfetched) else load(self, state_dict, *args, **options)
+
+    load = nn.Module.load_state_dict
+    with ExitStack() as stack, redirect_stdout(sys.stderr):
+        _replace(stack, socket, "getaddrinfo", refuse)
+        _replace(stack, nn.Module, "load_state_dict", skip)
+        _replace(stack, torchvision_api.WeightsEnum, "get_state_dict", lambda *_, **__: _Unfetched())
+        timm: Any = sys.modules.get("timm")
+        if timm is not None:
+            create = timm.create_model
+            _replace(stack, timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
+        if module is not None and hasattr(module, "load_pretrained_network"):
+            _replace(stack, module, "load_pretrained_network", lambda *_, **__: None)
+        yield
+
+
+def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
+    stack.callback(setattr, owner, name, getattr(owner, name))
+    setattr(owner, name, value)
+
+
+def timm_model(name: str) -> QualityModel:
+    """Return one of timm's networks with one output and random weights; nothing is downloaded.
+
+    Preprocessing is that of timm's configuration, but for its crop: timm evaluates the middle of a somewhat larger
+    image, here the whole image is resized (ours), since quality is not that of the middle alone.
+    """
+    timm = _imported("timm")
+    if not timm.is_model(name):
+        raise ModelLoadError(f"timm has no network {name!r}{_near(name, timm.list_models())}")
+    with offline(f"timm:{name}"):
+        network: nn.Module = timm.create_model(name, pretrained=False, num_classes=1)
+    facts: dict[str, Any] = network.default_cfg  # type: ignore[assignment]
+    way = facts.get("interpolation", "bilinear")
+    preprocessing = Preprocessing(
+        size=tuple(facts["input_size"][1:]),
+        interpolation=way if way in ("nearest", "bilinear", "bicubic") else "bilinear",
+        mean=tuple(facts["mean"]),
+        std=tuple(facts["std"]),
+    )
+    return QualityModel(network, preprocessing, name=name)
+
+
+def pyiqa_model(name: str) -> QualityModel:
+    """Return the network under one of pyiqa's no-reference metrics, with random weights; nothing is downloaded.
+
+    The network normalises its input itself and takes images at their own size. pyiqa is licensed for non-commercial
+    use only. The score range that it states is a rough one, so a model's own is measured or given.
+    """
+    configurations = _imported("pyiqa.default_model_configs").DEFAULT_CONFIGS
+    if name not in configurations:
+        usable = [known for known in configurations if configurations[known]["metric_mode"] == "NR"]
+        raise ModelLoadError(f"pyiqa has no metric {name!r}{_near(name, usable)}")
+    facts = configurations[name]
+    if facts["metric_mode"] != "NR":
+        raise ModelLoadError(
+            f"pyiqa:{name} compares an image with a reference; only metrics without a reference can be hardened"
+        )
+    network = _pyiqa_network(name, dict(facts["metric_opts"]))
+    if not any(parameter.numel() for parameter in network.parameters()):
+        raise ModelLoadError(f"pyiqa:{name} is a formula without weights; there is no network to load or harden")
+    preprocessing = Preprocessing(size=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
+    return QualityModel(network, preprocessing, higher_is_better=not facts.get("lower_better", False), name=name)
+
+
+def _pyiqa_network(name: str, options: dict[str, Any]) -> nn.Module:
+    import inspect
+
+    archs, registry = _imported("pyiqa.archs"), _imported("pyiqa.utils.registry").ARCH_REGISTRY
+    with offline(f"pyiqa:{name}"):
+        archs._lazy_import_arch(options["type"])
+        kind = registry.get(options["type"])
+        pretrained = inspect.signature(kind.__init__).parameters.get("pretrained")
+        if pretrained is not None:
+            options["pretrained"] = False if isinstance(pretrained.default, bool) else None
+        with offline(f"pyiqa:{name}", module=importlib.import_module(kind.__module__)):
+            network: nn.Module = archs.build_network(options)
+    return network.requires_grad_(True)  # some freeze their backbone, which fine-tuning needs
+
+
+def _imported(name: str) -> ModuleType:
+    package = name.partition(".")[0]
+    try:
+        return importlib.import_module(name)
+    except ImportError as error:
+        raise ModelLoadError(
+            f"--arch {package}:… needs the package {package}: pip install 'iqa-armor[{package}]' ({error})"
+        ) from error
+
+
+def _near(name: str, known: Iterable[str]) -> str:
+    near = difflib.get_close_matches(name, list(known), n=3, cutoff=0.5)
+    return f"; did you mean {', '.join(near)}?" if near else ""
+
+
+FAMILIES: dict[str, Callable[[str], nn.Module]] = {"timm": timm_model, "pyiqa": pyiqa_model}
+
 
 # What torchvision calls the parts of a ResNet that come before its classifier.
 RESNET_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")

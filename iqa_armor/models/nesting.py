@@ -8,9 +8,8 @@ from typing import Any
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
-from iqa_armor.models.alignment import bare_names, says_averaged
 from iqa_armor.models.plain_data import PickledArray
-from iqa_armor.models.weights import RESCALING_KEYS, listed
+from iqa_armor.models.weights import RESCALING_KEYS, bare_names, listed, says_averaged
 
 # Where training scripts nest the weights, the usual places first.
 WRAPPER_KEYS = (

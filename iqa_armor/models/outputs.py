@@ -1,4 +1,4 @@
-"""Choose the score among several things that a network returns."""
+"""What a network returns: the score among several things, and whether it is a function of one image."""
 
 from collections.abc import Callable, Mapping
 from operator import attrgetter, itemgetter
@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError, calling
+from iqa_armor.randomness import seeded
 
 CHOOSE = "choose with --output NAME|INDEX|mean, or wrap it so that its forward returns a tensor (N,) or (N, 1)"
 
@@ -68,3 +69,35 @@ def _picker(found: Any, choice: str, *, is_distribution: bool) -> Callable[[Any]
 
 def _mean(parts: list[Any]) -> Any:
     return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)
+
+
+STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
+# In a stored graph's meta: whether it draws, and whether images depend on their company: "untried", "alone" or "any".
+DRAWS, COMPANY = "draws", "company"
+
+
+def is_steady(network: nn.Module, images: Tensor) -> bool:
+    """Return whether an image (of N, 3, H, W, N at least 2) has one score, every time and in any company."""
+    with torch.no_grad():
+        together = network.forward(images).double().flatten()
+        alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
+    tolerance = max(STEADY * float(together.std()), ROUNDING * float(together.abs().max()))
+    return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())
+
+
+def scores_of(network: nn.Module, images: Tensor) -> object:
+    """Return what a network in eval mode gives for images (N, 3, H, W), so that each depends on its own image only.
+
+    A stored graph that mixes images gets them one by one, as the first two that it gets together decide; one that
+    draws also gets the same draws for each.
+    """
+    meta = getattr(network, "meta", {})
+    if meta.get(COMPANY) == "untried" and len(images) > 1 and not meta.get(DRAWS):
+        meta[COMPANY] = "any" if is_steady(network, images[:2].detach()) else "alone"
+    if len(images) < 1 or not (meta.get(DRAWS) or meta.get(COMPANY) == "alone"):
+        return network.forward(images) if isinstance(network, torch.fx.GraphModule) else network(images)
+    scores = []
+    for image in torch.split(images, 1):
+        with seeded(0, images.device):
+            scores.append(network.forward(image).reshape(-1))
+    return torch.cat(scores)

@@ -53,34 +53,25 @@ class DerivedCache:
         if not may_keep_tensors():
             return build()
         stamp = tuple((id(each), each.data_ptr(), 0 if each.is_inference() else each._version) for each in parameters)
-        found = self._found(key, stamp)
-        if found is None:
+        with self._lock:
+            building = self._building[key]
+        with building:
             with self._lock:
-                building = self._building[key]
-            with building:
-                found = self._found(key, stamp)
-                found = self._built(key, stamp, build) if found is None else found
-        return found  # type: ignore[no-any-return]
-
-    def _found(self, key: Hashable, stamp: Hashable) -> Any:
-        with self._lock:
-            if stamp != self._stamp:
-                self._values.clear()
-                self._stamp = stamp
-            if key in self._values:
-                self._values.move_to_end(key)
-            return self._values.get(key)
-
-    def _built(self, key: Hashable, stamp: Hashable, build: Callable[[], Any]) -> Any:
-        # Tensors made in inference mode could never take part in an attack's backward pass.
-        with torch.inference_mode(False), torch.no_grad():
-            value = build()
-        with self._lock:
-            if value.nbytes <= self.limit and stamp == self._stamp:
-                self._values[key] = value
-                while self.held_bytes > self.limit:
-                    self._values.popitem(last=False)
-        return value
+                if stamp != self._stamp:
+                    self._values.clear()
+                    self._stamp = stamp
+                if key in self._values:
+                    self._values.move_to_end(key)
+                    return self._values[key]  # type: ignore[no-any-return]
+            # Tensors made in inference mode could never take part in an attack's backward pass.
+            with torch.inference_mode(False), torch.no_grad():
+                value: Any = build()
+            with self._lock:
+                if value.nbytes <= self.limit and stamp == self._stamp:
+                    self._values[key] = value
+                    while self.held_bytes > self.limit:
+                        self._values.popitem(last=False)
+            return value  # type: ignore[no-any-return]
 
     def __reduce__(self) -> tuple[type[DerivedCache], tuple[int]]:
         return DerivedCache, (self.limit,)

@@ -11,9 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.artifact.storage import is_artifact, load_artifact, read_metadata
-from iqa_armor.defenses.base import Defended, Threat
+from iqa_armor.defenses.base import Defended, Threat, read_chain
 from iqa_armor.defenses.defended import Purified, Smoothed
-from iqa_armor.defenses.purifiers.chain import read_chain
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale

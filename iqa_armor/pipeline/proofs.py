@@ -14,7 +14,7 @@ from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.steady import is_steady
+from iqa_armor.models.outputs import is_steady
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
 from iqa_armor.recipe import Recipe
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import SurgeryError, UsageError, calling
-from iqa_armor.graph.failures import cause_of
+from iqa_armor.graph.interpret import cause_of
 from iqa_armor.pruning.coupling import ChannelGroup, Member
 from iqa_armor.pruning.samples import Inputs, Reader, score_effects
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.models.steady import is_steady
+from iqa_armor.models.outputs import is_steady
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.channels.proof import difference

@@ -11,8 +11,9 @@ from iqa_armor.graph.calls import called_name, layer_of
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import descendants
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
+from iqa_armor.ortho.lanczos import Gains, extreme_gains
 from iqa_armor.ortho.layer import OrthogonalConv2d
-from iqa_armor.ortho.lipschitz import Gains, extreme_gains, singular_values
+from iqa_armor.ortho.lipschitz import norm_bound, singular_values
 
 # Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.
 EXACT_LIMIT = 2**26
@@ -108,9 +109,7 @@ def _layer_gain(name: str, module: nn.Module, given: tuple[int, ...]) -> LayerGa
         largest = float(torch.linalg.matrix_norm(module.weight.detach().flatten(1).double(), 2))
         tolerance = ROUNDING * largest
     elif isinstance(module, NORMS) and module.running_var is not None:
-        scale = torch.rsqrt(module.running_var.double() + module.eps)
-        largest = float((scale if module.weight is None else module.weight.detach().double() * scale).abs().max())
-        tolerance = 0.0
+        largest, tolerance = norm_bound(module), 0.0
     elif isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
         found = extreme_gains(copy.deepcopy(module).requires_grad_(False), module.weight.new_zeros(1, *given[1:]))
         largest, tolerance = found.largest, found.tolerance

@@ -34,14 +34,16 @@ def _together(name: str) -> Any:
     return SimpleNamespace(of=lambda context: Together(tuple(DEFENSES[word].of(context) for word in words)))
 
 
+_HOME = "iqa_armor.training"
+_FLAT, _ATTACKED = f"{_HOME}.flatness", f"{_HOME}.adversarial"
 # Functions of scores (N,) and labels (N,) of one batch, both in standardised scores.
 LOSSES: Registry[Loss] = Registry(
     "loss",
     {
-        "norm-in-norm": Entry("iqa_armor.training.losses:norm_in_norm", "distance of normalised scores and labels"),
-        "plcc": Entry("iqa_armor.training.losses:plcc_loss", "(1 − PLCC) / 2 over the batch"),
+        "norm-in-norm": Entry(f"{_HOME}.losses:norm_in_norm", "distance of normalised scores and labels"),
+        "plcc": Entry(f"{_HOME}.losses:plcc_loss", "(1 − PLCC) / 2 over the batch"),
         "mse": Entry("torch.nn.functional:mse_loss", "mean squared error"),
-        "plcc+mse": Entry("iqa_armor.training.losses:plcc_and_mse", "the sum of both"),
+        "plcc+mse": Entry(f"{_HOME}.losses:plcc_and_mse", "the sum of both"),
     },
     group="iqa_armor.losses",
     accepts=_loss,
@@ -50,21 +52,13 @@ LOSSES: Registry[Loss] = Registry(
 DEFENSES: Registry[type[TrainingDefense]] = Registry(
     "training defense",
     {
-        "none": Entry("iqa_armor.training.defenses:TrainingDefense", "plain fitting"),
-        "nt": Entry("iqa_armor.training.gradient_norm:GradientNorm", "a penalty on the gradient by the pixels"),
-        "nt-scaled": Entry(
-            "iqa_armor.training.gradient_norm:ScaleFreeGradientNorm", "that penalty over the spread of scores, ramped"
-        ),
-        "at": Entry(
-            "iqa_armor.training.adversarial:AdversarialTraining", "each batch beside itself attacked, labels lowered"
-        ),
-        "teacher": Entry(
-            "iqa_armor.training.adversarial:TeacherConsistency", "attacked images keep the scores of the original"
-        ),
-        "hinge": Entry(
-            "iqa_armor.training.adversarial:AnchoredRanking", "attacked images keep their place among clean ones"
-        ),
-        "awp": Entry("iqa_armor.training.weights:WeightPerturbation", "gradients are taken at weights moved up them"),
+        "none": Entry(f"{_HOME}.defenses:TrainingDefense", "plain fitting"),
+        "nt": Entry(f"{_FLAT}:GradientNorm", "a penalty on the gradient by the pixels"),
+        "nt-scaled": Entry(f"{_FLAT}:ScaleFreeGradientNorm", "that penalty over the spread of scores, ramped"),
+        "at": Entry(f"{_ATTACKED}:AdversarialTraining", "each batch beside itself attacked, labels lowered"),
+        "teacher": Entry(f"{_ATTACKED}:TeacherConsistency", "attacked images keep the scores of the original"),
+        "hinge": Entry(f"{_ATTACKED}:AnchoredRanking", "attacked images keep their place among clean ones"),
+        "awp": Entry(f"{_FLAT}:WeightPerturbation", "gradients are taken at weights moved up them"),
     },
     group="iqa_armor.training_defenses",
     accepts=_defense,

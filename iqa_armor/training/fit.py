@@ -19,23 +19,11 @@ from iqa_armor.progress import Progress, silent
 from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.edits import moved_at_random
-from iqa_armor.training import DEFENSES, LOSSES
+from iqa_armor.training import DEFENSES, LOSSES, descent
 from iqa_armor.training.accelerator import accelerator_on
-from iqa_armor.training.averaging import AveragedWeights
 from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
-from iqa_armor.training.descent import (
-    Diverged,
-    Epochs,
-    LossWatch,
-    decayed_optimizer,
-    descend,
-    epoch_seed,
-    freeze_norms,
-    mirrored,
-    run_epoch,
-    warm_cosine,
-)
+from iqa_armor.training.descent import AveragedWeights, Diverged, Epochs, LossWatch
 from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments, worst_case_srocc
 from iqa_armor.training.images import TrainingImages, predict, read_by_workers
 
@@ -125,8 +113,8 @@ class _Fitting:
             self.watch = LossWatch(self.loss, (images.mos - images.mos.mean()) / images.mos.std())
         model.requires_grad_(True)
         loader = images.loader(settings, accelerator.device)
-        optimizer = decayed_optimizer(model, settings)
-        schedule = warm_cosine(optimizer, settings.epochs * len(loader))
+        optimizer = descent.decayed_optimizer(model, settings)
+        schedule = descent.warm_cosine(optimizer, settings.epochs * len(loader))
         # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
         self.shell = nn.Sequential(model)
         self.network, self.optimizer, self.loader, self.schedule = accelerator.prepare(
@@ -138,20 +126,17 @@ class _Fitting:
         more = {"watch": self.watch, "scaler": accelerator.scaler, "average": self.average}
         self.parts |= {name: part for name, part in more.items() if part is not None}
 
-    @property
-    def next_epoch(self) -> int:
-        return len(self.epochs.done)
-
     def run(self, checkpoint: Checkpoint | None, progress: Progress) -> FitHistory:
-        self.start(checkpoint)
-        while self.next_epoch <= self.settings.epochs:
-            self.run_epoch(progress)
+        self._start(checkpoint)
+        while len(self.epochs.done) <= self.settings.epochs:
+            self._run_epoch(progress)
             if checkpoint is not None:
-                checkpoint.write(self.state())
+                checkpoint.write(self._state())
         self.watch.check()
-        return self.finish()
+        self.model.eval().load_state_dict(self.epochs.weights)
+        return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)
 
-    def start(self, checkpoint: Checkpoint | None) -> None:
+    def _start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
             checkpoint.prepare()
             if checkpoint.resumes and checkpoint.path.is_file():
@@ -161,15 +146,15 @@ class _Fitting:
                 logger.info("nothing to resume (there is no %s); starting with the first epoch", checkpoint.path)
         self._note(0, math.nan, time.perf_counter())
 
-    def run_epoch(self, progress: Progress) -> None:
-        number, steps, started = self.next_epoch, len(self.loader), time.perf_counter()
+    def _run_epoch(self, progress: Progress) -> None:
+        number, steps, started = len(self.epochs.done), len(self.loader), time.perf_counter()
         total = self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
         if self.is_frozen:
-            freeze_norms(self.network)
-        generator = Generator().manual_seed(epoch_seed(self.settings.seed, number))
-        loss = run_epoch(
+            descent.freeze_norms(self.network)
+        generator = Generator().manual_seed(descent.epoch_seed(self.settings.seed, number))
+        loss = descent.run_epoch(
             read_by_workers(self.loader),
             lambda batch: self._step(batch, generator),
             number=number,
@@ -181,7 +166,7 @@ class _Fitting:
     def _step(self, batch: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
         images, mos, _ = batch
         if self.settings.flip:
-            (images,) = mirrored(images, generator=generator)
+            (images,) = descent.mirrored(images, generator=generator)
         images = moved_at_random(images, self.settings.views, generator=generator)
         done = float(self.schedule.scheduler.last_epoch / (self.settings.epochs * len(self.loader)))
         step = Step(self.shell, images, (mos - self.labels.center) / self.labels.spread, done)
@@ -201,7 +186,7 @@ class _Fitting:
 
         with ExitStack() as moved:
             moved.enter_context(self.defense.moved(self.shell, objective))
-            found = descend(objective(), self.optimizer, self.schedule, backward=backward)
+            found = descent.descend(objective(), self.optimizer, self.schedule, backward=backward)
         if self.average is not None:
             self.average.update()
         return found
@@ -217,7 +202,7 @@ class _Fitting:
                 worst = worst_case_srocc(self.shell, self.images, sign=sign, batch_size=self.settings.batch_size)
             self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started, worst), self.model)
 
-    def state(self) -> dict[str, Any]:
+    def _state(self) -> dict[str, Any]:
         device = self.accelerator.device
         return {
             **{name: part.state_dict() for name, part in self.parts.items()},
@@ -243,8 +228,4 @@ class _Fitting:
             if self.accelerator.device.type == "cuda" and state.get("cuda_random") is not None:
                 torch.cuda.set_rng_state(state["cuda_random"], self.accelerator.device)
         self.settings = self.settings.model_copy(update={"learning_rate": rate})
-        logger.info("continuing after epoch %d of %d", self.next_epoch - 1, self.settings.epochs)
-
-    def finish(self) -> FitHistory:
-        self.model.eval().load_state_dict(self.epochs.weights)
-        return FitHistory(tuple(self.epochs.done), self.epochs.best, self.settings.learning_rate)
+        logger.info("continuing after epoch %d of %d", len(self.epochs.done) - 1, self.settings.epochs)

@@ -340,7 +340,7 @@ WORDS = (
 def _words(path: Path) -> object:
     from iqa_armor.attacks import ATTACKS
     from iqa_armor.data.specs import open_dataset
-    from iqa_armor.defenses.purifiers.chain import read_purifier
+    from iqa_armor.defenses.base import read_purifier
     from iqa_armor.machine import prepare_memory
     from iqa_armor.results.requirements import parse_requirement
 

@@ -15,10 +15,10 @@ _HOME = "iqa_armor.defenses.purifiers"
 PURIFIERS: Registry[Purifier | PurifierFile] = Registry(
     "purifier",
     {
-        "flip": Entry(f"{_HOME}.geometry:Flip", "Mirror from left to right.", {}),
-        "rotate": Entry(f"{_HOME}.geometry:Rotate", "Turn about the center.", {}),
-        "crop": Entry(f"{_HOME}.geometry:Crop", "Cut out a random part and enlarge it.", {}),
-        "resize": Entry(f"{_HOME}.geometry:Resize", "Resize and back.", {}),
+        "flip": Entry(f"{_HOME}.filters:Flip", "Mirror from left to right.", {}),
+        "rotate": Entry(f"{_HOME}.filters:Rotate", "Turn about the center.", {}),
+        "crop": Entry(f"{_HOME}.filters:Crop", "Cut out a random part and enlarge it.", {}),
+        "resize": Entry(f"{_HOME}.filters:Resize", "Resize and back.", {}),
         "blur": Entry(f"{_HOME}.filters:Blur", "Gaussian blur.", {}),
         "median": Entry(f"{_HOME}.filters:Median", "Median of the pixels around.", {}),
         "unsharp": Entry(f"{_HOME}.filters:Unsharp", "Sharpen by what a Gaussian blur takes away.", {}),

@@ -11,7 +11,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.purifiers.chain import existing
+from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import Unsharp, on_padded
 from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, first_line
 from iqa_armor.limits import check_limits

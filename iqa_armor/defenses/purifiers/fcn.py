@@ -10,7 +10,7 @@ from typing import Any, ClassVar
 
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.purifiers.chain import existing
+from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.errors import ModelLoadError, first_line
 from iqa_armor.files import write_whole

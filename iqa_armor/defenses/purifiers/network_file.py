@@ -15,7 +15,7 @@ from torch import Generator, Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from iqa_armor.bounded import SECONDS, EndedError, worker
-from iqa_armor.defenses.purifiers.chain import existing
+from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
 from iqa_armor.errors import ArmorError, ModelLoadError, first_line

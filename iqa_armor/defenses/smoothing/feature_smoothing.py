@@ -11,7 +11,6 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import Certificate, Defended
 from iqa_armor.defenses.smoothing.input_smoothing import median_bounds
-from iqa_armor.defenses.smoothing.jacobian import Operator, largest_singular_value
 from iqa_armor.defenses.smoothing.product_bound import ProductBound, product_bound
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.graph.trace import evaluating
@@ -19,6 +18,7 @@ from iqa_armor.limits import Count, Limited, NotNegative, Positive
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.reference import ReferenceModel
 from iqa_armor.models.split import split_network
+from iqa_armor.ortho.lanczos import Operator, largest_singular_value
 
 CHUNK = 2**22  # noisy features held at once
 FREE_SIZE = (224, 224)  # of the images by which a network that takes any size is traced

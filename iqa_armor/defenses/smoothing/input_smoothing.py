@@ -12,8 +12,7 @@ from typing import Annotated, ClassVar
 import torch
 from torch import Generator, Tensor, nn
 
-from iqa_armor.defenses.base import Certificate, Defended, Purifier
-from iqa_armor.defenses.purifiers.chain import read_purifier
+from iqa_armor.defenses.base import Certificate, Defended, Purifier, read_purifier
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.gradients import straight_through
 from iqa_armor.limits import Count, Limited, NotNegative, Positive

@@ -14,7 +14,7 @@ from iqa_armor.graph.calls import called_name, layer_of
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace_shared
 from iqa_armor.ortho.block import RobustBlock
-from iqa_armor.ortho.lipschitz import convolution_bound
+from iqa_armor.ortho.lipschitz import convolution_bound, norm_bound
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,7 @@ def _of_convolution(layer: nn.Conv2d, _: fx.Node) -> float:
 def _of_norm(layer: nn.BatchNorm2d, _: fx.Node) -> float:
     if layer.running_var is None:
         raise _Unknown("batch norm without running statistics")
-    scale = (layer.running_var.double() + layer.eps).rsqrt()
-    return float((scale if layer.weight is None else scale * layer.weight.double()).abs().max())
+    return norm_bound(layer)
 
 
 def _of_maximum(layer: nn.MaxPool2d, _: fx.Node) -> float:

@@ -1,14 +1,160 @@
 """Take channels out of a labelled network: stored tensors, layers' settings and numbers written in the graph."""
 
 import copy
+import math
+import operator
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from iqa_armor.pruning.channels.kinds import name_of
 from iqa_armor.pruning.channels.labelling import Labelling
-from iqa_armor.pruning.channels.labels import leaving, varying
-from iqa_armor.pruning.channels.rewrite import rewrite
+from iqa_armor.pruning.channels.labels import kept_labels, leaving, varying
+
+SIZES = ("view", "reshape", "expand", "broadcast_to")
+PIECES = ("chunk", "split", "split_with_sizes", "tensor_split")
+INDEXED = ("getitem", "narrow", "select")
+LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "layer_norm")
+
+
+def _sizes(before: fx.Node, labelling: Labelling, gone: Tensor) -> tuple[Sequence[int], Sequence[int]]:
+    return labelling.shapes[before], kept_labels(labelling.labels[before], gone).shape
+
+
+def _rewrite_sizes(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    old, new = _sizes(before, labelling, gone)
+    if tuple(old) == tuple(new):
+        return
+    is_packed = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
+    given: Sequence[Any] = node.args[1] if is_packed else node.args[1:]  # type: ignore[assignment]
+    changed = [
+        after if isinstance(size, int) and size == length and after != length else size
+        for size, length, after in zip(given, old, new, strict=False)
+    ]
+    node.args = (node.args[0], tuple(changed)) if is_packed else (node.args[0], *changed)
+
+
+def _rewrite_unflatten(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    old, new = _sizes(before, labelling, gone)
+    if tuple(old) == tuple(new):
+        return
+    axis, sizes = int(node.args[1]) % (len(old) - len(node.args[2]) + 1), node.args[2]  # type: ignore[arg-type]
+    pairs = zip(sizes, old[axis:], new[axis:], strict=False)  # type: ignore[arg-type]
+    node.args = (node.args[0], node.args[1], tuple(b if s == a else s for s, a, b in pairs))
+
+
+def _rewrite_pieces(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    """Write a split into pieces with the pieces' own lengths."""
+    new = [tuple(kept_labels(part, gone).shape) for part in labelling.labels[before]]
+    axis = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0))  # type: ignore[arg-type]
+    if [shape[axis] for shape in labelling.shapes[before]] == [shape[axis] for shape in new]:
+        return
+    node.op, node.target, node.kwargs = "call_function", torch.split, {}
+    node.args = (node.args[0], [shape[axis] for shape in new], axis)
+
+
+def _rewrite_index(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    labels = labelling.labels.get(before.all_input_nodes[0])
+    if not isinstance(labels, Tensor):
+        return
+    goes = leaving(labels, gone)
+    for axis in varying(goes):
+        stays = (~goes.flatten()).long()
+        new = torch.cat([torch.zeros(1, dtype=torch.long), stays.cumsum(0)]).tolist()  # position → position
+        if name_of(node) == "getitem":
+            node.args = (node.args[0], _indexed(node.args[1], axis, new, labels.ndim))
+        elif len(node.args) > 2 and int(node.args[1]) % labels.ndim == axis:  # type: ignore[arg-type]
+            start = new[int(node.args[2]) % labels.shape[axis]]  # type: ignore[arg-type]
+            rest = [new[int(node.args[2]) + int(node.args[3])] - start] if name_of(node) == "narrow" else []  # type: ignore[arg-type]
+            node.args = (*node.args[:2], start, *rest)
+
+
+def _indexed(index: Any, axis: int, new: list[int], ndim: int) -> Any:
+    """Return an index whose part for one axis is written in new positions."""
+    parts = list(index) if isinstance(index, tuple) else [index]
+    if Ellipsis in parts:
+        place = parts.index(Ellipsis)
+        missing = ndim - sum(part is not None for part in parts) + 1
+        parts[place : place + 1] = [slice(None)] * missing
+    position = -1
+    for place, part in enumerate(parts):
+        position += part is not None
+        if position == axis and part is not None:
+            parts[place] = _moved(part, new)
+            break
+    return tuple(parts)
+
+
+def _moved(part: Any, new: list[int]) -> Any:
+    length = len(new) - 1
+    if isinstance(part, slice) and part.step in (None, 1):
+        bounds = [
+            bound if not isinstance(bound, int) else new[min(length, bound if bound >= 0 else max(0, bound + length))]
+            for bound in (part.start, part.stop)
+        ]
+        return slice(bounds[0], bounds[1])
+    return new[part % length] if isinstance(part, int) else part
+
+
+def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    source = before.all_input_nodes[0]
+    old, new = labelling.shapes[source], kept_labels(labelling.labels[source], gone).shape
+    name, place, axis = ("normalized_shape", 1, -1) if name_of(node) == "layer_norm" else ("groups", 6, 1)
+    given = node.kwargs.get(name, node.args[place] if len(node.args) > place else None)
+    if given is None or isinstance(given, fx.Node) or old[axis] == new[axis]:
+        return
+    if name == "groups" and (given != old[axis] or given == 1):
+        return
+    value: Any = new[axis] if name == "groups" else (new[axis],)
+    if name in node.kwargs:
+        node.kwargs = {**node.kwargs, name: value}
+    else:
+        node.args = (*node.args[:place], value, *node.args[place + 1 :])
+
+
+def _rescale(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    """Divide a mean over channels by as many as there were."""
+    if before not in labelling.rescaled:
+        return
+    source = before.all_input_nodes[0]
+    old, new = labelling.shapes[source], kept_labels(labelling.labels[source], gone).shape
+    share = math.prod(new[axis] / old[axis] for axis in labelling.rescaled[before])
+    if share == 1:
+        return
+    with node.graph.inserting_after(node):
+        scaled = node.graph.call_function(operator.mul, (node, share))
+    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
+
+
+def _rescale_attention(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    """Divide by the root of the width that queries had."""
+    source = before.all_input_nodes[0]
+    length = labelling.shapes[source][-1]
+    if kept_labels(labelling.labels[source], gone).shape[-1] != length:
+        node.kwargs = {"scale": 1 / math.sqrt(length), **node.kwargs}
+
+
+_REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
+    "mean": _rescale,
+    "scaled_dot_product_attention": _rescale_attention,
+    "unflatten": _rewrite_unflatten,
+    **dict.fromkeys(LAYERS, _rewrite_layer),
+    **dict.fromkeys(SIZES, _rewrite_sizes),
+    **dict.fromkeys(PIECES, _rewrite_pieces),
+    **dict.fromkeys(INDEXED, _rewrite_index),
+}
+
+
+def rewrite(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
+    """Let the numbers written in a call of a copied graph say the new sizes, in place.
+
+    `before` is the same node of the original, whose labels are given; `gone` says per label whether what it names goes.
+    """
+    if node.op in ("call_function", "call_method") and name_of(node) in _REWRITERS:
+        _REWRITERS[name_of(node)](node, before, labelling, gone)
+
 
 _PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 

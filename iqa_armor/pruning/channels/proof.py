@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.pruning.channels.cut import SIZES
 from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, has_tensor, kept_labels, leaving, varying
-from iqa_armor.pruning.channels.rewrite import SIZES
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
