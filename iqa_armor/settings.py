@@ -60,10 +60,11 @@ class CallSettings(SettingsModel):
     def words(self, *kinds: type[SettingsModel]) -> list[str]:
         """Return the options that say the same, for another command; only those of some of its base classes."""
         found: list[str] = []
-        names = [name for kind in kinds or (type(self),) for name in kind.model_fields]
-        given = {name: getattr(self, name) for name in names}
-        for name, value in ((name, value) for name, value in given.items() if value not in (None, False, "", ())):
-            field = type(self).model_fields[name]
+        fields = {name: field for kind in kinds or (type(self),) for name, field in kind.model_fields.items()}
+        for name, field in fields.items():
+            value = getattr(self, name)
+            if value in (None, False, "", ()):
+                continue
             flag, shown = flags_of(name, field)[0], flag_of(field).written(value)
             if get_origin(written_type(field)) is list:
                 found += [word for each in shown for word in (flag, str(each))]
@@ -78,9 +79,7 @@ class Flag:
     """How the command line writes a setting, where its name and type do not say it all."""
 
     names: tuple[str, ...] = ()  # its flags, such as "--prune-global/--prune-local", if not made of the setting's name
-    kind: Any = (
-        None  # type of what is written, if not the setting's own; `str` for a text that the setting reads itself
-    )
+    kind: Any = None  # type of what is written, if not the setting's own; str where it reads a text itself
     metavar: str | None = None  # what stands for the value in help texts
     shown: str | None = None  # the default as help texts show it, if not the setting's own
     panel: str | None = None  # heading under which help texts list it, if not its class's; "" for the usual ones
@@ -146,17 +145,16 @@ def written_type(field: FieldInfo) -> Any:
 
 def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
     """Return what validation found wrong with which setting, in one line; `names` is as in `SettingsModel.read`."""
-    return "; ".join(_fault(fault, kind, names or {}) for fault in error.errors())
-
-
-def _fault(fault: Any, kind: type[BaseModel], names: Mapping[str, str]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if not fault["loc"]:  # settings that do not go together
-        return message
-    setting, given = str(fault["loc"][0]), repr(fault["input"])
-    if fault["type"] == "literal_error":
-        message = f"must be one of {', '.join(map(str, get_args(kind.model_fields[setting].annotation)))}"
-    return f"{names.get(setting, setting)}: {message[0].lower()}{message[1:]}, got {given}"
+    told = []
+    for fault in error.errors():
+        message, setting = fault["msg"].removeprefix("Value error, "), str(fault["loc"][0]) if fault["loc"] else ""
+        if fault["type"] == "literal_error":
+            message = f"must be one of {', '.join(map(str, get_args(kind.model_fields[setting].annotation)))}"
+        if setting:  # else settings do not go together
+            called = (names or {}).get(setting, setting)
+            message = f"{called}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+        told.append(message)
+    return "; ".join(told)
 
 
 def read_size(value: Any) -> Any:

@@ -24,8 +24,7 @@ from iqa_armor.cli import app
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.export import FORMATS, formats
-from iqa_armor.export.agreement import compare, natural_batches
-from iqa_armor.export.write import Exported, export_model
+from iqa_armor.export.write import Exported, compare, export_model, natural_batches
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock

@@ -7,8 +7,7 @@ from pathlib import Path
 
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.images import EXTENSIONS, FileImages
-from iqa_armor.data.labelled import LabelledImage, Problems, labelled_dataset
-from iqa_armor.data.places import Places
+from iqa_armor.data.labelled import LabelledImage, Places, Problems, labelled_dataset
 from iqa_armor.data.table import SPLIT_NAMES, Row, Table, is_number, read_labels
 from iqa_armor.errors import DataError, UsageError, expanded
 

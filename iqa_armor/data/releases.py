@@ -8,8 +8,7 @@ from types import MappingProxyType
 
 from iqa_armor.data.base import Dataset, ImageSet, Split
 from iqa_armor.data.images import FileImages
-from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset, plain_name
-from iqa_armor.data.places import Places
+from iqa_armor.data.labelled import LabelledImage, Places, Problems, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.table import SPLIT_NAMES, Row, read_labels
 from iqa_armor.errors import DataError, expanded, is_file
 

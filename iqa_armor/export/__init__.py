@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
-    from iqa_armor.export.formats import Format
+    from iqa_armor.export.capture import Format
 
 FORMATS: Registry[Format] = Registry(
     "export format",

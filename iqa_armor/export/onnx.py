@@ -6,8 +6,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import ArmorError, failing
-from iqa_armor.export.capture import Captured, quiet
-from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
+from iqa_armor.export.capture import INPUT, METADATA_KEY, OUTPUT, Captured, Format, Score, quiet
 from iqa_armor.export.smaller import shrink
 from iqa_armor.machine import onnx_session
 

@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.errors import failing
-from iqa_armor.export.capture import Captured, quiet
-from iqa_armor.export.formats import METADATA_KEY, Format, Score
+from iqa_armor.export.capture import METADATA_KEY, Captured, Format, Score, quiet
 
 EXTRA_FILE = f"{METADATA_KEY}.json"
 

@@ -17,8 +17,7 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.prepared import to_float
 from iqa_armor.errors import ArmorError, DataError, failing
-from iqa_armor.export.capture import quiet
-from iqa_armor.export.formats import INPUT, Score
+from iqa_armor.export.capture import INPUT, Score, quiet
 from iqa_armor.gradients import straight_through
 from iqa_armor.limits import Limited, NotNegative
 from iqa_armor.metrics.correlation import srocc

@@ -21,8 +21,7 @@ from iqa_armor.files import write_whole
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.results.outcome import Outcome
-from iqa_armor.results.requirements import Requirement, parse_requirement, require_path, unmet
-from iqa_armor.results.seeds import over_seeds
+from iqa_armor.results.requirements import Requirement, over_seeds, parse_requirement, require_path, unmet
 
 if TYPE_CHECKING:
     from iqa_armor.cli.console import Bars

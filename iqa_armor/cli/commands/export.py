@@ -50,7 +50,7 @@ def export(
     """
     import torch
 
-    from iqa_armor.export.formats import format_of
+    from iqa_armor.export.capture import format_of
     from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast

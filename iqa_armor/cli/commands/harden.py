@@ -15,7 +15,7 @@ from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
-from iqa_armor.results.seeds import mean_and_spread
+from iqa_armor.results.requirements import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
