@@ -36,7 +36,6 @@ FLOORS = {
     "limits": 0,
     "progress": 0,
     "registry": 0,
-    "plugins": 0,
     "errors": 0,
 }
 FILES = sorted(PACKAGE.rglob("*.py"))
@@ -68,7 +67,7 @@ def test_imports_go_down(path: Path) -> None:
     if unit in ("__init__", "__main__"):  # the package's front door names what lives on every floor, lazily
         return
     assert unit in FLOORS, f"{path} stands on no floor"
-    ground = {"errors", "plugins", "machine"}  # what everything else on their floors stands on
+    ground = {"errors", "machine"}  # what everything else on their floors stands on
     for imported in imported_units(path) - {unit} - ground:
         assert FLOORS[imported] < FLOORS[unit], f"{path} (floor {FLOORS[unit]}) imports {imported}"
 
@@ -93,7 +92,7 @@ SINGLE = {  # what is done in one place only
     "whole files": ({*MAKERS, "os.replace", "os.rename", "os.fsync", "os.umask", "shutil.move"}, {"files.py"}),
     "devices": ({"torch.cuda.is_available", "torch.cuda.device_count", "torch.backends.mps"}, {"machine.py"}),
     "threads": ({"os.cpu_count", "os.sched_getaffinity"}, {"machine.py"}),
-    "users' modules": ({"importlib.util.spec_from_file_location", "spec_from_file_location"}, {"plugins.py"}),
+    "users' modules": ({"importlib.util.spec_from_file_location", "spec_from_file_location"}, {"registry.py"}),
     "tracebacks of torch": ({"ShapeProp", "symbolic_trace", "traceback.print_exc"}, set()),
 }
 

@@ -14,7 +14,7 @@ FORMATS: Registry[Format] = Registry(
     {
         "onnx": Entry("iqa_armor.export.onnx:ONNX", "ONNX; needs the extra 'onnx'"),
         "xml": Entry("iqa_armor.export.onnx:OPENVINO", "OpenVINO, with OUT.bin beside; needs the extra 'openvino'"),
-        "pt2": Entry("iqa_armor.export.pt2:FORMAT", "torch.export"),
+        "pt2": Entry("iqa_armor.export.capture:PT2", "torch.export"),
     },
     group="iqa_armor.formats",
 )

@@ -1,8 +1,9 @@
-"""From a quality model to one captured graph, images in [0, 1] in, scores out; and what a format of files is."""
+"""From a quality model to a captured graph, images in [0, 1] in, scores out; what a format is, and torch's own."""
 
 from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -175,3 +176,30 @@ def format_of(path: Path | str) -> Format:
         wanted = chosen.install or " ".join(missing)
         raise ArmorError(f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install {wanted}")
     return chosen
+
+
+EXTRA_FILE = f"{METADATA_KEY}.json"
+
+
+def write(captured: Captured, path: Path, metadata: str) -> None:
+    archive = io.BytesIO()
+    with failing("torch.export cannot store this network"), quiet():
+        # Into memory: where a disk is full, torch's own writer of files ends the process.
+        torch.export.save(captured.program, archive, extra_files={EXTRA_FILE: metadata})
+    path.write_bytes(archive.getbuffer())
+
+
+def read(path: Path) -> tuple[str, Score]:
+    extra = {EXTRA_FILE: ""}
+    with failing("torch.export refuses the exported file"), quiet():
+        module = torch.export.load(path, extra_files=extra).module()
+
+    def score(images: Tensor) -> Tensor:
+        with failing(f"the exported file fails on images {tuple(images.shape)}"), torch.no_grad():
+            return module(images)  # type: ignore[no-any-return]
+
+    text = extra[EXTRA_FILE]
+    return text.decode() if isinstance(text, bytes) else text, score
+
+
+PT2 = Format("torch.export", (), write, read)

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
+from iqa_armor.data.synthetic import DISTORTIONS, distort
 from iqa_armor.errors import ArmorError, OutputError, UsageError
 from iqa_armor.export.capture import (
     INPUT,

@@ -12,9 +12,8 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
+from iqa_armor.cli.console import AGAIN, going_on, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RequirementError
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.files import write_whole

@@ -9,9 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli import arguments, console
-from iqa_armor.cli.console import COMMAND, JSON, say
+from iqa_armor.cli.console import COMMAND, JSON, RESUME, going_on, say
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe

@@ -10,9 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from iqa_armor.cli.arguments import Writing
-from iqa_armor.cli.console import JSON, say, say_next, show_if_json, span, stderr
+from iqa_armor.cli.console import AGAIN, JSON, going_on, say, say_next, show_if_json, span, stderr
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RecipeError
 from iqa_armor.recipe import read_recipe
 

@@ -13,9 +13,8 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments, console
-from iqa_armor.cli.console import JSON, say, stderr, stdout
+from iqa_armor.cli.console import JSON, SCORED, going_on, say, stderr, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import SCORED, going_on
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.results.rows import Format, RowFile, line_of, printable

@@ -8,9 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import (
+    COMMAND,
+    RESUME,
+    going_on,
+    progress,
+    say,
+    say_next,
+    score_span,
+    show_forecasts,
+    show_if_json,
+    show_table,
+)
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
