@@ -4,21 +4,8 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from iqa_armor.settings import (
-    PASSING,
-    CallSettings,
-    Flag,
-    Limit,
-    OneOf,
-    Pair,
-    Positive,
-    Seed,
-    SettingsModel,
-    Size,
-    Triple,
-    read_size,
-    write_size,
-)
+from iqa_armor import settings
+from iqa_armor.settings import CallSettings, Flag, OneOf, Positive, SettingsModel
 
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
 
@@ -28,7 +15,7 @@ EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 
 def _read_own_size(value: Any) -> Any:
     try:
-        return value if value == "own" else read_size(value)
+        return value if value == "own" else settings.read_size(value)
     except ValueError as error:
         raise ValueError(f"{error}, or 'own'") from None
 
@@ -51,10 +38,10 @@ class Opening(CallSettings):
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
-        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", written=write_size),
+        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", written=settings.write_size),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
-    mean: Annotated[Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
-    std: Annotated[Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
+    mean: Annotated[settings.Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
+    std: Annotated[settings.Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
     interpolation: Annotated[
         Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None, Flag(shown="bilinear, antialiased")
     ] = Field(None, description="Resampling of the resize.")
@@ -72,7 +59,7 @@ class Opening(CallSettings):
         False, description="Let all modules that cannot be traced or stored stay their author's code."
     )
     score_range: Annotated[
-        Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
+        settings.Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
     ] = Field(None, description="Range of the model's scores on clean training images.")
     lower_is_better: bool = Field(False, description="Small scores mean good quality.")
     trust_pickle: bool = Field(
@@ -89,7 +76,7 @@ class Opening(CallSettings):
 class BenchSettings(SettingsModel):
     """What to measure, and how often."""
 
-    size: Annotated[Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
+    size: Annotated[settings.Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
         None, description="Size of the images."
     )
     batches: Annotated[tuple[Positive, ...], EACH_ONCE, Flag(("--batch",))] = Field(
@@ -145,16 +132,16 @@ class CertifySettings(SettingsModel):
     denoiser: Annotated[
         str | None, OneOf("iqa_armor.defenses.purifiers:PURIFIERS"), Flag(metavar="NAME[:KEY=VALUE,…]", shown="median")
     ] = Field(None, description="Purifier of dms and drs:")
-    batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1, description=PASSING)
-    limit: Annotated[Limit, Flag(shown="all")] = None
+    batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1, description=settings.PASSING)
+    limit: Annotated[settings.Limit, Flag(shown="all")] = None
     global_bound: bool = Field(True, description="Whether fs also gets the product bound of its backbone.")
-    seed: Seed = 0
+    seed: settings.Seed = 0
 
 
 class Service(CallSettings):
     """What a service takes, and how long it may take."""
 
-    batch_size: int = Field(8, ge=1, description=PASSING)
+    batch_size: int = Field(8, ge=1, description=settings.PASSING)
     wait: Annotated[float, Flag(metavar="MS")] = Field(
         5.0, ge=0, le=10_000, description="Milliseconds that an image waits for others to be scored with."
     )
