@@ -247,11 +247,14 @@ def test_every_command_explains_itself() -> None:
         assert "--json" in done.stdout
 
 
-@pytest.mark.parametrize("name", ["mobilenet_v3_small", pytest.param("resnet18", marks=pytest.mark.slow)])
-def test_plain_command_in_a_real_process_on_koniq_layout(name: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("name", "options"),
+    [("shufflenet_v2_x0_5", ["--epochs", "1"]), pytest.param("resnet18", [], marks=pytest.mark.slow)],
+)
+def test_plain_command_in_a_real_process_on_koniq_layout(name: str, options: list[str], tmp_path: Path) -> None:
     torch.save(torchvision.models.get_model(name, num_classes=1).state_dict(), tmp_path / "model.pt")
     environment = os.environ | {"IQA_ARMOR_KONIQ10K": str(write_koniq(tmp_path / "koniq"))}
-    command = [sys.executable, "-m", "iqa_armor", "harden", "model.pt", "--position", "last"]
+    command = [sys.executable, "-m", "iqa_armor", "harden", "model.pt", "--position", "last", *options]
     done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert name in done.stderr

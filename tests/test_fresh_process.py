@@ -19,7 +19,7 @@ from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe
 
 # Modules that make architectures; the process below cannot import them.
-SOURCES = ("demo", "inception_resnet", "linearity", "published", "tres", "transformer")
+SOURCES = ("demo", "inception_resnet", "published", "tres")
 CHECK = """
 import sys
 

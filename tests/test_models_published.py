@@ -73,7 +73,7 @@ def test_outputs_are_those_of_the_authors_code(shared: Path, name: str, monkeypa
     assert spec.loader is not None
     check = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(check)
-    module = name if name in ("linearity", "tres") else "published"
+    module = name if name == "tres" else "published"
     monkeypatch.setattr(sys, "argv", ["check.py", name, f"iqa_armor.models.{module}:{name}_network"])
     assert check.main() == 0
 

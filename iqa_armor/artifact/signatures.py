@@ -12,10 +12,10 @@ from typing import Any, TypeVar
 
 import torch
 from torch import fx, nn
-from torch.overrides import TorchFunctionMode
 
 from iqa_armor.artifact.checks import MAX_INTEGER, ArgumentCheck, FormatError, checked_fields, shown
 from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.randomness import Undrawn
 
 # Sizes that multiply the elements of a tensor, and exponents, stay small.
 GROWTH = 2**14
@@ -153,7 +153,7 @@ class StoredLayer:
     def build(self, arguments: dict[str, Any]) -> nn.Module:
         """Return a new layer on the meta device, or refuse arguments that do not go together."""
         try:
-            with torch.device("meta"), _Undrawn():
+            with torch.device("meta"), Undrawn():
                 return self.kind(**arguments)
         except NETWORK_FAILURES as error:
             raise FormatError(f"it cannot be built: {shown(str(error))}") from error
@@ -164,18 +164,6 @@ def layers_of(
 ) -> dict[str, StoredLayer]:
     """Return the entries of layers of torch.nn that are built and called alike, by their full names."""
     return {f"torch.nn.{kind.__name__}": StoredLayer(kind, fields, keywords) for kind in kinds}
-
-
-class _Undrawn(TorchFunctionMode):
-    """Leaves first weights undrawn: they have no memory, and torch would import its compiler for them."""
-
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == "torch.nn.init":
-            return kwargs["tensor"] if "tensor" in kwargs else args[0]
-        return func(*args, **kwargs)
 
 
 def _as_json(value: object) -> object:

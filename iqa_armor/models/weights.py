@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel
+from iqa_armor.randomness import Undrawn
 
 _AVERAGED = frozenset(("ema", "swa", "averaged", "averaging", "average", "avg", "shadow", "polyak"))
 # What wrappers put between the names: DataParallel around a part, torch.compile, FSDP, activation checkpointing.
@@ -209,7 +210,7 @@ def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: st
 
 def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Callable[[], nn.Module]]) -> str:
     """Return the name of the one candidate, each built once on the meta device, that a state dict fits exactly."""
-    with torch.device("meta"):
+    with torch.device("meta"), Undrawn():
         fits = {name: fit_of(bare(build()), state) for name, build in candidates.items()}
     exact = [name for name, fit in fits.items() if not fit.problems]
     exact = [name for name in exact if not fits[name].rest] or exact
