@@ -38,7 +38,7 @@ from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.errors import ArmorError
 from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.build import build
-from iqa_armor.pipeline.opaque import keep_source
+from iqa_armor.pipeline.inspect import keep_source
 
 # A process that opens the files that it is told of, and says how far their scores are from those that were kept.
 RELOAD = """
