@@ -101,7 +101,7 @@ def _pick(branch: Branch, position: str) -> Cut:
     if branch.problem:
         raise SurgeryError(
             f"{branch.problem}; name the tensor to protect with --position NODE (a node of the graph or a module, "
-            "e.g. the one whose output feeds the last stage)"
+            "e.g. the one whose output feeds the last stage), or leave the block out with --position none"
         )
     return branch.cuts[-1]
 
