@@ -12,9 +12,8 @@ import typer
 
 from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
+from iqa_armor.cli.console import COMMAND, show_messages, showing_results, stderr, stdout, stop_on_signals, told
 from iqa_armor.cli.help import ArmorCommand
-from iqa_armor.cli.signals import showing_results, stop_on_signals, told
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 
 MOST_TOLD = 6000  # characters of an error

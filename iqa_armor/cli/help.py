@@ -1,15 +1,14 @@
 """Help texts: the usual options on one screen, all of them with --help-all."""
 
-import inspect
 import re
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from typing import Annotated, Any
 
 import typer
 from rich.table import Table
 from rich.text import Text
 
-from iqa_armor.cli.console import hear, say, stdout
+from iqa_armor.cli.console import say, stdout
 
 MORE = "More options"
 EXAMPLES = "Examples:"
@@ -33,25 +32,6 @@ def _show_everything(ctx: typer.Context, value: bool) -> None:
 HELP_ALL = Annotated[
     bool, typer.Option("--help-all", is_eager=True, callback=_show_everything, help="Show all options and exit.")
 ]
-
-
-def common_parameters() -> list[inspect.Parameter]:
-    """Return the parameters of every command: the help on all options, and how much is said in which form."""
-    said = {
-        "quiet": ("-q", "Say nothing of progress.", MORE),
-        "verbose": ("-v", "Say more of progress, and what is noticed.", MORE),
-        "json": ("--json", "Write one JSON object to stdout; all else goes to stderr.", None),
-    }
-    found: dict[str, Any] = {"help_all": HELP_ALL}
-    for name, (flag, text, panel) in said.items():
-        flags = dict.fromkeys((flag, f"--{name}"))
-        found[name] = Annotated[bool, typer.Option(*flags, callback=_hear(name), help=text, rich_help_panel=panel)]
-    keyword = inspect.Parameter.KEYWORD_ONLY
-    return [inspect.Parameter(name, keyword, default=False, annotation=hint) for name, hint in found.items()]
-
-
-def _hear(value: str) -> Callable[[bool], None]:
-    return lambda given: hear(value) if given else None
 
 
 def show_help(ctx: Any, *, everything: bool) -> None:

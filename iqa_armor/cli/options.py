@@ -1,23 +1,45 @@
 """Make a command's options from the settings that it takes."""
 
 import inspect
+import logging
 from collections.abc import Callable, Collection, Iterator
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 
-from iqa_armor.cli.help import common_parameters
+from iqa_armor.cli.console import BEAT, JSON, QUIET
+from iqa_armor.cli.help import HELP_ALL
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources
-from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
+from iqa_armor.settings import CallSettings, Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
 WIDE = 22  # of a metavar in a help text
+USUAL = ""  # panel of options that --help shows, too
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+class Told(CallSettings):
+    """How much every command says, and in which form; warnings and errors are always told."""
+
+    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = Field(False, description="Say nothing of progress.")
+    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = Field(
+        False, description="Say more of progress, and what is noticed."
+    )
+    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = Field(
+        False, description="Write one JSON object to stdout; all else goes to stderr."
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        JSON.set(self.is_json)
+        if self.quiet or self.verbose:
+            BEAT.set(QUIET if self.quiet else 5)
+            logging.getLogger("iqa_armor").setLevel(logging.WARNING if self.quiet else logging.DEBUG)
 
 
 def options(
@@ -33,21 +55,23 @@ def options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         classes = {name: hint for name, hint in hints.items() if isinstance(hint, type)}
-        kinds = {name: hint for name, hint in classes.items() if issubclass(hint, SettingsModel)}
+        kinds: dict[str, Any] = {name: hint for name, hint in classes.items() if issubclass(hint, SettingsModel)}
         own = inspect.signature(command).parameters
         made = [one.replace(annotation=hints[name]) for name, one in own.items() if name not in kinds]
         if any(kind.in_recipes for kind in kinds.values()):
             hinted = RECIPE_HINTS.items()
             made += [inspect.Parameter(name, KEYWORD, default=None, annotation=hint) for name, hint in hinted]
-        made += [one for kind in kinds.values() for one in _parameters(kind, without, usual)]
-        parameters = {one.name: one.replace(kind=KEYWORD) for one in made + common_parameters()}
+        made += [one for kind in (*kinds.values(), Told) for one in _parameters(kind, without, usual)]
+        made.append(inspect.Parameter("help_all", KEYWORD, default=False, annotation=HELP_ALL))
+        parameters = {one.name: one.replace(kind=KEYWORD) for one in made}
 
         def run(**values: Any) -> None:
             word, changes, shown = (values.pop(name, None) for name in RECIPE_HINTS)
             sources, found = Sources(kinds.values(), word or recipe, changes or ()), {}
-            for name, kind in kinds.items():
+            for name, kind in {"": Told, **kinds}.items():
                 flags = {key: values[key] for key in kind.model_fields if values.get(key) not in (None, [])}
                 found[name] = sources.read(kind, flags)
+            del found[""]
             if shown:
                 sources.show(found.values())
                 return
@@ -79,7 +103,7 @@ def _parameters(
             *flags_of(name, field),
             help=_help(field, flag),
             metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
-            rich_help_panel=None if name in usual else flag.panel or home.panel,
+            rich_help_panel=None if name in usual else (home.panel if flag.panel is None else flag.panel or None),
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]

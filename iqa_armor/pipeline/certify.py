@@ -13,7 +13,7 @@ from iqa_armor.data.images import FileImages
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import UsageError, failing
 from iqa_armor.evaluation.evaluation import data_entry
 from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import measure_scale
@@ -42,10 +42,8 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
     for word, smoother in found.items():
         named = {pair.partition("=")[0] for pair in word.partition(":")[2].split(",")}
         changes = {key: value for key, value in given.items() if key not in named and _takes(smoother, key)}
-        try:
+        with failing(f"method {word!r}", (ValueError,), error=UsageError):
             changed[word] = replace(smoother, **changes)
-        except ValueError as error:
-            raise UsageError(f"method {word!r}: {error}") from error
     return changed
 
 

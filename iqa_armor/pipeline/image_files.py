@@ -1,24 +1,19 @@
-"""Image files: those that a user names, found and refused before work starts, and those of attacked images."""
+"""The image files that a user names: found, and refused before work starts."""
 
-import csv
 import os
-import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
-from dataclasses import asdict, dataclass, fields
 from glob import has_magic, iglob
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import Tensor
-
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.images import EXTENSIONS, FileImages
+from iqa_armor.data.images import EXTENSIONS
 from iqa_armor.data.labelled import Problems
+from iqa_armor.data.prepared import checked_size, each_read
 from iqa_armor.errors import DataError, UsageError, reading
-from iqa_armor.settings import LEVELS
+from iqa_armor.progress import silent
 
 MOST_PATH = 2**15  # characters of a line of a list
 
@@ -96,96 +91,7 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
 
 def require_readable(images: ImageSet) -> None:
     """Raise a DataError that lists all files that cannot be read, if there are any."""
-    problems = Problems("these images")
-    for position, name in zip(images.positions, images.names, strict=True):
-        try:
-            if isinstance(images.read, FileImages):
-                images.read.check(position)
-        except DataError as error:
-            problems.add("unreadable images", f"{name} ({error})")
+    problems, places = Problems("these images"), [(images, index) for index in range(len(images))]
+    for _ in each_read(checked_size, places, problems, progress=silent, task=""):
+        pass
     problems.raise_if_any("mend them or leave them out")
-
-
-TABLE = "attacks.csv"
-_SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
-
-
-@dataclass(frozen=True)
-class AttackedImage:
-    """One attacked image in its file, compared with the exact prepared clean image."""
-
-    image: Path  # of the clean image
-    file: str  # of the attacked image, in the output folder
-    attack: str
-    epsilon: float | None  # L-infinity budget in 1/255; None where the attack's budget is another
-    clean_score: float  # of the prepared clean image, before any rounding: what scoring `image` gives
-    attacked_score: float  # of the 8-bit file, read again: what scoring `file` gives
-    gain: float  # attacked minus clean score, in model units
-    linf: float  # largest change of a pixel value, in 1/255
-    l2: float  # Euclidean length of the change, pixels being in [0, 1]
-    psnr: float  # decibels, at most 150
-    ssim: float  # structural similarity; NaN for images below 11×11 pixels
-
-    def as_row(self) -> dict[str, Any]:
-        return asdict(self) | {"image": str(self.image)}
-
-
-COLUMNS = tuple(field.name for field in fields(AttackedImage))
-
-
-def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
-    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball.
-
-    A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
-    holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
-
-    Both are (N, 3, H, W) in [0, 1]; `clean` is the middle of the ball, and not on 8-bit levels in general. `epsilon` is
-    its radius, infinite for no ball.
-    """
-    middle = clean.double() * LEVELS
-    lowest = (middle - epsilon * LEVELS - _SLACK).ceil()
-    highest = (middle + epsilon * LEVELS + _SLACK).floor()
-    nearest = (attacked.double() * LEVELS).round().clamp(lowest, highest)
-    levels = torch.where(lowest <= highest, nearest, middle.round())
-    return levels.clamp(0, LEVELS).to(torch.uint8)
-
-
-def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
-    """Return a file name for every image and attack; images of one stem are numbered."""
-    names: dict[tuple[Path, str], str] = {}
-    taken: set[str] = set()
-    for file in files:
-        for word in words:
-            label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
-            name, number = f"{label}.png", 1
-            while name.casefold() in taken:  # some file systems fold letter case
-                number += 1
-                name = f"{label}-{number}.png"
-            taken.add(name.casefold())
-            names[file, word] = name
-    return names
-
-
-def check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
-    if output.exists() and not output.is_dir():
-        raise UsageError(f"{output} is a file; name a folder")
-    inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]
-    if inside:
-        raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
-    existing = [name for name in names if (output / name).exists()]
-    if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise UsageError(
-            f"{output / existing[0]}{more} exists already; replace it with --overwrite, or name another place with -o"
-        )
-
-
-def write_table(path: Path, rows: Sequence[AttackedImage]) -> None:
-    """Write the table as CSV; a value that does not exist is an empty cell."""
-    # File names need not be text; their bytes are kept.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: None if value != value else value for name, value in row.as_row().items()})

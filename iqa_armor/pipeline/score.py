@@ -1,9 +1,7 @@
 """Score image files: decoded by threads, scored in batches, one result after the other."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -12,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.data.images import keeping_room, read_image
-from iqa_armor.data.prepared import Prepare
+from iqa_armor.data.prepared import MOST_WORKERS, ahead
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, DataError, ModelLoadError
 from iqa_armor.machine import choose_device, usable_processors
@@ -22,7 +20,6 @@ from iqa_armor.progress import Progress, automatic
 
 # On a CUDA device; a processor has nothing from batches, and one by one no score depends on another, to the last bit.
 BATCH = 8
-_MOST_WORKERS = 8
 # Pixels of a batch per image that it may hold: what is larger goes into smaller batches.
 _PIXELS = 2**19
 
@@ -78,7 +75,16 @@ def each_score(
     if isinstance(model, Defended) and model.is_random:
         most = 1
     model.eval().to(device)
-    decoded = _decoded(map(Path, files), model.prepare, workers or min(_MOST_WORKERS, usable_processors()), ahead=most)
+
+    def decode(path: Path) -> tuple[Path, Tensor | ArmorError]:
+        try:
+            with keeping_room(), torch.inference_mode():
+                return path, model.prepare(read_image(path))
+        except ArmorError as error:
+            return path, error
+
+    workers = workers or min(MOST_WORKERS, usable_processors())
+    decoded = ahead(decode, map(Path, files), workers=workers, waiting=most)
     for shape, alike in groupby(decoded, key=lambda item: getattr(item[1], "shape", None)):
         if shape is None:
             yield from (Scored(path, error=error) for path, error in alike if isinstance(error, ArmorError))
@@ -88,29 +94,6 @@ def each_score(
             found = score_prepared(model, [pixels for _, pixels in batch if isinstance(pixels, Tensor)], seed=seed)
             for (path, _), score in zip(batch, found, strict=True):
                 yield Scored(path, score) if isinstance(score, float) else Scored(path, error=score)
-
-
-def _decoded(
-    files: Iterable[Path], prepare: Prepare, workers: int, *, ahead: int
-) -> Iterator[tuple[Path, Tensor | ArmorError]]:
-    """Yield prepared images (3, H, W), or what is wrong with them; `ahead` more than the workers have may wait."""
-
-    def decode(path: Path) -> tuple[Path, Tensor | ArmorError]:
-        try:
-            with keeping_room(), torch.inference_mode():
-                return path, prepare(read_image(path))
-        except ArmorError as error:
-            return path, error
-
-    remaining, waiting = iter(files), deque[Future[tuple[Path, Tensor | ArmorError]]]()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            waiting.extend(pool.submit(decode, path) for path in islice(remaining, workers + ahead))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(decode, path) for path in islice(remaining, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def score_prepared(model: QualityModel, images: Sequence[Tensor], *, seed: int = 0) -> list[float | ArmorError]:

@@ -19,7 +19,7 @@ def _root() -> None:
 
 
 @data.command(cls=ArmorCommand)
-@options(without={"device"})
+@options(without={"device", "data"})
 def check(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
@@ -39,7 +39,7 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found, problems = check_data(labels.open(spec, seed=0, progress=bars), progress=bars)
+        found, problems = check_data(labels.open(spec, progress=bars), progress=bars)
     if not show_if_json(found):
         _show(found)
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
