@@ -35,6 +35,20 @@ def descendants(node: fx.Node) -> Collection[fx.Node]:
     return reach(node, lambda each: each.users)
 
 
+def node_called(traced: fx.GraphModule, name: str) -> fx.Node | None:
+    """Return the node of a name, else the last that was made in the module of this path; None if there is none."""
+    nodes: list[fx.Node] = [node for node in traced.graph.nodes if node.op != "output"]
+    exact = [node for node in nodes if node.name == name]
+    inside = [
+        node
+        for node in nodes
+        if str(node.target) == name
+        or any(path == name for path, _ in _callers(node))
+        or (node.op == "call_module" and str(node.target).startswith(f"{name}."))
+    ]
+    return next(reversed(exact or inside), None)
+
+
 class Dominators:
     """The tensors through which everything passes on its way from the images to a node.
 

@@ -161,8 +161,7 @@ def _check_archive(path: Path) -> None:
 
 def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
     try:
-        with capped(), warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
+        with capped(), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
             if is_plain:
                 return pickle.load(file)
             if trust_pickle:

@@ -80,10 +80,10 @@ class FileNetwork(nn.Module):
 
     def call(self, function: str, device: torch.device, *arguments: Any, payload: bytes = b"") -> tuple[Any, bytes]:
         """Return what a function of `hosted` gives for this network, within a hundred times what the first run took."""
-        given = (str(self.path.absolute()), self.hexadecimal, str(device), torch.get_num_threads(), *arguments)
+        network = (str(self.path.absolute()), self.hexadecimal, str(device), torch.get_num_threads())
         seconds = SECONDS + 100 * self.seconds_per_value * len(payload)
         name = f"iqa_armor.defenses.purifiers.hosted:{function}"
-        return worker(device.type).call(name, *given, payload=payload, seconds=seconds)
+        return worker(device.type).call(name, network, *arguments, payload=payload, seconds=seconds)
 
     def run(self, images: Tensor) -> Tensor:
         """Return what the network gives for float32 images, without a gradient."""
