@@ -14,7 +14,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from iqa_armor.errors import ArmorError, UsageError, calling
+from iqa_armor.errors import ArmorError, UsageError, calling, failing
 
 _SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
 
@@ -144,10 +144,8 @@ class Registry(Mapping[str, T], Generic[T]):
             return value
         changes = dict(self._setting(value, pair) for pair in settings.split(","))
         target: Any = value
-        try:
+        with failing(f"{self.kind} {word!r}", (ValueError,), error=self.error):
             return replace(target, **changes)  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise self.error(f"{self.kind} {word!r}: {error}") from error
 
     def find(self, word: str) -> tuple[T, str]:
         """Return the value that a word names, and what stands behind the name and a colon; errors as in `read`."""
@@ -197,10 +195,9 @@ class Registry(Mapping[str, T], Generic[T]):
         return _entry_points(self.group) if self.group else {}
 
     def _load(self, name: str) -> Any:
-        try:
+        says = f"the installed {self.kind} {name!r} cannot be imported"
+        with failing(says, (ImportError, AttributeError), error=self.error):
             return self._installed()[name].load()
-        except (ImportError, AttributeError) as error:
-            raise self.error(f"the installed {self.kind} {name!r} cannot be imported: {error}") from error
 
     def _meant(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), n=1)

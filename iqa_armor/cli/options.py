@@ -1,8 +1,9 @@
-"""Make a command's options from the settings that it takes."""
+"""Make a command's options from the settings that it takes; help texts: the usual ones on one screen, or all."""
 
 import inspect
 import logging
-from collections.abc import Callable, Collection, Iterator
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
@@ -10,11 +11,86 @@ import typer
 from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from iqa_armor.cli.console import BEAT, JSON, QUIET
-from iqa_armor.cli.help import HELP_ALL
+from iqa_armor.cli.console import BEAT, JSON, QUIET, say, stdout
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources
 from iqa_armor.settings import CallSettings, Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
+
+MORE = "More options"
+EXAMPLES = "Examples:"
+# What is asked for least often comes last.
+LAST = (MORE, "Recipe", "Foreign model files")
+
+
+class ArmorCommand(typer.core.TyperCommand):
+    """A command whose help fits a screen; options under a heading of their own are shown by --help-all."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        show_help(ctx, everything=False)
+
+
+def _show_everything(ctx: typer.Context, value: bool) -> None:
+    if value:
+        show_help(ctx, everything=True)
+        raise typer.Exit
+
+
+HELP_ALL = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=_show_everything, help="Show all options and exit.")
+]
+
+
+def show_help(ctx: Any, *, everything: bool) -> None:
+    """Show what a command does, how it is called, and its usual options or all."""
+    command = ctx.command
+    says, _, examples = (command.help or "").partition(EXAMPLES)
+    arguments = [each for each in command.params if not each.opts[0].startswith("-")]
+    wanted = [each for each in command.params if each.required and each not in arguments]
+    called = ctx.command_path.replace("python -m iqa_armor", "iqa-armor")
+    words = [*(each.metavar for each in arguments), *(f"{each.opts[0]} {each.metavar}" for each in wanted)]
+    say("", " ".join(["Usage:", called, *words, "[OPTIONS]"]), "")
+    stdout.print(*(" ".join(part.split()) for part in says.strip().split("\n\n")), sep="\n\n", markup=False)
+    if examples:
+        say("", EXAMPLES, *(f"  {line.strip()}" for line in examples.strip().splitlines()))
+    say("")
+    panels: dict[str, list[Any]] = {"": arguments, "Options": []}
+    for each in (each for each in command.params if each not in arguments and (everything or each.name != "help_all")):
+        panels.setdefault(each.rich_help_panel or "Options", []).append(each)
+    shown = sorted(panels, key=lambda name: LAST.index(name) if name in LAST else -1) if everything else [*panels][:2]
+    for name in shown:
+        if name and panels[name]:
+            say(f"{name}:")
+        stdout.print(_table(panels[name], brief=not everything))
+    if hidden := [name for name in panels if name not in shown]:
+        number = sum(len(panels[name]) for name in hidden)
+        stdout.print(f"  --help-all shows {number} more: {', '.join(hidden)}", markup=False)
+
+
+def _table(parameters: Iterable[Any], *, brief: bool) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for each in parameters:
+        flags = (
+            "" if each.opts[0][0] != "-" else ", ".join(each.opts) + "".join(f"/{off}" for off in each.secondary_opts)
+        )
+        is_switch = getattr(each, "is_flag", False)
+        left = " ".join(
+            filter(None, (f"  {flags}".rstrip(), "" if is_switch else f"{'' if flags else '  '}{each.metavar}"))
+        )
+        says = each.help + (f" \\[default: {each.default}]" if each.show_default and each.default else "")
+        table.add_row(left, Text.from_markup(_brief(says) if brief else says))
+    return table
+
+
+def _brief(text: str) -> str:
+    """Return the first sentence of a help text, and the default."""
+    said = re.split(r"(?<=[.;])(?<!e\.g\.)\s", text.partition(" \\[")[0], maxsplit=1)[0].rstrip(".;")
+    default = re.search(r"\\\[(default: [^;\]]+)", text)
+    return f"{said} \\[{default[1]}]" if default else said
+
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31

@@ -23,7 +23,7 @@ from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.image_files import find_images, require_readable
+from iqa_armor.pipeline.score import find_images, require_readable
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.settings import LEVELS
 

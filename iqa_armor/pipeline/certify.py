@@ -22,7 +22,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.card import versions
 from iqa_armor.pipeline.certify_model import Subject, certify_model
 from iqa_armor.pipeline.forecast import Forecast, forecast
-from iqa_armor.pipeline.image_files import find_images, require_readable
+from iqa_armor.pipeline.score import find_images, require_readable
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import Scale

@@ -52,7 +52,7 @@ def attack(
     from iqa_armor.data.images import read_image
     from iqa_armor.pipeline.attack import TABLE, attack_images, build_attacks
     from iqa_armor.pipeline.forecast import forecast, steps_of
-    from iqa_armor.pipeline.image_files import find_images
+    from iqa_armor.pipeline.score import find_images
 
     device = call.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)

@@ -7,8 +7,7 @@ import typer
 from iqa_armor.cli.arguments import Labels, Machine
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table, stderr
-from iqa_armor.cli.help import ArmorCommand
-from iqa_armor.cli.options import options
+from iqa_armor.cli.options import ArmorCommand, options
 
 data = typer.Typer(no_args_is_help=True, help=COMMANDS["data"], add_completion=False)
 

@@ -85,8 +85,7 @@ def score(
         find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
     from iqa_armor.models.training_scores import rescaling
-    from iqa_armor.pipeline.image_files import count_images, listed_images
-    from iqa_armor.pipeline.score import each_score
+    from iqa_armor.pipeline.score import count_images, each_score, listed_images
 
     kind = _kind(kind, images, output, from_file, resume=resume)
     device = call.chosen()
