@@ -7,8 +7,9 @@
 Random weights and a few generated images: this asks whether surgery works and proves itself, not what it buys. Each
 network has a process of its own with one thread and a limit of processor time, which other programs do not change as
 they do the clock's; what is hardened is stored and reloaded in a process in which timm cannot be imported, and must
-give the same scores. What of pyiqa is refused is tried again with `--allow-source`. Rows are kept beside the table, in
-a file of JSON lines: a run goes on where the last one stopped, and families that `--only` names are tried again.
+give the same scores. What of pyiqa is refused is tried again with `--allow-source`, then with `--position none`. Rows
+are kept beside the table, in a file of JSON lines: a run goes on where the last one stopped, and families that `--only`
+names are tried again.
 Needs `pip install '.[timm]'`; pyiqa is licensed for non-commercial use only.
 """
 
@@ -37,7 +38,7 @@ from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.errors import ArmorError
 from iqa_armor.models.base import Preprocessing
 from iqa_armor.models.build import build
-from iqa_armor.pipeline.opaque import keep_source
+from iqa_armor.pipeline.inspect import keep_source
 
 # A process that opens the files that it is told of, and says how far their scores are from those that were kept.
 RELOAD = """
@@ -192,18 +193,21 @@ def harden_one(name: str) -> dict[str, object]:
         return hardened(model)
     except ArmorError as error:
         reason = f"refused ({error.exit_code}): {error}"
-    if is_metric:
+    for flag, position in (("--allow-source", "last"), ("--position none", "none")) if is_metric else ():
         try:
-            keep_source(model, (), allow=True)
-            return {**hardened(model), "outcome": f"hardened with --allow-source; else {reason}"}
+            keep_source(model, (), allow=position == "last")
+            done = "hardened" if position == "last" else "only pruned"
+            return {**hardened(model, position), "outcome": f"{done} with {flag}; else {reason}"}
         except ArmorError as error:
             reason = f"refused ({error.exit_code}): {error}"
     return {"outcome": reason}
 
 
-def hardened(model: QualityModel) -> dict[str, object]:
+def hardened(model: QualityModel, position: str = "last") -> dict[str, object]:
     """Return what happened to a model that can be hardened."""
-    result = harden(model, open_dataset("synthetic:scenes=3,size=64x64"), Recipe(epochs=0, calibration=4))
+    result = harden(
+        model, open_dataset("synthetic:scenes=3,size=64x64"), Recipe(epochs=0, calibration=4, position=position)
+    )
     pruned = result.pruned
     row: dict[str, object] = {"outcome": "hardened", "share": pruned.share, "proof": pruned.proof} if pruned else {}
     with tempfile.TemporaryDirectory() as folder:

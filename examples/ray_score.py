@@ -39,7 +39,7 @@ def main(
     output: Annotated[Path, typer.Argument(help="New folder of Parquet files.")],
     workers: Annotated[int, typer.Option(help="Processes that score, each with a processor.")] = 1,
 ) -> None:
-    from iqa_armor.pipeline.image_files import find_images
+    from iqa_armor.pipeline.score import find_images
 
     names = [{"image": str(path.resolve())} for path in find_images([images])]
     rows = ray.data.from_items(names, override_num_blocks=min(len(names), 4 * workers))

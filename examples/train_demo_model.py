@@ -25,10 +25,10 @@ from torch import Tensor
 
 from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.data.base import SPLITS, Dataset, ImageSet
-from iqa_armor.data.distortions import distort
 from iqa_armor.data.prepared import load_prepared
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.data.specs import open_dataset
+from iqa_armor.data.synthetic import distort
 from iqa_armor.metrics.correlation import plcc, srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.demo import DEMO_PREPROCESSING, demo_network

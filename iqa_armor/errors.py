@@ -116,6 +116,21 @@ def reading(
 
 
 @contextmanager
+def failing(
+    says: str,
+    failures: tuple[type[BaseException], ...] = NETWORK_FAILURES,
+    *,
+    error: type[ArmorError] = ArmorError,
+    advice: str = "",
+) -> Iterator[None]:
+    """Raise `error` in place of these failures of the block, by default those of a network: "SAYS: reason; advice"."""
+    try:
+        yield
+    except failures as failure:
+        raise error("; ".join(filter(None, (f"{says}: {first_line(failure)}", advice)))) from failure
+
+
+@contextmanager
 def calling(what: str, error: type[ArmorError] = ArmorError, *, says: Says | str = "failed") -> Iterator[None]:
     """Raise `error` in place of what the code of others, called in the block, may raise: exceptions of its own, too.
 

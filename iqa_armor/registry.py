@@ -1,15 +1,77 @@
-"""Named values that describe themselves: one declaration for reading a word, for help texts and for documents."""
+"""Named values that describe themselves, for reading a word, help texts and documents; and objects that users name."""
 
 import difflib
+import importlib
+import importlib.util
+import re
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
+from pathlib import Path
+from types import ModuleType
 from typing import Any, Generic, TypeVar
 
-from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.plugins import import_object, split_spec
+from iqa_armor.errors import ArmorError, UsageError, calling, failing
+
+_SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
+
+
+def split_spec(word: str) -> tuple[str, str, str] | None:
+    """Return (source, name, the rest behind a further colon) of a word that names an object to import, else None."""
+    match = _SPEC.fullmatch(word)
+    return None if match is None else (match["source"], match["name"], (match["rest"] or ":")[1:])
+
+
+def import_object(source: str, name: str, *, kind: str, error: type[ArmorError] = UsageError) -> Any:
+    """Return an object of a user's own module; the module is run.
+
+    Args:
+        source: Importable module, also one in the working folder; or a path that ends in .py, which may import its
+            neighbours.
+        name: Attribute of it.
+        kind: What messages call the object.
+        error: Class of the error.
+
+    Raises ArmorError of the class `error`, if the module is missing or fails, or has no such attribute.
+    """
+    module = _from_file(Path(source), kind, error) if source.endswith(".py") else _by_name(source, error)
+    if not hasattr(module, name):
+        raise error(f"{source} has no {kind} {name!r}")
+    return getattr(module, name)
+
+
+def _by_name(name: str, failure: type[ArmorError]) -> ModuleType:
+    # A console script has its own folder first on the path; a user's package lies in the working folder.
+    here = str(Path.cwd())
+    if here not in sys.path:
+        sys.path.append(here)
+    with calling(f"module {name!r}", failure, says="cannot be imported"):
+        return importlib.import_module(name)
+
+
+def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
+    path = path.expanduser().absolute()
+    if not path.is_file():
+        raise failure(f"there is no file {path} that could hold the {kind}")
+    name = f"iqa_armor_user_{path.stem}"
+    spec = importlib.util.spec_from_file_location(name, path)
+    if spec is None or spec.loader is None:
+        raise failure(f"{path} is no Python file")
+    module = importlib.util.module_from_spec(spec)
+    if str(path.parent) not in sys.path:  # as for a script, so that it finds its neighbours, now and later
+        sys.path.insert(0, str(path.parent))
+    sys.modules[name] = module  # dataclasses and pickle look a class's module up there
+    try:
+        with calling(str(path), failure, says="cannot be run"):
+            spec.loader.exec_module(module)
+    except BaseException:
+        del sys.modules[name]
+        raise
+    return module
+
 
 T = TypeVar("T")
 Setting = int | float | str | bool
@@ -82,10 +144,8 @@ class Registry(Mapping[str, T], Generic[T]):
             return value
         changes = dict(self._setting(value, pair) for pair in settings.split(","))
         target: Any = value
-        try:
+        with failing(f"{self.kind} {word!r}", (ValueError,), error=self.error):
             return replace(target, **changes)  # type: ignore[no-any-return]
-        except ValueError as error:
-            raise self.error(f"{self.kind} {word!r}: {error}") from error
 
     def find(self, word: str) -> tuple[T, str]:
         """Return the value that a word names, and what stands behind the name and a colon; errors as in `read`."""
@@ -135,10 +195,9 @@ class Registry(Mapping[str, T], Generic[T]):
         return _entry_points(self.group) if self.group else {}
 
     def _load(self, name: str) -> Any:
-        try:
+        says = f"the installed {self.kind} {name!r} cannot be imported"
+        with failing(says, (ImportError, AttributeError), error=self.error):
             return self._installed()[name].load()
-        except (ImportError, AttributeError) as error:
-            raise self.error(f"the installed {self.kind} {name!r} cannot be imported: {error}") from error
 
     def _meant(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), n=1)

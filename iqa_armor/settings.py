@@ -52,17 +52,37 @@ class SettingsModel(BaseModel):
             raise cls.error(f"{source}: {told}" if source else told) from error
 
 
+class CallSettings(SettingsModel):
+    """Settings of one call of a command, which no recipe holds: how this machine gets a result, not what it is."""
+
+    in_recipes: ClassVar[bool] = False
+
+    def words(self, *kinds: type[SettingsModel]) -> list[str]:
+        """Return the options that say the same, for another command; only those of some of its base classes."""
+        found: list[str] = []
+        fields = {name: field for kind in kinds or (type(self),) for name, field in kind.model_fields.items()}
+        for name, field in fields.items():
+            value = getattr(self, name)
+            if value in (None, False, "", ()):
+                continue
+            flag, shown = flags_of(name, field)[0], flag_of(field).written(value)
+            if get_origin(written_type(field)) is list:
+                found += [word for each in shown for word in (flag, str(each))]
+            else:
+                told = ",".join(map(str, shown)) if isinstance(shown, tuple) else str(shown)
+                found += [flag] if value is True else [flag, told]
+        return found
+
+
 @dataclass(frozen=True)
 class Flag:
     """How the command line writes a setting, where its name and type do not say it all."""
 
     names: tuple[str, ...] = ()  # its flags, such as "--prune-global/--prune-local", if not made of the setting's name
-    kind: Any = (
-        None  # type of what is written, if not the setting's own; `str` for a text that the setting reads itself
-    )
+    kind: Any = None  # type of what is written, if not the setting's own; str where it reads a text itself
     metavar: str | None = None  # what stands for the value in help texts
     shown: str | None = None  # the default as help texts show it, if not the setting's own
-    panel: str | None = None  # heading under which help texts list it, if not its class's
+    panel: str | None = None  # heading under which help texts list it, if not its class's; "" for the usual ones
     written: Callable[[Any], Any] = lambda value: value  # what the command line calls a value of the setting
 
 
@@ -125,17 +145,16 @@ def written_type(field: FieldInfo) -> Any:
 
 def explain(error: ValidationError, kind: type[BaseModel], names: Mapping[str, str] | None = None) -> str:
     """Return what validation found wrong with which setting, in one line; `names` is as in `SettingsModel.read`."""
-    return "; ".join(_fault(fault, kind, names or {}) for fault in error.errors())
-
-
-def _fault(fault: Any, kind: type[BaseModel], names: Mapping[str, str]) -> str:
-    message = str(fault["msg"]).removeprefix("Value error, ")
-    if not fault["loc"]:  # settings that do not go together
-        return message
-    setting, given = str(fault["loc"][0]), repr(fault["input"])
-    if fault["type"] == "literal_error":
-        message = f"must be one of {', '.join(map(str, get_args(kind.model_fields[setting].annotation)))}"
-    return f"{names.get(setting, setting)}: {message[0].lower()}{message[1:]}, got {given}"
+    told = []
+    for fault in error.errors():
+        message, setting = fault["msg"].removeprefix("Value error, "), str(fault["loc"][0]) if fault["loc"] else ""
+        if fault["type"] == "literal_error":
+            message = f"must be one of {', '.join(map(str, get_args(kind.model_fields[setting].annotation)))}"
+        if setting:  # else settings do not go together
+            called = (names or {}).get(setting, setting)
+            message = f"{called}: {message[0].lower()}{message[1:]}, got {fault['input']!r}"
+        told.append(message)
+    return "; ".join(told)
 
 
 def read_size(value: Any) -> Any:
@@ -146,6 +165,11 @@ def read_size(value: Any) -> Any:
     if match is None:
         raise ValueError("takes HEIGHTxWIDTH, e.g. 498x664")
     return int(match[1]), int(match[2])
+
+
+def write_size(value: Any) -> Any:
+    """Return (height, width) as `read_size` reads it; a word as it is."""
+    return value if isinstance(value, str) else "{}x{}".format(*value)
 
 
 def read_numbers(value: Any, *, count: int | None = None) -> Any:

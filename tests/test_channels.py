@@ -196,6 +196,28 @@ class Scaled(nn.Module):
         return maps * self.scale + self.places
 
 
+class Same(nn.Conv2d):
+    """Pads by what the size of its weight says, as TensorFlow's."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        rows, columns = self.weight.shape[-2:]
+        maps = F.pad(maps, (columns // 2, (maps.shape[3] + columns) % 2, rows // 2, (maps.shape[2] + rows) % 2))
+        return F.conv2d(maps, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
+
+
+class Tied(nn.Module):
+    """Layers that share weights, a bias, or both with another layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(*(nn.Conv2d(16, 16, 1) for _ in range(3)), *(nn.BatchNorm2d(16) for _ in range(2)))
+        self.layers[1].weight, self.layers[2].bias = self.layers[0].weight, self.layers[0].bias
+        self.layers[4].weight = self.layers[3].weight
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.layers(maps).relu() + maps
+
+
 def between(*layers: nn.Module) -> nn.Module:
     return nn.Sequential(stage(3, 16), *layers, stage(16, 16), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1))
 
@@ -221,6 +243,8 @@ LAYERS: dict[str, Callable[[], nn.Module]] = {
     "norm of all": lambda: between(nn.LayerNorm([16, 16, 16])),
     "local response norm": lambda: between(nn.LocalResponseNorm(5)),
     "across channels": lambda: between(nn.Unflatten(1, (1, 16)), nn.Conv3d(1, 1, 3, padding=1), nn.Flatten(1, 2)),
+    "padded as TensorFlow does": lambda: between(Same(16, 16, 3, 2, groups=16), Same(16, 16, 3, bias=False)),
+    "tied weights": lambda: between(Tied()),
     "sync norm": lambda: between(nn.SyncBatchNorm(16)),
 }
 

@@ -21,8 +21,7 @@ from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline.attack import attack_images, build_attacks
-from iqa_armor.pipeline.image_files import COLUMNS, name_files, to_levels
+from iqa_armor.pipeline.attack import COLUMNS, attack_images, build_attacks, name_files, to_levels
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.score import score_files
 

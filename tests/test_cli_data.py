@@ -13,9 +13,9 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from iqa_armor.cli import app
-from iqa_armor.data.direction import Direction, measure_direction, sharpness
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.data.specs import open_dataset
+from iqa_armor.pipeline.data import Direction, measure_direction, sharpness
 
 
 def run(*arguments: object):

@@ -45,7 +45,7 @@ def test_work_is_told_at_its_start_each_minute_and_at_its_end(
 def test_quiet_says_nothing_of_progress_but_what_is_wrong(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:
-    console.hear("quiet")
+    console.BEAT.set(console.QUIET)
     console.Bars(None)("scoring", 1, 3, "detail")
     assert capsys.readouterr().err == ""
     failed = CliRunner().invoke(app, ["score", str(MODEL), "absent.png", "--quiet"])

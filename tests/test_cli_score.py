@@ -26,9 +26,8 @@ from iqa_armor.data.images import read_image
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores, rescaling
-from iqa_armor.pipeline.image_files import listed_images
 from iqa_armor.pipeline.load import load_model
-from iqa_armor.pipeline.score import each_score, score_files
+from iqa_armor.pipeline.score import each_score, listed_images, score_files
 
 FORMATS = ["csv", "jsonl", "parquet"]
 

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 from iqa_armor import Preprocessing, QualityModel, save_model
 from iqa_armor.cli import app
 from iqa_armor.cli.commands.schema import schema_of
-from iqa_armor.results.seeds import mean_and_spread
+from iqa_armor.results.requirements import mean_and_spread
 
 QUICK = ("--limit", 6, "--attack", "pgd1", "--epsilon", 4, "--ranking", "none", "--device", "cpu")
 

@@ -26,11 +26,10 @@ from iqa_armor.export import FORMATS
 from iqa_armor.export.write import export_model
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
-from iqa_armor.plugins import import_object
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import prune
 from iqa_armor.recipe import Training
-from iqa_armor.registry import Entry
+from iqa_armor.registry import Entry, import_object
 
 ROWS = [[cell.strip() for cell in line.split("|")[1:-1]] for line in TEXT.splitlines() if re.match(r"\| an? ", line)]
 

@@ -12,7 +12,7 @@ from PIL import Image
 from iqa_armor.data.images import FORMATS, FileImages, read_image
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.errors import DataError
-from iqa_armor.pipeline.image_files import find_images
+from iqa_armor.pipeline.score import find_images
 
 RED, WHITE = [255, 0, 0], [255, 255, 255]
 

@@ -113,7 +113,7 @@ def test_nips_keeps_sizes_and_has_no_scores(tmp_path: Path) -> None:
 def test_nips_lists_missing_and_repeated_images(tmp_path: Path) -> None:
     picture(tmp_path / "images" / "a.png")
     (tmp_path / "images.csv").write_text("ImageId\na\na\nb\n../a\n")
-    with pytest.raises(DataError, match=r"(?s)duplicate images \(1\).*missing images \(1\).*are paths \(1\)"):
+    with pytest.raises(DataError, match=r"(?s)empty or paths \(1\).*duplicate images \(1\).*missing images \(2\)"):
         open_dataset(f"nips2017:{tmp_path}")
     with pytest.raises(DataError, match=r"holds no images\.csv"):
         open_dataset(f"nips2017:{tmp_path}/images")

@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from iqa_armor.data.base import SPLITS, Dataset
-from iqa_armor.data.distortions import DISTORTIONS, distort
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.data.synthetic import (
+    DISTORTIONS,
     IMAGES_PER_SCENE,
+    distort,
     make_scene,
     parse_settings,
     reference_scores,

@@ -24,8 +24,7 @@ from iqa_armor.cli import app
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.export import FORMATS, formats
-from iqa_armor.export.agreement import compare, natural_batches
-from iqa_armor.export.write import Exported, export_model
+from iqa_armor.export.write import Exported, compare, export_model, natural_batches
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock
@@ -172,7 +171,7 @@ def test_hardened_resnet_gives_its_scores_in_its_formats(
     model = hardened_resnet(backend, blocks)
     for suffix in suffixes:
         exported = export_model(model, tmp_path / f"out{suffix}")
-        assert exported.check.share < 1e-4
+        assert exported.check.share_of_range < 1e-4
         assert_same_scores(exported.path, model, (1, 3, 64, 80), (3, 3, 64, 80))
 
 
@@ -196,7 +195,7 @@ def test_network_of_one_size_exports_for_it_and_says_why(tmp_path: Path) -> None
     exported = export_model(model, tmp_path / "out.pt2")
     assert exported.size == (32, 40)
     assert exported.fixed_because != ""
-    assert exported.check.measured
+    assert exported.check.range_measured_here
     assert_same_scores(exported.path, model, (4, 3, 32, 40))
 
 

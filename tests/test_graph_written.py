@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import einops
+import kornia
 import pytest
 import torch
 from conftest import memory_dataset
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import weight_norm
+from torchvision import transforms
+from torchvision.transforms import v2
 
 from iqa_armor.artifact.storage import load_artifact
 from iqa_armor.errors import ArmorError, SurgeryError
@@ -55,7 +58,51 @@ def by_parameters(self: Any, x: Tensor) -> Tensor:
     return x * self.scale.item() + float(self.power) if self.scale > 0 else x
 
 
+def asking(_: Any, x: Tensor) -> Tensor:
+    assert isinstance(x, Tensor)
+    assert torch.is_tensor(x)
+    assert not torch.is_complex(x)
+    if not x.is_floating_point() or x.element_size() != 4 or x.type() != "torch.FloatTensor":
+        x = x.float() / 255
+    return x.clamp(min=torch.finfo(x.dtype).eps) if x.stride()[-1] == 1 else x
+
+
+def made_alike(_: Any, x: Tensor) -> Tensor:
+    border = x.new_zeros(x.shape[0], x.shape[1], 1, x.shape[3])
+    rows = torch.empty(x.shape[0], 1, 1, 1, dtype=x.dtype, device=x.device).fill_(0.5)
+    return torch.cat([x, border], 2) * x.new_full((x.size(0), 1, 1, 1), 2.0) * rows + x.new_tensor([0.5]).view(
+        1, 1, 1, 1
+    )
+
+
+def transformed(_: Any, x: Tensor) -> Tensor:
+    x = transforms.functional.gaussian_blur(
+        transforms.functional.normalize(x, [0.1] * 16, [0.5] * 16), [3, 3], [1.0, 1.0]
+    )
+    return v2.functional.normalize(v2.functional.resize(x, [12, 12]), [0.1] * 16, [0.5] * 16)
+
+
+def in_order(_: Any, x: Tensor) -> Tensor:
+    x = x.flatten(2)
+    low, high = torch.quantile(x, torch.tensor([0.25, 0.75]), dim=2)
+    return low + high + x.median(2).values + torch.kthvalue(x, 2, dim=2).values + x.nanquantile(0.5, dim=2)
+
+
+def in_pieces(_: Any, x: Tensor) -> Tensor:
+    distance = functional.mse_loss(x, x.flip(3), reduction="none")
+    distance = distance + functional.l1_loss(x, x.rot90(1, (2, 3)), reduction="none")
+    return torch.nan_to_num(torch.atan2(x, distance + 1)).tril().cummax(2).values
+
+
 FOLLOWED: dict[str, Any] = {
+    "questions about a tensor": lambda: Written(asking),
+    "tensors made like others": lambda: Written(made_alike),
+    "torchvision's transforms": lambda: Written(transformed),
+    "kornia's filters": lambda: Written(
+        lambda _, x: kornia.filters.sobel(kornia.filters.gaussian_blur2d(x, (3, 3), (1, 1)))
+    ),
+    "order statistics": lambda: Written(lambda _, x: x, head=in_order),
+    "losses and angles": lambda: Written(in_pieces),
     "sizes compared, a table of axes": lambda: Written(exact),
     "layers made in forward": lambda: Written(
         lambda _, x: nn.ZeroPad2d((1, 0, 1, 0))(nn.LeakyReLU(0.2)(x)),

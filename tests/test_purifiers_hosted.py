@@ -161,4 +161,4 @@ def test_damaged_files_are_one_sentence(suffix: str, content: bytes, tmp_path: P
 
 def test_a_file_that_changed_is_refused(exported: Path) -> None:
     with pytest.raises(ModelLoadError, match="has changed since it was opened"):
-        hosted.describe(str(exported), "0" * 64, "cpu", 1, b"")
+        hosted.describe((str(exported), "0" * 64, "cpu", 1), b"")

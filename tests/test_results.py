@@ -10,6 +10,7 @@ import pytest
 from iqa_armor.errors import DataError, UsageError
 from iqa_armor.evaluation.comparison import divide, weighted_mean
 from iqa_armor.evaluation.reductions import REDUCTIONS
+from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.results.figure_registry import FIGURES
 from iqa_armor.results.figures import AttackFigures, Differences, Interval, ModelEntry, Ratios, Scale
 from iqa_armor.results.outcome import DataEntry, Outcome, Settings
@@ -161,12 +162,12 @@ def test_unknown_path_names_the_nearest(text: str, nearest: str) -> None:
 
 
 def test_path_can_be_refused_before_anything_is_evaluated() -> None:
-    names: dict[str, Any] = {"budgets": {"pgd1": ["4"], "stadv": ["1"]}, "datasets": []}
-    require_path(parse_requirement("ratio_to_baseline.timing.seconds_per_image <= 2"), **names)
+    settings = EvaluationSettings(attacks=("pgd1", "stadv"), epsilons=(4 / 255,), ranking="none").report()
+    require_path(parse_requirement("ratio_to_baseline.timing.seconds_per_image <= 2"), settings, [])
     with pytest.raises(UsageError, match=r"did you mean 'attacks\.pgd1"):
-        require_path(parse_requirement("attacks.pgd8.srocc.4 >= 0"), **names)
+        require_path(parse_requirement("attacks.pgd8.srocc.4 >= 0"), settings, [])
     for path in ("attacks.stadv.abs_gain.1", "worst_case.abs_gain_auc", "ratio_to_baseline.worst_case.abs_gain.4"):
-        require_path(parse_requirement(f"{path} <= 1"), **names)
+        require_path(parse_requirement(f"{path} <= 1"), settings, [])
 
 
 def test_compared_models_leave_out_the_baseline() -> None:

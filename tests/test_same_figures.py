@@ -52,7 +52,7 @@ UNSTEADY = {"first_call", "latency", "throughput", "training_step", "timing", "f
 # What is told elsewhere too.
 TWICE = {"datasets", "settings", "recipe"}
 # Logarithms of small gains and training losses amplify what processors round differently.
-LOOSE = re.compile("r_score|loss")
+LOOSE = re.compile("r_score|loss|^/bytes")  # an exported file names the files that its graph is from
 
 
 def figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:

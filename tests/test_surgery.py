@@ -129,6 +129,29 @@ def test_dilation_in_the_unit_that_begins_a_stage_hides_nothing() -> None:
     assert [node.name for node in choose(trace(network, example()[:1]), "last")] == ["_1"]
 
 
+class Backbone(nn.Module):
+    """Stages with shortcuts, all written in one `forward`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.downs = nn.ModuleList([nn.Conv2d(3 if n == 0 else 8, 8, 3, 2, 1) for n in range(4)])
+        self.units = nn.ModuleList([nn.Conv2d(8, 8, 3, padding=1) for _ in range(4)])
+
+    def forward(self, images: Tensor) -> Tensor:
+        for down, unit in zip(self.downs, self.units, strict=True):
+            images = down(images).relu()
+            images = images + unit(images)
+        return images
+
+
+def test_a_backbone_is_no_residual_unit() -> None:
+    network = nn.Sequential(Backbone(), nn.Flatten(), nn.LazyLinear(1))
+    network(example())
+    assert [node.name for node in choose(trace(network, example()[:1]), "last")] == ["add_2"]
+    whole = nn.Sequential(trace(Backbone(), example()[:1]), *network[1:])  # as torchvision's feature extractors are
+    assert [node.name for node in choose(trace(whole, example()[:1]), "last")] == ["add_2"]
+
+
 def test_last_quarter_of_many_convolutions_on_one_size_is_the_last_stage() -> None:
     units = [layer for _ in range(7) for layer in (nn.Conv2d(4, 4, 3, padding=1), nn.ReLU())]
     network = nn.Sequential(nn.Conv2d(3, 4, 2, 2), nn.ReLU(), *units, nn.Flatten())
@@ -145,7 +168,7 @@ def test_last_is_never_the_image_itself(moved: Callable[[Tensor], Tensor]) -> No
         def forward(self, images: Tensor) -> Tensor:
             return self.conv(moved(images)).amax((1, 2, 3))
 
-    with pytest.raises(SurgeryError, match="one stage only"):
+    with pytest.raises(SurgeryError, match=r"one stage only.* or leave the block out with --position none"):
         choose(trace(Moved(), example()[:1]), "last")
 
 

@@ -46,41 +46,29 @@ MAX_KERNEL = 2**10
 MAX_PADDING = 2**10
 
 
-def flag(value: object) -> bool:
-    if not isinstance(value, bool):
-        raise FormatError(f"must be true or false, got {shown(value)}")
-    return value
+def must_be(what: str, passes: Callable[[Any], bool]) -> ArgumentCheck:
+    """Return a check that passes a value on, or says what it must be."""
+
+    def check(value: object) -> object:
+        if not passes(value):
+            raise FormatError(f"must be {what}, got {shown(value)}")
+        return value
+
+    return check
 
 
 def integer(low: int, high: int) -> ArgumentCheck:
-    """Return a check for a whole number in [low, high]."""
-
-    def check(value: object) -> object:
-        if type(value) is not int or not low <= value <= high:
-            raise FormatError(f"must be a whole number from {low} to {high}, got {shown(value)}")
-        return value
-
-    return check
+    return must_be(f"a whole number from {low} to {high}", lambda value: type(value) is int and low <= value <= high)
 
 
 def number(low: float = -math.inf, high: float = math.inf) -> ArgumentCheck:
-    """Return a check for a finite number in [low, high]."""
-
-    def check(value: object) -> object:
-        if type(value) not in (int, float) or not max(low, -_LARGEST) <= value <= min(high, _LARGEST):  # type: ignore[operator]
-            raise FormatError(f"must be a finite number from {low} to {high}, got {shown(value)}")
-        return value
-
-    return check
+    least, most = max(low, -_LARGEST), min(high, _LARGEST)
+    what = f"a finite number from {low} to {high}"
+    return must_be(what, lambda value: type(value) in (int, float) and least <= value <= most)
 
 
 def choice(*texts: str) -> ArgumentCheck:
-    def check(value: object) -> object:
-        if value not in texts or not isinstance(value, str):
-            raise FormatError(f"must be one of {', '.join(texts)}, got {shown(value)}")
-        return value
-
-    return check
+    return must_be(f"one of {', '.join(texts)}", lambda value: isinstance(value, str) and value in texts)
 
 
 def sequence(part: ArgumentCheck, shortest: int, longest: int | None = None) -> ArgumentCheck:
@@ -131,6 +119,7 @@ def checked_fields(stored: object, checks: Mapping[str, ArgumentCheck], where: s
     return checked
 
 
+flag = must_be("true or false", lambda value: isinstance(value, bool))
 channels = integer(1, MAX_CHANNELS)
 any_number = number()
 dimension = integer(-8, 8)

@@ -1,4 +1,4 @@
-"""The functions and Tensor methods that a stored graph may call."""
+"""The functions that a stored graph may call."""
 
 import builtins
 import math
@@ -22,6 +22,9 @@ RESAMPLING = ("nearest", "nearest-exact", "linear", "bilinear", "bicubic", "tril
 PADDING = ("constant", "reflect", "replicate", "circular")
 SAMPLING = ("bilinear", "nearest", "bicubic", "zeros", "border", "reflection")
 DISTANCES = ("use_mm_for_euclid_dist_if_necessary", "use_mm_for_euclid_dist", "donot_use_mm_for_euclid_dist")
+QUANTILES = ("linear", "lower", "higher", "midpoint", "nearest")
+LOSS = "input target size_average? reduce? reduction? weight?"
+REDUCTIONS = ("none", "mean", "sum")
 FOURIER = ("backward", "ortho", "forward")
 CONVOLUTION = "input weight bias? stride? padding? dilation? groups?"
 TRANSPOSED = "input weight bias? stride? padding? output_padding? groups? dilation?"
@@ -71,15 +74,20 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
     },
     torch: {
         "abs ceil clone conj cos detach erf exp expm1 floor log log10 log1p log2": Signature("input", literals=False),
+        "acos asin atan cosh frac isfinite isinf isnan sgn sinh tan": Signature("input", literals=False),
         "logical_not neg numel reciprocal relu round rsqrt sigmoid sign sin sqrt": Signature("input", literals=False),
         "square t tanh trunc": Signature("input", literals=False),
         "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul": Signature("input other", literals=False),
         "multiply mv ne outer remainder true_divide": Signature("input other", literals=False),
+        "atan2 fmod hypot logical_and logical_or xlogy": Signature("input other", literals=False),
         "add sub subtract rsub": Signature("input other alpha?", literals=False),
         "div": Signature("input other rounding_mode?", ("floor", "trunc"), literals=False),
         "pow": Signature("input exponent", largest=EXPONENT, literals=False),
         "clamp": Signature("input min? max?"),
         "diagonal": Signature("input offset? dim1? dim2?"),
+        "tril triu": Signature("input diagonal?"),
+        "rot90": Signature("input k? dims?"),
+        "nan_to_num": Signature("input nan? posinf? neginf?"),
         "lerp": Signature("input end weight"),
         "addcmul addcdiv": Signature("input tensor1 tensor2 value?"),
         "where": Signature("condition input other"),
@@ -95,7 +103,7 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
         "meshgrid": Signature("tensors indexing?", ("ij", "xy"), many=True),
         "full_like": Signature("input fill_value dtype?"),
         "cat concat stack": Signature("tensors dim?"),
-        "hstack vstack": Signature("tensors"),
+        "hstack vstack dstack column_stack": Signature("tensors"),
         "chunk": Signature("input chunks dim?", largest=GROWTH),
         "split": Signature("tensor split_size_or_sections dim?"),
         "unbind squeeze unsqueeze": Signature("input dim?"),
@@ -116,21 +124,29 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
         "pixel_unshuffle": Signature("input downscale_factor"),
         "mean sum prod": Signature("input dim? keepdim? dtype?"),
         "std var std_mean var_mean": Signature("input dim? unbiased? keepdim? correction?"),
-        "max min amax amin argmax": Signature("input dim? keepdim?"),
+        "max min amax amin aminmax argmax argmin median nanmedian any all": Signature("input dim? keepdim?"),
+        "count_nonzero": Signature("input dim?"),
+        "kthvalue": Signature("input k dim? keepdim?"),
+        "quantile nanquantile": Signature("input q dim? keepdim? interpolation?", QUANTILES),
+        "cummax cummin": Signature("input dim"),
         "topk": Signature("input k dim? largest? sorted?", largest=GROWTH),
         "sort argsort": Signature("input dim? descending? stable?"),
         "logsumexp": Signature("input dim keepdim?"),
-        "cumsum softmax log_softmax": Signature("input dim dtype?"),
+        "cumsum cumprod softmax log_softmax": Signature("input dim dtype?"),
         "norm": Signature("input p? dim? keepdim? dtype?", ("fro",)),
         "rand_like randn_like": Signature("input dtype? device?"),
         "angle real imag view_as_real": Signature("input", literals=False),
     },
     torch.functional: {
         "cdist": Signature("x1 x2 p? compute_mode?", DISTANCES),
+        "tensordot": Signature("a b dims?"),
     },
     iqa_armor.graph.interpret: {
         "with_item": Signature("tensor index value", literals=True),
         "for_each": Signature("value images", literals=False),
+    },
+    torch._C._nn: {
+        "one_hot": Signature("tensor num_classes", largest=GROWTH),
     },
     torch.fft: {
         "fft ifft rfft irfft": Signature("input n? dim? norm?", FOURIER, largest=GROWTH),
@@ -171,9 +187,12 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
         "batch_norm": Signature(NORMALIZING),
         "instance_norm": Signature("input running_mean? running_var? weight? bias? use_input_stats? momentum? eps?"),
         "local_response_norm": Signature("input size alpha? beta? k?", largest=GROWTH),
+        "l1_loss mse_loss": Signature(LOSS, REDUCTIONS),
+        "smooth_l1_loss": Signature(f"{LOSS} beta?", REDUCTIONS),
+        "affine_grid": Signature("theta size align_corners?", largest=GROWTH),
         "cosine_similarity": Signature("x1 x2 dim? eps?"),
         "pairwise_distance": Signature("x1 x2 p? eps? keepdim?"),
-        "max_pool1d max_pool2d": Signature(POOLING),
+        "max_pool1d max_pool2d max_pool2d_with_indices": Signature(POOLING),
         "avg_pool1d avg_pool2d": Signature(AVERAGING),
         "lp_pool2d": Signature("input norm_type kernel_size stride? ceil_mode?"),
         "adaptive_avg_pool1d adaptive_avg_pool2d": Signature("input output_size", largest=GROWTH),
@@ -186,57 +205,3 @@ _SIGNATURES: dict[ModuleType, dict[str, Signature]] = {
     },
 }
 FUNCTIONS: Table[StoredFunction] = Table(functions_of(_SIGNATURES), "FUNCTIONS", lambda function: function.target)
-
-
-# Names of methods by their parameters after the tensor itself.
-_BY_PARAMETERS = {
-    "": "abs bool ceil clone cos detach dim double erf exp expm1 float floor half int is_contiguous log log10 log1p "
-    "log2 long neg numel nelement reciprocal relu relu_ round rsqrt sigmoid sigmoid_ sign sin sqrt square t tanh tanh_ "
-    "trunc logical_not ndimension bfloat16",
-    "other": "bmm dot eq floor_divide ge gt le lt matmul maximum minimum mm mul mul_ multiply mv ne outer remainder "
-    "true_divide type_as expand_as view_as reshape_as",
-    "other alpha?": "add add_ sub sub_ subtract",
-    "dim? keepdim? dtype?": "mean sum prod",
-    "dim? unbiased? keepdim? correction?": "std var",
-    "dim? keepdim?": "max min amax amin argmax",
-    "dim dtype?": "softmax log_softmax cumsum",
-    "min max?": "clamp clamp_",
-    "value": "clamp_min clamp_max",
-    "dim0 dim1": "transpose swapaxes swapdims",
-    "mask value": "masked_fill masked_fill_",
-    "memory_format?": "contiguous",
-    "start_dim? end_dim?": "flatten",
-    "dim index": "gather index_select select",
-    "dim keepdim?": "logsumexp",
-    "source destination": "movedim",
-    "dim start length": "narrow",
-    "shifts dims?": "roll",
-    "dim?": "size squeeze unbind",
-    "split_size dim?": "split",
-    "dtype? device? non_blocking? copy?": "to",
-    "dim sizes": "unflatten",
-    "dimension size step": "unfold",
-    "k dim? largest? sorted?": "topk",
-    "dim? descending? stable?": "sort argsort",
-    "dim": "unsqueeze",
-    "offset? dim1? dim2?": "diagonal",
-    "dtype": "type",
-    "tensor1 tensor2 value?": "addcmul addcdiv",
-}
-
-METHODS: dict[str, Signature] = {
-    **{name: Signature(parameters) for parameters, names in _BY_PARAMETERS.items() for name in names.split()},
-    # Methods that take a size or a list of dimensions as separate arguments too.
-    "view": Signature("size", many=True),
-    "reshape": Signature("shape", many=True),
-    "permute": Signature("dims", many=True),
-    "flip": Signature("dims", many=True),
-    "expand": Signature("size", many=True, largest=GROWTH),
-    "repeat": Signature("repeats", many=True, largest=GROWTH),
-    "tile": Signature("dims", many=True, largest=GROWTH),
-    "chunk": Signature("chunks dim?", largest=GROWTH),
-    **dict.fromkeys(("div", "div_"), Signature("other rounding_mode?", ("floor", "trunc"))),
-    "norm": Signature("p? dim? keepdim? dtype?", ("fro",)),
-    "pow": Signature("exponent", largest=EXPONENT),
-    "repeat_interleave": Signature("repeats dim?", largest=GROWTH),
-}

@@ -6,7 +6,7 @@ from iqa_armor.artifact.checks import (
     MAX_CHANNELS,
     MAX_KERNEL,
     MAX_PADDING,
-    FormatError,
+    ArgumentCheck,
     any_number,
     channels,
     choice,
@@ -15,26 +15,20 @@ from iqa_armor.artifact.checks import (
     epsilon,
     flag,
     integer,
+    must_be,
     number,
     optional,
     per_axis,
     sequence,
     share,
-    shown,
 )
 from iqa_armor.artifact.signatures import Derived, Fields, StoredLayer, Table, layers_of
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
 
-
-def _backend(value: object) -> object:
-    """Return the name of a known backend; naming one in a file imports nothing but what is installed for that."""
-    if not isinstance(value, str) or not BACKENDS.knows(value):
-        raise FormatError(f"must be one of {BACKENDS.summary()}, got {shown(value)}")
-    return value
-
-
+# Naming a backend in a file imports nothing but what is installed for that.
+_backend = must_be(f"one of {BACKENDS.summary()}", lambda value: isinstance(value, str) and BACKENDS.knows(value))
 BLOCKS: dict[str, StoredLayer] = {
     "iqa_armor.ortho.RobustBlock": StoredLayer(
         RobustBlock,
@@ -61,15 +55,15 @@ MAX_SCALE = 64
 has_bias = Derived(flag, lambda module: module.bias is not None)
 
 
+def _each(names: str, check: ArgumentCheck) -> Fields:
+    return dict.fromkeys(names.split(), check)
+
+
 def _convolution(axes: int) -> Fields:
     return {
-        "in_channels": channels,
-        "out_channels": channels,
-        "kernel_size": per_axis(axes, 1, MAX_KERNEL),
-        "stride": per_axis(axes, 1, MAX_KERNEL),
+        **_each("in_channels out_channels groups", channels),
+        **_each("kernel_size stride dilation", per_axis(axes, 1, MAX_KERNEL)),
         "padding": either(choice("same", "valid"), per_axis(axes, 0, MAX_PADDING)),
-        "dilation": per_axis(axes, 1, MAX_KERNEL),
-        "groups": channels,
         "bias": has_bias,
         "padding_mode": choice("zeros", "reflect", "replicate", "circular"),
     }
@@ -106,8 +100,7 @@ RUNNING_NORM: Fields = {
     "num_features": channels,
     "eps": epsilon,
     "momentum": optional(share),
-    "affine": flag,
-    "track_running_stats": flag,
+    **_each("affine track_running_stats", flag),
 }
 LAYER_NORM: Fields = {
     "normalized_shape": sequence(channels, 1, 4),
@@ -123,24 +116,17 @@ EMBEDDING: Fields = {
     "max_norm": optional(any_number),
 }
 ATTENTION: Fields = {
-    "embed_dim": channels,
-    "num_heads": channels,
+    **_each("embed_dim num_heads kdim vdim", channels),
+    **_each("add_zero_attn batch_first", flag),
     "dropout": share,
     "bias": Derived(flag, lambda module: module.in_proj_bias is not None),
     "add_bias_kv": Derived(flag, lambda module: module.bias_k is not None),
-    "add_zero_attn": flag,
-    "kdim": channels,
-    "vdim": channels,
-    "batch_first": flag,
 }
 RECURRENT: Fields = {
-    "input_size": channels,
-    "hidden_size": channels,
+    **_each("input_size hidden_size", channels),
+    **_each("bias batch_first bidirectional", flag),
     "num_layers": integer(1, 16),
-    "bias": flag,
-    "batch_first": flag,
     "dropout": share,
-    "bidirectional": flag,
 }
 # After the query; each may be left out where a graph leaves it out.
 ATTENDED = "key value key_padding_mask need_weights attn_mask average_attn_weights is_causal"
@@ -154,10 +140,9 @@ UPSAMPLED: Fields = {
 }
 MODES: Fields = {
     "mode": choice("nearest", "linear", "bilinear", "bicubic", "trilinear"),
-    "align_corners": optional(flag),
-    "recompute_scale_factor": optional(flag),
+    **_each("align_corners recompute_scale_factor", optional(flag)),
 }
-PATCHES: Fields = {**{"kernel_size": SIDES, "dilation": SIDES, "padding": per_axis(2, 0, MAX_PADDING), "stride": SIDES}}
+PATCHES: Fields = {**_each("kernel_size dilation stride", SIDES), "padding": per_axis(2, 0, MAX_PADDING)}
 
 _ENTRIES: dict[str, StoredLayer] = {
     **layers_of(_convolution(1), nn.Conv1d),

@@ -14,7 +14,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from iqa_armor.artifact.checks import MAX_LENGTH, MAX_OPERATIONS, FormatError, shown
 from iqa_armor.artifact.quick_sizes import POINTWISE, value_of_call, value_of_layer
 from iqa_armor.artifact.signatures import EXPONENT
-from iqa_armor.graph.calls import layer_of
+from iqa_armor.graph.calls import layer_of, tensors_in
 from iqa_armor.graph.interpret import NodeFailure, call_node, interpret
 from iqa_armor.machine import memory_limit
 from iqa_armor.models.base import KONIQ_SIZE
@@ -49,7 +49,7 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         made = func(*args, **(kwargs or {}))
-        name, outputs = func._schema.name, _tensors(made)
+        name, outputs = func._schema.name, tensors_in(made)
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         if name == "aten::native_batch_norm" and args[5] and args[3] is not None:
             self._refuse_change(args[3].untyped_storage()._cdata in self._kept)
@@ -86,12 +86,6 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
             raise FormatError(f"its graph takes {taken:.1f} GiB at once, and {left:.1f} GiB are left of --max-memory")
 
 
-def _tensors(made: Any) -> list[Tensor]:
-    if isinstance(made, Tensor):
-        return [made]
-    return [value for part in made for value in _tensors(part)] if isinstance(made, list | tuple) else []
-
-
 def _operations(name: str, args: Any, outputs: list[Tensor]) -> Any:
     made = outputs[0].numel()
     if name == "aten::convolution":
@@ -99,7 +93,7 @@ def _operations(name: str, args: Any, outputs: list[Tensor]) -> Any:
         return 2 * moved * args[1].numel() // max(len(args[1]), 1)
     if name in _PRODUCTS:
         return 2 * made * args[_PRODUCTS[name]].shape[-1]
-    largest = max(value.numel() for value in (*outputs, *_tensors(list(args))))
+    largest = max(value.numel() for value in (*outputs, *tensors_in(list(args))))
     if name == "aten::_trilinear":
         return 2 * len(args[0]) * args[1].numel()
     if name in _WINDOWS:

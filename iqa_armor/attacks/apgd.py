@@ -81,19 +81,14 @@ _ENOUGH_RISES = 0.75  # ρ: a step size stays while this share of its steps rais
 class APGD(LinfAttack):
     """Move the predicted score inside an L-infinity ball with steps that halve where they stop helping.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        steps: Number of gradient steps of each start.
-        restarts: Number of starts: the clean image, then points drawn uniformly from the ball.
-
     Source: Croce & Hein, "Reliable evaluation of adversarial robustness with an ensemble of diverse parameter-free
     attacks", ICML 2020, arXiv:2003.01690, Algorithm 1 with its constants, the objective being the score. The
     zero first start, and checks as soon as w_j steps are made, not after one more, are (ours).
     """
 
-    epsilon: NotNegative = 4 / 255
-    steps: Count = 50
-    restarts: Count = 1
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    steps: Count = 50  # number of gradient steps of each start
+    restarts: Count = 1  # number of starts: the clean image, then points drawn uniformly from the ball
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:

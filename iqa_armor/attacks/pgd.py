@@ -29,20 +29,14 @@ from iqa_armor.randomness import drawn_from
 class PGD(LinfAttack):
     """Move the predicted score of an image inside an L-infinity ball.
 
-    Args:
-        epsilon: Ball radius, pixels being in [0, 1].
-        step_size: Length of one signed gradient step, in the same units.
-        steps: Number of gradient steps, from a zero start.
-        direction: +1 raises the score, -1 lowers it.
-
     Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018,
     arXiv:1706.06083, Section 2.1; step and zero start as in [RA] Meleshin et al., arXiv:2506.04951.
     """
 
-    epsilon: NotNegative = 4 / 255
-    step_size: Positive = 1 / 255
-    steps: Count = 10
-    direction: Direction = +1
+    epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
+    step_size: Positive = 1 / 255  # length of one signed gradient step, in the same units
+    steps: Count = 10  # number of gradient steps, from a zero start
+    direction: Direction = +1  # +1 raises the score, -1 lowers it
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         images = images.detach()

@@ -12,9 +12,7 @@ import typer
 
 from iqa_armor import __version__
 from iqa_armor.cli.commands import COMMANDS
-from iqa_armor.cli.console import COMMAND, show_messages, stderr, stdout
-from iqa_armor.cli.help import ArmorCommand
-from iqa_armor.cli.signals import showing_results, stop_on_signals, told
+from iqa_armor.cli.console import COMMAND, show_messages, showing_results, stderr, stdout, stop_on_signals, told
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 
 MOST_TOLD = 6000  # characters of an error
@@ -78,6 +76,8 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 def load_command(name: str) -> Any:
     """Return a command with its options, or a group of commands."""
+    from iqa_armor.cli.options import ArmorCommand
+
     module = name.replace("-", "_")
     found = getattr(import_module(f"iqa_armor.cli.commands.{module}"), module)
     if isinstance(found, typer.Typer):

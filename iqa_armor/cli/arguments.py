@@ -5,32 +5,35 @@ from __future__ import annotations
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 from pydantic import Field
 
+from iqa_armor.cli.console import say, stderr
+from iqa_armor.cli.options import USUAL
 from iqa_armor.data import DATASETS
 from iqa_armor.defenses.purifiers import PURIFIERS
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
+from iqa_armor.files import claiming
 from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads, require_one_process
-from iqa_armor.settings import Flag, Seed, SettingsModel
+from iqa_armor.pipeline.settings import Opening
+from iqa_armor.settings import CallSettings, Flag, Seed, SettingsModel
 
 if TYPE_CHECKING:
     import torch
 
     from iqa_armor.data.base import Dataset
+    from iqa_armor.models.base import QualityModel
     from iqa_armor.progress import Progress
 
 
 OWN = "package.module:NAME or file.py:NAME"
 
 
-class Machine(SettingsModel):
+class Machine(CallSettings):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
-
-    in_recipes: ClassVar[bool] = False
 
     device: str = Field("auto", description="One of auto, cpu, cuda, cuda:N.")
     threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(
@@ -50,11 +53,17 @@ class Machine(SettingsModel):
         return choose_device(self.device)
 
 
-class Labels(SettingsModel):
-    """How a label file names images and scores."""
+DATA = Flag(metavar="SPEC", shown="koniq10k at $IQA_ARMOR_KONIQ10K", panel=USUAL)
 
-    in_recipes: ClassVar[bool] = False
 
+class Labels(CallSettings):
+    """Which dataset is meant, and how its label file names images and scores."""
+
+    data: Annotated[str | None, DATA] = Field(
+        None,
+        description="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, "
+        f"mos and, if you like, split. Names are {DATASETS.summary()}.",
+    )
     columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = Field(
         "",
         description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
@@ -64,20 +73,65 @@ class Labels(SettingsModel):
         None, description="Folder that image paths in a label file may also begin or lie in."
     )
 
-    def open(self, spec: str | None, *, seed: int, progress: Progress) -> Dataset:
-        """Return a dataset, or KonIQ-10k at the place that the environment names; say how its labels were read."""
-        from iqa_armor.cli.console import say, stderr
+    def open(self, spec: str | None = None, *, seed: int = 0, progress: Progress) -> Dataset:
+        """Return a dataset, else KonIQ-10k at the place that the environment names; say how its labels were read."""
         from iqa_armor.data.specs import default_spec, open_dataset
 
-        spec, columns, root = spec or default_spec(), self.columns, self.image_root
-        dataset = open_dataset(spec, seed=seed, progress=progress, columns=columns, image_root=root)
+        spec = spec or self.data or default_spec()
+        dataset = open_dataset(spec, seed=seed, progress=progress, columns=self.columns, image_root=self.image_root)
         say(*dataset.remarks, to=stderr)
         return dataset
 
-    def words(self, data: str | None) -> list[str]:
-        """Return the options that say the same of a dataset."""
-        given = {"--data": data, "--columns": self.columns, "--image-root": self.image_root}
-        return [word for flag, value in given.items() if value for word in (flag, str(value))]
+
+class Writing(CallSettings):
+    """Whether files are replaced, or none is written."""
+
+    overwrite: Annotated[bool, Flag(panel=USUAL)] = Field(False, description="Replace what is there already.")
+    dry_run: Annotated[bool, Flag(panel=USUAL)] = Field(
+        False, description="Show what it would take here; do and write nothing."
+    )
+
+    @contextmanager
+    def claimed(
+        self,
+        target: Path | None,
+        *,
+        source: Path | None = None,
+        suffix: str = "",
+        is_folder: bool = False,
+        files: Sequence[str] = (),
+        resumes: bool = False,
+        is_shared: bool = False,
+    ) -> Iterator[None]:
+        """Keep an output for the block, if one is to be written: checked before any work, and no other process's.
+
+        Who `resumes` replaces what is there. Of several processes that a launcher started the first one holds it, where
+        the work is shared among them; where it is not, they are refused.
+        """
+        if not is_shared:
+            require_one_process()
+        if target is None or self.dry_run or not is_main_process():
+            yield
+            return
+        if suffix and target.suffix != suffix:
+            raise UsageError(f"the result is a {suffix} file; name it {target.with_suffix(suffix)}")
+        if source is not None and source.exists() and target.exists() and target.samefile(source):
+            raise UsageError(f"{target} is the model itself; name another file with -o")
+        with claiming(target, overwrite=self.overwrite or resumes, is_folder=is_folder, files=files):
+            yield
+
+
+class ModelCall(Opening, Machine, Writing):
+    """What commands are told of model files, of this machine, and of what they write."""
+
+    def load(self, model: Path) -> QualityModel:
+        from iqa_armor.pipeline.load import load_model
+
+        return load_model(model, opening=self)
+
+
+class DataCall(Labels, ModelCall):
+    """The same, and of which dataset is meant."""
 
 
 class Draws(SettingsModel):
@@ -103,6 +157,12 @@ class Defenses(SettingsModel):
         "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
     )
 
+    def around(self, model: QualityModel) -> QualityModel:
+        """Return a model behind these defenses, itself without any; several smoothers are a UsageError."""
+        from iqa_armor.pipeline.load import defended_model
+
+        return defended_model(model, self.purify, self.smoother, threat=self.threat)
+
     @property
     def smoother(self) -> str | None:
         """The one smoother; several are a UsageError."""
@@ -125,21 +185,11 @@ ModelsArg = Annotated[list[Path], typer.Argument(metavar="MODEL…", help="Model
 ImagesArg = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image files, or folders of them.")]
 COMPARED = "The model that the others are compared with; measured as well."
 BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED)]
-DATA = typer.Option(
-    "--data",
-    metavar="SPEC",
-    help="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, mos and, if "
-    f"you like, split. Names are {DATASETS.summary()}. \\[default: koniq10k at $IQA_ARMOR_KONIQ10K]",
-)
-DataOpt = Annotated[str | None, DATA]
-SeveralDataOpt = Annotated[list[str] | None, DATA]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
 UnlabelledOpt = Annotated[
     str | None, typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR.")
 ]
-OverwriteOpt = Annotated[bool, typer.Option("--overwrite", help="Replace what is there already.")]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
-DryRunOpt = Annotated[bool, typer.Option("--dry-run", help="Show what it would take here; do and write nothing.")]
 SeedsOpt = Annotated[
     int,
     typer.Option(
@@ -172,34 +222,3 @@ def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path]
     if baseline is None or baseline in models:
         return models, None if baseline is None else models.index(baseline)
     return [baseline, *models], 0
-
-
-@contextmanager
-def claimed(
-    target: Path | None,
-    *,
-    overwrite: bool = False,
-    source: Path | None = None,
-    suffix: str = "",
-    is_folder: bool = False,
-    files: Sequence[str] = (),
-    is_shared: bool = False,
-) -> Iterator[None]:
-    """Keep an output for the block, if there is one: checked before any work is done, and no other process's.
-
-    Of several processes that a launcher started the first one holds it, where the work is shared among them; where it
-    is not, they are refused.
-    """
-    from iqa_armor.files import claiming
-
-    if not is_shared:
-        require_one_process()
-    if target is None or not is_main_process():
-        yield
-        return
-    if suffix and target.suffix != suffix:
-        raise UsageError(f"the result is a {suffix} file; name it {target.with_suffix(suffix)}")
-    if source is not None and source.exists() and target.exists() and target.samefile(source):
-        raise UsageError(f"{target} is the model itself; name another file with -o")
-    with claiming(target, overwrite=overwrite, is_folder=is_folder, files=files):
-        yield

@@ -1,18 +1,21 @@
-"""What the command line shows: results on stdout, everything else on stderr."""
+"""What the command line shows, results on stdout and everything else on stderr, and how it ends from outside."""
 
 from __future__ import annotations
 
+import errno
 import json
 import logging
 import math
 import os
 import re
 import shlex
+import signal
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import asdict
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console, ConsoleOptions
@@ -20,6 +23,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.segment import Segment
 from rich.table import Table
 from rich.text import Text
+
+from iqa_armor.errors import OutputError, Stopped
 
 if TYPE_CHECKING:
     from iqa_armor.models.base import ScoreScale
@@ -57,6 +62,11 @@ def show_messages() -> None:
 
 
 JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was given
+# The words of the command that is running, for what records it.
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+# Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
+MINUTE, QUIET = 60.0, math.inf
+BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
 def show_if_json(value: dict[str, Any]) -> bool:
@@ -80,24 +90,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(item) for item in value]
     return value
-
-
-# The words of the command that is running, for what records it.
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
-
-
-# Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
-MINUTE, QUIET = 60.0, math.inf
-BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
-
-
-def hear(value: str) -> None:
-    """Say more or less from now on: "verbose" or "quiet", or "json"; warnings and errors are always told."""
-    if value == "json":
-        JSON.set(True)
-        return
-    BEAT.set(QUIET if value == "quiet" else 5)
-    logging.getLogger("iqa_armor").setLevel(logging.WARNING if value == "quiet" else logging.DEBUG)
 
 
 class Bars:
@@ -203,3 +195,54 @@ def score_span(scale: ScoreScale | None) -> list[float] | None:
 def scale_note(scale: ScoreScale | None) -> str | None:
     """Return what scores of training images span, for the caption of a table of scores."""
     return None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}"
+
+
+RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
+SCORED = "what is scored is kept; run the same command with --resume to go on"
+AGAIN = "what is finished is kept; run the same command again to go on"
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
+
+
+def stop_on_signals() -> None:
+    """Raise Stopped where a signal asks this process to end, but for those that its parent had ignored (nohup)."""
+    for number in _SIGNALS:
+        if signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler):
+            signal.signal(number, _stop)
+
+
+def _stop(number: int, frame: Any) -> None:  # noqa: ARG001
+    for each in _SIGNALS:  # what is unfinished is removed now; a second Ctrl-C ends that, too
+        if signal.getsignal(each) is _stop:
+            signal.signal(each, signal.SIG_DFL if each == signal.SIGINT else signal.SIG_IGN)
+    raise Stopped(number)
+
+
+@contextmanager
+def going_on(how: str, kept: Path | None) -> Iterator[None]:
+    """Say how to go on after a signal in the block, where what is kept for that is there by then."""
+    try:
+        yield
+    except KeyboardInterrupt as stop:
+        if kept is not None and kept.exists():
+            stop.add_note(how)
+        raise
+
+
+def told(stop: KeyboardInterrupt) -> tuple[str, int]:
+    """Return in one sentence that, and how, a signal ended this, and the exit code."""
+    number = stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
+    notes = getattr(stop, "__notes__", None) or ["nothing is kept of it; run the same command again"]
+    return f"stopped by {signal.Signals(number).name}: {notes[0]}", 128 + number
+
+
+@contextmanager
+def showing_results() -> Iterator[None]:
+    """Raise an OutputError where stdout takes no more; other failures to write name a file and are left alone."""
+    try:
+        yield
+    except OSError as error:
+        if error.filename is not None or error.errno not in _NO_ROOM:
+            raise
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # lest Python tries once more when it ends
+        raise OutputError(f"cannot write to the standard output: {error.strerror}") from error

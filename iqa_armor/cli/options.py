@@ -1,23 +1,121 @@
-"""Make a command's options from the settings that it takes."""
+"""Make a command's options from the settings that it takes; help texts: the usual ones on one screen, or all."""
 
 import inspect
-from collections.abc import Callable, Collection, Iterator
+import logging
+import re
+from collections.abc import Callable, Collection, Iterable, Iterator
 from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
 
-from iqa_armor.cli.help import common_parameters
+from iqa_armor.cli.console import BEAT, JSON, QUIET, say, stdout
 from iqa_armor.cli.recipes import RECIPE_HINTS, Sources
-from iqa_armor.settings import Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
+from iqa_armor.settings import CallSettings, Flag, OneOf, SettingsModel, flag_of, flags_of, marks_of, written_type
+
+MORE = "More options"
+EXAMPLES = "Examples:"
+# What is asked for least often comes last.
+LAST = (MORE, "Recipe", "Foreign model files")
+
+
+class ArmorCommand(typer.core.TyperCommand):
+    """A command whose help fits a screen; options under a heading of their own are shown by --help-all."""
+
+    def format_help(self, ctx: Any, formatter: Any) -> None:  # noqa: ARG002
+        show_help(ctx, everything=False)
+
+
+def _show_everything(ctx: typer.Context, value: bool) -> None:
+    if value:
+        show_help(ctx, everything=True)
+        raise typer.Exit
+
+
+HELP_ALL = Annotated[
+    bool, typer.Option("--help-all", is_eager=True, callback=_show_everything, help="Show all options and exit.")
+]
+
+
+def show_help(ctx: Any, *, everything: bool) -> None:
+    """Show what a command does, how it is called, and its usual options or all."""
+    command = ctx.command
+    says, _, examples = (command.help or "").partition(EXAMPLES)
+    arguments = [each for each in command.params if not each.opts[0].startswith("-")]
+    wanted = [each for each in command.params if each.required and each not in arguments]
+    called = ctx.command_path.replace("python -m iqa_armor", "iqa-armor")
+    words = [*(each.metavar for each in arguments), *(f"{each.opts[0]} {each.metavar}" for each in wanted)]
+    say("", " ".join(["Usage:", called, *words, "[OPTIONS]"]), "")
+    stdout.print(*(" ".join(part.split()) for part in says.strip().split("\n\n")), sep="\n\n", markup=False)
+    if examples:
+        say("", EXAMPLES, *(f"  {line.strip()}" for line in examples.strip().splitlines()))
+    say("")
+    panels: dict[str, list[Any]] = {"": arguments, "Options": []}
+    for each in (each for each in command.params if each not in arguments and (everything or each.name != "help_all")):
+        panels.setdefault(each.rich_help_panel or "Options", []).append(each)
+    shown = sorted(panels, key=lambda name: LAST.index(name) if name in LAST else -1) if everything else [*panels][:2]
+    for name in shown:
+        if name and panels[name]:
+            say(f"{name}:")
+        stdout.print(_table(panels[name], brief=not everything))
+    if hidden := [name for name in panels if name not in shown]:
+        number = sum(len(panels[name]) for name in hidden)
+        stdout.print(f"  --help-all shows {number} more: {', '.join(hidden)}", markup=False)
+
+
+def _table(parameters: Iterable[Any], *, brief: bool) -> Table:
+    table = Table.grid(padding=(0, 2, 0, 0))
+    table.add_column(no_wrap=True)
+    table.add_column(overflow="fold")
+    for each in parameters:
+        flags = (
+            "" if each.opts[0][0] != "-" else ", ".join(each.opts) + "".join(f"/{off}" for off in each.secondary_opts)
+        )
+        is_switch = getattr(each, "is_flag", False)
+        left = " ".join(
+            filter(None, (f"  {flags}".rstrip(), "" if is_switch else f"{'' if flags else '  '}{each.metavar}"))
+        )
+        says = each.help + (f" \\[default: {each.default}]" if each.show_default and each.default else "")
+        table.add_row(left, Text.from_markup(_brief(says) if brief else says))
+    return table
+
+
+def _brief(text: str) -> str:
+    """Return the first sentence of a help text, and the default."""
+    said = re.split(r"(?<=[.;])(?<!e\.g\.)\s", text.partition(" \\[")[0], maxsplit=1)[0].rstrip(".;")
+    default = re.search(r"\\\[(default: [^;\]]+)", text)
+    return f"{said} \\[{default[1]}]" if default else said
+
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
 HUGE = 2**31
 WIDE = 22  # of a metavar in a help text
+USUAL = ""  # panel of options that --help shows, too
 KEYWORD = inspect.Parameter.KEYWORD_ONLY
 METAVARS = {int: "N", float: "X", str: "TEXT"}
+
+
+class Told(CallSettings):
+    """How much every command says, and in which form; warnings and errors are always told."""
+
+    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = Field(False, description="Say nothing of progress.")
+    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = Field(
+        False, description="Say more of progress, and what is noticed."
+    )
+    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = Field(
+        False, description="Write one JSON object to stdout; all else goes to stderr."
+    )
+
+    def model_post_init(self, _: Any) -> None:
+        JSON.set(self.is_json)
+        if self.quiet or self.verbose:
+            BEAT.set(QUIET if self.quiet else 5)
+            logging.getLogger("iqa_armor").setLevel(logging.WARNING if self.quiet else logging.DEBUG)
 
 
 def options(
@@ -33,21 +131,23 @@ def options(
     def decorate(command: Callable[..., None]) -> Callable[..., None]:
         hints = get_type_hints(command, include_extras=True)
         classes = {name: hint for name, hint in hints.items() if isinstance(hint, type)}
-        kinds = {name: hint for name, hint in classes.items() if issubclass(hint, SettingsModel)}
+        kinds: dict[str, Any] = {name: hint for name, hint in classes.items() if issubclass(hint, SettingsModel)}
         own = inspect.signature(command).parameters
         made = [one.replace(annotation=hints[name]) for name, one in own.items() if name not in kinds]
         if any(kind.in_recipes for kind in kinds.values()):
             hinted = RECIPE_HINTS.items()
             made += [inspect.Parameter(name, KEYWORD, default=None, annotation=hint) for name, hint in hinted]
-        made += [one for kind in kinds.values() for one in _parameters(kind, without, usual)]
-        parameters = {one.name: one.replace(kind=KEYWORD) for one in made + common_parameters()}
+        made += [one for kind in (*kinds.values(), Told) for one in _parameters(kind, without, usual)]
+        made.append(inspect.Parameter("help_all", KEYWORD, default=False, annotation=HELP_ALL))
+        parameters = {one.name: one.replace(kind=KEYWORD) for one in made}
 
         def run(**values: Any) -> None:
             word, changes, shown = (values.pop(name, None) for name in RECIPE_HINTS)
             sources, found = Sources(kinds.values(), word or recipe, changes or ()), {}
-            for name, kind in kinds.items():
+            for name, kind in {"": Told, **kinds}.items():
                 flags = {key: values[key] for key in kind.model_fields if values.get(key) not in (None, [])}
                 found[name] = sources.read(kind, flags)
+            del found[""]
             if shown:
                 sources.show(found.values())
                 return
@@ -79,7 +179,7 @@ def _parameters(
             *flags_of(name, field),
             help=_help(field, flag),
             metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
-            rich_help_panel=None if name in usual else flag.panel or home.panel,
+            rich_help_panel=None if name in usual else (home.panel if flag.panel is None else flag.panel or None),
             show_default=False,
         )
         typed = Annotated[written_type(field) | None, option]  # type: ignore[valid-type]

@@ -21,7 +21,7 @@ DATASETS: Registry[Any] = Registry(
     {
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
-        "folder": Entry(f"{_HOME}.unlabelled:open_folder", "DIR: every image below it; no scores"),
+        "folder": Entry(f"{_HOME}.csv_file:open_folder", "DIR: every image below it; no scores"),
         "koniq10k": Entry(
             f"{_HOME}.releases:KONIQ10K",
             "DIR with koniq10k_distributions_sets.csv beside 1024x768/ or 512x384/; official test split",
@@ -52,7 +52,7 @@ DATASETS: Registry[Any] = Registry(
         "flive": Entry(f"{_HOME}.releases:FLIVE", "DIR of FLIVE (PaQ-2-PiQ): labels_image.csv, database/"),
         "agiqa3k": Entry(f"{_HOME}.releases:AGIQA3K", "DIR of AGIQA-3K: data.csv beside the images; split by prompt"),
         "nips2017": Entry(
-            f"{_HOME}.unlabelled:open_nips2017",
+            f"{_HOME}.releases:open_nips2017",
             "DIR of NIPS 2017: images.csv and images/; no scores, used at its own size",
         ),
     },

@@ -49,9 +49,7 @@ class ImageSet:
 
     def limit(self, count: int | None) -> ImageSet:
         """Return `count` images spread evenly over the set, or the set itself if it has no more."""
-        if count is None or count >= len(self):
-            return self
-        return self.select([i * len(self) // count for i in range(count)])
+        return self if count is None or count >= len(self) else self.select(evenly(len(self), count))
 
 
 @dataclass(frozen=True, repr=False)
@@ -113,6 +111,12 @@ def _fingerprint(splits: Mapping[Split, ImageSet]) -> str:
         for name, score in zip(images.names, scores, strict=True):
             digest.update(f"{split}\t{name}\t{score}\n".encode())
     return digest.hexdigest()[:16]
+
+
+def evenly(total: int, count: int) -> list[int]:
+    """Return `count` of `total` positions, spread evenly, in order; all where there are no more."""
+    count = min(total, count)
+    return [i * total // count for i in range(count)]
 
 
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:

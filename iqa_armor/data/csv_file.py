@@ -1,13 +1,13 @@
-"""A user's own images with a label file beside them, and which of its columns hold what."""
+"""A user's own images: with a label file beside them, of which columns hold what, or a folder without scores."""
 
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from iqa_armor.data.base import Dataset
-from iqa_armor.data.labelled import LabelledImage, Problems, labelled_dataset
-from iqa_armor.data.places import Places
+from iqa_armor.data.base import Dataset, ImageSet
+from iqa_armor.data.images import EXTENSIONS, FileImages
+from iqa_armor.data.labelled import LabelledImage, Places, Problems, labelled_dataset
 from iqa_armor.data.table import SPLIT_NAMES, Row, Table, is_number, read_labels
 from iqa_armor.errors import DataError, UsageError, expanded
 
@@ -151,3 +151,19 @@ def _comma(rows: Sequence[Row], columns: Columns, problems: Problems) -> str:
         problems.extend("scores whose comma may part thousands; write them without", commas)
     problems.extend("scores with a point beside others with a decimal comma", (text for text in texts if "." in text))
     return "commas in scores are read as decimal points"
+
+
+def open_folder(spec: str, location: str) -> Dataset:
+    """Return all images under a folder, hidden ones left out, as one test split; no folder or image is a DataError.
+
+    Names are paths relative to the folder, with forward slashes, in sorted order.
+    """
+    folder = expanded(location)
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder; name a folder of images")
+    files = [path for path in folder.rglob("*") if path.suffix.lower() in EXTENSIONS and path.is_file()]
+    named = {path.relative_to(folder).as_posix(): path for path in files}
+    found = {name: path for name, path in sorted(named.items()) if "/." not in f"/{name}"}
+    if not found:
+        raise DataError(f"{folder} holds no images ({' '.join(sorted(EXTENSIONS))}); name a folder that does")
+    return Dataset(spec, {"test": ImageSet(tuple(found), FileImages(tuple(found.values())))})

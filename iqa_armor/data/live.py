@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
 from iqa_armor.bounded import worker
 from iqa_armor.data.base import Dataset
@@ -16,38 +15,32 @@ from iqa_armor.errors import DataError, contents, reading
 AGAIN = "unpack the release again"
 
 
-def numbers(path: str, name: str, content: bytes) -> tuple[list[float], bytes]:
-    """Return a numeric variable of a .mat file, flattened; called in a process of its own."""
-    values = _variable(path, name, content)
-    if values.dtype.kind not in "biuf":
-        raise DataError(f"{path} holds no numbers in {name}; {AGAIN}")
-    return [float(value) for value in values.ravel()], b""
+def variable(kind: str, path: str, name: str, content: bytes) -> tuple[list[Any], bytes]:
+    """Return a variable of a .mat file, "numbers" or "texts", flattened in column order; called in its own process."""
+    from scipy.io import loadmat
 
-
-def texts(path: str, name: str, content: bytes) -> tuple[list[str], bytes]:
-    """Return a cell array of texts in a .mat file, in column order; called in a process of its own."""
-    cells = [np.asarray(cell) for cell in _variable(path, name, content).ravel(order="F")]
+    found = loadmat(io.BytesIO(content), variable_names=[name])
+    if name not in found:
+        raise DataError(f"{path} holds no variable {name}; {AGAIN}")
+    values = np.asarray(found[name])
+    if kind == "numbers":
+        if values.dtype.kind not in "biuf":
+            raise DataError(f"{path} holds no numbers in {name}; {AGAIN}")
+        return [float(value) for value in values.ravel()], b""
+    cells = [np.asarray(cell) for cell in values.ravel(order="F")]
     if not all(cell.size == 1 and cell.dtype.kind == "U" for cell in cells):
         raise DataError(f"{path} holds no list of names in {name}; {AGAIN}")
     return [str(cell.item()).strip() for cell in cells], b""
 
 
 def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> list[Any]:
-    """Return a variable of a .mat file by `numbers` or `texts`; a DataError if the file holds no such thing."""
+    """Return the numbers or texts that a variable of a .mat file holds; a DataError if the file holds no such thing."""
     with reading(path, DataError, says="cannot be read", advice=AGAIN):
         # What scipy runs for these files in C crashes on some.
-        call = f"iqa_armor.data.live:{kind}"
-        found: list[Any] = worker().call(call, str(path), name, payload=contents(path))[0]
+        found: list[Any] = worker().call("iqa_armor.data.live:variable", kind, str(path), name, payload=contents(path))[
+            0
+        ]
         return found
-
-
-def _variable(path: str, name: str, content: bytes) -> NDArray[Any]:
-    from scipy.io import loadmat
-
-    found = loadmat(io.BytesIO(content), variable_names=[name])
-    if name not in found:
-        raise DataError(f"{path} holds no variable {name}; {AGAIN}")
-    return np.asarray(found[name])
 
 
 # The vectors run over these folders in this order, img1.bmp to the last of each.

@@ -5,8 +5,9 @@ from __future__ import annotations
 import hashlib
 import math
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import groupby, islice
 from typing import TypeVar
 
@@ -23,8 +24,9 @@ from iqa_armor.progress import Progress, silent
 
 Prepare = Callable[[Tensor], Tensor]
 MEMORY_LIMIT = 2 * 2**30
-_CHUNK = 64
-_MOST_WORKERS = 8
+_WAITING = 64  # images that are decoded before they are asked for
+MOST_WORKERS = 8
+S = TypeVar("S")
 T = TypeVar("T")
 Place = tuple[ImageSet, int]  # image i of a set
 
@@ -51,8 +53,12 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
         if not -len(self) <= index < len(self):
             raise IndexError(f"image {index} of {len(self)}")
         index %= len(self)
-        image = self.stored[index] if self.stored is not None else _prepared(self, index)
-        return image, self.mos[index], index
+        return self.prepared(index) if self.stored is None else self.stored[index], self.mos[index], index
+
+    @torch.no_grad()
+    def prepared(self, index: int) -> Tensor:
+        """Return an image (3, H, W), decoded and prepared now."""
+        return self.prepare(self.images[index]).contiguous()
 
     def select(self, indices: Sequence[int]) -> PreparedImages:
         """Return the images at `indices`, in that order; nothing is decoded again."""
@@ -85,32 +91,41 @@ def load_prepared(
     """
     plain, problems = PreparedImages(images, prepare), Problems("the image set")
     stored: list[Tensor] | None = []
+    size = 0
 
     def read(images: ImageSet, index: int) -> Tensor | None:
         if stored is not None:
-            return _prepared(plain, index)
+            return plain.prepared(index)
         checked_size(images, index)
         return None
 
-    for chunk in each_read(read, [(images, i) for i in range(len(images))], problems, progress=progress, task=task):
-        if stored is not None:
-            stored.extend(image for image in chunk if image is not None)
-            size = sum(image.numel() * image.element_size() for image in stored)
-            if size / max(len(stored), 1) * len(images) > memory_limit:
+    for image in each_read(read, [(images, i) for i in range(len(images))], problems, progress=progress, task=task):
+        if stored is not None and image is not None:
+            stored.append(image)
+            size += image.nbytes
+            if size / len(stored) * len(images) > memory_limit:
                 stored = None
     problems.raise_if_any("replace or remove these files, then run again")
     return PreparedImages(images, prepare, stored)
 
 
-def _prepared(plain: PreparedImages, index: int) -> Tensor:
-    with torch.no_grad():
-        return plain.prepare(plain.images[index]).contiguous()
+def ahead(work: Callable[[S], T], items: Iterable[S], *, workers: int, waiting: int) -> Iterator[T]:
+    """Yield what threads make of items, in their order; items are taken only as far as workers and `waiting` reach."""
+    remaining, begun = iter(items), deque[Future[T]]()
+    with ThreadPoolExecutor(workers) as pool:
+        try:
+            begun.extend(pool.submit(work, item) for item in islice(remaining, workers + waiting))
+            while begun:
+                yield begun.popleft().result()
+                begun.extend(pool.submit(work, item) for item in islice(remaining, 1))
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def each_read(
     work: Callable[[ImageSet, int], T], places: Sequence[Place], problems: Problems, *, progress: Progress, task: str
-) -> Iterator[list[T]]:
-    """Yield what some work gives for images, in chunks made by threads; images that cannot be read become problems."""
+) -> Iterator[T]:
+    """Yield what some work, done by threads, gives for images; those that cannot be read become problems."""
 
     def attempt(place: Place) -> T | DataError:
         try:
@@ -119,12 +134,13 @@ def each_read(
         except DataError as error:
             return DataError(f"{place[0].names[place[1]]} ({error})")
 
-    with ThreadPoolExecutor(min(_MOST_WORKERS, usable_processors())) as pool:
-        for start in range(0, len(places), _CHUNK):
-            results = list(pool.map(attempt, places[start : start + _CHUNK]))
-            problems.extend("unreadable images", (str(item) for item in results if isinstance(item, DataError)))
-            yield [item for item in results if not isinstance(item, DataError)]
-            progress(task, start + len(results), len(places))
+    workers = min(MOST_WORKERS, usable_processors())
+    for done, result in enumerate(ahead(attempt, places, workers=workers, waiting=_WAITING), start=1):
+        if isinstance(result, DataError):
+            problems.add("unreadable images", str(result))
+        else:
+            yield result
+        progress(task, done, len(places))
 
 
 def checked_size(images: ImageSet, index: int) -> tuple[int, int]:
@@ -155,4 +171,4 @@ def worker_count(prepared: PreparedImages) -> int:
     is_ours = all(part.__module__.partition(".")[0] == __name__.partition(".")[0] for part in code)
     if prepared.stored is not None or not (is_ours or multiprocessing.get_start_method() == "fork"):
         return 0
-    return min(_MOST_WORKERS, usable_processors())
+    return min(MOST_WORKERS, usable_processors())

@@ -1,15 +1,16 @@
 """Published datasets that are tables of labels beside folders of images."""
 
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 
-from iqa_armor.data.base import Dataset, Split
-from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset
-from iqa_armor.data.places import Places
+from iqa_armor.data.base import Dataset, ImageSet, Split
+from iqa_armor.data.images import FileImages
+from iqa_armor.data.labelled import LabelledImage, Places, Problems, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.table import SPLIT_NAMES, Row, read_labels
-from iqa_armor.errors import DataError, expanded
+from iqa_armor.errors import DataError, expanded, is_file
 
 _NO_SPLIT = "no official split is in its label file: figures on its test images are not those of publications"
 
@@ -192,3 +193,18 @@ AGIQA3K = Release(
     scene=_in_column("prompt"),
     labels="MOS of quality as published, 0 to 5",
 )
+# Kurakin et al., "Adversarial Attacks and Defences Competition", 2018, arXiv:1804.00097; its images have no scores.
+_NIPS2017 = "The NIPS 2017 adversarial-learning development set consists of images.csv and images/*.png"
+
+
+def open_nips2017(spec: str, location: str) -> Dataset:
+    """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size."""
+    file, problems = find_labels(location, ["images.csv"], how_to_get=_NIPS2017)[0], Problems(spec)
+    table = read_labels(file, ("imageid",))
+    table.require(("imageid",))
+    names = [plain_name(f"{row['imageid']}.png", problems) for row in table.rows]
+    files = tuple(file.parent / "images" / name for name in names)
+    problems.extend("duplicate images", [name for name, count in Counter(names).items() if count > 1])
+    problems.extend("missing images", [f"images/{each.name}" for each in files if not is_file(each)])
+    problems.raise_if_any()
+    return Dataset(spec, {"test": ImageSet(tuple(names), FileImages(files))}, keeps_size=True)

@@ -39,9 +39,6 @@ class Shard:
     rank: int = 0
     count: int = 1
 
-    def owns(self, number: int) -> bool:
-        return number % self.count == self.rank
-
     def gather(self, mine: dict[int, Block]) -> dict[int, Block]:
         """Return what all processes have, the same in each; every process must call it."""
         if self.count == 1:

@@ -10,7 +10,6 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks.base import Attack, Batches, Borrowing, Fitted, ScoreFn, frozen
 from iqa_armor.attacks.budgets import at_budgets, budget_key
-from iqa_armor.attacks.plan import Plan
 from iqa_armor.attacks.scores import expectation
 from iqa_armor.data.base import Dataset, ImageSet
 from iqa_armor.data.prepared import Prepare, batches, load_prepared, to_float
@@ -54,11 +53,8 @@ class Run:
         model = undefended(model)
         if model.scale is not None:
             return Scale(**asdict(model.scale))
-        if model not in self._scales:
-            self._scales[model] = self._measured_scale(model)
-        return self._scales[model]
-
-    def _measured_scale(self, model: QualityModel) -> Scale:
+        if model in self._scales:
+            return self._scales[model]
         dataset = self._trainable()
         if dataset is None:
             raise ModelLoadError(
@@ -68,7 +64,9 @@ class Run:
         images, prepare = dataset.splits["training"].limit(self.settings.limit), prepare_for(model, dataset)
         told = self.teller(model, f"{dataset.spec} (score range)", len(images))
         scale = measure_scale(model, images, prepare=prepare, batch_size=self.settings.batch_size, on_batch=told)
-        return Scale(**asdict(scale), source=f"measured on {len(images)} training images of {dataset.spec}")
+        source = f"measured on {len(images)} training images of {dataset.spec}"
+        self._scales[model] = Scale(**asdict(scale), source=source)
+        return self._scales[model]
 
     def lender_for(self, model: QualityModel) -> QualityModel | None:
         """Return what attacks on a model borrow from: the baseline behind its defenses, if its images are as large.
@@ -86,10 +84,6 @@ class Run:
             return attack
         return replace(attack, sources=(*attack.sources, lender))  # type: ignore[type-var]
 
-    def plan(self, model: QualityModel) -> Plan:
-        """Return the attacks on a model by name, one per budget; as in `attack`."""
-        return {name: self.attack(model, name) for name in self.settings.named_attacks()}
-
     def attack(self, model: QualityModel, name: str) -> tuple[Attack, ...]:
         """Return one attack on a model, which is on the device, at every budget.
 
@@ -101,11 +95,8 @@ class Run:
         if not isinstance(attack, Fitted):
             return budgets
         place = attacked_model(model), name  # attacks unaware of defenses are those on the bare model
-        if place not in self._learned:
-            self._learned[place] = self._learn(model, name, budgets)
-        return self._learned[place]
-
-    def _learn(self, model: QualityModel, name: str, budgets: Sequence[Attack]) -> tuple[Attack, ...]:
+        if place in self._learned:
+            return self._learned[place]
         seen, score, learned = self._fit_images(model), followed_score(model, self.settings.eot), []
         told = self.teller(model, f"training images (learning {name})", len(budgets))
         with frozen(model):
@@ -113,7 +104,8 @@ class Run:
                 source = restart(model, self.settings.seed, "fit", name, budget_key(each))
                 learned.append(each.fit(score, seen, source))  # type: ignore[attr-defined]
                 told(len(learned))
-        return tuple(learned)
+        self._learned[place] = tuple(learned)
+        return self._learned[place]
 
     def _fit_images(self, model: QualityModel) -> Batches:
         whole = self._trainable()

@@ -1,7 +1,7 @@
 """What is measured of a model by itself: the range of its predictions, and what a score costs."""
 
-from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -71,6 +71,17 @@ def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> Score
     return ScoreScale(low, high, model.higher_is_better)
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def count_flops(model: QualityModel, image: Tensor) -> int:
     """Return the floating-point operations of scoring one prepared image (3, H, W), the same on every device.
 
@@ -82,11 +93,9 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
     convolution of its other C_out − C_in channels.
     """
     counter = FlopCounterMode(display=False, custom_mapping=_TABLE_SUMS)
-    batch, mha = image.unsqueeze(0).to(model.mean.device), torch.backends.mha
+    batch = image.unsqueeze(0).to(model.mean.device)
     # Attention runs as matrix products: some devices have one kernel for all of it, which hides them.
-    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), ExitStack() as stack:
-        stack.callback(mha.set_fastpath_enabled, mha.get_fastpath_enabled())
-        mha.set_fastpath_enabled(False)
+    with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), plain_attention():
         model(batch)
         with counter:
             model(batch)

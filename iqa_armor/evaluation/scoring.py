@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import Any
@@ -14,7 +13,7 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.budgets import budget_key, turned
 from iqa_armor.attacks.plan import Plan, run_plan
 from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.prepared import PreparedImages, batches
+from iqa_armor.data.prepared import PreparedImages, ahead, batches
 from iqa_armor.defenses.defended import Purified
 from iqa_armor.errors import DataError, ModelLoadError
 from iqa_armor.evaluation.journal import Block, digest_of, model_digest
@@ -52,11 +51,13 @@ class _SetScorer:
         return self.run.images(self.dataset)
 
     def rows(self, part: str) -> Table:
-        run, images, done = self.run, self.images, 0
+        run, images, shard, done = self.run, self.images, self.run.journal.shard, 0
         blocks, told = run.journal.finished(part), run.teller(self.model, self.dataset.spec, len(images))
         count = -(-len(images) // run.settings.batch_size)
         with frozen(self.model):
-            for number, parts in self._decoded([n for n in range(count) if n in blocks or run.journal.shard.owns(n)]):
+            for number, parts in self._decoded(
+                [n for n in range(count) if n in blocks or n % shard.count == shard.rank]
+            ):
                 if number in blocks:
                     _require_same(blocks[number], parts)
                 else:
@@ -64,7 +65,7 @@ class _SetScorer:
                     run.journal.add(part, blocks[number])
                 done += sum(map(len, parts))
                 told(done)
-        rows = Table.joined([block.rows for _, block in sorted(run.journal.shard.gather(blocks).items())])
+        rows = Table.joined([block.rows for _, block in sorted(shard.gather(blocks).items())])
         mos = [] if images.mos is None else zip(images.names, images.mos.double().tolist(), strict=True)
         opinions = dict(mos)
         named = {"model": self.model.name, "dataset": self.dataset.spec}
@@ -78,7 +79,12 @@ class _SetScorer:
         without opinion scores the model's own clean ones decide.
         """
         if self.images.mos is None:
-            quality, middle = self._sign * self._clean_scores(), None
+            count, found = -(-len(self.images) // self.run.settings.batch_size), []
+            with frozen(self.model), torch.no_grad():
+                for number, parts in self._decoded(range(count)):
+                    restart(self.model, self.run.settings.seed, "ways", self.number, number)
+                    found += [self.model(pixels.to(self.run.device)).float().cpu() for pixels in parts]
+            quality, middle = self._sign * torch.cat(found), None
         else:
             training = self.dataset.splits.get("training")
             known = None if training is None or not len(training) else training.mos
@@ -90,14 +96,6 @@ class _SetScorer:
     def _sign(self) -> int:
         return 1 if undefended(self.model).higher_is_better else -1
 
-    def _clean_scores(self) -> Tensor:
-        count, found = -(-len(self.images) // self.run.settings.batch_size), []
-        with frozen(self.model), torch.no_grad():
-            for number, parts in self._decoded(range(count)):
-                restart(self.model, self.run.settings.seed, "ways", self.number, number)
-                found += [self.model(pixels.to(self.run.device)).float().cpu() for pixels in parts]
-        return torch.cat(found)
-
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Yield blocks of images as batches of one size each; the next one is decoded meanwhile."""
         size, images, prepare = self.run.settings.batch_size, self.images, prepare_for(self.model, self.dataset)
@@ -106,17 +104,12 @@ class _SetScorer:
             chosen = images.select(range(number * size, min((number + 1) * size, len(images))))
             return [pixels for pixels, _, _ in batches(PreparedImages(chosen, prepare), size)]
 
-        with ThreadPoolExecutor(1) as pool:
-            waiting = [pool.submit(decode, number) for number in numbers[:1]]
-            for position, number in enumerate(numbers):
-                parts = waiting.pop().result()
-                waiting += [pool.submit(decode, following) for following in numbers[position + 1 : position + 2]]
-                yield number, parts
+        yield from zip(numbers, ahead(decode, numbers, workers=1, waiting=1), strict=True)
 
     def _block(self, number: int, parts: Sequence[Tensor]) -> Block:
         run, done, rows = self.run, 0, []
         names = self.images.names[number * run.settings.batch_size :]
-        plan = run.plan(self.model)
+        plan: Plan = {name: run.attack(self.model, name) for name in run.settings.named_attacks()}
         turning = [run.lent(self.model, attack) for attack in run.settings.ranking_attacks()]
         ranking: Plan = {RANKING: turning} if turning else {}
         plain, ranked = ({}, {**plan, **ranking}) if run.settings.direction == "rank" else (plan, ranking)
@@ -167,19 +160,17 @@ class _Batch:
 
     def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
         """Attack each image in its own direction, +1 or −1; rows are in the order of the plan and of the images."""
-        tables, order = [], []
+        tables = []
         for way in (1, -1):
             chosen = [number for number, own in enumerate(ways) if own == way]
             if chosen:
                 part = replace(self, images=self.images[chosen], names=[self.names[number] for number in chosen])
                 tables.append(part.attacked({n: [turned(a, way) for a in attacks] for n, attacks in plan.items()}))
-                order += chosen
-        table, places = Table.joined(tables), {self.names[number]: number for number in order}
-        states = {(n, budget_key(a)): k for k, (n, a) in enumerate((n, a) for n, each in plan.items() for a in each)}
-        rows = zip(table["attack"], table["budget"], table["image"], strict=True)
-        keys = [(states[attack, budget], places[image]) for attack, budget, image in rows]
-        chosen = sorted(range(len(keys)), key=keys.__getitem__)
-        return table.take(chosen).changed(way=list(ways) * len(states))
+        table = Table.joined(tables)
+        rows = {key: row for row, key in enumerate(zip(table["attack"], table["budget"], table["image"], strict=True))}
+        states = [(name, budget_key(attack)) for name, attacks in plan.items() for attack in attacks]
+        order = [rows[*state, image] for state in states for image in self.names]
+        return table.take(order).changed(way=list(ways) * len(states))
 
     def attacked(self, plan: Plan) -> Table:
         """Attack the images with every attack at every budget; rows are in the order of the plan."""

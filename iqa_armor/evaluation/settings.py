@@ -8,21 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 from pydantic import Field, PrivateAttr, field_validator
 
+from iqa_armor import settings as shared
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.budgets import at_budgets, budget_key, turned, unit_of
 from iqa_armor.errors import UsageError
 from iqa_armor.results.outcome import Settings
-from iqa_armor.settings import (
-    Attacks,
-    BatchSize,
-    Budgets,
-    Flag,
-    Limit,
-    RankDirection,
-    RankingBudgets,
-    Seed,
-    SettingsModel,
-)
+from iqa_armor.settings import Flag, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -40,18 +31,18 @@ class EvaluationSettings(SettingsModel):
     The weights are by default those of [RA] for KonIQ-10k and NIPS 2017 (ours).
     """
 
-    attacks: Attacks = ("pgd1", "pgd8")
-    epsilons: Budgets = PAPER_EPSILONS
-    direction: RankDirection = 1
+    attacks: shared.Attacks = ("pgd1", "pgd8")
+    epsilons: shared.Budgets = PAPER_EPSILONS
+    direction: shared.RankDirection = 1
     ranking: Annotated[str, Flag(metavar="ATTACK|none")] = Field(
         "pgd8",
         description="L-infinity attack that turns the ranking round, for the worst-case SROCC: images of low quality "
         "are pushed up, those of high quality down.",
     )
-    ranking_epsilons: RankingBudgets = RANKING_EPSILONS
-    batch_size: BatchSize = Field(8, gt=0)
-    limit: Annotated[Limit, Flag(shown="all")] = None
-    seed: Seed = 0
+    ranking_epsilons: shared.RankingBudgets = RANKING_EPSILONS
+    batch_size: shared.BatchSize = Field(8, gt=0)
+    limit: Annotated[shared.Limit, Flag(shown="all")] = None
+    seed: shared.Seed = 0
     fit_images: int = Field(64, gt=0, description="Most images that an attack which learns does so on.")
     checks: bool = Field(
         False,

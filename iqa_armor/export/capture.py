@@ -1,21 +1,30 @@
-"""From a quality model to one captured graph: images in [0, 1] in, scores out."""
+"""From a quality model to a captured graph, images in [0, 1] in, scores out; what a format is, and torch's own."""
+
+from __future__ import annotations
 
 import copy
+import io
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from importlib.util import find_spec
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 from torch.export import Dim, ExportedProgram
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
+from iqa_armor.errors import ArmorError, UsageError, failing
+from iqa_armor.export import FORMATS
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
+
+if TYPE_CHECKING:
+    from iqa_armor.export.smaller import Smaller
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
@@ -66,14 +75,9 @@ def layer_sizes(model: QualityModel, images: Tensor) -> Sizes:
 
 def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
     """Return a model's own scores (N,) of images (N, 3, H, W)."""
-    try:
-        with torch.no_grad():
-            return model(images)  # type: ignore[no-any-return]
-    except NETWORK_FAILURES as error:
-        raise ArmorError(
-            f"{model.name} fails on images {tuple(images.shape)}: {first_line(error)}; give the size that it "
-            "takes with --input-size HEIGHTxWIDTH"
-        ) from error
+    advice = "give the size that it takes with --input-size HEIGHTxWIDTH"
+    with failing(f"{model.name} fails on images {tuple(images.shape)}", advice=advice), torch.no_grad():
+        return model(images)  # type: ignore[no-any-return]
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
@@ -113,11 +117,8 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)}
     if is_dynamic:
         free |= {2: Dim.AUTO, 3: Dim.AUTO}
-    try:
-        with torch.no_grad(), quiet():
-            program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
-    except NETWORK_FAILURES as error:
-        raise ArmorError(f"torch.export cannot capture this network: {first_line(error)}") from error
+    with failing("torch.export cannot capture this network"), torch.no_grad(), quiet():
+        program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
     (placeholder,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     height, width = (side if isinstance(side, int) else None for side in placeholder.meta["val"].shape[2:])
     return Captured(program, (height, width))
@@ -137,3 +138,68 @@ def quiet() -> Iterator[None]:
         finally:
             for logger, level in zip(loggers, levels, strict=True):
                 logger.setLevel(level)
+
+
+METADATA_KEY = "iqa_armor"
+INPUT, OUTPUT = "images", "scores"
+
+Score = Callable[[Tensor], Tensor]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One kind of file, registered in `iqa_armor.export.FORMATS` under its suffix."""
+
+    name: str  # what reports call it
+    needs: tuple[str, ...]  # modules it takes, by import name
+    write: Callable[[Captured, Path, str], None]  # writes a captured graph and a text of metadata to a path
+    read: Callable[[Path], tuple[str, Score]]  # opens a file; returns its metadata and a function from images to scores
+    install: str = ""  # what pip installs for `needs`, if it has another name
+    beside: str = ""  # suffix of a second file that it writes beside the first
+    shrink: Callable[[Path, Smaller], None] | None = None  # rewrites a file in fewer bits, where the format can
+
+    def files(self, path: Path) -> list[Path]:
+        """Return what an export to a path consists of."""
+        return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
+
+
+def format_of(path: Path | str) -> Format:
+    """Return the format that a file's name asks for, once everything it takes is installed."""
+    path = Path(path)
+    suffix = path.suffix[1:]
+    if not FORMATS.knows(suffix):
+        names = " or ".join(f"OUT.{name}" for name in FORMATS)
+        raise UsageError(f"an export is named {names}, and {path.name!r} is not")
+    chosen = FORMATS.read(suffix)
+    missing = [name for name in chosen.needs if find_spec(name) is None]
+    if missing:
+        wanted = chosen.install or " ".join(missing)
+        raise ArmorError(f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install {wanted}")
+    return chosen
+
+
+EXTRA_FILE = f"{METADATA_KEY}.json"
+
+
+def write(captured: Captured, path: Path, metadata: str) -> None:
+    archive = io.BytesIO()
+    with failing("torch.export cannot store this network"), quiet():
+        # Into memory: where a disk is full, torch's own writer of files ends the process.
+        torch.export.save(captured.program, archive, extra_files={EXTRA_FILE: metadata})
+    path.write_bytes(archive.getbuffer())
+
+
+def read(path: Path) -> tuple[str, Score]:
+    extra = {EXTRA_FILE: ""}
+    with failing("torch.export refuses the exported file"), quiet():
+        module = torch.export.load(path, extra_files=extra).module()
+
+    def score(images: Tensor) -> Tensor:
+        with failing(f"the exported file fails on images {tuple(images.shape)}"), torch.no_grad():
+            return module(images)  # type: ignore[no-any-return]
+
+    text = extra[EXTRA_FILE]
+    return text.decode() if isinstance(text, bytes) else text, score
+
+
+PT2 = Format("torch.export", (), write, read)

@@ -1,13 +1,12 @@
-"""The ONNX format: one file with its weights inside, run here by onnxruntime."""
+"""The ONNX format: one file with its weights inside, run here by onnxruntime; and OpenVINO's, made of such a file."""
 
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, first_line
-from iqa_armor.export.capture import Captured, quiet
-from iqa_armor.export.formats import INPUT, METADATA_KEY, OUTPUT, Format, Score
+from iqa_armor.errors import ArmorError, failing
+from iqa_armor.export.capture import INPUT, METADATA_KEY, OUTPUT, Captured, Format, Score, quiet
 from iqa_armor.export.smaller import shrink
 from iqa_armor.machine import onnx_session
 
@@ -25,12 +24,10 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
             "export to .pt2, or a smaller --input-size"
         )
     with quiet():
-        try:
+        with failing("this network has no ONNX form"):
             program = torch.onnx.export(
                 captured.program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
             )
-        except NETWORK_FAILURES as error:
-            raise ArmorError(f"this network has no ONNX form: {first_line(error)}") from error
         if program is None:
             raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
         sides = program.model.graph.inputs[0].shape or ()
@@ -44,19 +41,48 @@ def read(path: Path) -> tuple[str, Score]:
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 
     failures = (state.Fail, state.InvalidArgument, state.InvalidGraph, state.NotImplemented, state.RuntimeException)
-    try:
+    with failing("onnxruntime refuses the exported file", failures):
         session = onnx_session(str(path))
-    except failures as error:
-        raise ArmorError(f"onnxruntime refuses the exported file: {first_line(error)}") from error
 
     def score(images: Tensor) -> Tensor:
-        try:
+        with failing(f"onnxruntime fails on images {tuple(images.shape)}", failures):
             (scores,) = session.run([OUTPUT], {INPUT: images.contiguous().numpy()})
-        except failures as error:
-            raise ArmorError(f"onnxruntime fails on images {tuple(images.shape)}: {first_line(error)}") from error
-        return torch.from_numpy(scores)
+            return torch.from_numpy(scores)
 
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
 
 
-FORMAT = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
+ONNX = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
+
+PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 by themselves
+
+
+def write_openvino(captured: Captured, path: Path, metadata: str) -> None:
+    """Write OUT.xml and OUT.bin, in float32, if every operation has a form in OpenVINO."""
+    import openvino
+
+    between = path.with_suffix(".onnx")
+    write(captured, between, metadata)
+    with quiet():
+        with failing("this network has no OpenVINO form", (RuntimeError,)):  # all of OpenVINO's are
+            network = openvino.convert_model(between)
+        network.set_rt_info(metadata, METADATA_KEY)
+        openvino.save_model(network, path, compress_to_fp16=False)
+
+
+def read_openvino(path: Path) -> tuple[str, Score]:
+    import openvino
+
+    with failing("OpenVINO refuses the exported file", (RuntimeError,)):
+        network = openvino.Core().read_model(path)
+        compiled = openvino.compile_model(network, "CPU", PRECISE)
+
+    def score(images: Tensor) -> Tensor:
+        with failing(f"OpenVINO fails on images {tuple(images.shape)}", (RuntimeError,)):
+            return torch.from_numpy(compiled(images.contiguous().numpy())[0].copy())
+
+    return str(network.get_rt_info(METADATA_KEY).astype(str)) if network.has_rt_info(METADATA_KEY) else "", score
+
+
+_NEEDS = ("openvino", "onnx", "onnxscript")
+OPENVINO = Format("OpenVINO", _NEEDS, write_openvino, read_openvino, "'iqa-armor[openvino]'", beside=".bin")

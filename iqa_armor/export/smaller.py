@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, Literal
 
 import torch
@@ -14,9 +16,8 @@ from iqa_armor.attacks.apgd import APGD
 from iqa_armor.attacks.base import frozen
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.prepared import to_float
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, DataError, first_line
-from iqa_armor.export.capture import quiet
-from iqa_armor.export.formats import INPUT, Score
+from iqa_armor.errors import ArmorError, DataError, failing
+from iqa_armor.export.capture import INPUT, Score, quiet
 from iqa_armor.gradients import straight_through
 from iqa_armor.limits import Limited, NotNegative
 from iqa_armor.metrics.correlation import srocc
@@ -89,36 +90,20 @@ def shrink(path: Path, smaller: Smaller) -> None:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     plain = onnx.load(path)
-    with quiet():
-        try:
-            if smaller.precision == "fp16":
-                made = convert_float_to_float16(onnx.load(path), keep_io_types=True)
-            else:
-                prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
-                quant_pre_process(path, prepared, skip_symbolic_shape=True)
-                options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
-                reader = _reader(smaller.calibration)
-                quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
-                made = onnx.load(quantized)
-        except NETWORK_FAILURES as error:
-            raise ArmorError(f"this network has no {smaller.precision} form: {first_line(error)}") from error
+    with quiet(), failing(f"this network has no {smaller.precision} form"):
+        if smaller.precision == "fp16":
+            made = convert_float_to_float16(onnx.load(path), keep_io_types=True)
+        else:
+            prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
+            quant_pre_process(path, prepared, skip_symbolic_shape=True)
+            options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
+            images = ({INPUT: image.unsqueeze(0).numpy()} for image in smaller.calibration)
+            reader = SimpleNamespace(get_next=partial(next, images, None))
+            quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
+            made = onnx.load(quantized)
     del made.metadata_props[:]
     made.metadata_props.extend(plain.metadata_props)
     onnx.save(made, path)
-
-
-def _reader(images: Sequence[Tensor]) -> Any:
-    from onnxruntime.quantization import CalibrationDataReader
-
-    class Images(CalibrationDataReader):  # type: ignore[misc]
-        def __init__(self) -> None:
-            self.left: Iterator[Tensor] = iter(images)
-
-        def get_next(self) -> dict[str, Any] | None:
-            image = next(self.left, None)
-            return None if image is None else {INPUT: image.unsqueeze(0).numpy()}
-
-    return Images()
 
 
 def _delicate(stored: Any) -> list[str]:
@@ -149,19 +134,18 @@ def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
     lost = float(srocc(sign * eager, mos) - srocc(sign * ours, mos))
     error = float((ours - eager).abs().mean() / width)
     found = Loss(smaller.precision, error, lost, (gains[0], gains[1]), len(batches))
-    _refuse(found, smaller.max_loss)
-    return found
-
-
-def _refuse(found: Loss, most: float) -> None:
-    parts = {
-        "of the score range in the mean": found.error,
-        "of the rank correlation": found.srocc,
-        "of the score range more to an attack": found.gain,
-    }
+    most, parts = (
+        smaller.max_loss,
+        {
+            "of the score range in the mean": found.error,
+            "of the rank correlation": found.srocc,
+            "of the score range more to an attack": found.gain,
+        },
+    )
     told = [f"{value:.3f} {what}" for what, value in parts.items() if not value <= most]  # NaN fails too
     if told:
         raise LossError(
             f"in {found.precision} this model loses {' and '.join(told)}, on {found.images} images; at most {most:g} "
             "is allowed, see --max-loss"
         )
+    return found

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import fx, nn
+from torch import Tensor, fx, nn
 from torch.nn import functional
 
 # Parameters of functions without a signature that Python could read.
@@ -51,6 +51,13 @@ def argument(traced: fx.GraphModule, node: fx.Node, name: str, default: Any = No
     """Return an argument of a function call, or the attribute of that name of the layer that a node calls."""
     layer = layer_of(traced, node)
     return getattr(layer, name, default) if layer is not None else arguments(node).get(name, default)
+
+
+def tensors_in(value: Any) -> list[Tensor]:
+    """Return the tensors in a value, however deep in tuples and lists they lie, in their order."""
+    if isinstance(value, Tensor):
+        return [value]
+    return [part for item in value for part in tensors_in(item)] if isinstance(value, tuple | list) else []
 
 
 def is_convolution(traced: fx.GraphModule, node: fx.Node) -> bool:

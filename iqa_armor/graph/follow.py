@@ -65,7 +65,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     with calling(kind, SurgeryError, says=says):
         try:
             with _one_input(network), _unchanged(network):
-                with _ALONE, sizes_from(tracer, network), torch.random.fork_rng(devices=[]):
+                with _ALONE, sizes_from(tracer), torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)  # constants that are drawn are the same for any number of images
                     tracer.graph = tracer.trace(network)
                 _drop_assertions(tracer.graph)

@@ -1,4 +1,4 @@
-"""Let plain tensors be made and expanded by sizes that stand in a graph, and values there be told by their kind."""
+"""Let plain tensors be made and expanded by sizes that stand in a graph."""
 
 from __future__ import annotations
 
@@ -11,36 +11,38 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor, fx
 from torch.overrides import is_tensor_method_or_property
+
+from iqa_armor.graph.known import Known
 
 if TYPE_CHECKING:
     from iqa_armor.graph.tracer import SizedTracer
 
-READERS = ("tensor", "as_tensor")  # of plain numbers
+READERS = ("tensor", "as_tensor", "finfo", "iinfo", "promote_types", "can_cast")  # of plain numbers and types
+_UNASKED = {*sys.stdlib_module_names, "torch", "functorch", "iqa_armor", "numpy", "sympy"}
+_EMPTY, _ZEROS = torch.empty, torch.zeros
 FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
-_ASKING = {"torchvision", "einops"}
-METHODS = ("expand", "new_zeros", "new_ones", "new_empty")
+METHODS = ("expand", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
 @contextmanager
-def sizes_from(tracer: SizedTracer, network: nn.Module) -> Iterator[None]:
+def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
 
-    `torch.tensor([x.shape[2], 1])` becomes a constant. In the packages of the network's modules, torchvision and einops
-    `isinstance` says of a value in the graph what it says of the value itself.
+    `torch.tensor([x.shape[2], 1])` becomes a constant. Outside torch and Python's own library `isinstance`, and
+    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     with ExitStack() as stack:
-        own = {type(module).__module__ for module in network.modules()}
-        packages = {code.partition(".")[0] for code in own} | _ASKING
         for name, code in list(sys.modules.items()):
-            is_asking = name in own or (name.partition(".")[0] in packages - {"torch", "iqa_armor"})
-            if is_asking and type(code) is ModuleType and not name.startswith("torch."):
-                _replace(stack, code, "isinstance", functools.partial(_is_of_kind, tracer))
+            if type(code) is ModuleType and name.partition(".")[0] not in _UNASKED:
+                _replace(stack, code, "isinstance", _is_of_kind)
+        _replace(stack, torch, "is_tensor", lambda value: _is_of_kind(value, Tensor))
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
         _replace(stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"]))
+        _pass_for_tensors()
         for name in READERS:
             _replace(stack, torch, name, _settling(tracer, getattr(torch, name)))
         for owner, names in ((torch, FACTORIES), (Tensor, METHODS)):
@@ -49,13 +51,21 @@ def sizes_from(tracer: SizedTracer, network: nn.Module) -> Iterator[None]:
         yield
 
 
+def _pass_for_tensors() -> None:
+    """Let torchvision's second transforms, which look classes up in tables, take values of a graph as tensors."""
+    tables = getattr(sys.modules.get("torchvision.transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {})
+    for table in tables.values():
+        if Tensor in table:
+            table.setdefault(Known, table[Tensor])
+
+
 def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
     stack.callback(*((setattr, owner, name, vars(owner)[name]) if name in vars(owner) else (delattr, owner, name)))
     setattr(owner, name, value)
 
 
-def _is_of_kind(tracer: SizedTracer, value: Any, kind: Any) -> bool:
-    known = tracer.values.get(value.node) if builtins.isinstance(value, fx.Proxy) else None
+def _is_of_kind(value: Any, kind: Any) -> bool:
+    known = value.value() if builtins.isinstance(value, Known) else None
     return builtins.isinstance(value, kind) or (known is not None and builtins.isinstance(known, kind))
 
 
@@ -86,7 +96,8 @@ def _noting(tracer: SizedTracer, called: Callable[..., Any], method: str | None)
             return called(*args, **kwargs)
         if method is not None:
             return tracer.create_proxy("call_method", method, args, kwargs)
-        return tracer.create_proxy("call_function", called, args if len(args) < 2 else (args,), kwargs)
+        made = _ZEROS if called is _EMPTY else called  # what is written into it is the same
+        return tracer.create_proxy("call_function", made, args if len(args) < 2 else (args,), kwargs)
 
     return call
 

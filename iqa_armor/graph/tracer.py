@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import operator
 import threading
 import weakref
@@ -13,10 +12,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
-from torch.fx.proxy import Attribute, TraceError
+from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at, with_item
+from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
+from iqa_armor.graph.known import Known
 from iqa_armor.graph.plain import proxies
 from iqa_armor.graph.walk import ancestors
 
@@ -25,72 +25,24 @@ _MADE_OF_LAYERS = (
     nn.TransformerDecoderLayer,
 )
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
+# What a tensor tells without a look at its pixels or sizes; how it lies in memory changes no value.
+FACTS = (
+    "is_floating_point",
+    "is_complex",
+    "is_signed",
+    "element_size",
+    "get_device",
+    "type",
+    "stride",
+    "is_contiguous",
+)
+# Methods that make a tensor like another, as functions.
+MADE_LIKE = {
+    **{f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")},
+    "new_empty": torch.zeros,
+}
 COMPILED = "compiled by TorchScript, which cannot be followed; build it from its Python source"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
-
-
-def _settling(read: Any) -> Any:
-    return lambda known, *digits: known.tracer.settled(known, read, *digits)
-
-
-class Known(fx.Proxy):
-    """A value of the graph together with what it is on the example.
-
-    What Python wants as a plain value (the condition of an `if`, the length of a loop, the side of a window) is
-    given, and noted as settled: the graph holds for inputs that give the same. Values of pixels are never given.
-    """
-
-    tracer: SizedTracer
-
-    def __getattr__(self, k: str) -> Any:
-        value = self.tracer.values.get(self.node)
-        # The number of axes is the same for all images, and code looks tables up by it. Autocast and comparisons want a
-        # device's type as text; where a tensor lies stays open.
-        if isinstance(value, torch.device) or (k == "ndim" and isinstance(value, Tensor)):
-            return getattr(value, k)
-        if k.startswith("__array_"):  # NumPy's ways to values beside `__array__`
-            raise AttributeError(k)
-        named = getattr(type(value), "__match_args__", ()) if isinstance(value, tuple) else ()
-        return cast(Any, self)[named.index(k)] if k in named else KnownAttribute(self, k)
-
-    __len__, __index__, __int__, __float__ = map(_settling, (len, operator.index, int, float))
-    __round__, __ceil__, __floor__, __trunc__ = map(_settling, (round, math.ceil, math.floor, math.trunc))
-
-    def __array__(self, *_: Any, **__: Any) -> Any:
-        return self.tracer.settled(self, Tensor.numpy)
-
-    def __iter__(self) -> Iterator[fx.Proxy]:
-        return self.tracer.iter(self)
-
-    def __bool__(self) -> bool:
-        return bool(self.tracer.settled(self, bool))
-
-    def __hash__(self) -> int:
-        return id(self)
-
-    def __setitem__(self, index: Any, value: Any) -> None:
-        """Stand for a copy with some values replaced from here on, as the tensor that is written to would."""
-        self._now = self.tracer.create_proxy("call_function", with_item, (self, index, value), {})
-        self.node = self._now.node
-
-
-class KnownAttribute(Attribute, Known):
-    """An attribute of a value, such as its shape."""
-
-    def __getattr__(self, k: str) -> Any:
-        return Known.__getattr__(self, k)
-
-    @property
-    def node(self) -> fx.Node:
-        """The node that reads the attribute, made when it is asked for."""
-        if self._node is None:
-            self._now = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {})
-            self._node = self._now.node
-        return self._node
-
-    @node.setter
-    def node(self, node: fx.Node) -> None:
-        self._node = node
 
 
 class SizedTracer(fx.Tracer):
@@ -149,6 +101,11 @@ class SizedTracer(fx.Tracer):
             return cast(fx.Proxy, self.settled(args[0], operator.methodcaller(target)))
         if target is operator.mul and any(isinstance(each, list) for each in args):
             return cast(fx.Proxy, operator.mul(*(each if isinstance(each, list) else int(each) for each in args)))
+        name = getattr(target, "__name__", target)
+        if name in FACTS and len(args) == 1 and isinstance(args[0], Known):
+            return cast(fx.Proxy, getattr(args[0].value(), name)())
+        if kind == "call_method" and target in MADE_LIKE:
+            return self._made_like(args[0], MADE_LIKE[target], args[1:], kwargs)
         is_foreign = kind == "call_function" and (getattr(target, "__module__", "") or "").partition(".")[0] not in _OWN
         if is_foreign and not any(isinstance(self.values[each.node], Tensor) for each in proxies(args, kwargs)):
             args, kwargs = self.plain((args, kwargs))
@@ -156,6 +113,15 @@ class SizedTracer(fx.Tracer):
             if isinstance(value, Tensor):
                 return self.proxy(self.create_arg(value))
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
+
+    def _made_like(self, given: Any, make: Any, args: Any, kwargs: Any) -> fx.Proxy:
+        """Make a tensor of the type and in the place of a given one."""
+        known: Any = given if isinstance(given, Known) else self.proxy(self.create_arg(given))
+        if make is torch.tensor:
+            return self.proxy(self.create_arg(make(self.plain(args[0]), dtype=known.value().dtype)))
+        told = {"dtype": known.dtype, "device": known.device} | kwargs
+        told = {key: value for key, value in told.items() if key not in ("requires_grad", "layout", "pin_memory")}
+        return self.create_proxy("call_function", make, args, told)
 
     def plain(self, values: Any) -> Any:
         """Return values, however deep, with those of the graph settled."""

@@ -6,7 +6,7 @@ from functools import reduce
 from torch import fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import called_name, read_by, reads_size
+from iqa_armor.graph.calls import called_name, is_convolution, read_by, reads_size
 from iqa_armor.graph.interpret import size_of
 
 
@@ -33,6 +33,20 @@ def nearest(node: fx.Node, is_wanted: Callable[[fx.Node], bool]) -> list[fx.Node
 def descendants(node: fx.Node) -> Collection[fx.Node]:
     """Return what depends on a node, itself included."""
     return reach(node, lambda each: each.users)
+
+
+def node_called(traced: fx.GraphModule, name: str) -> fx.Node | None:
+    """Return the node of a name, else the last that was made in the module of this path; None if there is none."""
+    nodes: list[fx.Node] = [node for node in traced.graph.nodes if node.op != "output"]
+    exact = [node for node in nodes if node.name == name]
+    inside = [
+        node
+        for node in nodes
+        if str(node.target) == name
+        or any(path == name for path, _ in _callers(node))
+        or (node.op == "call_module" and str(node.target).startswith(f"{name}."))
+    ]
+    return next(reversed(exact or inside), None)
 
 
 class Dominators:
@@ -83,15 +97,22 @@ def passages(graph: fx.Graph) -> list[fx.Node]:
 
 
 ADDITIONS = ("add", "iadd", "add_")
+UNIT_SIZES = 2  # of the maps in a residual unit at most, but for single pixels: before and behind a stride
 
 
 def mark_units(traced: fx.GraphModule) -> None:
     """Write the name of a node's residual unit into `meta["unit"]`, in place.
 
     A unit is an instance of a class of which some instance adds maps (a shortcut): MobileNetV2's `features.14` has no
-    shortcut itself, yet a tensor inside it is no place between stages.
+    shortcut itself, yet a tensor inside it is no place between stages. One whose convolutions give maps of three sizes
+    holds stages itself, such as a whole backbone that is written, or was traced, in one `forward`.
     """
     residual = {stack[-1][1] for node in traced.graph.nodes if _is_shortcut(node) and (stack := _callers(node))}
+    sizes: dict[tuple[str, type], set[tuple[int, ...]]] = {}
+    for node in traced.graph.nodes:
+        for caller in _callers(node) if is_convolution(traced, node) else ():
+            sizes.setdefault(caller, set()).add((size_of(node) or ())[2:])
+    residual -= {kind for (_, kind), found in sizes.items() if len(found - {(1, 1)}) > UNIT_SIZES}
     for node in traced.graph.nodes:
         inside = [path for path, kind in _callers(node) if kind in residual and path]
         if inside:

@@ -30,21 +30,13 @@ READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How an image becomes the input of a network.
+    """How an image becomes the input of a network."""
 
-    Args:
-        size: (height, width) every image is resized to, or None to leave its size alone.
-        interpolation: Resampling of that resize; "nearest-exact" is Pillow's nearest neighbour.
-        antialias: Whether bilinear and bicubic resampling low-pass the image when shrinking it.
-        mean: Per-channel mean subtracted from pixels in [0, 1].
-        std: Per-channel divisor after that, positive.
-    """
-
-    size: tuple[int, int] | None = KONIQ_SIZE
-    interpolation: Interpolation = "bilinear"
-    antialias: bool = True
-    mean: tuple[float, float, float] = IMAGENET_MEAN
-    std: tuple[float, float, float] = IMAGENET_STD
+    size: tuple[int, int] | None = KONIQ_SIZE  # (height, width) that images are resized to; None leaves theirs alone
+    interpolation: Interpolation = "bilinear"  # of that resize; "nearest-exact" is Pillow's nearest neighbour
+    antialias: bool = True  # whether bilinear and bicubic resampling low-pass the image when shrinking it
+    mean: tuple[float, float, float] = IMAGENET_MEAN  # per channel, subtracted from pixels in [0, 1]
+    std: tuple[float, float, float] = IMAGENET_STD  # per channel, divided by after that, positive
 
     def __post_init__(self) -> None:
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):

@@ -15,7 +15,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, reason_of
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, failing, reason_of
 from iqa_armor.machine import capped, memory_limit
 from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
 from iqa_armor.models.plain_data import PickledArray, stand_ins
@@ -143,12 +143,10 @@ def _what_it_is(path: Path, start: bytes) -> str:
 
 
 def _check_archive(path: Path) -> None:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = {name.partition("/")[2] for name in archive.namelist()}
-            unpacked = sum(member.file_size for member in archive.infolist())
-    except (zipfile.BadZipFile, ValueError, NotImplementedError, OSError) as error:
-        raise ModelLoadError(f"{path} is truncated or damaged: {error}") from error
+    failures = (zipfile.BadZipFile, ValueError, NotImplementedError, OSError)
+    with failing(f"{path} is truncated or damaged", failures, error=ModelLoadError), zipfile.ZipFile(path) as archive:
+        names = {name.partition("/")[2] for name in archive.namelist()}
+        unpacked = sum(member.file_size for member in archive.infolist())
     if unpacked > memory_limit():
         raise ModelLoadError(f"{path} has {unpacked} bytes once unpacked, more than --max-memory allows")
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
@@ -163,8 +161,7 @@ def _check_archive(path: Path) -> None:
 
 def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
     try:
-        with capped(), warnings.catch_warnings(), path.open("rb") as file:
-            warnings.simplefilter("ignore")
+        with capped(), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
             if is_plain:
                 return pickle.load(file)
             if trust_pickle:

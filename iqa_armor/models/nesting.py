@@ -58,7 +58,8 @@ def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Store
     if key is not None:
         return _named(every, key, source, remarks), []
     found = sorted((one for one in every if not _NO_MODEL.search(one.key.lower())), key=lambda one: one.rank)
-    if any(one.keys for one in found) and not any("." in str(name) for name in _top_names(found)):
+    at_top = [name for one in found if not one.keys for name, value in one.state().items() if _is_array(value)]
+    if any(one.keys for one in found) and not any("." in str(name) for name in at_top):
         found = [one for one in found if one.keys]  # tensors beside the weights, such as a step
     if not found:
         if remarks:
@@ -122,10 +123,6 @@ def _is_array(value: object) -> bool:
     if isinstance(value, PickledArray):
         return value.value is not None
     return isinstance(value, Tensor) and value.ndim > 0
-
-
-def _top_names(found: list[Stored]) -> list[Any]:
-    return [name for one in found if not one.keys for name, value in one.state().items() if _is_array(value)]
 
 
 def _named(every: list[Stored], key: str, source: str, remarks: list[str]) -> Stored:

@@ -144,8 +144,7 @@ def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untype
     for url in WEIGHTS[distance]:
         _check(folder / Path(url).name, url, distance)
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # torchvision's, for piq's old spelling
+        with warnings.catch_warnings(action="ignore", category=UserWarning):  # torchvision's, for piq's old spelling
             return {"lpips": LPIPS, "dists": DISTS}[distance](reduction="none").eval()
     except READ_ERRORS as error:
         raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
@@ -155,8 +154,7 @@ def _check(path: Path, url: str, distance: Perceptual) -> None:
     if not path.is_file():
         raise ModelLoadError(f"distance {distance} needs {path}, and nothing is downloaded; get it from {url}")
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with warnings.catch_warnings(action="ignore"):
             torch.load(path, map_location="cpu", weights_only=True)
     except READ_ERRORS as error:
         raise ModelLoadError(f"{path} is damaged or runs code when opened; get it again from {url}") from error

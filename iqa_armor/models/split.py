@@ -10,7 +10,7 @@ from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.trace import trace_shared
-from iqa_armor.graph.walk import ancestors, descendants, passages
+from iqa_armor.graph.walk import ancestors, descendants, node_called, passages
 
 
 def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
@@ -69,11 +69,8 @@ def _features(traced: fx.GraphModule) -> fx.Node:
 
 
 def _named(traced: fx.GraphModule, name: str) -> fx.Node:
-    nodes: list[fx.Node] = list(traced.graph.nodes)
-    exact = [node for node in nodes if node.name == name]
-    inside = [node for node in nodes if node.op == "call_module" and f"{node.target}.".startswith(f"{name}.")]
-    chosen = next(reversed(exact or inside), None)
-    if chosen is None or chosen.op == "output" or not size_of(chosen):
+    chosen = node_called(traced, name)
+    if chosen is None or not size_of(chosen):
         raise SurgeryError(f"no tensor is called {name!r} in this network; it can be split at {_listed(traced.graph)}")
     return chosen
 

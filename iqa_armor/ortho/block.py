@@ -16,20 +16,11 @@ Pool = Literal["square", "none"]
 class RobustBlock(nn.Module):
     """Replace maps (N, C, H, W) by maps of C channels that an orthogonal convolution made of ⌊C/2⌋.
 
-    The block as a whole is *not* norm preserving: its reduction is an ordinary convolution. Only the part
-    after it is, from ⌊C/2⌋ to C channels (with `aol`: it never increases norms).
-
-    Args:
-        channels: C, at least 2.
-        backend: How the orthogonal convolution is made: a name in `BACKENDS` or of an installed plug-in.
-        pool: "square" averages H × W to n × n, n = min(H, W), as the paper does; "none" keeps H × W.
-
-    Attributes:
-        reduction: 1×1 convolution C → ⌊C/2⌋ with bias.
-        orthogonal: Circular 3×3 convolution ⌊C/2⌋ → C with bias.
-
-    Raises:
-        ValueError: If the channels are fewer than 2, or the backend or pool is unknown.
+    The block as a whole is *not* norm preserving: its `reduction` is an ordinary 1×1 convolution C → ⌊C/2⌋ with bias.
+    Only the part after it is, the circular 3×3 convolution `orthogonal` ⌊C/2⌋ → C with bias (with `aol`: it never
+    increases norms). The backend that makes it is a name in `BACKENDS` or of an installed plug-in; the pool "square"
+    averages H × W to n × n, n = min(H, W), as the paper does, "none" keeps H × W. A ValueError refuses others, and
+    fewer channels than 2.
 
     Source: Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, Section 3. (ours) 1×1 reduction,
     started with orthogonal rows of such length that the mean energy of its input is kept; 3×3 kernel.

@@ -1,9 +1,10 @@
 """Attack image files and keep the attacked images, as they score when they are read again."""
 
+import csv
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,26 +17,42 @@ from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
 from iqa_armor.data.base import ImageSet
 from iqa_armor.data.images import FileImages, read_image
 from iqa_armor.defenses.base import Defended
-from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError, failing
 from iqa_armor.evaluation.run import followed_score
 from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.image_files import (
-    TABLE,
-    AttackedImage,
-    check_output,
-    find_images,
-    name_files,
-    require_readable,
-    to_levels,
-    write_table,
-)
+from iqa_armor.pipeline.score import find_images, require_readable
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.settings import LEVELS
 
 ATTACKERS = 2**32  # seeds from here on: an attacker must not know the draws that it is scored with
+TABLE = "attacks.csv"
+_SLACK = 3e-5  # of a level: float32 pixels are off by half of it, which should not cost a level
+
+
+@dataclass(frozen=True)
+class AttackedImage:
+    """One attacked image in its file, compared with the exact prepared clean image."""
+
+    image: Path  # of the clean image
+    file: str  # of the attacked image, in the output folder
+    attack: str
+    epsilon: float | None  # L-infinity budget in 1/255; None where the attack's budget is another
+    clean_score: float  # of the prepared clean image, before any rounding: what scoring `image` gives
+    attacked_score: float  # of the 8-bit file, read again: what scoring `file` gives
+    gain: float  # attacked minus clean score, in model units
+    linf: float  # largest change of a pixel value, in 1/255
+    l2: float  # Euclidean length of the change, pixels being in [0, 1]
+    psnr: float  # decibels, at most 150
+    ssim: float  # structural similarity; NaN for images below 11×11 pixels
+
+    def as_row(self) -> dict[str, Any]:
+        return asdict(self) | {"image": str(self.image)}
+
+
+COLUMNS = tuple(field.name for field in fields(AttackedImage))
 
 
 def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
@@ -50,10 +67,8 @@ def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: D
         changes: dict[str, Any] = {"direction": direction}
         if isinstance(word, str) and attack.norm == "linf" and not re.search("[:,]epsilon=", word):
             changes["epsilon"] = epsilon
-        try:
+        with failing(f"attack {word!r}", (ValueError,), error=UsageError):
             built[word if isinstance(word, str) else repr(word)] = replace(attack, **changes)
-        except ValueError as error:
-            raise UsageError(f"attack {word!r}: {error}") from error
     return built
 
 
@@ -82,7 +97,7 @@ def attack_images(
     """
     files, output = list(dict.fromkeys(find_images(paths))), Path(output)
     names = name_files(files, list(attacks))
-    check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
+    _check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
     chosen = device or choose_device()
     model.eval().to(chosen)
     require_readable(ImageSet(tuple(map(str, files)), FileImages(tuple(files))))
@@ -98,7 +113,7 @@ def attack_images(
                 for word, attack in ready.items()
             ]
             progress("attacking", count, len(files))
-        write_table(folder / TABLE, done)
+        _write_table(folder / TABLE, done)
     return done
 
 
@@ -164,3 +179,60 @@ class _Attacker:
 
 def _short(value: float) -> float:
     return float(f"{value:.6g}")
+
+
+def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
+    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball.
+
+    A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
+    holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
+
+    Both are (N, 3, H, W) in [0, 1]; `clean` is the middle of the ball, and not on 8-bit levels in general. `epsilon` is
+    its radius, infinite for no ball.
+    """
+    middle = clean.double() * LEVELS
+    lowest = (middle - epsilon * LEVELS - _SLACK).ceil()
+    highest = (middle + epsilon * LEVELS + _SLACK).floor()
+    nearest = (attacked.double() * LEVELS).round().clamp(lowest, highest)
+    levels = torch.where(lowest <= highest, nearest, middle.round())
+    return levels.clamp(0, LEVELS).to(torch.uint8)
+
+
+def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
+    """Return a file name for every image and attack; images of one stem are numbered."""
+    names: dict[tuple[Path, str], str] = {}
+    taken: set[str] = set()
+    for file in files:
+        for word in words:
+            label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
+            name, number = f"{label}.png", 1
+            while name.casefold() in taken:  # some file systems fold letter case
+                number += 1
+                name = f"{label}-{number}.png"
+            taken.add(name.casefold())
+            names[file, word] = name
+    return names
+
+
+def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
+    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
+    if output.exists() and not output.is_dir():
+        raise UsageError(f"{output} is a file; name a folder")
+    inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]
+    if inside:
+        raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
+    existing = [name for name in names if (output / name).exists()]
+    if existing and not overwrite:
+        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
+        raise UsageError(
+            f"{output / existing[0]}{more} exists already; replace it with --overwrite, or name another place with -o"
+        )
+
+
+def _write_table(path: Path, rows: Sequence[AttackedImage]) -> None:
+    # File names need not be text; their bytes are kept.
+    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        writer.writeheader()
+        for row in rows:
+            writer.writerow({name: None if value != value else value for name, value in row.as_row().items()})

@@ -16,7 +16,7 @@ from iqa_armor import __version__
 from iqa_armor.artifact.header import read_header
 from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.data.base import Dataset
-from iqa_armor.errors import DataError, ModelLoadError, contents, reading
+from iqa_armor.errors import ArmorError, DataError, ModelLoadError, contents, failing, reading
 from iqa_armor.files import write_whole
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.recipe import Recipe, TrainSettings
@@ -78,10 +78,8 @@ def write_card(model: Path, *, command: Sequence[str], source: Path | str, **fac
 
 def read_outcome(path: Path | str) -> Outcome:
     """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
-    try:
+    with failing(f"cannot read {path}", (OSError, DataError), error=DataError):
         return Outcome.from_json(contents(Path(path)))
-    except (OSError, DataError) as error:
-        raise DataError(f"cannot read {path}: {error}") from error
 
 
 def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
@@ -168,8 +166,8 @@ def _rows(values: Mapping[str, str]) -> str:
     return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in values.items())])
 
 
-def sha256_of(path: Path | str) -> str:
-    with reading(path, ModelLoadError), Path(path).open("rb") as file:
+def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice: str = "name another file") -> str:
+    with reading(path, error, advice=advice), Path(path).open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 

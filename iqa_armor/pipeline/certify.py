@@ -13,7 +13,7 @@ from iqa_armor.data.images import FileImages
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import UsageError, failing
 from iqa_armor.evaluation.evaluation import data_entry
 from iqa_armor.evaluation.run import prepare_for
 from iqa_armor.evaluation.scale import measure_scale
@@ -22,7 +22,7 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.card import versions
 from iqa_armor.pipeline.certify_model import Subject, certify_model
 from iqa_armor.pipeline.forecast import Forecast, forecast
-from iqa_armor.pipeline.image_files import find_images, require_readable
+from iqa_armor.pipeline.score import find_images, require_readable
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import Scale
@@ -42,10 +42,8 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
     for word, smoother in found.items():
         named = {pair.partition("=")[0] for pair in word.partition(":")[2].split(",")}
         changes = {key: value for key, value in given.items() if key not in named and _takes(smoother, key)}
-        try:
+        with failing(f"method {word!r}", (ValueError,), error=UsageError):
             changed[word] = replace(smoother, **changes)
-        except ValueError as error:
-            raise UsageError(f"method {word!r}: {error}") from error
     return changed
 
 

@@ -92,7 +92,10 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
         fitted = {word: _calibrated(smoother, subject) for word, smoother in smoothers.items()}
         bound = {word: smoother.bind(model) for word, smoother in fitted.items()}
         subject.plain_score(subject.image(0))  # what the first call prepares is not timed
-        plain, seconds = _plain_scores(subject)
+        timed = [subject.timed(partial(subject.plain_score, subject.image(i))) for i in range(len(subject.images))]
+        plain = [score for score, _ in timed]
+        if bad := [name for name, score in zip(subject.images.names, plain, strict=True) if not math.isfinite(score)]:
+            raise ModelLoadError(f"{model.name} gives {bad[0]} a score that is not finite; check its weights")
         figures = {word: _certify(subject, word, (fitted[word], bound[word]), plain=plain) for word in fitted}
     return CertifiedModel(
         name=model.name,
@@ -100,7 +103,7 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
         scale=subject.scale,
         size=subject.size,
         step_l2=math.sqrt(CHANNELS * math.prod(subject.size)) / LEVELS,
-        seconds_plain=seconds,
+        seconds_plain=statistics.median(seconds for _, seconds in timed),
         methods=figures,
         **subject.agreement(plain),
     )
@@ -126,15 +129,6 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
     says = f"s = {largest.jacobian:.4g} on {len(images)} training images"
     subject.progress(f"calibrating {subject.model.name}", 1, 1, says)
     return largest
-
-
-def _plain_scores(subject: Subject) -> tuple[list[float], float]:
-    found = []
-    for index, name in enumerate(subject.images.names):
-        found.append(subject.timed(partial(subject.plain_score, subject.image(index))))
-        if not math.isfinite(found[-1][0]):
-            raise ModelLoadError(f"{subject.model.name} gives {name} a score that is not finite; check its weights")
-    return [score for score, _ in found], statistics.median(seconds for _, seconds in found)
 
 
 def _certify(

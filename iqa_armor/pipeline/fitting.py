@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.attacks.base import ScoreFn
-from iqa_armor.data.base import Dataset
+from iqa_armor.data.base import Dataset, evenly
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import DataError
 from iqa_armor.machine import choose_device
@@ -55,10 +55,8 @@ class RunOptions:
 
 def calibration_batch(images: TrainingImages, model: QualityModel, count: int) -> Tensor:
     """Return `count` normalised training images (N, 3, H, W), evenly spread; fewer where they are large."""
-    total = len(images.fitted)
-    count = min(count, total)
     most = max(2, CALIBRATION_PIXELS // images.fitted[0][0][0].numel())
-    chosen = [images.fitted[i * total // count][0] for i in range(count)][:most]
+    chosen = [images.fitted[place][0] for place in evenly(len(images.fitted), count)[:most]]
     return model.normalize(torch.stack(chosen).to(model.mean.device))
 
 
@@ -166,8 +164,7 @@ def check_samples(mos: Tensor, recipe: Recipe) -> None:
 
 def sampled(images: TrainingImages) -> PreparedImages:
     """Return up to 200 of the images that are fitted to, evenly spread."""
-    total, count = len(images.fitted), min(SAMPLES, len(images.fitted))
-    return images.fitted.select([i * total // count for i in range(count)])
+    return images.fitted.select(evenly(len(images.fitted), SAMPLES))
 
 
 def is_informed(model: QualityModel, images: TrainingImages, progress: Progress) -> bool:

@@ -15,20 +15,9 @@ from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.pipeline import fitting
 from iqa_armor.pipeline.card import provenance_of
-from iqa_armor.pipeline.fitting import (
-    SAMPLES_TO_READ,
-    RunOptions,
-    calibration_batch,
-    check_samples,
-    fit_to_opinion,
-    is_informed,
-    labelled_batches,
-    moments_of,
-    score_all,
-    standardised,
-    takes_samples,
-)
+from iqa_armor.pipeline.fitting import RunOptions, moments_of, takes_samples
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.hardened import Frontier, Hardened
 from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_spliced, prove_stored, traced_for
@@ -66,7 +55,11 @@ def harden(
     """
     options = options or RunOptions()
     if recipe.backend == "auto":
-        recipe = recipe.model_copy(update={"backend": _chosen_backend(model, dataset, recipe, options)})
+        trial = plan(model, dataset, recipe.model_copy(update={"backend": "cayley"}), options=options)
+        image = model.prepare(dataset.training()[0])
+        with on_device(model, options.device):
+            before, after = slowdown(model, trial.model, image, options.device)
+        recipe = recipe.model_copy(update={"backend": "aoc" if after > SLOWER * before else "cayley"})
     with on_device(model, options.device):
         return _Hardening(model, dataset, recipe, options, unlabelled).run()
 
@@ -83,19 +76,10 @@ def plan(
 
     Only as many training images are read as calibration and pruning take, so that a dry run is quick.
     """
-    training = dataset.training().limit(max(2 * recipe.calibration, SAMPLES_TO_READ * takes_samples(recipe)))
+    training = dataset.training().limit(max(2 * recipe.calibration, fitting.SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
     untrained = recipe.model_copy(update={"epochs": 0, "frontier": 0})
     return harden(model, small, untrained, options=options, unlabelled=unlabelled)
-
-
-def _chosen_backend(model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions) -> str:
-    """Return the cheaper of two backends where the paper's makes a call of the network much slower here."""
-    trial = plan(model, dataset, recipe.model_copy(update={"backend": "cayley"}), options=options)
-    image = model.prepare(dataset.training()[0])
-    with on_device(model, options.device):
-        before, after = slowdown(model, trial.model, image, options.device)
-    return "aoc" if after > SLOWER * before else "cayley"
 
 
 class _Hardening:
@@ -114,8 +98,8 @@ class _Hardening:
                 raise UsageError(f"images without scores serve --defense teacher only, not {recipe.defense}")
             more = unlabelled.splits["training"] if "training" in unlabelled.splits else unlabelled.reported()[1]
         self.images = load_training_images(dataset.training(), model, options.progress, unlabelled=more)
-        check_samples(self.images.mos, recipe)
-        self.calibration = calibration_batch(self.images, model, recipe.calibration)
+        fitting.check_samples(self.images.mos, recipe)
+        self.calibration = fitting.calibration_batch(self.images, model, recipe.calibration)
         self.srocc: dict[str, float] = {}
         self.frontier: Frontier | None = None
 
@@ -184,7 +168,7 @@ class _Hardening:
             criterion=criterion,
             across_layers=self.recipe.prune_global or criterion.across_layers,
             halved=halved,
-            samples=labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
+            samples=fitting.labelled_batches(self.images, self.original) if takes_samples(self.recipe) else None,
             seed=self.recipe.seed,
         )
         if not pruned.kept:
@@ -197,11 +181,11 @@ class _Hardening:
     def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
         if self.recipe.epochs == 0:
             average_views(cast(fx.GraphModule, model.network), self.recipe.views)
-            return FitHistory(), score_all(model, self.images, self.options.progress)
+            return FitHistory(), fitting.score_all(model, self.images, self.options.progress)
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
-        teacher: ScoreFn | None = standardised(self.original, now)
-        if now.spread <= 1e-6 or not is_informed(self.original, self.images, self.options.progress):
+        teacher: ScoreFn | None = fitting.standardised(self.original, now)
+        if now.spread <= 1e-6 or not fitting.is_informed(self.original, self.images, self.options.progress):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         options, recipe = self.options, self.recipe
@@ -211,7 +195,7 @@ class _Hardening:
         checkpoint = options.checkpoint_of(
             self.original, self.dataset, self.images, recipe=recipe.model_dump(), **facts
         )
-        return fit_to_opinion(
+        return fitting.fit_to_opinion(
             model,
             self.images,
             recipe,

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.artifact.storage import save_artifact
+from iqa_armor.data.prepared import batches
 from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -171,10 +172,9 @@ def _restore_statistics(model: nn.Module, start: Weights, end: Weights, images: 
         norm.train()
     device = next(model.parameters()).device
     with torch.no_grad():
-        for first in range(0, len(images.fitted), 32):
-            chosen = [images.fitted[i][0] for i in range(first, min(first + 32, len(images.fitted)))]
-            if len(chosen) > 1:
-                model(torch.stack(chosen).to(device))
+        for batch, _, _ in batches(images.fitted, 32):
+            if len(batch) > 1:
+                model(batch.to(device))
     for norm, momentum in zip(moved, momenta, strict=True):
         norm.momentum = momentum
     model.eval()

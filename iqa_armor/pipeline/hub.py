@@ -3,10 +3,11 @@
 from pathlib import Path
 from typing import Any
 
-from iqa_armor.errors import ArmorError, ModelLoadError, OutputError
+from iqa_armor.errors import ArmorError, ModelLoadError, OutputError, failing
 from iqa_armor.pipeline.card import card_file
 
 PREFIX, MODEL_FILE = "hf:", "model.safetensors"
+FAILURES = (OSError, ValueError)  # what the hub's errors are children of
 
 
 def on_hub(path: Path | str | None) -> bool:
@@ -24,10 +25,8 @@ def fetched(path: Path | str) -> Path:
         return Path(path)
     repository, name = _place(path, ModelLoadError)
     hub = _hub(ModelLoadError)
-    try:
+    with failing(f"cannot fetch {path}", FAILURES, error=ModelLoadError):
         return Path(hub.hf_hub_download(repository, name))
-    except (OSError, ValueError) as error:  # what the hub's errors are children of
-        raise ModelLoadError(f"cannot fetch {path}: {error}") from error
 
 
 def push(model: Path, place: Path | str | None) -> None:
@@ -36,13 +35,11 @@ def push(model: Path, place: Path | str | None) -> None:
         return
     repository, name = _place(str(place), OutputError)
     api = _hub(OutputError).HfApi()
-    try:
+    with failing(f"cannot push to {place}", FAILURES, error=OutputError, advice=f"{model} is kept"):
         api.create_repo(repository, exist_ok=True)
         for file, there in ((model, name), (card_file(model), "README.md")):
             if file.is_file():
                 api.upload_file(path_or_fileobj=str(file), path_in_repo=there, repo_id=repository)
-    except (OSError, ValueError) as error:
-        raise OutputError(f"cannot push to {place}: {error}; {model} is kept") from error
 
 
 def _place(path: Path | str, failure: type[ArmorError]) -> tuple[str, str]:

@@ -1,14 +1,19 @@
-"""Find out where a block can stand in a model, and what the blocks it has do to norms."""
+"""Find out where a block can stand in a model, what its blocks do to norms, and which modules stay its user's code."""
 
+import logging
 from dataclasses import dataclass
 
 import torch
+from torch import nn
 
+from iqa_armor.artifact.checks import FormatError
+from iqa_armor.artifact.encode import encode_network
+from iqa_armor.errors import ModelLoadError, SurgeryError
 from iqa_armor.graph.interpret import FIXED_SIZE
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import KONIQ_SIZE, QualityModel
 from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
-from iqa_armor.surgery.stages import Branch, Cut, branches, tokens_instead
+from iqa_armor.surgery.stages import Cut, branches, tokens_instead
 from iqa_armor.surgery.tokens import Lineage, TokenGrid, token_grids
 
 
@@ -39,6 +44,11 @@ def inspect_model(model: QualityModel) -> Inspection:
     if not (found or grids):
         branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
+    if tokens:
+        remarks = [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
+    else:
+        problems = [branch.problem for branch in found if branch.problem]
+        remarks = [f"no cut is recommended: {each}; name the tensor with --position NODE" for each in problems]
     fixed = traced.meta.get(FIXED_SIZE)
     serves = [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
     blocks = tuple(spectrum.name for spectrum in spectra)
@@ -51,12 +61,46 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*_remarks(found, tokens), *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*remarks, *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
     )
 
 
-def _remarks(found: tuple[Branch, ...], tokens: TokenGrid | None) -> list[str]:
-    if tokens:
-        return [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
-    problems = [branch.problem for branch in found if branch.problem]
-    return [f"no cut is recommended: {problem}; name the tensor with --position NODE" for problem in problems]
+logger = logging.getLogger(__name__)
+
+
+def keep_source(model: QualityModel, leaves: tuple[str, ...], *, allow: bool) -> None:
+    """Mark modules of a model, in place, that surgery passes by: those named and, where allowed, all that it cannot do.
+
+    Those that cannot be traced or stored are looked for from the innermost outwards. What the network's own forward
+    does cannot be passed by; hardening then says why. A module that is not there is a ModelLoadError.
+    """
+    for path in leaves:
+        _mark(model.network, path)
+    while allow:
+        place, reason = _stuck(model)
+        if place is None:
+            return
+        if not place or getattr(model.network.get_submodule(place), "is_traced_whole", False):
+            logger.warning("surgery cannot pass by the network's own forward: %s", reason)
+            return
+        logger.info("%s stays its author's code: %s", place, reason)
+        _mark(model.network, place)
+
+
+def _mark(network: nn.Module, path: str) -> None:
+    try:
+        network.get_submodule(path).is_traced_whole = True  # type: ignore[assignment]
+    except AttributeError as error:
+        children = ", ".join(name for name, _ in network.named_children())
+        raise ModelLoadError(f"there is no module {path!r} in this network; its outermost are {children}") from error
+
+
+def _stuck(model: QualityModel) -> tuple[str | None, str]:
+    """Return the path of the innermost module that cannot be traced or stored, None without one, and why."""
+    size = model.preprocessing.size or KONIQ_SIZE
+    try:
+        encode_network(trace(model.network, torch.zeros(1, 3, *size)))
+    except (SurgeryError, FormatError) as error:
+        place = getattr(error, "place", getattr(error.__cause__, "place", ""))
+        return str(place), str(error)
+    return None, ""

@@ -20,10 +20,9 @@ from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
 from iqa_armor.pipeline.card import sha256_of
 from iqa_armor.pipeline.hub import fetched
-from iqa_armor.pipeline.opaque import keep_source
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.plugins import split_spec
 from iqa_armor.randomness import seeded
+from iqa_armor.registry import split_spec
 
 logger = logging.getLogger(__name__)
 
@@ -172,6 +171,8 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
             model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
         )
     if opening.leaf or opening.allow_source:
+        from iqa_armor.pipeline.inspect import keep_source
+
         keep_source(model, opening.leaf, allow=opening.allow_source)
     if opening.score_range is not None:
         model.scale = ScoreScale(*opening.score_range, higher_is_better=model.higher_is_better)

@@ -2,8 +2,6 @@
 
 import logging
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -11,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.storage import rebuilt
 from iqa_armor.errors import SurgeryError
+from iqa_armor.evaluation.scale import plain_attention
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.trace import trace
@@ -85,17 +84,6 @@ def _shown_equal(
     return SurgeryProof(step, apart, tolerance)
 
 
-@contextmanager
-def _plain_attention() -> Iterator[None]:
-    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
-
-
 def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
     """Return the graph of a model's network; a SurgeryError where it serves one size that nobody has named."""
     traced = trace(model.network, examples[:1])
@@ -130,7 +118,7 @@ def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, st
     step = "spliced = original"
     if not steady:
         return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad(), _plain_attention():
+    with torch.no_grad(), plain_attention():
         before, after = (network.forward(images).double().flatten() for network in (original, spliced))
     fault = (
         "the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does "

@@ -1,28 +1,113 @@
-"""Score image files: decoded by threads, scored in batches, one result after the other."""
+"""Find the image files that a user names, and score them: decoded by threads, in batches, one after the other."""
 
 import math
-from collections import deque
+import os
+import sys
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import ExitStack
 from dataclasses import dataclass
+from glob import has_magic, iglob
 from itertools import groupby, islice
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from iqa_armor.data.images import keeping_room, read_image
-from iqa_armor.data.prepared import Prepare
+from iqa_armor.data.base import ImageSet
+from iqa_armor.data.images import EXTENSIONS, keeping_room, read_image
+from iqa_armor.data.labelled import Problems
+from iqa_armor.data.prepared import MOST_WORKERS, ahead, checked_size, each_read
 from iqa_armor.defenses.base import Defended
-from iqa_armor.errors import ArmorError, DataError, ModelLoadError
+from iqa_armor.errors import ArmorError, DataError, ModelLoadError, UsageError, reading
 from iqa_armor.machine import choose_device, usable_processors
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.image_files import find_images
-from iqa_armor.progress import Progress, automatic
+from iqa_armor.progress import Progress, automatic, silent
+
+MOST_PATH = 2**15  # characters of a line of a list
+
+
+def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:
+    """Yield the image files that paths, folders (with all below) and patterns (`**` too) name, in order, one by one.
+
+    What is no folder, and no pattern that fits a file, is given as it is, whether or not such a file exists.
+    """
+    for path in map(Path, paths):
+        if path.is_dir():
+            yield from _below(path)
+        else:
+            is_pattern = has_magic(str(path)) and not path.exists()
+            fitting = sorted(iglob(str(path), recursive=True)) if is_pattern else []  # noqa: PTH207
+            yield from [file for file in map(Path, fitting) if _is_image(file)] or [path]
+
+
+def listed_images(paths: Iterable[Path | str], listed: str | None) -> Iterator[Path]:
+    """Yield the image files that paths name, then those of a list, a path a line; "-" is the standard input."""
+    yield from each_image(paths)
+    if listed is not None:
+        with ExitStack() as held:
+            file: Any = sys.stdin
+            if listed == "-":
+                if file is None:
+                    raise UsageError("the standard input is closed; name a LIST")
+                file.reconfigure(errors="surrogateescape")
+            else:
+                with reading(listed, UsageError):
+                    file = held.enter_context(Path(listed).open(encoding="utf-8", errors="surrogateescape"))
+            for line in iter(lambda: file.readline(MOST_PATH), ""):
+                if len(line) == MOST_PATH:
+                    raise UsageError(f"{listed} is no list of images: a line has {MOST_PATH} characters or more")
+                yield from each_image([line.rstrip("\r\n")] if line.strip() else ())
+
+
+def count_images(paths: Iterable[Path | str], listed: str | None) -> int:
+    """Return how many files `listed_images` yields; 0 if that is not known, since a list comes through a pipe."""
+    is_known = listed is None or (listed != "-" and not Path(listed).is_fifo())
+    return sum(1 for _ in listed_images(paths, listed)) if is_known else 0
+
+
+def _below(folder: Path | str) -> Iterator[Path]:
+    try:
+        with os.scandir(folder) as entries:
+            ordered = sorted(entries, key=lambda entry: entry.name)
+    except OSError:  # who reads it says why it cannot be read
+        yield Path(folder)
+        return
+    for entry in ordered:
+        if entry.is_dir(follow_symlinks=False):
+            yield from _below(entry.path)
+        elif _is_image(Path(entry.path)):
+            yield Path(entry.path)
+
+
+def _is_image(file: Path) -> bool:
+    return file.suffix.lower() in EXTENSIONS and not file.is_dir()
+
+
+def find_images(paths: Sequence[Path | str]) -> list[Path]:
+    """Return the image files that paths, folders and patterns name, in the given order.
+
+    Files that are missing, which are all listed, or no file at all are a DataError.
+    """
+    files = list(each_image(paths))
+    missing = [str(file) for file in files if not file.is_file()]
+    if missing:
+        raise DataError(f"no such image: {', '.join(missing)}")
+    if not files:
+        raise DataError(f"no images in {', '.join(map(str, paths))}")
+    return files
+
+
+def require_readable(images: ImageSet) -> None:
+    """Raise a DataError that lists all files that cannot be read, if there are any."""
+    problems, places = Problems("these images"), [(images, index) for index in range(len(images))]
+    for _ in each_read(checked_size, places, problems, progress=silent, task=""):
+        pass
+    problems.raise_if_any("mend them or leave them out")
+
 
 # On a CUDA device; a processor has nothing from batches, and one by one no score depends on another, to the last bit.
 BATCH = 8
-_MOST_WORKERS = 8
 # Pixels of a batch per image that it may hold: what is larger goes into smaller batches.
 _PIXELS = 2**19
 
@@ -78,7 +163,16 @@ def each_score(
     if isinstance(model, Defended) and model.is_random:
         most = 1
     model.eval().to(device)
-    decoded = _decoded(map(Path, files), model.prepare, workers or min(_MOST_WORKERS, usable_processors()), ahead=most)
+
+    def decode(path: Path) -> tuple[Path, Tensor | ArmorError]:
+        try:
+            with keeping_room(), torch.inference_mode():
+                return path, model.prepare(read_image(path))
+        except ArmorError as error:
+            return path, error
+
+    workers = workers or min(MOST_WORKERS, usable_processors())
+    decoded = ahead(decode, map(Path, files), workers=workers, waiting=most)
     for shape, alike in groupby(decoded, key=lambda item: getattr(item[1], "shape", None)):
         if shape is None:
             yield from (Scored(path, error=error) for path, error in alike if isinstance(error, ArmorError))
@@ -88,29 +182,6 @@ def each_score(
             found = score_prepared(model, [pixels for _, pixels in batch if isinstance(pixels, Tensor)], seed=seed)
             for (path, _), score in zip(batch, found, strict=True):
                 yield Scored(path, score) if isinstance(score, float) else Scored(path, error=score)
-
-
-def _decoded(
-    files: Iterable[Path], prepare: Prepare, workers: int, *, ahead: int
-) -> Iterator[tuple[Path, Tensor | ArmorError]]:
-    """Yield prepared images (3, H, W), or what is wrong with them; `ahead` more than the workers have may wait."""
-
-    def decode(path: Path) -> tuple[Path, Tensor | ArmorError]:
-        try:
-            with keeping_room(), torch.inference_mode():
-                return path, prepare(read_image(path))
-        except ArmorError as error:
-            return path, error
-
-    remaining, waiting = iter(files), deque[Future[tuple[Path, Tensor | ArmorError]]]()
-    with ThreadPoolExecutor(workers) as pool:
-        try:
-            waiting.extend(pool.submit(decode, path) for path in islice(remaining, workers + ahead))
-            while waiting:
-                yield waiting.popleft().result()
-                waiting.extend(pool.submit(decode, path) for path in islice(remaining, 1))
-        finally:
-            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def score_prepared(model: QualityModel, images: Sequence[Tensor], *, seed: int = 0) -> list[float | ArmorError]:

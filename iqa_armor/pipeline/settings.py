@@ -1,24 +1,11 @@
 """What commands are told of model files, benchmarks, certificates, services and filters. Imports no torch."""
 
-from typing import Annotated, Any, ClassVar, Literal, get_origin
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field
 
-from iqa_armor.settings import (
-    PASSING,
-    Flag,
-    Limit,
-    OneOf,
-    Pair,
-    Positive,
-    Seed,
-    SettingsModel,
-    Size,
-    Triple,
-    flags_of,
-    read_size,
-    written_type,
-)
+from iqa_armor import settings
+from iqa_armor.settings import CallSettings, Flag, OneOf, Positive, SettingsModel
 
 _COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
 
@@ -28,17 +15,15 @@ EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 
 def _read_own_size(value: Any) -> Any:
     try:
-        return value if value == "own" else read_size(value)
+        return value if value == "own" else settings.read_size(value)
     except ValueError as error:
         raise ValueError(f"{error}, or 'own'") from None
 
 
-class Opening(SettingsModel):
+class Opening(CallSettings):
     """What a user says of a foreign model file; None is nothing."""
 
     panel: ClassVar[str] = "Foreign model files"
-    in_recipes: ClassVar[bool] = False
-
     arch: str | None = Field(
         None,
         description="Architecture of a state dict: a built-in name such as resnet50, timm:NAME, pyiqa:NAME (licensed "
@@ -53,10 +38,10 @@ class Opening(SettingsModel):
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
-        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's"),
+        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", written=settings.write_size),
     ] = Field(None, description="Size images are resized to before the network, or 'own' to keep theirs.")
-    mean: Annotated[Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
-    std: Annotated[Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
+    mean: Annotated[settings.Triple | None, _COLOURS] = Field(None, description="Mean of the normalisation.")
+    std: Annotated[settings.Triple | None, _COLOURS] = Field(None, description="Divisor of the normalisation.")
     interpolation: Annotated[
         Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None, Flag(shown="bilinear, antialiased")
     ] = Field(None, description="Resampling of the resize.")
@@ -74,25 +59,12 @@ class Opening(SettingsModel):
         False, description="Let all modules that cannot be traced or stored stay their author's code."
     )
     score_range: Annotated[
-        Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
+        settings.Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
     ] = Field(None, description="Range of the model's scores on clean training images.")
     lower_is_better: bool = Field(False, description="Small scores mean good quality.")
     trust_pickle: bool = Field(
         False, description="Open a file although it may run its author's code. Only for authors you trust."
     )
-
-    def words(self) -> list[str]:
-        """Return the options that say the same, for another command on the same file."""
-        found: list[str] = []
-        for name, value in ((name, value) for name, value in self if value not in (None, False, ())):
-            field = type(self).model_fields[name]
-            flag, mark = flags_of(name, field)[0], "x" if name == "input_size" else ","
-            if get_origin(written_type(field)) is list:
-                found += [word for each in value for word in (flag, str(each))]
-            else:
-                told = mark.join(map(str, value)) if isinstance(value, tuple) else str(value)
-                found += [flag] if value is True else [flag, told]
-        return found
 
     @property
     def preprocessing(self) -> dict[str, Any]:
@@ -104,7 +76,7 @@ class Opening(SettingsModel):
 class BenchSettings(SettingsModel):
     """What to measure, and how often."""
 
-    size: Annotated[Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
+    size: Annotated[settings.Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = Field(
         None, description="Size of the images."
     )
     batches: Annotated[tuple[Positive, ...], EACH_ONCE, Flag(("--batch",))] = Field(
@@ -160,18 +132,16 @@ class CertifySettings(SettingsModel):
     denoiser: Annotated[
         str | None, OneOf("iqa_armor.defenses.purifiers:PURIFIERS"), Flag(metavar="NAME[:KEY=VALUE,…]", shown="median")
     ] = Field(None, description="Purifier of dms and drs:")
-    batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1, description=PASSING)
-    limit: Annotated[Limit, Flag(shown="all")] = None
+    batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1, description=settings.PASSING)
+    limit: Annotated[settings.Limit, Flag(shown="all")] = None
     global_bound: bool = Field(True, description="Whether fs also gets the product bound of its backbone.")
-    seed: Seed = 0
+    seed: settings.Seed = 0
 
 
-class Service(SettingsModel):
+class Service(CallSettings):
     """What a service takes, and how long it may take."""
 
-    in_recipes: ClassVar[bool] = False
-
-    batch_size: int = Field(8, ge=1, description=PASSING)
+    batch_size: int = Field(8, ge=1, description=settings.PASSING)
     wait: Annotated[float, Flag(metavar="MS")] = Field(
         5.0, ge=0, le=10_000, description="Milliseconds that an image waits for others to be scored with."
     )

@@ -16,6 +16,7 @@ from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
 from iqa_armor.errors import DataError, RecipeError, contents, file_version, reading
 from iqa_armor.files import require_writable, write_whole
+from iqa_armor.pipeline.card import sha256_of
 
 SCHEMA = "iqa-armor/run/1"
 
@@ -117,8 +118,7 @@ class Pipeline:
 
 
 def _digest(path: Path) -> str:
-    with reading(path, DataError, advice="run again"), path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:16]
+    return sha256_of(path, DataError, advice="run again")[:16]
 
 
 def _read(state: Path) -> dict[str, Any]:

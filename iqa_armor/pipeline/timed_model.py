@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.bounded import EndedError, Worker
-from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError, failing
 from iqa_armor.machine import time_on
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.cache import CachingModule
@@ -110,15 +110,10 @@ def measured_apart(
     """
     worker = Worker(bounds_memory=False)
     work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
-    words = str(path), opening.model_dump(mode="json"), work
-    try:
+    words = str(path), opening.model_dump(mode="json", include=set(Opening.model_fields)), work
+    says, advice = f"the process that measures the memory of {path} failed", "--no-memory leaves that figure out"
+    with closing(worker), failing(says, (ArmorError, EndedError), advice=advice):
         peak: int | None = worker.call("iqa_armor.pipeline.timed_model:measure", *words, seconds=LONGEST)[0]
-    except (ArmorError, EndedError) as error:
-        raise ArmorError(
-            f"the process that measures the memory of {path} failed: {error}; --no-memory leaves that figure out"
-        ) from error
-    finally:
-        worker.close()
     return peak
 
 

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
+from iqa_armor.graph.calls import tensors_in
 from iqa_armor.graph.walk import ancestors
 from iqa_armor.pruning.channels.cut import cut
 from iqa_armor.pruning.channels.labelling import Labelling
-from iqa_armor.pruning.channels.labels import flat
 from iqa_armor.pruning.channels.proof import broken_at
 
 SECONDS = 60.0
@@ -151,7 +151,7 @@ class Coupling:
         units, labels = self.labelling.units, self.labelling.labels
         before = units.roots()
         for source in ancestors(node, stops=lambda each: not far and isinstance(labels.get(each), Tensor)):
-            for found in flat(self.labelling.of(source)):
+            for found in tensors_in(self.labelling.of(source)):
                 units.fix(found)
         self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
         return not torch.equal(before, units.roots())

@@ -78,20 +78,17 @@ def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calib
 
 
 def _run(network: fx.GraphModule, calibration: Tensor, make: Callable[[str], Hook]) -> None:
-    once = _called_once(network)
+    called = [network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"]
+    counts = Counter(map(id, called))
     with ExitStack() as hooks, evaluating(network), torch.no_grad():
         for name, module in network.named_modules():
             is_biased = isinstance(module, BIASED) and module.bias is not None
-            if name in once and (is_biased or (isinstance(module, NORMS) and module.running_mean is not None)):
+            # One that runs on several inputs has no statistics of its own.
+            if counts[id(module)] == 1 and (
+                is_biased or (isinstance(module, NORMS) and module.running_mean is not None)
+            ):
                 hooks.enter_context(module.register_forward_hook(make(name)))
         network(calibration)
-
-
-def _called_once(network: fx.GraphModule) -> set[str]:
-    """Return the names of the layers that run once: one that runs on several inputs has no statistics of its own."""
-    called = [str(node.target) for node in network.graph.nodes if node.op == "call_module"]
-    counts = Counter(id(network.get_submodule(name)) for name in called)
-    return {name for name in called if counts[id(network.get_submodule(name))] == 1}
 
 
 def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:

@@ -3,21 +3,8 @@
 import re
 from collections.abc import Iterator
 
-from iqa_armor.report.document import (
-    Cell,
-    Chart,
-    Column,
-    Panels,
-    Report,
-    Row,
-    Rows,
-    Section,
-    Series,
-    Table,
-    Terms,
-    number_columns,
-    row,
-)
+from iqa_armor.report import document
+from iqa_armor.report.document import Cell, Chart, Column, Report, Row, Rows, Section, Table, number_columns, row
 from iqa_armor.report.formatting import DASH, brief, marks, plain, short, significant
 from iqa_armor.results.outcome import Certification, CertifiedModel, MethodFigures
 
@@ -40,15 +27,15 @@ def certification_report(found: Certification) -> Report:
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
     sections = [
         Section("Figures", (_summary(found),)),
-        *[Section("Methods side by side", (Panels(charts),))] * bool(charts),
-        Section("Settings and versions", (Terms(facts),), is_detail=True),
+        *[Section("Methods side by side", (document.Panels(charts),))] * bool(charts),
+        Section("Settings and versions", (document.Terms(facts),), is_detail=True),
     ]
     sections.insert(-1 if has_data else 0, images)
     named = [_shown_name(found, model) + f" – {model.arch}" * bool(model.arch) for model in found.models]
     term = "Model" if len(named) == 1 else "Models"
     return Report(
         title=f"Certified scores of {', '.join(model.name for model in found.models)}",
-        facts=Terms((*((term, name) for name in named), ("Data", told))),
+        facts=document.Terms((*((term, name) for name in named), ("Data", told))),
         sections=tuple(sections),
         kind="certification",
         json=found.to_json(indent=None),
@@ -117,7 +104,7 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
         title=title + "; dashed: of the plain score" * has_levels,
         description=f"{'; '.join(told)}.",
         axes=("", title[0].lower() + title[1:] if not has_levels else title),
-        series=tuple(Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn),
+        series=tuple(document.Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn),
         ticks={place: re.sub("([:,])", r"\1\n", word) for place, word in enumerate(words)},
         limits=None if is_log or has_levels else (0, None),
         levels=tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None),

@@ -5,18 +5,10 @@ import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
+from iqa_armor.report import evaluation_tables as tables
 from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
 from iqa_armor.report.evaluation_charts import curves, ranking_curve, score_scatters, tradeoff
-from iqa_armor.report.evaluation_tables import (
-    attacks_table,
-    budgets_table,
-    checks_table,
-    datasets_table,
-    differences_table,
-    models_table,
-    seeds_table,
-)
 from iqa_armor.report.formatting import budget, listed, plain, row_name, signed
 from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
@@ -48,18 +40,18 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
 
 def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
     says = f"{reach(outcome)} {NOTES['gains']}{NOTES['worst_case'] if WORST in attacks_shown(outcome) else ''}"
-    tables = models_table(outcome), attacks_table(outcome), Note(says), seeds_table(outcome), datasets_table(outcome)
-    yield _section("Figures", *tables)
-    differences = differences_table(outcome)
+    main, every_attack = tables.models_table(outcome), tables.attacks_table(outcome)
+    yield _section(
+        "Figures", main, every_attack, Note(says), tables.seeds_table(outcome), tables.datasets_table(outcome)
+    )
+    differences = tables.differences_table(outcome)
     count = len(differences.groups) if differences else 0
     summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""
     yield _section("Against the baseline", differences, summary=summary)
     has_hollow = any(model.threat == "bare" for model in outcome.models)
     note, note_of_lines = (NOTES["hollow"].format(lines) * has_hollow for lines in ("", " and broken lines"))
-    yield _section(
-        "The ranking under attack",
-        Panels(ranking_curve(outcome), "Low-rated images pushed up, high-rated ones down", note=note_of_lines),
-    )
+    turned = Panels(ranking_curve(outcome), "Low-rated images pushed up, high-rated ones down", note=note_of_lines)
+    yield _section("The ranking under attack", turned)
     gains, rankings = curves(outcome, "abs_gain"), curves(outcome, "srocc")
     yield _section(
         "Over the budget",
@@ -73,10 +65,9 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     some = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
     yield _section("Images that moved most", some, *map(_picture, pictures))
-    yield _section(
-        "Strength of the attacks", checks_table(outcome) or Note(NOTES["unchecked"], "plain"), Note(NOTES["strength"])
-    )
-    yield _section("Every budget", budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET)
+    checks = tables.checks_table(outcome) or Note(NOTES["unchecked"], "plain")
+    yield _section("Strength of the attacks", checks, Note(NOTES["strength"]))
+    yield _section("Every budget", tables.budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET)
     defined = definitions(has_purifiers=bool(purifications(outcome)))
     yield _section("What the figures are", Terms(defined, is_prose=True), is_detail=True)
     yield _section("Settings, data, versions", Terms(tuple(conditions(outcome))), is_detail=True)

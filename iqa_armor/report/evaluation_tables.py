@@ -18,19 +18,7 @@ from iqa_armor.report.attack_figures import (
     under_headline,
 )
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
-from iqa_armor.report.formatting import (
-    DASH,
-    DOWN,
-    UP,
-    budget,
-    listed,
-    model_marks,
-    plain,
-    row_name,
-    short,
-    signed,
-    significant,
-)
+from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, name_cell, plain, short, signed, significant
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
@@ -51,7 +39,7 @@ def models_table(outcome: Outcome) -> Table:
     Of many attacks it has the headline's and the worst case; `attacks_table` has all.
     """
     columns, texts = zip(*_columns(outcome), strict=True)
-    rows = tuple(row(_name(outcome, m), *cells) for m, *cells in zip(outcome.models, *texts, strict=True))
+    rows = tuple(row(name_cell(outcome, m), *cells) for m, *cells in zip(outcome.models, *texts, strict=True))
     notes = star_note(outcome) if any(column.heading.endswith("*") for column in columns) else ()
     notes += saturation_note(outcome)
     return Table("Quality, robustness and cost", (Column("Model", kind="text"), *columns), (Rows(rows),), notes)
@@ -230,10 +218,6 @@ def _declared_text(figure: Figure, value: float | None) -> str:
     return plain(value) if figure.is_plain else short(value)
 
 
-def _name(outcome: Outcome, model: ModelEntry) -> Cell:
-    return Cell(row_name(outcome, model), "strong", model_marks(outcome)[model.name])
-
-
 def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:
     found = ((model, tuple(rows(model))) for model in outcome.models)
-    return tuple(Rows(each, _name(outcome, model)) for model, each in found if each)
+    return tuple(Rows(each, name_cell(outcome, model)) for model, each in found if each)

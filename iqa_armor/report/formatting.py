@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from iqa_armor.report.document import Mark
+from iqa_armor.report.document import Cell, Mark
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
@@ -33,12 +33,8 @@ def plain(value: float | str | None) -> str:
 
 
 def is_number(key: str) -> bool:
-    """Return whether the key of a budget is its size in 1/255, not a word such as "own"."""
-    try:
-        float(key)
-    except ValueError:
-        return False
-    return True
+    """Return whether the key of a budget is its size in 1/255, not the word "own"."""
+    return key != "own"
 
 
 def budget(key: str) -> str:
@@ -108,6 +104,10 @@ def row_name(outcome: Outcome, model: ModelEntry) -> str:
         return model.name + " (baseline)" * (model.name == outcome.baseline)
     words = defense_label(outcome, model)
     return f"{'+ ' * _is_alone(outcome)}{words}{' (unaware)' if model.threat == 'bare' else ''}"
+
+
+def name_cell(outcome: Outcome, model: ModelEntry) -> Cell:
+    return Cell(row_name(outcome, model), "strong", model_marks(outcome)[model.name])
 
 
 def brief(name: str, length: int = LABEL_LENGTH) -> str:

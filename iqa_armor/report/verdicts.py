@@ -1,6 +1,6 @@
 """What an outcome says, in sentences, and for those who know no figures in bars of text."""
 
-from collections.abc import Iterator, Sequence, Set
+from collections.abc import Iterator, Set
 
 from iqa_armor.report.attack_figures import RANKED_AT, Comparison, compare, figures_of, headline
 from iqa_armor.report.document import Verdict
@@ -104,19 +104,15 @@ def _behind(outcome: Outcome, name: str) -> str:
     models = [model for model in outcome.models if model.defends == name]
     count = len({model.defense for model in models})
     start = f"{name} behind {count} defense{'s' if count > 1 else ''}: {attack} at {budget(key)}"
-    return f"{start} {_raises(outcome)} scores {'; '.join(_spans(outcome, models))}."
-
-
-def _spans(outcome: Outcome, models: Sequence[ModelEntry]) -> Iterator[str]:
-    """Yield from which defense to which the gain of the headline attack goes, for each threat."""
-    attack, key = headline(outcome)
+    spans = []  # from which defense to which the gain goes, for each threat
     for threat, words in (("adaptive", "where it knows the defense"), ("bare", "where it does not")):
         gains = [(figures_of(m, attack).abs_gain.get(key), m.defense) for m in models if m.threat == threat]
         found = sorted((gain * outcome.settings.sign, word) for gain, word in gains if gain is not None)
         if found:
             (low, least), (high, most) = found[0], found[-1]
             span = f"{short(low)} ({least})" + (f" to {short(high)} ({most})" if len(found) > 1 else "")
-            yield f"by {span} of their range {words}"
+            spans.append(f"by {span} of their range {words}")
+    return f"{start} {_raises(outcome)} scores {'; '.join(spans)}."
 
 
 HALF = 22  # columns of the terminal for an SROCC of 1, and as many for -1

@@ -1,10 +1,11 @@
-"""Requirements on an outcome: `srocc_drop <= 0.01`."""
+"""Requirements on an outcome, `srocc_drop <= 0.01`; and one outcome of several that differ in their seeds."""
 
 import contextlib
 import difflib
 import math
 import operator
 import re
+import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 from iqa_armor.errors import UsageError
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import Interval, ModelEntry, Scale
-from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.outcome import Outcome, Settings
 
 OPERATORS: dict[str, Callable[[float, float], bool]] = {
     "<=": operator.le,
@@ -54,8 +55,7 @@ def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
 
     A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
     """
-    settings, datasets = outcome.settings, [entry.spec for entry in outcome.data]
-    require_path(requirement, budgets=settings.keys(), ranking=settings.ranking_keys(), datasets=datasets)
+    require_path(requirement, outcome.settings, [entry.spec for entry in outcome.data])
     holds, failures = OPERATORS[requirement.operator], dict[str, str]()
     for model in outcome.compared:
         value = flattened(model.model_dump()).get(requirement.path)
@@ -67,18 +67,12 @@ def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
     return failures
 
 
-def require_path(
-    requirement: Requirement,
-    *,
-    budgets: Mapping[str, Sequence[str]],
-    datasets: Sequence[str],
-    ranking: Sequence[str] = (),
-) -> None:
-    """Refuse a path that no evaluation of these attacks, at their budgets' keys, can fill; it needs no outcome yet.
+def require_path(requirement: Requirement, settings: Settings, datasets: Sequence[str]) -> None:
+    """Refuse a path that no evaluation with such settings can fill; it needs no outcome yet.
 
     The UsageError names the nearest path there is.
     """
-    paths = known_paths(budgets, datasets, ranking)
+    paths = known_paths(settings.keys(), datasets, settings.ranking_keys())
     if requirement.path not in paths:
         nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
         raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")
@@ -117,3 +111,38 @@ def flattened(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | N
         elif value is None or (isinstance(value, (int, float)) and not isinstance(value, bool)):
             found[f"{prefix}{key}"] = value
     return found
+
+
+def mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], dict[str, float]]:
+    """Return nested figures as means over runs, null where any is, and their standard deviations (n - 1) by path."""
+    flat = [flattened(each) for each in runs]
+    values = {path: [each[path] for each in flat] for path in flat[0]}
+    known = {path: [each for each in found if each is not None] for path, found in values.items()}
+    spread = {path: statistics.stdev(found) for path, found in known.items() if len(found) == len(runs)}
+    return {key: _mean([each[key] for each in runs]) for key in runs[0]}, spread
+
+
+def over_seeds(outcomes: Sequence[Outcome]) -> Outcome:
+    """Return an outcome of means, those of the ends of intervals as well; a lone one as it is.
+
+    Of strength checks those stand that fail most often; what is said of the data is that of the first.
+    """
+    first, *others = outcomes
+    if not others:
+        return first
+    runs = zip(*([model.model_dump() for model in outcome.models] for outcome in outcomes), strict=True)
+    models, spread = zip(*map(mean_and_spread, runs), strict=True)
+    by_model = {model["name"]: found for model, found in zip(models, spread, strict=True)}
+    seeds = [outcome.settings.seed for outcome in outcomes]
+    return Outcome.model_validate({**first.model_dump(), "models": models, "seeds": seeds, "spread": by_model})
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if None in values:
+        return None
+    if isinstance(first, dict):
+        return {key: _mean([each[key] for each in values]) for key in first}
+    if isinstance(first, tuple):
+        return max(values, key=lambda checks: sum(check["status"] == "failed" for check in checks))
+    return statistics.fmean(values) if isinstance(first, float) else first

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from numpy.typing import NDArray
 
 from iqa_armor.errors import ArmorError, UsageError
 from iqa_armor.files import replacing
+from iqa_armor.results.rows import TEXT, Format, line_of, write_parquet
 
 Column = NDArray[Any]
 CLEAN = ""  # the attack and the budget of clean images
@@ -101,24 +100,13 @@ def write_table(table: Table, path: Path | str) -> None:
     check_table_file(path)
     with replacing(path) as unfinished:
         if path.suffix == ".parquet":
-            import pyarrow
-            from pyarrow.parquet import write_table as write_parquet
-
-            kinds = {name: pyarrow.string() if name in TEXTS else pyarrow.float64() for name in table.columns}
-            columns = {name: _plain(column) for name, column in table.columns.items()}
-            for name in TEXTS:  # names of files need not be Unicode
-                columns[name] = [
-                    text.encode(errors="surrogateescape").decode(errors="replace") for text in columns[name]
-                ]
-            write_parquet(pyarrow.Table.from_pydict(columns, schema=pyarrow.schema(kinds)), unfinished)
+            write_parquet(unfinished, table.rows(), texts=TEXTS, numbers=NUMBERS)
             return
-        with unfinished.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-            if path.suffix == ".csv":
-                writer = csv.DictWriter(file, list(table.columns))
-                writer.writeheader()
-                writer.writerows(table.rows())
-            else:
-                file.writelines(json.dumps(row) + "\n" for row in table.rows())
+        kind: Format = "csv" if path.suffix == ".csv" else "jsonl"
+        with unfinished.open("w", **TEXT) as file:
+            if kind == "csv":
+                file.write(line_of(dict(zip(table.columns, table.columns, strict=True)), kind))
+            file.writelines(line_of(row, kind) for row in table.rows())
 
 
 def _filled(given: Any, count: int, dtype: Any) -> Column:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import SurgeryError, failing
 from iqa_armor.graph.calls import called_name, is_convolution, layer_of
 from iqa_armor.graph.interpret import interpret, record_sizes, size_of
 from iqa_armor.graph.walk import descendants
@@ -87,13 +87,10 @@ def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: i
         raise SurgeryError(
             "square pooling would change the number of tokens on a grid of {}x{}; pass --pool none".format(*grid.size)
         )
-    try:
-        with seeded(seed):
-            if grid:
-                return TokenBlock(channels, size=grid.size, extra=grid.extra, backend=recipe.backend)
-            return RobustBlock(channels, backend=recipe.backend, pool=recipe.pool)
-    except ValueError as error:
-        raise SurgeryError(f"no block fits there: {error}") from error
+    with failing("no block fits there", (ValueError,), error=SurgeryError), seeded(seed):
+        if grid:
+            return TokenBlock(channels, size=grid.size, extra=grid.extra, backend=recipe.backend)
+        return RobustBlock(channels, backend=recipe.backend, pool=recipe.pool)
 
 
 RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")

@@ -10,7 +10,7 @@ from torch.nn import functional
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import argument, layer_of
 from iqa_armor.graph.interpret import size_of
-from iqa_armor.graph.walk import ancestors
+from iqa_armor.graph.walk import ancestors, node_called
 from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids, turned_tokens
 
 ISOTROPIC = 4  # so many convolutions on maps of one size are more than one stage
@@ -61,16 +61,13 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
     """
     lineage = Lineage(traced)
     tokens = tokens_instead(lineage) if position == "last" else None
-    by_name = {node.name: node for node in traced.graph.nodes}
     if position == "last" or re.fullmatch("[0-9]{1,9}", position):
-        if tokens is not None:
-            return [by_name[tokens.node]]
-        found = branches(lineage)
-        return [by_name[_pick(branch, position).node] for branch in found]
-    node = by_name.get(position) or _last_node_of_module(traced, position)
+        names = [tokens.node] if tokens else [_pick(branch, position).node for branch in branches(lineage)]
+        return [node for name in names for node in traced.graph.nodes if node.name == name]
+    node = node_called(traced, position)
     if node is None:
         raise SurgeryError(f"no node or module is called {position!r} in this network; {_places(lineage)}")
-    if node.op == "output" or len(size_of(node) or ()) not in (3, 4):
+    if len(size_of(node) or ()) not in (3, 4):
         raise SurgeryError(
             f"no map (N, C, H, W) and no tokens (N, tokens, C) are called {position!r} in this network; "
             f"{_places(lineage)}"
@@ -104,20 +101,9 @@ def _pick(branch: Branch, position: str) -> Cut:
     if branch.problem:
         raise SurgeryError(
             f"{branch.problem}; name the tensor to protect with --position NODE (a node of the graph or a module, "
-            "e.g. the one whose output feeds the last stage)"
+            "e.g. the one whose output feeds the last stage), or leave the block out with --position none"
         )
     return branch.cuts[-1]
-
-
-def _last_node_of_module(traced: fx.GraphModule, path: str) -> fx.Node | None:
-    inside = [
-        node
-        for node in traced.graph.nodes
-        if str(node.target) == path
-        or any(str(name) == path for name, _ in node.meta.get("nn_module_stack", {}).values())
-        or (node.op == "call_module" and str(node.target).startswith(f"{path}."))
-    ]
-    return inside[-1] if inside else None
 
 
 def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:

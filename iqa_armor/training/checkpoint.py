@@ -50,8 +50,7 @@ class Checkpoint:
             with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums
                 if damaged := archive.testzip():
                     raise ValueError(f"{damaged} is damaged")
-            with capped(), warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of TorchScript, which it then refuses
+            with capped(), warnings.catch_warnings(action="ignore"):  # of TorchScript, which it then refuses
                 state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         kept = state.get("fingerprint") if isinstance(state, dict) else None
         if kept != self.fingerprint:

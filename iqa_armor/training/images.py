@@ -82,14 +82,13 @@ def load_training_images(
     """Read every training image; a DataError if some cannot be read, differ in size, or are too few."""
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
+
+    def read(part: ImageSet, what: str) -> PreparedImages:
+        return load_prepared(part, model.prepare, progress=progress, task=f"reading {what} images")
+
     fitted, held = held_out(images)
-    return TrainingImages(
-        load_prepared(fitted, model.prepare, progress=progress, task="reading training images"),
-        load_prepared(held, model.prepare, progress=progress, task="reading held-out images"),
-        None
-        if unlabelled is None
-        else load_prepared(unlabelled, model.prepare, progress=progress, task="reading unlabelled images"),
-    )
+    more = unlabelled if unlabelled is None else read(unlabelled, "unlabelled")
+    return TrainingImages(read(fitted, "training"), read(held, "held-out"), more)
 
 
 def read_by_workers(batches: Iterable[T]) -> Iterator[T]:

@@ -36,10 +36,9 @@ from iqa_armor.cli.console import progress  # noqa: E402
 from iqa_armor.data.images import read_image  # noqa: E402
 from iqa_armor.data.scenes import render_scene  # noqa: E402
 from iqa_armor.models.base import Preprocessing, QualityModel  # noqa: E402
-from iqa_armor.pipeline.image_files import find_images  # noqa: E402
 from iqa_armor.pipeline.load import load_model  # noqa: E402
-from iqa_armor.pipeline.score import each_score  # noqa: E402
-from iqa_armor.pipeline.score_rows import RowFile  # noqa: E402
+from iqa_armor.pipeline.score import each_score, find_images  # noqa: E402
+from iqa_armor.results.rows import RowFile  # noqa: E402
 
 SIDE = 224
 WARM = 8

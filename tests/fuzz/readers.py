@@ -303,7 +303,7 @@ def _journal(path: Path) -> object:
 
 
 def _rows(path: Path) -> object:
-    from iqa_armor.pipeline.score_rows import RowFile
+    from iqa_armor.results.rows import RowFile
 
     kind: Any = path.suffix[1:]
     with RowFile(path, kind, ("image", "score"), resume=True) as kept:
@@ -311,7 +311,7 @@ def _rows(path: Path) -> object:
 
 
 def _parquet(folder: Path) -> Iterator[Path]:
-    from iqa_armor.pipeline.score_rows import RowFile
+    from iqa_armor.results.rows import RowFile
 
     with RowFile(folder / "kept.parquet", "parquet", ("image", "score")) as rows:
         rows.add({"image": "a.png", "score": 1.5})

@@ -11,6 +11,17 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
 
+# What the table shows: field of an AttackedImage, and how it is written, by heading.
+SHOWN = {
+    **{"file": ("file", "{}"), "clean": ("clean_score", "{:.4f}"), "attacked": ("attacked_score", "{:.4f}")},
+    **{
+        "gain": ("gain", "{:+.4f}"),
+        "L∞·255": ("linf", "{:.2f}"),
+        "PSNR": ("psnr", "{:.1f}"),
+        "SSIM": ("ssim", "{:.4f}"),
+    },
+}
+
 
 class AttackSettings(SettingsModel):
     """Attacks, their budget and direction."""
@@ -27,11 +38,8 @@ def attack(
     output: Annotated[Path, arguments.output_option("DIR")],
     attacks: AttackSettings,
     defenses: arguments.Defenses,
-    opening: Opening,
+    call: arguments.ModelCall,
     draws: arguments.Draws,
-    machine: arguments.Machine,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """DIR gets the images and attacks.csv. Fitted attacks learn from IMAGEs.
 
@@ -42,17 +50,15 @@ def attack(
         iqa-armor attack model.pt photos/ -o out --attack apgd:steps=20 --epsilon 2
     """
     from iqa_armor.data.images import read_image
-    from iqa_armor.pipeline.attack import attack_images, build_attacks
+    from iqa_armor.pipeline.attack import TABLE, attack_images, build_attacks
     from iqa_armor.pipeline.forecast import forecast, steps_of
-    from iqa_armor.pipeline.image_files import TABLE, find_images
-    from iqa_armor.pipeline.load import defended_model, load_model
+    from iqa_armor.pipeline.score import find_images
 
-    device = machine.chosen()
+    device = call.chosen()
     built = build_attacks(attacks.attacks, epsilon=attacks.epsilon / LEVELS, direction=attacks.direction)
-    with arguments.claimed(None if dry_run else output, is_folder=True), progress() as bars:
-        opened = load_model(model, opening=opening)
-        defended = defended_model(opened, defenses.purify, defenses.smoother, threat=defenses.threat)
-        if dry_run:
+    with call.claimed(output, is_folder=True), progress() as bars:
+        defended = defenses.around(call.load(model))
+        if call.dry_run:
             files = find_images(images)
             calls, steps = 1 + len(built), sum(map(steps_of, built.values()))
             image, count = defended.prepare(read_image(files[0])), len(files)
@@ -60,21 +66,20 @@ def attack(
             show_forecasts([found])
             return
         done = attack_images(
-            defended, images, output, attacks=built, seed=draws.seed, device=device, overwrite=overwrite, progress=bars
+            defended,
+            images,
+            output,
+            attacks=built,
+            seed=draws.seed,
+            device=device,
+            overwrite=call.overwrite,
+            progress=bars,
         )
     facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
-    rows = (
-        (
-            entry.file,
-            *(f"{entry.clean_score:.4f}", f"{entry.attacked_score:.4f}", f"{entry.gain:+.4f}"),
-            *(f"{entry.linf:.2f}", f"{entry.psnr:.1f}", f"{entry.ssim:.4f}"),
-        )
-        for entry in done
-    )
-    headings = ("file", "clean", "attacked", "gain", "L∞·255", "PSNR", "SSIM")
-    show_table(headings, rows, caption=scale_note(defended.scale))
+    rows = ([written.format(getattr(entry, name)) for name, written in SHOWN.values()] for entry in done)
+    show_table([*SHOWN], rows, caption=scale_note(defended.scale))
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
-    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *opening.words())
+    say_next("evaluate", model, "--data", "csv:labels.csv", *words, *call.words(Opening))

@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from iqa_armor.cli.arguments import DryRunOpt, Machine, ModelsArg
+from iqa_armor.cli.arguments import ModelCall, ModelsArg
 from iqa_armor.cli.console import progress, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import BenchSettings, Opening
@@ -12,12 +12,10 @@ MEBI = 2**20
 
 
 @options(
-    without={"score_range", "lower_is_better"},
+    without={"score_range", "lower_is_better", "overwrite"},
     usual=("size", "batches", "repeats", "has_training", "has_memory", "device"),
 )
-def bench(
-    models: ModelsArg, settings: BenchSettings, opening: Opening, machine: Machine, dry_run: DryRunOpt = False
-) -> None:
+def bench(models: ModelsArg, settings: BenchSettings, call: ModelCall) -> None:
     """Ratios refer to the first MODEL. Rounds turn the order of the models, so that a busy machine is busy for all.
 
     Examples:
@@ -26,18 +24,18 @@ def bench(
     """
     from iqa_armor.pipeline.bench import benchmark, forecast_benchmark
 
-    if dry_run:
-        show_forecasts(forecast_benchmark(models, settings, opening, machine.chosen()))
+    if call.dry_run:
+        show_forecasts(forecast_benchmark(models, settings, call, call.chosen()))
         return
     with progress() as bars:
-        found = benchmark(models, settings, opening=opening, device=machine.chosen(), progress=bars)
+        found = benchmark(models, settings, opening=call, device=call.chosen(), progress=bars)
     if show_if_json(found):
         return
     _show(found, settings)
     if models[1:]:
-        say_next("evaluate", *models[1:], "--baseline", models[0], *opening.words())
+        say_next("evaluate", *models[1:], "--baseline", models[0], *call.words(Opening))
     else:
-        say_next("harden", models[0], *opening.words())
+        say_next("harden", models[0], *call.words(Opening))
 
 
 def _show(found: dict[str, Any], settings: BenchSettings) -> None:

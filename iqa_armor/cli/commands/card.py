@@ -12,15 +12,15 @@ from iqa_armor.cli.options import options
 LICENCE = typer.Option(metavar="TEXT", help="Licence that the card names. \\[default: as its card says, else unknown]")
 
 
-@options()
+@options(without={"dry_run"})
 def card(
     model: arguments.ModelArg,
+    writing: arguments.Writing,
     results: Annotated[
         Path | None, typer.Option(metavar="FILE", help="Figures of evaluate --json, or its outcome.json.")
     ] = None,
     licence: Annotated[str | None, LICENCE] = None,
     output: Annotated[Path | None, arguments.output_option("OUT.md", shown="stdout")] = None,
-    overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """Without -o it is shown. harden and train write one beside their model.
 
@@ -36,7 +36,7 @@ def card(
     known["run"] = {**(known["run"] or {}), **({"licence": licence} if licence else {})}
     text = card_of(known, outcome)
     if output is not None:
-        with arguments.claimed(output, overwrite=overwrite):
+        with writing.claimed(output):
             write_whole(output, text)
         say(f"wrote {output}", to=stderr)
     if not show_if_json({"card": text, **known}) and output is None:

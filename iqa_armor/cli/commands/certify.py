@@ -20,14 +20,9 @@ FILES = typer.Argument(
 def certify(
     files: Annotated[list[Path], FILES],
     settings: CertifySettings,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
+    call: arguments.DataCall,
     baseline: arguments.BaselineOpt = None,
-    data: arguments.DataOpt = None,
     report: arguments.ReportOpt = None,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """Every image has noise of its own, by its file name. With IMAGEs, --data and --limit choose nothing.
 
@@ -48,14 +43,14 @@ def certify(
     models, position = arguments.with_baseline(named, baseline)
     if not models:
         raise typer.BadParameter("only images are named; name a MODEL file as well")
-    if images and (data is not None or settings.limit is not None):
+    if images and (call.data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
     smoothers = build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
-    device = machine.chosen()
-    with arguments.claimed(None if dry_run else report, overwrite=overwrite), progress() as bars:
-        opened = load_models(models, opening)
-        source = images or labels.open(data, seed=settings.seed, progress=bars)
-        if dry_run:
+    device = call.chosen()
+    with call.claimed(report), progress() as bars:
+        opened = load_models(models, call)
+        source = images or call.open(seed=settings.seed, progress=bars)
+        if call.dry_run:
             show_forecasts(forecast_certificates(opened, source, settings, smoothers, device))
             return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
@@ -65,4 +60,4 @@ def certify(
     if show_if_json(found.model_dump(mode="json")):
         return
     stdout.print(TerminalReport(certification_report(found)))
-    say_next("evaluate", *named, "--smooth", settings.methods[0], *labels.words(data), *opening.words())
+    say_next("evaluate", *named, "--smooth", settings.methods[0], *call.words(arguments.Labels, Opening))

@@ -7,8 +7,7 @@ import typer
 from iqa_armor.cli.arguments import Labels, Machine
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_table, stderr
-from iqa_armor.cli.help import ArmorCommand
-from iqa_armor.cli.options import options
+from iqa_armor.cli.options import ArmorCommand, options
 
 data = typer.Typer(no_args_is_help=True, help=COMMANDS["data"], add_completion=False)
 
@@ -19,7 +18,7 @@ def _root() -> None:
 
 
 @data.command(cls=ArmorCommand)
-@options(without={"device"})
+@options(without={"device", "data"})
 def check(
     spec: Annotated[
         str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
@@ -39,7 +38,7 @@ def check(
     from iqa_armor.pipeline.data import check_data
 
     with progress() as bars:
-        found, problems = check_data(labels.open(spec, seed=0, progress=bars), progress=bars)
+        found, problems = check_data(labels.open(spec, progress=bars), progress=bars)
     if not show_if_json(found):
         _show(found)
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Annotated
 
-from iqa_armor.cli.arguments import Machine, OverwriteOpt, claimed, output_option
+from iqa_armor.cli.arguments import Machine, Writing, output_option
 from iqa_armor.cli.console import progress, say, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
@@ -16,12 +16,12 @@ NEXT = (
 FILES = ("hardened.safetensors", "results.json", "report.html")
 
 
-@options(without=set(Recipe.model_fields) - {"seed"}, recipe="fast")
+@options(without={*Recipe.model_fields, "dry_run"} - {"seed"}, recipe="fast")
 def demo(
     recipe: Recipe,
     machine: Machine,
+    writing: Writing,
     output: Annotated[Path, output_option("DIR")] = Path("iqa-armor-demo"),
-    overwrite: OverwriteOpt = False,
 ) -> None:
     """DIR gets the hardened model, the outcome as JSON and a report. The recipe is fast unless another is named.
 
@@ -35,7 +35,7 @@ def demo(
     from iqa_armor.report.verdicts import in_plain_words, ranking_bars
 
     device = machine.chosen()
-    with claimed(output, overwrite=overwrite, is_folder=True, files=FILES):
+    with writing.claimed(output, is_folder=True, files=FILES):
         with progress() as bars:
             hardened, evaluation = run_demo(recipe, device=device, progress=bars)
         with staging(output) as folder:

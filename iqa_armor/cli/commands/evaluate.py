@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import replace
 from functools import partial
@@ -13,20 +12,21 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
+from iqa_armor.cli.console import AGAIN, going_on, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import AGAIN, going_on
+from iqa_armor.errors import RequirementError
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.files import write_whole
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.results.outcome import Outcome
+from iqa_armor.results.requirements import Requirement, over_seeds, parse_requirement, require_path, unmet
 
 if TYPE_CHECKING:
     from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
-    from iqa_armor.results.outcome import Outcome
-    from iqa_armor.results.requirements import Requirement
 
 
 class Compared(arguments.Defenses):
@@ -34,6 +34,14 @@ class Compared(arguments.Defenses):
 
     threat: Literal["both", "adaptive", "bare"] = Field(  # type: ignore[assignment]
         "both", description=str(arguments.Defenses.model_fields["threat"].description)
+    )
+
+
+class EvaluationCall(arguments.DataCall):
+    """What is told of models, machine and files, with several datasets."""
+
+    data: Annotated[tuple[str, ...], arguments.DATA] = Field(  # type: ignore[assignment]
+        (), description=str(arguments.Labels.model_fields["data"].description)
     )
 
 
@@ -55,18 +63,13 @@ def evaluate(
     models: arguments.ModelsArg,
     settings: EvaluationSettings,
     defenses: Compared,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
+    call: EvaluationCall,
     baseline: arguments.BaselineOpt = None,
-    data: arguments.SeveralDataOpt = None,
     output: Annotated[Path | None, arguments.output_option("DIR")] = None,
     report: arguments.ReportOpt = None,
     seeds: arguments.SeedsOpt = 1,
     scores: Annotated[Path | None, SCORES] = None,
     require: Annotated[list[str] | None, REQUIRE] = None,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
@@ -77,30 +80,28 @@ def evaluate(
     """
     from iqa_armor.evaluation.evaluation import evaluate as evaluate_models
     from iqa_armor.pipeline.forecast import forecast_attacks
-    from iqa_armor.results.requirements import parse_requirement, require_path
-    from iqa_armor.results.seeds import over_seeds
     from iqa_armor.results.table import check_table_file
 
     requirements = [parse_requirement(text) for text in require or ()]
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
-        require_path(requirement, budgets=settings.budgets(), ranking=settings.ranking_keys(), datasets=data or [])
+        require_path(requirement, settings.report(), call.data)
     paths, position = arguments.with_baseline(models, baseline)
     numbers = arguments.following(settings, seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
     tables = dict(zip(runs, arguments.at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
     with ExitStack() as held:
-        for target, is_folder in ({} if dry_run else targets).items():
-            held.enter_context(arguments.claimed(target, overwrite=overwrite, is_folder=is_folder, is_shared=True))
+        for target, is_folder in targets.items():
+            held.enter_context(call.claimed(target, is_folder=is_folder, is_shared=True))
         first = runs[settings.seed]
         held.enter_context(going_on(AGAIN, first and first / "identity.json"))
-        bars, device = held.enter_context(progress()), machine.chosen()
+        bars, device = held.enter_context(progress()), call.chosen()
         found: list[Evaluation] = []
-        opened = partial(_opened, paths, data or (None,), defenses=defenses, opening=opening, labels=labels, bars=bars)
+        opened = partial(_opened, paths, call, defenses=defenses, bars=bars)
         evaluate_once = partial(evaluate_models, baseline=position, device=device, progress=bars)
-        if dry_run:
+        if call.dry_run:
             show_forecasts(seeds * forecast_attacks(*opened(settings.seed), settings, device))
             return
         for seed, folder in runs.items():
@@ -111,34 +112,26 @@ def evaluate(
     if is_main_process():
         _show(whole.outcome, requirements)
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
-        say_next("export", last, "-o", last.with_suffix(".onnx"), *opening.words())
+        say_next("export", last, "-o", last.with_suffix(".onnx"), *call.words(Opening))
 
 
 def _opened(
-    paths: list[Path],
-    data: Iterable[str | None],
-    seed: int,
-    *,
-    defenses: Compared,
-    opening: Opening,
-    labels: arguments.Labels,
-    bars: Bars,
+    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Bars
 ) -> tuple[list[QualityModel], list[Dataset]]:
     """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
     from iqa_armor.pipeline.load import THREATS, defended_models, load_models
 
-    found = load_models([arguments.at_seeds(path, [seed])[0] for path in paths], opening)
+    found = load_models([arguments.at_seeds(path, [seed])[0] for path in paths], call)
     for model, path in zip(found, paths, strict=True):
         model.name = path.stem if arguments.SEED in path.stem else model.name
     threats = [known for known in THREATS if defenses.threat in (known, "both")]
-    datasets = [labels.open(spec, seed=seed, progress=bars) for spec in data]
+    datasets = [call.open(spec, seed=seed, progress=bars) for spec in call.data or (None,)]
     return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
 
 
 def _write(
     found: Evaluation, *, output: Path | None = None, scores: Path | None = None, report: Path | None = None
 ) -> None:
-    from iqa_armor.files import write_whole
     from iqa_armor.results.table import write_table
 
     if not is_main_process():
@@ -167,9 +160,6 @@ def page_of(found: Evaluation) -> str:
 
 def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     """Show the outcome, then fail if a requirement does not hold."""
-    from iqa_armor.errors import RequirementError
-    from iqa_armor.results.requirements import unmet
-
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
         from iqa_armor.report.evaluation import evaluation_report

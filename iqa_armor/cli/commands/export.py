@@ -32,19 +32,15 @@ MAX_LOSS = typer.Option(
 def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
-    opening: Opening,
-    machine: arguments.Machine,
+    call: arguments.DataCall,
     int8: Annotated[
         bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
     ] = False,
     fp16: Annotated[bool, typer.Option("--fp16", help="Store weights and activations in 16 bits.")] = False,
-    data: arguments.DataOpt = None,
     count: Annotated[
         int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
     ] = 64,
     max_loss: Annotated[float, MAX_LOSS] = 0.02,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -54,56 +50,45 @@ def export(
     """
     import torch
 
-    from iqa_armor.export.formats import format_of
+    from iqa_armor.export.capture import format_of
     from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast
-    from iqa_armor.pipeline.load import load_model
 
     files = format_of(output).files(output)
     if int8 and fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
     with ExitStack() as held:
-        for file in () if dry_run else files:
-            held.enter_context(arguments.claimed(file, overwrite=overwrite, source=model))
+        for file in files:
+            held.enter_context(call.claimed(file, source=model))
         bars = held.enter_context(progress())
-        opened, smaller = load_model(model, opening=opening), None
-        if dry_run:  # what it takes to compare the file with the model
+        opened, smaller = call.load(model), None
+        if call.dry_run:  # what it takes to compare the file with the model
             steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
             image = torch.zeros(3, *natural_size(opened))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
         if int8 or fp16:
-            dataset = arguments.Labels().open(data, seed=0, progress=bars)
+            dataset = call.open(progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
     if show_if_json(_as_plain(opened, exported)):
         return
     _show(opened, exported)
-    say_next("bench", model, *opening.words())
+    say_next("bench", model, *call.words(Opening))
 
 
 def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
     from iqa_armor.export.write import described
 
-    check = exported.check
-    loss = exported.loss
-    return ({} if loss is None else {"loss": asdict(loss)}) | {
+    return ({} if exported.loss is None else {"loss": asdict(exported.loss)}) | {
         "output": str(exported.path),
         "kind": exported.format,
         "bytes": exported.size_bytes,
         "size_fixed_because": exported.fixed_because or None,
         "metadata": described(model, exported.size),
-        "check": {
-            "largest_error": check.largest_error,
-            "share_of_range": check.share,
-            "range": check.width,
-            "range_measured_here": check.measured,
-            "images": check.images,
-            "batches": list(check.batches),
-            "sizes": [list(size) for size in check.sizes],
-        },
+        "check": asdict(exported.check),
     }
 
 
@@ -116,8 +101,8 @@ def _show(model: QualityModel, exported: Exported) -> None:
     if used.size is not None:
         resize = "{}x{}".format(*used.size)
         say(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside")
-    against = "their spread" if check.measured else "the score range"
-    error = f"{check.largest_error:.2g}, {check.share:.2g} of {against}"
+    against = "their spread" if check.range_measured_here else "the score range"
+    error = f"{check.largest_error:.2g}, {check.share_of_range:.2g} of {against}"
     say(f"compared on {check.images} images: off by at most {error}")
     if (loss := exported.loss) is not None:
         model_gain, file_gain = loss.gains

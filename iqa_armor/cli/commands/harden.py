@@ -8,24 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-from iqa_armor.cli import arguments
-from iqa_armor.cli.console import (
-    COMMAND,
-    JSON,
-    progress,
-    say,
-    say_next,
-    show_forecasts,
-    show_if_json,
-    show_table,
-    stderr,
-)
+from iqa_armor.cli import arguments, console
+from iqa_armor.cli.console import COMMAND, JSON, RESUME, going_on, say
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import RESUME, going_on
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import Recipe
-from iqa_armor.results.seeds import mean_and_spread
+from iqa_armor.results.requirements import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
@@ -35,16 +24,11 @@ if TYPE_CHECKING:
 def harden(
     model: arguments.ModelArg,
     settings: Recipe,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
+    call: arguments.DataCall,
     output: Annotated[Path | None, arguments.output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
-    data: arguments.DataOpt = None,
     unlabelled: arguments.UnlabelledOpt = None,
-    overwrite: arguments.OverwriteOpt = False,
     seeds: arguments.SeedsOpt = 1,
     resume: arguments.ResumeOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """MODEL stays as it is. A state dict may need --arch (see --help-all).
 
@@ -59,21 +43,20 @@ def harden(
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.hub import local_target, on_hub, push
-    from iqa_armor.pipeline.load import load_model
 
     suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
-    target, words = local_target(named), [*labels.words(data), *opening.words()]
-    if seeds > 1 and not dry_run:
-        _each(arguments.following(settings, seeds), settings, named, model, overwrite=overwrite, resume=resume)
+    target, words = local_target(named), call.words(arguments.Labels, Opening)
+    if seeds > 1 and not call.dry_run:
+        _each(arguments.following(settings, seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
-    checkpoint, device = None if dry_run else target.with_name(f".{target.stem}.resume.pt"), machine.chosen()
-    claim = arguments.claimed(None if dry_run else target, overwrite=overwrite, source=model, suffix=".safetensors")
-    with claim, going_on(RESUME, checkpoint), progress() as bars:
-        original = load_model(model, opening=opening)
-        dataset = labels.open(data, seed=settings.seed, progress=bars)
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+    checkpoint, device = target.with_name(f".{target.stem}.resume.pt"), call.chosen()
+    claim, dry_run = call.claimed(target, source=model, suffix=".safetensors"), call.dry_run
+    with claim, going_on(RESUME, None if dry_run else checkpoint), console.progress() as bars:
+        original = call.load(model)
+        dataset = call.open(seed=settings.seed, progress=bars)
+        how = RunOptions(device=device, checkpoint=None if dry_run else checkpoint, resume=resume, progress=bars)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
@@ -83,20 +66,20 @@ def harden(
             _save_all(result, target, source=model, seconds=seconds)
             discard(checkpoint)
             push(target, output)
-    say(*(f"warning: {warning}" for warning in result.warnings), to=stderr)
+    say(*(f"warning: {warning}" for warning in result.warnings), to=console.stderr)
     plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
     if not JSON.get():
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
         steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-        show_forecasts([forecast(result.model, image, device=device, **steps)] * seeds, **plain)
+        console.show_forecasts([forecast(result.model, image, device=device, **steps)] * seeds, **plain)
         return
-    if not show_if_json(plain):
+    if not console.show_if_json(plain):
         say(f"wrote {target}")
     _say_next(target, model, words)
 
 
-def _each(seeds: range, settings: Recipe, output: Path, model: Path, *, overwrite: bool, resume: bool) -> None:
+def _each(seeds: range, settings: Recipe, output: Path, model: Path, call: arguments.DataCall, *, resume: bool) -> None:
     """Run this command with one seed after the other, but for what is finished, and show what the files record."""
     from iqa_armor.artifact.storage import read_metadata
     from iqa_armor.cli import load_command
@@ -105,7 +88,7 @@ def _each(seeds: range, settings: Recipe, output: Path, model: Path, *, overwrit
     words, found, places = COMMAND.get()[2:], dict[str, Any](), arguments.at_seeds(output, seeds)
     files = [*map(local_target, places)]
     for file in files:
-        with arguments.claimed(file, overwrite=overwrite or resume, source=model, suffix=".safetensors"):
+        with call.claimed(file, source=model, suffix=".safetensors", resumes=resume):
             pass  # what cannot be written should not cost the first hardening
     for seed, place, file in zip(seeds, places, files, strict=True):
         if not (resume and file.exists()):
@@ -120,11 +103,11 @@ def _each(seeds: range, settings: Recipe, output: Path, model: Path, *, overwrit
             raise UsageError(f"{file} was made by another recipe; replace it with --overwrite, without --resume")
         found[str(file)] = stored["provenance"]["held_out_srocc"]
     mean, spread = mean_and_spread(list(found.values()))
-    if show_if_json({"seeds": list(seeds), "outputs": list(found), "held_out_srocc": mean, "spread": spread}):
+    if console.show_if_json({"seeds": list(seeds), "outputs": list(found), "held_out_srocc": mean, "spread": spread}):
         return
     rows = ((step, f"{mean[step]:.3f}", f"{each:.3f}") for step, each in spread.items())
     title = f"SROCC on held-out training images over seeds {', '.join(map(str, seeds))}"
-    show_table(("step", "mean", "standard deviation"), rows, title=title)
+    console.show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
 def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
@@ -142,7 +125,7 @@ def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[fl
 def _say_next(target: Path, model: Path, words: list[str]) -> None:
     if not JSON.get():
         say("hardening is a claim until attacks have been run")
-    say_next("evaluate", target, "--baseline", model, *words)
+    console.say_next("evaluate", target, "--baseline", model, *words)
 
 
 def _slower(before: float, after: float, recipe: Recipe) -> str:
@@ -158,7 +141,7 @@ def _slower(before: float, after: float, recipe: Recipe) -> str:
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
     title = f"{result.model.name}, step by step"
-    show_table(("step", "SROCC on held-out training images"), rows, title=title)
+    console.show_table(("step", "SROCC on held-out training images"), rows, title=title)
     for block in result.blocks:
         place = f"{block.channels} channels, {block.size[0]}x{block.size[1]}"
         say(f"block: {result.recipe.backend}, behind {block.node} ({place})")
@@ -179,7 +162,7 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
             (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
         )
         headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
-        show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
+        console.show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
     scale = result.model.scale
     if scale is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")

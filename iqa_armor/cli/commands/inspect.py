@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
-from iqa_armor.cli.arguments import Machine, ModelArg
+from iqa_armor.cli.arguments import ModelArg, ModelCall
 from iqa_armor.cli.console import say, say_next, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     from iqa_armor.surgery.spectra import BlockSpectrum
 
 
-@options(without={"score_range", "lower_is_better", "device"})
-def inspect(model: ModelArg, opening: Opening, machine: Machine) -> None:
+@options(without={"score_range", "lower_is_better", "device", "overwrite", "dry_run"})
+def inspect(model: ModelArg, call: ModelCall) -> None:
     """Of a hardened model, also the measured singular values of its blocks and of the layers behind them.
 
     Examples:
@@ -24,9 +24,8 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine) -> None:
         iqa-armor inspect model-hardened.safetensors
     """
     from iqa_armor.pipeline.inspect import inspect_model
-    from iqa_armor.pipeline.load import load_model
 
-    found = inspect_model(load_model(model, opening=opening))
+    found = inspect_model(call.load(model))
     if show_if_json(asdict(found)):
         return
     _show_cuts(found)
@@ -37,7 +36,7 @@ def inspect(model: ModelArg, opening: Opening, machine: Machine) -> None:
     for spectrum in found.spectra:
         _show_spectrum(spectrum)
     say(*found.remarks)
-    say_next("harden", model, "--data", "csv:labels.csv", *opening.words())
+    say_next("harden", model, "--data", "csv:labels.csv", *call.words(Opening))
 
 
 def _show_cuts(found: Inspection) -> None:

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from iqa_armor.cli.arguments import DryRunOpt
-from iqa_armor.cli.console import JSON, say, say_next, show_if_json, span, stderr
+from iqa_armor.cli.arguments import Writing
+from iqa_armor.cli.console import AGAIN, JSON, going_on, say, say_next, show_if_json, span, stderr
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import AGAIN, going_on
 from iqa_armor.errors import RecipeError
 from iqa_armor.recipe import read_recipe
 
@@ -22,11 +21,11 @@ if TYPE_CHECKING:
 WRITTEN = ("output", "report", "scores")
 
 
-@options()
+@options(without={"overwrite"})
 def run(
     pipeline: Annotated[Path, typer.Argument(metavar="PIPELINE.toml", help="A table per command, in their order.")],
+    writing: Writing,
     force: Annotated[bool, typer.Option("--force", help="Run every step, although nothing has changed.")] = False,
-    dry_run: DryRunOpt = False,
 ) -> None:
     """A table is named as its command, or has command = NAME; its keys are the command's arguments and options.
 
@@ -45,7 +44,7 @@ def run(
     folder = pipeline.absolute().parent
     whole, found = Pipeline(steps, folder=folder, state=folder / f".{pipeline.stem}.run.json"), []
     with going_on(AGAIN, whole.state):
-        for result in whole.run(force=force, dry=dry_run, quiet=JSON.get()):
+        for result in whole.run(force=force, dry=writing.dry_run, quiet=JSON.get()):
             found.append(result)
             took = f" ({span(result.seconds)})" if result.status == "done" else ""
             say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
@@ -53,8 +52,8 @@ def run(
     if found[-1].exit_code:
         raise typer.Exit(found[-1].exit_code)
     made = [name for step in steps for name in step.outputs if name.endswith(".safetensors")]
-    if dry_run or made:
-        say_next(*(["run", pipeline] if dry_run else ["card", folder / made[-1]]), to=stderr)
+    if writing.dry_run or made:
+        say_next(*(["run", pipeline] if writing.dry_run else ["card", folder / made[-1]]), to=stderr)
 
 
 def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:

@@ -7,31 +7,18 @@ from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 from pydantic import Field
 
-from iqa_armor.cli import arguments
-from iqa_armor.cli.console import (
-    JSON,
-    Bars,
-    progress,
-    say,
-    say_next,
-    scale_note,
-    score_span,
-    show_if_json,
-    show_table,
-    stderr,
-    stdout,
-)
+from iqa_armor.cli import arguments, console
+from iqa_armor.cli.console import JSON, SCORED, going_on, say, stderr, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import SCORED, going_on
 from iqa_armor.errors import ArmorError, DataError, UsageError
-from iqa_armor.pipeline.score_rows import Format, RowFile, line_of, printable
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import PASSING, Flag, SettingsModel
+from iqa_armor.results.rows import Format, RowFile, line_of, printable
+from iqa_armor.settings import PASSING, CallSettings, Flag
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.score import Scored
@@ -43,10 +30,8 @@ def _shown(default: str) -> str:
     return f"\\[default: {default}]"
 
 
-class Throughput(SettingsModel):
+class Throughput(CallSettings):
     """How many images are decoded and scored at once; no score depends on it."""
-
-    in_recipes: ClassVar[bool] = False
 
     batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1, description=PASSING)
     workers: Annotated[int | None, Flag(shown="as many as this process may keep busy, at most 8")] = Field(
@@ -66,14 +51,13 @@ SCALE = typer.Option(
 )
 
 
-@options(without={"threat", "lower_is_better"}, usual=("batch_size", "device"))
+@options(without={"threat", "lower_is_better", "dry_run"}, usual=("batch_size", "device"))
 def score(
     model: arguments.ModelArg,
     throughput: Throughput,
     defenses: arguments.Defenses,
-    opening: Opening,
+    call: arguments.ModelCall,
     draws: arguments.Draws,
-    machine: arguments.Machine,
     images: Annotated[
         list[Path] | None,
         typer.Argument(metavar="IMAGE…", help=f"Image files, folders of them, or patterns. {_shown('those of LIST')}"),
@@ -92,7 +76,6 @@ def score(
     strict: Annotated[
         bool, typer.Option("--strict", help="Exit with 5 in the end if an image could not be scored.")
     ] = False,
-    overwrite: arguments.OverwriteOpt = False,
 ) -> None:
     """An image that cannot be scored is told and left out; --resume scores what FILE does not have.
 
@@ -102,16 +85,14 @@ def score(
         find photos -name '*.jpg' | iqa-armor score model.pt --from-file - -o s.jsonl
     """
     from iqa_armor.models.training_scores import rescaling
-    from iqa_armor.pipeline.image_files import count_images, listed_images
-    from iqa_armor.pipeline.load import defended_model, load_model
-    from iqa_armor.pipeline.score import each_score
+    from iqa_armor.pipeline.score import count_images, each_score, listed_images
 
     kind = _kind(kind, images, output, from_file, resume=resume)
-    device = machine.chosen()
+    device = call.chosen()
     with ExitStack() as held:
-        held.enter_context(arguments.claimed(output, overwrite=overwrite or resume, source=model))
-        bars = held.enter_context(progress())
-        opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
+        held.enter_context(call.claimed(output, source=model, resumes=resume))
+        bars = held.enter_context(console.progress())
+        opened = defenses.around(call.load(model)).to(device)
         if scale and scale_data is not None:
             from iqa_armor.evaluation.scale import measure_training_scores
 
@@ -132,12 +113,12 @@ def score(
         collected = _write(run.rows(scores(new)), file, kind, columns)
     run.finish(images, strict=strict)
     listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
-    facts = {"model": opened.name, "score_range": score_span(opened.scale), "failed": run.failed, **listed}
-    if not show_if_json(facts) and kind is None:
+    facts = {"model": opened.name, "score_range": console.score_span(opened.scale), "failed": run.failed, **listed}
+    if not console.show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
-        show_table(columns, rows, caption=scale_note(opened.scale))
+        console.show_table(columns, rows, caption=console.scale_note(opened.scale))
     if images:
-        say_next("attack", model, images[0], "-o", "attacked", *opening.words(), to=stderr)
+        console.say_next("attack", model, images[0], "-o", "attacked", *call.words(Opening), to=stderr)
 
 
 def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, columns: tuple[str, ...]) -> list[Row]:
@@ -179,7 +160,7 @@ def _show_line(kind: Format, row: Row) -> None:
 class _Run:
     """What is told of a run while it goes on, and in the end; `means` are the columns beside the score."""
 
-    bars: Bars
+    bars: console.Bars
     total: int
     means: Mapping[str, Callable[[float], float]]
     kept: int = 0

@@ -8,18 +8,20 @@ import typer
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import say, say_next, show_if_json, stdout
 from iqa_armor.cli.options import options
-from iqa_armor.errors import OutputError
-from iqa_armor.pipeline.settings import Opening, Service
+from iqa_armor.errors import OutputError, failing
+from iqa_armor.pipeline.settings import Service
 
 
-@options(without={"threat", "lower_is_better"}, usual=("batch_size", "wait", "timeout", "max_size", "device"))
+@options(
+    without={"threat", "lower_is_better", "overwrite", "dry_run"},
+    usual=("batch_size", "wait", "timeout", "max_size", "device"),
+)
 def serve(
     model: arguments.ModelArg,
     service: Service,
     defenses: arguments.Defenses,
-    opening: Opening,
+    call: arguments.ModelCall,
     draws: arguments.Draws,
-    machine: arguments.Machine,
     host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 is any that is free.")] = 8000,
 ) -> None:
@@ -31,18 +33,16 @@ def serve(
         iqa-armor serve model.safetensors --port 8000
         curl --data-binary @photo.jpg http://127.0.0.1:8000/score
     """
-    from iqa_armor.pipeline.load import defended_model, load_model
     from iqa_armor.pipeline.serve import make_app
 
-    device = machine.chosen()
-    opened = defended_model(load_model(model, opening=opening), defenses.purify, defenses.smoother).to(device)
+    device = call.chosen()
+    opened = defenses.around(call.load(model)).to(device)
     app = make_app(opened, service, seed=draws.seed)
     from uvicorn import Config, Server
 
-    try:
+    says, advice = f"cannot listen on {host}, port {port}", "see --host and --port"
+    with failing(says, (OSError, UnicodeError), error=OutputError, advice=advice):
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except (OSError, UnicodeError) as error:
-        raise OutputError(f"cannot listen on {host}, port {port}: {error}; see --host and --port") from error
     with listening:
         bound = listening.getsockname()[1]
         url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"

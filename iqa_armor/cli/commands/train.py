@@ -8,10 +8,19 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import COMMAND, progress, say, say_next, score_span, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import (
+    COMMAND,
+    RESUME,
+    going_on,
+    progress,
+    say,
+    say_next,
+    score_span,
+    show_forecasts,
+    show_if_json,
+    show_table,
+)
 from iqa_armor.cli.options import options
-from iqa_armor.cli.signals import RESUME, going_on
-from iqa_armor.pipeline.settings import Opening
 from iqa_armor.recipe import TrainSettings
 
 if TYPE_CHECKING:
@@ -35,15 +44,10 @@ WEIGHTS = typer.Option(
 def train(
     arch: Annotated[str, ARCH],
     settings: TrainSettings,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
+    call: arguments.DataCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
-    data: arguments.DataOpt = None,
     weights: Annotated[Path | None, WEIGHTS] = None,
-    overwrite: arguments.OverwriteOpt = False,
     resume: arguments.ResumeOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
 
@@ -61,13 +65,12 @@ def train(
 
     place, output = output, local_target(output)
     checkpoint = output.with_name(f".{output.stem}.resume.pt")
-    device = machine.chosen()
-    target = None if dry_run else output
-    claim = arguments.claimed(target, overwrite=overwrite, source=Path(arch), suffix=".safetensors")
-    with claim, going_on(RESUME, None if dry_run else checkpoint), progress() as bars:
-        model, fresh = start_model(arch, opening=opening, weights=weights, seed=settings.seed)
-        dataset = labels.open(data, seed=settings.seed, progress=bars)
-        if dry_run:
+    device = call.chosen()
+    claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
+    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
+        model, fresh = start_model(arch, opening=call, weights=weights, seed=settings.seed)
+        dataset = call.open(seed=settings.seed, progress=bars)
+        if call.dry_run:
             images, batch = dataset.training(), settings.batch_size
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
             show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
@@ -84,7 +87,7 @@ def train(
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
-    say_next("harden", output, *labels.words(data))
+    say_next("harden", output, *call.words(arguments.Labels))
 
 
 def _show(fit: FitHistory, *, title: str) -> None:

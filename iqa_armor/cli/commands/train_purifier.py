@@ -19,13 +19,8 @@ if TYPE_CHECKING:
 def train_purifier(
     model: arguments.ModelArg,
     settings: PurifierSettings,
-    opening: Opening,
-    labels: arguments.Labels,
-    machine: arguments.Machine,
+    call: arguments.DataCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
-    data: arguments.DataOpt = None,
-    overwrite: arguments.OverwriteOpt = False,
-    dry_run: arguments.DryRunOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -37,15 +32,13 @@ def train_purifier(
         iqa-armor evaluate m.pt --data csv:l.csv --purify fcn:path=fcn.safetensors
     """
     from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.load import load_model
     from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
 
-    device = machine.chosen()
-    claim = arguments.claimed(None if dry_run else output, overwrite=overwrite, source=model, suffix=".safetensors")
-    with claim, progress() as bars:
-        opened = load_model(model, opening=opening)
-        dataset = labels.open(data, seed=settings.seed, progress=bars)
-        if dry_run:
+    device = call.chosen()
+    with call.claimed(output, source=model, suffix=".safetensors"), progress() as bars:
+        opened = call.load(model)
+        dataset = call.open(seed=settings.seed, progress=bars)
+        if call.dry_run:
             show_forecasts(forecast_purifier(opened, dataset, settings, device))
             return
         result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
@@ -54,7 +47,7 @@ def train_purifier(
         return
     _show(result, f"{opened.name} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fitted.best})")
-    say_next("evaluate", model, "--purify", f"fcn:path={output}", *labels.words(data), *opening.words())
+    say_next("evaluate", model, "--purify", f"fcn:path={output}", *call.words(arguments.Labels, Opening))
 
 
 def _show(result: TrainedPurifier, title: str) -> None:

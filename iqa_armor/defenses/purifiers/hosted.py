@@ -18,6 +18,7 @@ from iqa_armor.errors import ModelLoadError, reading
 from iqa_armor.machine import onnx_session
 
 OPEN_NETWORKS = 4
+Name = tuple[str, str, str, int]  # path and SHA-256 of a network's file, device and threads to run it with
 Run = Callable[[Tensor], Tensor]
 Sides = tuple[int | None, ...]
 
@@ -29,34 +30,27 @@ def prepare(_: bytes) -> tuple[None, bytes]:
     return None, b""
 
 
-def describe(path: str, sha256: str, device: str, threads: int, _: bytes) -> tuple[list[int | None], bytes]:
+def describe(network: Name, _: bytes) -> tuple[list[int | None], bytes]:
     """Return the sides (N, C, H, W) of images that a network declares, None where a side is free."""
-    torch.set_num_threads(threads)
-    return list(_opened(path, sha256, device)[0]), b""
+    return list(_named(*network)[0]), b""
 
 
-def run(
-    path: str, sha256: str, device: str, threads: int, shape: Sequence[int], content: bytes
-) -> tuple[dict[str, Any], bytes]:
+def run(network: Name, shape: Sequence[int], content: bytes) -> tuple[dict[str, Any], bytes]:
     """Return shape and bytes of what a network gives for float32 images, and whether that has a gradient."""
-    torch.set_num_threads(threads)
-    images = as_tensor(content, shape).to(device).requires_grad_()
-    purified = _opened(path, sha256, device)[1](images)
+    images = as_tensor(content, shape).to(network[2]).requires_grad_()
+    purified = _named(*network)[1](images)
     if not isinstance(purified, Tensor):
         return {"kind": type(purified).__name__}, b""
     said = {"shape": list(purified.shape), "has_gradient": purified.requires_grad}
     return said, as_bytes(purified)
 
 
-def pull_back(
-    path: str, sha256: str, device: str, threads: int, shape: Sequence[int], content: bytes
-) -> tuple[None, bytes]:
+def pull_back(network: Name, shape: Sequence[int], content: bytes) -> tuple[None, bytes]:
     """Return the gradient at images of what comes back of them, weighted by a gradient; both stand in the bytes."""
-    torch.set_num_threads(threads)
     half = len(content) // 2
-    images, weights = (as_tensor(part, shape).to(device) for part in (content[:half], content[half:]))
+    images, weights = (as_tensor(part, shape).to(network[2]) for part in (content[:half], content[half:]))
     images.requires_grad_()
-    (gradient,) = torch.autograd.grad(_opened(path, sha256, device)[1](images), images, weights)
+    (gradient,) = torch.autograd.grad(_named(*network)[1](images), images, weights)
     return None, as_bytes(gradient)
 
 
@@ -69,6 +63,11 @@ def as_tensor(content: bytes, shape: Sequence[int]) -> Tensor:
 
 def as_bytes(values: Tensor) -> bytes:
     return values.detach().float().cpu().contiguous().numpy().tobytes()
+
+
+def _named(path: str, sha256: str, device: str, threads: int) -> tuple[Sides, Run]:
+    torch.set_num_threads(threads)
+    return _opened(path, sha256, device)
 
 
 @lru_cache(OPEN_NETWORKS)

@@ -18,7 +18,7 @@ from iqa_armor.bounded import SECONDS, EndedError, worker
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
-from iqa_armor.errors import ArmorError, ModelLoadError, first_line
+from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line
 from iqa_armor.limits import check_limits
 
 
@@ -69,12 +69,10 @@ class FileNetwork(nn.Module):
         # Tells models behind different networks apart by their weights.
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8))
         self.hexadecimal = digest.hexdigest()
-        try:
+        with failing(f"{path} was not opened", (EndedError,), error=ModelLoadError, advice="export it again"):
             if path.suffix == ".pt2":
                 worker("cpu").call("iqa_armor.defenses.purifiers.hosted:prepare", seconds=600)
             self.sides: tuple[int | None, ...] = tuple(self.call("describe", torch.device("cpu"))[0])
-        except EndedError as error:
-            raise ModelLoadError(f"{path} was not opened: {first_line(error)}; export it again") from error
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
         """Return images (N, 3, H, W) in [0, 1]; a ModelLoadError refuses sizes that are not taken or not kept."""
@@ -82,10 +80,10 @@ class FileNetwork(nn.Module):
 
     def call(self, function: str, device: torch.device, *arguments: Any, payload: bytes = b"") -> tuple[Any, bytes]:
         """Return what a function of `hosted` gives for this network, within a hundred times what the first run took."""
-        given = (str(self.path.absolute()), self.hexadecimal, str(device), torch.get_num_threads(), *arguments)
+        network = (str(self.path.absolute()), self.hexadecimal, str(device), torch.get_num_threads())
         seconds = SECONDS + 100 * self.seconds_per_value * len(payload)
         name = f"iqa_armor.defenses.purifiers.hosted:{function}"
-        return worker(device.type).call(name, *given, payload=payload, seconds=seconds)
+        return worker(device.type).call(name, network, *arguments, payload=payload, seconds=seconds)
 
     def run(self, images: Tensor) -> Tensor:
         """Return what the network gives for float32 images, without a gradient."""
@@ -144,11 +142,9 @@ class _Hosted(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, *weights: Tensor) -> tuple[Tensor, None]:
         (images,), network = ctx.saved_tensors, ctx.network
-        try:
+        with failing(f"{network.path} has no gradient there", (EndedError,), error=ModelLoadError):
             payload = as_bytes(images) + as_bytes(weights[0])
             _, content = network.call("pull_back", images.device, list(images.shape), payload=payload)
-        except EndedError as error:
-            raise ModelLoadError(f"{network.path} has no gradient there: {first_line(error)}") from error
         return as_tensor(content, images.shape).to(images.device), None
 
 

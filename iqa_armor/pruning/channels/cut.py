@@ -156,20 +156,21 @@ def rewrite(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) 
         _REWRITERS[name_of(node)](node, before, labelling, gone)
 
 
-_PLAIN = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphModule:
     """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes."""
     duplicate = copy.deepcopy(traced)
-    done = _cut_layers(duplicate, labelling, gone)
+    holders = _holders(duplicate)
+    done = _cut_layers(duplicate, labelling, gone, holders)
     for (name, axis), labels in labelling.sites.items():
         if name not in done:
-            _shrink(duplicate, name, axis, ~gone[labels])
+            _shrink(holders[name], axis, ~gone[labels])
     for name, labels in labelling.whole.items():
         goes = leaving(labels, gone)
         for axis in varying(goes):
-            _shrink(duplicate, name, axis, ~goes.flatten())
+            _shrink(holders[name], axis, ~goes.flatten())
     for module in duplicate.modules():
         _restate(module)
     originals = {node.name: node for node in traced.graph.nodes}
@@ -180,38 +181,47 @@ def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphM
     return duplicate
 
 
-def _cut_layers(network: fx.GraphModule, labelling: Labelling, gone: Tensor) -> set[str]:
+Holders = list[tuple[nn.Module, str]]  # modules that have a tensor, each with the attribute's name
+
+
+def _holders(network: nn.Module) -> dict[str, Holders]:
+    """Return by name who holds a stored tensor: several layers may share one."""
+    found, by_tensor = dict[str, Holders](), dict[int, Holders]()
+    for path, module in network.named_modules():
+        for attribute, tensor in (*module._parameters.items(), *module._buffers.items()):
+            found[f"{path}.{attribute}".lstrip(".")] = holders = by_tensor.setdefault(id(tensor), [])
+            holders.append((module, attribute))
+    return found
+
+
+def _cut_layers(network: fx.GraphModule, labelling: Labelling, gone: Tensor, holders: dict[str, Holders]) -> set[str]:
     """Cut plain convolutions and linear layers with torch-pruning, in place; return the names of their tensors."""
     import torch_pruning as tp
 
     done: set[str] = set()
     for path, layer in network.named_modules():
-        if type(layer) is nn.Linear:
-            reads, makes = tp.prune_linear_in_channels, tp.prune_linear_out_channels
-        elif type(layer) in _PLAIN and layer.groups == 1:  # grouped ones lose channels in both ways at once
-            reads, makes = tp.prune_conv_in_channels, tp.prune_conv_out_channels
-        else:
-            continue
-        sides = [labelling.sites.get((f"{path}.weight", axis)) for axis in (1, 0)]
-        if any(labels is None for labels in sides):
-            continue  # it is not called, or it is held under another name
-        for cut_side, labels in zip((reads, makes), sides, strict=True):
-            leave = torch.nonzero(gone[labels]).flatten().tolist()
-            if leave:
-                cut_side(layer, leave)
-        done |= {f"{path}.weight", f"{path}.bias"}
+        if type(layer) not in _PLAIN or getattr(layer, "groups", 1) > 1:
+            continue  # grouped ones lose channels in both ways at once
+        sides = [labelling.sites.get((f"{path}.weight", axis)) for axis in (0, 1)]
+        names = [f"{path}.{name}" for name, _ in layer.named_parameters()]
+        if any(labels is None for labels in sides) or any(len(holders[name]) > 1 for name in names):
+            continue  # it is not called, or it shares with others
+        kind = "linear" if type(layer) is nn.Linear else "conv"
+        for side, labels in zip(("out", "in"), sides, strict=True):
+            if leave := torch.nonzero(gone[labels]).flatten().tolist():
+                getattr(tp, f"prune_{kind}_{side}_channels")(layer, leave)
+        done.update(names)
     return done
 
 
-def _shrink(network: nn.Module, name: str, axis: int, stays: Tensor) -> None:
+def _shrink(holders: Holders, axis: int, stays: Tensor) -> None:
     if bool(stays.all()):
         return
-    path, _, attribute = name.rpartition(".")
-    owner = network.get_submodule(path)
-    tensor = getattr(owner, attribute)
+    tensor = getattr(*holders[0])
     smaller = tensor.detach().index_select(axis, torch.nonzero(stays).flatten().to(tensor.device)).contiguous()
-    is_parameter = isinstance(tensor, nn.Parameter)
-    setattr(owner, attribute, nn.Parameter(smaller, tensor.requires_grad) if is_parameter else smaller)
+    smaller = nn.Parameter(smaller, tensor.requires_grad) if isinstance(tensor, nn.Parameter) else smaller
+    for owner, attribute in holders:
+        setattr(owner, attribute, smaller)
 
 
 def _restate(module: nn.Module) -> None:

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.calls import layer_of
+from iqa_armor.graph.calls import layer_of, tensors_in
 from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.kinds import kind_of, name_of
-from iqa_armor.pruning.channels.labels import Labels, Units, flat, has_tensor, like, zeros
+from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,7 @@ class Labelling:
         return zeros(call.value)
 
     def fix(self, labels: Labels) -> None:
-        for part in flat(labels):
+        for part in tensors_in(labels):
             self.units.fix(part)
 
     def read(self, call: Call, source: fx.Node, labels: Tensor) -> None:
@@ -154,7 +154,7 @@ class Labelling:
             self.stay(call, "the score reads it")
         elif node.op == "call_function" and node.target is operator.setitem:
             return self.stay(call, "it is written in place")
-        if node.op in ("get_attr", "output") or not has_tensor(value):
+        if node.op in ("get_attr", "output") or not tensors_in(value):
             return None
         if node.op == "placeholder":
             return zeros(value)

@@ -55,12 +55,6 @@ def line(labels: Tensor, axis: int) -> Tensor:
     return labels.flatten()
 
 
-def flat(labels: Labels) -> list[Tensor]:
-    if isinstance(labels, Tensor):
-        return [labels]
-    return [part for item in labels for part in flat(item)] if isinstance(labels, tuple | list) else []
-
-
 def like(value: Any, make: Callable[[Tensor], Tensor]) -> Labels:
     """Return what `make` gives for every tensor of a value, in the same tuples."""
     if isinstance(value, tuple | list):
@@ -71,10 +65,6 @@ def like(value: Any, make: Callable[[Tensor], Tensor]) -> Labels:
 def zeros(value: Any) -> Labels:
     """Return labels of a value of which nothing can go."""
     return like(value, lambda part: torch.zeros((), dtype=torch.long).expand(part.shape))
-
-
-def has_tensor(value: Any) -> bool:
-    return isinstance(value, Tensor) or (isinstance(value, tuple | list) and any(has_tensor(part) for part in value))
 
 
 def is_full(labels: Tensor, other: Tensor) -> bool:

@@ -11,10 +11,11 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.graph.calls import tensors_in
 from iqa_armor.pruning.channels.cut import SIZES
 from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
-from iqa_armor.pruning.channels.labels import Units, compressed, has_tensor, kept_labels, leaving, varying
+from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
@@ -62,7 +63,7 @@ class Relabelling(Labelling):
 
     def value(self, node: fx.Node) -> Any:
         """Return what a node gives; numbers that it is given wrongly are mended in the graph."""
-        if FUNCTIONS.get(name_of(node)) == "elementwise" and has_tensor(fx.node.map_arg(node.args, self.values.get)):
+        if FUNCTIONS.get(name_of(node)) == "elementwise" and tensors_in(fx.node.map_arg(node.args, self.values.get)):
             # A number of channels in arithmetic, such as a root to divide by, is that of the original.
             node.args = tuple(self._original(given) for given in node.args)
         labels = self._before.get(node.name)

@@ -1,10 +1,11 @@
-"""Scores as rows of a file that grows, and on which a later run goes on."""
+"""Rows of plain values in files: lines of CSV or JSON, Parquet, and a file that grows, on which a later run goes on."""
 
 import csv
 import importlib.util
 import io
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -15,7 +16,7 @@ Format = Literal["csv", "jsonl", "parquet"]
 _SAME = 1e-3  # share by which scores differ where batches or machines do
 _GROUP = 4096  # rows that Parquet keeps together
 _ENDS = {"csv": "\r\n", "jsonl": "\n"}
-_TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
+TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
 def line_of(row: Mapping[str, Any], kind: Format) -> str:
@@ -24,6 +25,20 @@ def line_of(row: Mapping[str, Any], kind: Format) -> str:
     text = io.StringIO()
     csv.writer(text).writerow(row.values())
     return text.getvalue()
+
+
+def write_parquet(
+    path: Path, rows: Iterable[Mapping[str, Any]], *, texts: Sequence[str], numbers: Sequence[str]
+) -> None:
+    """Write rows with these columns as one Parquet file, some thousand at a time."""
+    import pyarrow
+    from pyarrow.parquet import ParquetWriter
+
+    kinds, left = {**dict.fromkeys(texts, pyarrow.string()), **dict.fromkeys(numbers, pyarrow.float64())}, iter(rows)
+    with ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
+        while group := list(islice(left, _GROUP)):
+            plain = [{**row, **{name: printable(row[name]) for name in texts}} for row in group]
+            writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
 
 
 class RowFile:
@@ -49,7 +64,7 @@ class RowFile:
                 self.last = row
                 self.done.add(printable(self.last["image"]))
         with refusing(self.growing):
-            self._file = self.growing.open("a" if resume else "w", **_TEXT)
+            self._file = self.growing.open("a" if resume else "w", **TEXT)
             if kind == "csv" and not self.done and not self._file.tell():
                 self._file.write(",".join(self.columns) + _ENDS["csv"])
 
@@ -76,7 +91,7 @@ class RowFile:
         self._file.close()
         if self.kind == "parquet" and kind is None:
             with replacing(self.path) as unfinished:
-                self._write_parquet(unfinished)
+                write_parquet(unfinished, self._kept(), texts=self.columns[:1], numbers=self.columns[1:])
             self.growing.unlink()
 
     def _kept(self) -> Iterator[dict[str, Any]]:
@@ -95,20 +110,6 @@ class RowFile:
         printable(row["image"])  # is of characters that there are
         return row | {name: float(row[name]) for name in self.columns[1:]}
 
-    def _write_parquet(self, path: Path) -> None:
-        import pyarrow
-        from pyarrow.parquet import ParquetWriter
-
-        kinds = {name: pyarrow.float64() if number else pyarrow.string() for number, name in enumerate(self.columns)}
-        with ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
-            group: list[dict[str, Any]] = []
-            for row in self._kept():
-                group.append(row | {"image": printable(row["image"])})
-                if len(group) == _GROUP:
-                    writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
-                    group = []
-            writer.write_table(pyarrow.Table.from_pylist(group, schema=schema))
-
 
 def printable(name: str) -> str:
     """Return the name of a file as Unicode, which it need not be."""
@@ -124,5 +125,5 @@ def _rows(path: Path, kind: Format) -> Iterator[dict[str, Any]]:
         for batch in ParquetFile(path).iter_batches(_GROUP):
             yield from batch.to_pylist()
         return
-    with path.open(**_TEXT) as file:
+    with path.open(**TEXT) as file:
         yield from csv.DictReader(file) if kind == "csv" else map(json.loads, file)
