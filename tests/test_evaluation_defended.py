@@ -210,7 +210,7 @@ def test_outcome_of_defenses_survives_json() -> None:
     assert Outcome.from_json(outcome.to_json()) == outcome
 
 
-RANDOM = {"purify": ["noise+flip"], "smooth": ["ms:samples=3"]}
+RANDOM: dict[str, Any] = {"purify": ["noise+flip"], "smooth": ["ms:samples=3"], "epsilons": (4 / 255,)}
 
 
 def test_same_seed_gives_the_same_figures_and_another_one_others() -> None:
@@ -230,7 +230,7 @@ def test_draws_depend_on_no_other_model_in_the_evaluation() -> None:
 def test_random_defense_is_attacked_alike_whichever_attacks_stand_beside(tmp_path: Path) -> None:
     def rows(*attacks: str, folder: str | None = None, progress: Progress = silent) -> Table:
         models = defended_models([network()], ["noise+flip"], ["ms:samples=2"])
-        settings = SETTINGS.changed(attacks=attacks)
+        settings = SETTINGS.changed(attacks=attacks, epsilons=RANDOM["epsilons"])
         output = None if folder is None else tmp_path / folder
         return evaluate(models, [images()], settings=settings, output=output, progress=progress).table
 
@@ -276,7 +276,8 @@ class Interrupted(Exception):
 def test_interrupted_evaluation_goes_on_to_the_same_outcome(tmp_path: Path) -> None:
     def evaluation(folder: Path, progress: Progress = silent) -> Outcome:
         models = defended_models([network()], RANDOM["purify"], RANDOM["smooth"])
-        return evaluate(models, [images()], settings=SETTINGS, output=folder, progress=progress).outcome
+        settings = SETTINGS.changed(epsilons=RANDOM["epsilons"])
+        return evaluate(models, [images()], settings=settings, output=folder, progress=progress).outcome
 
     def stop(task: str, done: int, total: int, detail: str = "") -> None:
         if "flip on" in task and done >= 4:

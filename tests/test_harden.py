@@ -32,6 +32,7 @@ from iqa_armor.pipeline.train import train
 from iqa_armor.recipe import Recipe, Training
 
 QUICK = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
+ONE_EPOCH = {**QUICK, "epochs": 1}
 
 
 @pytest.fixture(scope="module")
@@ -61,8 +62,11 @@ def blocks_of(model: nn.Module) -> list[RobustBlock]:
 
 
 @pytest.mark.parametrize("backend", ["cayley", "aoc", "aol"])
-def test_hardened_model_still_predicts_and_holds_an_orthogonal_block(trained, dataset, backend: str) -> None:
-    result = harden(trained, dataset, Recipe(backend=backend, **QUICK))
+def test_hardened_model_still_predicts_and_holds_an_orthogonal_block(
+    trained, dataset, hardened_once: Hardened, backend: str
+) -> None:
+    is_there = backend == hardened_once.recipe.backend
+    result = hardened_once if is_there else harden(trained, dataset, Recipe(backend=backend, **QUICK))
     (block,) = blocks_of(result.model)
     values = singular_values(block.orthogonal, channels=block.channels // 2, size=(4, 5))
     assert float(values.max()) <= 1 + 1e-4
@@ -75,7 +79,7 @@ def test_hardened_model_still_predicts_and_holds_an_orthogonal_block(trained, da
 
 def test_the_original_is_left_untouched(trained, dataset) -> None:
     before, state = scores_of(trained, dataset), {k: v.clone() for k, v in trained.state_dict().items()}
-    harden(trained, dataset, Recipe(**QUICK))
+    harden(trained, dataset, Recipe(**ONE_EPOCH))
     torch.testing.assert_close(scores_of(trained, dataset), before, rtol=0, atol=0)
     assert all(torch.equal(state[key], value) for key, value in trained.state_dict().items())
     assert not blocks_of(trained)
@@ -99,7 +103,7 @@ def test_identity_block_without_pruning_or_tuning_changes_little(trained, datase
 
 
 def test_control_has_no_block_and_all_its_channels(trained, dataset) -> None:
-    result = harden(trained, dataset, Recipe(position="none", prune=0, **QUICK))
+    result = harden(trained, dataset, Recipe(position="none", prune=0, **ONE_EPOCH))
     assert not blocks_of(result.model)
     assert result.pruned is None
     assert sum(p.numel() for p in result.model.parameters()) == sum(p.numel() for p in trained.parameters())
@@ -117,7 +121,7 @@ def test_pruning_alone_adds_no_block(trained, dataset) -> None:
 
 @pytest.mark.parametrize("defense", ["nt", "at"])
 def test_defense_goes_with_block_and_pruning(trained, dataset, defense: str) -> None:
-    result = harden(trained, dataset, Recipe(defense=defense, activation="sqish", **QUICK))
+    result = harden(trained, dataset, Recipe(defense=defense, activation="sqish", **{**QUICK, "epochs": 3}))
     assert list(result.srocc) == ["original", "activations replaced", "pruned", "block installed", "result"]
     assert len(blocks_of(result.model)) == 1
     assert len(result.provenance["smooth_activations"]) == 3
@@ -133,14 +137,14 @@ def test_checkpoint_of_another_defense_is_refused(trained, dataset, tmp_path: Pa
 
 def test_two_runs_of_one_recipe_give_the_same_file(trained, dataset, tmp_path: Path) -> None:
     for name in ("one", "two"):
-        harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1})).save(tmp_path / f"{name}.safetensors")
+        harden(trained, dataset, Recipe(**ONE_EPOCH)).save(tmp_path / f"{name}.safetensors")
     one, two = (load_artifact(tmp_path / f"{name}.safetensors").state_dict() for name in ("one", "two"))
     assert all(torch.equal(one[key], two[key]) for key in one)
 
 
 def test_saved_file_tells_where_it_came_from(trained, dataset, tmp_path: Path) -> None:
     path = tmp_path / "hardened.safetensors"
-    result = harden(trained, dataset, Recipe(**{**QUICK, "epochs": 1}))
+    result = harden(trained, dataset, Recipe(**ONE_EPOCH))
     result.save(str(path))
     stored = read_metadata(path)
     assert result.pruned is not None
@@ -207,7 +211,7 @@ class Negate(nn.Module):
 def test_declared_direction_is_used_before_a_range_is_known(trained, dataset) -> None:
     network = nn.Sequential(trained.network, Negate())
     falling = QualityModel(network, trained.preprocessing, higher_is_better=False)
-    result = harden(falling, dataset, Recipe(position="none", prune=0, **QUICK))
+    result = harden(falling, dataset, Recipe(position="none", prune=0, **ONE_EPOCH))
     assert result.srocc["original"] > 0.7
     assert float(srocc(scores_of(result.model, dataset), dataset.splits["test"].mos)) < -0.7
 
