@@ -14,7 +14,7 @@ import torch
 from conftest import memory_dataset
 from torch import Tensor, nn
 from torch.nn import functional
-from torch.nn.utils import weight_norm
+from torch.nn.utils import prune, weight_norm
 from torchvision import transforms
 from torchvision.transforms import v2
 
@@ -151,10 +151,11 @@ def test_it_is_hardened_with_proof(name: str, tmp_path: Path) -> None:
     assert pruned.proof < 1e-5
 
 
-def test_old_weight_normalization_that_has_run_is_baked(tmp_path: Path) -> None:
+@pytest.mark.parametrize("computed", [weight_norm, lambda layer: prune.l1_unstructured(layer, "weight", 0.3)])
+def test_old_ways_to_compute_weights_are_baked_once_they_have_run(computed: Any, tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = Written(lambda _, x: x)
-    network.second = weight_norm(network.second)
+    network.second = computed(network.second)
     network(torch.rand(1, 3, SIDE, SIDE))
     assert not network.second.weight.is_leaf
     assert hardened(network, tmp_path).share > 0.05

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
-from torch.nn.utils import parametrize, remove_spectral_norm, remove_weight_norm
+from torch.nn.utils import parametrize, prune, remove_spectral_norm, remove_weight_norm
 from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
@@ -62,23 +62,30 @@ def keep_forced_dropout(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
+# Hooks that compute a weight before each call, what makes it plain, and where they name it.
+_COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
+    (WeightNorm, remove_weight_norm, "name"),
+    (SpectralNorm, remove_spectral_norm, "name"),
+    (prune.BasePruningMethod, prune.remove, "_tensor_name"),
+)
+
+
 def bake_weights(traced: fx.GraphModule) -> None:
-    """Make weights that are computed from others (weight and spectral normalization) plain weights, in place.
+    """Make weights that are computed from others (weight and spectral normalization, masks) plain weights, in place.
 
     Batch normalization that is synchronised between processes becomes the plain kind, which does the same.
     """
     for name, module in list(traced.named_modules()):
         if parametrize.is_parametrized(module):
             # The class with the computed weight is one of the original's own; taking that away must not reach it.
-            kind: Any = type(module)
-            module.__class__ = type(kind.__name__, kind.__bases__, dict(vars(kind)))
+            own: Any = type(module)
+            module.__class__ = type(own.__name__, own.__bases__, dict(vars(own)))
             for weight in list(module.parametrizations):
                 parametrize.remove_parametrizations(module, weight, leave_parametrized=True)
         for hook in list(module._forward_pre_hooks.values()):
-            if isinstance(hook, WeightNorm):
-                remove_weight_norm(module, hook.name)
-            elif isinstance(hook, SpectralNorm):
-                remove_spectral_norm(module, hook.name)
+            for kind, bake, named in _COMPUTING:
+                if isinstance(hook, kind):
+                    bake(module, getattr(hook, named))
         if isinstance(module, nn.SyncBatchNorm):
             settings = (module.num_features, module.eps, module.momentum, module.affine, module.track_running_stats)
             plain = nn.BatchNorm2d(*settings).train(module.training)
