@@ -82,6 +82,9 @@ def test_usual_options_fit_a_screen_and_all_are_behind_another_flag(words: list[
     assert max(map(len, usual.splitlines())) <= 80
     assert len(usual.splitlines()) <= 40
     assert "--json" in usual
+    shown = re.findall(r"^  (?:-\w, )?--([a-z-]+)", usual, re.MULTILINE)
+    named = [name for name in shown if name in ("out", "data")]
+    assert named == shown[: len(named)]  # what nearly every call names comes first
     command = next(command for own, command in LEAVES if own == words)
     for parameter in command.params:
         assert (parameter.opts[0] if parameter.opts[0][0] == "-" else parameter.metavar) in everything

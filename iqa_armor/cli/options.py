@@ -20,6 +20,7 @@ from iqa_armor.settings import CallSettings, Flag, OneOf, SettingsModel, flag_of
 
 MORE = "More options"
 EXAMPLES = "Examples:"
+FIRST = ("output", "data")  # what nearly every call names
 # What is asked for least often comes last.
 LAST = (MORE, "Recipe", "Foreign model files")
 
@@ -56,7 +57,8 @@ def show_help(ctx: Any, *, everything: bool) -> None:
         say("", EXAMPLES, *(f"  {line.strip()}" for line in examples.strip().splitlines()))
     say("")
     panels: dict[str, list[Any]] = {"": arguments, "Options": []}
-    for each in (each for each in command.params if each not in arguments and (everything or each.name != "help_all")):
+    others = [each for each in command.params if each not in arguments and (everything or each.name != "help_all")]
+    for each in sorted(others, key=lambda each: each.name not in FIRST):
         panels.setdefault(each.rich_help_panel or "Options", []).append(each)
     shown = sorted(panels, key=lambda name: LAST.index(name) if name in LAST else -1) if everything else [*panels][:2]
     for name in shown:
