@@ -49,6 +49,7 @@ EXAMPLES = [
     nn.GRU(4, 6, 2, bidirectional=True),
     nn.LSTM(4, 6, batch_first=True, proj_size=3),
     nn.RNN(4, 6, nonlinearity="relu", bias=False),
+    *(nn.GRUCell(4, 6), nn.LSTMCell(4, 6, bias=False), nn.RNNCell(4, 6, nonlinearity="relu")),
     nn.MaxPool1d(3, 2, 1),
     nn.MaxPool2d((3, 2), stride=2, padding=1, dilation=2, ceil_mode=True),
     nn.AvgPool1d(3, ceil_mode=True),
@@ -99,6 +100,7 @@ EXAMPLES = [
     *(
         nn.ChannelShuffle(2),
         nn.CosineSimilarity(1, 1e-6),
+        nn.PairwiseDistance(1.0, 1e-5, True),
         nn.Flatten(2),
         nn.Unflatten(1, (2, 2)),
         nn.PixelShuffle(2),

@@ -42,7 +42,7 @@ class Written(nn.Module):
         self.first, self.second = nn.Conv2d(3, 16, 3, 2, 1), nn.Conv2d(fed, 16, 3, 2, 1)
         self.third, self.last = nn.Sequential(nn.Conv2d(16, 16, 3, 2, 1), nn.ReLU()), nn.Linear(16, 1)
         self.scale, self.power = nn.Parameter(torch.tensor(0.5)), nn.Parameter(torch.tensor(2.0))
-        self.tables = {2: 1.0, 4: 3.0}
+        self.tables, self.cell = {2: 1.0, 4: 3.0}, nn.GRUCell(16, 16)
 
     def forward(self, x: Tensor) -> Tensor:
         x = self.third(functional.relu(self.second(self.between(self, self.first(x)))))
@@ -101,6 +101,7 @@ FOLLOWED: dict[str, Any] = {
     "kornia's filters": lambda: Written(
         lambda _, x: kornia.filters.sobel(kornia.filters.gaussian_blur2d(x, (3, 3), (1, 1)))
     ),
+    "a recurrent cell": lambda: Written(lambda _, x: x, head=by_a_cell),
     "order statistics": lambda: Written(lambda _, x: x, head=in_order),
     "losses and angles": lambda: Written(in_pieces),
     "sizes compared, a table of axes": lambda: Written(exact),
@@ -131,6 +132,13 @@ FOLLOWED: dict[str, Any] = {
     ),
     "a diagonal": lambda: Written(lambda _, x: x, head=lambda _, x: x.diagonal(dim1=2, dim2=3).mean(2)),
 }
+
+
+def by_a_cell(self: Any, x: Tensor) -> Tensor:
+    state = torch.zeros(x.shape[0], 16, device=x.device)
+    for column in range(x.shape[3]):
+        state = self.cell(x.mean(2)[..., column], state)
+    return state
 
 
 def hardened(network: nn.Module, folder: Path) -> Any:

@@ -128,6 +128,7 @@ RECURRENT: Fields = {
     "num_layers": integer(1, 16),
     "dropout": share,
 }
+CELL: Fields = {**_each("input_size hidden_size", channels), "bias": flag}
 # After the query; each may be left out where a graph leaves it out.
 ATTENDED = "key value key_padding_mask need_weights attn_mask average_attn_weights is_causal"
 SIDES = per_axis(2, 1, MAX_KERNEL)
@@ -168,6 +169,8 @@ _ENTRIES: dict[str, StoredLayer] = {
     **layers_of(RECURRENT, nn.GRU, keywords=("input", "hx")),
     **layers_of({**RECURRENT, "proj_size": integer(0, MAX_CHANNELS)}, nn.LSTM, keywords=("input", "hx")),
     **layers_of({**RECURRENT, "nonlinearity": choice("tanh", "relu")}, nn.RNN, keywords=("input", "hx")),
+    **layers_of(CELL, nn.GRUCell, nn.LSTMCell, keywords=("input", "hx")),
+    **layers_of({**CELL, "nonlinearity": choice("tanh", "relu")}, nn.RNNCell, keywords=("input", "hx")),
     **layers_of(_maximum(1), nn.MaxPool1d),
     **layers_of(_maximum(2), nn.MaxPool2d),
     **layers_of(_average(1), nn.AvgPool1d),
@@ -199,6 +202,11 @@ _ENTRIES: dict[str, StoredLayer] = {
     **layers_of({**_padding(2), "value": any_number}, nn.ConstantPad2d),
     **layers_of({"groups": channels}, nn.ChannelShuffle),
     **layers_of({"dim": dimension, "eps": epsilon}, nn.CosineSimilarity, keywords=("x1", "x2")),
+    **layers_of(
+        {"p": Derived(any_number, lambda module: module.norm), "eps": epsilon, "keepdim": flag},
+        nn.PairwiseDistance,
+        keywords=("x1", "x2"),
+    ),
     **layers_of({"start_dim": dimension, "end_dim": dimension}, nn.Flatten),
     **layers_of({"output_size": per_axis(2, 1, 2**14), **PATCHES}, nn.Fold),
     **layers_of(PATCHES, nn.Unfold),

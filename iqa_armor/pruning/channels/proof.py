@@ -146,6 +146,9 @@ class Masked(fx.Interpreter):
         return torch.zeros_like(value).index_copy(axes[0], staying, result)
 
 
+_MAKING = (torch.zeros, torch.ones, torch.linspace)  # in single precision, where no other is named
+
+
 def difference(
     traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor, images: Tensor
 ) -> float:
@@ -174,12 +177,14 @@ def _both(
 
 
 def _in_double(traced: fx.GraphModule) -> fx.GraphModule:
-    """Return a copy in double precision, whose own casts to single precision are to double too."""
+    """Return a copy in double precision, whose own casts to single precision, and what it makes, are in double too."""
     exact = copy.deepcopy(traced).double()
     for node in exact.graph.nodes:
         node.args, node.kwargs = fx.node.map_aggregate(
             (node.args, node.kwargs), lambda each: torch.float64 if each is torch.float32 else each
         )
+        if node.target in _MAKING:
+            node.kwargs = {"dtype": torch.float64, **node.kwargs}
         if node.op == "call_method" and node.target == "float":
             node.target = "double"
     exact.recompile()
