@@ -23,7 +23,7 @@ from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.errors import ArmorError, UsageError
-from iqa_armor.export import FORMATS, formats
+from iqa_armor.export import FORMATS, capture
 from iqa_armor.export.write import Exported, compare, export_model, natural_batches
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho import BACKENDS
@@ -286,10 +286,10 @@ def test_unknown_suffix_is_a_usage_error(tmp_path: Path) -> None:
 
 
 def test_missing_extra_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(formats, "find_spec", lambda name: None if name == "onnxscript" else name)
+    monkeypatch.setattr(capture, "find_spec", lambda name: None if name == "onnxscript" else name)
     with pytest.raises(ArmorError, match=r"takes onnxscript, .*pip install 'iqa-armor\[onnx\]'"):
         export_model(hardened("aoc"), tmp_path / "out.onnx")
-    assert formats.format_of(tmp_path / "out.pt2").name == "torch.export"
+    assert capture.format_of(tmp_path / "out.pt2").name == "torch.export"
 
 
 def test_weights_beyond_an_onnx_file_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

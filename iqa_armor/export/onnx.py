@@ -1,6 +1,7 @@
 """The ONNX format: one file with its weights inside, run here by onnxruntime; and OpenVINO's, made of such a file."""
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -30,11 +31,19 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
             )
         if program is None:
             raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
-        sides = program.model.graph.inputs[0].shape or ()
-        named = zip(sides, AXES, strict=True)
-        program.rename_axes({str(side): name for side, name in named if not isinstance(side, int)})
+        _name_axes(program.model.graph)
         program.model.metadata_props[METADATA_KEY] = metadata
         program.save(str(path), external_data=False)
+
+
+def _name_axes(graph: Any) -> None:
+    """Give the free axes of the images their names, wherever a size is the same; torch before 2.11 cannot."""
+    sides = zip(graph.inputs[0].shape or (), AXES, strict=True)
+    names = {str(side): name for side, name in sides if not isinstance(side, int)}
+    for value in (*graph.inputs, *(made for node in graph for made in node.outputs)):
+        for axis, side in enumerate(value.shape or ()):
+            if str(side) in names:
+                value.shape[axis] = names[str(side)]
 
 
 def read(path: Path) -> tuple[str, Score]:

@@ -198,11 +198,11 @@ def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
     return levels.clamp(0, LEVELS).to(torch.uint8)
 
 
-def name_files(files: Sequence[Path], words: Sequence[str]) -> dict[tuple[Path, str], str]:
+def name_files(files: Sequence[Path | str], words: Sequence[str]) -> dict[tuple[Path, str], str]:
     """Return a file name for every image and attack; images of one stem are numbered."""
     names: dict[tuple[Path, str], str] = {}
     taken: set[str] = set()
-    for file in files:
+    for file in map(Path, files):
         for word in words:
             label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
             name, number = f"{label}.png", 1

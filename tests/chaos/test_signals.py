@@ -31,7 +31,7 @@ from disturbed import (
 from safetensors.numpy import load
 from typer.testing import CliRunner
 
-from iqa_armor.cli import app, signals
+from iqa_armor.cli import app, console
 from iqa_armor.cli.console import Bars
 from iqa_armor.pipeline.demo import SETTINGS
 
@@ -51,7 +51,7 @@ def handled() -> Iterator[None]:
     before = {number: signal.getsignal(number) for number in SIGNALS}
     for number in SIGNALS:
         signal.signal(number, signal.SIG_DFL)
-    signals.stop_on_signals()
+    console.stop_on_signals()
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
@@ -104,7 +104,7 @@ def test_a_signalled_command_goes_on_to_the_same_result(
 
 def test_what_a_parent_ignores_stays_ignored(handled: None) -> None:
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    signals.stop_on_signals()
+    console.stop_on_signals()
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
@@ -128,7 +128,7 @@ def test_a_process_ends_with_the_code_that_shells_know(number: signal.Signals, t
     assert process.wait() == SIGNALS[number]
     process.stderr.close()
     assert "Traceback" not in told
-    assert told.endswith(f"error: stopped by {number.name}: {signals.RESUME}\n")
+    assert told.endswith(f"error: stopped by {number.name}: {console.RESUME}\n")
     assert [path.name for path in tmp_path.iterdir()] == [".made.resume.pt"]
 
 
