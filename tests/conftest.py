@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,14 @@ WORDS = [
     "jpeg:quality=20",
     "quantize:levels=2",
 ]
+
+
+@pytest.fixture(autouse=True)
+def heard() -> Iterator[None]:
+    """End a command's own way of showing messages with its test, so that `caplog` hears the next ones."""
+    yield
+    logger = logging.getLogger("iqa_armor")
+    logger.handlers, logger.propagate = [], True
 
 
 def small_network(seed: int = 0) -> nn.Sequential:
