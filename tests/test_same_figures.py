@@ -44,15 +44,15 @@ COMMANDS = {
     "train-purifier": f"train-purifier hard.safetensors -o fcn.safetensors {DATA} --epochs 1",
     "demo": "demo -o demo --recipe demo.toml",
 }
-# Times and errors of rounding.
-UNSTEADY = {"first_call", "latency", "throughput", "training_step", "timing", "file_bytes"} | {
+# Times, errors of rounding, and sizes of files that name the files a graph is from.
+UNSTEADY = {"first_call", "latency", "throughput", "training_step", "timing", "file_bytes", "bytes"} | {
     *("seconds", "call_seconds", "seconds_plain", "seconds_smoothed", "seconds_certified"),
     *("difference", "proof", "largest_error", "share_of_range"),
 }
 # What is told elsewhere too.
 TWICE = {"datasets", "settings", "recipe"}
 # Logarithms of small gains and training losses amplify what processors round differently.
-LOOSE = re.compile("r_score|loss|^/bytes")  # an exported file names the files that its graph is from
+LOOSE = re.compile("r_score|loss")
 
 
 def figures(value: Any, path: str = "") -> Iterator[tuple[str, float]]:
