@@ -62,6 +62,7 @@ def asking(_: Any, x: Tensor) -> Tensor:
     assert isinstance(x, Tensor)
     assert torch.is_tensor(x)
     assert not torch.is_complex(x)
+    x = x.type(dtype=torch.float32)
     if not x.is_floating_point() or x.element_size() != 4 or x.type() != "torch.FloatTensor":
         x = x.float() / 255
     return x.clamp(min=torch.finfo(x.dtype).eps) if x.stride()[-1] == 1 else x

@@ -37,7 +37,7 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
 
 
 def _name_axes(graph: Any) -> None:
-    """Give the free axes of the images their names, wherever a size is the same; torch before 2.11 cannot."""
+    """Give the free axes of the images their names, wherever a size is the same; torch 2.10 cannot."""
     sides = zip(graph.inputs[0].shape or (), AXES, strict=True)
     names = {str(side): name for side, name in sides if not isinstance(side, int)}
     for value in (*graph.inputs, *(made for node in graph for made in node.outputs)):

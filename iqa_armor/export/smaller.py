@@ -134,14 +134,12 @@ def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
     lost = float(srocc(sign * eager, mos) - srocc(sign * ours, mos))
     error = float((ours - eager).abs().mean() / width)
     found = Loss(smaller.precision, error, lost, (gains[0], gains[1]), len(batches))
-    most, parts = (
-        smaller.max_loss,
-        {
-            "of the score range in the mean": found.error,
-            "of the rank correlation": found.srocc,
-            "of the score range more to an attack": found.gain,
-        },
-    )
+    most = smaller.max_loss
+    parts = {
+        "of the score range in the mean": found.error,
+        "of the rank correlation": found.srocc,
+        "of the score range more to an attack": found.gain,
+    }
     told = [f"{value:.3f} {what}" for what, value in parts.items() if not value <= most]  # NaN fails too
     if told:
         raise LossError(

@@ -76,10 +76,8 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
         except NodeFailure as failure:
             _note_place(failure, tracer)
             is_gray = "to have 1 channels, but got 3" in str(failure)
-            advice = (
-                "it takes gray images, so wrap it in a network that makes them of colour images" if is_gray else ADVICE
-            )
-            raise SurgeryError(f"on an input of {(1, *images.shape[1:])} {failure}; {advice}") from failure
+            shape, advice = (1, *images.shape[1:]), GRAY if is_gray else ADVICE
+            raise SurgeryError(f"on an input of {shape} {failure}; {advice}") from failure
     return tracer, traced
 
 

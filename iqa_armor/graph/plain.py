@@ -42,7 +42,7 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
         _replace(stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"]))
-        _pass_for_tensors()
+        _pass_for_tensors(stack)
         for name in READERS:
             _replace(stack, torch, name, _settling(tracer, getattr(torch, name)))
         for owner, names in ((torch, FACTORIES), (Tensor, METHODS)):
@@ -51,12 +51,13 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
         yield
 
 
-def _pass_for_tensors() -> None:
+def _pass_for_tensors(stack: ExitStack) -> None:
     """Let torchvision's second transforms, which look classes up in tables, take values of a graph as tensors."""
     tables = getattr(sys.modules.get("torchvision.transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {})
     for table in tables.values():
         if Tensor in table:
-            table.setdefault(Known, table[Tensor])
+            table[Known] = table[Tensor]
+            stack.callback(table.pop, Known)
 
 
 def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:

@@ -102,7 +102,7 @@ class SizedTracer(fx.Tracer):
         if target is operator.mul and any(isinstance(each, list) for each in args):
             return cast(fx.Proxy, operator.mul(*(each if isinstance(each, list) else int(each) for each in args)))
         name = getattr(target, "__name__", target)
-        if name in FACTS and len(args) == 1 and isinstance(args[0], Known):
+        if name in FACTS and len(args) == 1 and not kwargs and isinstance(args[0], Known):
             return cast(fx.Proxy, getattr(args[0].value(), name)())
         if kind == "call_method" and target in MADE_LIKE:
             return self._made_like(args[0], MADE_LIKE[target], args[1:], kwargs)
