@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,7 +26,8 @@ class Written(Pipeline):
     """A pipeline whose commands write their own words into their outputs, and fail where one of them is "fail"."""
 
     def _call(self, step: Step, *, quiet: bool) -> int:
-        for name in step.outputs:
+        self.called = [*getattr(self, "called", []), step.words]
+        for name in (name.replace("{seed}", "0") for name in step.outputs):
             inputs = [(self.folder / word).read_text() for word in {"a", "list.csv"} & {*step.words} - {*step.outputs}]
             (self.folder / name).write_text(" ".join([step.words[0], *inputs]))
         return 10 * ("fail" in step.words)
@@ -61,6 +64,70 @@ def test_the_first_step_that_fails_ends_it_and_is_run_again(steps: list[Step], t
     broken = Step("second", ("evaluate", "a", "fail"))
     assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "done", "second": "failed"}
     assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "unchanged", "second": "failed"}
+
+
+@pytest.mark.parametrize("made", ["scores.csv", "images/attacked.png", "h-{seed}.txt"])
+@pytest.mark.parametrize("data", ["csv:list.csv", "folder:.", "own.py:opened:list.csv"])
+def test_what_steps_and_others_write_beside_the_data_is_no_change_of_it(data: str, made: str, tmp_path: Path) -> None:
+    write_images(tmp_path / "images", count=2)
+    (tmp_path / "list.csv").write_text("image,mos\n000.png,1\n")
+    steps = [Step("first", ("train", data, "-o", "a"), ("a",)), Step("last", ("evaluate", data, made), (made,))]
+    for status in ("done", "unchanged"):
+        assert set(ran(tmp_path, *steps).values()) == {status}
+    for file in tmp_path.rglob("*"):
+        file.touch()
+    assert set(ran(tmp_path, *steps).values()) == {"unchanged"}
+    written = tmp_path / made.replace("{seed}", "0")
+    written.write_text("other")
+    assert ran(tmp_path, *steps) == {"first": "unchanged", "last": "done"}
+    written.unlink()
+    assert ran(tmp_path, *steps) == {"first": "unchanged", "last": "done"}
+    (tmp_path / "images" / "001.png").write_bytes(b"not listed")
+    assert set(ran(tmp_path, *steps).values()) == {"done" if "folder" in data else "unchanged"}
+    (tmp_path / "images" / "000.png").write_bytes(b"listed")
+    assert set(ran(tmp_path, *steps).values()) == {"done"}
+
+
+def test_a_dry_run_names_what_follows_from_what_would_run(steps: list[Step], tmp_path: Path) -> None:
+    ran(tmp_path, *steps)
+    other = Step("other", ("inspect", "list.csv"))
+    ran(tmp_path, *steps, other)
+    changed = Step("first", (*steps[0].words, "--epochs", "9"), ("a",))
+    would = dict.fromkeys(("first", "second", "third"), "would run")
+    assert ran(tmp_path, changed, *steps[1:], other, dry=True) == {**would, "other": "unchanged"}
+
+
+@pytest.mark.parametrize("kept", [True, False], ids=["its own state", "of another run"])
+def test_a_step_that_was_stopped_goes_on(kept: bool, steps: list[Step], tmp_path: Path) -> None:
+    class Stopped(Written):
+        def _call(self, step: Step, *, quiet: bool) -> int:
+            super()._call(step, quiet=quiet)
+            if self.how == "stopped":
+                raise KeyboardInterrupt
+            return 6 if "--resume" in step.words and not kept else 0
+
+    def called(how: str, *steps: Step) -> list[tuple[str, ...]]:
+        pipeline = Stopped(steps, folder=tmp_path, state=tmp_path / "s.json")
+        pipeline.how = how
+        with suppress(KeyboardInterrupt):
+            assert {each.status for each in pipeline.run()} == {"done"}
+        return pipeline.called
+
+    first = replace(steps[0], resumes=True)
+    again, on = [first.words], [(*first.words, "--resume")]
+    assert called("stopped", first) == again
+    changed = replace(first, words=(*first.words, "--epochs", "9"))
+    assert called("stopped", changed) == [changed.words]
+    assert called("done", changed) == [(*changed.words, "--resume")] + ([] if kept else [changed.words])
+    assert called("stopped", first) == again
+    assert called("done", first) == on + ([] if kept else again)
+
+
+def test_training_goes_on_where_one_model_comes_of_it() -> None:
+    tables = {"train": {"arch": "a", "output": "b"}, "harden": {"model": "b", "output": "c"}}
+    assert [step.resumes for step in read_steps(tables, "p.toml")] == [True, True]
+    tables["harden"] |= {"seeds": 2}
+    assert [step.resumes for step in read_steps(tables, "p.toml")] == [True, False]
 
 
 @pytest.mark.parametrize(

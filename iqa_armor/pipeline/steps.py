@@ -7,18 +7,25 @@ import shlex
 import subprocess
 import sys
 import time
+import unicodedata
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
+from glob import escape, glob
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
+from iqa_armor.data.table import read_labels
 from iqa_armor.errors import DataError, RecipeError, contents, file_version, reading
 from iqa_armor.files import require_writable, write_whole
 from iqa_armor.pipeline.card import sha256_of
 
 SCHEMA = "iqa-armor/run/1"
+_TABLES = {".csv", ".mat", ".tsv", ".txt", ".xlsx"}  # what names images that lie beside it
+_REMEMBERED = 2**16  # digests of files
 
 
 @dataclass(frozen=True)
@@ -28,6 +35,7 @@ class Step:
     name: str
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
+    resumes: bool = False  # whether it goes on with --resume where it was stopped
 
 
 @dataclass(frozen=True)
@@ -51,58 +59,80 @@ class Pipeline:
     def run(self, *, force: bool = False, dry: bool = False, quiet: bool = False) -> Iterator[StepResult]:
         """Run what is not done yet, up to the first step that fails; yield each result.
 
-        With `force` steps run although nothing has changed; a `dry` run says which would, as far as that can be told
-        before those in front of them; `quiet` sends what commands show to stderr.
+        With `force` steps run although nothing has changed; a `dry` run says which would, and which would since those
+        in front of them do; `quiet` sends what commands show to stderr. What was stopped goes on where it can.
         """
         if not dry:
             require_writable(self.state)
+        anew = set[str]()  # what a dry run would make
         for step in self.steps:
-            command, known = shlex.join(step.words), self.kept.get(step.name, {})
-            if not force and known.get("from") == self.fingerprint(step) and known.get("to") == self._made(step):
+            command, known, origin = shlex.join(step.words), self.kept.get(step.name, {}), self.fingerprint(step)
+            is_same = known.get("from") == origin and known.get("to") == self._made(step)
+            if not force and is_same and not anew.intersection(chain(*map(self._named, step.words))):
                 yield StepResult(step.name, command, "unchanged", known["seconds"])
                 continue
             if dry:
+                anew.update(step.outputs)
                 yield StepResult(step.name, command, "would run", known.get("seconds", 0.0))
                 continue
-            origin, started = self.fingerprint(step), time.perf_counter()
-            code = self._call(step, quiet=quiet)
+            goes_on = step.resumes and not force and known.get("begun") == origin
+            self._keep(step, {**known, "begun": origin})
+            started = time.perf_counter()
+            code = self._call(replace(step, words=(*step.words, "--resume")) if goes_on else step, quiet=quiet)
+            if goes_on and code == RecipeError.exit_code:  # what is kept there is another run's
+                code = self._call(step, quiet=quiet)
             seconds = time.perf_counter() - started
             if code == 0:
-                self.kept[step.name] = {"from": origin, "to": self._made(step), "seconds": seconds}
-                write_whole(self.state, json.dumps({"schema": SCHEMA, "steps": self.kept}, indent=1) + "\n")
+                self._keep(step, {"from": origin, "to": self._made(step), "seconds": seconds})
             yield StepResult(step.name, command, "failed" if code else "done", seconds, code)
             if code:
                 return
+
+    def _keep(self, step: Step, known: dict[str, Any]) -> None:
+        self.kept[step.name] = known
+        write_whole(self.state, json.dumps({"schema": SCHEMA, "steps": self.kept}, indent=1) + "\n")
 
     def fingerprint(self, step: Step) -> str:
         """Return a digest of a step's words, of the files that they name and of the version of this package."""
         digest = hashlib.sha256(json.dumps([__version__, step.words]).encode())
         for word in (word for word in step.words if word not in step.outputs):
             for part in self._named(word):
-                digest.update(f"{part} {self._content(part)}\n".encode())
+                digest.update(f"{part} {self._content(self.folder / part)}\n".encode())
         return digest.hexdigest()[:16]
 
     def _named(self, word: str) -> list[str]:
-        """Return what a word may name: a file, or the place behind or before a colon."""
-        parts = [word, word.partition(":")[2], word.partition(":")[0], *re.findall(r"=([^,+=]+)", word)]
+        """Return what a word may name: a file, or what stands before, between or behind colons and the like."""
+        parts = [word, word.partition(":")[2], *re.split("[:=,+]", word)]
         return [part for part in dict.fromkeys(parts) if part and (self.folder / part).exists()]
 
-    def _content(self, name: str) -> str:
-        """Return what tells the content of a file, with the images beside a table; those of a folder."""
-        path = self.folder / name
-        if path.is_file() and path.suffix.lower() not in (".csv", ".tsv"):
-            return _digest(path)
-        folder = path if path.is_dir() else path.parent
-        kinds = {*EXTENSIONS, ".csv", ".mat", ".txt"}
-        images = (each for each in folder.rglob("*") if each.suffix.lower() in kinds and each != path)
+    def _content(self, path: Path) -> str:
+        """Return what tells the content of a file, with the images that a table names; that of a folder.
+
+        What the steps themselves make in there does not count.
+        """
+        own, is_table = _digest(path) if path.is_file() else "", path.suffix.lower() in _TABLES
+        if own and not is_table:
+            return own
+        folder, kinds = (path.parent, EXTENSIONS) if own else (path, EXTENSIONS | _TABLES)
+        made = [self.folder / name for step in self.steps for name in self._written(step)]
+        made = [each for each in made if each != path and each not in path.parents]
         with reading(folder, DataError, advice="run again"):
-            found = sorted(map(file_version, images))
-        told = hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
-        return told if path.is_dir() else _digest(path) + told
+            found = sorted(each for each in folder.rglob("*") if each.suffix.lower() in kinds and each.is_file())
+        kept = (each for each in found if each != path and not any(each.is_relative_to(one) for one in made))
+        names = _names_in(path) if own else frozenset()
+        read = (each for each in kept if not names or names & _names_of(each.name))
+        told = json.dumps([own, *((str(each.relative_to(folder)), _digest(each)) for each in read)])
+        return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _made(self, step: Step) -> dict[str, str]:
-        paths = {name: self.folder / name for name in step.outputs}
-        return {name: _digest(path) if path.is_file() else "folder" for name, path in paths.items() if path.exists()}
+        """Return what tells the content of what a step writes."""
+        paths = {name: self.folder / name for name in sorted(self._written(step))}
+        return {name: _digest(path) if path.is_file() else self._content(path) for name, path in paths.items()}
+
+    def _written(self, step: Step) -> Iterator[str]:
+        """Yield what a step writes and is there, where {seed} stands in its name for each."""
+        for name in step.outputs:
+            yield from glob(escape(name).replace("{seed}", "*"), root_dir=self.folder)  # noqa: PTH207
 
     def _call(self, step: Step, *, quiet: bool) -> int:
         process = subprocess.Popen(
@@ -118,7 +148,28 @@ class Pipeline:
 
 
 def _digest(path: Path) -> str:
-    return sha256_of(path, DataError, advice="run again")[:16]
+    return _digest_of(file_version(path))
+
+
+@lru_cache(_REMEMBERED)
+def _digest_of(version: tuple[str, int, int, int]) -> str:
+    return sha256_of(Path(version[0]), DataError, advice="run again")[:16]
+
+
+def _names_in(table: Path) -> frozenset[str]:
+    """Return names that stand in the cells of a table, those of its images among them; none if it is no table."""
+    try:
+        rows = read_labels(table).rows
+    except DataError:
+        return frozenset()
+    cells = {cell.replace("\\", "/").rpartition("/")[2] for row in rows for cell in row.values.values()}
+    return frozenset(chain.from_iterable(map(_names_of, cells)))
+
+
+def _names_of(file: str) -> set[str]:
+    """Return the name of a file, with and without its extension, however its letters are written."""
+    same = unicodedata.normalize("NFC", file).casefold()
+    return {same, same.rpartition(".")[0] or same}
 
 
 def _read(state: Path) -> dict[str, Any]:
