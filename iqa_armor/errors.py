@@ -19,7 +19,7 @@ NETWORK_FAILURES = (
 )
 
 
-Says = Callable[[Exception], str]  # what a message says of an exception
+Says = Callable[[BaseException], str]  # what a message says of an exception
 
 
 class ArmorError(Exception):
@@ -134,15 +134,19 @@ def failing(
 def calling(what: str, error: type[ArmorError] = ArmorError, *, says: Says | str = "failed") -> Iterator[None]:
     """Raise `error` in place of what the code of others, called in the block, may raise: exceptions of its own, too.
 
-    The message is "WHAT SAYS: kind: reason", or "WHAT", a space and what `says` makes of the exception. Errors of ours
-    and a lack of memory pass.
+    The message is "WHAT SAYS: kind: reason", or "WHAT", a space and what `says` makes of the exception; exit() is told
+    as such. Errors of ours, interrupts and a lack of memory pass.
     """
     try:
         yield
-    except Exception as failure:  # the other place that catches all
-        if isinstance(failure, ArmorError | MemoryError) or type(failure).__name__ == "OutOfMemoryError":  # torch's
+    except (ArmorError, MemoryError, KeyboardInterrupt, GeneratorExit):
+        raise
+    except BaseException as failure:  # the other place that catches all
+        if type(failure).__name__ == "OutOfMemoryError":  # torch's
             raise
         told = f"{says}: {type(failure).__name__}: {first_line(failure)}" if isinstance(says, str) else says(failure)
+        if isinstance(failure, SystemExit):
+            told = f"ended the process by exit({failure}); have it return or raise"
         raise error(f"{what} {told}") from failure
 
 

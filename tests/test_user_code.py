@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import os
+import re
 from pathlib import Path
 
 import pytest
@@ -114,12 +115,25 @@ def test_losses_are_tried_before_the_fit(body: str, says: str, make_model, tmp_p
         fit_small(make_model(), settings(epochs=1, loss=f"{tmp_path}/mine.py:loss"))
 
 
-@pytest.mark.parametrize("code", ["SystemExit", "SystemExit(0)", "SystemExit(3)"])
-def test_code_that_ends_the_process_is_no_success(code: str, tmp_path: Path) -> None:
-    (tmp_path / "mine.py").write_text(f"def make():\n    raise {code}\n")
+LEAVES = "import argparse\nparser = argparse.ArgumentParser()\nparser.add_argument('--root', required=True)\n"
+
+
+@pytest.mark.parametrize(
+    ("code", "says"),
+    [
+        ("def make():\n    raise SystemExit", "the factory .* ended the process by exit()"),
+        ("def make():\n    raise SystemExit(0)", "the factory .* ended the process by exit(0); have it return"),
+        ("raise SystemExit(3)", "mine.py ended the process by exit(3); have it return or raise"),
+        (f"{LEAVES}parser.parse_args()\ndef make(): ...", "mine.py ended the process by exit(2)"),
+        ("class Mine(BaseException): ...\ndef make():\n    raise Mine('boom')", "failed: Mine: boom"),
+        ("class Mine(BaseException): ...\nraise Mine('boom')", "mine.py cannot be run: Mine: boom"),
+    ],
+)
+def test_code_that_ends_the_process_is_no_success(code: str, says: str, tmp_path: Path) -> None:
+    (tmp_path / "mine.py").write_text(code)
     done = CliRunner().invoke(app, ["train", f"{tmp_path}/mine.py:make", "--data", "demo", "-o", "o.safetensors"])
-    assert done.exit_code == 1
-    assert "ended it by exit()" in done.stderr
+    assert done.exit_code == ModelLoadError.exit_code
+    assert re.search(says.replace("(", r"\(").replace(")", r"\)"), done.stderr), done.stderr
 
 
 @pytest.mark.parametrize("value", ["x", None, 3.0])

@@ -57,7 +57,7 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
 def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphModule]:
     tracer, kind = SizedTracer(images), type(network).__name__
 
-    def says(failure: Exception) -> str:  # such as of a file that it opens
+    def says(failure: BaseException) -> str:  # such as of a file that it opens
         _note_place(failure, tracer)
         line = failing_line(failure)
         return f"cannot be traced: {cause_of(failure)} ({shown_line(line) if line else 'inside a torch layer'})"
@@ -81,7 +81,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     return tracer, traced
 
 
-def _note_place(error: Exception, tracer: SizedTracer) -> None:
+def _note_place(error: BaseException, tracer: SizedTracer) -> None:
     """Note on an error which module's code could not be followed."""
     error.place = tracer.failed or ""  # type: ignore[attr-defined]
 
