@@ -81,7 +81,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     return tracer, traced
 
 
-def _note_place(error: Exception, tracer: SizedTracer) -> None:
+def _note_place(error: BaseException, tracer: SizedTracer) -> None:
     """Note on an error which module's code could not be followed."""
     error.place = tracer.failed or ""  # type: ignore[attr-defined]
 
