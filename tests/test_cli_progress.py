@@ -42,6 +42,14 @@ def test_work_is_told_at_its_start_each_minute_and_at_its_end(
     ]
 
 
+def test_what_is_told_of_a_task_stays_on_one_line(clock: list[float], capsys: pytest.CaptureFixture[str]) -> None:
+    bars, task, detail = console.Bars(None), "hardened: fine-tuning", f"epoch 1: {'loss 1.4443, ' * 9}end"
+    bars(task, 1, 4, detail)
+    bars(long := "evaluating " * 9, 1, 4)
+    told = capsys.readouterr().err.splitlines()
+    assert told == [f"{task}: {detail}", f"{task}: 1 of 4", f"{long}: 1 of 4"]
+
+
 def test_quiet_says_nothing_of_progress_but_what_is_wrong(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

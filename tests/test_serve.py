@@ -92,7 +92,9 @@ def test_scores_are_those_of_python_and_come_in_batches() -> None:
 @pytest.mark.parametrize(
     ("content", "settings", "status", "told"),
     [
-        (b"", {}, 422, "not an image"),
+        (b"", {}, 415, "send the bytes"),
+        (b'--9\r\nContent-Disposition: form-data; name="file"\r\n\r\n' + picture(0), {}, 415, "not a form"),
+        (b'{"image": ""}', {}, 415, "curl --data-binary @photo.jpg"),
         (b"GIF89a", {}, 422, "image"),
         (picture(0)[:2000], {}, 422, "truncated"),
         (bytes(20_000), {"max_size": 0.01}, 413, "larger than 0.01 MB"),
@@ -108,6 +110,18 @@ def test_what_is_refused_says_why_and_others_go_on(
         assert client.get("/score").status_code == 405
         assert client.post("/score", content=picture(1, (10, 10))).status_code == 200
         assert metric(client, f'iqa_armor_answers_total{{status="{status}"}}') == 1
+
+
+def test_a_client_that_leaves_is_counted_and_leaves_no_traceback(capfd: pytest.CaptureFixture[str]) -> None:
+    with served(small()) as client:
+        with socket.create_connection((client.base_url.host, client.base_url.port or 80)) as leaving:
+            leaving.sendall(b"POST /score HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\nabc")
+        until = time.monotonic() + 20
+        while 'status="499"' not in client.get("/metrics").text and time.monotonic() < until:
+            time.sleep(0.05)
+        assert metric(client, 'iqa_armor_answers_total{status="499"}') == 1
+        assert client.post("/score", content=picture(1)).status_code == 200
+    assert "Traceback" not in capfd.readouterr().err
 
 
 class Slow(nn.Module):
@@ -149,7 +163,9 @@ def test_an_image_that_the_model_cannot_score_does_not_lose_those_beside_it() ->
 def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
     save_artifact(small(), tmp_path / "m.safetensors")
     words = ["-m", "iqa_armor", "serve", str(tmp_path / "m.safetensors"), "--port", "0", "--device", "cpu", "--json"]
-    with subprocess.Popen([sys.executable, *words], stdout=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        [sys.executable, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as process:
         try:
             assert process.stdout is not None
             text = ""
@@ -158,7 +174,9 @@ def test_the_command_serves_until_it_is_told_to_end(tmp_path: Path) -> None:
             answer = httpx.post(json.loads(text)["url"] + "/score", content=picture(3), timeout=30, trust_env=False)
             assert answer.json()["score"] == pytest.approx(small().score(Image.open(io.BytesIO(picture(3)))), rel=1e-5)
             process.send_signal(signal.SIGTERM)
-            assert process.wait(20) in (0, -signal.SIGTERM, 128 + signal.SIGTERM)
+            said = process.communicate(timeout=20)[1]
+            assert process.returncode == 128 + signal.SIGTERM
+            assert "stopped by SIGTERM: images that had come were answered first" in said
         finally:
             process.kill()
 

@@ -108,7 +108,7 @@ class Bars:
             return
         if detail and self.details.get(task) != detail:
             self.details[task] = detail
-            stderr.print(f"{task}: {detail}", markup=False)
+            say(f"{task}: {detail}", to=stderr)
         if self.bars is None:
             self._line(task, done, total)
             return
@@ -127,7 +127,7 @@ class Bars:
             del self.started[task]  # it may be done once more
             text = "" if task in self.details else f"{total} done"
         if text:
-            stderr.print(f"{task}: {text}", markup=False)
+            say(f"{task}: {text}", to=stderr)
 
 
 @contextmanager

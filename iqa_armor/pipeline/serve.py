@@ -22,6 +22,8 @@ from iqa_armor.models.training_scores import KINDS, rescaling
 from iqa_armor.pipeline.score import score_prepared
 from iqa_armor.pipeline.settings import Service
 
+# How forms and JSON begin, and no image does; clients often send those.
+WRAPPED = (b"--", b"{")
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -160,7 +162,8 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
 
     POST /score takes the bytes of an image file and gives {"model", "score", "higher_is_better"} and, as far as the
     model records what they take, "mos", "percentile" and "0-100". Anything else is {"detail": reason} with the status
-    413 (too large), 422 (no image, or none that the model can score), 503 (too busy) or 504 (too slow).
+    413 (too large), 415 (a form, JSON or nothing), 422 (no image, or none that the model can score), 503 (too busy) or
+    504 (too slow); 499 counts clients that left before all of theirs had come.
     Raises ArmorError if what it takes is not installed.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
@@ -200,9 +203,16 @@ def _meanings(model: QualityModel) -> dict[str, Callable[[float], float]]:
 
 
 async def _body(chunks: AsyncIterator[bytes], most: float) -> bytes:
+    from starlette.requests import ClientDisconnect
+
     content = bytearray()
-    async for chunk in chunks:
-        content += chunk
-        if len(content) > most:
-            raise Refused(413, f"the file is larger than {most / 1e6:g} MB")
+    try:
+        async for chunk in chunks:
+            content += chunk
+            if len(content) > most:
+                raise Refused(413, f"the file is larger than {most / 1e6:g} MB")
+    except ClientDisconnect as error:
+        raise Refused(499, "the client has gone") from error
+    if not content or content.startswith(WRAPPED):
+        raise Refused(415, "send the bytes of one image file, not a form, as by curl --data-binary @photo.jpg")
     return bytes(content)

@@ -51,4 +51,8 @@ def serve(
             say_next("--data-binary", "@photo.jpg", f"{url}/score", program="curl")
         stdout.file.flush()
         config = Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=int(service.timeout) + 1)
-        Server(config).run(sockets=[listening])
+        try:
+            Server(config).run(sockets=[listening])
+        except KeyboardInterrupt as stop:
+            stop.add_note("images that had come were answered first")
+            raise
