@@ -2,7 +2,7 @@
 
     pip install 'ray[serve]' onnxruntime pillow
     iqa-armor export model.safetensors -o model.onnx
-    MODEL=model.onnx serve run --working-dir examples ray_serve:app
+    MODEL=model.onnx serve run --app-dir examples ray_serve:app
     curl --data-binary @photo.jpg http://127.0.0.1:8000/
 
 It takes no package of ours: the file says in its metadata how images are prepared.
@@ -11,6 +11,7 @@ It takes no package of ours: the file says in its metadata how images are prepar
 import io
 import json
 import os
+from pathlib import Path
 
 import numpy as np
 import onnxruntime
@@ -45,4 +46,4 @@ class Scorer:
         return JSONResponse({"score": score, "score_range": self.span})
 
 
-app = Scorer.bind(os.environ["MODEL"])
+app = Scorer.bind(str(Path(os.environ["MODEL"]).resolve()))  # workers have a folder of their own
