@@ -28,7 +28,8 @@ class AocConv2d(FoldedConv2d):
         super().__init__(in_channels, out_channels, kernel_size)
         self.mixing = nn.Parameter(torch.empty(out_channels, in_channels))
         self.subspaces = nn.Parameter(torch.empty(2 * (kernel_size - 1), out_channels, out_channels // 2))
-        self.sample()
+        if not self.mixing.is_meta:  # a file being opened gives the matrices memory and values
+            self.sample()
 
     def sample(self, generator: Generator | None = None) -> None:
         """Draw the raw matrices, in place; the bias becomes zero."""

@@ -39,7 +39,8 @@ class RobustBlock(nn.Module):
         self.channels, self.backend, self.pool = channels, backend, pool
         self.reduction = nn.Conv2d(channels, channels // 2, 1)
         self.orthogonal = BACKENDS.read(backend)(channels // 2, channels)
-        nn.init.orthogonal_(self.reduction.weight, gain=math.sqrt(channels / (channels // 2)))
+        if not self.reduction.weight.is_meta:  # as in AOC: for a QR without values torch 2.10 imports its compiler
+            nn.init.orthogonal_(self.reduction.weight, gain=math.sqrt(channels / (channels // 2)))
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
