@@ -40,7 +40,7 @@ def say(text: str) -> None:
     sys.stdout.flush()
 
 
-class Hang(BaseException):
+class Hang(KeyboardInterrupt):  # which passes where what users' code raises is told
     pass
 
 
