@@ -1,17 +1,19 @@
 """Every step of surgery is compared with what it must equal, and random networks are told from wrong cuts."""
 
 import random
+from pathlib import Path
 
 import pytest
 import torch
 from conftest import memory_dataset
 from torch import Tensor, nn
 
+from iqa_armor import save_model, train
 from iqa_armor.errors import SurgeryError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline import proofs
 from iqa_armor.pipeline.harden import harden
-from iqa_armor.recipe import Recipe
+from iqa_armor.recipe import Recipe, Training
 
 
 class Body(nn.Module):
@@ -52,6 +54,43 @@ class Frozen(Body):
         return self.fc(self.features(x)) * (1.0 if isinstance(x, torch.fx.Proxy) else 3.0)
 
 
+class WritingInParts(Body):
+    """What is written into a part must be read in the whole, which a graph of values does not show."""
+
+    def written(self, x: Tensor) -> Tensor:
+        whole = torch.zeros_like(x)
+        part = whole[:, ::2]
+        part[:] = x[:, ::2]
+        return whole
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.fc(self.written(self.features(x)))
+
+
+class AddingToParts(WritingInParts):
+    def written(self, x: Tensor) -> Tensor:
+        whole = x.clone()
+        left, right = whole.chunk(2, 1)
+        left += right
+        return whole
+
+
+class CopyingIntoParts(WritingInParts):
+    def written(self, x: Tensor) -> Tensor:
+        whole = x.clone()
+        part = whole.view(len(x), 4, -1)
+        part[:, 1].copy_(part[:, 2])
+        return whole
+
+
+class WritingInPlace(WritingInParts):
+    def written(self, x: Tensor) -> Tensor:
+        whole = x.clone()
+        whole[:, ::2] = x[:, 1::2]
+        whole[:, 3:5].zero_()
+        return whole
+
+
 class SizeAsking(Body):
     def forward(self, x: Tensor) -> Tensor:
         return self.fc(self.features(x if x.shape[2] < 48 else x[:, :, ::2, ::2]))
@@ -89,9 +128,22 @@ def test_scores_that_change_by_themselves_are_said_once(kind: type[nn.Module], m
     assert checks[0]["difference"] is None
 
 
-def test_a_trace_that_froze_something_is_refused() -> None:
-    with pytest.raises(SurgeryError, match="the traced network is not the original: scores differ by"):
-        hardened(Frozen())
+@pytest.mark.parametrize("kind", [Frozen, WritingInParts, AddingToParts])
+def test_a_trace_that_lost_something_is_refused(kind: type[nn.Module], tmp_path: Path) -> None:
+    says = "the traced network is not the original: scores differ by .* writing into a part of a tensor"
+    with pytest.raises(SurgeryError, match=says):
+        hardened(kind())
+    model = QualityModel(kind(), Preprocessing(size=(32, 32))).eval()
+    with pytest.raises(SurgeryError, match=says):
+        save_model(model, tmp_path / "m.safetensors")
+    with pytest.raises(SurgeryError, match=says):
+        train(model, memory_dataset(training=16), Training(epochs=1))
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("kind", [WritingInPlace, CopyingIntoParts])
+def test_what_methods_and_slices_write_is_followed(kind: type[nn.Module]) -> None:
+    assert hardened(kind())[0]["difference"] <= 1e-6
 
 
 def test_a_graph_for_one_size_needs_that_size_recorded() -> None:

@@ -29,10 +29,9 @@ from iqa_armor.artifact.signatures import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
 from iqa_armor.graph.interpret import FIXED_SIZE
-from iqa_armor.graph.trace import trace
 from iqa_armor.machine import capped
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.outputs import DRAWS
+from iqa_armor.models.outputs import DRAWS, followed
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -97,7 +96,8 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
     network = model.network
     if not isinstance(network, fx.GraphModule):
         size = model.preprocessing.size or ANY_SIZE
-        network = trace(network, torch.zeros(1, 3, *size, device=model.mean.device))
+        noise = torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
+        network = followed(network, noise.to(model.mean.device))
     description, tensors = encode_network(network)
     needs_source = any(leaf["class"] == SOURCE for leaf in description["leaves"].values())  # type: ignore[attr-defined]
     document = {"format": FORMAT, "needs_source": needs_source, **describe(model), **records, **description}

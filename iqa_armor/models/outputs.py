@@ -5,9 +5,10 @@ from operator import attrgetter, itemgetter
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
-from iqa_armor.errors import ModelLoadError, calling
+from iqa_armor.errors import ModelLoadError, SurgeryError, calling
+from iqa_armor.graph.trace import trace
 from iqa_armor.randomness import seeded
 
 CHOOSE = "choose with --output NAME|INDEX|mean, or wrap it so that its forward returns a tensor (N,) or (N, 1)"
@@ -71,6 +72,11 @@ def _mean(parts: list[Any]) -> Any:
     return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)
 
 
+UNFOLLOWED = (
+    "the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does something "
+    "that a trace cannot hold, such as writing into a part of a tensor that is read whole afterwards (write into the "
+    "tensor itself), drawing numbers outside torch or keeping values between calls"
+)
 STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
 # In a stored graph's meta: whether it draws, and whether images depend on their company: "untried", "alone" or "any".
 DRAWS, COMPANY = "draws", "company"
@@ -83,6 +89,22 @@ def is_steady(network: nn.Module, images: Tensor) -> bool:
         alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
     tolerance = max(STEADY * float(together.std()), ROUNDING * float(together.abs().max()))
     return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())
+
+
+def followed(network: nn.Module, images: Tensor) -> fx.GraphModule:
+    """Return the graph of a network, which gives the same scores for images (N, 3, H, W), N at least 2.
+
+    A SurgeryError says that it does not; of a network that is in training, or random, it cannot be told.
+    """
+    traced = trace(network, images[:1])
+    with calling("the network", ModelLoadError, says=f"fails on images {tuple(images.shape)}"), torch.no_grad():
+        if isinstance(network, fx.GraphModule) or network.training or not is_steady(network, images):
+            return traced
+        before, after = (each.forward(images).double().flatten() for each in (network, traced))
+    spread, apart = float(before.std()), float((before - after).abs().max())
+    if not apart <= max(STEADY * spread, ROUNDING * float(before.abs().max())):
+        raise SurgeryError(UNFOLLOWED.format(apart=apart / max(spread, 1e-12)))
+    return traced
 
 
 def scores_of(network: nn.Module, images: Tensor) -> object:

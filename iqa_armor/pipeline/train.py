@@ -12,9 +12,9 @@ from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
 from iqa_armor.evaluation.scale import record_scale
-from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.outputs import followed
 from iqa_armor.pipeline.card import provenance_of, without_times
 from iqa_armor.pipeline.fitting import RunOptions, calibration_batch, fit_to_opinion, moments_of
 from iqa_armor.progress import Progress
@@ -66,7 +66,7 @@ def train(
     """
     options = options or RunOptions()
     images = load_training_images(dataset.training(), model, options.progress)
-    traced = trace(model.network, calibration_batch(images, model, 2)[:1])
+    traced = followed(model.network, calibration_batch(images, model, 2))
     smooth: list[str] = []
     if settings.activation != "keep":
         chosen = None if settings.activation_scope == "all" else fresh
