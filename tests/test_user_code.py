@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from test_training import fit_small, settings
 from torch import Generator, Tensor, nn
 from typer.testing import CliRunner
@@ -134,6 +135,28 @@ def test_code_that_ends_the_process_is_no_success(code: str, says: str, tmp_path
     done = CliRunner().invoke(app, ["train", f"{tmp_path}/mine.py:make", "--data", "demo", "-o", "o.safetensors"])
     assert done.exit_code == ModelLoadError.exit_code
     assert re.search(says.replace("(", r"\(").replace(")", r"\)"), done.stderr), done.stderr
+
+
+EXITING = """
+from torch import nn
+class Late(nn.Linear):
+    def __init__(self):
+        super().__init__(1, 1)
+    def forward(self, images):
+        if len(images) == 1 and images.mean() > 0.9:
+            raise SystemExit
+        return images.mean((1, 2, 3))
+"""
+
+
+def test_a_network_that_ends_the_process_while_it_scores_is_no_success(tmp_path: Path) -> None:
+    (tmp_path / "late.py").write_text(EXITING)
+    Image.new("RGB", (16, 16), "white").save(tmp_path / "white.png")
+    torch.save(nn.Linear(1, 1).state_dict(), tmp_path / "w.pt")
+    words = ["score", f"{tmp_path}/w.pt", f"{tmp_path}/white.png", "--arch", f"{tmp_path}/late.py:Late"]
+    done = CliRunner().invoke(app, [*words, "--input-size", "own"])
+    assert done.exit_code != 0
+    assert "exit()" in done.stderr
 
 
 @pytest.mark.parametrize("value", ["x", None, 3.0])

@@ -1,7 +1,6 @@
 """What is measured of a model by itself: the range of its predictions, and what a score costs."""
 
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -14,6 +13,7 @@ from iqa_armor.data.base import ImageSet
 from iqa_armor.data.prepared import Prepare, PreparedImages, batches
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import QualityModel, ScoreScale
+from iqa_armor.models.outputs import plain_attention
 from iqa_armor.models.training_scores import TrainingScores
 
 
@@ -69,17 +69,6 @@ def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> Score
             f"{model.name} gives {low:.6g} for all {len(names)} training images, so its scores have no range"
         )
     return ScoreScale(low, high, model.higher_is_better)
-
-
-@contextmanager
-def plain_attention() -> Iterator[None]:
-    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
-    before = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)
-    try:
-        yield
-    finally:
-        torch.backends.mha.set_fastpath_enabled(before)
 
 
 def count_flops(model: QualityModel, image: Tensor) -> int:

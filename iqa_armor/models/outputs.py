@@ -1,6 +1,7 @@
 """What a network returns: the score among several things, and whether it is a function of one image."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from operator import attrgetter, itemgetter
 from typing import Any
 
@@ -91,13 +92,25 @@ def is_steady(network: nn.Module, images: Tensor) -> bool:
     return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())
 
 
+@contextmanager
+def plain_attention() -> Iterator[None]:
+    """Keep torch.nn's transformer layers from another way of computing, which rounds otherwise."""
+    before = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    try:
+        yield
+    finally:
+        torch.backends.mha.set_fastpath_enabled(before)
+
+
 def followed(network: nn.Module, images: Tensor) -> fx.GraphModule:
     """Return the graph of a network, which gives the same scores for images (N, 3, H, W), N at least 2.
 
     A SurgeryError says that it does not; of a network that is in training, or random, it cannot be told.
     """
     traced = trace(network, images[:1])
-    with calling("the network", ModelLoadError, says=f"fails on images {tuple(images.shape)}"), torch.no_grad():
+    says = f"fails on images {tuple(images.shape)}"
+    with calling("the network", ModelLoadError, says=says), torch.no_grad(), plain_attention():
         if isinstance(network, fx.GraphModule) or network.training or not is_steady(network, images):
             return traced
         before, after = (each.forward(images).double().flatten() for each in (network, traced))

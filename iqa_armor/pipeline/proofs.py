@@ -9,12 +9,11 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.storage import rebuilt
 from iqa_armor.errors import SurgeryError
-from iqa_armor.evaluation.scale import plain_attention
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.outputs import UNFOLLOWED, is_steady
+from iqa_armor.models.outputs import UNFOLLOWED, is_steady, plain_attention
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
 from iqa_armor.recipe import Recipe
 
