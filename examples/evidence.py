@@ -28,6 +28,7 @@ from iqa_armor.recipe import Recipe, read_recipe
 
 STRONG = read_recipe("strong")
 PLAIN = read_recipe("control")
+DEFENDED = {**PLAIN, "select": "balanced"}  # by clean ranking alone, the start may be what is kept
 BLOCK: dict[str, Any] = {"prune": 0.0, "defense": "none"}
 METHODS: dict[str, dict[str, Any]] = {
     "control": PLAIN,
@@ -35,9 +36,9 @@ METHODS: dict[str, dict[str, Any]] = {
     "Cayley block": {**BLOCK, "backend": "cayley"},
     "AOC block": {**BLOCK, "backend": "aoc"},
     "AOL block": {**BLOCK, "backend": "aol"},
-    "at": {**PLAIN, "defense": "at"},
-    "nt": {**PLAIN, "defense": "nt"},
-    "nt-scaled": {**PLAIN, "defense": "nt-scaled"},
+    "at": {**DEFENDED, "defense": "at"},
+    "nt": {**DEFENDED, "defense": "nt"},
+    "nt-scaled": {**DEFENDED, "defense": "nt-scaled"},
     "teacher with one view": {**STRONG, "views": 1},
     "block and strong": {**STRONG, "position": "last"},
     "paper": read_recipe("paper"),

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 CGROUPS = Path("/sys/fs/cgroup")
 _DEVICE = re.compile(r"cpu|cuda(:[0-9]{1,4})?")
 MEMORY_VARIABLE = "IQA_ARMOR_MAX_MEMORY"  # bytes; processes that are started from here read it too
+LAYOUT_VARIABLE = "IQA_ARMOR_CHANNELS_LAST"  # "1" where maps lie in memory with their channels last
 _UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 # OpenMP and MKL read these when torch is imported; threads that wait by spinning take the processor from others.
 _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
@@ -128,6 +129,17 @@ def prepare_memory(limit: str | None = None) -> None:
     """
     if limit is not None:
         os.environ[MEMORY_VARIABLE] = str(_size(limit))
+
+
+def prepare_layout(*, channels_last: bool) -> None:
+    """Lay maps in memory with their channels last, here and in processes started from here; False keeps what is."""
+    if channels_last:
+        os.environ[LAYOUT_VARIABLE] = "1"
+
+
+def has_channels_last() -> bool:
+    """Return whether maps lie in memory with their channels last, which most convolutions are faster on."""
+    return os.environ.get(LAYOUT_VARIABLE) == "1"
 
 
 def memory_limit() -> int:

@@ -1,15 +1,24 @@
 """Devices and threads are decided in one place."""
 
+import json
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
+from torch import Tensor, nn
+from typer.testing import CliRunner
 
-from iqa_armor import machine
-from iqa_armor.errors import UsageError
+from iqa_armor import machine, save_model
+from iqa_armor.cli import app
+from iqa_armor.errors import ModelLoadError, UsageError
+from iqa_armor.models.base import QualityModel
+
+MakeModel = Callable[..., QualityModel]
 
 
 @pytest.fixture
@@ -135,3 +144,46 @@ def test_sizes_that_are_none_are_refused(said: str, monkeypatch: pytest.MonkeyPa
     monkeypatch.setenv(machine.MEMORY_VARIABLE, said or "x")
     with pytest.raises(UsageError, match="so does IQA_ARMOR_MAX_MEMORY; it is"):
         machine.memory_limit()
+
+
+def test_maps_lie_with_channels_last_where_told(make_model: MakeModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv(machine.LAYOUT_VARIABLE, "")
+    model, seen = make_model(), []
+    next(each for each in model.network.modules() if isinstance(each, nn.Conv2d)).register_forward_pre_hook(
+        lambda _, given: seen.append(given[0].is_contiguous(memory_format=torch.channels_last))
+    )
+    images = torch.rand(2, 3, 64, 96, generator=torch.Generator().manual_seed(0))
+    before = model(images)
+    machine.prepare_layout(channels_last=False)
+    model(images)
+    machine.prepare_layout(channels_last=True)
+    assert torch.allclose(model(images), before, atol=1e-5)
+    assert seen == [False, False, True]
+    machine.prepare_layout(channels_last=False)  # keeps what the environment says
+    assert machine.has_channels_last()
+
+
+def test_a_network_that_needs_another_layout_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Viewing(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            return images.view(len(images), -1).mean(1)
+
+    model, images = QualityModel(Viewing()).eval(), torch.rand(2, 3, 8, 8)
+    assert model(images).shape == (2,)
+    monkeypatch.setenv(machine.LAYOUT_VARIABLE, "1")
+    with pytest.raises(ModelLoadError, match="without --channels-last it may serve as it is"):
+        model(images)
+
+
+def test_commands_take_the_layout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make_model: MakeModel) -> None:
+    monkeypatch.setenv(machine.LAYOUT_VARIABLE, "")
+    save_model(make_model(), tmp_path / "m.safetensors", recipe={}, provenance={})
+    Image.new("RGB", (70, 60), (90, 120, 30)).save(tmp_path / "a.png")
+    call = ["score", str(tmp_path / "m.safetensors"), str(tmp_path / "a.png"), "--json"]
+    scores = []
+    for more in ([], ["--channels-last"]):
+        done = CliRunner().invoke(app, [*call, *more])
+        assert done.exit_code == 0, done.output
+        assert machine.has_channels_last() == bool(more)
+        scores.append(json.loads(done.stdout)["images"][0]["score"])
+    assert scores[1] == pytest.approx(scores[0], abs=1e-4)

@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.machine import has_channels_last
 from iqa_armor.models.outputs import CHOOSE, scores_of, shown
 from iqa_armor.models.training_scores import TrainingScores
 from iqa_armor.registry import Entry
@@ -112,8 +113,9 @@ class Prepared(nn.Module):
         return self.preprocessing.prepare
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Return images in [0, 1] as the network's normalised input."""
-        return (images - self.mean) / self.std
+        """Return images in [0, 1] as the network's normalised input, laid in memory as this machine is told."""
+        inputs = (images - self.mean) / self.std
+        return inputs.contiguous(memory_format=torch.channels_last) if has_channels_last() else inputs
 
 
 class QualityModel(Prepared):
@@ -175,8 +177,9 @@ class QualityModel(Prepared):
         # What runs a graph prints torch's own account of a failure.
         plain = self.network.forward if isinstance(self.network, fx.GraphModule) else self.network
         says = f"fails on {images.dtype} images of shape {tuple(images.shape)}"
+        advice = f"{WANTED}; without --channels-last it may serve as it is" if has_channels_last() else WANTED
         try:
-            with reading(self.name, ModelLoadError, says=says, advice=WANTED):
+            with reading(self.name, ModelLoadError, says=says, advice=advice):
                 inputs = self.normalize(images)
                 scores: Any = plain(inputs) if self.training else scores_of(self.network, inputs)
         except ModelLoadError as error:
