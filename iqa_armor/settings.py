@@ -6,7 +6,7 @@ import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
-from importlib import import_module
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -95,8 +95,7 @@ class OneOf:
 
     def registry(self) -> Any:
         """Return the registry; its values are not imported by this."""
-        module, _, name = self.home.partition(":")
-        return getattr(import_module(module), name)
+        return resolve_name(self.home)
 
     def check_all(self, words: Any) -> None:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
@@ -231,20 +230,9 @@ DIRECTION = Field(
     description="Whether attacks push the score up or down; both: they take turns; rank: images of low quality up, "
     "those of high quality down, by opinion where there is one, else by the model's own clean scores."
 )
-_read_direction = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
-
-
-def _write_direction(value: Any) -> Any:
-    return {1: "up", -1: "down"}.get(value, value)
-
-
-Direction = Annotated[
-    Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up", written=_write_direction), DIRECTION
-]
-RankDirection = Annotated[
-    Literal[1, -1, "rank"],
-    _read_direction,
-    Flag(kind=Literal["up", "down", "rank"], shown="up", written=_write_direction),
-    DIRECTION,
-]
+_READ = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
+_WAYS: dict[str, Any] = {"shown": "up", "written": lambda value: {1: "up", -1: "down"}.get(value, value)}
+_RANKED = Flag(kind=Literal["up", "down", "rank"], **_WAYS)
+Direction = Annotated[Literal[1, -1], _READ, Flag(kind=Literal["up", "down"], **_WAYS), DIRECTION]
+RankDirection = Annotated[Literal[1, -1, "rank"], _READ, _RANKED, DIRECTION]
 Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]

@@ -77,7 +77,7 @@ def write_card(model: Path, *, command: Sequence[str], source: Path | str, **fac
 
 
 def read_outcome(path: Path | str) -> Outcome:
-    """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
+    """Return the outcome of an evaluation that a JSON file holds, else a DataError."""
     with failing(f"cannot read {path}", (OSError, DataError), error=DataError):
         return Outcome.from_json(contents(Path(path)))
 
@@ -87,6 +87,8 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     made, run = known["provenance"], known["run"] or {}
     is_synthetic = bool((made.get("data") or {}).get("synthetic"))
     front = {"library_name": "iqa-armor", "license": run.get("licence", "unknown")}
+    usual = (Recipe if "position" in known["recipe"] else TrainSettings)().model_dump()
+    changed = {name: f"`{value}`" for name, value in known["recipe"].items() if usual.get(name) != value}
     parts = [
         "\n".join(["---", *(f"{key}: {value}" for key, value in front.items()), "---"]),
         f"# {known['name']}",
@@ -95,7 +97,8 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
         _held_out(made) or "None were measured.",
         *([_attacked(outcome)] if outcome else []),
         "## Recipe",
-        _recipe(known["recipe"]),
+        _rows(changed) if changed else "The defaults.",
+        "All settings: `iqa-armor harden MODEL --recipe FILE --print-recipe` with this file.",
         "## Limits",
         "\n".join(f"- {limit}" for limit in ((SYNTHETIC,) if is_synthetic else ()) + LIMITS),
     ]
@@ -151,15 +154,6 @@ def _attacked(outcome: Outcome) -> str:
                 told += f"; {limits.value:+.3f} ({limits.low:+.3f} to {limits.high:+.3f}) to {outcome.baseline}"
             rows[f"{model.name}, {name} at {budget}"] = told
     return f"Under attack, on {', '.join(entry.spec for entry in outcome.data)}:\n\n{_rows(rows)}"
-
-
-def _recipe(recipe: Mapping[str, Any]) -> str:
-    """Return the settings that are not the defaults, and how all of them are used again."""
-    kind = Recipe if "position" in recipe else TrainSettings
-    usual = kind().model_dump()
-    rows = {name: f"`{value}`" for name, value in recipe.items() if usual.get(name) != value}
-    again = "All settings: `iqa-armor harden MODEL --recipe FILE --print-recipe` with this file."
-    return f"{_rows(rows) if rows else 'The defaults.'}\n\n{again}"
 
 
 def _rows(values: Mapping[str, str]) -> str:
