@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -126,6 +127,16 @@ class Exported:
     fixed_because: str  # why the size is not free, or ""
     check: Agreement  # how the file in full precision agrees with the model
     loss: Loss | None = None  # what the file in fewer bits has lost, if it is one
+
+    def as_plain(self, model: QualityModel) -> dict[str, Any]:
+        return ({} if self.loss is None else {"loss": asdict(self.loss)}) | {
+            "output": str(self.path),
+            "kind": self.format,
+            "bytes": self.size_bytes,
+            "size_fixed_because": self.fixed_because or None,
+            "metadata": described(model, self.size),
+            "check": asdict(self.check),
+        }
 
 
 def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | None = None) -> Exported:

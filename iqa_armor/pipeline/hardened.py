@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +43,12 @@ class Hardened:
     def save(self, path: Path | str) -> None:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
+
+    def save_all(self, path: Path) -> None:
+        """Write the model, and beside it those of a frontier that were not chosen, with their shares in the names."""
+        self.save(path)
+        for share, other in self.others.items():
+            replace(self, model=other).save(path.with_name(f"{path.stem}-{share:.2f}.safetensors"))
 
     def __repr__(self) -> str:
         steps = "".join(f"\n  {step:16} held-out SROCC {value:.3f}" for step, value in self.srocc.items())

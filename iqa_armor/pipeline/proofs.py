@@ -70,8 +70,8 @@ def _same_scores(
     if not steady:
         return SurgeryProof(step, None, TOLERANCE)
     with torch.no_grad(), plain_attention():
-        scores = (network.forward(images[:IMAGES]).double().flatten() for network in (original, other))
-        return _shown_equal(step, *scores, TOLERANCE, fault=fault)
+        before, after = (network.forward(images[:IMAGES]).double().flatten() for network in (original, other))
+    return _shown_equal(step, before, after, TOLERANCE, fault=fault)
 
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float, *, fault: str = FAULT) -> SurgeryProof:

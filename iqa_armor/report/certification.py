@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterator
+from importlib import resources
 
 from iqa_armor.report import document
 from iqa_armor.report.document import Cell, Chart, Column, Report, Row, Rows, Section, Table, number_columns, row
@@ -39,7 +40,7 @@ def certification_report(found: Certification) -> Report:
         sections=tuple(sections),
         kind="certification",
         json=found.to_json(indent=None),
-        notes=tuple(_notes(found)),
+        notes=_notes(found),
     )
 
 
@@ -112,52 +113,16 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
     )
 
 
-def _notes(found: Certification) -> Iterator[str]:
-    """Yield what a reader must know of the figures, in sentences."""
+def _notes(found: Certification) -> tuple[str, ...]:
+    """Return what a reader must know of the figures, in sentences, each once."""
+    from jinja2 import Environment
+
     methods = {word: figures for model in found.models for word, figures in model.methods.items()}
-    yield "; ".join(f"{word}: {_settings(figures)}" for word, figures in methods.items()) + "."
-    yield (
-        "Bounds are of the true smoothed score, for every change whose L2 norm is within the radius (global), and hold "
-        "for an image with the probability named as confidence. The estimate from "
-        "finitely many noisy copies is random itself and leaves them more often."
-    )
-    yield (
-        "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
-        "model units and in score ranges; s/image: median seconds for the score alone."
-    )
-    steps = (_step(model, figures.radius) for model in found.models for figures in model.methods.values())
-    yield from dict.fromkeys(filter(None, steps))
-    if any(word.startswith(("rs", "drs")) for word in methods):
-        yield "rs and drs bound the score clipped to the model's score range, not the score itself."
-    for word, figures in methods.items():
-        if not figures.guarantee.startswith("global"):
-            yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
-    for model in found.models:
-        yield from filter(None, (_slope(word, model.name, figures) for word, figures in model.methods.items()))
-    if found.data is not None and found.data.is_synthetic:
-        yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
-
-
-def _step(model: CertifiedModel, radius: float | None) -> str:
-    if not radius:
-        return ""
-    return (
-        f"One step of 1/255 on every pixel of a {'×'.join(map(str, model.size))} image has L2 norm "
-        f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
-    )
-
-
-def _slope(word: str, name: str, figures: MethodFigures) -> str:
-    if figures.jacobian is None:
-        return ""
-    says = f"{word} on {name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
-    if figures.lipschitz and figures.radius:
-        share = figures.radius * figures.jacobian / figures.lipschitz
-        says += (
-            f", and by {figures.lipschitz:.3g} anywhere (product of the layers' bounds), so that without "
-            f"approximation its bounds hold within {share:.2g} only"
-        )
-    return f"{says}."
+    told = {"methods": methods, "clipped": any(word.startswith(("rs", "drs")) for word in methods)}
+    rules = Environment(trim_blocks=True)
+    template = resources.files("iqa_armor.report").joinpath("certification.jinja").read_text(encoding="utf-8")
+    notes = rules.from_string(template).render(told, found=found, settings=_settings).split("\n")
+    return tuple(filter(None, dict.fromkeys(notes)))
 
 
 def _settings(figures: MethodFigures) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -73,23 +72,10 @@ def export(
             dataset = call.open(progress=bars)
             smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
         exported = export_model(opened, output, smaller=smaller)
-    if show_if_json(_as_plain(opened, exported)):
+    if show_if_json(exported.as_plain(opened)):
         return
     _show(opened, exported)
     say_next("bench", model, *call.words(Opening))
-
-
-def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
-    from iqa_armor.export.write import described
-
-    return ({} if exported.loss is None else {"loss": asdict(exported.loss)}) | {
-        "output": str(exported.path),
-        "kind": exported.format,
-        "bytes": exported.size_bytes,
-        "size_fixed_because": exported.fixed_because or None,
-        "metadata": described(model, exported.size),
-        "check": asdict(exported.check),
-    }
 
 
 def _show(model: QualityModel, exported: Exported) -> None:

@@ -1,7 +1,5 @@
 """`iqa-armor info`: who made a model file."""
 
-from typing import Any
-
 from iqa_armor.cli.arguments import ModelArg
 from iqa_armor.cli.console import say, say_next, show_if_json
 from iqa_armor.cli.options import options
@@ -29,12 +27,10 @@ def info(model: ModelArg) -> None:
     facts |= {f"held-out SROCC, {step}": f"{value:.3f}" for step, value in (made.get("held_out_srocc") or {}).items()}
     facts |= {f"recipe.{name}": value for name, value in known["recipe"].items()}
     width = max(map(len, facts))
-    say(str(known["file"]), *(f"  {name:{width}}  {_written(value)}" for name, value in facts.items()))
+    say(str(known["file"]))
+    for name, value in facts.items():
+        told = ", ".join(f"{part} {each}" for part, each in value.items()) if isinstance(value, dict) else value
+        say(f"  {name:{width}}  {'–' if told is None else told}")
     if not run:
         say("no card stands beside it, so date and command line are not known")
     say_next("card", model)
-
-
-def _written(value: Any) -> str:
-    told = ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else value
-    return "–" if told is None else str(told)
