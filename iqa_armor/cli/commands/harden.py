@@ -37,9 +37,8 @@ def harden(
         iqa-armor harden m.pt --data csv:l.csv --seeds 3 -o 'h{seed}.safetensors'
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
-    from iqa_armor.files import discard, staging
+    from iqa_armor.files import discard
     from iqa_armor.pipeline import harden as hardening
-    from iqa_armor.pipeline.card import write_card
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.forecast import forecast, slowdown
     from iqa_armor.pipeline.hub import local_target, on_hub, push
@@ -51,21 +50,19 @@ def harden(
         _each(arguments.following(settings, seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
-    checkpoint, device = target.with_name(f".{target.stem}.resume.pt"), call.chosen()
-    claim, dry_run = call.claimed(target, source=model, suffix=".safetensors"), call.dry_run
-    with claim, going_on(RESUME, None if dry_run else checkpoint), console.progress() as bars:
-        original = call.load(model)
-        dataset = call.open(seed=settings.seed, progress=bars)
-        how = RunOptions(device=device, checkpoint=None if dry_run else checkpoint, resume=resume, progress=bars)
+    dry_run, device = call.dry_run, call.chosen()
+    checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
+    claim = call.claimed(target, source=model, suffix=".safetensors")
+    with claim, going_on(RESUME, checkpoint), console.progress() as bars:
+        original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
         if not dry_run:
-            with staging(target.parent) as folder:
-                result.save_all(folder / target.name)
-                write_card(folder / target.name, command=COMMAND.get(), source=model, call_seconds=seconds)
+            result.save_all(target, command=COMMAND.get(), source=model, call_seconds=seconds)
             discard(checkpoint)
             push(target, output)
     say(*(f"warning: {warning}" for warning in result.warnings), to=console.stderr)

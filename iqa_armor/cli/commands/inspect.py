@@ -1,6 +1,7 @@
 """`iqa-armor inspect`: where a block can stand, and the singular values of those that stand."""
 
 from dataclasses import asdict
+from typing import Any
 
 from iqa_armor.cli.arguments import ModelArg, ModelCall
 from iqa_armor.cli.console import say, say_next, show_if_json, show_table
@@ -34,10 +35,11 @@ def inspect(model: ModelArg, call: ModelCall) -> None:
         title = "tokens at the end of a transformer's units"
         show_table(("node", "channels", "grid", "further tokens", "module"), cells, title=title)
     for block in found.spectra:
-        measured = (block.size, block.largest, f"{block.smallest:.5f}", block.tolerance)
-        shown = {"reduction": (block.size, block.reduction.largest, "", block.reduction.tolerance)}
-        shown |= {"orthogonal": measured}
-        shown |= {f"{each.name} ({each.kind})": (each.size, each.largest, "", each.tolerance) for each in block.after}
+        shown: dict[str, Any] = {
+            "reduction": (block.size, block.reduction.largest, "", block.reduction.tolerance),
+            "orthogonal": (block.size, block.largest, f"{block.smallest:.5f}", block.tolerance),
+            **{f"{each.name} ({each.kind})": (each.size, each.largest, "", each.tolerance) for each in block.after},
+        }
         lines = (
             (name, "" if size is None else "{}x{}".format(*size), f"{largest:.5f}", smallest, f"{tolerance:.0e}")
             for name, (size, largest, smallest, tolerance) in shown.items()

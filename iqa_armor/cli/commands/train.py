@@ -47,15 +47,15 @@ def train(
     from iqa_armor.pipeline.hub import local_target, push
     from iqa_armor.pipeline.load import start_model
 
-    place, output = output, local_target(output)
-    checkpoint, device = output.with_name(f".{output.stem}.resume.pt"), call.chosen()
+    place, output, device = output, local_target(output), call.chosen()
+    checkpoint = None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
     claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
-    with claim, console.going_on(RESUME, None if call.dry_run else checkpoint), console.progress() as bars:
+    with claim, console.going_on(RESUME, checkpoint), console.progress() as bars:
         model, fresh = start_model(arch, opening=call, weights=weights, seed=settings.seed)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
-            images, batch = dataset.training(), settings.batch_size
-            work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
+            images = dataset.training()
+            work = {"images": len(images), "epochs": settings.epochs, "batch_size": settings.batch_size}
             console.show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
             return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
@@ -66,14 +66,12 @@ def train(
             write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
         push(output, place)
-    if show_if_json(
-        {"output": str(output), "score_range": console.score_span(result.model.scale), **result.provenance}
-    ):
+    scale, rows, fit = console.score_span(result.model.scale), [], result.fit
+    if show_if_json({"output": str(output), "score_range": scale, **result.provenance}):
         return
-    rows, fit = [], result.fit
     for each in fit.epochs:
-        number, loss = f"{each.number}{' *' * (each.number == fit.best)}", f"{each.loss:.4f}" if each.number else "-"
-        rows.append((number, loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
+        mark, loss = " *" * (each.number == fit.best), f"{each.loss:.4f}" if each.number else "-"
+        rows.append((f"{each.number}{mark}", loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
     headings = ("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds")
     console.show_table(headings, rows, title=f"{arch} on {dataset.spec}")
     if fit.best == 0 or fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
