@@ -3,9 +3,11 @@
 import difflib
 import math
 import re
+import tomllib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from importlib import resources
 from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
@@ -17,6 +19,7 @@ from pydantic_core import CoreSchema, core_schema
 from iqa_armor.errors import ArmorError, UsageError
 
 LEVELS = 255
+HELP = tomllib.loads(resources.files("iqa_armor").joinpath("settings.toml").read_text("utf-8"))
 
 
 class SettingsModel(BaseModel):
@@ -27,6 +30,16 @@ class SettingsModel(BaseModel):
     panel: ClassVar[str] = "More options"  # heading under which help texts list settings that are declared here
     # Whether recipes hold these settings: those that decide what the result is, not how this machine gets it.
     in_recipes: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Describe the settings that a class declares as settings.toml does, or as its bases do."""
+        bases = [base.model_fields for base in cls.__mro__ if base is not cls and issubclass(base, SettingsModel)]
+        for name, field in cls.model_fields.items():
+            own = HELP.get(cls.__name__, {}).get(name)
+            said = (own, field.description, *(fields[name].description for fields in bases if name in fields))
+            field.description = next(filter(None, said), HELP["any"].get(name))
+        cls.model_rebuild(force=True)
 
     def __init__(self, **values: Any) -> None:
         unknown = next((name for name in values if name not in type(self).model_fields), None)
@@ -196,43 +209,29 @@ def write_levels(values: Any) -> list[float]:
     return [float(f"{value * LEVELS:.12g}") for value in values]
 
 
-Epochs = Annotated[int, Field(description="Passes over the training images.")]
-LearningRate = Annotated[
-    float, Field(description="Peak step size; warmed up over the first tenth, then cosine to zero.")
-]
-PASSING = "Images, or noisy copies of one, that pass the network together."
-BatchSize = Annotated[int, Field(description=PASSING)]
-Limit = Annotated[int | None, Field(ge=1, description="Most images of a dataset, spread over it.")]
+Limit = Annotated[int | None, Field(ge=1)]
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
-BUDGET = "L-infinity budget, in 1/255 of the pixel range; of attacks that have one and do not name it themselves."
 Budgets = Annotated[
     tuple[float, ...],
     BeforeValidator(read_levels),
     Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
-    Field(description=BUDGET),
 ]
 RankingBudgets = Annotated[
     tuple[float, ...],
     BeforeValidator(read_levels),
     Flag(("--ranking-epsilon",), kind=str, metavar="E,E,…", shown="0.25,0.5,1,2,4,8", written=write_levels),
-    Field(description="Budgets of the attack on the ranking, in 1/255."),
 ]
 Attacks = Annotated[
     tuple[Any, ...],  # words, or attacks themselves
     OneOf("iqa_armor.attacks:ATTACKS"),
     Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
-    Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
 ]
-DIRECTION = Field(
-    description="Whether attacks push the score up or down; both: they take turns; rank: images of low quality up, "
-    "those of high quality down, by opinion where there is one, else by the model's own clean scores."
-)
 _READ = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
 _WAYS: dict[str, Any] = {"shown": "up", "written": lambda value: {1: "up", -1: "down"}.get(value, value)}
 _RANKED = Flag(kind=Literal["up", "down", "rank"], **_WAYS)
-Direction = Annotated[Literal[1, -1], _READ, Flag(kind=Literal["up", "down"], **_WAYS), DIRECTION]
-RankDirection = Annotated[Literal[1, -1, "rank"], _READ, _RANKED, DIRECTION]
-Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]
+Direction = Annotated[Literal[1, -1], _READ, Flag(kind=Literal["up", "down"], **_WAYS)]
+RankDirection = Annotated[Literal[1, -1, "rank"], _READ, _RANKED]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -23,7 +23,7 @@ from iqa_armor.cli.arguments import Machine
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.options import options
 from iqa_armor.errors import RecipeError, UsageError
-from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
+from iqa_armor.settings import HELP, Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
 
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
@@ -289,3 +289,35 @@ def test_threads_are_set_before_torch_is_imported_and_wait_passively(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "1 1 PASSIVE"
     assert "training images score" in done.stdout
+
+
+def declared(kind: type[SettingsModel] = SettingsModel) -> Iterator[type[SettingsModel]]:
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("iqa_armor."):
+            yield from (each, *declared(each))
+
+
+def test_every_setting_is_described_and_every_description_is_of_a_setting() -> None:
+    kinds = {kind.__name__: kind for kind in declared()}
+    assert {"Recipe", "Opening", "EvaluationSettings", "Machine"} <= set(kinds)
+    blank = {
+        (name, key) for name, kind in kinds.items() for key, field in kind.model_fields.items() if not field.description
+    }
+    assert blank == set()
+    own = {"any": {key for kind in kinds.values() for key in kind.model_fields}} | {
+        name: set(kind.__annotations__) for name, kind in kinds.items()
+    }
+    assert [(name, key) for name, told in HELP.items() for key in told if key not in own[name]] == []
+
+
+def test_children_inherit_descriptions() -> None:
+    class Base(SettingsModel):
+        count: int = Field(1, description="How many.")
+
+    class Child(Base):
+        count: int = 2
+        seed: int = 0
+
+    assert Child.model_fields["count"].description == Child.model_json_schema()["properties"]["count"]["description"]
+    assert Child.model_fields["count"].description == "How many."
+    assert Child.model_fields["seed"].description == "Of everything that is drawn."

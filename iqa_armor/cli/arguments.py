@@ -35,14 +35,10 @@ OWN = "package.module:NAME or file.py:NAME"
 class Machine(CallSettings):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
 
-    device: str = Field("auto", description="One of auto, cpu, cuda, cuda:N.")
-    threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(
-        None, ge=1, description="Processor threads of one operation."
-    )
+    device: str = "auto"
+    threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(None, ge=1)
 
-    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = Field(
-        None, description="Most that opening or scoring a file may take, e.g. 6G; what asks for more is refused."
-    )
+    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = None
 
     def model_post_init(self, _: Any) -> None:
         prepare_threads(self.threads)
@@ -64,14 +60,8 @@ class Labels(CallSettings):
         description="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, "
         f"mos and, if you like, split. Names are {DATASETS.summary()}.",
     )
-    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = Field(
-        "",
-        description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
-        "mos=-dmos turns scores that fall with quality; columns without names are counted from 1.",
-    )
-    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = Field(
-        None, description="Folder that image paths in a label file may also begin or lie in."
-    )
+    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = ""
+    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = None
 
     def open(self, spec: str | None = None, *, seed: int = 0, progress: Progress) -> Dataset:
         """Return a dataset, else KonIQ-10k at the place that the environment names; say how its labels were read."""
@@ -86,10 +76,8 @@ class Labels(CallSettings):
 class Writing(CallSettings):
     """Whether files are replaced, or none is written."""
 
-    overwrite: Annotated[bool, Flag(panel=USUAL)] = Field(False, description="Replace what is there already.")
-    dry_run: Annotated[bool, Flag(panel=USUAL)] = Field(
-        False, description="Show what it would take here; do and write nothing."
-    )
+    overwrite: Annotated[bool, Flag(panel=USUAL)] = False
+    dry_run: Annotated[bool, Flag(panel=USUAL)] = False
 
     @contextmanager
     def claimed(
@@ -153,9 +141,7 @@ class Defenses(SettingsModel):
         description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
         "evaluate compares several, other commands take one.",
     )
-    threat: Literal["adaptive", "bare"] = Field(
-        "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
-    )
+    threat: Literal["adaptive", "bare"] = "adaptive"
 
     def around(self, model: QualityModel) -> QualityModel:
         """Return a model behind these defenses, itself without any; several smoothers are a UsageError."""

@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
@@ -105,13 +104,9 @@ METAVARS = {int: "N", float: "X", str: "TEXT"}
 class Told(CallSettings):
     """How much every command says, and in which form; warnings and errors are always told."""
 
-    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = Field(False, description="Say nothing of progress.")
-    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = Field(
-        False, description="Say more of progress, and what is noticed."
-    )
-    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = Field(
-        False, description="Write one JSON object to stdout; all else goes to stderr."
-    )
+    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = False
+    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = False
+    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = False
 
     def model_post_init(self, _: Any) -> None:
         JSON.set(self.is_json)

@@ -9,7 +9,7 @@ from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
+from iqa_armor.settings import LEVELS, Attacks, Direction, SettingsModel
 
 # What the table shows: field of an AttackedImage, and how it is written, by heading.
 SHOWN = {
@@ -27,7 +27,7 @@ class AttackSettings(SettingsModel):
     """Attacks, their budget and direction."""
 
     attacks: Attacks = ("pgd8",)
-    epsilon: float = Field(4.0, ge=0, le=LEVELS, description=BUDGET)
+    epsilon: float = Field(4.0, ge=0, le=LEVELS)
     direction: Direction = 1
 
 

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
-from pydantic import Field
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import AGAIN, going_on, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
@@ -32,17 +31,13 @@ if TYPE_CHECKING:
 class Compared(arguments.Defenses):
     """Defenses that are compared, each under each threat."""
 
-    threat: Literal["both", "adaptive", "bare"] = Field(  # type: ignore[assignment]
-        "both", description=str(arguments.Defenses.model_fields["threat"].description)
-    )
+    threat: Literal["both", "adaptive", "bare"] = "both"  # type: ignore[assignment]
 
 
 class EvaluationCall(arguments.DataCall):
     """What is told of models, machine and files, with several datasets."""
 
-    data: Annotated[tuple[str, ...], arguments.DATA] = Field(  # type: ignore[assignment]
-        (), description=str(arguments.Labels.model_fields["data"].description)
-    )
+    data: Annotated[tuple[str, ...], arguments.DATA] = ()  # type: ignore[assignment]
 
 
 SCORES = typer.Option(

@@ -18,7 +18,7 @@ from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.results.rows import Format, RowFile, line_of, printable
-from iqa_armor.settings import PASSING, CallSettings, Flag
+from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.score import Scored
@@ -33,9 +33,9 @@ def _shown(default: str) -> str:
 class Throughput(CallSettings):
     """How many images are decoded and scored at once; no score depends on it."""
 
-    batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1, description=PASSING)
+    batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1)
     workers: Annotated[int | None, Flag(shown="as many as this process may keep busy, at most 8")] = Field(
-        None, ge=1, le=256, description="Threads that decode images."
+        None, ge=1, le=256
     )
 
 
