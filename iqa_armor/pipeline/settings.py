@@ -96,8 +96,10 @@ class CertifySettings(SettingsModel):
 
 
 class Service(CallSettings):
-    """What a service takes, and how long it may take."""
+    """Where a service listens, what it takes, and how long it may take."""
 
+    host: Annotated[str, Flag(metavar="HOST")] = "127.0.0.1"
+    port: int = Field(8000, ge=0, le=65_535)
     batch_size: int = Field(8, ge=1)
     wait: Annotated[float, Flag(metavar="MS")] = Field(5.0, ge=0, le=10_000)
     timeout: Annotated[float, Flag(metavar="SECONDS")] = Field(30.0, gt=0)

@@ -45,7 +45,6 @@ def certification_report(found: Certification) -> Report:
 
 
 def _summary(found: Certification) -> Table:
-    """Return a row per model for its plain score, followed by one per method."""
     has_ratio, has_opinion = found.baseline is not None, any(model.srocc is not None for model in found.models)
     columns = [
         *(Column(heading, kind="text") for heading in ("Method", "Guarantee")),

@@ -6,40 +6,36 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-import typer
+from pydantic import Field
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json
-from iqa_armor.cli.options import options
+from iqa_armor.cli.options import USUAL, options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
-MAX_LOSS = typer.Option(
-    min=0,
-    metavar="X",
-    help="Refuse fewer bits that lose more: of the score range, on clean images in the mean or to an attack "
-    "beyond what it gains on MODEL, or of the rank correlation.",
-)
+
+class Bits(CallSettings):
+    """In how many bits numbers are stored, and what that may cost."""
+
+    int8: Annotated[bool, Flag(panel=USUAL)] = False
+    fp16: Annotated[bool, Flag(panel=USUAL)] = False
+    count: Annotated[int, Flag(("--images",), panel=USUAL)] = Field(64, ge=3)
+    max_loss: Annotated[float, Flag(panel=USUAL)] = Field(0.02, ge=0)
 
 
 @options(without={"device"})
 def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
+    bits: Bits,
     call: arguments.DataCall,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
-    ] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store weights and activations in 16 bits.")] = False,
-    count: Annotated[
-        int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
-    ] = 64,
-    max_loss: Annotated[float, MAX_LOSS] = 0.02,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -50,12 +46,12 @@ def export(
     import torch
 
     from iqa_armor.export.capture import format_of
-    from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
+    from iqa_armor.export.smaller import ATTACK, ATTACKED, Precision, Smaller
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast
 
-    files = format_of(output).files(output)
-    if int8 and fp16:
+    files, count, is_smaller = format_of(output).files(output), bits.count, bits.int8 or bits.fp16
+    if bits.int8 and bits.fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
     with ExitStack() as held:
         for file in files:
@@ -63,14 +59,15 @@ def export(
         bars = held.enter_context(progress())
         opened, smaller = call.load(model), None
         if call.dry_run:  # what it takes to compare the file with the model
-            steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
+            steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * is_smaller
             image = torch.zeros(3, *natural_size(opened))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
-        if int8 or fp16:
+        if is_smaller:
             dataset = call.open(progress=bars)
-            smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
+            kind: Precision = "int8" if bits.int8 else "fp16"
+            smaller = Smaller.on(opened, dataset, kind, limit=count, max_loss=bits.max_loss)
         exported = export_model(opened, output, smaller=smaller)
     if show_if_json(exported.as_plain(opened)):
         return
