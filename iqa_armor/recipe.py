@@ -4,7 +4,7 @@ import tomllib
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, ValidationInfo, field_validator, model_validator
+from pydantic import BeforeValidator, Field, ValidationInfo, field_validator, model_validator
 
 from iqa_armor.errors import ArmorError, RecipeError, contents, reading
 from iqa_armor.settings import Flag, OneOf, Seed, SettingsModel
@@ -17,6 +17,7 @@ Norms = Literal["auto", "frozen", "batch"]
 Select = Literal["clean", "robust", "balanced"]
 CRITERIA = OneOf("iqa_armor.pruning:CRITERIA")
 TUNING = "Fine-tuning"
+_NUMBERED = BeforeValidator(lambda value: str(value) if type(value) is int else value)
 
 
 class Fitting(SettingsModel):
@@ -83,7 +84,7 @@ class Recipe(Training):
     ema: float = Field(0.99, ge=0, lt=1)
     select: Select = "balanced"
     defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES")] = "teacher"
-    position: Annotated[str, Flag(metavar="PLACE")] = "last"
+    position: Annotated[str, _NUMBERED, Flag(metavar="PLACE")] = "last"
     backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS", ("auto",))] = "cayley"
     init: Literal["random", "identity"] = "random"
     pool: Literal["square", "none"] = "square"
@@ -115,11 +116,6 @@ class Recipe(Training):
         if value == "new":
             raise ValueError("a model that is hardened has no new layers, so it can only be all")
         return value
-
-    @field_validator("position", mode="before")
-    @classmethod
-    def _as_text(cls, value: object) -> object:
-        return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
 
     @model_validator(mode="before")
     @classmethod

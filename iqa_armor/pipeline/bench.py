@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from iqa_armor.errors import ModelLoadError, UsageError, reading
+from iqa_armor.evaluation.comparison import each_figure
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
@@ -89,11 +90,11 @@ class _BenchedModel:
         return {
             "name": self.model.model.name,
             "size": self.model.size,
-            **_middle(self.figures),
+            **each_figure(_middle, self.figures),
             "throughput": {batch: int(batch) / _middle(times) for batch, times in self.figures["latency"].items()},
             "cache_bytes": self.cache_bytes,
             "cache_limit_bytes": sum(cache.limit for cache in self.model.caches),
-            "ratio": _over(self.figures, first.figures),
+            "ratio": each_figure(_over, self.figures, first.figures),
         }
 
 
@@ -165,17 +166,11 @@ class _Bench:
 
 
 def _middle(figure: Any) -> Any:
-    if isinstance(figure, dict):
-        return {key: _middle(value) for key, value in figure.items()}
-    if isinstance(figure, list):
-        return statistics.median(figure) if figure else None
-    return figure
+    return (statistics.median(figure) if figure else None) if isinstance(figure, list) else figure
 
 
 def _over(figure: Any, first: Any) -> Any:
     """Return a figure over the same of the first model; times round by round, as what slows a whole round cancels."""
-    if isinstance(figure, dict):
-        return {key: _over(value, first[key]) for key, value in figure.items()}
     if isinstance(figure, list):
         pairs = zip(figure, first, strict=True)
         return statistics.median(mine / other for mine, other in pairs) if figure else None
