@@ -2,11 +2,10 @@
 
 import re
 from collections.abc import Iterator
-from importlib import resources
 
 from iqa_armor.report import document
 from iqa_armor.report.document import Cell, Chart, Column, Report, Row, Rows, Section, Table, number_columns, row
-from iqa_armor.report.formatting import DASH, brief, marks, plain, short, significant
+from iqa_armor.report.formatting import DASH, brief, marks, plain, sentences, short, significant
 from iqa_armor.results.outcome import Certification, CertifiedModel, MethodFigures
 
 LARGEST_RATIO = 20.0  # of values on a linear axis
@@ -113,15 +112,10 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
 
 
 def _notes(found: Certification) -> tuple[str, ...]:
-    """Return what a reader must know of the figures, in sentences, each once."""
-    from jinja2 import Environment
-
     methods = {word: figures for model in found.models for word, figures in model.methods.items()}
-    told = {"methods": methods, "clipped": any(word.startswith(("rs", "drs")) for word in methods)}
-    rules = Environment(trim_blocks=True)
-    template = resources.files("iqa_armor.report").joinpath("certification.jinja").read_text(encoding="utf-8")
-    notes = rules.from_string(template).render(told, found=found, settings=_settings).split("\n")
-    return tuple(filter(None, dict.fromkeys(notes)))
+    is_clipped = any(word.startswith(("rs", "drs")) for word in methods)
+    told = {"found": found, "methods": methods, "clipped": is_clipped, "settings": _settings}
+    return sentences("certification.jinja", told)
 
 
 def _settings(figures: MethodFigures) -> str:
