@@ -105,6 +105,7 @@ class OneOf:
 
     home: str
     also: tuple[str, ...] = ()  # further words, which mean something to who reads the setting
+    is_checked: bool = True  # False where it may also be a chain of words, which another reads
 
     def registry(self) -> Any:
         """Return the registry; its values are not imported by this."""
@@ -114,7 +115,7 @@ class OneOf:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
         registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if isinstance(word, str) and word not in registry and word not in self.also:
+            if self.is_checked and isinstance(word, str) and word not in registry and word not in self.also:
                 registry.read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:

@@ -12,14 +12,11 @@ from pydantic import Field
 
 from iqa_armor.cli.console import say, stderr
 from iqa_armor.cli.options import USUAL
-from iqa_armor.data import DATASETS
-from iqa_armor.defenses.purifiers import PURIFIERS
-from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.files import claiming
 from iqa_armor.machine import choose_device, is_main_process, prepare_memory, prepare_threads, require_one_process
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import CallSettings, Flag, Seed, SettingsModel
+from iqa_armor.settings import CallSettings, Flag, OneOf, Seed, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -27,9 +24,6 @@ if TYPE_CHECKING:
     from iqa_armor.data.base import Dataset
     from iqa_armor.models.base import QualityModel
     from iqa_armor.progress import Progress
-
-
-OWN = "package.module:NAME or file.py:NAME"
 
 
 class Machine(CallSettings):
@@ -49,17 +43,14 @@ class Machine(CallSettings):
         return choose_device(self.device)
 
 
+SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
 DATA = Flag(metavar="SPEC", shown="koniq10k at $IQA_ARMOR_KONIQ10K", panel=USUAL)
 
 
 class Labels(CallSettings):
     """Which dataset is meant, and how its label file names images and scores."""
 
-    data: Annotated[str | None, DATA] = Field(
-        None,
-        description="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, "
-        f"mos and, if you like, split. Names are {DATASETS.summary()}.",
-    )
+    data: Annotated[str | None, SPECS, DATA] = None
     columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = ""
     image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = None
 
@@ -128,19 +119,16 @@ class Draws(SettingsModel):
     seed: Seed = 0
 
 
+OWN = ("package.module:NAME or file.py:NAME",)
+PURIFIED = OneOf("iqa_armor.defenses.purifiers:PURIFIERS", OWN, is_checked=False)
+SMOOTHED = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS", OWN, is_checked=False)
+
+
 class Defenses(SettingsModel):
     """What stands around a model while it is scored or attacked."""
 
-    purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
-        (),
-        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
-        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
-    )
-    smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
-        (),
-        description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
-        "evaluate compares several, other commands take one.",
-    )
+    purify: Annotated[tuple[str, ...], PURIFIED, Flag(metavar="NAME[:PARAMS][+…]")] = ()
+    smooth: Annotated[tuple[str, ...], SMOOTHED, Flag(metavar="NAME[:PARAMS]")] = ()
     threat: Literal["adaptive", "bare"] = "adaptive"
 
     def around(self, model: QualityModel) -> QualityModel:

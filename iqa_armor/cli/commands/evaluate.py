@@ -36,7 +36,7 @@ class Compared(arguments.Defenses):
 class EvaluationCall(arguments.DataCall):
     """What is told of models, machine and files, with several datasets, a table of scores and requirements."""
 
-    data: Annotated[tuple[str, ...], arguments.DATA] = ()  # type: ignore[assignment]
+    data: Annotated[tuple[str, ...], arguments.SPECS, arguments.DATA] = ()  # type: ignore[assignment]
     scores: Annotated[Path | None, Flag(kind=str, metavar="TABLE", panel=USUAL)] = None
     require: Annotated[tuple[str, ...], Flag(metavar="EXPR", panel=USUAL)] = ()
 
