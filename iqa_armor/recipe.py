@@ -34,7 +34,7 @@ class Fitting(SettingsModel):
     loss: Annotated[str, OneOf("iqa_armor.training:LOSSES")] = "plcc+mse"
     flip: bool = True
     precision: Precision = "no"
-    views: Annotated[Literal[1, 2, 4, 8], Flag(kind=int, metavar="1|2|4|8")] = 1
+    views: Annotated[Literal[1, 2, 4, 8], Flag(kind=int)] = 1
     seed: Seed = 0
     norms: Norms = "auto"
     clip: float = Field(1.0, ge=0, le=1e6)
@@ -84,7 +84,7 @@ class Recipe(Training):
     ema: float = Field(0.99, ge=0, lt=1)
     select: Select = "balanced"
     defense: Annotated[str, OneOf("iqa_armor.training:DEFENSES")] = "teacher"
-    position: Annotated[str, _NUMBERED, Flag(metavar="PLACE")] = "last"
+    position: Annotated[str, _NUMBERED] = "last"
     backend: Annotated[str, OneOf("iqa_armor.ortho:BACKENDS", ("auto",))] = "cayley"
     init: Literal["random", "identity"] = "random"
     pool: Literal["square", "none"] = "square"
@@ -93,7 +93,7 @@ class Recipe(Training):
     criterion: Annotated[str, CRITERIA] = "taylor"
     prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",))] = False
     frontier: Annotated[int, Flag(panel=TUNING)] = Field(0, ge=0, le=100)
-    max_srocc_drop: Annotated[float | None, Flag(panel=TUNING, shown="none")] = Field(None, ge=0, le=2)
+    max_srocc_drop: Annotated[float | None, Flag(panel=TUNING)] = Field(None, ge=0, le=2)
     calibration: int = Field(64, ge=2, le=4096)
 
     @field_validator("frontier")

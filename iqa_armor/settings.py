@@ -5,7 +5,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib import resources
 from pkgutil import resolve_name
@@ -33,13 +33,19 @@ class SettingsModel(BaseModel):
 
     @classmethod
     def __pydantic_init_subclass__(cls, **_: Any) -> None:
-        """Describe the settings that a class declares as settings.toml does, or as its bases do."""
-        bases = [base.model_fields for base in cls.__mro__ if base is not cls and issubclass(base, SettingsModel)]
+        """Describe the settings as settings.toml does, where the class itself does not."""
         for name, field in cls.model_fields.items():
-            own = HELP.get(cls.__name__, {}).get(name)
-            said = (own, field.description, *(fields[name].description for fields in bases if name in fields))
-            field.description = next(filter(None, said), HELP["any"].get(name))
+            field.description = field.description or cls.told(name).get("says")
         cls.model_rebuild(force=True)
+
+    @classmethod
+    def told(cls, name: str) -> dict[str, str]:
+        """Return what settings.toml says of a setting, and the metavar and the default that help texts show, if any."""
+        found: dict[str, str] = {}
+        for home in ("any", *(base.__name__ for base in reversed(cls.__mro__))):
+            said = HELP.get(home, {}).get(name, {})
+            found |= {"says": said} if isinstance(said, str) else said
+        return found
 
     def __init__(self, **values: Any) -> None:
         unknown = next((name for name in values if name not in type(self).model_fields), None)
@@ -93,8 +99,6 @@ class Flag:
 
     names: tuple[str, ...] = ()  # its flags, such as "--prune-global/--prune-local", if not made of the setting's name
     kind: Any = None  # type of what is written, if not the setting's own; str where it reads a text itself
-    metavar: str | None = None  # what stands for the value in help texts
-    shown: str | None = None  # the default as help texts show it, if not the setting's own
     panel: str | None = None  # heading under which help texts list it, if not its class's; "" for the usual ones
     written: Callable[[Any], Any] = lambda value: value  # what the command line calls a value of the setting
 
@@ -216,23 +220,14 @@ Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
 Budgets = Annotated[
-    tuple[float, ...],
-    BeforeValidator(read_levels),
-    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
+    tuple[float, ...], BeforeValidator(read_levels), Flag(("--epsilon",), kind=str, written=write_levels)
 ]
 RankingBudgets = Annotated[
-    tuple[float, ...],
-    BeforeValidator(read_levels),
-    Flag(("--ranking-epsilon",), kind=str, metavar="E,E,…", shown="0.25,0.5,1,2,4,8", written=write_levels),
+    tuple[float, ...], BeforeValidator(read_levels), Flag(("--ranking-epsilon",), kind=str, written=write_levels)
 ]
-Attacks = Annotated[
-    tuple[Any, ...],  # words, or attacks themselves
-    OneOf("iqa_armor.attacks:ATTACKS"),
-    Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
-]
+Attacks = Annotated[tuple[Any, ...], OneOf("iqa_armor.attacks:ATTACKS"), Flag(("--attack",), kind=list[str])]
 _READ = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
-_WAYS: dict[str, Any] = {"shown": "up", "written": lambda value: {1: "up", -1: "down"}.get(value, value)}
-_RANKED = Flag(kind=Literal["up", "down", "rank"], **_WAYS)
-Direction = Annotated[Literal[1, -1], _READ, Flag(kind=Literal["up", "down"], **_WAYS)]
-RankDirection = Annotated[Literal[1, -1, "rank"], _READ, _RANKED]
+_WAY = Flag(kind=Literal["up", "down"], written=lambda value: {1: "up", -1: "down"}.get(value, value))
+Direction = Annotated[Literal[1, -1], _READ, _WAY]
+RankDirection = Annotated[Literal[1, -1, "rank"], _READ, replace(_WAY, kind=Literal["up", "down", "rank"])]
 Seed = Annotated[int, Field(ge=0, lt=2**63)]

@@ -121,7 +121,7 @@ class Soup(SettingsModel):
     """Settings of every kind that an option is made from."""
 
     kind: Annotated[str, OneOf("iqa_armor.attacks:ATTACKS")] = Field("pgd1", description="Kind, one of")
-    size: Annotated[Size | None, Flag(kind=str, metavar="HxW", shown="any")] = Field(None, description="Size.")
+    size: Annotated[Size | None, Flag(kind=str)] = Field(None, description="Size.")
     share: float = Field(0.5, gt=0, le=1, description="Share.")
     counts: Annotated[tuple[int, ...], Flag(("--count",))] = Field((1, 8), description="Counts.")
     is_hot: bool = Field(True, description="Whether it is hot.")
@@ -156,7 +156,8 @@ def test_flags_become_settings_of_their_types() -> None:
     assert called(Soup, *words) == Soup(kind="apgd", size=(32, 40), counts=(3, 5), is_hot=False, has_salt=True)
 
 
-def test_defaults_and_ranges_are_in_the_help() -> None:
+def test_defaults_and_ranges_are_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HELP, "Soup", {"size": {"metavar": "HxW", "shown": "any"}})
     shown = " ".join(called(Soup, "--help-all").output.replace("│", " ").split())
     for text in (
         "[default: pgd1]",
@@ -165,6 +166,7 @@ def test_defaults_and_ranges_are_in_the_help() -> None:
         "[default: 1, 8]",
         "Kind, one of pgd1",
         "--count N",
+        "--size HxW",
     ):
         assert text in shown
 
@@ -310,14 +312,18 @@ def test_every_setting_is_described_and_every_description_is_of_a_setting() -> N
     assert [(name, key) for name, told in HELP.items() for key in told if key not in own[name]] == []
 
 
-def test_children_inherit_descriptions() -> None:
-    class Base(SettingsModel):
-        count: int = Field(1, description="How many.")
+def test_children_inherit_what_is_said_and_add_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HELP, "Bowl", {"count": {"metavar": "MANY", "says": "How many."}})
+    monkeypatch.setitem(HELP, "Plate", {"count": {"shown": "a few"}})
 
-    class Child(Base):
+    class Bowl(SettingsModel):
+        count: int = 1
+
+    class Plate(Bowl):
         count: int = 2
         seed: int = 0
 
-    assert Child.model_fields["count"].description == Child.model_json_schema()["properties"]["count"]["description"]
-    assert Child.model_fields["count"].description == "How many."
-    assert Child.model_fields["seed"].description == "Of everything that is drawn."
+    assert Plate.told("count") == {"metavar": "MANY", "says": "How many.", "shown": "a few"}
+    described = Plate.model_json_schema()["properties"]
+    assert described["count"]["description"] == Plate.model_fields["count"].description == "How many."
+    assert described["seed"]["description"] == "Of everything that is drawn."

@@ -30,9 +30,9 @@ class Machine(CallSettings):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
 
     device: str = "auto"
-    threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(None, ge=1)
+    threads: int | None = Field(None, ge=1)
 
-    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = None
+    max_memory: str | None = None
 
     def model_post_init(self, _: Any) -> None:
         prepare_threads(self.threads)
@@ -44,15 +44,15 @@ class Machine(CallSettings):
 
 
 SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
-DATA = Flag(metavar="SPEC", shown="koniq10k at $IQA_ARMOR_KONIQ10K", panel=USUAL)
+DATA = Flag(panel=USUAL)
 
 
 class Labels(CallSettings):
     """Which dataset is meant, and how its label file names images and scores."""
 
     data: Annotated[str | None, SPECS, DATA] = None
-    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = ""
-    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = None
+    columns: str = ""
+    image_root: Annotated[Path | None, Flag(kind=str)] = None
 
     def open(self, spec: str | None = None, *, seed: int = 0, progress: Progress) -> Dataset:
         """Return a dataset, else KonIQ-10k at the place that the environment names; say how its labels were read."""
@@ -127,8 +127,8 @@ SMOOTHED = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS", OWN, is_checked=False
 class Defenses(SettingsModel):
     """What stands around a model while it is scored or attacked."""
 
-    purify: Annotated[tuple[str, ...], PURIFIED, Flag(metavar="NAME[:PARAMS][+…]")] = ()
-    smooth: Annotated[tuple[str, ...], SMOOTHED, Flag(metavar="NAME[:PARAMS]")] = ()
+    purify: Annotated[tuple[str, ...], PURIFIED] = ()
+    smooth: Annotated[tuple[str, ...], SMOOTHED] = ()
     threat: Literal["adaptive", "bare"] = "adaptive"
 
     def around(self, model: QualityModel) -> QualityModel:

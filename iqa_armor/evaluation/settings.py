@@ -34,10 +34,10 @@ class EvaluationSettings(SettingsModel):
     attacks: shared.Attacks = ("pgd1", "pgd8")
     epsilons: shared.Budgets = PAPER_EPSILONS
     direction: shared.RankDirection = 1
-    ranking: Annotated[str, Flag(metavar="ATTACK|none")] = "pgd8"
+    ranking: str = "pgd8"
     ranking_epsilons: shared.RankingBudgets = RANKING_EPSILONS
     batch_size: int = Field(8, gt=0)
-    limit: Annotated[shared.Limit, Flag(shown="all")] = None
+    limit: shared.Limit = None
     seed: shared.Seed = 0
     fit_images: int = Field(64, gt=0)
     checks: bool = False
@@ -45,7 +45,7 @@ class EvaluationSettings(SettingsModel):
     eot: int = Field(8, gt=0)
     resamples: int = Field(1000, gt=0)
     confidence: float = Field(0.95, gt=0, lt=1)
-    weights: Annotated[tuple[float, ...] | None, Flag(("--weight",), shown="2 with scores, 1 without")] = None
+    weights: Annotated[tuple[float, ...] | None, Flag(("--weight",))] = None
 
     @field_validator("epsilons", "ranking_epsilons")
     @classmethod

@@ -7,7 +7,7 @@ from pydantic import AfterValidator, BeforeValidator, Field
 from iqa_armor import settings
 from iqa_armor.settings import CallSettings, Flag, OneOf, Positive, SettingsModel
 
-_COLOURS = Flag(kind=str, metavar="R,G,B", shown="ImageNet's")
+_COLOURS = Flag(kind=str)
 
 
 EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
@@ -25,23 +25,19 @@ class Opening(CallSettings):
 
     panel: ClassVar[str] = "Foreign model files"
     arch: str | None = None
-    weights_key: Annotated[str | None, Flag(metavar="KEY", shown="averaged ones, else the usual")] = None
+    weights_key: str | None = None
     input_size: Annotated[
         tuple[Positive, Positive] | Literal["own"] | None,
         BeforeValidator(_read_own_size),
-        Flag(kind=str, metavar="HEIGHTxWIDTH", shown="498x664, or the architecture's", written=settings.write_size),
+        Flag(kind=str, written=settings.write_size),
     ] = None
     mean: Annotated[settings.Triple | None, _COLOURS] = None
     std: Annotated[settings.Triple | None, _COLOURS] = None
-    interpolation: Annotated[
-        Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None, Flag(shown="bilinear, antialiased")
-    ] = None
-    score_output: Annotated[str | None, Flag(("--output",), metavar="NAME|INDEX|mean")] = None
-    leaf: Annotated[tuple[str, ...], Flag(metavar="MODULE")] = ()
+    interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None = None
+    score_output: Annotated[str | None, Flag(("--output",))] = None
+    leaf: tuple[str, ...] = ()
     allow_source: bool = False
-    score_range: Annotated[
-        settings.Pair | None, Flag(kind=str, metavar="LOW,HIGH", shown="measured where images are at hand")
-    ] = None
+    score_range: Annotated[settings.Pair | None, Flag(kind=str)] = None
     lower_is_better: bool = False
     trust_pickle: bool = False
 
@@ -55,7 +51,7 @@ class Opening(CallSettings):
 class BenchSettings(SettingsModel):
     """What to measure, and how often."""
 
-    size: Annotated[settings.Size | None, Flag(kind=str, metavar="HEIGHTxWIDTH", shown="each model's own")] = None
+    size: Annotated[settings.Size | None, Flag(kind=str)] = None
     batches: Annotated[tuple[Positive, ...], EACH_ONCE, Flag(("--batch",))] = Field((1, 8), min_length=1)
     repeats: int = Field(10, ge=1)
     has_cache: Annotated[bool, Flag(("--cache/--no-cache",))] = True
@@ -77,20 +73,15 @@ class CertifySettings(SettingsModel):
     """How to certify; None leaves a setting to the method, and what a method's word says wins."""
 
     methods: Annotated[
-        tuple[str, ...],
-        EACH_ONCE,
-        OneOf("iqa_armor.defenses.smoothing:SMOOTHERS"),
-        Flag(("--method",), metavar="NAME[:KEY=VALUE,…]"),
+        tuple[str, ...], EACH_ONCE, OneOf("iqa_armor.defenses.smoothing:SMOOTHERS"), Flag(("--method",))
     ] = Field(("ms",), min_length=1)
-    samples: Annotated[int | None, Flag(shown="1000")] = Field(None, ge=1)
-    sigma: Annotated[float | None, Flag(shown="0.12")] = None
-    radius: Annotated[float | None, Flag(shown="0.05")] = None
-    confidence: Annotated[float | None, Flag(shown="0.999")] = None
-    denoiser: Annotated[
-        str | None, OneOf("iqa_armor.defenses.purifiers:PURIFIERS"), Flag(metavar="NAME[:KEY=VALUE,…]", shown="median")
-    ] = None
-    batch_size: Annotated[int | None, Flag(shown="16")] = Field(None, ge=1)
-    limit: Annotated[settings.Limit, Flag(shown="all")] = None
+    samples: int | None = Field(None, ge=1)
+    sigma: float | None = None
+    radius: float | None = None
+    confidence: float | None = None
+    denoiser: Annotated[str | None, OneOf("iqa_armor.defenses.purifiers:PURIFIERS")] = None
+    batch_size: int | None = Field(None, ge=1)
+    limit: settings.Limit = None
     global_bound: bool = True
     seed: settings.Seed = 0
 
@@ -98,11 +89,11 @@ class CertifySettings(SettingsModel):
 class Service(CallSettings):
     """Where a service listens, what it takes, and how long it may take."""
 
-    host: Annotated[str, Flag(metavar="HOST")] = "127.0.0.1"
+    host: str = "127.0.0.1"
     port: int = Field(8000, ge=0, le=65_535)
     batch_size: int = Field(8, ge=1)
-    wait: Annotated[float, Flag(metavar="MS")] = Field(5.0, ge=0, le=10_000)
-    timeout: Annotated[float, Flag(metavar="SECONDS")] = Field(30.0, gt=0)
-    max_size: Annotated[float, Flag(metavar="MB")] = Field(20.0, gt=0)
-    max_pixels: Annotated[float, Flag(metavar="MILLIONS")] = Field(50.0, gt=0)
+    wait: float = Field(5.0, ge=0, le=10_000)
+    timeout: float = Field(30.0, gt=0)
+    max_size: float = Field(20.0, gt=0)
+    max_pixels: float = Field(50.0, gt=0)
     max_waiting: int = Field(256, ge=1)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import AGAIN, going_on, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
-from iqa_armor.cli.options import USUAL, options
+from iqa_armor.cli.options import options
 from iqa_armor.errors import RequirementError
 from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.files import write_whole
@@ -37,13 +37,13 @@ class EvaluationCall(arguments.DataCall):
     """What is told of models, machine and files, with several datasets, a table of scores and requirements."""
 
     data: Annotated[tuple[str, ...], arguments.SPECS, arguments.DATA] = ()  # type: ignore[assignment]
-    scores: Annotated[Path | None, Flag(kind=str, metavar="TABLE", panel=USUAL)] = None
-    require: Annotated[tuple[str, ...], Flag(metavar="EXPR", panel=USUAL)] = ()
+    scores: Annotated[Path | None, Flag(kind=str)] = None
+    require: tuple[str, ...] = ()
 
 
 @options(
     without={"fit_images", "resamples", "confidence"},
-    usual=("attacks", "epsilons", "checks", "limit", "purify", "device"),
+    usual=("attacks", "epsilons", "checks", "limit", "purify", "scores", "require", "device"),
 )
 def evaluate(
     models: arguments.ModelsArg,

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json
-from iqa_armor.cli.options import USUAL, options
+from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.settings import Opening
@@ -24,13 +24,13 @@ if TYPE_CHECKING:
 class Bits(CallSettings):
     """In how many bits numbers are stored, and what that may cost."""
 
-    int8: Annotated[bool, Flag(panel=USUAL)] = False
-    fp16: Annotated[bool, Flag(panel=USUAL)] = False
-    count: Annotated[int, Flag(("--images",), panel=USUAL)] = Field(64, ge=3)
-    max_loss: Annotated[float, Flag(panel=USUAL)] = Field(0.02, ge=0)
+    int8: bool = False
+    fp16: bool = False
+    count: Annotated[int, Flag(("--images",))] = Field(64, ge=3)
+    max_loss: float = Field(0.02, ge=0)
 
 
-@options(without={"device"})
+@options(without={"device"}, usual=Bits.model_fields)
 def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],

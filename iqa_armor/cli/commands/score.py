@@ -14,7 +14,7 @@ from pydantic import Field
 
 from iqa_armor.cli import arguments, console
 from iqa_armor.cli.console import JSON, SCORED, going_on, say, stderr, stdout
-from iqa_armor.cli.options import USUAL, options
+from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.results.rows import Format, RowFile, line_of, printable
@@ -29,27 +29,21 @@ Row = dict[str, Any]
 class Throughput(CallSettings):
     """How many images are decoded and scored at once; no score depends on it."""
 
-    batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1)
-    workers: Annotated[int | None, Flag(shown="as many as this process may keep busy, at most 8")] = Field(
-        None, ge=1, le=256
-    )
+    batch_size: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=256)
 
 
 class Rows(CallSettings):
     """Of which images, and what, there are rows."""
 
-    from_file: Annotated[str | None, Flag(metavar="LIST|-", shown="none", panel=USUAL)] = None
-    kind: Annotated[Format | None, Flag(("--format",), metavar="WORD", shown="as FILE, else a table", panel=USUAL)] = (
-        None
-    )
-    scale: Annotated[
-        Literal["mos", "percentile", "0-100"] | None, Flag(metavar="WORD", shown="scores alone", panel=USUAL)
-    ] = None
-    scale_data: Annotated[str | None, Flag(metavar="SPEC", shown="what MODEL records", panel=USUAL)] = None
-    strict: Annotated[bool, Flag(panel=USUAL)] = False
+    from_file: str | None = None
+    kind: Annotated[Format | None, Flag(("--format",))] = None
+    scale: Literal["mos", "percentile", "0-100"] | None = None
+    scale_data: str | None = None
+    strict: bool = False
 
 
-@options(without={"threat", "lower_is_better", "dry_run"}, usual=("batch_size", "device"))
+@options(without={"threat", "lower_is_better", "dry_run"}, usual=(*Rows.model_fields, "batch_size", "device"))
 def score(
     model: arguments.ModelArg,
     wanted: Rows,
