@@ -184,11 +184,6 @@ def read_size(value: Any) -> Any:
     return int(match[1]), int(match[2])
 
 
-def write_size(value: Any) -> Any:
-    """Return (height, width) as `read_size` reads it; a word as it is."""
-    return value if isinstance(value, str) else "{}x{}".format(*value)
-
-
 def read_numbers(value: Any, *, count: int | None = None) -> Any:
     """Return the numbers, `count` of them, of a text that separates them by commas; no text is returned as it is."""
     if not isinstance(value, str):

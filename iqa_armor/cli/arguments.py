@@ -178,11 +178,6 @@ SeedsOpt = Annotated[
 SEED = "{seed}"
 
 
-def following(settings: Any, seeds: int) -> range:
-    """Return the seeds of a command that is done several times."""
-    return range(settings.seed, settings.seed + seeds)
-
-
 def at_seeds(path: Path, seeds: Collection[int]) -> list[Path]:
     """Return the file that each seed writes; a UsageError if all write one."""
     if len(seeds) > 1 and SEED not in str(path):

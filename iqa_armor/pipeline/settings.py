@@ -20,6 +20,9 @@ def _read_own_size(value: Any) -> Any:
         raise ValueError(f"{error}, or 'own'") from None
 
 
+_OWN_SIZE = Flag(kind=str, written=lambda size: size if size == "own" else "{}x{}".format(*size))
+
+
 class Opening(CallSettings):
     """What a user says of a foreign model file; None is nothing."""
 
@@ -27,9 +30,7 @@ class Opening(CallSettings):
     arch: str | None = None
     weights_key: str | None = None
     input_size: Annotated[
-        tuple[Positive, Positive] | Literal["own"] | None,
-        BeforeValidator(_read_own_size),
-        Flag(kind=str, written=settings.write_size),
+        tuple[Positive, Positive] | Literal["own"] | None, BeforeValidator(_read_own_size), _OWN_SIZE
     ] = None
     mean: Annotated[settings.Triple | None, _COLOURS] = None
     std: Annotated[settings.Triple | None, _COLOURS] = None

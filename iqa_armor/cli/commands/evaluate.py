@@ -72,7 +72,7 @@ def evaluate(
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, settings.report(), call.data)
     paths, position = arguments.with_baseline(models, baseline)
-    numbers = arguments.following(settings, seeds)
+    numbers = range(settings.seed, settings.seed + seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
     tables = dict(zip(runs, arguments.at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}

@@ -47,7 +47,7 @@ def harden(
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
     target, words = local_target(named), call.words(arguments.Labels, Opening)
     if seeds > 1 and not call.dry_run:
-        _each(arguments.following(settings, seeds), settings, named, model, call, resume=resume)
+        _each(range(settings.seed, settings.seed + seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
     dry_run, device = call.dry_run, call.chosen()
