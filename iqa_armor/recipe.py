@@ -10,10 +10,6 @@ from iqa_armor.errors import ArmorError, RecipeError, contents, reading
 from iqa_armor.settings import Flag, OneOf, Seed, SettingsModel
 
 MOST_BYTES = 2**20
-Precision = Literal["no", "bf16", "fp16"]
-Activation = Literal["keep", "elu", "silu", "gelu", "sqish"]
-ActivationScope = Literal["all", "new"]
-Norms = Literal["auto", "frozen", "batch"]
 Select = Literal["clean", "robust", "balanced"]
 CRITERIA = OneOf("iqa_armor.pruning:CRITERIA")
 TUNING = "Fine-tuning"
@@ -33,10 +29,10 @@ class Fitting(SettingsModel):
     weight_decay: float = Field(1e-4, ge=0, le=10)
     loss: Annotated[str, OneOf("iqa_armor.training:LOSSES")] = "plcc+mse"
     flip: bool = True
-    precision: Precision = "no"
+    precision: Literal["no", "bf16", "fp16"] = "no"
     views: Annotated[Literal[1, 2, 4, 8], Flag(kind=int)] = 1
     seed: Seed = 0
-    norms: Norms = "auto"
+    norms: Literal["auto", "frozen", "batch"] = "auto"
     clip: float = Field(1.0, ge=0, le=1e6)
     ema: float = Field(0.0, ge=0, lt=1)
     select: Select = "clean"
@@ -56,8 +52,8 @@ class Training(Fitting):
     nt_weight: float = Field(1e-3, ge=0, le=1e6)
     nt_step: float = Field(0.01, ge=0, le=1)
     at_epsilon: float = Field(4.0, gt=0, le=255)
-    activation: Activation = "keep"
-    activation_scope: ActivationScope = "all"
+    activation: Literal["keep", "elu", "silu", "gelu", "sqish"] = "keep"
+    activation_scope: Literal["all", "new"] = "all"
 
     @field_validator("defense")
     @classmethod
@@ -112,7 +108,7 @@ class Recipe(Training):
 
     @field_validator("activation_scope")
     @classmethod
-    def _has_no_new_layers(cls, value: ActivationScope) -> ActivationScope:
+    def _has_no_new_layers(cls, value: str) -> str:
         if value == "new":
             raise ValueError("a model that is hardened has no new layers, so it can only be all")
         return value
