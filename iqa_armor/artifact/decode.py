@@ -10,10 +10,9 @@ from torch import fx, nn
 from iqa_armor.artifact import checks
 from iqa_armor.artifact.checks import FormatError, expect_fields, shown
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.signatures import SOURCE, Signature, StoredLayer, taken_from
 from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
