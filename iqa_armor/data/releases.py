@@ -112,7 +112,7 @@ def open_nips2017(spec: str, location: str) -> Dataset:
     table.require(("imageid",))
     names = [plain_name(f"{row['imageid']}.png", problems) for row in table.rows]
     files = tuple(file.parent / "images" / name for name in names)
-    problems.extend("duplicate images", [name for name, count in Counter(names).items() if count > 1])
-    problems.extend("missing images", [f"images/{each.name}" for each in files if not is_file(each)])
+    problems.add("duplicate images", *(name for name, count in Counter(names).items() if count > 1))
+    problems.add("missing images", *(f"images/{each.name}" for each in files if not is_file(each)))
     problems.raise_if_any()
     return Dataset(spec, {"test": ImageSet(tuple(names), FileImages(files))}, keeps_size=True)

@@ -18,7 +18,7 @@ from iqa_armor.bounded import SECONDS, EndedError, worker
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
-from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line
+from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line, reading
 from iqa_armor.limits import check_limits
 
 
@@ -61,11 +61,8 @@ class FileNetwork(nn.Module):
         self.path, self.multiple = path, multiple
         self.is_differentiable = path.suffix == ".pt2"
         self.seconds_per_value = 0.0
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-        except OSError as error:
-            raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+        with reading(path, ModelLoadError), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
         # Tells models behind different networks apart by their weights.
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8))
         self.hexadecimal = digest.hexdigest()
