@@ -82,3 +82,24 @@ def test_tables_of_defenses_follow_the_json(model: Path, tmp_path: Path) -> None
     assert f"| {gains[1]:.3f} | {gains[2]:.3f} |" in shown
     figures = json.loads(certificates.read_text())["models"][0]["methods"]["ms"]
     assert f"| + ms | global | {figures['delta_share']:.3f} | – | 0% |" in shown
+
+
+@pytest.mark.slow
+def test_the_evidence_goes_on_where_it_was_stopped_and_is_drawn(model: Path, tmp_path: Path) -> None:
+    labels = write_images(tmp_path / "images", count=24) / "labels.csv"
+    options = ["--data", f"csv:{labels}", "--epochs", 1, "--limit", 4, "--device", "cpu", "-o", tmp_path / "made"]
+    options += ["--attacks", "pgd1", "--seeds", "0,1"]
+    script("evidence.py", model, *options, "--only", "control")
+    kept = tmp_path / "made" / "small-control-1.json"
+    found, made = json.loads(kept.read_text()), kept.stat().st_mtime_ns
+    shown = script("evidence.py", model, *options, "--only", "control,AOL block")
+    assert kept.stat().st_mtime_ns == made
+    assert shown.count("\n| small") == 3  # the base and both methods
+    assert f"{found['pgd1 gain at 4']:.3f}"[:3] in shown
+    assert {"SROCC", "worst-case at 0.5", "mean", "pgd1 gain at 1"} < set(found)
+    for ending in ("ranking", "budgets"):
+        drawn = (tmp_path / "made" / f"small-{ending}.svg").read_text()
+        assert "<svg" in drawn
+        assert drawn.count('id="line2d') > 3
+    hardened = (tmp_path / "made" / "small-AOL-block-0.safetensors").read_bytes()
+    assert hardened != (tmp_path / "made" / "small-AOL-block-1.safetensors").read_bytes()
