@@ -12,7 +12,7 @@ from safetensors.torch import save
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact import settings
-from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown
+from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown, within
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
@@ -60,19 +60,15 @@ def save_artifact(
     """
     given = {"recipe": recipe or {}, "provenance": provenance or {}}
     records = {name: settings.plain(record, name) for name, record in given.items()}
-    try:
+    with within(f"{model.name} cannot be stored in {path}:", ModelLoadError):
         metadata, tensors = _encoded(model, records)
-    except FormatError as error:
-        raise ModelLoadError(f"{model.name} cannot be stored in {path}: {error}") from error
     write_whole(path, save(tensors, metadata))
 
 
 def check_storable(model: QualityModel) -> None:
     """Check, before any training, that a model has a stored form; a ModelLoadError names what has none."""
-    try:
+    with within(f"{model.name} could not be stored once it is hardened:", ModelLoadError):
         _encoded(model, {"recipe": {}, "provenance": {}})
-    except FormatError as error:
-        raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
 def rebuilt(model: QualityModel) -> QualityModel:
@@ -104,7 +100,7 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
     Nothing in the file is executed. The memory and operations that its graph takes are bounded at the recorded image
-    size (--max-memory, `limits.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
+    size (--max-memory, `checks.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
     image only: a graph that changes its tensors is refused, one that mixes images gets them one by one.
 
     Args:
@@ -114,13 +110,11 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
     Raises:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
     """
-    try:
-        path = Path(path)
+    path = Path(path)
+    with within(f"{path} is refused:", ModelLoadError):
         metadata, header = _opened(path, read_header)
         model = _rebuild(_document(metadata), header, source)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
-    except FormatError as error:
-        raise ModelLoadError(f"{path} is refused: {error}") from error
     if getattr(model.network, "meta", {}).get(DRAWS):
         logger.warning("%s draws random numbers; here it draws the same ones for every image", path)
     return model.eval()
@@ -128,10 +122,8 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 
 def read_metadata(path: Path | str) -> dict[str, object]:
     """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values."""
-    try:
+    with within(f"{path} is refused:", ModelLoadError):
         document = _document(_opened(Path(path), read_metadata_text))
-    except FormatError as error:
-        raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
