@@ -49,7 +49,7 @@ stderr = _Screen(stderr=True, highlight=False, emoji=False, quiet=os.environ.get
 
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        stderr.print(self.format(record), markup=False, soft_wrap=True)
+        say(self.format(record), to=stderr)
 
 
 def show_messages() -> None:
@@ -142,8 +142,9 @@ def progress() -> Iterator[Bars]:
 
 
 def say(*lines: str, to: Console = stdout) -> None:
+    """Show lines, in a terminal broken between words."""
     for line in lines:
-        to.print(line, markup=False, soft_wrap=True)
+        to.print(Text(line), soft_wrap=not to.is_terminal)
 
 
 def show_table(
@@ -184,7 +185,19 @@ def span(seconds: float) -> str:
 def say_next(*words: object, to: Console = stdout, program: str = "iqa-armor") -> None:
     """Write the command that is useful next, as a shell reads it, but for --json."""
     if not JSON.get():
-        say(f"next: {shlex.join([program, *map(str, words)])}", to=to)
+        say(in_shell("next: ", [program, *map(str, words)], to), to=to)
+
+
+def in_shell(lead: str, words: Sequence[str], to: Console = stdout) -> str:
+    """Return a command as a shell reads it; in a terminal lines that are too long are joined by backslashes."""
+    first, *rest = map(shlex.quote, words)
+    lines = [lead + first]
+    for word in rest:
+        if to.is_terminal and len(f"{lines[-1]} {word} \\") > to.width:
+            lines.append(f"    {word}")
+        else:
+            lines[-1] += f" {word}"
+    return " \\\n".join(lines)
 
 
 def score_span(scale: ScoreScale | None) -> list[float] | None:
