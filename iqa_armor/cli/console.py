@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ from rich.text import Text
 from iqa_armor.errors import OutputError, Stopped
 
 if TYPE_CHECKING:
-    from iqa_armor.models.base import ScoreScale
     from iqa_armor.pipeline.forecast import Forecast
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -190,24 +190,10 @@ def say_next(*words: object, to: Console = stdout, program: str = "iqa-armor") -
 
 def in_shell(lead: str, words: Sequence[str], to: Console = stdout) -> str:
     """Return a command as a shell reads it; in a terminal lines that are too long are joined by backslashes."""
-    first, *rest = map(shlex.quote, words)
-    lines = [lead + first]
-    for word in rest:
-        if to.is_terminal and len(f"{lines[-1]} {word} \\") > to.width:
-            lines.append(f"    {word}")
-        else:
-            lines[-1] += f" {word}"
-    return " \\\n".join(lines)
-
-
-def score_span(scale: ScoreScale | None) -> list[float] | None:
-    """Return what scores of training images span, for JSON."""
-    return None if scale is None else [scale.low, scale.high]
-
-
-def scale_note(scale: ScoreScale | None) -> str | None:
-    """Return what scores of training images span, for the caption of a table of scores."""
-    return None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}"
+    text = lead + " ".join(shlex.quote(word).replace(" ", "\0") for word in words)
+    width = to.width - 2 if to.is_terminal else 2**20
+    lines = textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines).replace("\0", " ")
 
 
 RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
