@@ -545,3 +545,26 @@ def test_what_is_written_for_others_is_kept(write: Any) -> None:
             return maps.mean((1, 2, 3))
 
     assert torch.equal(trace(Writing(), images()[:1])(images()), Writing()(images()))
+
+
+def test_other_threads_see_nothing_of_a_trace() -> None:
+    class Listed(list[int]):
+        """What a caller may give in place of a list."""
+
+    seen: list[object] = []
+    layer = nn.Conv2d(3, 4, 3)
+
+    def ask() -> None:
+        given = Listed([2, 3])
+        seen.extend([isinstance(given, Listed), torch.tensor(given).tolist(), tuple(torch.zeros(2).expand(3, 2).shape)])
+        seen.extend([type(layer(images())) is Tensor, torch.is_tensor(layer)])
+
+    class Asking(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+            return self.head(self.conv(x).mean((2, 3)))
+
+    trace(Asking(), images())
+    assert seen[:5] == [True, [2, 3], (3, 2), True, False]

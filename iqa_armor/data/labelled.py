@@ -163,9 +163,10 @@ class Places:
         return min((os.path.relpath(path, root) for root in self.roots), key=lambda said: said.startswith(".."))
 
     def near(self, path: Path) -> str:
-        """Say which neighbors differ only in case or extension, the usual reasons for a missing file."""
+        """Say which neighbors differ only in case or extension, or lie in a folder beside: why files are missing."""
         folders = (path.parent, path.parent / "images")
         names = [each.name for folder in folders for each in _entries(folder) if _is_near(each, path)]
+        names = names or [f"{each.name}/{path.name}" for each in _entries(path.parent) if is_file(each / path.name)]
         return f" (there is {', '.join(sorted(names)[:3])})" if names else ""
 
     def _holds(self, path: Path) -> bool:

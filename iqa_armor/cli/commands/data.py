@@ -43,7 +43,7 @@ def check(
         _show(found)
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
     problems.raise_if_any("replace or remove these files, then run again")
-    say_next("train", "resnet18", "--data", spec)
+    say_next("train", "resnet18", "--data", spec, *labels.words())
 
 
 def _show(found: dict[str, Any]) -> None:

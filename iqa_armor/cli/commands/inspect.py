@@ -43,13 +43,14 @@ def _show_cuts(found: Inspection) -> None:
     rows, several = [], any(cut.branch for cut in found.cuts)
     for cut in found.cuts:
         branch = [str(cut.branch + 1)] * several
-        recommended = "recommended (last)" if cut.node in found.recommended else ""
+        recommended = "last" if cut.node in found.recommended else ""
         figures = (str(cut.position), str(cut.channels), "{}x{}".format(*cut.size), f"{cut.ratio:.3f}")
         rows.append([cut.node, *figures, *branch, recommended])
     headings = ["node", "position", "channels", "map", "out ÷ in", *["branch"] * several, ""]
     height, width = found.input_size
     title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {height}x{width}"
-    show_table(headings, rows, title=title)
+    caption = "last: where a block belongs (--position last)" if found.recommended else None
+    show_table(headings, rows, title=title, caption=caption)
 
 
 def _show_spectrum(found: BlockSpectrum) -> None:

@@ -15,7 +15,6 @@ from iqa_armor.cli.console import (
     progress,
     say,
     say_next,
-    score_span,
     show_forecasts,
     show_if_json,
     show_table,
@@ -83,7 +82,9 @@ def train(
             write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
         push(output, place)
-    if show_if_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance}):
+    scale = result.model.scale
+    span = scale and [scale.low, scale.high]
+    if show_if_json({"output": str(output), "score_range": span, **result.provenance}):
         return
     _show(result.fit, title=f"{arch} on {dataset.spec}")
     say(f"wrote {output} (epoch {result.fit.best})")
