@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stdout
@@ -113,10 +115,29 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     return Captured(program, (height, width))
 
 
+class _Others:
+    """A stream that takes what other threads than its maker's write, and is otherwise the one that it stands for."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_ALONE = threading.RLock()  # two exporters would give back each other's settings
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters that print and warn about their own insides, such as every relation between sizes."""
-    with ExitStack() as held, warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    """Silence exporters that print and warn about their own insides, such as every relation between sizes.
+
+    One thread at a time; what others print is shown. Their Python warnings are not: those are a process's.
+    """
+    with _ALONE, ExitStack() as held, warnings.catch_warnings(), redirect_stdout(_Others(sys.stdout)):
         warnings.simplefilter("ignore")
         for logger in map(logging.getLogger, CHATTY):
             held.callback(logger.setLevel, logger.level)

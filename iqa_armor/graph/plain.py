@@ -31,7 +31,8 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
 
     `torch.tensor([x.shape[2], 1])` becomes a constant. Outside torch and Python's own library `isinstance`, and
-    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself.
+    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself. Other threads, which
+    have no such values, are answered as ever.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     with ExitStack() as stack:
@@ -82,7 +83,8 @@ def _from_source(called: Callable[..., Any]) -> Callable[..., Any]:
 def _settling(tracer: SizedTracer, called: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(called)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(tracer.values[each.node], Tensor) for each in proxies(args, kwargs)):
+        given = proxies(args, kwargs)  # none in other threads, which see this as well
+        if not given or any(isinstance(tracer.values[each.node], Tensor) for each in given):
             return called(*args, **kwargs)
         args, kwargs = tracer.plain((args, kwargs))
         return called(*args, **kwargs)

@@ -56,4 +56,4 @@ def check(
             say(f"sizes: all {usual}" if sizes["different"] == 1 else f"sizes: {least} to {most}, {rest}")
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
     problems.raise_if_any("replace or remove these files, then run again")
-    say_next("train", "resnet18", "--data", spec)
+    say_next("train", "resnet18", "--data", spec, *labels.words())

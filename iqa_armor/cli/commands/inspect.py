@@ -24,12 +24,14 @@ def inspect(model: ModelArg, call: ModelCall) -> None:
         return
     rows, several = [], any(cut.branch for cut in found.cuts)
     for cut in found.cuts:
-        recommended = "recommended (last)" if cut.node in found.recommended else ""
+        recommended = "last" if cut.node in found.recommended else ""
         figures = (str(cut.position), str(cut.channels), "{}x{}".format(*cut.size), f"{cut.ratio:.3f}")
         rows.append([cut.node, *figures, *[str(cut.branch + 1)] * several, recommended])
     headings = ["node", "position", "channels", "map", "out ÷ in", *["branch"] * several, ""]
     size = "{}x{}".format(*found.input_size)
-    show_table(headings, rows, title=f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {size}")
+    title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {size}"
+    caption = "last: where a block belongs (--position last)" if found.recommended else None
+    show_table(headings, rows, title=title, caption=caption)
     if found.grids:
         cells = ((at.node, str(at.channels), "{}x{}".format(*at.size), str(at.extra), at.module) for at in found.grids)
         title = "tokens at the end of a transformer's units"

@@ -13,6 +13,7 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments, console
+from iqa_armor.cli.commands.attack import scale_note
 from iqa_armor.cli.console import JSON, SCORED, going_on, say, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
@@ -94,11 +95,12 @@ def score(
         new = run.new(listed_images(images or (), listed), () if file is None else file.done)
         collected = _write(run.rows(scores(new)), file, kind, columns)
     run.finish(images, strict=wanted.strict)
-    facts: Row = {"model": opened.name, "score_range": console.score_span(opened.scale), "failed": run.failed}
+    span = opened.scale and [opened.scale.low, opened.scale.high]
+    facts: Row = {"model": opened.name, "score_range": span, "failed": run.failed}
     facts |= {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
     if not console.show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
-        console.show_table(columns, rows, caption=console.scale_note(opened.scale))
+        console.show_table(columns, rows, caption=scale_note(opened.scale))
     if images:
         console.say_next("attack", model, images[0], "-o", "attacked", *call.words(Opening), to=stderr)
 

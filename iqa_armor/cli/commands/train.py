@@ -66,8 +66,9 @@ def train(
             write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
         push(output, place)
-    scale, rows, fit = console.score_span(result.model.scale), [], result.fit
-    if show_if_json({"output": str(output), "score_range": scale, **result.provenance}):
+    scale, rows, fit = result.model.scale, [], result.fit
+    span = scale and [scale.low, scale.high]
+    if show_if_json({"output": str(output), "score_range": span, **result.provenance}):
         return
     for each in fit.epochs:
         mark, loss = " *" * (each.number == fit.best), f"{each.loss:.4f}" if each.number else "-"
