@@ -13,7 +13,6 @@ import typer
 from pydantic import Field
 
 from iqa_armor.cli import arguments, console
-from iqa_armor.cli.commands.attack import scale_note
 from iqa_armor.cli.console import JSON, SCORED, going_on, say, stderr, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
@@ -100,7 +99,7 @@ def score(
     facts |= {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
     if not console.show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
-        console.show_table(columns, rows, caption=scale_note(opened.scale))
+        console.show_table(columns, rows, caption=console.SCALE_NOTE.format(opened.scale) if opened.scale else None)
     if images:
         console.say_next("attack", model, images[0], "-o", "attacked", *call.words(Opening), to=stderr)
 
