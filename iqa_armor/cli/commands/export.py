@@ -17,6 +17,7 @@ from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.settings import Opening
 
 if TYPE_CHECKING:
+    from iqa_armor.export.smaller import Precision
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
@@ -71,8 +72,11 @@ def export(
             return
         if int8 or fp16:
             dataset = call.open(progress=bars)
-            smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
+            precision: Precision = "int8" if int8 else "fp16"
+            smaller = Smaller.on(opened, dataset, precision, limit=count, max_loss=max_loss, progress=bars)
+        bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
+        bars("exporting", 1, 1)
     if show_if_json(_as_plain(opened, exported)):
         return
     _show(opened, exported)
