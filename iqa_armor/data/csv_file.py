@@ -160,8 +160,8 @@ def _comma(rows: Sequence[Row], columns: Columns, problems: Problems) -> str:
     if not commas:
         return ""
     if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text) for text in commas):
-        problems.extend("scores whose comma may part thousands; write them without", commas)
-    problems.extend("scores with a point beside others with a decimal comma", (text for text in texts if "." in text))
+        problems.add("scores whose comma may part thousands; write them without", *commas)
+    problems.add("scores with a point beside others with a decimal comma", *(text for text in texts if "." in text))
     return "commas in scores are read as decimal points"
 
 

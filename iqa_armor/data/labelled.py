@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -24,13 +24,10 @@ class Problems:
         self.spec = spec
         self._entries: dict[str, list[str]] = {}
 
-    def add(self, kind: str, entry: str) -> None:
-        """Note one fault, e.g. `add("missing images", "a.jpg")`."""
-        self._entries.setdefault(kind, []).append(entry)
-
-    def extend(self, kind: str, entries: Iterable[str]) -> None:
-        for entry in entries:
-            self.add(kind, entry)
+    def add(self, kind: str, *entries: str) -> None:
+        """Note faults, e.g. `add("missing images", "a.jpg")`."""
+        if entries:
+            self._entries.setdefault(kind, []).extend(entries)
 
     def as_plain(self) -> dict[str, list[str]]:
         """Return every fault by kind, for JSON."""
