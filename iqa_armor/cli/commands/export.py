@@ -17,6 +17,7 @@ from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
+    from iqa_armor.export.smaller import Precision
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
@@ -46,7 +47,7 @@ def export(
     import torch
 
     from iqa_armor.export.capture import format_of
-    from iqa_armor.export.smaller import ATTACK, ATTACKED, Precision, Smaller
+    from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast
 
@@ -67,8 +68,10 @@ def export(
         if is_smaller:
             dataset = call.open(progress=bars)
             kind: Precision = "int8" if bits.int8 else "fp16"
-            smaller = Smaller.on(opened, dataset, kind, limit=count, max_loss=bits.max_loss)
+            smaller = Smaller.on(opened, dataset, kind, limit=count, max_loss=bits.max_loss, progress=bars)
+        bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
+        bars("exporting", 1, 1)
     if show_if_json(exported.as_plain(opened)):
         return
     _show(opened, exported)
