@@ -139,7 +139,8 @@ class _Fitting:
 
     def _start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            checkpoint.prepare()
+            weights = sum(value.nbytes for value in self.model.state_dict().values())
+            checkpoint.prepare(takes=4 * weights)  # the present ones, the best ones, and two moments of each
             if checkpoint.resumes and checkpoint.path.is_file():
                 self._restore(checkpoint)
                 return
