@@ -198,6 +198,7 @@ def in_shell(lead: str, words: Sequence[str], to: Console = stdout) -> str:
     return " \\\n".join(lines).replace("\0", " ")
 
 
+SCALE_NOTE = "training images score {0.low:.4g} to {0.high:.4g}"  # of a `ScoreScale`
 RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
 SCORED = "what is scored is kept; run the same command with --resume to go on"
 AGAIN = "what is finished is kept; run the same command again to go on"

@@ -67,7 +67,11 @@ class Pipeline:
 
     def __init__(self, steps: Sequence[Step], *, folder: Path, state: Path) -> None:
         self.steps, self.folder, self.state = steps, folder, state
-        self.kept = _read(state)
+        self.kept: dict[str, Any] = {}
+        if state.is_file():
+            with reading(state, RecipeError, advice="remove it, and all steps are run again"):
+                kept = json.loads(contents(state))
+                self.kept = dict(kept["steps"]) if kept["schema"] == SCHEMA else {}
 
     def run(self, *, force: bool = False, dry: bool = False, quiet: bool = False) -> Iterator[StepResult]:
         """Run what is not done yet, up to the first step that fails; yield each result.
@@ -213,11 +217,3 @@ def _names_of(file: str) -> set[str]:
     """Return the name of a file, with and without its extension, however its letters are written."""
     same = unicodedata.normalize("NFC", file).casefold()
     return {same, same.rpartition(".")[0] or same}
-
-
-def _read(state: Path) -> dict[str, Any]:
-    if not state.is_file():
-        return {}
-    with reading(state, RecipeError, advice="remove it, and all steps are run again"):
-        kept = json.loads(contents(state))
-        return dict(kept["steps"]) if kept["schema"] == SCHEMA else {}

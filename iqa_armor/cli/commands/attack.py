@@ -1,20 +1,15 @@
 """`iqa-armor attack`: attacked images as files."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import SCALE_NOTE, progress, say, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
-
-if TYPE_CHECKING:
-    from iqa_armor.models.base import ScoreScale
+from iqa_armor.settings import LEVELS, Attacks, Direction, SettingsModel
 
 # What the table shows: field of an AttackedImage, and how it is written, by heading.
 SHOWN = {
@@ -32,7 +27,7 @@ class AttackSettings(SettingsModel):
     """Attacks, their budget and direction."""
 
     attacks: Attacks = ("pgd8",)
-    epsilon: float = Field(4.0, ge=0, le=LEVELS, description=BUDGET)
+    epsilon: float = Field(4.0, ge=0, le=LEVELS)
     direction: Direction = 1
 
 
@@ -84,12 +79,7 @@ def attack(
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
     rows = ([written.format(getattr(entry, name)) for name, written in SHOWN.values()] for entry in done)
-    show_table([*SHOWN], rows, caption=scale_note(defended.scale))
+    show_table([*SHOWN], rows, caption=SCALE_NOTE.format(defended.scale) if defended.scale else None)
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
     say_next("evaluate", model, "--data", "csv:labels.csv", *words, *call.words(Opening))
-
-
-def scale_note(scale: ScoreScale | None) -> str | None:
-    """Return what scores of training images span, for the caption of a table of scores."""
-    return None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}"
