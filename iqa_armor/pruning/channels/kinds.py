@@ -13,7 +13,7 @@ _CALLS = {
         "trunc nan_to_num maximum minimum where masked_fill lerp addcmul addcdiv dropout alpha_dropout "
         "feature_dropout dropout1d dropout2d dropout3d feature_alpha_dropout float double half bfloat16 to type "
         "type_as contiguous clone detach identity copy rsub eq ne lt le gt ge logical_and logical_or logical_not "
-        "isnan isinf isfinite requires_grad_ zeros_like ones_like rand_like randn_like bool long int cpu cuda"
+        "isnan isinf isfinite requires_grad_ zeros_like bool long int cpu cuda"
     ),
     # Over places of one channel: axes behind the second are free to change.
     "spatial": (
@@ -35,6 +35,7 @@ _CALLS = {
     "reductions": "std var var_mean std_mean amax amin max min prod logsumexp median argmax argmin any all",
     # The same shape as before, every value depending on all others along one axis.
     "along": "softmax log_softmax softmin cumsum cumprod sort argsort topk normalize logcumsumexp",
+    "filled": "ones_like rand_like randn_like full_like empty_like",
     "product": "matmul bmm mm",
     "convolution": "conv1d conv2d conv3d",
     "transposed": "conv_transpose1d conv_transpose2d conv_transpose3d",

@@ -12,10 +12,12 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import tensors_in
+from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.cut import SIZES
 from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
+from iqa_armor.pruning.channels.zero import has_channels
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
@@ -103,7 +105,8 @@ class Masked(fx.Interpreter):
     """The original network with some channels set to zero wherever they are read."""
 
     def __init__(self, traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor) -> None:
-        super().__init__(traced)
+        # What is not zero where a channel is, is computed anew from zeros when it is summed.
+        super().__init__(traced, garbage_collect_values=not any(rest != 0 for rest in labelling.rest.values()))
         self.labelling, self.gone, self.pruned = labelling, gone, pruned
         self._mates = {node.name: node for node in pruned.graph.nodes}
         self._own = {node.name: node for node in labelling.traced.graph.nodes}
@@ -119,12 +122,26 @@ class Masked(fx.Interpreter):
             source = by_name[original.name]
             held.setdefault(source, self.env.get(source))
             if source in self.env:
-                goes = leaving(labels, self.gone).to(self.env[source].device)
-                self.env[source] = self.env[source].masked_fill(goes, 0)
+                is_sum = known in self.labelling.rescaled
+                self.env[source] = self._of_zeros(source) if is_sum else self._masked(source, labels)
         try:
             return super().run_node(n)
         finally:
             self.env.update({source: value for source, value in held.items() if value is not None})
+
+    def _masked(self, node: fx.Node, labels: Tensor) -> Tensor:
+        value: Tensor = self.env[node]
+        return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
+
+    def _of_zeros(self, node: fx.Node) -> Any:
+        """Return the value of a node as it is where channels that are gone are zero at the layers that make them."""
+        known = self._own[node.name]
+        if not has_channels(self.labelling, known):
+            return self.env[node]
+        if self.labelling.rest.get(known, 0.0) == 0:
+            return self._masked(node, self.labelling.of(known))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._of_zeros)
+        return call_node(self.module, node, args, kwargs)
 
     def _normalized(self, node: fx.Node, labels: Tensor) -> Tensor:
         """Normalise over the channels that stay, as the pruned network does; the others become zero."""
