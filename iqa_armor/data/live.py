@@ -37,10 +37,8 @@ def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> l
     """Return the numbers or texts that a variable of a .mat file holds; a DataError if the file holds no such thing."""
     with reading(path, DataError, says="cannot be read", advice=AGAIN):
         # What scipy runs for these files in C crashes on some.
-        found: list[Any] = worker().call("iqa_armor.data.live:variable", kind, str(path), name, payload=contents(path))[
-            0
-        ]
-        return found
+        found, _ = worker().call("iqa_armor.data.live:variable", kind, str(path), name, payload=contents(path))
+        return list(found)
 
 
 # The vectors run over these folders in this order, img1.bmp to the last of each.

@@ -27,14 +27,8 @@ _MADE_OF_LAYERS = (
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
 # What a tensor tells without a look at its pixels or sizes; how it lies in memory changes no value.
 FACTS = (
-    "is_floating_point",
-    "is_complex",
-    "is_signed",
-    "element_size",
-    "get_device",
-    "type",
-    "stride",
-    "is_contiguous",
+    *("is_floating_point", "is_complex", "is_signed", "element_size"),
+    *("get_device", "type", "stride", "is_contiguous"),
 )
 # Methods that make a tensor like another, as functions.
 MADE_LIKE = {

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from iqa_armor.cli.arguments import Machine, Writing, output_option
-from iqa_armor.cli.console import progress, say, show_if_json, stdout
+from iqa_armor.cli.console import in_shell, progress, say, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
 
@@ -47,4 +47,5 @@ def demo(
         return
     say(*ranking_bars(evaluation.outcome), "")
     stdout.print(*in_plain_words(evaluation.outcome), "", sep="\n", markup=False)
-    say(f"wrote {', '.join(FILES)} to {output}", "next, for a model of your own:", *(f"  {line}" for line in NEXT))
+    say(f"wrote {', '.join(FILES)} to {output}", "next, for a model of your own:")
+    say(*(in_shell("  ", line.split()) for line in NEXT))

@@ -44,7 +44,7 @@ class Labelling:
         self.traced, self.example = traced, example
         self.units = Units()  # that the labels name
         self.labels: dict[fx.Node, Labels] = {}
-        self.shapes: dict[fx.Node, Any] = {}  # of values, or the value where it is a number
+        self.numbers: dict[fx.Node, float] = {}  # values that are numbers
         self.sites: dict[tuple[str, int], Tensor] = {}  # per (name of a stored tensor, axis) the labels along that axis
         self.whole: dict[str, Tensor] = {}  # labels of stored tensors that take part in arithmetic, of their shape
         self.made_axis: dict[str, int] = {}  # per name of a weight that makes channels, the axis along which it does
@@ -65,7 +65,8 @@ class Labelling:
         with torch.no_grad():
             for node in self.traced.graph.nodes:
                 self.values[node] = self.value(node)
-                self.shapes[node] = _shapes(self.values[node])
+                if isinstance(self.values[node], int | float):
+                    self.numbers[node] = self.values[node]
                 self.labels[node] = self._label(node)
                 for source in node.all_input_nodes:
                     if last[source] is node:
@@ -169,11 +170,3 @@ class Labelling:
             return labels
         except NETWORK_FAILURES:  # a way of calling that no rule knows
             return RULES["unknown"](self, call)
-
-
-def _shapes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, int | float):
-        return value
-    return tuple(_shapes(part) for part in value) if isinstance(value, tuple | list) else None

@@ -88,8 +88,9 @@ def along_axis(labelling: Labelling, call: Call) -> Labels:
     """Keep the shape, where every value depends on all others along one axis."""
     source = call.sources[0]
     labels = labelling.of(source)
-    axis = _axis(labelling, call, labels.ndim)
-    if axis is not None and axis not in varying(labels):
+    default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
+    axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
+    if axis is not None and int(axis) % labels.ndim not in varying(labels):
         return like(call.value, lambda part: compressed(labels).expand(part.shape))
     if call.name == "normalize" and len(varying(labels)) == 1 and can_be_summed(labelling, call, ()):
         labelling.read(call, source, labels)
@@ -173,9 +174,3 @@ def _axes(labelling: Labelling, call: Call, ndim: int) -> tuple[int, ...]:
     if isinstance(axes, bool) or axes is None:
         return tuple(range(ndim))
     return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
-
-
-def _axis(labelling: Labelling, call: Call, ndim: int) -> int | None:
-    default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
-    axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
-    return None if axis is None else int(axis) % ndim

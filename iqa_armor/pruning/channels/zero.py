@@ -106,7 +106,8 @@ def restore_sum(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tens
     `before` is the same node of the original.
     """
     source, axes = before.all_input_nodes[0], labelling.rescaled.get(before, ())
-    old, new = labelling.shapes[source], kept_labels(labelling.of(source), gone).shape
+    labels = labelling.of(source)
+    old, new = labels.shape, kept_labels(labels, gone).shape
     share = math.prod(new[axis] / old[axis] for axis in axes)
     if share == 1:
         return
@@ -141,9 +142,9 @@ def rest_in(
     rests = {
         mate: rest_in(mate, each, labelling, known) for mate, each in pairs.items() if has_channels(labelling, each)
     }
-    plain = [mate for mate, each in pairs.items() if mate not in rests and isinstance(labelling.shapes[each], tuple)]
+    plain = [mate for mate, each in pairs.items() if mate not in rests and isinstance(labelling.of(each), Tensor)]
     computed = [each for each in rests.values() if isinstance(each, fx.Node)]
-    anchor = (computed or sorted(plain, key=lambda mate: -len(labelling.shapes[pairs[mate]])))[0]
+    anchor = (computed or sorted(plain, key=lambda mate: -labelling.of(pairs[mate]).ndim))[0]
     with graph.inserting_before(node):
         zero = graph.call_function(operator.mul, (anchor, 0.0))
         given = {
