@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import os
 import shlex
 import subprocess
@@ -64,6 +65,19 @@ def test_a_terminal_breaks_lines_between_words_and_commands_where_a_shell_goes_o
     assert len(lines) > 1
     assert all(len(line) <= 30 for line in lines)
     assert shlex.split("".join(lines).replace("\\", "")) == ["next:", "iqa-armor", *command]
+
+
+def test_steps_of_minutes_have_a_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    screen = console._Screen(stderr=True, force_terminal=True, file=io.StringIO())
+    monkeypatch.setattr(console, "stderr", screen)
+    with console.progress() as bars:
+        assert bars.bars is not None
+        bars.bars.get_time = lambda: now[0]
+        for done in range(1, 4):
+            now[0] += 100
+            bars("evaluating", done, 10)
+        assert bars.bars.tasks[0].time_remaining == pytest.approx(700, rel=0.01)
 
 
 def test_quiet_says_nothing_of_progress_but_what_is_wrong(

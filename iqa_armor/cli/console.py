@@ -66,6 +66,7 @@ JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 # Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
 MINUTE, QUIET = 60.0, math.inf
+LONG = 86400.0  # seconds that a step may take and still say how much time is left
 BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
@@ -136,8 +137,9 @@ def progress() -> Iterator[Bars]:
     if not stderr.is_terminal or BEAT.get() == QUIET:
         yield Bars(None)
         return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     rest = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rest, console=stderr) as bars:
+    with Progress(*columns, rest, console=stderr, speed_estimate_period=LONG) as bars:
         yield Bars(bars)
 
 

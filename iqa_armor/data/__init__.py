@@ -18,6 +18,15 @@ def _accepts(found: Any, name: str) -> Any:
 
 _HOME = "iqa_armor.data"
 RELEASES: dict[str, dict[str, Any]] = tomllib.loads(files(_HOME).joinpath("releases.toml").read_text("utf-8"))
+
+
+def _release(name: str, row: dict[str, Any]) -> Entry:
+    own = row.get("home")
+    return (
+        Entry(f"{_HOME}.{own}", row["says"]) if own else Entry(f"{_HOME}.releases:release", row["says"], {"name": name})
+    )
+
+
 # Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
 DATASETS: Registry[Any] = Registry(
     "dataset",
@@ -25,19 +34,7 @@ DATASETS: Registry[Any] = Registry(
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
         "folder": Entry(f"{_HOME}.csv_file:open_folder", "DIR: every image below it; no scores"),
-        **{name: Entry(f"{_HOME}.releases:release", row["says"], {"name": name}) for name, row in RELEASES.items()},
-        "live": Entry(
-            f"{_HOME}.live:open_live",
-            "DIR of LIVE release 2: dmos.mat, refnames_all.mat, jp2k/ … fastfading/; 100 − DMOS; split by reference",
-        ),
-        "clive": Entry(
-            f"{_HOME}.live:open_clive",
-            "DIR of LIVE In the Wild: Data/, Images/; without practice images, split by name",
-        ),
-        "nips2017": Entry(
-            f"{_HOME}.releases:open_nips2017",
-            "DIR of NIPS 2017: images.csv and images/; no scores, used at its own size",
-        ),
+        **{name: _release(name, row) for name, row in RELEASES.items()},
     },
     group="iqa_armor.datasets",
     accepts=_accepts,

@@ -101,13 +101,9 @@ def release(name: str) -> Callable[[str, str], Dataset]:
     return Release(**{key: value for key, value in RELEASES[name].items() if key != "says"}).open
 
 
-# Kurakin et al., "Adversarial Attacks and Defences Competition", 2018, arXiv:1804.00097; its images have no scores.
-_NIPS2017 = "The NIPS 2017 adversarial-learning development set consists of images.csv and images/*.png"
-
-
 def open_nips2017(spec: str, location: str) -> Dataset:
     """Return the images of a folder with `images.csv` (column ImageId) and `images/*.png`, at their own size."""
-    file, problems = find_labels(location, ["images.csv"], how_to_get=_NIPS2017)[0], Problems(spec)
+    file, problems = find_labels(location, ["images.csv"], how_to_get=RELEASES["nips2017"]["get"])[0], Problems(spec)
     table = read_labels(file, ("imageid",))
     table.require(("imageid",))
     names = [plain_name(f"{row['imageid']}.png", problems) for row in table.rows]

@@ -19,15 +19,7 @@ from typing import Any, Literal
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
 from iqa_armor.data.table import read_labels
-from iqa_armor.errors import (
-    DataError,
-    ModelLoadError,
-    RecipeError,
-    RequirementError,
-    contents,
-    file_version,
-    reading,
-)
+from iqa_armor.errors import DataError, ModelLoadError, RecipeError, RequirementError, contents, file_version, reading
 from iqa_armor.files import require_writable, write_whole
 from iqa_armor.pipeline.card import sha256_of
 from iqa_armor.pipeline.hub import fetched, local_target, on_hub

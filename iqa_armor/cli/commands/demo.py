@@ -38,11 +38,12 @@ def demo(
     with writing.claimed(output, is_folder=True, files=FILES):
         with progress() as bars:
             hardened, evaluation = run_demo(recipe, device=device, progress=bars)
+            page = page_of(evaluation, bars)
         with staging(output) as folder:
             model, results, report = (folder / name for name in FILES)
             hardened.save(model)
             results.write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
-            report.write_text(page_of(evaluation), encoding="utf-8")
+            report.write_text(page, encoding="utf-8")
     if show_if_json(evaluation.outcome.model_dump(mode="json")):
         return
     say(*ranking_bars(evaluation.outcome), "")

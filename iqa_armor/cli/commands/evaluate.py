@@ -16,6 +16,7 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.files import write_whole
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.progress import Progress, silent
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import Requirement, over_seeds, parse_requirement, require_path, unmet
 from iqa_armor.settings import Flag
@@ -92,7 +93,7 @@ def evaluate(
             found.append(evaluate_once(*opened(seed), settings=settings.changed(seed=seed), output=folder))
             _write(found[-1], output=folder, scores=tables[seed])
         whole = replace(found[0], outcome=over_seeds([each.outcome for each in found]))
-        _write(whole, output=output, report=report)
+        _write(whole, output=output, report=report, bars=bars)
     if is_main_process():
         _show(whole.outcome, requirements)
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
@@ -114,7 +115,12 @@ def _opened(
 
 
 def _write(
-    found: Evaluation, *, output: Path | None = None, scores: Path | None = None, report: Path | None = None
+    found: Evaluation,
+    *,
+    bars: Progress = silent,
+    output: Path | None = None,
+    scores: Path | None = None,
+    report: Path | None = None,
 ) -> None:
     from iqa_armor.results.table import write_table
 
@@ -126,11 +132,11 @@ def _write(
         write_table(found.table, scores)
         say(f"wrote {scores}", to=stderr)
     if report is not None:
-        write_whole(report, page_of(found))
+        write_whole(report, page_of(found, bars))
         say(f"wrote {report}", to=stderr)
 
 
-def page_of(found: Evaluation) -> str:
+def page_of(found: Evaluation, bars: Progress = silent) -> str:
     """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report.attack_figures import headline
@@ -138,7 +144,7 @@ def page_of(found: Evaluation) -> str:
     from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
-    pictures = take_pictures(found, attack=attack, budget=budget)
+    pictures = take_pictures(found, attack=attack, budget=budget, progress=bars)
     return render_page(evaluation_report(found.outcome, found.table, pictures))
 
 

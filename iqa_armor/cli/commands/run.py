@@ -75,7 +75,7 @@ def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
             given |= {key: value for key, value in table.items() if key != "command"}
             words = _words(given, parameters, where)
             made = tuple(str(given[key]) for key in WRITTEN if key in given)
-            resumes = command in ("train", "harden") and "seeds" not in given
+            resumes = command in ("train", "harden", "train-purifier") and "seeds" not in given
             yield Step(name, (command, *words), made, resumes=resumes, reads=_unnamed(given, parameters))
     if unused := [key for key in shared if key not in used]:
         raise RecipeError(f"{source}: no command has the option {unused[0]!r}")

@@ -4,7 +4,16 @@ from pathlib import Path
 from typing import Annotated
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import (
+    RESUME,
+    going_on,
+    progress,
+    say,
+    say_next,
+    show_forecasts,
+    show_if_json,
+    show_table,
+)
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.training.filter_settings import PurifierSettings
@@ -16,6 +25,7 @@ def train_purifier(
     settings: PurifierSettings,
     call: arguments.DataCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
+    resume: arguments.ResumeOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -26,18 +36,22 @@ def train_purifier(
         iqa-armor train-purifier model.pt --data csv:labels.csv -o fcn.safetensors
         iqa-armor evaluate m.pt --data csv:l.csv --purify fcn:path=fcn.safetensors
     """
+    from iqa_armor.files import discard
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
 
-    device = call.chosen()
-    with call.claimed(output, source=model, suffix=".safetensors"), progress() as bars:
+    device, checkpoint = call.chosen(), output.with_name(f".{output.stem}.resume.pt")
+    claim = call.claimed(output, source=model, suffix=".safetensors")
+    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
         opened = call.load(model)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
             show_forecasts(forecast_purifier(opened, dataset, settings, device))
             return
-        result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = train_purifier(opened, dataset, settings, options=how)
         result.save(output)
+        discard(checkpoint)
     if show_if_json({"output": str(output), **result.provenance}):
         return
     rows = []
