@@ -2,7 +2,6 @@
 
 import copy
 import math
-import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +11,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels.kinds import name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import kept_labels, leaving, varying
+from iqa_armor.pruning.channels.zero import restore_sum
 
 PIECES = ("chunk", "split", "split_with_sizes", "tensor_split")
 INDEXED = ("getitem", "narrow", "select")
@@ -102,19 +102,6 @@ def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: T
         node.args = (*node.args[:place], value, *node.args[place + 1 :])
 
 
-def _rescale(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Divide a mean over channels by as many as there were."""
-    if before not in labelling.rescaled:
-        return
-    old, new = _sizes(before.all_input_nodes[0], labelling, gone)
-    share = math.prod(new[axis] / old[axis] for axis in labelling.rescaled[before])
-    if share == 1:
-        return
-    with node.graph.inserting_after(node):
-        scaled = node.graph.call_function(operator.mul, (node, share))
-    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
-
-
 def _rescale_attention(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     """Divide by the root of the width that queries had."""
     old, new = _sizes(before.all_input_nodes[0], labelling, gone)
@@ -125,7 +112,7 @@ def _rescale_attention(node: fx.Node, before: fx.Node, labelling: Labelling, gon
 # What lets the numbers written in a call of a copied graph say the new sizes, in place, by what it calls: of the call,
 # the same node of the labelled original, and per label whether what it names goes.
 _REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
-    "mean": _rescale,
+    **dict.fromkeys(("mean", "sum"), restore_sum),
     "scaled_dot_product_attention": _rescale_attention,
     "unflatten": _rewrite_unflatten,
     **dict.fromkeys(LAYERS, _rewrite_layer),

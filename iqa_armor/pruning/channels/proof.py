@@ -12,9 +12,11 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import tensors_in
+from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
+from iqa_armor.pruning.channels.zero import has_channels
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
@@ -104,7 +106,8 @@ class Masked(fx.Interpreter):
     """The original network with some channels set to zero wherever they are read."""
 
     def __init__(self, traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor) -> None:
-        super().__init__(traced)
+        # What is not zero where a channel is, is computed anew from zeros when it is summed.
+        super().__init__(traced, garbage_collect_values=not any(rest != 0 for rest in labelling.rest.values()))
         self.labelling, self.gone, self.pruned = labelling, gone, pruned
         self._mates = {node.name: node for node in pruned.graph.nodes}
         self._own = {node.name: node for node in labelling.traced.graph.nodes}
@@ -118,9 +121,22 @@ class Masked(fx.Interpreter):
         """Return a node's arguments, those that it sums over without the channels that are gone."""
         read, by_name = dict(self.env), {source.name: source for source in n.all_input_nodes}
         for original, labels in self.labelling.reads.get(self._own[n.name], ()):
-            value = read[by_name[original.name]]
-            read[by_name[original.name]] = value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
+            source, is_sum = by_name[original.name], self._own[n.name] in self.labelling.rescaled
+            read[source] = self._of_zeros(source) if is_sum else self._masked(read[source], labels)
         return fx.node.map_arg((n.args, n.kwargs), read.__getitem__)
+
+    def _masked(self, value: Tensor, labels: Tensor) -> Tensor:
+        return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
+
+    def _of_zeros(self, node: fx.Node) -> Any:
+        """Return the value of a node as it is where channels that are gone are zero at the layers that make them."""
+        known = self._own[node.name]
+        if not has_channels(self.labelling, known):
+            return self.env[node]
+        if self.labelling.rest.get(known, 0.0) == 0:
+            return self._masked(self.env[node], self.labelling.of(known))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._of_zeros)
+        return call_node(self.module, node, args, kwargs)
 
     def _normalized(self, node: fx.Node, labels: Tensor) -> Tensor:
         """Normalise over the channels that stay, as the pruned network does; the others become zero."""
