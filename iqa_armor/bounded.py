@@ -53,13 +53,14 @@ class Worker:
         """
         with self._lock:
             try:
-                answer = self._asked(function, arguments, payload, seconds)
+                said, content = self._asked(function, arguments, payload, seconds)
             except BaseException:  # an interrupt between question and answer
                 self.close()
                 raise
-        said, content = answer
         if "error" in said:
-            raise _ours(said["kind"])(said["error"])
+            kind: Any = getattr(errors, str(said["kind"]), None)
+            is_ours = isinstance(kind, type) and issubclass(kind, ArmorError)
+            raise (kind if is_ours else EndedError)(said["error"])
         return said["value"], content
 
     def _asked(self, function: str, arguments: tuple[Any, ...], payload: bytes, seconds: float) -> tuple[Any, bytes]:
@@ -99,11 +100,6 @@ class Worker:
             _exchange(self._process, {"call": f"{module}:", "arguments": [], "seconds": 0}, b"")
             self._imported.add(module)
         return self._process
-
-
-def _ours(kind: object) -> type[Exception]:
-    found = getattr(errors, str(kind), None)
-    return found if isinstance(found, type) and issubclass(found, ArmorError) else EndedError
 
 
 @cache
@@ -164,17 +160,13 @@ def _exchange(process: subprocess.Popen[bytes], request: dict[str, Any], payload
 
 def _send(file: IO[bytes], value: Any, payload: bytes) -> None:
     text = json.dumps(value).encode()
-    file.write(_SIZES.pack(len(text), len(payload)))
-    file.write(text)
-    file.write(payload)
+    file.writelines((_SIZES.pack(len(text), len(payload)), text, payload))
     file.flush()
 
 
 def _receive(file: IO[bytes]) -> tuple[Any, bytes] | None:
     sizes = file.read(_SIZES.size)
-    if len(sizes) < _SIZES.size:
-        return None
-    if sum(_SIZES.unpack(sizes)) > MOST_BYTES:
+    if len(sizes) < _SIZES.size or sum(_SIZES.unpack(sizes)) > MOST_BYTES:
         return None
     text, payload = (file.read(size) for size in _SIZES.unpack(sizes))
     return json.loads(text), payload

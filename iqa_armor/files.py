@@ -63,10 +63,7 @@ def staging(output: Path | str) -> Iterator[Path]:
 
 
 def write_whole(path: Path | str, content: bytes | str) -> None:
-    """Write bytes, or text in UTF-8, so that the file is never seen half-written.
-
-    Raises OutputError if it cannot be written.
-    """
+    """Write bytes, or text in UTF-8, so that the file is never seen half-written; OutputError if it cannot be."""
     # File names need not be text; the bytes of one that stands in a text are kept.
     data = content.encode("utf-8", errors="surrogateescape") if isinstance(content, str) else content
     with replacing(path) as unfinished:
@@ -76,9 +73,7 @@ def write_whole(path: Path | str, content: bytes | str) -> None:
 def require_writable(path: Path | str) -> None:
     """Refuse a file that could not be written, before any work is done; its folder is made.
 
-    Raises:
-        UsageError: If the path is a folder, a pipe or a device.
-        OutputError: If its folder cannot be made, or a file cannot be made there.
+    Raises UsageError if the path is a folder, a pipe or a device, OutputError if nothing can be made there.
     """
     path = Path(path)
     if path.is_dir():

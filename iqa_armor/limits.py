@@ -28,25 +28,17 @@ def _annotated(kind: type) -> dict[str, str | tuple[object, ...]]:
 
 
 def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
-    """Refuse an object whose settings are outside their limits.
+    """Raise a SettingError if an attribute of an object is outside its limit; NaN is outside of all.
 
-    Args:
-        owner: Object with these attributes.
-        limits: By attribute, an interval such as "[0, inf)" or the values that are allowed.
-
-    Raises SettingError if one is outside; NaN is outside of all.
+    A limit is an interval such as "[0, inf)" or the values that are allowed.
     """
     for name, limit in limits.items():
-        value = getattr(owner, name)
+        value, said = getattr(owner, name), f"in {limit}"
         if isinstance(limit, str):
-            fits, said = _lies_in(value, limit), f"in {limit}"
+            least, most = map(float, limit[1:-1].split(","))
+            ends = [least] * (limit[0] == "[") + [most] * (limit[-1] == "]")
+            fits = least < value < most or value in ends
         else:
             fits, said = value in limit, f"out of {', '.join(map(str, limit))}"
         if not fits:
             raise SettingError(f"{type(owner).__name__} needs {name} {said}, got {value!r}")
-
-
-def _lies_in(value: float, interval: str) -> bool:
-    least, most = map(float, interval[1:-1].split(","))
-    ends = (interval[0] == "[" and value == least) or (interval[-1] == "]" and value == most)
-    return least < value < most or ends

@@ -27,14 +27,10 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 
 
 def choose_device(word: str = "auto") -> torch.device:
-    """Return the device that a word names; nothing else in the package decides this.
+    """Return the device that a word names: "auto" (CUDA if here, else the processor), "cpu", "cuda" or "cuda:N".
 
-    Of several processes that a launcher started on a machine, each gets a CUDA device of its own.
-
-    Args:
-        word: "auto" (CUDA where there is one, else the processor), "cpu", "cuda" or "cuda:N".
-
-    Raises UsageError if the word is another, or there is no such device here.
+    Of several processes that a launcher started on a machine, each gets a CUDA device of its own. Any other word, and
+    a device that is not here, is a UsageError.
     """
     import torch
 
@@ -83,10 +79,7 @@ def is_main_process() -> bool:
 
 
 def require_one_process() -> None:
-    """Refuse work that a launcher has started several times: each process would fit, or write, a result of its own.
-
-    Raises UsageError.
-    """
+    """Refuse (UsageError) work that a launcher has started several times: each process would have its own result."""
     if (count := launched()[1]) != 1:
         raise UsageError(
             f"a launcher has started {count} processes, and only evaluate shares its work among them: batches that are "
@@ -104,10 +97,7 @@ def usable_processors() -> int:
 def prepare_threads(count: int | None = None) -> None:
     """Say how many threads to use, and that idle ones wait passively; call it before torch is imported.
 
-    Args:
-        count: Threads of one operation; None keeps what the environment says, or else takes `usable_processors`.
-
-    Raises UsageError if the count is not positive.
+    Without a count it is what the environment says, else `usable_processors`; one below 1 is a UsageError.
     """
     if count is not None and count < 1:
         raise UsageError(f"--threads must be at least 1, got {count}")
@@ -123,10 +113,7 @@ def prepare_threads(count: int | None = None) -> None:
 
 
 def prepare_memory(limit: str | None = None) -> None:
-    """Say how much memory work on one file may take: "6G" or "500M"; None keeps what the environment says.
-
-    Raises UsageError if that is no size of at least 64 MiB.
-    """
+    """Say how much memory work on one file may take: "6G", at least "64M", else a UsageError; None changes nothing."""
     if limit is not None:
         os.environ[MEMORY_VARIABLE] = str(_size(limit))
 
@@ -143,10 +130,7 @@ def has_channels_last() -> bool:
 
 
 def memory_limit() -> int:
-    """Return how many bytes work on one file may take: as told, or three quarters of what this machine grants.
-
-    Raises UsageError if what the environment says is no size.
-    """
+    """Return how many bytes work on one file may take: as told (UsageError if that is none), or ¾ of what is here."""
     said = os.environ.get(MEMORY_VARIABLE)
     return _size(said) if said else _granted_memory() * 3 // 4
 

@@ -1,7 +1,6 @@
 """Named values that describe themselves, for reading a word, help texts and documents; and objects that users name."""
 
 import difflib
-import importlib
 import importlib.util
 import re
 import sys
@@ -11,6 +10,7 @@ from functools import cache
 from importlib import import_module
 from importlib.metadata import EntryPoint, entry_points
 from pathlib import Path
+from pkgutil import resolve_name
 from types import ModuleType
 from typing import Any, Generic, TypeVar
 
@@ -37,19 +37,17 @@ def import_object(source: str, name: str, *, kind: str, error: type[ArmorError] 
 
     Raises ArmorError of the class `error`, if the module is missing or fails, or has no such attribute.
     """
-    module = _from_file(Path(source), kind, error) if source.endswith(".py") else _by_name(source, error)
+    if source.endswith(".py"):
+        module = _from_file(Path(source), kind, error)
+    else:
+        # A console script has its own folder first on the path; a user's package lies in the working folder.
+        if (here := str(Path.cwd())) not in sys.path:
+            sys.path.append(here)
+        with calling(f"module {source!r}", error, says="cannot be imported"):
+            module = import_module(source)
     if not hasattr(module, name):
         raise error(f"{source} has no {kind} {name!r}")
     return getattr(module, name)
-
-
-def _by_name(name: str, failure: type[ArmorError]) -> ModuleType:
-    # A console script has its own folder first on the path; a user's package lies in the working folder.
-    here = str(Path.cwd())
-    if here not in sys.path:
-        sys.path.append(here)
-    with calling(f"module {name!r}", failure, says="cannot be imported"):
-        return importlib.import_module(name)
 
 
 def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
@@ -87,13 +85,8 @@ class Entry:
     settings: Mapping[str, Any] | None = None  # None where NAME is the value itself, be it a class or a function
 
     def value(self) -> Any:
-        found = _at(self.home)
+        found = resolve_name(self.home)
         return found if self.settings is None else found(**self.settings)
-
-
-def unscaled(value: Any, key: str) -> float:  # noqa: ARG001
-    """Return 1: settings are written in the unit that the value keeps them in."""
-    return 1.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,7 +101,8 @@ class Registry(Mapping[str, T], Generic[T]):
     # Value of further names such as "pgd12", or None where a name is no such.
     pattern: Callable[[str], T | None] = lambda name: None  # noqa: ARG005
     also: str = ""  # what else may be named, for help texts: "pgdN for N steps"
-    unit: Callable[[Any, str], float] = unscaled  # number that the written text of a value's setting is divided by
+    # Number that the written text of a value's setting is divided by.
+    unit: Callable[[Any, str], float] = lambda value, key: 1.0  # noqa: ARG005
     error: type[ArmorError] = UsageError  # class of the errors
     _made: dict[str, T] = field(default_factory=dict, repr=False)
 
@@ -174,11 +168,11 @@ class Registry(Mapping[str, T], Generic[T]):
         """Return the public class or function of this name; serves as `__getattr__` of the registry's package."""
         for entry in self.entries.values():
             if entry.home.partition(":")[2] == name:
-                return _at(entry.home)
+                return resolve_name(entry.home)
         raise AttributeError(f"there is no {self.kind} class {name!r}")
 
     def _accepted(self, found: Any, name: str) -> T:
-        accepts: Any = _at(self.accepts) if isinstance(self.accepts, str) else self.accepts
+        accepts: Any = resolve_name(self.accepts) if isinstance(self.accepts, str) else self.accepts
         return accepts(found() if isinstance(found, type) and is_dataclass(found) else found, name)  # type: ignore[no-any-return]
 
     def _imported(self, source: str, attribute: str) -> Any:
@@ -206,8 +200,8 @@ class Registry(Mapping[str, T], Generic[T]):
     def _setting(self, value: Any, pair: str) -> tuple[str, Setting]:
         key, _, written = pair.partition("=")
         is_settled = not is_dataclass(value) or isinstance(value, type)
-        types = {} if is_settled else {f.name: type(getattr(value, f.name)) for f in fields(value) if f.init}
-        types = {name: kind for name, kind in types.items() if issubclass(kind, Setting)}
+        found = () if is_settled else [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
+        types = {name: type(own) for name, own in found if isinstance(own, Setting)}
         if key not in types:
             allowed = f"known are {', '.join(types)}" if types else "it has none"
             raise self.error(f"unknown {self.kind} setting {key!r}; {allowed}")
@@ -217,11 +211,6 @@ class Registry(Mapping[str, T], Generic[T]):
             raise self.error(f"{self.kind} setting {key} must be {types[key].__name__}, got {written!r}") from error
         unit = self.unit(value, key)
         return key, read if unit == 1 or isinstance(read, str) else read / unit
-
-
-def _at(home: str) -> Any:
-    module, _, name = home.partition(":")
-    return getattr(import_module(module), name)
 
 
 @cache

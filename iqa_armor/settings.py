@@ -3,10 +3,12 @@
 import difflib
 import math
 import re
+import tomllib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from importlib import import_module
+from importlib import resources
+from pkgutil import resolve_name
 from types import UnionType
 from typing import Annotated, Any, ClassVar, Literal, Self, Union, get_args, get_origin
 
@@ -17,6 +19,7 @@ from pydantic_core import CoreSchema, core_schema
 from iqa_armor.errors import ArmorError, UsageError
 
 LEVELS = 255
+HELP = tomllib.loads(resources.files("iqa_armor").joinpath("settings.toml").read_text("utf-8"))
 
 
 class SettingsModel(BaseModel):
@@ -27,6 +30,22 @@ class SettingsModel(BaseModel):
     panel: ClassVar[str] = "More options"  # heading under which help texts list settings that are declared here
     # Whether recipes hold these settings: those that decide what the result is, not how this machine gets it.
     in_recipes: ClassVar[bool] = True
+
+    @classmethod
+    def __pydantic_init_subclass__(cls, **_: Any) -> None:
+        """Describe the settings as settings.toml does, where the class itself does not."""
+        for name, field in cls.model_fields.items():
+            field.description = field.description or cls.told(name).get("says")
+        cls.model_rebuild(force=True)
+
+    @classmethod
+    def told(cls, name: str) -> dict[str, str]:
+        """Return what settings.toml says of a setting, and the metavar and the default that help texts show, if any."""
+        found: dict[str, str] = {}
+        for home in ("any", *(base.__name__ for base in reversed(cls.__mro__))):
+            said = HELP.get(home, {}).get(name, {})
+            found |= {"says": said} if isinstance(said, str) else said
+        return found
 
     def __init__(self, **values: Any) -> None:
         unknown = next((name for name in values if name not in type(self).model_fields), None)
@@ -80,8 +99,6 @@ class Flag:
 
     names: tuple[str, ...] = ()  # its flags, such as "--prune-global/--prune-local", if not made of the setting's name
     kind: Any = None  # type of what is written, if not the setting's own; str where it reads a text itself
-    metavar: str | None = None  # what stands for the value in help texts
-    shown: str | None = None  # the default as help texts show it, if not the setting's own
     panel: str | None = None  # heading under which help texts list it, if not its class's; "" for the usual ones
     written: Callable[[Any], Any] = lambda value: value  # what the command line calls a value of the setting
 
@@ -92,17 +109,17 @@ class OneOf:
 
     home: str
     also: tuple[str, ...] = ()  # further words, which mean something to who reads the setting
+    is_checked: bool = True  # False where it may also be a chain of words, which another reads
 
     def registry(self) -> Any:
         """Return the registry; its values are not imported by this."""
-        module, _, name = self.home.partition(":")
-        return getattr(import_module(module), name)
+        return resolve_name(self.home)
 
     def check_all(self, words: Any) -> None:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
         registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if isinstance(word, str) and word not in registry and word not in self.also:
+            if self.is_checked and isinstance(word, str) and word not in registry and word not in self.also:
                 registry.read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
@@ -167,11 +184,6 @@ def read_size(value: Any) -> Any:
     return int(match[1]), int(match[2])
 
 
-def write_size(value: Any) -> Any:
-    """Return (height, width) as `read_size` reads it; a word as it is."""
-    return value if isinstance(value, str) else "{}x{}".format(*value)
-
-
 def read_numbers(value: Any, *, count: int | None = None) -> Any:
     """Return the numbers, `count` of them, of a text that separates them by commas; no text is returned as it is."""
     if not isinstance(value, str):
@@ -197,54 +209,20 @@ def write_levels(values: Any) -> list[float]:
     return [float(f"{value * LEVELS:.12g}") for value in values]
 
 
-Epochs = Annotated[int, Field(description="Passes over the training images.")]
-LearningRate = Annotated[
-    float, Field(description="Peak step size; warmed up over the first tenth, then cosine to zero.")
-]
-PASSING = "Images, or noisy copies of one, that pass the network together."
-BatchSize = Annotated[int, Field(description=PASSING)]
-Limit = Annotated[int | None, Field(ge=1, description="Most images of a dataset, spread over it.")]
+Limit = Annotated[int | None, Field(ge=1)]
 Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
-BUDGET = "L-infinity budget, in 1/255 of the pixel range; of attacks that have one and do not name it themselves."
 Budgets = Annotated[
-    tuple[float, ...],
-    BeforeValidator(read_levels),
-    Flag(("--epsilon",), kind=str, metavar="E,E,…", shown="2,4,6,8,10", written=write_levels),
-    Field(description=BUDGET),
+    tuple[float, ...], BeforeValidator(read_levels), Flag(("--epsilon",), kind=str, written=write_levels)
 ]
 RankingBudgets = Annotated[
-    tuple[float, ...],
-    BeforeValidator(read_levels),
-    Flag(("--ranking-epsilon",), kind=str, metavar="E,E,…", shown="0.25,0.5,1,2,4,8", written=write_levels),
-    Field(description="Budgets of the attack on the ranking, in 1/255."),
+    tuple[float, ...], BeforeValidator(read_levels), Flag(("--ranking-epsilon",), kind=str, written=write_levels)
 ]
-Attacks = Annotated[
-    tuple[Any, ...],  # words, or attacks themselves
-    OneOf("iqa_armor.attacks:ATTACKS"),
-    Flag(("--attack",), kind=list[str], metavar="NAME[:KEY=VALUE,…]"),
-    Field(description="Attack; may be repeated. Your own is package.module:NAME or file.py:NAME. Built in are"),
-]
-DIRECTION = Field(
-    description="Whether attacks push the score up or down; both: they take turns; rank: images of low quality up, "
-    "those of high quality down, by opinion where there is one, else by the model's own clean scores."
-)
-_read_direction = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
-
-
-def _write_direction(value: Any) -> Any:
-    return {1: "up", -1: "down"}.get(value, value)
-
-
-Direction = Annotated[
-    Literal[1, -1], _read_direction, Flag(kind=Literal["up", "down"], shown="up", written=_write_direction), DIRECTION
-]
-RankDirection = Annotated[
-    Literal[1, -1, "rank"],
-    _read_direction,
-    Flag(kind=Literal["up", "down", "rank"], shown="up", written=_write_direction),
-    DIRECTION,
-]
-Seed = Annotated[int, Field(ge=0, lt=2**63, description="Of everything that is drawn.")]
+Attacks = Annotated[tuple[Any, ...], OneOf("iqa_armor.attacks:ATTACKS"), Flag(("--attack",), kind=list[str])]
+_READ = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
+_WAY = Flag(kind=Literal["up", "down"], written=lambda value: {1: "up", -1: "down"}.get(value, value))
+Direction = Annotated[Literal[1, -1], _READ, _WAY]
+RankDirection = Annotated[Literal[1, -1, "rank"], _READ, replace(_WAY, kind=Literal["up", "down", "rank"])]
+Seed = Annotated[int, Field(ge=0, lt=2**63)]

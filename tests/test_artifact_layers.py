@@ -13,9 +13,8 @@ from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops.misc import Permute
 
 from iqa_armor.artifact.checks import FormatError
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.models.sqish import Sqish

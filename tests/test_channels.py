@@ -347,6 +347,84 @@ MOVED = (
     *("pooling and resizing", "padding of maps", "padding of channels", "pixels to channels and back"),
 )
 KEEPS_FIRST = ("roll", "shuffle by view", "shuffle", "padding of channels")  # two of sixteen cannot go there
+# What stands where a channel is zero is not zero there, and is summed.
+FILLED: dict[str, Forward] = {
+    "softmax by hand": lambda net, maps: maps.exp() / maps.exp().sum(1, keepdim=True),
+    "mean of exponentials": lambda net, maps: maps * torch.exp(maps).mean(1, keepdim=True),
+    "sum of cosines": lambda net, maps: maps + 0.1 * torch.cos(maps).sum(1, keepdim=True),
+    "sum of what is shifted": lambda net, maps: maps * (maps + 1).sum(dim=1, keepdim=True),
+    "mean of gates": lambda net, maps: maps * maps.sigmoid().mean(1)[:, None],
+    "count of zeros": lambda net, maps: maps * (maps == 0).sum(1, keepdim=True),
+    "norm by hand": lambda net, maps: (
+        (maps - maps.mean(1, True)) / ((maps - maps.mean(1, True)).pow(2).mean(1, True) + 1e-5).sqrt()
+    ),
+    "norm of tokens by hand": lambda net, maps: normalized(maps.permute(0, 2, 3, 1)).permute(0, 3, 1, 2),
+    "norm of all by hand": lambda net, maps: (
+        (maps - maps.mean((1, 2, 3), True)) / ((maps - maps.mean((1, 2, 3), True)) ** 2).mean((1, 2, 3), True)
+    ),
+    "variance of moments": lambda net, maps: maps / (maps.square().mean(1, True) - maps.mean(1, True) ** 2 + 1).sqrt(),
+    "largest deviation": lambda net, maps: maps * torch.maximum(maps - maps.mean(1, True), maps).sum(1, keepdim=True),
+    "deviation with a layer": lambda net, maps: maps * nn.Softplus()(maps - maps.mean(1, True)).mean(1, keepdim=True),
+    "norm of a pixel's weight": lambda net, maps: maps * (1 + maps).norm(dim=1, keepdim=True),
+}
+
+
+def normalized(tokens: Tensor) -> Tensor:
+    centered = tokens - tokens.mean(-1, keepdim=True)
+    return centered * torch.rsqrt(centered.square().mean(-1, keepdim=True) + 1e-5)
+
+
+class ScaledToOne(Scaled):
+    """A learned scale per channel that is divided by the norm of all."""
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps * (self.scale / self.scale.norm()) * 4
+
+
+@pytest.mark.parametrize("name", [*FILLED, "a norm of weights"])
+def test_what_dead_channels_add_to_a_sum_over_channels_stays(name: str) -> None:
+    inside = between(ScaledToOne()) if name == "a norm of weights" else Network(FILLED[name])
+    network = plant_dead_channels(lively(inside))
+    second = network.second[0] if isinstance(network, Network) else network[2][0]
+    second.weight.data[:, ::8] = 0  # what stands in them need not be zero
+    images = torch.rand(16, 3, SIDE, SIDE) * torch.linspace(0.2, 1, 16).view(-1, 1, 1, 1)
+    pruned = prune(trace(network, images[:1]), images, ratio=0.125, criterion="l1")
+    stays = name in ("a norm of weights", "norm of a pixel's weight")
+    assert pruned.share == (0.0625 if stays else 0.125)
+    before, after = network(images), pruned.network(images)
+    assert (before - after).abs().max() < 1e-3 * before.std()
+    assert pruned.proof is not None
+
+
+@pytest.mark.parametrize(
+    "taken",
+    [
+        lambda maps: torch.cat([maps.narrow(1, 12, 4), maps.narrow(1, 1, 8)], 1),  # some are read by nobody
+        lambda maps: torch.cat([maps, maps[:, :3], maps.flip(1)], 1),  # some stand more often than others
+        lambda maps: torch.cat([maps, torch.ones_like(maps[:, :2])], 1),
+    ],
+)
+def test_dead_channels_go_first_wherever_they_stand_in_a_layer(taken: Callable[[Tensor], Tensor]) -> None:
+    width = taken(torch.rand(1, 32, 4, 4)).shape[1]
+
+    class Taking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.second, self.fc = stage(3, 32), stage(width, 32), nn.Linear(32, 1)
+
+        def forward(self, images: Tensor) -> Tensor:
+            return self.fc(self.second(taken(self.first(images))).mean((2, 3)))
+
+    network, images = plant_dead_channels(lively(Taking())), torch.rand(16, 3, SIDE, SIDE)
+    pruned = prune(trace(network, images[:1]), images, ratio=0.125, criterion="l1")
+    removed = {name: {*range(32)} - {*kept} for name, kept in pruned.kept.items()}
+    assert removed["second.0"] == {0, 8, 16, 24}
+    assert removed["first.0"] <= {0, 8, 16, 24}
+    assert len(removed["first.0"]) >= 3
+    before, after = network(images), pruned.network(images)
+    assert (before - after).abs().max() < 1e-3 * before.std()
+
+
 READ = ("flatten", "flatten places first", "a width that is written", "mean and deviation", "squeeze")
 
 

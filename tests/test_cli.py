@@ -22,6 +22,8 @@ from typer.testing import CliRunner
 from iqa_armor.artifact.storage import load_artifact, save_artifact
 from iqa_armor.cli import app
 from iqa_armor.models.base import Preprocessing, QualityModel
+from iqa_armor.pipeline.inspect import Inspection
+from iqa_armor.surgery.stages import Cut
 
 KONIQ_HEADER = ["image_name", "c1", "c2", "c3", "c4", "c5", "c_total", "MOS", "SD", "set"]
 
@@ -147,6 +149,16 @@ def test_inspect_recommends_the_last_cut(resnet: Path) -> None:
 def test_inspect_shows_what_it_recommends(small_file: Path) -> None:
     (cut,) = json.loads(run("inspect", small_file, "--json").stdout)["recommended"]
     assert cut in run("inspect", small_file).stdout
+
+
+def test_usual_names_of_nodes_stand_whole_in_80_columns(small_file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    names = [f"backbone_layer{number}_1_relu_1" for number in (1, 2, 3)]
+    cuts = tuple(Cut(name, branch=0, position=1, channels=64, size=(125, 166), ratio=1.0) for name in names)
+    found = Inspection("x", 1, (498, 664), cuts, tuple(names[-1:]), grids=(), blocks=(), spectra=(), remarks=())
+    monkeypatch.setattr("iqa_armor.pipeline.inspect.inspect_model", lambda model: found)
+    lines = [line for line in run("inspect", small_file).stdout.splitlines() if "│" in line]
+    assert max(map(len, lines)) <= 80
+    assert [name for name in names for line in lines if name in line] == names
 
 
 def test_inspect_says_why_a_dilated_network_has_no_last_cut(tmp_path: Path) -> None:

@@ -11,6 +11,8 @@ from typer.testing import CliRunner
 
 import iqa_armor
 from iqa_armor.cli import app
+from iqa_armor.cli.commands.info import _show, _written
+from iqa_armor.cli.console import _Screen
 from iqa_armor.pipeline.card import sha256_of
 
 MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
@@ -56,6 +58,17 @@ def test_info_says_who_made_a_file(hardened: Path) -> None:
     shown = run("info", hardened).stdout
     for text in ("date", "recipe.backend", "held-out SROCC, result", known["sha256"], "torch "):
         assert text in shown
+
+
+def test_info_breaks_texts_beside_their_names_in_a_terminal(capsys: pytest.CaptureFixture[str]) -> None:
+    told = {"name": _written([{"name": "labels.csv", "share": 1 / 3}]), "versions": "torch 2.14.1, torchvision 0.29.1"}
+    _show(told, to=_Screen(force_terminal=True, width=30))
+    assert [line.rstrip() for line in capsys.readouterr().out.splitlines()] == [
+        "  name      name labels.csv,",
+        "            share 0.3333",
+        "  versions  torch 2.14.1,",
+        "            torchvision 0.29.1",
+    ]
 
 
 def test_info_of_a_file_without_a_card_says_so() -> None:

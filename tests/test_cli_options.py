@@ -23,7 +23,7 @@ from iqa_armor.cli.arguments import Machine
 from iqa_armor.cli.commands import COMMANDS
 from iqa_armor.cli.options import options
 from iqa_armor.errors import RecipeError, UsageError
-from iqa_armor.settings import Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
+from iqa_armor.settings import HELP, Flag, OneOf, SettingsModel, Size, read_levels, read_numbers
 
 # Options for which absence is no value: nothing is done or said then.
 OPTIONAL = {
@@ -121,7 +121,7 @@ class Soup(SettingsModel):
     """Settings of every kind that an option is made from."""
 
     kind: Annotated[str, OneOf("iqa_armor.attacks:ATTACKS")] = Field("pgd1", description="Kind, one of")
-    size: Annotated[Size | None, Flag(kind=str, metavar="HxW", shown="any")] = Field(None, description="Size.")
+    size: Annotated[Size | None, Flag(kind=str)] = Field(None, description="Size.")
     share: float = Field(0.5, gt=0, le=1, description="Share.")
     counts: Annotated[tuple[int, ...], Flag(("--count",))] = Field((1, 8), description="Counts.")
     is_hot: bool = Field(True, description="Whether it is hot.")
@@ -156,7 +156,8 @@ def test_flags_become_settings_of_their_types() -> None:
     assert called(Soup, *words) == Soup(kind="apgd", size=(32, 40), counts=(3, 5), is_hot=False, has_salt=True)
 
 
-def test_defaults_and_ranges_are_in_the_help() -> None:
+def test_defaults_and_ranges_are_in_the_help(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HELP, "Soup", {"size": {"metavar": "HxW", "shown": "any"}})
     shown = " ".join(called(Soup, "--help-all").output.replace("│", " ").split())
     for text in (
         "[default: pgd1]",
@@ -165,6 +166,7 @@ def test_defaults_and_ranges_are_in_the_help() -> None:
         "[default: 1, 8]",
         "Kind, one of pgd1",
         "--count N",
+        "--size HxW",
     ):
         assert text in shown
 
@@ -289,3 +291,39 @@ def test_threads_are_set_before_torch_is_imported_and_wait_passively(tmp_path: P
     assert done.returncode == 0, done.stderr
     assert done.stderr.splitlines()[-1] == "1 1 PASSIVE"
     assert "training images score" in done.stdout
+
+
+def declared(kind: type[SettingsModel] = SettingsModel) -> Iterator[type[SettingsModel]]:
+    for each in kind.__subclasses__():
+        if each.__module__.startswith("iqa_armor."):
+            yield from (each, *declared(each))
+
+
+def test_every_setting_is_described_and_every_description_is_of_a_setting() -> None:
+    kinds = {kind.__name__: kind for kind in declared()}
+    assert {"Recipe", "Opening", "EvaluationSettings", "Machine"} <= set(kinds)
+    blank = {
+        (name, key) for name, kind in kinds.items() for key, field in kind.model_fields.items() if not field.description
+    }
+    assert blank == set()
+    own = {"any": {key for kind in kinds.values() for key in kind.model_fields}} | {
+        name: set(kind.__annotations__) for name, kind in kinds.items()
+    }
+    assert [(name, key) for name, told in HELP.items() for key in told if key not in own[name]] == []
+
+
+def test_children_inherit_what_is_said_and_add_to_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(HELP, "Bowl", {"count": {"metavar": "MANY", "says": "How many."}})
+    monkeypatch.setitem(HELP, "Plate", {"count": {"shown": "a few"}})
+
+    class Bowl(SettingsModel):
+        count: int = 1
+
+    class Plate(Bowl):
+        count: int = 2
+        seed: int = 0
+
+    assert Plate.told("count") == {"metavar": "MANY", "says": "How many.", "shown": "a few"}
+    described = Plate.model_json_schema()["properties"]
+    assert described["count"]["description"] == Plate.model_fields["count"].description == "How many."
+    assert described["seed"]["description"] == "Of everything that is drawn."

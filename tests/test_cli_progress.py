@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import os
+import shlex
 import subprocess
 import sys
 from pathlib import Path
@@ -48,6 +50,34 @@ def test_what_is_told_of_a_task_stays_on_one_line(clock: list[float], capsys: py
     bars(long := "evaluating " * 9, 1, 4)
     told = capsys.readouterr().err.splitlines()
     assert told == [f"{task}: {detail}", f"{task}: 1 of 4", f"{long}: 1 of 4"]
+
+
+def test_a_terminal_breaks_lines_between_words_and_commands_where_a_shell_goes_on(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    narrow = console._Screen(stderr=True, highlight=False, force_terminal=True, width=30)
+    console.say("the weights fit no built-in architecture exactly", to=narrow)
+    command = ["score", "a b.safetensors", "--data", "csv:labels.csv"]
+    console.say_next(*command, to=narrow)
+    told = capsys.readouterr().err
+    assert [line.strip() for line in told.splitlines()[:2]] == ["the weights fit no built-in", "architecture exactly"]
+    lines = told.splitlines()[2:]
+    assert len(lines) > 1
+    assert all(len(line) <= 30 for line in lines)
+    assert shlex.split("".join(lines).replace("\\", "")) == ["next:", "iqa-armor", *command]
+
+
+def test_steps_of_minutes_have_a_time_left(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    screen = console._Screen(stderr=True, force_terminal=True, file=io.StringIO())
+    monkeypatch.setattr(console, "stderr", screen)
+    with console.progress() as bars:
+        assert bars.bars is not None
+        bars.bars.get_time = lambda: now[0]
+        for done in range(1, 4):
+            now[0] += 100
+            bars("evaluating", done, 10)
+        assert bars.bars.tasks[0].time_remaining == pytest.approx(700, rel=0.01)
 
 
 def test_quiet_says_nothing_of_progress_but_what_is_wrong(

@@ -23,14 +23,14 @@ EXAMPLE = Path(__file__).parents[1] / "examples" / "pipeline.toml"
 
 
 class Written(Pipeline):
-    """A pipeline whose commands write their own words into their outputs, and fail where one of them is "fail"."""
+    """A pipeline whose commands write their words into their outputs; "fail" ends with 10, "break" with 3."""
 
     def _call(self, step: Step, *, quiet: bool) -> int:
         self.called = [*getattr(self, "called", []), step.words]
         for name in (name.replace("{seed}", "0") for name in step.outputs):
             inputs = [(self.folder / word).read_text() for word in {"a", "list.csv"} & {*step.words} - {*step.outputs}]
             (self.folder / name).write_text(" ".join([step.words[0], *inputs]))
-        return 10 * ("fail" in step.words)
+        return 10 * ("fail" in step.words) + 3 * ("break" in step.words)
 
 
 def ran(folder: Path, *steps: Step, **how: bool) -> dict[str, str]:
@@ -61,9 +61,61 @@ def test_nothing_is_done_twice_and_what_has_changed_again(steps: list[Step], tmp
 
 
 def test_the_first_step_that_fails_ends_it_and_is_run_again(steps: list[Step], tmp_path: Path) -> None:
-    broken = Step("second", ("evaluate", "a", "fail"))
+    broken = Step("second", ("evaluate", "a", "break"))
     assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "done", "second": "failed"}
     assert ran(tmp_path, steps[0], broken, steps[2]) == {"first": "unchanged", "second": "failed"}
+
+
+def test_a_requirement_that_did_not_hold_is_tried_again_once_something_has_changed(
+    steps: list[Step], tmp_path: Path
+) -> None:
+    def codes(gate: Step, **how: bool) -> tuple[dict[str, int], int]:
+        pipeline = Written([steps[0], gate, steps[1]], folder=tmp_path, state=tmp_path / "s.json")
+        return {each.name: each.exit_code for each in pipeline.run(**how)}, len(getattr(pipeline, "called", []))
+
+    gate = Step("gate", ("evaluate", "a", "fail"))
+    failing = {"first": 0, "gate": 10}
+    assert codes(gate) == (failing, 2)
+    assert codes(gate) == (failing, 0)
+    assert codes(gate, dry=True) == (failing, 0)
+    assert codes(gate, force=True) == (failing, 2)
+    (tmp_path / "a").write_text("another model")
+    assert codes(gate) == (failing, 1)  # the model is made again, and is the same
+    gate = Step("gate", ("evaluate", "a", "fail", "--limit", "9"))
+    assert codes(gate) == (failing, 1)
+    assert codes(Step("gate", ("evaluate", "a", "hold"))) == ({"first": 0, "gate": 0, "second": 0}, 2)
+
+
+def test_settings_that_a_step_refuses_are_tried_once_a_run(steps: list[Step], tmp_path: Path) -> None:
+    class Refusing(Written):
+        def _call(self, step: Step, *, quiet: bool) -> int:
+            super()._call(step, quiet=quiet)
+            return 6
+
+    for _ in range(2):
+        pipeline = Refusing([replace(steps[0], resumes=True)], folder=tmp_path, state=tmp_path / "s.json")
+        assert [each.exit_code for each in pipeline.run()] == [6]
+        assert pipeline.called == [steps[0].words]
+
+
+def test_the_dataset_that_the_environment_names_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    tables = {"train": {"arch": "net", "output": "b"}, "inspect": {"model": "b"}}
+
+    def statuses() -> list[str]:
+        return list(ran(tmp_path, *read_steps(tables, "p.toml")).values())
+
+    write_images(tmp_path / "koniq", count=2)
+    monkeypatch.setenv("IQA_ARMOR_KONIQ10K", str(tmp_path / "koniq"))
+    assert statuses() == ["done", "done"]
+    assert statuses() == ["unchanged", "unchanged"]
+    (tmp_path / "koniq" / "000.png").write_bytes(b"other")
+    assert statuses() == ["done", "unchanged"]
+    monkeypatch.setenv("IQA_ARMOR_KONIQ10K", str(tmp_path / "elsewhere"))
+    assert statuses() == ["done", "unchanged"]
+    tables["train"]["data"] = "synthetic"
+    assert statuses() == ["done", "unchanged"]
+    monkeypatch.delenv("IQA_ARMOR_KONIQ10K")
+    assert statuses() == ["unchanged", "unchanged"]
 
 
 @pytest.mark.parametrize("made", ["scores.csv", "images/attacked.png", "h-{seed}.txt"])

@@ -88,7 +88,11 @@ def test_difference_scores_are_asked_about_and_turned(tmp_path: Path, name: str)
         ("image", UsageError, "'image' is not image, mos, split, reference = a column"),
         ("picture=x", UsageError, "--columns: 'picture=x'"),
         ("image=x", DataError, "no column 'x', only image, score"),
-        ("", DataError, r"needs the columns image, mos but has image, score; say which"),
+        (
+            "",
+            DataError,
+            r"needs the columns image, mos but has image, score; say which they are, as in --columns mos=score,",
+        ),
     ],
 )
 def test_columns_that_are_not_there_are_refused(
@@ -188,6 +192,13 @@ def test_missing_images_inside_are_called_missing(tmp_path: Path) -> None:
     spec = written(tmp_path, f"image,mos\n{tmp_path}/gone.png,1\na.jpg,2\n", "a.png")
     with pytest.raises(DataError, match=r"(?s)missing images \(2\).*gone\.png.*a\.jpg \(there is a\.png\)"):
         open_dataset(spec)
+
+
+def test_images_in_a_folder_beside_the_label_file_are_named_with_the_way_out(tmp_path: Path) -> None:
+    spec = written(tmp_path, "filename,quality_score\na.png,1\nb.png,2\n", "pics/a.png", "pics/b.png")
+    with pytest.raises(DataError, match=r"(?s)a\.png \(there is pics/a\.png\).*--image-root DIR"):
+        open_dataset(spec)
+    assert open_dataset(spec, image_root=tmp_path / "pics").fingerprint
 
 
 @pytest.mark.parametrize("form", ["NFC", "NFD"])

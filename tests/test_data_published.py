@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from iqa_armor.data import DATASETS
 from iqa_armor.data.labelled import Problems
-from iqa_armor.data.releases import KONIQ10K
 from iqa_armor.data.specs import open_dataset
 from iqa_armor.data.table import read_labels
 from iqa_armor.errors import DataError
@@ -94,7 +94,7 @@ def test_rows_of_the_real_koniq_file_open_with_small_images(tmp_path: Path) -> N
     (tmp_path / file.name).write_text("\r\n".join(lines))
     for row in csv.DictReader(lines):
         picture(tmp_path / "512x384" / row["image_name"])
-    dataset = KONIQ10K("koniq10k:x", str(tmp_path))
+    dataset = DATASETS["koniq10k"]("koniq10k:x", str(tmp_path))
     assert sum(len(images) for images in dataset.splits.values()) == 12
     assert dataset.splits["training"].names[0] == "10004473376.jpg"
     torch.testing.assert_close(dataset.splits["training"].mos[0], torch.tensor(77.3836206897))  # type: ignore[index]

@@ -6,6 +6,7 @@ import dataclasses
 import json
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -226,6 +227,16 @@ def test_wrong_export_keeps_the_file_that_was_there(tmp_path: Path, monkeypatch:
     with pytest.raises(ArmorError, match="metadata"):
         export_model(hardened("cayley"), tmp_path / "out.pt2")
     assert (tmp_path / "out.pt2").read_text() == "before"
+
+
+def test_what_other_threads_print_meanwhile_is_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    with capture.quiet():
+        sys.stdout.write("an exporter")
+        other = threading.Thread(target=lambda: sys.stdout.write("a service, "))
+        other.start()
+        other.join()
+    sys.stdout.write("afterwards")
+    assert capsys.readouterr().out == "a service, afterwards"
 
 
 def test_comparison_refuses_a_nan_and_a_wrong_shape() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -83,7 +84,9 @@ def test_what_loses_too_much_is_refused_and_not_written(tmp_path: Path) -> None:
 def test_each_kind_of_loss_is_seen(rising: bool) -> None:
     made = model()
     made.higher_is_better = rising
-    smaller = replace(Smaller.on(made, DATA, "int8", limit=6), max_loss=9.0, mos=None)
+    tasks: list[str] = []
+    smaller = Smaller.on(made, DATA, "int8", limit=6, max_loss=9.0, progress=lambda task, *_: tasks.append(task))
+    smaller = replace(smaller, mos=None)
 
     def plain(images: Tensor) -> Tensor:
         with torch.no_grad():
@@ -91,6 +94,7 @@ def test_each_kind_of_loss_is_seen(rising: bool) -> None:
 
     shifted = loss_of(made, lambda images: plain(images) + 0.4, smaller)
     assert (shifted.error, shifted.srocc, shifted.gain) == pytest.approx((0.1, 0.0, 0.0), abs=1e-6)
+    assert Counter(tasks) == {"comparing scores": 12, "attacking the model": 6, "attacking the file": 6}
     doubled = loss_of(made, lambda images: 2 * plain(images), smaller)
     assert doubled.gain == pytest.approx(doubled.gains[0], rel=1e-3)
     coarse = loss_of(made, lambda images: (plain(images) * 10).round() / 10, smaller)

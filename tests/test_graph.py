@@ -13,7 +13,7 @@ from torch.nn import functional
 from torchvision.transforms.functional import center_crop, resize
 
 from iqa_armor.artifact.storage import load_artifact, save_artifact
-from iqa_armor.errors import DataError, SurgeryError
+from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import argument, arguments, is_convolution
 from iqa_armor.graph.interpret import NodeFailure, interpret, record_sizes, size_of
 from iqa_armor.graph.trace import evaluating, trace, trace_shared
@@ -165,15 +165,12 @@ def test_failure_names_cause_layer_and_line(
     assert capfd.readouterr() == ("", "")
 
 
-def test_failure_on_another_size_is_of_the_class_and_advice_that_is_asked_for(
-    capfd: pytest.CaptureFixture[str],
-) -> None:
+def test_failure_on_another_size_names_layer_cause_and_way_out(capfd: pytest.CaptureFixture[str]) -> None:
     traced = trace(nn.Sequential(nn.Conv2d(3, 2, 3), nn.Flatten(), nn.Linear(72, 1)), images())
-    with pytest.raises(DataError, match=r"input of \(2, 3, 9, 9\) at layer '2' .* cannot be multiplied.*; send others"):
-        record_sizes(traced, images(9), error=DataError, advice="send others")
-    assert capfd.readouterr() == ("", "")
-    with pytest.raises(SurgeryError, match="--input-size"):
+    says = r"input of \(2, 3, 9, 9\) at layer '2' .* cannot be multiplied.*; give .* --input-size"
+    with pytest.raises(SurgeryError, match=says):
         record_sizes(traced, images(9))
+    assert capfd.readouterr() == ("", "")
 
 
 def test_line_of_source_outlives_a_second_trace() -> None:
@@ -548,3 +545,26 @@ def test_what_is_written_for_others_is_kept(write: Any) -> None:
             return maps.mean((1, 2, 3))
 
     assert torch.equal(trace(Writing(), images()[:1])(images()), Writing()(images()))
+
+
+def test_other_threads_see_nothing_of_a_trace() -> None:
+    class Listed(list[int]):
+        """What a caller may give in place of a list."""
+
+    seen: list[object] = []
+    layer = nn.Conv2d(3, 4, 3)
+
+    def ask() -> None:
+        given = Listed([2, 3])
+        seen.extend([isinstance(given, Listed), torch.tensor(given).tolist(), tuple(torch.zeros(2).expand(3, 2).shape)])
+        seen.extend([type(layer(images())) is Tensor, torch.is_tensor(layer)])
+
+    class Asking(Network):
+        def forward(self, x: Tensor) -> Tensor:
+            thread = threading.Thread(target=ask)
+            thread.start()
+            thread.join()
+            return self.head(self.conv(x).mean((2, 3)))
+
+    trace(Asking(), images())
+    assert seen[:5] == [True, [2, 3], (3, 2), True, False]

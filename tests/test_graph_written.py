@@ -170,6 +170,64 @@ def test_old_ways_to_compute_weights_are_baked_once_they_have_run(computed: Any,
     assert hardened(network, tmp_path).share > 0.05
 
 
+class Scaling(nn.Module):
+    """Layers, weights of its own, a loop and an `if`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.Sequential(nn.Conv2d(16, 16, 1), nn.BatchNorm2d(16), nn.Dropout(0.5))
+        self.scale, self.times = nn.Parameter(torch.rand(16, 1, 1)), 2
+
+    def forward(self, x: Tensor, skip: bool = False) -> Tensor:
+        for _ in range(self.times):
+            x = torch.relu(x + self.layers(x) * self.scale)
+        return x if skip else x.mean(1, keepdim=True) + x
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_scripted_submodules_are_taken_for_their_source_with_the_weights_they_have_now(
+    tmp_path: Path, nested: bool
+) -> None:
+    scripted = torch.jit.script(Scaling())
+    network = Written(lambda self, x: self.scripted(x))
+    network.scripted = torch.jit.script(nn.Sequential(scripted, Scaling())) if nested else scripted
+    with torch.no_grad():
+        for parameter in network.scripted.parameters():
+            parameter.copy_(torch.rand_like(parameter) * 0.2)
+    network.scripted.to(torch.float64).to(torch.float32)
+    network.eval()
+    images = torch.rand(2, 3, SIDE, SIDE)
+    traced = trace(network, images[:1])
+    assert isinstance(network.scripted, torch.jit.ScriptModule), "the network itself was changed"
+    torch.testing.assert_close(traced(images), network(images))
+    assert not any(isinstance(module, torch.jit.ScriptModule) for module in traced.modules())
+    assert hardened(network, tmp_path).share > 0.05
+
+
+def test_a_scripted_network_is_taken_for_its_source() -> None:
+    scripted = torch.jit.script(nn.Sequential(nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.Flatten(), nn.Dropout(0.5)))
+    images = torch.rand(2, 3, 8, 8)
+    torch.testing.assert_close(trace(scripted, images[:1])(images), scripted.eval()(images))
+
+
+def test_a_tensor_that_forward_writes_over_is_kept(tmp_path: Path) -> None:
+    """As CLIP's text encoder does with an attention mask that all its blocks share."""
+    mask = torch.rand(16, 1, 1)
+
+    class Masking(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mask = mask
+
+        def forward(self, x: Tensor) -> Tensor:
+            self.mask = self.mask.to(dtype=x.dtype, device=x.device)
+            return x * self.mask
+
+    network = Written(lambda self, x: self.masks(x))
+    network.masks = nn.Sequential(Masking(), Masking())
+    assert hardened(network.eval(), tmp_path).share > 0.05
+
+
 @pytest.mark.parametrize(
     ("between", "reason"),
     [
@@ -178,20 +236,22 @@ def test_old_ways_to_compute_weights_are_baked_once_they_have_run(computed: Any,
         (lambda _, x: torch.stack([image.roll(1) for image in x]), r"how many images come together .*image\.roll"),
         (lambda self, x: self.tables["layer"](x), "a Conv2d is no submodule; keep layers in nn.ModuleList"),
         (lambda _, x: x * len(Path("/nowhere/mean.txt").read_text()), "FileNotFoundError: .*nowhere/mean.txt"),
-        (lambda self, x: self.compiled(x), r"'compiled' is compiled by TorchScript, which cannot be followed"),
+        (lambda self, x: self.recorded(x), "'recorded' is TorchScript without the Python source"),
+        (lambda self, x: self.tables["hidden"][0](x), "a weight that it works with is no part of the network"),
     ],
 )
 def test_it_is_refused_by_its_reason(between: Any, reason: str) -> None:
     network = Written(between)
     network.tables["layer"] = nn.Conv2d(16, 16, 1)  # type: ignore[index]
-    network.compiled = torch.jit.script(nn.Sequential(nn.Conv2d(16, 16, 1)))
+    network.tables["hidden"] = [Scaling()]  # type: ignore[index]
+    network.recorded = torch.jit.trace(nn.Sequential(nn.Conv2d(16, 16, 1)), torch.rand(1, 16, 4, 4))
     with pytest.raises(SurgeryError, match=reason):
         trace(network.eval(), torch.rand(1, 3, SIDE, SIDE))
 
 
 def test_a_network_of_torchscript_and_one_in_half_precision_are_refused_by_their_reason() -> None:
-    with pytest.raises(SurgeryError, match="the network is compiled by TorchScript"):
-        trace(torch.jit.script(nn.Sequential(nn.Conv2d(3, 3, 1))), torch.rand(1, 3, 8, 8))
+    with pytest.raises(SurgeryError, match="the network is TorchScript without the Python source"):
+        trace(torch.jit.trace(nn.Conv2d(3, 3, 1), torch.rand(1, 3, 8, 8)), torch.rand(1, 3, 8, 8))
 
     class Half(nn.Sequential):
         def forward(self, x: Tensor) -> Tensor:

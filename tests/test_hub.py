@@ -16,6 +16,7 @@ from iqa_armor import load_model
 from iqa_armor.cli import app
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.pipeline.card import describe_file
+from iqa_armor.pipeline.steps import Pipeline, Step
 
 MODEL = Path(iqa_armor.__file__).parent / "assets" / "demo.safetensors"
 
@@ -69,3 +70,28 @@ def test_what_is_not_there_is_refused_by_name(hub: Path, monkeypatch: pytest.Mon
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     with pytest.raises(ModelLoadError, match="pip install huggingface_hub"):
         load_model("hf:us/demo")
+
+
+def test_a_pipeline_looks_whether_models_on_the_hub_have_changed(hub: Path, tmp_path: Path) -> None:
+    class Pushing(Pipeline):
+        def _call(self, step: Step, *, quiet: bool) -> int:
+            if step.outputs:
+                (self.folder / "hard.safetensors").write_text("made")
+            return 0
+
+    steps = [
+        Step("push", ("harden", "hf:us/demo", "-o", "hf:us/hard"), ("hf:us/hard",)),
+        Step("last", ("evaluate", "hf:us/demo")),
+    ]
+
+    def ran(*, dry: bool = False) -> list[str]:
+        return [each.status for each in Pushing(steps, folder=tmp_path, state=tmp_path / "s.json").run(dry=dry)]
+
+    assert ran() == ["done", "done"]
+    assert ran() == ["unchanged", "unchanged"]
+    (hub / "us" / "demo" / "model.safetensors").write_bytes(b"another")
+    assert ran() == ["done", "done"]
+    (tmp_path / "hard.safetensors").unlink()
+    assert ran() == ["done", "unchanged"]
+    (hub / "us" / "demo" / "model.safetensors").unlink()  # the command itself says that it cannot be had
+    assert ran(dry=True) == ["would run", "would run"]

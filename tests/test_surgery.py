@@ -158,6 +158,36 @@ def test_last_quarter_of_many_convolutions_on_one_size_is_the_last_stage() -> No
     assert [node.name for node in choose(trace(network, example()[:1]), "last")] == ["_11"]  # two of eight behind it
 
 
+@pytest.mark.parametrize("turned", [lambda x: x.permute(0, 2, 3, 1), lambda x: x.movedim(1, -1).relu()])
+def test_maps_that_are_turned_for_their_tokens_are_no_cut(turned: Callable[[Tensor], Tensor]) -> None:
+    """As in MANIQA: maps of one size, made tokens of by a turn and a reshape, and maps again before a convolution."""
+
+    class Mixed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.embed = nn.Conv2d(3, 16, 4, 4)
+            self.convs = nn.ModuleList(nn.Conv2d(16, 16, 3, padding=1) for _ in range(4))
+            self.mixes = nn.ModuleList(nn.Linear(16, 16) for _ in range(4))
+
+        def forward(self, x: Tensor) -> Tensor:
+            x = self.embed(x)
+            for conv, mix in zip(self.convs, self.mixes, strict=True):
+                n, c, h, w = x.shape
+                tokens = mix(turned(x).reshape(n, h * w, c))
+                x = conv(tokens.reshape(n, h, w, c).permute(0, 3, 1, 2))
+            return x.mean((1, 2, 3))
+
+    traced = trace(Mixed(), example(32))
+    (cut,) = choose(traced, "last")
+    assert (size_of(cut) or ())[1] == 16
+    assert all((size_of(node) or ())[1] in (3, 16) for node in cuts_of(traced)), "no cut has its channels last"
+
+
+def cuts_of(traced: torch.fx.GraphModule) -> list[torch.fx.Node]:
+    names = {cut.node for branch in branches(Lineage(traced)) for cut in branch.cuts}
+    return [node for node in traced.graph.nodes if node.name in names]
+
+
 @pytest.mark.parametrize("moved", [lambda x: x.view(-1, 3, 96, 96), lambda x: x.flip(3), lambda x: (x - 0.5) / 0.2])
 def test_last_is_never_the_image_itself(moved: Callable[[Tensor], Tensor]) -> None:
     class Moved(nn.Module):

@@ -78,7 +78,7 @@ def test_parquet_has_the_same_kinds_of_columns_whatever_was_measured(tmp_path: P
 
 def test_parquet_without_pyarrow_says_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ArmorError, match="pip install pyarrow"):
+    with pytest.raises(ArmorError, match=r"pip install 'iqa-armor\[parquet\]'"):
         check_table_file(Path("scores.parquet"))
 
 

@@ -103,6 +103,32 @@ def test_training_depends_on_its_seed_only(make_model: Callable[..., QualityMode
     assert not torch.equal(weights(quick), weights(quick.model_copy(update={"fresh": True})))
 
 
+@pytest.mark.parametrize("fresh", [False, True])
+def test_a_training_that_was_stopped_goes_on_bit_for_bit(
+    fresh: bool, make_model: Callable[..., QualityModel], smooth: Dataset, tmp_path: Path
+) -> None:
+    few = Dataset("few", {"training": smooth.training().limit(6)})
+    asked = SPEED.model_copy(update={"epochs": 3, "fresh": fresh, "attacks": ("pgd1",)})
+    whole = train_purifier(make_model(), few, asked, options=CPU).fitted
+    how = replace(CPU, checkpoint=tmp_path / "resume.pt")
+
+    def stop(task: str, done: int, total: int, detail: str = "") -> None:
+        if (task, done) == ("epochs", 2):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        train_purifier(make_model(), few, asked, options=replace(how, progress=stop))
+    begun: list[int] = []
+    on = replace(how, resume=True, progress=lambda task, done, *_: begun.append(done) if task == "epochs" else None)
+    resumed = train_purifier(make_model(), few, asked, options=on).fitted
+    assert begun == [2, 3]
+    assert [epoch.loss for epoch in resumed.epochs[1:]] == [epoch.loss for epoch in whole.epochs[1:]]
+    for name, value in whole.network.state_dict().items():
+        assert torch.equal(resumed.network.state_dict()[name], value)
+    with pytest.raises(RecipeError, match="settings differ"):
+        train_purifier(make_model(), few, asked.model_copy(update={"epochs": 4}), options=on)
+
+
 def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:
     counted: list[int] = []
 

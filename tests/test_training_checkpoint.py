@@ -8,6 +8,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -226,3 +227,18 @@ def test_a_run_killed_while_it_writes_leaves_the_last_state_and_no_leftovers(tmp
     assert Checkpoint(path, "f").read()["step"] == 1
     Checkpoint(path, "f").prepare()
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_disk_with_too_little_room_is_told_before_the_first_epoch(
+    make_model, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, checkpoint = make_model(0), Checkpoint(tmp_path / "resume.pt")
+    least = 4 * sum(value.nbytes for value in model.state_dict().values())
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=least - 1))
+    steps: list[str] = []
+    with pytest.raises(OutputError, match=r"takes .* MiB at least: there are .* MiB free"):
+        fit_small(model, settings(epochs=1), checkpoint=checkpoint, progress=lambda task, *_: steps.append(task))
+    assert "fine-tuning" not in steps
+    monkeypatch.setattr("shutil.disk_usage", lambda _: SimpleNamespace(free=least))
+    fit_small(model, settings(epochs=1), checkpoint=checkpoint)
+    assert checkpoint.path.stat().st_size > least  # what is asked for is no more than it takes

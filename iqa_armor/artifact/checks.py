@@ -2,7 +2,8 @@
 
 import math
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 MAX_HEADER_BYTES = 2**24  # graph, settings and tensor table of DenseNet-201 together take 0.4 MB
@@ -19,6 +20,15 @@ MAX_NAME = 256
 
 class FormatError(Exception):
     """Why a file cannot be opened or a model cannot be stored; the callers add which one."""
+
+
+@contextmanager
+def within(place: str, error: type[Exception] = FormatError) -> Iterator[None]:
+    """Raise `error` in place of a FormatError of the block, saying first where it arose."""
+    try:
+        yield
+    except FormatError as failure:
+        raise error(f"{place} {failure}") from failure
 
 
 def shown(value: object) -> str:
@@ -112,10 +122,8 @@ def checked_fields(stored: object, checks: Mapping[str, ArgumentCheck], where: s
     fields = expect_fields(stored, frozenset(checks), where)
     checked = {}
     for name, check in checks.items():
-        try:
+        with within(f"{where}: {name}"):
             checked[name] = check(fields[name])
-        except FormatError as error:
-            raise FormatError(f"{where}: {name} {error}") from error
     return checked
 
 

@@ -8,12 +8,11 @@ import torch
 from torch import fx, nn
 
 from iqa_armor.artifact import checks
-from iqa_armor.artifact.checks import FormatError, expect_fields, shown
+from iqa_armor.artifact.checks import FormatError, expect_fields, shown, within
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.methods import METHODS
 from iqa_armor.artifact.signatures import SOURCE, Signature, StoredLayer, taken_from
 from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
@@ -49,10 +48,8 @@ def decode_network(
         count = len(nodes) if isinstance(nodes, list) else 0
         raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {count}")
     for index, stored in enumerate(nodes):
-        try:
+        with within(f"node {index}:"):
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
-        except FormatError as error:
-            raise FormatError(f"node {index}: {error}") from error
     if unused := build.leaves.keys() - build.called:
         raise FormatError(f"its graph never calls the declared layer {shown(min(unused))}")
     network = fx.GraphModule(build.root, build.graph, "HardenedNetwork")
@@ -93,11 +90,9 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
     check_disjoint(paths)
     root, leaves = nn.Module(), {}
     for path, stored in stored_leaves.items():
-        try:
-            is_source = isinstance(stored, dict) and stored.get("class") == SOURCE
+        is_source = isinstance(stored, dict) and stored.get("class") == SOURCE
+        with within(f"layer {shown(path)}:"):
             leaves[path], module = taken_from(source, path) if is_source else _leaf(path, stored, header)
-        except FormatError as error:
-            raise FormatError(f"layer {shown(path)}: {error}") from error
         container, name = _container(root, path)
         container.add_module(name, module)
     for path, kind in stored_attributes.items():
@@ -203,14 +198,12 @@ def _add_attribute_node(build: _Build, target: str, *, args: list[object], kwarg
 
 def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
     callee, signature = _callee(build, op, target)
-    try:
+    with within(f"{op} {shown(target)}:"):
         values = tuple(decode_value(arg, build.nodes, signature.accepts_text) for arg in args)
         named = {name: decode_value(arg, build.nodes, signature.accepts_text) for name, arg in kwargs.items()}
         if op == "call_method" and not (values and isinstance(values[0], fx.Node)):
             raise FormatError("a method needs the node whose value it belongs to")
         signature.check(values[1:] if op == "call_method" else values, named)
-    except FormatError as error:
-        raise FormatError(f"{op} {shown(target)}: {error}") from error
     return build.graph.create_node(str(op), callee, values, named)  # type: ignore[arg-type]
 
 

@@ -52,7 +52,7 @@ def parse_json(text: str | bytes) -> object:
 def _unique(pairs: list[tuple[str, object]]) -> dict[str, object]:
     found = dict(pairs)
     if len(found) < len(pairs):
-        twice = next(name for name, count in Counter(name for name, _ in pairs).items() if count > 1)
+        (twice, _), *_ = Counter(name for name, _ in pairs).most_common()
         raise FormatError(f"its JSON has the name {shown(twice)} twice")
     return found
 

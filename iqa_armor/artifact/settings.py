@@ -17,6 +17,7 @@ from iqa_armor.artifact.checks import (
     either,
     flag,
     integer,
+    must_be,
     number,
     optional,
     sequence,
@@ -36,6 +37,11 @@ PREPROCESSING: dict[str, ArgumentCheck] = {
 }
 RANKED = sequence(number(), RANKS)
 TRAINING_SCORES: dict[str, ArgumentCheck] = {"scores": RANKED, "opinions": either(RANKED, sequence(number(), 0))}
+_PRINTABLE = f"printable text of at most {MAX_NAME} characters"
+NAMES = dict.fromkeys(
+    ("name", "arch"),
+    must_be(_PRINTABLE, lambda text: isinstance(text, str) and len(text) <= MAX_NAME and text.isprintable()),
+)
 SCORE_SCALE: dict[str, ArgumentCheck] = {"low": number(), "high": number(), "higher_is_better": flag}
 
 
@@ -72,13 +78,7 @@ def _made(kind: Callable[..., T], stored: object, checks: Mapping[str, ArgumentC
 
 def read_names(document: Mapping[str, object]) -> dict[str, str]:
     """Return the `name` and `arch` of a model, printable texts of bounded length."""
-    names: dict[str, str] = {}
-    for field in ("name", "arch"):
-        text = document[field]
-        if not isinstance(text, str) or len(text) > MAX_NAME or not text.isprintable():
-            raise FormatError(f"{field} must be printable text of at most {MAX_NAME} characters, got {shown(text)}")
-        names[field] = text
-    return names
+    return checked_fields({field: document[field] for field in NAMES}, NAMES, "its description")
 
 
 def plain(value: object, where: str = "value") -> object:

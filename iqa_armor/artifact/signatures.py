@@ -4,7 +4,7 @@ import copy
 import inspect
 import math
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from importlib import import_module
@@ -29,8 +29,8 @@ class Signature:
     # Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those that may be
     # left out.
     names: str = ""
-    texts: tuple[str, ...] = ()  # strings it accepts as arguments
-    pattern: re.Pattern[str] | None = None  # form of further strings it accepts
+    texts: Collection[str] = ()  # strings it accepts as arguments
+    pattern: str = ""  # regular expression of further strings it accepts
     positional_only: bool = False  # whether its parameters have no names, as those of operators
     many: bool = False  # whether it takes any number of positional arguments, as `view` does
     largest: int = MAX_INTEGER  # bound on the size of numbers among its arguments
@@ -39,7 +39,7 @@ class Signature:
     needs_text: bool = False  # whether the last argument must be a literal string
 
     def accepts_text(self, text: str) -> bool:
-        return text in self.texts or (self.pattern is not None and self.pattern.fullmatch(text) is not None)
+        return text in self.texts or (self.pattern != "" and re.fullmatch(self.pattern, text) is not None)
 
     def check(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> None:
         names = self.names.replace("?", "").split()

@@ -11,20 +11,12 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown
+from iqa_armor.artifact import settings
+from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown, within
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
-from iqa_armor.artifact.settings import (
-    TRAINING,
-    check_record,
-    describe,
-    model_of,
-    plain,
-    read_names,
-    read_preprocessing,
-)
 from iqa_armor.artifact.signatures import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
@@ -39,7 +31,7 @@ T = TypeVar("T")
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
-OPTIONAL = frozenset({FIXED_SIZE, TRAINING})
+OPTIONAL = frozenset({FIXED_SIZE, settings.TRAINING})
 
 
 def save_artifact(
@@ -66,20 +58,17 @@ def save_artifact(
         OutputError: If the file cannot be written.
         ValueError: If recipe or provenance hold more than JSON values.
     """
-    records = {"recipe": plain(recipe or {}, "recipe"), "provenance": plain(provenance or {}, "provenance")}
-    try:
+    given = {"recipe": recipe or {}, "provenance": provenance or {}}
+    records = {name: settings.plain(record, name) for name, record in given.items()}
+    with within(f"{model.name} cannot be stored in {path}:", ModelLoadError):
         metadata, tensors = _encoded(model, records)
-    except FormatError as error:
-        raise ModelLoadError(f"{model.name} cannot be stored in {path}: {error}") from error
     write_whole(path, save(tensors, metadata))
 
 
 def check_storable(model: QualityModel) -> None:
     """Check, before any training, that a model has a stored form; a ModelLoadError names what has none."""
-    try:
+    with within(f"{model.name} could not be stored once it is hardened:", ModelLoadError):
         _encoded(model, {"recipe": {}, "provenance": {}})
-    except FormatError as error:
-        raise ModelLoadError(f"{model.name} could not be stored once it is hardened: {error}") from error
 
 
 def rebuilt(model: QualityModel) -> QualityModel:
@@ -100,7 +89,7 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
         network = followed(network, noise.to(model.mean.device))
     description, tensors = encode_network(network)
     needs_source = any(leaf["class"] == SOURCE for leaf in description["leaves"].values())  # type: ignore[attr-defined]
-    document = {"format": FORMAT, "needs_source": needs_source, **describe(model), **records, **description}
+    document = {"format": FORMAT, "needs_source": needs_source, **settings.describe(model), **records, **description}
     metadata = {METADATA_KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))}
     _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()}, network)
     return metadata, tensors
@@ -111,7 +100,7 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
     """Return the model stored in an artifact, in eval mode on the CPU; safe to call on a stranger's file.
 
     Nothing in the file is executed. The memory and operations that its graph takes are bounded at the recorded image
-    size (--max-memory, `limits.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
+    size (--max-memory, `checks.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
     image only: a graph that changes its tensors is refused, one that mixes images gets them one by one.
 
     Args:
@@ -121,13 +110,11 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
     Raises:
         ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
     """
-    try:
-        path = Path(path)
+    path = Path(path)
+    with within(f"{path} is refused:", ModelLoadError):
         metadata, header = _opened(path, read_header)
         model = _rebuild(_document(metadata), header, source)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
-    except FormatError as error:
-        raise ModelLoadError(f"{path} is refused: {error}") from error
     if getattr(model.network, "meta", {}).get(DRAWS):
         logger.warning("%s draws random numbers; here it draws the same ones for every image", path)
     return model.eval()
@@ -135,10 +122,8 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 
 def read_metadata(path: Path | str) -> dict[str, object]:
     """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values."""
-    try:
+    with within(f"{path} is refused:", ModelLoadError):
         document = _document(_opened(Path(path), read_metadata_text))
-    except FormatError as error:
-        raise ModelLoadError(f"{path} is refused: {error}") from error
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
@@ -178,8 +163,8 @@ def _document(metadata: Mapping[str, str]) -> dict[str, object]:
     given = parsed.keys() if isinstance(parsed, dict) else ()
     document = expect_fields(parsed, FIELDS | OPTIONAL.intersection(given), "its description")
     for record in ("recipe", "provenance"):
-        check_record(document[record], record)
-    read_names(document)
+        settings.check_record(document[record], record)
+    settings.read_names(document)
     return document
 
 
@@ -187,11 +172,11 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], sou
     """Return the described model on the meta device; what is of `source` is where that is."""
     if document["needs_source"] is not False and (document["needs_source"] is not True or source is None):
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
-    size = read_preprocessing(document).size
+    size = settings.read_preprocessing(document).size
     network = decode_network(document, tensors, source if document["needs_source"] else None)
     if not document["needs_source"]:  # user code need not run without memory
         rehearse(network, size)
-    return model_of(document, network)
+    return settings.model_of(document, network)
 
 
 def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:

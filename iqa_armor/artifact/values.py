@@ -3,7 +3,8 @@
 import keyword
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Sequence
+from itertools import accumulate
 
 import torch
 from torch import fx, nn
@@ -34,13 +35,11 @@ def check_path(path: object) -> str:
     return path
 
 
-def check_disjoint(paths: Iterable[str]) -> None:
+def check_disjoint(paths: Collection[str]) -> None:
     """Check that no path lies inside another one."""
-    known = set(paths)
-    for path in known:
-        parts = path.split(".")
-        for count in range(1, len(parts)):
-            if (outer := ".".join(parts[:count])) in known:
+    for path in paths:
+        for outer in accumulate(path.split(".")[:-1], "{}.{}".format):
+            if outer in paths:
                 raise FormatError(f"{shown(path)} lies inside {shown(outer)}, which is already complete")
 
 

@@ -1,6 +1,5 @@
-"""What a stored graph may hold of torchvision; see `artifact.table`."""
+"""What a stored graph may hold of torchvision; see `artifact.signatures.Table`."""
 
-import torchvision
 from torchvision.models.convnext import LayerNorm2d
 from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
 from torchvision.ops.misc import Permute
@@ -8,7 +7,7 @@ from torchvision.ops.misc import Permute
 from iqa_armor.artifact.checks import channels, choice, dimension, epsilon, sequence, share
 from iqa_armor.artifact.functions import StoredFunction, functions_of
 from iqa_armor.artifact.layers import LAYER_NORM
-from iqa_armor.artifact.signatures import Derived, Signature, StoredLayer
+from iqa_armor.artifact.signatures import Derived, StoredLayer
 
 LAYERS: dict[str, StoredLayer] = {
     "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, LAYER_NORM, ("x",)),
@@ -20,6 +19,4 @@ LAYERS: dict[str, StoredLayer] = {
     "torchvision.ops.StochasticDepth": StoredLayer(StochasticDepth, {"p": share, "mode": choice("batch", "row")}),
     "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(dimension, 1, 6)}, ("x",)),
 }
-FUNCTIONS: dict[str, StoredFunction] = functions_of(
-    {torchvision.ops: {"stochastic_depth": Signature("input p mode training?", ("batch", "row"))}}
-)
+FUNCTIONS: dict[str, StoredFunction] = functions_of("torchvision.ops")

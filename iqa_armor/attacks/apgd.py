@@ -46,7 +46,7 @@ class Square(LinfAttack):
         draws = torch.rand(self.queries - 2, 2 + channels, count, generator=generator, device=generator.device)
         for step, drawn in enumerate(draws.to(images.device), start=1):
             side = self.side(step, height, width)
-            inside = _squares(drawn[0], drawn[1], side=side, height=height, width=width)
+            inside = _squares(drawn[:2], side, (height, width))
             signs = drawn[2:].T.reshape(count, channels, 1, 1) < 0.5
             proposed = torch.where(inside, torch.where(signs, low, high), found.images)
             found.update(proposed, self.direction * score(proposed))
@@ -60,17 +60,15 @@ class Square(LinfAttack):
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 
-def _squares(rows: Tensor, columns: Tensor, *, side: int, height: int, width: int) -> Tensor:
-    """Return where each image's square lies, (N, 1, H, W) bool; its place is drawn in [0, 1), (N,) each."""
-    top, left = _place(rows, height - side), _place(columns, width - side)
-    y = torch.arange(height, device=rows.device).view(1, 1, -1, 1)
-    x = torch.arange(width, device=rows.device).view(1, 1, 1, -1)
-    return (y >= top) & (y < top + side) & (x >= left) & (x < left + side)
-
-
-def _place(drawn: Tensor, last: int) -> Tensor:
-    # A draw just below 1 can round up to `last + 1`.
-    return per_image((drawn * (last + 1)).floor().clamp_max(last))
+def _squares(drawn: Tensor, side: int, size: tuple[int, int]) -> Tensor:
+    """Return where each image's square lies, (N, 1, H, W) bool; its row and column are drawn in [0, 1), (2, N)."""
+    inside: list[Tensor] = []
+    for draws, length in zip(drawn, size, strict=True):
+        # A draw just below 1 can round up to the number of places.
+        first = (draws * (length - side + 1)).floor().clamp_max(length - side)[:, None]
+        places = torch.arange(length, device=drawn.device)
+        inside.append((places >= first) & (places < first + side))
+    return inside[0][:, None, :, None] & inside[1][:, None, None, :]
 
 
 _MOMENTUM = 0.75  # α: weight of the new step, 1 − α that of the last movement

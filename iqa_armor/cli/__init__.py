@@ -54,12 +54,12 @@ def _ending() -> Iterator[None]:
         # torch's OutOfMemoryError, which is not imported, is a RuntimeError.
         if isinstance(error, RuntimeError) and type(error).__name__ != "OutOfMemoryError":
             raise
-        from rich.markup import escape
+        from rich.text import Text
 
         sentence, code = _told(error)
         if len(sentence) > MOST_TOLD:  # quotes what a stranger wrote; the way out stands at the end
             sentence = f"{sentence[: MOST_TOLD // 2]} […] {sentence[-MOST_TOLD // 2 :]}"
-        stderr.print(f"[red]error:[/] {escape(sentence)}", soft_wrap=True)
+        stderr.print(Text.assemble(("error:", "red"), " ", sentence), soft_wrap=not stderr.is_terminal)
         raise typer.Exit(code) from error
 
 

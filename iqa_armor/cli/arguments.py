@@ -12,9 +12,6 @@ from pydantic import Field
 
 from iqa_armor.cli.console import say, stderr
 from iqa_armor.cli.options import USUAL
-from iqa_armor.data import DATASETS
-from iqa_armor.defenses.purifiers import PURIFIERS
-from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import UsageError
 from iqa_armor.files import claiming
 from iqa_armor.machine import (
@@ -26,7 +23,7 @@ from iqa_armor.machine import (
     require_one_process,
 )
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import CallSettings, Flag, Seed, SettingsModel
+from iqa_armor.settings import CallSettings, Flag, OneOf, Seed, SettingsModel
 
 if TYPE_CHECKING:
     import torch
@@ -36,23 +33,13 @@ if TYPE_CHECKING:
     from iqa_armor.progress import Progress
 
 
-OWN = "package.module:NAME or file.py:NAME"
-
-
 class Machine(CallSettings):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
 
-    device: str = Field("auto", description="One of auto, cpu, cuda, cuda:N.")
-    threads: Annotated[int | None, Flag(shown="as many as this process may keep busy")] = Field(
-        None, ge=1, description="Processor threads of one operation."
-    )
-    channels_last: bool = Field(
-        False,
-        description="Lay maps in memory with channels last: faster for most convolutions, the same but for rounding.",
-    )
-    max_memory: Annotated[str | None, Flag(metavar="SIZE", shown="three quarters of the machine's")] = Field(
-        None, description="Most that opening or scoring a file may take, e.g. 6G; what asks for more is refused."
-    )
+    device: str = "auto"
+    threads: int | None = Field(None, ge=1)
+    channels_last: bool = False
+    max_memory: str | None = None
 
     def model_post_init(self, _: Any) -> None:
         prepare_threads(self.threads)
@@ -64,25 +51,16 @@ class Machine(CallSettings):
         return choose_device(self.device)
 
 
-DATA = Flag(metavar="SPEC", shown="koniq10k at $IQA_ARMOR_KONIQ10K", panel=USUAL)
+SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
+DATA = Flag(panel=USUAL)
 
 
 class Labels(CallSettings):
     """Which dataset is meant, and how its label file names images and scores."""
 
-    data: Annotated[str | None, DATA] = Field(
-        None,
-        description="Images: csv:FILE, folder:DIR, koniq10k:DIR, …; evaluate takes several. FILE has columns image, "
-        f"mos and, if you like, split. Names are {DATASETS.summary()}.",
-    )
-    columns: Annotated[str, Flag(metavar="ROLE=NAME,…", shown="by their usual names")] = Field(
-        "",
-        description="Columns of a label file, as image=name_image,mos=mos_image, also split and reference. "
-        "mos=-dmos turns scores that fall with quality; columns without names are counted from 1.",
-    )
-    image_root: Annotated[Path | None, Flag(kind=str, metavar="DIR", shown="its own folder")] = Field(
-        None, description="Folder that image paths in a label file may also begin or lie in."
-    )
+    data: Annotated[str | None, SPECS, DATA] = None
+    columns: str = ""
+    image_root: Annotated[Path | None, Flag(kind=str)] = None
 
     def open(self, spec: str | None = None, *, seed: int = 0, progress: Progress) -> Dataset:
         """Return a dataset, else KonIQ-10k at the place that the environment names; say how its labels were read."""
@@ -97,10 +75,8 @@ class Labels(CallSettings):
 class Writing(CallSettings):
     """Whether files are replaced, or none is written."""
 
-    overwrite: Annotated[bool, Flag(panel=USUAL)] = Field(False, description="Replace what is there already.")
-    dry_run: Annotated[bool, Flag(panel=USUAL)] = Field(
-        False, description="Show what it would take here; do and write nothing."
-    )
+    overwrite: Annotated[bool, Flag(panel=USUAL)] = False
+    dry_run: Annotated[bool, Flag(panel=USUAL)] = False
 
     @contextmanager
     def claimed(
@@ -151,22 +127,17 @@ class Draws(SettingsModel):
     seed: Seed = 0
 
 
+OWN = ("package.module:NAME or file.py:NAME",)
+PURIFIED = OneOf("iqa_armor.defenses.purifiers:PURIFIERS", OWN, is_checked=False)
+SMOOTHED = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS", OWN, is_checked=False)
+
+
 class Defenses(SettingsModel):
     """What stands around a model while it is scored or attacked."""
 
-    purify: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS][+…]")] = Field(
-        (),
-        description="Purify images first, as by jpeg:quality=60+flip; + chains. May be repeated: evaluate compares "
-        f"them, other commands apply them in order. Known are {PURIFIERS.summary()}, {OWN}.",
-    )
-    smooth: Annotated[tuple[str, ...], Flag(metavar="NAME[:PARAMS]")] = Field(
-        (),
-        description=f"Smooth scores: {SMOOTHERS.summary()}, {OWN}, with settings as in ms:samples=100,sigma=0.12. "
-        "evaluate compares several, other commands take one.",
-    )
-    threat: Literal["adaptive", "bare"] = Field(
-        "adaptive", description="Whether attacks know the defenses, or fool the bare model, or both one by one."
-    )
+    purify: Annotated[tuple[str, ...], PURIFIED] = ()
+    smooth: Annotated[tuple[str, ...], SMOOTHED] = ()
+    threat: Literal["adaptive", "bare"] = "adaptive"
 
     def around(self, model: QualityModel) -> QualityModel:
         """Return a model behind these defenses, itself without any; several smoothers are a UsageError."""
@@ -213,11 +184,6 @@ SeedsOpt = Annotated[
 
 
 SEED = "{seed}"
-
-
-def following(settings: Any, seeds: int) -> range:
-    """Return the seeds of a command that is done several times."""
-    return range(settings.seed, settings.seed + seeds)
 
 
 def at_seeds(path: Path, seeds: Collection[int]) -> list[Path]:

@@ -10,6 +10,7 @@ import os
 import re
 import shlex
 import signal
+import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -27,7 +28,6 @@ from rich.text import Text
 from iqa_armor.errors import OutputError, Stopped
 
 if TYPE_CHECKING:
-    from iqa_armor.models.base import ScoreScale
     from iqa_armor.pipeline.forecast import Forecast
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
@@ -49,7 +49,7 @@ stderr = _Screen(stderr=True, highlight=False, emoji=False, quiet=os.environ.get
 
 class _ToConsole(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        stderr.print(self.format(record), markup=False, soft_wrap=True)
+        say(self.format(record), to=stderr)
 
 
 def show_messages() -> None:
@@ -66,6 +66,7 @@ JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was
 COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
 # Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
 MINUTE, QUIET = 60.0, math.inf
+LONG = 86400.0  # seconds that a step may take and still say how much time is left
 BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
@@ -136,14 +137,16 @@ def progress() -> Iterator[Bars]:
     if not stderr.is_terminal or BEAT.get() == QUIET:
         yield Bars(None)
         return
+    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
     rest = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), rest, console=stderr) as bars:
+    with Progress(*columns, rest, console=stderr, speed_estimate_period=LONG) as bars:
         yield Bars(bars)
 
 
 def say(*lines: str, to: Console = stdout) -> None:
+    """Show lines, in a terminal broken between words."""
     for line in lines:
-        to.print(line, markup=False, soft_wrap=True)
+        to.print(Text(line), soft_wrap=not to.is_terminal)
 
 
 def show_table(
@@ -184,19 +187,18 @@ def span(seconds: float) -> str:
 def say_next(*words: object, to: Console = stdout, program: str = "iqa-armor") -> None:
     """Write the command that is useful next, as a shell reads it, but for --json."""
     if not JSON.get():
-        say(f"next: {shlex.join([program, *map(str, words)])}", to=to)
+        say(in_shell("next: ", [program, *map(str, words)], to), to=to)
 
 
-def score_span(scale: ScoreScale | None) -> list[float] | None:
-    """Return what scores of training images span, for JSON."""
-    return None if scale is None else [scale.low, scale.high]
+def in_shell(lead: str, words: Sequence[str], to: Console = stdout) -> str:
+    """Return a command as a shell reads it; in a terminal lines that are too long are joined by backslashes."""
+    text = lead + " ".join(shlex.quote(word).replace(" ", "\0") for word in words)
+    width = to.width - 2 if to.is_terminal else 2**20
+    lines = textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
+    return " \\\n".join(lines).replace("\0", " ")
 
 
-def scale_note(scale: ScoreScale | None) -> str | None:
-    """Return what scores of training images span, for the caption of a table of scores."""
-    return None if scale is None else f"training images score {scale.low:.4g} to {scale.high:.4g}"
-
-
+SCALE_NOTE = "training images score {0.low:.4g} to {0.high:.4g}"  # of a `ScoreScale`
 RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
 SCORED = "what is scored is kept; run the same command with --resume to go on"
 AGAIN = "what is finished is kept; run the same command again to go on"

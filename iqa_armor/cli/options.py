@@ -8,7 +8,6 @@ from importlib import import_module
 from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
-from pydantic import Field
 from pydantic.fields import FieldInfo
 from rich.markup import escape
 from rich.table import Table
@@ -105,13 +104,9 @@ METAVARS = {int: "N", float: "X", str: "TEXT"}
 class Told(CallSettings):
     """How much every command says, and in which form; warnings and errors are always told."""
 
-    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = Field(False, description="Say nothing of progress.")
-    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = Field(
-        False, description="Say more of progress, and what is noticed."
-    )
-    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = Field(
-        False, description="Write one JSON object to stdout; all else goes to stderr."
-    )
+    quiet: Annotated[bool, Flag(("-q", "--quiet"))] = False
+    verbose: Annotated[bool, Flag(("-v", "--verbose"))] = False
+    is_json: Annotated[bool, Flag(("--json",), panel=USUAL)] = False
 
     def model_post_init(self, _: Any) -> None:
         JSON.set(self.is_json)
@@ -176,11 +171,11 @@ def _parameters(
         if name in without:
             continue
         home: Any = next(base for base in reversed(kind.__mro__) if name in getattr(base, "model_fields", ()))
-        flag = flag_of(field)
+        flag, told = flag_of(field), kind.told(name)
         option = typer.Option(
             *flags_of(name, field),
-            help=_help(field, flag),
-            metavar=flag.metavar or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
+            help=_help(field, told.get("shown")),
+            metavar=told.get("metavar") or ("NAME" if marks_of(field, OneOf) else _metavar(field)),
             rich_help_panel=None if name in usual else (home.panel if flag.panel is None else flag.panel or None),
             show_default=False,
         )
@@ -196,12 +191,12 @@ def _metavar(field: FieldInfo) -> str | None:
     return METAVARS.get(kind)
 
 
-def _help(field: FieldInfo, flag: Flag) -> str:
+def _help(field: FieldInfo, default: str | None) -> str:
     says = [str(field.description)]
     if _metavar(field) == "WORD":
         says.append(f"One of {', '.join(get_args(written_type(field)))}.")
     says += [*(", ".join([choice.registry().summary(), *choice.also]) for choice in marks_of(field, OneOf))]
-    shown, limits = _default(field, flag), _limits(field)
+    shown, limits = _default(field) if default is None else default, _limits(field)
     facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
     return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
 
@@ -214,12 +209,10 @@ def _limits(field: FieldInfo) -> str:
     return f"{low}x{high}" if written else ""
 
 
-def _default(field: FieldInfo, flag: Flag) -> str:
-    if flag.shown is not None:
-        return flag.shown
+def _default(field: FieldInfo) -> str:
     value = field.default
     if isinstance(value, bool):
-        on, _, off = "".join(flag.names).partition("/")
+        on, _, off = "".join(flag_of(field).names).partition("/")
         return (on if value else off).removeprefix("--") if off else "yes" if value else ""
     if isinstance(value, tuple):
         return ", ".join(map(str, value))

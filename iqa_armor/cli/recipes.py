@@ -91,7 +91,7 @@ class Sources:
         known = {
             name: (name, field) for kind in self.kinds if kind.in_recipes for name, field in kind.model_fields.items()
         }
-        flags = {_plain(flag): entry for entry in known.values() for flag in flags_of(*entry)}
+        flags = {flag.split("/")[0][2:].replace("-", "_"): each for each in known.values() for flag in flags_of(*each)}
         here = {name for kind in self.kinds if not kind.in_recipes for name in kind.model_fields}
         found: dict[str, Any] = {}
         for given, value in values.items():
@@ -121,10 +121,6 @@ def recipe_values(recipe: str) -> dict[str, Any]:
     if not isinstance(stored, dict) or not stored:
         raise RecipeError(f"{recipe} was made without settings, so there is no recipe in it")
     return stored
-
-
-def _plain(flag: str) -> str:
-    return flag.split("/")[0].removeprefix("--").replace("-", "_")
 
 
 def _pair(text: str) -> tuple[str, Any]:

@@ -1,5 +1,7 @@
 """Datasets by name."""
 
+import tomllib
+from importlib.resources import files
 from typing import Any
 
 from iqa_armor.errors import DataError
@@ -15,6 +17,16 @@ def _accepts(found: Any, name: str) -> Any:
 
 
 _HOME = "iqa_armor.data"
+RELEASES: dict[str, dict[str, Any]] = tomllib.loads(files(_HOME).joinpath("releases.toml").read_text("utf-8"))
+
+
+def _release(name: str, row: dict[str, Any]) -> Entry:
+    own = row.get("home")
+    return (
+        Entry(f"{_HOME}.{own}", row["says"]) if own else Entry(f"{_HOME}.releases:release", row["says"], {"name": name})
+    )
+
+
 # Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
 DATASETS: Registry[Any] = Registry(
     "dataset",
@@ -22,39 +34,7 @@ DATASETS: Registry[Any] = Registry(
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
         "folder": Entry(f"{_HOME}.csv_file:open_folder", "DIR: every image below it; no scores"),
-        "koniq10k": Entry(
-            f"{_HOME}.releases:KONIQ10K",
-            "DIR with koniq10k_distributions_sets.csv beside 1024x768/ or 512x384/; official test split",
-        ),
-        "kadid10k": Entry(
-            f"{_HOME}.releases:KADID10K",
-            "DIR of KADID-10k: dmos.csv, whose dmos rises with quality, and images/; split by reference",
-        ),
-        "live": Entry(
-            f"{_HOME}.live:open_live",
-            "DIR of LIVE release 2: dmos.mat, refnames_all.mat, jp2k/ … fastfading/; 100 − DMOS; split by reference",
-        ),
-        "spaq": Entry(
-            f"{_HOME}.releases:SPAQ",
-            "DIR of SPAQ: TestImage/ and Annotations/, as CSV or, with openpyxl, as published; split by name",
-        ),
-        "clive": Entry(
-            f"{_HOME}.live:open_clive",
-            "DIR of LIVE In the Wild: Data/, Images/; without practice images, split by name",
-        ),
-        "tid2013": Entry(f"{_HOME}.releases:TID2013", "DIR of TID2013: mos_with_names.txt; split by reference"),
-        "csiq": Entry(
-            f"{_HOME}.releases:CSIQ",
-            "DIR of CSIQ: csiq.DMOS.xlsx with openpyxl, or its sheet all_by_image as csiq.DMOS.csv, src_imgs/ and "
-            "dst_imgs/; 1 − DMOS; split by reference",
-        ),
-        "pipal": Entry(f"{_HOME}.releases:PIPAL", "DIR of PIPAL: Train_Label/, Train_Dist/; split by reference"),
-        "flive": Entry(f"{_HOME}.releases:FLIVE", "DIR of FLIVE (PaQ-2-PiQ): labels_image.csv, database/"),
-        "agiqa3k": Entry(f"{_HOME}.releases:AGIQA3K", "DIR of AGIQA-3K: data.csv beside the images; split by prompt"),
-        "nips2017": Entry(
-            f"{_HOME}.releases:open_nips2017",
-            "DIR of NIPS 2017: images.csv and images/; no scores, used at its own size",
-        ),
+        **{name: _release(name, row) for name, row in RELEASES.items()},
     },
     group="iqa_armor.datasets",
     accepts=_accepts,

@@ -15,11 +15,21 @@ from iqa_armor.errors import DataError, UsageError, expanded
 _IMAGE = ("image", "image_name", "img_name", "dist_img", "filename", "file_name", "file", "name", "img", "name_image")
 USUAL = {
     "image": (*_IMAGE, "image_path", "img_path", "filepath", "file_path", "path", "dist_name", "image_id"),
-    "mos": ("mos", "mos_quality", "mean_opinion_score", "mos_image", "opinion_score", "mos_score", "mean_mos"),
+    "mos": (
+        "mos",
+        "mos_quality",
+        "mean_opinion_score",
+        "mos_image",
+        "opinion_score",
+        "mos_score",
+        "mean_mos",
+        "quality_score",
+    ),
     "split": ("split", "set", "subset"),
     "reference": ("ref_img", "ref_name", "reference", "reference_image"),
 }
 EXAMPLE = "image=name_image,mos=mos_image"
+MEND = "mend or remove these rows or files, or say with --image-root DIR where images lie, then run again"
 
 
 @dataclass(frozen=True)
@@ -96,10 +106,12 @@ def _lacks(table: Table, found: Mapping[str, str]) -> str:
             f"{table.path} needs the columns image, mos but has {falling[0]!r}, a difference score, which most often "
             f"falls with quality: write --columns mos=-{falling[0]} to turn it, or mos={falling[0]} where it rises"
         )
-    has = ", ".join(filter(None, table.header)) or "no header"
+    names = [name for name in table.header if name]
+    free = iter([name for name in names if name not in found.values()])
+    wanted = ",".join(f"{role}={next(free, 'NAME')}" for role in ("image", "mos") if role not in found)
     return (
-        f"{table.path} needs the columns image, mos but has {has}; say which they are as in --columns {EXAMPLE}, or, "
-        "where there are no scores, name the images alone: folder:DIR"
+        f"{table.path} needs the columns image, mos but has {', '.join(names) or 'no header'}; say which they are, as "
+        f"in --columns {wanted}, or, where there are no scores, name the images alone: folder:DIR"
     )
 
 
@@ -119,7 +131,7 @@ def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | 
     images = [_image(row, chosen, places, problems) for row in table.rows]
     found = [image for image in images if image is not None]
     labels = f"minus the column {chosen.of['mos']}, which falls with quality" if chosen.falls else Dataset.labels
-    dataset = labelled_dataset(found, problems, labels=labels, hint=places.near, files=(file,))
+    dataset = labelled_dataset(found, problems, labels=labels, hint=places.near, files=(file,), advice=MEND)
     return replace(dataset, remarks=tuple(remarks))
 
 
@@ -148,8 +160,8 @@ def _comma(rows: Sequence[Row], columns: Columns, problems: Problems) -> str:
     if not commas:
         return ""
     if all(re.fullmatch(r"[+-]?[1-9]\d{0,2},\d{3}", text) for text in commas):
-        problems.extend("scores whose comma may part thousands; write them without", commas)
-    problems.extend("scores with a point beside others with a decimal comma", (text for text in texts if "." in text))
+        problems.add("scores whose comma may part thousands; write them without", *commas)
+    problems.add("scores with a point beside others with a decimal comma", *(text for text in texts if "." in text))
     return "commas in scores are read as decimal points"
 
 

@@ -2,7 +2,7 @@
 
 import os
 import unicodedata
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PureWindowsPath
@@ -24,13 +24,10 @@ class Problems:
         self.spec = spec
         self._entries: dict[str, list[str]] = {}
 
-    def add(self, kind: str, entry: str) -> None:
-        """Note one fault, e.g. `add("missing images", "a.jpg")`."""
-        self._entries.setdefault(kind, []).append(entry)
-
-    def extend(self, kind: str, entries: Iterable[str]) -> None:
-        for entry in entries:
-            self.add(kind, entry)
+    def add(self, kind: str, *entries: str) -> None:
+        """Note faults, e.g. `add("missing images", "a.jpg")`."""
+        if entries:
+            self._entries.setdefault(kind, []).extend(entries)
 
     def as_plain(self) -> dict[str, list[str]]:
         """Return every fault by kind, for JSON."""
@@ -166,9 +163,10 @@ class Places:
         return min((os.path.relpath(path, root) for root in self.roots), key=lambda said: said.startswith(".."))
 
     def near(self, path: Path) -> str:
-        """Say which neighbors differ only in case or extension, the usual reasons for a missing file."""
+        """Say which neighbors differ only in case or extension, or lie in a folder beside: why files are missing."""
         folders = (path.parent, path.parent / "images")
         names = [each.name for folder in folders for each in _entries(folder) if _is_near(each, path)]
+        names = names or [f"{each.name}/{path.name}" for each in _entries(path.parent) if is_file(each / path.name)]
         return f" (there is {', '.join(sorted(names)[:3])})" if names else ""
 
     def _holds(self, path: Path) -> bool:

@@ -7,12 +7,14 @@ from typing import Any, Literal
 import numpy as np
 
 from iqa_armor.bounded import worker
+from iqa_armor.data import RELEASES
 from iqa_armor.data.base import Dataset
 from iqa_armor.data.labelled import LabelledImage, Problems, find_labels, labelled_dataset, plain_name
 from iqa_armor.data.table import finite_score
 from iqa_armor.errors import DataError, contents, reading
 
 AGAIN = "unpack the release again"
+LIVE, CLIVE = RELEASES["live"], RELEASES["clive"]
 
 
 def variable(kind: str, path: str, name: str, content: bytes) -> tuple[list[Any], bytes]:
@@ -37,18 +39,12 @@ def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> l
     """Return the numbers or texts that a variable of a .mat file holds; a DataError if the file holds no such thing."""
     with reading(path, DataError, says="cannot be read", advice=AGAIN):
         # What scipy runs for these files in C crashes on some.
-        found: list[Any] = worker().call("iqa_armor.data.live:variable", kind, str(path), name, payload=contents(path))[
-            0
-        ]
-        return found
+        found, _ = worker().call("iqa_armor.data.live:variable", kind, str(path), name, payload=contents(path))
+        return list(found)
 
 
 # The vectors run over these folders in this order, img1.bmp to the last of each.
 FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
-HOW_TO_GET = (
-    "LIVE release 2 is at https://live.ece.utexas.edu/research/quality/subjective.htm: unpack "
-    "databaserelease2.zip, which holds dmos.mat, refnames_all.mat, refimgs/ and one folder per distortion"
-)
 
 
 def open_live(spec: str, location: str) -> Dataset:
@@ -60,14 +56,14 @@ def open_live(spec: str, location: str) -> Dataset:
     Source: Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
     Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
     """
-    file = find_labels(location, ["dmos.mat"], how_to_get=HOW_TO_GET)[0]
+    file = find_labels(location, ["dmos.mat"], how_to_get=LIVE["get"])[0]
     problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
     names = [f"{kind}/img{number}.bmp" for kind, count in FOLDERS for number in range(1, count + 1)]
     dmos, originals = read_variable("numbers", file, "dmos"), read_variable("numbers", file, "orgs")
     references = read_variable("texts", folder / "refnames_all.mat", "refnames_all")
     for variable, length in (("dmos", len(dmos)), ("orgs", len(originals)), ("refnames_all", len(references))):
         if length != len(names):
-            raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {HOW_TO_GET}")
+            raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {LIVE['get']}")
     images = [
         LabelledImage(
             name, folder / name, finite_score(100 - value, name, problems), scene=scene, reference=pristine / scene
@@ -75,17 +71,11 @@ def open_live(spec: str, location: str) -> Dataset:
         for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True)
         if not is_original
     ]
-    labels = "100 − DMOS, since DMOS falls with quality"
-    return labelled_dataset(
-        images, problems, folder=folder, labels=labels, advice=HOW_TO_GET, files=(file, folder / "refnames_all.mat")
-    )
+    files = (file, folder / "refnames_all.mat")
+    return labelled_dataset(images, problems, folder=folder, labels=LIVE["labels"], advice=LIVE["get"], files=files)
 
 
 PRACTICE = 7  # the first of the list, in Images/trainingImages: shown to every subject to learn the task
-HOW_TO_GET_CLIVE = (
-    "LIVE In the Wild is at https://live.ece.utexas.edu/research/ChallengeDB/index.html: unpack "
-    "ChallengeDB_release.zip, which holds Data/ and Images/"
-)
 
 
 def open_clive(spec: str, location: str) -> Dataset:
@@ -97,15 +87,15 @@ def open_clive(spec: str, location: str) -> Dataset:
     Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
     TIP 2016. It has no official split; this one is by name (ours).
     """
-    file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=HOW_TO_GET_CLIVE)[0]
+    file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=CLIVE["get"])[0]
     names = read_variable("texts", file, "AllImages_release")
     mos = read_variable("numbers", file.with_name("AllMOS_release.mat"), "AllMOS_release")
     if len(names) != len(mos) or len(names) <= PRACTICE:
-        raise DataError(f"{file.parent} names {len(names)} images but scores {len(mos)}. {HOW_TO_GET_CLIVE}")
+        raise DataError(f"{file.parent} names {len(names)} images but scores {len(mos)}. {CLIVE['get']}")
     problems, folder = Problems(spec), file.parents[1] / "Images"
     images = [
         LabelledImage(name, folder / plain_name(name, problems), finite_score(score, name, problems))
         for name, score in zip(names[PRACTICE:], mos[PRACTICE:], strict=True)
     ]
-    labels, files = "MOS as published, 0 to 100", (file, file.with_name("AllMOS_release.mat"))
-    return labelled_dataset(images, problems, folder=folder, labels=labels, advice=HOW_TO_GET_CLIVE, files=files)
+    files = (file, file.with_name("AllMOS_release.mat"))
+    return labelled_dataset(images, problems, folder=folder, labels=CLIVE["labels"], advice=CLIVE["get"], files=files)

@@ -6,9 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
-from iqa_armor.data import DATASETS
+from iqa_armor.data import DATASETS, RELEASES
 from iqa_armor.data.base import Dataset
-from iqa_armor.data.releases import KONIQ10K
 from iqa_armor.errors import DataError, calling, expanded
 from iqa_armor.progress import Progress, silent
 
@@ -68,12 +67,17 @@ def _opened(opener: Callable[..., object], spec: str, location: str, options: Ma
     return dataset
 
 
+def koniq10k_folder() -> str:
+    """Return the KonIQ-10k folder that the environment variable names; nothing if it names none."""
+    return os.environ.get(KONIQ10K_VARIABLE, "").strip()
+
+
 def default_spec() -> str:
     """Return the spec of the KonIQ-10k folder that the environment variable names; a DataError if it names none."""
-    if folder := os.environ.get(KONIQ10K_VARIABLE, "").strip():
+    if folder := koniq10k_folder():
         return f"koniq10k:{folder}"
     raise DataError(
         "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "
-        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {KONIQ10K.get}. "
+        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {RELEASES['koniq10k']['get']}. "
         "--data synthetic needs no files, but its scores are computed, not human"
     )

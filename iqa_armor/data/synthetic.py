@@ -112,18 +112,17 @@ def contrast(image: Pixels, severity: float, _rng: Generator) -> Pixels:
     return _pixels(mean + _between(0.9, 0.15, severity) * (image - mean))
 
 
-def blur_jpeg(image: Pixels, severity: float, rng: Generator) -> Pixels:
-    """Blur, then compress as JPEG, each a little weaker than alone."""
-    return jpeg(gaussian_blur(image, 0.8 * severity, rng), 0.8 * severity, rng)
-
-
-def blur_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
-    """Blur, then add noise, as in a dark and unfocused exposure, each a little weaker than alone."""
-    return white_noise(gaussian_blur(image, 0.8 * severity, rng), 0.8 * severity, rng)
+def _blurred_before(other: Distortion) -> Distortion:
+    """Blur first, as in a dark and unfocused exposure, each a little weaker than alone."""
+    return lambda image, severity, rng: other(gaussian_blur(image, 0.8 * severity, rng), 0.8 * severity, rng)
 
 
 _SINGLE = (gaussian_blur, motion_blur, downscale, white_noise, impulse_noise, jpeg, jpeg2000, quantization, contrast)
-DISTORTIONS: Mapping[str, Distortion] = {each.__name__: each for each in (*_SINGLE, blur_jpeg, blur_noise)}
+DISTORTIONS: Mapping[str, Distortion] = {
+    **{each.__name__: each for each in _SINGLE},
+    "blur_jpeg": _blurred_before(jpeg),
+    "blur_noise": _blurred_before(white_noise),
+}
 
 
 def distort(image: Pixels, kind: str, *, severity: float, rng: Generator) -> Pixels:

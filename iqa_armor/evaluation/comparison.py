@@ -102,13 +102,13 @@ def weighted_mean(items: Sequence[Nested], weights: Sequence[float]) -> dict[str
     An absent number or None is left out (images without opinion scores have no SROCC); a nan is a
     figure that failed, so it makes the mean nan. Weights are not negative, one per item.
     """
-    keys = dict.fromkeys(key for item in items for key in item)
-    return {key: _mean([item.get(key) for item in items], weights) for key in keys}
-
-
-def _mean(values: Sequence[Any], weights: Sequence[float]) -> Any:
-    defined = [(v, w) for v, w in zip(values, weights, strict=True) if v is not None]
-    if any(isinstance(value, Mapping) for value, _ in defined):
-        return weighted_mean([value for value, _ in defined], [weight for _, weight in defined])
-    total = sum(weight for _, weight in defined)
-    return sum(value * weight for value, weight in defined) / total if total > 0 else None
+    found: dict[str, Any] = {}
+    for key in dict.fromkeys(key for item in items for key in item):
+        defined = [(v, w) for item, w in zip(items, weights, strict=True) if (v := item.get(key)) is not None]
+        values, kept = zip(*defined, strict=True) if defined else ((), ())
+        if any(isinstance(value, Mapping) for value in values):
+            found[key] = weighted_mean(values, kept)
+        else:
+            total = sum(kept)
+            found[key] = sum(value * weight for value, weight in defined) / total if total > 0 else None
+    return found

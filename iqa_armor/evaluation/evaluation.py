@@ -120,7 +120,6 @@ def evaluate(
 
 
 def _measure(run: Run, model: QualityModel, weights: Sequence[float]) -> tuple[ModelEntry, Summary]:
-    """Return the entry of one model and what it follows from."""
     settings, first, lender = run.settings, run.datasets[0], run.lender_for(model)
     if settings.borrows and run.lender not in (lender, model):
         logger.warning("attacks on the baseline are not tried on %s, whose images have another size", model.name)
@@ -157,8 +156,7 @@ def _tell_apart(models: Sequence[QualityModel]) -> None:
 def _require_different(kind: str, names: Sequence[str]) -> None:
     if not names:
         raise UsageError(f"name at least one {kind} to evaluate")
-    repeated = sorted({name for name in names if names.count(name) > 1})
-    if repeated:
+    if repeated := sorted({name for name in names if names.count(name) > 1}):
         raise UsageError(f"every {kind} needs a name of its own; repeated: {', '.join(repeated)}")
 
 

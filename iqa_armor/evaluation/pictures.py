@@ -13,6 +13,7 @@ from iqa_armor.defenses.base import Defended
 from iqa_armor.evaluation.evaluation import Evaluation
 from iqa_armor.evaluation.run import Run, followed_score, on_device, prepare_for, restart
 from iqa_armor.models.base import QualityModel
+from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.outcome import Picture
 from iqa_armor.results.table import CLEAN
 
@@ -22,7 +23,13 @@ _Place = tuple[float, Dataset, int]  # how much a score moved, in score ranges, 
 
 
 def take_pictures(
-    evaluation: Evaluation, *, attack: str, budget: str, each: int = 3, most: int = 12
+    evaluation: Evaluation,
+    *,
+    attack: str,
+    budget: str,
+    each: int = 3,
+    most: int = 12,
+    progress: Progress = automatic,
 ) -> tuple[Picture, ...]:
     """Return, for each model, the images that an attack moved most, attacked once more, one by one.
 
@@ -37,7 +44,9 @@ def take_pictures(
     for model in first if len(models) > most else models:
         places = _most_moved(evaluation, model, attack=attack, budget=budget)[:shown]
         with on_device(model, run.device), frozen(model):
-            pictures += [_picture(run, model, place, attack=attack, budget=budget) for place in places]
+            for number, place in enumerate(places):
+                pictures.append(_picture(run, model, place, attack=attack, budget=budget))
+                progress(f"taking pictures of {model.name}", number + 1, len(places))
     return tuple(pictures)
 
 

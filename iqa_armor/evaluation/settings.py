@@ -34,28 +34,18 @@ class EvaluationSettings(SettingsModel):
     attacks: shared.Attacks = ("pgd1", "pgd8")
     epsilons: shared.Budgets = PAPER_EPSILONS
     direction: shared.RankDirection = 1
-    ranking: Annotated[str, Flag(metavar="ATTACK|none")] = Field(
-        "pgd8",
-        description="L-infinity attack that turns the ranking round, for the worst-case SROCC: images of low quality "
-        "are pushed up, those of high quality down.",
-    )
+    ranking: str = "pgd8"
     ranking_epsilons: shared.RankingBudgets = RANKING_EPSILONS
-    batch_size: shared.BatchSize = Field(8, gt=0)
-    limit: Annotated[shared.Limit, Flag(shown="all")] = None
+    batch_size: int = Field(8, gt=0)
+    limit: shared.Limit = None
     seed: shared.Seed = 0
-    fit_images: int = Field(64, gt=0, description="Most images that an attack which learns does so on.")
-    checks: bool = Field(
-        False,
-        description="Check that small gains are no weakness of the attacks; by stronger, black-box and borrowed "
-        "attacks, gradients, randomness.",
-    )
-    check_images: int = Field(16, gt=0, description="Most images that the checks use.")
-    eot: int = Field(8, gt=0, description="Draws that attacks average where a defense is random (EOT).")
-    resamples: int = Field(1000, gt=0, description="Bootstrap resamples of the intervals.")
-    confidence: float = Field(0.95, gt=0, lt=1, description="Coverage of the intervals.")
-    weights: Annotated[tuple[float, ...] | None, Flag(("--weight",), shown="2 with scores, 1 without")] = Field(
-        None, description="Weight of each --data in combined figures."
-    )
+    fit_images: int = Field(64, gt=0)
+    checks: bool = False
+    check_images: int = Field(16, gt=0)
+    eot: int = Field(8, gt=0)
+    resamples: int = Field(1000, gt=0)
+    confidence: float = Field(0.95, gt=0, lt=1)
+    weights: Annotated[tuple[float, ...] | None, Flag(("--weight",))] = None
 
     @field_validator("epsilons", "ranking_epsilons")
     @classmethod

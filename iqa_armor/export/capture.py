@@ -5,9 +5,11 @@ from __future__ import annotations
 import copy
 import io
 import logging
+import sys
+import threading
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, redirect_stdout
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
@@ -64,12 +66,10 @@ def layer_sizes(model: QualityModel, images: Tensor) -> Sizes:
     def note(layer: OrthogonalConv2d, inputs: tuple[Tensor, ...]) -> None:
         sizes[names[layer]].add((inputs[0].shape[-2], inputs[0].shape[-1]))
 
-    handles = [layer.register_forward_pre_hook(note) for layer in names]
-    try:
+    with ExitStack() as hooks:
+        for layer in names:
+            hooks.enter_context(layer.register_forward_pre_hook(note))
         eager_scores(model, images)
-    finally:
-        for handle in handles:
-            handle.remove()
     return sizes
 
 
@@ -89,24 +89,15 @@ def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
     blocks = {name: module for name, module in holder.named_modules() if isinstance(module, RobustBlock)}
     layers = {name: module for name, module in holder.named_modules() if isinstance(module, OrthogonalConv2d)}
     for name, layer in layers.items():
-        size = _one_size(name, layer, sizes)
+        found = sizes[name.removeprefix("network").removeprefix(".")]
+        if len(found) != 1 and not layer.fits_any_size:
+            used = ", ".join("{}x{}".format(*size) for size in sorted(found)) or "none"
+            told = f"the layer {name} ({type(layer).__name__}) serves one map size in an export"
+            raise ArmorError(f"{told}, but this model uses it at {used}")
         parent = name.rpartition(".")[0]
-        if parent in blocks:
-            holder.set_submodule(parent, blocks[parent].plain(size))
-        else:
-            holder.set_submodule(name, layer.plain(size))
+        place, folded = (parent, blocks[parent]) if parent in blocks else (name, layer)
+        holder.set_submodule(place, folded.plain(min(found, default=(1, 1))))
     return Scorer(holder["network"], model).eval()
-
-
-def _one_size(name: str, layer: OrthogonalConv2d, sizes: Sizes) -> tuple[int, int]:
-    found = sizes[name.removeprefix("network").removeprefix(".")]
-    if len(found) != 1 and not layer.fits_any_size:
-        used = ", ".join("{}x{}".format(*size) for size in sorted(found)) or "none"
-        raise ArmorError(
-            f"the layer {name} ({type(layer).__name__}) serves one map size in an export, but this model uses it at "
-            f"{used}"
-        )
-    return min(found, default=(1, 1))
 
 
 def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
@@ -124,20 +115,34 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
     return Captured(program, (height, width))
 
 
+class _Others:
+    """A stream that takes what other threads than its maker's write, and is otherwise the one that it stands for."""
+
+    def __init__(self, stream: Any) -> None:
+        self._stream, self._thread = stream, threading.get_ident()
+
+    def write(self, text: str) -> int:
+        return len(text) if threading.get_ident() == self._thread else self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+_ALONE = threading.RLock()  # two exporters would give back each other's settings
+
+
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters that print and warn about their own insides, such as every relation between sizes."""
-    loggers = [logging.getLogger(name) for name in CHATTY]
-    levels = [logger.level for logger in loggers]
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
+    """Silence exporters that print and warn about their own insides, such as every relation between sizes.
+
+    One thread at a time; what others print is shown. Their Python warnings are not: those are a process's.
+    """
+    with _ALONE, ExitStack() as held, warnings.catch_warnings(), redirect_stdout(_Others(sys.stdout)):
         warnings.simplefilter("ignore")
-        for logger in loggers:
+        for logger in map(logging.getLogger, CHATTY):
+            held.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
-        try:
-            yield
-        finally:
-            for logger, level in zip(loggers, levels, strict=True):
-                logger.setLevel(level)
+        yield
 
 
 METADATA_KEY = "iqa_armor"

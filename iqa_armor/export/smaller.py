@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,6 +22,7 @@ from iqa_armor.gradients import straight_through
 from iqa_armor.limits import Limited, NotNegative
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.progress import Progress, automatic
 
 Precision = Literal["fp16", "int8"]
 ATTACK = APGD(epsilon=4 / 255, steps=10)
@@ -46,10 +47,18 @@ class Smaller(Limited):
     # Most that is lost of each: mean error of a score, and what an attack (APGD, 10 steps, ε = 4/255) gains more, as
     # shares of the score range; and rank correlation.
     max_loss: NotNegative = MAX_LOSS
+    progress: Progress = field(default=automatic, compare=False, repr=False)
 
     @classmethod
     def on(
-        cls, model: QualityModel, dataset: Dataset, precision: Precision, *, limit: int, max_loss: float = MAX_LOSS
+        cls,
+        model: QualityModel,
+        dataset: Dataset,
+        precision: Precision,
+        *,
+        limit: int,
+        max_loss: float = MAX_LOSS,
+        progress: Progress = automatic,
     ) -> Smaller:
         """Return what it takes on a dataset: training images for ranges, those that results are reported on to compare.
 
@@ -60,7 +69,13 @@ class Smaller(Limited):
             raise DataError(f"{dataset.spec} has {len(images)} images to compare on; it takes at least 3")
         ranges = dataset.splits.get("training", images).limit(limit) if precision == "int8" else ()
         calibration, compared = ([prepare(part[i]) for i in range(len(part))] for part in (ranges, images))
-        return cls(precision, calibration, compared, images.mos, max_loss)
+        return cls(precision, calibration, compared, images.mos, max_loss, progress)
+
+    def each(self, task: str, images: Sequence[Tensor]) -> Iterator[Tensor]:
+        """Yield images as batches of one, and tell how far that is."""
+        for place, image in enumerate(images):
+            yield image.unsqueeze(0)
+            self.progress(task, place + 1, len(images))
 
 
 @dataclass(frozen=True)
@@ -97,7 +112,8 @@ def shrink(path: Path, smaller: Smaller) -> None:
             prepared, quantized = path.with_name("prepared.onnx"), path.with_name("quantized.onnx")
             quant_pre_process(path, prepared, skip_symbolic_shape=True)
             options = {"per_channel": True, "nodes_to_exclude": _delicate(onnx.load(prepared))}
-            images = ({INPUT: image.unsqueeze(0).numpy()} for image in smaller.calibration)
+            batches = smaller.each("looking for ranges", smaller.calibration)
+            images = ({INPUT: batch.numpy()} for batch in batches)
             reader = SimpleNamespace(get_next=partial(next, images, None))
             quantize_static(prepared, quantized, reader, quant_format=QuantFormat.QDQ, **options)
             made = onnx.load(quantized)
@@ -117,23 +133,25 @@ def _delicate(stored: Any) -> list[str]:
 
 def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
     """Return what a file's scores have lost against an eager model on the CPU; a LossError where that is too much."""
-    batches = [image.unsqueeze(0) for image in smaller.images]
-    attacked = batches[:ATTACKED]
+    attacked = smaller.images[:ATTACKED]
 
-    def scored(score: Score, images: Sequence[Tensor]) -> Tensor:
+    def scored(score: Score, images: Iterable[Tensor]) -> Tensor:
         return torch.cat([score(each).detach() for each in images]).double()
 
     with frozen(model):
-        eager, ours = scored(model, batches), scored(score, batches)
+        eager, ours = (scored(way, smaller.each("comparing scores", smaller.images)) for way in (model, score))
         width = model.scale.width if model.scale is not None else float(eager.max() - eager.min())
         ways: dict[str, Score] = {"model": model, "file": straight_through(score, model)}
-        moved = {name: scored(way, [ATTACK(way, each) for each in attacked]) for name, way in ways.items()}
+        moved = {
+            name: scored(way, (ATTACK(way, each) for each in smaller.each(f"attacking the {name}", attacked)))
+            for name, way in ways.items()
+        }
     gains = [float((moved[n] - base[: len(attacked)]).mean() / width) for n, base in (("model", eager), ("file", ours))]
     sign = 1 if model.higher_is_better else -1
     mos = smaller.mos.double() if smaller.mos is not None else sign * eager
     lost = float(srocc(sign * eager, mos) - srocc(sign * ours, mos))
     error = float((ours - eager).abs().mean() / width)
-    found = Loss(smaller.precision, error, lost, (gains[0], gains[1]), len(batches))
+    found = Loss(smaller.precision, error, lost, (gains[0], gains[1]), len(smaller.images))
     most = smaller.max_loss
     parts = {
         "of the score range in the mean": found.error,

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -57,22 +58,17 @@ def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     The first of the sizes (H, W) comes in several batch sizes, the others once.
     """
     height, width = (min(max(side, _SIDES[0]), _SIDES[1]) for side in sizes[0])
-    scenes = _scenes(max(BATCHES), height, width)
-    batches = []
+    drawn, batches = [], []
+    for index, kind in zip(range(max(BATCHES)), DISTORTIONS, strict=False):
+        rng = np.random.default_rng([7, index])
+        scene = render_scene(rng, height, width)
+        drawn.append(distort(scene, kind, severity=0.5, rng=rng) if index % 2 else scene)
+    scenes = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
     for size in sizes:
         fitted = functional.interpolate(scenes, size=size, mode="bilinear", antialias=True).clamp(0, 1)
         counts = BATCHES if size == sizes[0] else (OTHER_BATCH,)
         batches += [fitted[:count] for count in counts]
     return batches
-
-
-def _scenes(count: int, height: int, width: int) -> Tensor:
-    images = []
-    for index, kind in zip(range(count), DISTORTIONS, strict=False):
-        rng = np.random.default_rng([7, index])
-        scene = render_scene(rng, height, width)
-        images.append(distort(scene, kind, severity=0.5, rng=rng) if index % 2 else scene)
-    return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 255
 
 
 def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agreement:
@@ -126,6 +122,16 @@ class Exported:
     fixed_because: str  # why the size is not free, or ""
     check: Agreement  # how the file in full precision agrees with the model
     loss: Loss | None = None  # what the file in fewer bits has lost, if it is one
+
+    def as_plain(self, model: QualityModel) -> dict[str, Any]:
+        return ({} if self.loss is None else {"loss": asdict(self.loss)}) | {
+            "output": str(self.path),
+            "kind": self.format,
+            "bytes": self.size_bytes,
+            "size_fixed_because": self.fixed_because or None,
+            "metadata": described(model, self.size),
+            "check": asdict(self.check),
+        }
 
 
 def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | None = None) -> Exported:

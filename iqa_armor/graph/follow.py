@@ -23,6 +23,7 @@ from iqa_armor.graph.interpret import (
     shown_line,
 )
 from iqa_armor.graph.plain import sizes_from
+from iqa_armor.graph.scripted import from_source
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
 
@@ -41,8 +42,13 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     (N, 3, H, W). Raises SurgeryError if what the network does depends on the pixels or on the number of images; names
     the line.
     """
-    if isinstance(network, torch.jit.ScriptModule):
-        raise SurgeryError(f"the network is {COMPILED}")
+    with from_source(network) as source:
+        if isinstance(source, torch.jit.ScriptModule):
+            raise SurgeryError(f"the network is {COMPILED}")
+        return _followed(source, example)
+
+
+def _followed(network: nn.Module, example: Tensor) -> fx.GraphModule:
     pair = example[:1].repeat(2, 1, 1, 1)
     tracer, traced = _traced(network, pair)
     if tracer.asked:
@@ -64,11 +70,14 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
 
     with calling(kind, SurgeryError, says=says):
         try:
-            with _one_input(network), _unchanged(network):
+            with _one_input(network), _unchanged(network) as kept:
                 with _ALONE, sizes_from(tracer), torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)  # constants that are drawn are the same for any number of images
                     tracer.graph = tracer.trace(network)
                 _drop_assertions(tracer.graph)
+                for module, known in kept:  # tensors that the graph reads, which `forward` wrote over
+                    written = [name for name, value in vars(module).items() if isinstance(value, fx.Proxy)]
+                    vars(module).update({name: known[name] for name in written if name in known})
                 traced = fx.GraphModule(network, tracer.graph, kind)
                 traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
                 # A graph module has a copy of the graph.
@@ -111,13 +120,13 @@ def _one_input(network: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(network: nn.Module) -> Iterator[None]:
-    """Give modules back the attributes they had: a network that keeps values for later would keep a trace's."""
+def _unchanged(network: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, Any]]]]:
+    """Give modules back the attributes they had, which are yielded: what they keep for later would be a trace's."""
     kept = [(module, dict(vars(module))) for module in network.modules()]
     holders = [value for _, known in kept for value in known.values() if type(value) in (dict, list)]
     contents = [(holder, holder.copy()) for holder in holders]
     try:
-        yield
+        yield kept
     finally:
         for module, known in kept:
             vars(module).clear()

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, SurgeryError
+from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.calls import called_name, layer_of
 
 Line = tuple[str, int]
@@ -113,7 +113,7 @@ def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> I
     """
     values: dict[fx.Node, Any] = {}
     given = iter(inputs)
-    finished = _last_read(traced.graph)
+    last = {each: node for node in traced.graph.nodes for each in (node, *node.all_input_nodes)}
     for node in traced.graph.nodes:
         args, kwargs = (fx.node.map_arg(each, values.__getitem__) for each in (node.args, node.kwargs))
         try:
@@ -121,8 +121,9 @@ def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> I
         except NETWORK_FAILURES as error:
             raise failure_at(node, traced, error) from error
         yield node, values[node]
-        for each in finished.get(node, ()):
-            del values[each]
+        for each in {node, *node.all_input_nodes}:
+            if last[each] is node:
+                del values[each]
 
 
 def _value(
@@ -137,35 +138,24 @@ def _value(
     return args[0] if node.op == "output" else call(traced, node, args, kwargs)
 
 
-def _last_read(graph: fx.Graph) -> dict[fx.Node, list[fx.Node]]:
-    """Return the nodes whose values nothing reads after a node, by that node."""
-    seen: set[fx.Node] = set()
-    finished: dict[fx.Node, list[fx.Node]] = {}
-    for node in reversed(graph.nodes):
-        fresh = [each for each in (node, *node.all_input_nodes) if each not in seen]
-        seen.update(fresh)
-        finished[node] = fresh
-    return finished
-
-
 # In a graph module's meta: (H, W) of the only images it serves; missing where any will do.
 FIXED_SIZE = "fixed_size"
 ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
 
 
-def record_sizes(
-    traced: fx.GraphModule, example: Tensor, *, error: type[ArmorError] = SurgeryError, advice: str = ADVICE
-) -> None:
+def record_sizes(traced: fx.GraphModule, example: Tensor) -> None:
     """Record the size of every node's value for `example` (N, 3, H, W), in place.
 
-    Where the network fails on it, an `error` names layer, cause and line, and what `advice` tells a user to do.
+    Where the network fails on it, a SurgeryError names layer, cause and line.
     """
     try:
         with torch.no_grad():
             for node, value in interpret(traced, example):
                 node.meta["size"] = tuple(value.shape) if isinstance(value, Tensor) else None
     except NodeFailure as failure:
-        raise error(f"the network fails on an input of {tuple(example.shape)} at {failure}; {advice}") from failure
+        raise SurgeryError(
+            f"the network fails on an input of {tuple(example.shape)} at {failure}; {ADVICE}"
+        ) from failure
 
 
 def size_of(node: fx.Node) -> tuple[int, ...] | None:

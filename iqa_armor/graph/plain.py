@@ -31,23 +31,28 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
 
     `torch.tensor([x.shape[2], 1])` becomes a constant. Outside torch and Python's own library `isinstance`, and
-    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself.
+    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself. Other threads, which
+    have no such values, are answered as ever.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     with ExitStack() as stack:
         for name, code in list(sys.modules.items()):
             if type(code) is ModuleType and name.partition(".")[0] not in _UNASKED:
-                _replace(stack, code, "isinstance", _is_of_kind)
-        _replace(stack, torch, "is_tensor", lambda value: _is_of_kind(value, Tensor))
+                replace_attribute(stack, code, "isinstance", _is_of_kind)
+        replace_attribute(stack, torch, "is_tensor", lambda value: _is_of_kind(value, Tensor))
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
-        _replace(stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"]))
+        replace_attribute(
+            stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"])
+        )
         _pass_for_tensors(stack)
         for name in READERS:
-            _replace(stack, torch, name, _settling(tracer, getattr(torch, name)))
+            replace_attribute(stack, torch, name, _settling(tracer, getattr(torch, name)))
         for owner, names in ((torch, FACTORIES), (Tensor, METHODS)):
             for name in names:
-                _replace(stack, owner, name, _noting(tracer, getattr(owner, name), name if owner is Tensor else None))
+                replace_attribute(
+                    stack, owner, name, _noting(tracer, getattr(owner, name), name if owner is Tensor else None)
+                )
         yield
 
 
@@ -60,7 +65,8 @@ def _pass_for_tensors(stack: ExitStack) -> None:
             stack.callback(table.pop, Known)
 
 
-def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
+def replace_attribute(stack: ExitStack, owner: Any, name: str, value: object) -> None:
+    """Give an object another attribute until a stack is left."""
     stack.callback(*((setattr, owner, name, vars(owner)[name]) if name in vars(owner) else (delattr, owner, name)))
     setattr(owner, name, value)
 
@@ -82,7 +88,8 @@ def _from_source(called: Callable[..., Any]) -> Callable[..., Any]:
 def _settling(tracer: SizedTracer, called: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(called)
     def call(*args: Any, **kwargs: Any) -> Any:
-        if any(isinstance(tracer.values[each.node], Tensor) for each in proxies(args, kwargs)):
+        given = proxies(args, kwargs)  # none in other threads, which see this as well
+        if not given or any(isinstance(tracer.values[each.node], Tensor) for each in given):
             return called(*args, **kwargs)
         args, kwargs = tracer.plain((args, kwargs))
         return called(*args, **kwargs)

@@ -27,21 +27,16 @@ _MADE_OF_LAYERS = (
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
 # What a tensor tells without a look at its pixels or sizes; how it lies in memory changes no value.
 FACTS = (
-    "is_floating_point",
-    "is_complex",
-    "is_signed",
-    "element_size",
-    "get_device",
-    "type",
-    "stride",
-    "is_contiguous",
+    *("is_floating_point", "is_complex", "is_signed", "element_size"),
+    *("get_device", "type", "stride", "is_contiguous"),
 )
 # Methods that make a tensor like another, as functions.
 MADE_LIKE = {
     **{f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")},
     "new_empty": torch.zeros,
 }
-COMPILED = "compiled by TorchScript, which cannot be followed; build it from its Python source"
+COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
+UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
@@ -131,7 +126,10 @@ class SizedTracer(fx.Tracer):
 
     def create_arg(self, a: Any) -> Any:
         """Return an argument as the graph keeps it; sizes that were settled are plain numbers already."""
-        return super().create_arg(tuple(a) if isinstance(a, torch.Size) else a)
+        try:
+            return super().create_arg(tuple(a) if isinstance(a, torch.Size) else a)
+        except NameError as error:
+            raise TraceError(UNOWNED) from error
 
     def path_of_module(self, mod: nn.Module) -> str:
         """Return a layer's name; a TraceError if the network does not have it as a submodule."""

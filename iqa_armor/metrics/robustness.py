@@ -124,9 +124,8 @@ def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[flo
     """
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, got {confidence}")
-    defined = samples[~samples.isnan()].double()
-    if 2 * len(defined) <= len(samples):
+    if 2 * int(samples.isnan().sum()) >= len(samples):
         return torch.nan, torch.nan
     tail = (1 - confidence) / 2
-    low, high = torch.quantile(defined, torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
+    low, high = samples.double().nanquantile(torch.tensor([tail, 1 - tail], dtype=torch.float64)).tolist()
     return low, high

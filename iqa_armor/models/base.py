@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,6 +14,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.limits import Limited
 from iqa_armor.machine import has_channels_last
 from iqa_armor.models.outputs import CHOOSE, scores_of, shown
 from iqa_armor.models.training_scores import TrainingScores
@@ -30,7 +31,7 @@ READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since
 
 
 @dataclass(frozen=True)
-class Preprocessing:
+class Preprocessing(Limited):
     """How an image becomes the input of a network."""
 
     size: tuple[int, int] | None = KONIQ_SIZE  # (height, width) that images are resized to; None leaves theirs alone
@@ -40,11 +41,9 @@ class Preprocessing:
     std: tuple[float, float, float] = IMAGENET_STD  # per channel, divided by after that, positive
 
     def __post_init__(self) -> None:
+        super().__post_init__()
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise SettingError(f"input size must be two positive numbers, height and width, got {self.size}")
-        if self.interpolation not in get_args(Interpolation):
-            allowed = ", ".join(get_args(Interpolation))
-            raise SettingError(f"interpolation must be one of {allowed}, got {self.interpolation!r}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
             raise SettingError(
                 f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}"

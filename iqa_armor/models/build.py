@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from iqa_armor.errors import ModelLoadError, calling
+from iqa_armor.graph.plain import replace_attribute
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, unwrapped
 
@@ -42,21 +43,16 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
 
     load = nn.Module.load_state_dict
     with ExitStack() as stack, redirect_stdout(sys.stderr):
-        _replace(stack, socket, "getaddrinfo", refuse)
-        _replace(stack, nn.Module, "load_state_dict", skip)
-        _replace(stack, torchvision_api.WeightsEnum, "get_state_dict", lambda *_, **__: _Unfetched())
+        replace_attribute(stack, socket, "getaddrinfo", refuse)
+        replace_attribute(stack, nn.Module, "load_state_dict", skip)
+        replace_attribute(stack, torchvision_api.WeightsEnum, "get_state_dict", lambda *_, **__: _Unfetched())
         timm: Any = sys.modules.get("timm")
         if timm is not None:
             create = timm.create_model
-            _replace(stack, timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
+            replace_attribute(stack, timm, "create_model", lambda *a, **k: create(*a, **{**k, "pretrained": False}))
         if module is not None and hasattr(module, "load_pretrained_network"):
-            _replace(stack, module, "load_pretrained_network", lambda *_, **__: None)
+            replace_attribute(stack, module, "load_pretrained_network", lambda *_, **__: None)
         yield
-
-
-def _replace(stack: ExitStack, owner: Any, name: str, value: object) -> None:
-    stack.callback(setattr, owner, name, getattr(owner, name))
-    setattr(owner, name, value)
 
 
 def timm_model(name: str) -> QualityModel:

@@ -11,11 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, failing, reason_of
+from iqa_armor.errors import NETWORK_FAILURES, ModelLoadError, failing, reading, reason_of
 from iqa_armor.machine import capped, memory_limit
 from iqa_armor.models.nesting import WRAPPER_KEYS, find_weights
 from iqa_armor.models.plain_data import PickledArray, stand_ins
@@ -98,11 +97,8 @@ def _start_of(path: Path) -> bytes:
         raise ModelLoadError(f"{path} is a folder; name the checkpoint file in it")
     if not path.is_file():
         raise ModelLoadError(f"there is no model file {path}")
-    try:
-        with path.open("rb") as file:
-            start = file.read(64)
-    except OSError as error:
-        raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+    with reading(path, ModelLoadError), path.open("rb") as file:
+        start = file.read(64)
     if not start:
         raise ModelLoadError(f"{path} is empty")
     return start
@@ -116,12 +112,9 @@ def _is_safetensors(path: Path, start: bytes) -> bool:
 
 
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        # Copies, because the file may change or vanish while it is mapped.
-        with capped():
-            return {name: value.clone() for name, value in load_file(path, device="cpu").items()}
-    except (SafetensorError, OSError, RuntimeError, ValueError, MemoryError) as error:
-        raise ModelLoadError(f"{path} is damaged or no safetensors file: {reason_of(error)}") from error
+    # Copies, because the file may change or vanish while it is mapped.
+    with reading(path, ModelLoadError, says="is damaged or no safetensors file"), capped():
+        return {name: value.clone() for name, value in load_file(path, device="cpu").items()}
 
 
 def _read_pickle(path: Path, start: bytes, trust_pickle: bool) -> object:

@@ -1,8 +1,10 @@
 """Stand-ins for the classes of values that training scripts save beside weights, so that none of their code runs."""
 
 import re
+import tomllib
 from collections import OrderedDict
 from collections.abc import Callable
+from importlib import resources
 from typing import Any
 
 import numpy as np
@@ -72,38 +74,6 @@ def _scalar(kind: object, raw: object = b"") -> object:
     return None if numbers is None or numbers.size != 1 else numbers[0].item()
 
 
-# By the modules that define them; `builtins` and `typing` name the types of values.
-_ITEMS = {
-    "collections": "defaultdict",
-    "easydict": "EasyDict",
-    "addict.addict": "Dict",
-    "yacs.config": "CfgNode",
-    "fvcore.common.config": "CfgNode",
-    "mmcv.utils.config": "ConfigDict",
-    "mmengine.config.config": "ConfigDict",
-    "pytorch_lightning.utilities.parsing": "AttributeDict",
-    "lightning_fabric.utilities.data": "AttributeDict",
-    "lightning.fabric.utilities.data": "AttributeDict",
-}
-_PATHS = "Path PosixPath WindowsPath PurePath PurePosixPath PureWindowsPath"
-_OPAQUE = {
-    "argparse": "Namespace",
-    "types": "SimpleNamespace",
-    "datetime": "datetime date timedelta",
-    "pathlib": _PATHS,
-    "pathlib._local": _PATHS,
-    "uuid": "UUID",
-    "typing": "Any",
-    "builtins": "dict list tuple str int float bool",
-    "omegaconf.dictconfig": "DictConfig",
-    "omegaconf.listconfig": "ListConfig",
-    "omegaconf.base": "ContainerMetadata Metadata",
-    "omegaconf.nodes": "AnyNode StringNode IntegerNode FloatNode BooleanNode",
-    "ml_collections.config_dict.config_dict": "ConfigDict",
-    "mmengine.logging.history_buffer": "HistoryBuffer",
-    "pytorch_lightning.callbacks.model_checkpoint": "ModelCheckpoint",
-    "pytorch_lightning.callbacks.early_stopping": "EarlyStopping",
-}
 _NUMPY: dict[str, Callable[..., Any]] = {
     "dtype": _Kind,
     "ndarray": PickledArray,
@@ -114,7 +84,8 @@ _NUMPY: dict[str, Callable[..., Any]] = {
 
 def stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Return what stands for which name, as `torch.serialization.safe_globals` takes it."""
-    named = [(stand, table) for stand, table in ((_Items, _ITEMS), (_Opaque, _OPAQUE))]
-    plain = [(stand, f"{home}.{name}") for stand, table in named for home in table for name in table[home].split()]
+    known = tomllib.loads(resources.files("iqa_armor.models").joinpath("plain_data.toml").read_text("utf-8"))
+    named = [(stand, *each) for stand, kind in ((_Items, "items"), (_Opaque, "opaque")) for each in known[kind].items()]
+    plain = [(stand, f"{home}.{name}") for stand, home, names in named for name in names.split()]
     arrays = [(stand, f"{home}.{name}") for home in _NUMPY_HOMES for name, stand in _NUMPY.items()]
     return [*plain, *arrays, (_Entries, "collections.deque")]

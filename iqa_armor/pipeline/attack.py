@@ -5,6 +5,7 @@ import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields, replace
+from itertools import chain, count, product
 from pathlib import Path
 from typing import Any
 
@@ -113,7 +114,11 @@ def attack_images(
                 for word, attack in ready.items()
             ]
             progress("attacking", count, len(files))
-        _write_table(folder / TABLE, done)
+        # File names need not be text; their bytes are kept.
+        with (folder / TABLE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
+            writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+            writer.writeheader()
+            writer.writerows({name: None if v != v else v for name, v in row.as_row().items()} for row in done)
     return done
 
 
@@ -202,15 +207,11 @@ def name_files(files: Sequence[Path | str], words: Sequence[str]) -> dict[tuple[
     """Return a file name for every image and attack; images of one stem are numbered."""
     names: dict[tuple[Path, str], str] = {}
     taken: set[str] = set()
-    for file in map(Path, files):
-        for word in words:
-            label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
-            name, number = f"{label}.png", 1
-            while name.casefold() in taken:  # some file systems fold letter case
-                number += 1
-                name = f"{label}-{number}.png"
-            taken.add(name.casefold())
-            names[file, word] = name
+    for file, word in product(map(Path, files), words):
+        label = file.stem + "-" + re.sub(r"[^\w.]+", "-", word)
+        tried = chain([f"{label}.png"], (f"{label}-{number}.png" for number in count(2)))
+        names[file, word] = next(name for name in tried if name.casefold() not in taken)
+        taken.add(names[file, word].casefold())  # some file systems fold letter case
     return names
 
 
@@ -218,21 +219,12 @@ def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, 
     """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder")
-    inside = [str(file) for file in files if file.resolve().is_relative_to(output.resolve())]
-    if inside:
-        raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
+    for file in files:
+        if file.resolve().is_relative_to(output.resolve()):
+            raise UsageError(f"{file} lies in the output folder; name another with -o")
     existing = [name for name in names if (output / name).exists()]
     if existing and not overwrite:
         more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
         raise UsageError(
             f"{output / existing[0]}{more} exists already; replace it with --overwrite, or name another place with -o"
         )
-
-
-def _write_table(path: Path, rows: Sequence[AttackedImage]) -> None:
-    # File names need not be text; their bytes are kept.
-    with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
-        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
-        writer.writeheader()
-        for row in rows:
-            writer.writerow({name: None if value != value else value for name, value in row.as_row().items()})

@@ -5,13 +5,14 @@ from __future__ import annotations
 import platform
 import statistics
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from iqa_armor.errors import ModelLoadError, UsageError, reading
+from iqa_armor.evaluation.comparison import each_figure
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
@@ -58,7 +59,9 @@ def benchmark(
             file_bytes = fetched(path).stat().st_size
         size = settings.size or model.preprocessing.size or KONIQ_SIZE
         timed = TimedModel(model, size=size, device=device, cache_limit=settings.cache_limit)
-        runs.append(_BenchedModel(Path(path), timed, file_bytes))
+        figures: dict[str, Any] = {"parameters": timed.parameters, "file_bytes": file_bytes, "flops": 0}
+        figures |= {"first_call": [], "latency": {}, "training_step": [], "peak_memory": {}}
+        runs.append(_BenchedModel(Path(path), timed, figures))
     return _Bench(runs, settings, opening, device, progress).run()
 
 
@@ -76,32 +79,22 @@ def forecast_benchmark(
 
 @dataclass
 class _BenchedModel:
-    """What was measured of one model so far; times in the order of the rounds."""
+    """One model, and the figures that have a ratio to the first one's; of times all, in the order of the rounds."""
 
     path: Path
     model: TimedModel
-    file_bytes: int
-    flops: int = 0
+    figures: dict[str, Any]
     cache_bytes: int = 0
-    first_call: list[float] = field(default_factory=list)
-    latency: dict[str, list[float]] = field(default_factory=dict)
-    training_step: list[float] = field(default_factory=list)
-    peak_memory: dict[str, int | None] = field(default_factory=dict)
-
-    def figures(self) -> dict[str, Any]:
-        names = ("file_bytes", "flops", "first_call", "latency", "training_step", "peak_memory")
-        return {"parameters": self.model.parameters, **{name: getattr(self, name) for name in names}}
 
     def cost(self, first: _BenchedModel) -> dict[str, Any]:
-        figures = self.figures()
         return {
             "name": self.model.model.name,
             "size": self.model.size,
-            **_middle(figures),
-            "throughput": {batch: int(batch) / _middle(times) for batch, times in self.latency.items()},
+            **each_figure(_middle, self.figures),
+            "throughput": {batch: int(batch) / _middle(times) for batch, times in self.figures["latency"].items()},
             "cache_bytes": self.cache_bytes,
             "cache_limit_bytes": sum(cache.limit for cache in self.model.caches),
-            "ratio": _over(figures, first.figures()),
+            "ratio": each_figure(_over, self.figures, first.figures),
         }
 
 
@@ -121,13 +114,12 @@ class _Bench:
         self._rounds("timing calls", self._time_calls)
         for run in self.runs:
             run.cache_bytes = sum(cache.held_bytes for cache in run.model.caches)
-            run.flops = count_flops(run.model.model, run.model.images(1)[0])
+            run.figures["flops"] = count_flops(run.model.model, run.model.images(1)[0])
         self._measure_memory("inference", max(self.settings.batches))
         if self.settings.has_training:
             self._measure_memory("training", self.settings.training_batch)
             for run in self.runs:
-                self._time_step(run)
-                run.training_step.clear()  # the first step sets up the optimizer
+                run.model.seconds(run.model.train, self.settings.training_batch)  # the first one sets up the optimizer
             self._rounds("timing training steps", self._time_step)
         costs = [run.cost(self.runs[0]) for run in self.runs]
         return {"schema": "iqa-armor/bench/1", "models": costs, "settings": self._described()}
@@ -141,24 +133,25 @@ class _Bench:
 
     def _time_first_call(self, run: _BenchedModel) -> None:
         run.model.forget()
-        run.first_call.append(run.model.seconds(run.model.score, min(self.settings.batches)))
+        run.figures["first_call"].append(run.model.seconds(run.model.score, min(self.settings.batches)))
 
     def _time_calls(self, run: _BenchedModel) -> None:
         for batch in self.settings.batches:
-            run.latency.setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
+            run.figures["latency"].setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
 
     def _time_step(self, run: _BenchedModel) -> None:
-        run.training_step.append(run.model.seconds(run.model.train, self.settings.training_batch))
+        run.figures["training_step"].append(run.model.seconds(run.model.train, self.settings.training_batch))
 
     def _measure_memory(self, task: Task, batch: int) -> None:
         if not self.settings.has_memory:
             return
         for number, run in enumerate(self.runs, start=1):
             if self.device.type == "cuda":
-                run.peak_memory[task] = cuda_peak(run.model, task, batch)
+                peak: int | None = cuda_peak(run.model, task, batch)
             else:
                 limit = self.settings.cache_limit
-                run.peak_memory[task] = measured_apart(run.path, self.opening, run.model.size, batch, task, limit)
+                peak = measured_apart(run.path, self.opening, run.model.size, batch, task, limit)
+            run.figures["peak_memory"][task] = peak
             self.progress(f"measuring memory of {task}", number, len(self.runs))
 
     def _described(self) -> dict[str, Any]:
@@ -173,17 +166,11 @@ class _Bench:
 
 
 def _middle(figure: Any) -> Any:
-    if isinstance(figure, dict):
-        return {key: _middle(value) for key, value in figure.items()}
-    if isinstance(figure, list):
-        return statistics.median(figure) if figure else None
-    return figure
+    return (statistics.median(figure) if figure else None) if isinstance(figure, list) else figure
 
 
 def _over(figure: Any, first: Any) -> Any:
     """Return a figure over the same of the first model; times round by round, as what slows a whole round cancels."""
-    if isinstance(figure, dict):
-        return {key: _over(value, first[key]) for key, value in figure.items()}
     if isinstance(figure, list):
         pairs = zip(figure, first, strict=True)
         return statistics.median(mine / other for mine, other in pairs) if figure else None

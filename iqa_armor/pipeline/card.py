@@ -8,6 +8,7 @@ import re
 import shlex
 from collections.abc import Mapping, Sequence
 from datetime import UTC, datetime
+from importlib import resources
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -23,12 +24,6 @@ from iqa_armor.recipe import Recipe, TrainSettings
 from iqa_armor.results.outcome import Outcome
 
 RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
-SYNTHETIC = "It was fitted to synthetic images with computed scores, not to human opinion."
-LIMITS = (
-    "Figures hold for the data named here; attacks stronger than those that were run will do more.",
-    "Scores mean something for images like those of the training data only.",
-    "Hardening is a claim until `iqa-armor evaluate` has attacked this file; `iqa-armor certify` certifies.",
-)
 
 
 def card_file(model: Path | str) -> Path:
@@ -77,93 +72,30 @@ def write_card(model: Path, *, command: Sequence[str], source: Path | str, **fac
 
 
 def read_outcome(path: Path | str) -> Outcome:
-    """Return the outcome of an evaluation that a JSON file holds; a DataError if it holds none."""
+    """Return the outcome of an evaluation that a JSON file holds, else a DataError."""
     with failing(f"cannot read {path}", (OSError, DataError), error=DataError):
         return Outcome.from_json(contents(Path(path)))
 
 
 def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     """Return what `describe_file` knows as Markdown, with the figures of an evaluation if there is one."""
-    made, run = known["provenance"], known["run"] or {}
-    is_synthetic = bool((made.get("data") or {}).get("synthetic"))
-    front = {"library_name": "iqa-armor", "license": run.get("licence", "unknown")}
-    parts = [
-        "\n".join(["---", *(f"{key}: {value}" for key, value in front.items()), "---"]),
-        f"# {known['name']}",
-        _origin(known, made),
-        "## Figures",
-        _held_out(made) or "None were measured.",
-        *([_attacked(outcome)] if outcome else []),
-        "## Recipe",
-        _recipe(known["recipe"]),
-        "## Limits",
-        "\n".join(f"- {limit}" for limit in ((SYNTHETIC,) if is_synthetic else ()) + LIMITS),
-    ]
-    if run:
-        parts += ["## This run", f"```json\n{json.dumps(run, indent=1)}\n```"]
-    return "\n\n".join(parts) + "\n"
+    from jinja2 import Environment
 
-
-def _origin(known: Mapping[str, Any], made: Mapping[str, Any]) -> str:
-    source, data, pruned = (made.get(name) or {} for name in ("source", "data", "pruned"))
-    scale, seconds = known["score_scale"], (known["run"] or {}).get("call_seconds")
-    counts = ", ".join(f"{count} {split} images" for split, count in (data.get("images") or {}).items())
-    slower = f"{seconds[1] / seconds[0]:.2f} times the original's, where it was made" if seconds else "not measured"
-    rows = {
-        "made from": f"{source.get('name')} ({source.get('arch') or 'own network'}, weights {source.get('weights')}…)",
-        "data": f"{data.get('spec')} (fingerprint {data.get('fingerprint')}), {counts}",
-        "block": ", ".join(f"{b['channels']} channels behind {b['node']}" for b in made.get("blocks") or ()) or "none",
-        "pruned": f"{pruned['share']:.1%} of the channels" if pruned else "nothing",
-        "values": f"{known['values']:,}",
-        "scores": f"{scale['low']:.4g} to {scale['high']:.4g} on training images" if scale else "range not known",
-        "time of a call": slower,
-        "versions": ", ".join(f"{name} {value}" for name, value in (made.get("versions") or {}).items()),
-    }
-    return _rows(rows) if source else "It was saved without a record of its origin."
-
-
-def _held_out(made: Mapping[str, Any]) -> str:
-    steps = made.get("held_out_srocc") or {}
-    count = (made.get("images_used") or {}).get("held_out", 0)
-    rows = {step: f"{value:.3f}{_interval(value, count)}" for step, value in steps.items()}
-    title = f"SROCC on {count or 'the'} held-out training images, with 95 % intervals:\n\n"
-    return title + _rows(rows) if rows else ""
+    run, recipe = known["run"] or {}, known["recipe"]
+    usual = (Recipe if "position" in recipe else TrainSettings)().model_dump()
+    told = {"known": known, "made": known["provenance"], "run": run, "record": json.dumps(run, indent=1)}
+    told |= {"changed": {name: value for name, value in recipe.items() if usual.get(name) != value}}
+    rules = Environment(trim_blocks=True, keep_trailing_newline=True)
+    template = resources.files("iqa_armor.pipeline").joinpath("card.md.jinja").read_text(encoding="utf-8")
+    return rules.from_string(template).render(told, outcome=outcome, interval=_interval)
 
 
 def _interval(value: float, count: int) -> str:
-    """Return the 95 % interval of a rank correlation (Bonett & Wright 2000), or nothing where images are too few."""
+    """Return the 95 % interval of a rank correlation (Bonett & Wright 2000), where images are not too few."""
     if count < 5 or abs(value) >= 1:
-        return " (too few images for an interval)"
+        return "too few images for an interval"
     half = 1.96 * math.sqrt((1 + value**2 / 2) / (count - 3))
-    return " ({:.3f} to {:.3f})".format(*(math.tanh(math.atanh(value) + sign * half) for sign in (-1, 1)))
-
-
-def _attacked(outcome: Outcome) -> str:
-    """Return SROCC of clean images and gains at the largest budget, with the intervals of differences."""
-    rows = {}
-    for model in outcome.models:
-        against = model.difference_to_baseline
-        rows[model.name] = "" if model.srocc is None else f"SROCC {model.srocc:.3f}"
-        for name, figures in model.attacks.items():
-            budget = list(figures.abs_gain)[-1]
-            told = f"gain {figures.abs_gain[budget]:.3f} of the score range"
-            if against and (limits := against.attacks[name].abs_gain.get(budget)) and limits.low is not None:
-                told += f"; {limits.value:+.3f} ({limits.low:+.3f} to {limits.high:+.3f}) to {outcome.baseline}"
-            rows[f"{model.name}, {name} at {budget}"] = told
-    return f"Under attack, on {', '.join(entry.spec for entry in outcome.data)}:\n\n{_rows(rows)}"
-
-
-def _recipe(recipe: Mapping[str, Any]) -> str:
-    """Return the settings that are not the defaults, and how all of them are used again."""
-    kind = Recipe if "position" in recipe else TrainSettings
-    usual = kind().model_dump()
-    rows = {name: f"`{value}`" for name, value in recipe.items() if usual.get(name) != value}
-    again = "All settings: `iqa-armor harden MODEL --recipe FILE --print-recipe` with this file."
-    return f"{_rows(rows) if rows else 'The defaults.'}\n\n{again}"
-
-
-def _rows(values: Mapping[str, str]) -> str:
-    return "\n".join(["| | |", "| --- | --- |", *(f"| {name} | {value} |" for name, value in values.items())])
+    return "{:.3f} to {:.3f}".format(*(math.tanh(math.atanh(value) + sign * half) for sign in (-1, 1)))
 
 
 def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice: str = "name another file") -> str:

@@ -56,16 +56,10 @@ def certify_images(
     device: torch.device | None = None,
     progress: Progress = automatic,
 ) -> Certification:
-    """Certify models on the images that results of a dataset are reported on, or on image files.
+    """Certify models on the images that results of a dataset are reported on, or on image files and folders.
 
-    Args:
-        models: Moved to the device; names tell them apart. A score range that is not known is measured on the
-            dataset's training images, where it has some.
-        source: A dataset, or files and folders, whose images are taken in the order of their names.
-        settings: Methods and how to run them.
-        baseline: Position of the model that the others are compared with.
-        device: Where to compute; None lets `choose_device` decide.
-        progress: Receiver of progress.
+    Models are moved to the device and told apart by names; `baseline` is the position of the one that the others are
+    compared with. A score range that is not known is measured on the dataset's training images, where it has some.
 
     Raises:
         UsageError: If there is no model, or a setting is not allowed.
@@ -145,19 +139,14 @@ def _with_scale(
 
 
 def _with_ratios(entry: CertifiedModel, base: CertifiedModel) -> CertifiedModel:
-    methods = {
-        word: figures.model_copy(update={"ratio_to_baseline": _ratio(entry, base, word)})
-        for word, figures in entry.methods.items()
-    }
-    return entry.model_copy(update={"methods": methods})
-
-
-def _ratio(entry: CertifiedModel, base: CertifiedModel, word: str) -> float | None:
-    """Return the mean delta in score ranges over that of the baseline, on images for which neither abstains."""
+    """Add the ratios of mean deltas, in score ranges, to those of the baseline, where neither abstains."""
     if entry.scale is None or base.scale is None:
-        return None
-    pairs = zip(entry.methods[word].images, base.methods[word].images, strict=True)
-    deltas = [(own.delta, other.delta) for own, other in pairs if own.delta is not None and other.delta is not None]
-    own, other = (math.fsum(part) for part in zip(*deltas, strict=True)) if deltas else (0.0, 0.0)
-    shares = own / entry.scale.width, other / base.scale.width
-    return shares[0] / shares[1] if shares[1] > 0 else None
+        return entry
+    methods = {}
+    for word, figures in entry.methods.items():
+        pairs = zip(figures.images, base.methods[word].images, strict=True)
+        deltas = [(a.delta, b.delta) for a, b in pairs if a.delta is not None and b.delta is not None]
+        own, other = (math.fsum(part) for part in zip(*deltas, strict=True)) if deltas else (0.0, 0.0)
+        ratio = own / entry.scale.width / (other / base.scale.width) if other > 0 else None
+        methods[word] = figures.model_copy(update={"ratio_to_baseline": ratio})
+    return entry.model_copy(update={"methods": methods})

@@ -83,8 +83,6 @@ def plan(
 
 
 class _Hardening:
-    """One hardening under way."""
-
     def __init__(
         self, model: QualityModel, dataset: Dataset, recipe: Recipe, options: RunOptions, unlabelled: Dataset | None
     ) -> None:

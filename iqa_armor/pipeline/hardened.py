@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.prepared import batches
 from iqa_armor.evaluation.scale import record_scale
+from iqa_armor.files import staging
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.card import without_times
+from iqa_armor.pipeline.card import without_times, write_card
 from iqa_armor.pipeline.fitting import Weights, bring_back
 from iqa_armor.progress import Progress
 from iqa_armor.pruning.prune import Pruned
@@ -44,6 +45,14 @@ class Hardened:
         """Write the model as one self-contained safetensors file, whole or not at all."""
         save_artifact(self.model, path, recipe=self.recipe.model_dump(), provenance=without_times(self.provenance))
 
+    def save_all(self, path: Path, **facts: Any) -> None:
+        """Write the model, its card with facts on the run, and beside it, by share, what a frontier did not choose."""
+        with staging(path.parent) as folder:
+            self.save(folder / path.name)
+            write_card(folder / path.name, **facts)
+            for share, other in self.others.items():
+                replace(self, model=other).save(folder / f"{path.stem}-{share:.2f}.safetensors")
+
     def __repr__(self) -> str:
         steps = "".join(f"\n  {step:16} held-out SROCC {value:.3f}" for step, value in self.srocc.items())
         return f"Hardened {self.model!r}{steps}"
@@ -54,9 +63,10 @@ class Hardened:
         before, after = self.srocc["original"], self.srocc["result"]
         if not self.fit.epochs or after >= before - WORSE:
             return []
+        ways = ["more --epochs", "another --learning-rate", *["a smaller --prune"] * (self.recipe.prune > 0)]
         return [
             f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
-            "training images; more --epochs, another --learning-rate or a smaller --prune may help"
+            f"training images; {', '.join(ways[:-1])} or {ways[-1]} may help"
         ]
 
     def as_plain(self) -> dict[str, Any]:

@@ -76,10 +76,13 @@ def keep_source(model: QualityModel, leaves: tuple[str, ...], *, allow: bool) ->
     """
     for path in leaves:
         _mark(model.network, path)
+    size = model.preprocessing.size or KONIQ_SIZE
     while allow:
-        place, reason = _stuck(model)
-        if place is None:
+        try:
+            encode_network(trace(model.network, torch.zeros(1, 3, *size)))
             return
+        except (SurgeryError, FormatError) as error:
+            place, reason = str(getattr(error, "place", getattr(error.__cause__, "place", ""))), str(error)
         if not place or getattr(model.network.get_submodule(place), "is_traced_whole", False):
             logger.warning("surgery cannot pass by the network's own forward: %s", reason)
             return
@@ -93,14 +96,3 @@ def _mark(network: nn.Module, path: str) -> None:
     except AttributeError as error:
         children = ", ".join(name for name, _ in network.named_children())
         raise ModelLoadError(f"there is no module {path!r} in this network; its outermost are {children}") from error
-
-
-def _stuck(model: QualityModel) -> tuple[str | None, str]:
-    """Return the path of the innermost module that cannot be traced or stored, None without one, and why."""
-    size = model.preprocessing.size or KONIQ_SIZE
-    try:
-        encode_network(trace(model.network, torch.zeros(1, 3, *size)))
-    except (SurgeryError, FormatError) as error:
-        place = getattr(error, "place", getattr(error.__cause__, "place", ""))
-        return str(place), str(error)
-    return None, ""

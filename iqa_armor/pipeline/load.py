@@ -38,6 +38,8 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     Raises:
         ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
+    from iqa_armor.models.build import build
+
     opening = opening or Opening()
     _check(opening)
     named, path = Path(path), fetched(path)
@@ -49,12 +51,11 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     if is_artifact(path):
         if opening.score_output is not None:
             raise ModelLoadError(f"{path} is a model of iqa-armor and has one output, its score; leave --output away")
-        stored = load_artifact(path, _source_of(path, arch))
-        model, key = _quality_model(stored, opening, name=named.stem).eval(), ""
-        arch = arch if read_metadata(path)["needs_source"] else None
+        arch, key = arch if read_metadata(path)["needs_source"] is True else None, ""
+        made: nn.Module = load_artifact(path, None if arch is None else bare(build(arch)))
     else:
         made, arch, key = _load_foreign(path, arch, opening)
-        model = _quality_model(made, opening, name=named.stem, arch=arch).eval()
+    model = _quality_model(made, opening, name=named.stem, arch=arch or "").eval()
     model.files = _files(path, key, arch)
     return model
 
@@ -66,16 +67,6 @@ def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict
     names = [Path(file) for file in (weights, code) if file is not None]
     records = tuple({"name": path.name, "sha256": sha256_of(path)} for path in names)
     return ({**records[0], "key": key}, *records[1:]) if key else records
-
-
-def _source_of(path: Path, arch: str | None) -> nn.Module | None:
-    """Return the network that has the user code of a model file that needs some."""
-    from iqa_armor.models.build import build
-
-    if arch is None or read_metadata(path)["needs_source"] is not True:
-        return None
-    made = build(arch)
-    return made.network if isinstance(made, QualityModel) else made
 
 
 def load_models(paths: Sequence[Path | str], opening: Opening | None = None) -> list[QualityModel]:

@@ -22,6 +22,7 @@ IMAGES = 4
 BLOCKS = (RobustBlock, TokenBlock)
 BLOCK_TOLERANCE = 1e-3  # of the values' spread; folding goes through other sums
 TOLERANCE = 1e-6  # of the scores' spread; a step that copies calls copies bits
+FAULT = "{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}"
 
 
 @dataclass(frozen=True)
@@ -38,13 +39,8 @@ class SurgeryProof:
 
 
 def prove_stored(model: QualityModel, images: Tensor, *, steady: bool) -> SurgeryProof:
-    """Return the proof that a model scores as what its file gives; `images` are normalised, on the CPU."""
-    step, images = "saved = loaded", images[:IMAGES].cpu()
-    if not steady:
-        return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad():
-        before, after = (each.network.forward(images).double().flatten() for each in (model, rebuilt(model)))
-    return _shown_equal(step, before, after, TOLERANCE)
+    """Return the proof that a model on the CPU scores normalised images as what its file gives."""
+    return _same_scores("saved = loaded", model.network, rebuilt(model).network, images.cpu(), steady=steady)
 
 
 def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list[SurgeryProof]:
@@ -59,22 +55,26 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
         for node, layer in nodes.items():
             robust = layer.block if isinstance(layer, TokenBlock) else layer
             maps = fed[node.all_input_nodes[0]]
-            found = robust(layer.maps(maps) if isinstance(layer, TokenBlock) else maps)
+            maps = layer.maps(maps) if isinstance(layer, TokenBlock) else maps
+            found = robust(maps)
             folded = robust.plain((found.shape[-2], found.shape[-1]))
-            again = folded(layer.maps(maps) if isinstance(layer, TokenBlock) else maps)
-            proofs.append(_shown_equal("folded = unfolded", found, again, BLOCK_TOLERANCE))
+            proofs.append(_shown_equal("folded = unfolded", found, folded(maps), BLOCK_TOLERANCE))
             if recipe.init == "identity" and recipe.pool == "none":
                 proofs.append(_shown_equal("identity block = projection", found, robust(found), BLOCK_TOLERANCE))
     return proofs
 
 
-def _shown_equal(
-    step: str,
-    before: Tensor,
-    after: Tensor,
-    tolerance: float,
-    fault: str = "{step} does not hold: they differ by {apart:.2g} of their spread, above {tolerance:g}",
+def _same_scores(
+    step: str, original: nn.Module, other: nn.Module, images: Tensor, *, steady: bool, fault: str = FAULT
 ) -> SurgeryProof:
+    if not steady:
+        return SurgeryProof(step, None, TOLERANCE)
+    with torch.no_grad(), plain_attention():
+        before, after = (network.forward(images[:IMAGES]).double().flatten() for network in (original, other))
+    return _shown_equal(step, before, after, TOLERANCE, fault=fault)
+
+
+def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float, *, fault: str = FAULT) -> SurgeryProof:
     """Return the proof that two tensors are equal, or raise a SurgeryError, which says the `fault`."""
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
     apart = float((before - after).abs().max()) / spread if before.shape == after.shape else math.inf
@@ -113,10 +113,4 @@ def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, st
     `images` are normalised, (N, 3, H, W), N at least 2; without `steady` scores there is nothing to compare. A
     SurgeryError says that it computes something else: tracing froze what changes from call to call.
     """
-    images = images[:IMAGES]
-    step = "spliced = original"
-    if not steady:
-        return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad(), plain_attention():
-        before, after = (network.forward(images).double().flatten() for network in (original, spliced))
-    return _shown_equal(step, before, after, TOLERANCE, UNFOLLOWED)
+    return _same_scores("spliced = original", original, spliced, images, steady=steady, fault=UNFOLLOWED)

@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
+from operator import attrgetter
 from typing import Any
 
 from torch import Tensor
@@ -65,19 +66,17 @@ class Batcher:
         return found
 
     async def run(self) -> None:
+        shape = attrgetter("pixels.shape")
         with ThreadPoolExecutor(1) as pool:
             while True:
-                batch = [one for one in await self._batch() if not one.found.done()]
-                for _, alike in groupby(sorted(batch, key=_shape), key=_shape):
+                batch = [await self.waiting.get()]
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(self.service.wait / 1000):
+                        while len(batch) < self.most:
+                            batch.append(await self.waiting.get())
+                wanted = sorted((one for one in batch if not one.found.done()), key=shape)
+                for _, alike in groupby(wanted, key=shape):
                     await self._answer(pool, list(alike))
-
-    async def _batch(self) -> list[_Waiting]:
-        batch = [await self.waiting.get()]
-        with suppress(TimeoutError):
-            async with asyncio.timeout(self.service.wait / 1000):
-                while len(batch) < self.most:
-                    batch.append(await self.waiting.get())
-        return batch
 
     async def _answer(self, pool: ThreadPoolExecutor, batch: list[_Waiting]) -> None:
         self.told(len(batch))
@@ -90,10 +89,6 @@ class Batcher:
         for one, score in zip(batch, found, strict=True):
             if not one.found.done():  # its client has gone
                 one.found.set_result(score)
-
-
-def _shape(one: _Waiting) -> tuple[int, ...]:
-    return tuple(one.pixels.shape)
 
 
 def read_upload(content: bytes, prepare: Callable[[Tensor], Tensor], most_pixels: float) -> Tensor:
@@ -110,7 +105,11 @@ class _Api:
     def __init__(self, model: QualityModel, service: Service, *, seed: int) -> None:
         from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-        self.model, self.service, self.registry, self.meanings = model, service, CollectorRegistry(), _meanings(model)
+        self.model, self.service, self.registry = model, service, CollectorRegistry()
+        self.meanings: dict[str, Callable[[float], float]] = {}
+        for kind in KINDS:
+            with suppress(ArmorError):  # the model does not record what this takes
+                self.meanings[kind] = rescaling(model, kind)
         known: dict[str, Any] = {"registry": self.registry}
         self.answers = Counter("iqa_armor_answers", "Answers to /score by status.", ["status"], **known)
         self.seconds = Histogram("iqa_armor_seconds", "Seconds that an answer took.", **known)
@@ -190,16 +189,6 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
     app.add_api_route("/health", health)
     app.add_api_route("/metrics", metrics)
     return app
-
-
-def _meanings(model: QualityModel) -> dict[str, Callable[[float], float]]:
-    found: dict[str, Callable[[float], float]] = {}
-    for kind in KINDS:
-        try:
-            found[kind] = rescaling(model, kind)
-        except ArmorError:  # the model does not record what this takes
-            continue
-    return found
 
 
 async def _body(chunks: AsyncIterator[bytes], most: float) -> bytes:

@@ -19,9 +19,10 @@ from typing import Any, Literal
 from iqa_armor import __version__
 from iqa_armor.data.images import EXTENSIONS
 from iqa_armor.data.table import read_labels
-from iqa_armor.errors import DataError, RecipeError, contents, file_version, reading
+from iqa_armor.errors import DataError, ModelLoadError, RecipeError, RequirementError, contents, file_version, reading
 from iqa_armor.files import require_writable, write_whole
 from iqa_armor.pipeline.card import sha256_of
+from iqa_armor.pipeline.hub import fetched, local_target, on_hub
 
 SCHEMA = "iqa-armor/run/1"
 _TABLES = {".csv", ".mat", ".tsv", ".txt", ".xlsx"}  # what names images that lie beside it
@@ -30,12 +31,16 @@ _REMEMBERED = 2**16  # digests of files
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a pipeline: its words, without the program's, and which of them name what it writes."""
+    """One command of a pipeline: its words, without the program's, and which of them name what it writes.
+
+    `reads` are files and folders that it reads although no word names them.
+    """
 
     name: str
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     resumes: bool = False  # whether it goes on with --resume where it was stopped
+    reads: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -54,54 +59,80 @@ class Pipeline:
 
     def __init__(self, steps: Sequence[Step], *, folder: Path, state: Path) -> None:
         self.steps, self.folder, self.state = steps, folder, state
-        self.kept = _read(state)
+        self.kept: dict[str, Any] = {}
+        if state.is_file():
+            with reading(state, RecipeError, advice="remove it, and all steps are run again"):
+                kept = json.loads(contents(state))
+                self.kept = dict(kept["steps"]) if kept["schema"] == SCHEMA else {}
 
     def run(self, *, force: bool = False, dry: bool = False, quiet: bool = False) -> Iterator[StepResult]:
         """Run what is not done yet, up to the first step that fails; yield each result.
 
         With `force` steps run although nothing has changed; a `dry` run says which would, and which would since those
-        in front of them do; `quiet` sends what commands show to stderr. What was stopped goes on where it can.
+        in front of them do; `quiet` sends what commands show to stderr. What was stopped goes on where it can. A
+        requirement that did not hold is not tried again before something has changed.
         """
         if not dry:
             require_writable(self.state)
         anew = set[str]()  # what a dry run would make
         for step in self.steps:
-            command, known, origin = shlex.join(step.words), self.kept.get(step.name, {}), self.fingerprint(step)
-            is_same = known.get("from") == origin and known.get("to") == self._made(step)
-            if not force and is_same and not anew.intersection(chain(*map(self._named, step.words))):
-                yield StepResult(step.name, command, "unchanged", known["seconds"])
-                continue
-            if dry:
+            origin = self.fingerprint(step)
+            result = None if force or self._reads(step, anew) else self._unchanged(step, origin)
+            if result is None and dry:
                 anew.update(step.outputs)
-                yield StepResult(step.name, command, "would run", known.get("seconds", 0.0))
-                continue
-            goes_on = step.resumes and not force and known.get("begun") == origin
-            self._keep(step, {**known, "begun": origin})
-            started = time.perf_counter()
-            code = self._call(replace(step, words=(*step.words, "--resume")) if goes_on else step, quiet=quiet)
-            if goes_on and code == RecipeError.exit_code:  # what is kept there is another run's
-                code = self._call(step, quiet=quiet)
-            seconds = time.perf_counter() - started
-            if code == 0:
-                self._keep(step, {"from": origin, "to": self._made(step), "seconds": seconds})
-            yield StepResult(step.name, command, "failed" if code else "done", seconds, code)
-            if code:
+                seconds = self.kept.get(step.name, {}).get("seconds", 0.0)
+                result = StepResult(step.name, shlex.join(step.words), "would run", seconds)
+            result = result or self._done(step, origin, force=force, quiet=quiet)
+            yield result
+            if result.exit_code:
                 return
+
+    def _reads(self, step: Step, names: set[str]) -> bool:
+        return bool(names.intersection(chain(*map(self._named, step.words))))
+
+    def _unchanged(self, step: Step, origin: str) -> StepResult | None:
+        """Return what became of a step before, if nothing has changed since."""
+        known = self.kept.get(step.name, {})
+        if known.get("from") != origin or known.get("to") != self._made(step):
+            return None
+        return StepResult(step.name, shlex.join(step.words), "unchanged", known["seconds"], known.get("exit_code", 0))
+
+    def _done(self, step: Step, origin: str, *, force: bool, quiet: bool) -> StepResult:
+        """Run a step, from where it was stopped if it was, and keep what it followed from."""
+        known = self.kept.get(step.name, {})
+        goes_on = step.resumes and not force and known.get("begun") == origin
+        self._keep(step, {**known, "begun": origin})
+        started = time.perf_counter()
+        code = self._call(replace(step, words=(*step.words, "--resume")) if goes_on else step, quiet=quiet)
+        if goes_on and code == RecipeError.exit_code:  # what is kept there is another run's
+            code = self._call(step, quiet=quiet)
+        seconds = time.perf_counter() - started
+        if code in (0, RequirementError.exit_code):
+            self._keep(step, {"from": origin, "to": self._made(step), "seconds": seconds, "exit_code": code})
+        elif code == RecipeError.exit_code:  # refused before it began
+            self._keep(step, {key: value for key, value in known.items() if key != "begun"})
+        return StepResult(step.name, shlex.join(step.words), "failed" if code else "done", seconds, code)
 
     def _keep(self, step: Step, known: dict[str, Any]) -> None:
         self.kept[step.name] = known
         write_whole(self.state, json.dumps({"schema": SCHEMA, "steps": self.kept}, indent=1) + "\n")
 
     def fingerprint(self, step: Step) -> str:
-        """Return a digest of a step's words, of the files that they name and of the version of this package."""
-        digest = hashlib.sha256(json.dumps([__version__, step.words]).encode())
-        for word in (word for word in step.words if word not in step.outputs):
+        """Return a digest of a step's words, of what it reads and of the version of this package."""
+        digest = hashlib.sha256(json.dumps([__version__, step.words, *step.reads]).encode())
+        for word in (word for word in (*step.words, *step.reads) if word not in step.outputs):
             for part in self._named(word):
-                digest.update(f"{part} {self._content(self.folder / part)}\n".encode())
+                content = _fetched(part) if on_hub(part) else self._content(self.folder / part)
+                digest.update(f"{part} {content}\n".encode())
         return digest.hexdigest()[:16]
 
     def _named(self, word: str) -> list[str]:
-        """Return what a word may name: a file, or what stands before, between or behind colons and the like."""
+        """Return what a word may name: a file, or what stands before, between or behind colons and the like.
+
+        A place on the hub is one, too.
+        """
+        if on_hub(word):
+            return [word]
         parts = [word, word.partition(":")[2], *re.split("[:=,+]", word)]
         return [part for part in dict.fromkeys(parts) if part and (self.folder / part).exists()]
 
@@ -131,7 +162,7 @@ class Pipeline:
 
     def _written(self, step: Step) -> Iterator[str]:
         """Yield what a step writes and is there, where {seed} stands in its name for each."""
-        for name in step.outputs:
+        for name in (str(local_target(Path(name))) for name in step.outputs):
             yield from glob(escape(name).replace("{seed}", "*"), root_dir=self.folder)  # noqa: PTH207
 
     def _call(self, step: Step, *, quiet: bool) -> int:
@@ -145,6 +176,14 @@ class Pipeline:
             process.terminate()
             process.wait()
             raise
+
+
+def _fetched(place: str) -> str:
+    """Return what tells the content of a model on the hub; nothing where it cannot be had, as its command will say."""
+    try:
+        return _digest(fetched(place))
+    except ModelLoadError:
+        return ""
 
 
 def _digest(path: Path) -> str:
@@ -170,11 +209,3 @@ def _names_of(file: str) -> set[str]:
     """Return the name of a file, with and without its extension, however its letters are written."""
     same = unicodedata.normalize("NFC", file).casefold()
     return {same, same.rpartition(".")[0] or same}
-
-
-def _read(state: Path) -> dict[str, Any]:
-    if not state.is_file():
-        return {}
-    with reading(state, RecipeError, advice="remove it, and all steps are run again"):
-        kept = json.loads(contents(state))
-        return dict(kept["steps"]) if kept["schema"] == SCHEMA else {}

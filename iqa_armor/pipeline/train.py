@@ -146,9 +146,6 @@ def ridge(features: Tensor, targets: Tensor) -> Tensor:
 def _inputs_of(layer: nn.Module, model: QualityModel, images: object, progress: Progress) -> Tensor:
     """Return what a layer reads of every image, (N, D) in float64 on the CPU."""
     seen: list[Tensor] = []
-    handle = layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1).double().cpu()))
-    try:
+    with layer.register_forward_pre_hook(lambda _, given: seen.append(given[0].flatten(1).double().cpu())):
         predict(model, images, progress=progress, task="fitting the new head")  # type: ignore[arg-type]
-    finally:
-        handle.remove()
     return torch.cat(seen)

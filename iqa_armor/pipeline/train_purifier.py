@@ -83,6 +83,7 @@ def train_purifier(
 
     Raises:
         DataError: If images are missing or unreadable, too few, or differ in size.
+        RecipeError: If the checkpoint belongs to another run.
         ArmorError: If an attack is unknown, or training fails.
     """
     options, settings = options or RunOptions(), settings or PurifierSettings()
@@ -90,8 +91,9 @@ def train_purifier(
     model.eval().to(options.device)
     images = load_training_images(dataset.training().limit(settings.limit), model, options.progress)
     scale = model.scale or scale_of(model, score_all(model, images, options.progress), images.names)
+    checkpoint = options.checkpoint_of(model, dataset, images, settings=settings.model_dump())
     ready = fit_attacks(model, attacks, images.fitted, batch_size=settings.batch_size, seed=settings.seed)
-    fitted = fit_filter(model, images, ready, settings=settings, progress=options.progress)
+    fitted = fit_filter(model, images, ready, settings=settings, checkpoint=checkpoint, progress=options.progress)
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
     facts = {

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from iqa_armor.limits import Count, Limited
 from iqa_armor.pruning.criteria import ReaderCriterion
 from iqa_armor.pruning.samples import checked, varies
 
@@ -53,7 +54,7 @@ def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPO
 
 
 @dataclass(frozen=True)
-class Vip(ReaderCriterion):
+class Vip(Limited, ReaderCriterion):
     """Variable importance in projection of each channel.
 
     VIP_j = √(C Σ_a R²_a w²_ja / Σ_a R²_a) over components a: its mean square over channels is 1 in every layer, or 0
@@ -63,11 +64,7 @@ class Vip(ReaderCriterion):
     Squares", 2018; [RA] Section 3. Ours: opinion scores as the response, without classes.
     """
 
-    components: int = COMPONENTS  # most directions to find, at least 1
-
-    def __post_init__(self) -> None:
-        if self.components < 1:
-            raise ValueError(f"components must be positive, got {self.components}")
+    components: Count = COMPONENTS  # most directions to find
 
     def score(self, activations: Tensor, labels: Tensor) -> Tensor:
         space = latent_space(activations, labels, components=self.components)

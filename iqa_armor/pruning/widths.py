@@ -3,6 +3,7 @@
 import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from torch import Tensor
@@ -26,6 +27,7 @@ class Rounding:
     lift: float  # share of the multiple that is added before rounding down: 0 rounds down, 1/2 to the nearest
     # Original widths that are rounded down to twice the multiple where that takes at most 3 % more of them.
     halved: frozenset[int] = frozenset()
+    spares: bool = False  # whether a group with enough channels worth nothing loses those only
 
     def kept(self, width: int, wanted: float, parts: int = 1) -> int:
         """Return how many of `width` channels in equal parts stay when `wanted` should; at least one of each part."""
@@ -43,10 +45,21 @@ class Ranked:
     group: ChannelGroup
     importance: Tensor
 
+    @cached_property
+    def dead(self) -> int:
+        """How many channels are worth nothing."""
+        return int((self.importance <= DEAD * self.importance.mean()).sum()) * self.group.parts
+
+    def has_enough(self, aim: float) -> bool:
+        """Return whether about so many channels are worth nothing."""
+        return bool(self.dead) and aim < self.dead + 1
+
     def removed(self, rounding: Rounding, wanted: float) -> list[int]:
         """Return the least important channels, so many that about `wanted` stay."""
         width, parts = self.group.width, self.group.parts
         kept = width if wanted == width else rounding.kept(width, wanted, parts)
+        if rounding.spares and self.has_enough(width - wanted):
+            kept = max(kept, width - self.dead)
         places = self.importance.argsort()[: (width - kept) // parts]
         return sorted(int(place) + part * (width // parts) for place in places for part in range(parts))
 
@@ -72,9 +85,9 @@ def decide(
     """Return which channels go, so that about a share of `ratio` does.
 
     Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
-    takes at most 16 points more of any layer, none that has worth where channels without any are enough. The ratio, in
-    [0, 1), is one of `channels`, the output channels of all convolutions; across layers the least important of all
-    groups go, else as many of each; `halved` is as in `Rounding`.
+    takes at most 16 points more of any layer; where most have enough channels that are worth nothing, those layers lose
+    no others. The ratio, in [0, 1), is one of `channels`, the output channels of all convolutions; across layers the
+    least important of all groups go, else as many of each; `halved` is as in `Rounding`.
     """
 
     def attempt(rounding: Rounding, wanted: list[float]) -> Decision:
@@ -82,27 +95,38 @@ def decide(
         share = sum(int(group.weights[gone].sum()) for group, gone in removed) / max(channels, 1)
         return Decision(tuple(pair for pair in removed if pair[1]), share, rounding.multiple)
 
-    roundings = [Rounding(multiple, lift, frozenset(halved)) for multiple, lift in ROUNDINGS]
+    aims = [(each, ratio * each.group.width) for each in groups]
+    spares = 2 * sum(aim for each, aim in aims if each.has_enough(aim)) > sum(aim for _, aim in aims)
+    roundings = [Rounding(multiple, lift, frozenset(halved), spares) for multiple, lift in ROUNDINGS]
     if across_layers:
         aim = _aim(lambda aim: attempt(roundings[-1], _wanted_across(groups, aim)).share, ratio)
         wanted = _wanted_across(groups, aim)
     else:
-        wanted = [(1 - ratio) * each.group.width for each in groups]
+        wanted = _wanted_in_each(groups, ratio)
     for rounding in roundings:
         decision = attempt(rounding, wanted)
         most = max((len(gone) / group.width for group, gone in decision.removed), default=0.0)
-        is_even = across_layers or (most <= ratio + EXCESS and not _wastes(groups, decision, wanted))
-        if abs(decision.share - ratio) <= TOLERANCE and is_even:
+        if abs(decision.share - ratio) <= TOLERANCE and (across_layers or most <= ratio + EXCESS):
             break
     return decision
 
 
-def _wastes(groups: Sequence[Ranked], decision: Decision, wanted: list[float]) -> bool:
-    """Return whether a layer loses more than is worth nothing, though what is worth nothing would be enough."""
-    gone = {id(group): len(places) for group, places in decision.removed}
-    dead = [int((each.importance <= DEAD * each.importance.mean()).sum()) * each.group.parts for each in groups]
-    enough = all(each.group.width - kept <= count + 0.5 for each, count, kept in zip(groups, dead, wanted, strict=True))
-    return enough and any(gone.get(id(each.group), 0) > count for each, count in zip(groups, dead, strict=True))
+def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
+    """Return how many channels of each group stay where a share of each goes.
+
+    Groups of the same layers, such as what a slice reads and what it leaves, share out what is worth nothing in them if
+    that is enough.
+    """
+    alike: dict[frozenset[str], list[Ranked]] = {}
+    for each in groups:
+        makers = frozenset(member.name for member in each.group.members if member.side == "gives")
+        alike.setdefault(makers, []).append(each)
+    gone: dict[int, float] = {}
+    for kin in alike.values():
+        aim, dead = ratio * sum(each.group.width for each in kin), sum(each.dead for each in kin)
+        for each in kin:
+            gone[id(each)] = each.dead * aim / dead if dead and aim < dead + 1 else ratio * each.group.width
+    return [each.group.width - gone[id(each)] for each in groups]
 
 
 def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 
 from iqa_armor.report import document
 from iqa_armor.report.document import Cell, Chart, Column, Report, Row, Rows, Section, Table, number_columns, row
-from iqa_armor.report.formatting import DASH, brief, marks, plain, short, significant
+from iqa_armor.report.formatting import DASH, brief, marks, plain, sentences, short, significant
 from iqa_armor.results.outcome import Certification, CertifiedModel, MethodFigures
 
 LARGEST_RATIO = 20.0  # of values on a linear axis
@@ -39,12 +39,11 @@ def certification_report(found: Certification) -> Report:
         sections=tuple(sections),
         kind="certification",
         json=found.to_json(indent=None),
-        notes=tuple(_notes(found)),
+        notes=_notes(found),
     )
 
 
 def _summary(found: Certification) -> Table:
-    """Return a row per model for its plain score, followed by one per method."""
     has_ratio, has_opinion = found.baseline is not None, any(model.srocc is not None for model in found.models)
     columns = [
         *(Column(heading, kind="text") for heading in ("Method", "Guarantee")),
@@ -112,52 +111,11 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
     )
 
 
-def _notes(found: Certification) -> Iterator[str]:
-    """Yield what a reader must know of the figures, in sentences."""
+def _notes(found: Certification) -> tuple[str, ...]:
     methods = {word: figures for model in found.models for word, figures in model.methods.items()}
-    yield "; ".join(f"{word}: {_settings(figures)}" for word, figures in methods.items()) + "."
-    yield (
-        "Bounds are of the true smoothed score, for every change whose L2 norm is within the radius (global), and hold "
-        "for an image with the probability named as confidence. The estimate from "
-        "finitely many noisy copies is random itself and leaves them more often."
-    )
-    yield (
-        "delta: certified delta, the mean of upper − lower bound over images for which the method does not abstain, in "
-        "model units and in score ranges; s/image: median seconds for the score alone."
-    )
-    steps = (_step(model, figures.radius) for model in found.models for figures in model.methods.values())
-    yield from dict.fromkeys(filter(None, steps))
-    if any(word.startswith(("rs", "drs")) for word in methods):
-        yield "rs and drs bound the score clipped to the model's score range, not the score itself."
-    for word, figures in methods.items():
-        if not figures.guarantee.startswith("global"):
-            yield f"{word} is {figures.guarantee}: its bounds are no guarantee for every change within the radius."
-    for model in found.models:
-        yield from filter(None, (_slope(word, model.name, figures) for word, figures in model.methods.items()))
-    if found.data is not None and found.data.is_synthetic:
-        yield "Images and scores are generated: SROCC and PLCC say nothing of human opinion."
-
-
-def _step(model: CertifiedModel, radius: float | None) -> str:
-    if not radius:
-        return ""
-    return (
-        f"One step of 1/255 on every pixel of a {'×'.join(map(str, model.size))} image has L2 norm "
-        f"{model.step_l2:.2g}, {model.step_l2 / radius:.3g} times the radius of {radius:g}."
-    )
-
-
-def _slope(word: str, name: str, figures: MethodFigures) -> str:
-    if figures.jacobian is None:
-        return ""
-    says = f"{word} on {name}: features move by at most s = {figures.jacobian:.3g} per unit near an image"
-    if figures.lipschitz and figures.radius:
-        share = figures.radius * figures.jacobian / figures.lipschitz
-        says += (
-            f", and by {figures.lipschitz:.3g} anywhere (product of the layers' bounds), so that without "
-            f"approximation its bounds hold within {share:.2g} only"
-        )
-    return f"{says}."
+    is_clipped = any(word.startswith(("rs", "drs")) for word in methods)
+    told = {"found": found, "methods": methods, "clipped": is_clipped, "settings": _settings}
+    return sentences("certification.jinja", told)
 
 
 def _settings(figures: MethodFigures) -> str:

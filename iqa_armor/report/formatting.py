@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from importlib import resources
+from typing import Any
 
 from iqa_armor.report.document import Cell, Mark
 from iqa_armor.results.figures import ModelEntry
@@ -50,6 +52,15 @@ def listed(values: Mapping[str, float | int | str | None]) -> str:
 def significant(value: float | None, digits: int = 3, *, unit: float = 1) -> str:
     """Return a number with some significant digits, counted in `unit`; a dash for None."""
     return DASH if value is None else f"{value / unit:.{digits}g}"
+
+
+def sentences(template: str, told: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the lines of a template of this folder, each once."""
+    from jinja2 import Environment
+
+    text = resources.files("iqa_armor.report").joinpath(template).read_text(encoding="utf-8")
+    lines = Environment(trim_blocks=True).from_string(text).render(told).split("\n")
+    return tuple(filter(None, dict.fromkeys(lines)))
 
 
 GREY = "#5c6370"

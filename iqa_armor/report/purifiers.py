@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
 from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
-from iqa_armor.report.formatting import DOWN, UP, brief, budget, defense_label, model_marks, short
+from iqa_armor.report.formatting import DOWN, UP, brief, budget, defense_label, model_marks, sentences, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
@@ -40,7 +40,7 @@ def purifiers_table(outcome: Outcome) -> Table | None:
         *_before_and_after(f"SROCC, {under_headline(outcome)}{UP}"),
     ]
     groups = tuple(Rows(tuple(_rows(outcome, each))) for each in found)
-    return Table("Images and scores behind purifiers", tuple(columns), groups, tuple(_notes(outcome)))
+    return Table("Images and scores behind purifiers", tuple(columns), groups, _notes(outcome))
 
 
 def plane(outcome: Outcome) -> Panels:
@@ -112,22 +112,10 @@ def _at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str
     return sum(values) / len(values) if values and len(values) == len(attacks) else None
 
 
-def _notes(outcome: Outcome) -> Iterator[str]:
-    """Yield what the figures of purifiers are and how to read them."""
-    attacks = list(outcome.settings.attacks)
-    shared = sorted({shown_budget(outcome, name) for name in attacks if starred(outcome, name) == name})
+def _notes(outcome: Outcome) -> tuple[str, ...]:
+    attacks = {name: starred(outcome, name) for name in outcome.settings.attacks}
+    shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
     where = [f"at {budget(key)}" for key in shared]
-    where += ["at its own budget where starred"] if any(starred(outcome, name) != name for name in attacks) else []
-    yield (
-        f"Quality: (SSIM + PSNR/80)/2 of the purified image against the clean one, 1 is best. Gain score: change of "
-        f"the score from that of the clean image without purifier, relative to it, 0 is best. Both are those "
-        f"{', '.join(where)}. SROCC: before and after the purifier."
-    )
-    if len(attacks) > 1:
-        yield f"Overall: mean over {', '.join(starred(outcome, name) for name in attacks)}, with equal weights."
-    yield (
-        "Unaware: the attack fools the model without purifier. Adaptive: it knows the purifier, goes through it and "
-        f"averages a random one (draws: {outcome.settings.eot}); only this says what the purifier is worth."
-    )
-    if len(attacks) > SIDE_BY_SIDE:
-        yield "Every attack is in the table of every budget."
+    where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []
+    told = {"attacks": attacks, "where": where, "eot": outcome.settings.eot, "side_by_side": SIDE_BY_SIDE}
+    return sentences("purifiers.jinja", told)

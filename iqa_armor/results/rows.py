@@ -5,7 +5,7 @@ import importlib.util
 import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Literal, Self
 
@@ -25,6 +25,12 @@ def line_of(row: Mapping[str, Any], kind: Format) -> str:
     text = io.StringIO()
     csv.writer(text).writerow(row.values())
     return text.getvalue()
+
+
+def require_writer(kind: str) -> None:
+    """Raise an ArmorError where what writes such files is not installed."""
+    if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
+        raise ArmorError("Parquet needs pip install 'iqa-armor[parquet]'; csv and jsonl need nothing")
 
 
 def write_parquet(
@@ -52,8 +58,7 @@ class RowFile:
 
     def __init__(self, path: Path | str, kind: Format, columns: Sequence[str], *, resume: bool = False) -> None:
         self.path, self.kind, self.columns = Path(path), kind, tuple(columns)
-        if kind == "parquet" and importlib.util.find_spec("pyarrow") is None:
-            raise ArmorError("Parquet needs pip install 'iqa-armor[parquet]'; csv and jsonl need nothing")
+        require_writer(kind)
         self.growing = self.path.with_name(f".{self.path.name}.rows") if kind == "parquet" else self.path
         self.resume, self.last = resume, dict[str, Any]()
         self.done: set[str] = set()
@@ -97,18 +102,13 @@ class RowFile:
     def _kept(self) -> Iterator[dict[str, Any]]:
         """Yield the rows that are there already: those of a Parquet file, then those of lines."""
         with reading(self.path, UsageError, says="holds no scores", advice="replace it with --overwrite"):
-            for row in _rows(self.path, self.kind) if self.resume else ():
-                yield self._checked(row)
-            if self.kind == "parquet":
-                for row in _rows(self.growing, "jsonl"):
-                    yield self._checked(row)
-
-    def _checked(self, row: dict[str, Any]) -> dict[str, Any]:
-        if tuple(row) != self.columns or not isinstance(row["image"], str):
-            told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
-            raise UsageError(f"{told}; replace it with --overwrite, or name another file")
-        printable(row["image"])  # is of characters that there are
-        return row | {name: float(row[name]) for name in self.columns[1:]}
+            whole = _rows(self.path, self.kind) if self.resume else ()
+            for row in chain(whole, _rows(self.growing, "jsonl") if self.kind == "parquet" else ()):
+                if tuple(row) != self.columns or not isinstance(row["image"], str):
+                    told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
+                    raise UsageError(f"{told}; replace it with --overwrite, or name another file")
+                printable(row["image"])  # is of characters that there are
+                yield row | {name: float(row[name]) for name in self.columns[1:]}
 
 
 def printable(name: str) -> str:

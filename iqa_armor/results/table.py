@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -12,9 +11,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from iqa_armor.errors import ArmorError, UsageError
+from iqa_armor.errors import UsageError
 from iqa_armor.files import replacing
-from iqa_armor.results.rows import TEXT, Format, line_of, write_parquet
+from iqa_armor.results.rows import TEXT, Format, line_of, require_writer, write_parquet
 
 Column = NDArray[Any]
 CLEAN = ""  # the attack and the budget of clean images
@@ -35,12 +34,14 @@ class Table:
     @classmethod
     def of(cls, count: int, **given: Any) -> Table:
         """Return a table of `count` rows; a column is a sequence, one value for all rows, or empty."""
-        texts = {name: _filled(given.get(name, ""), count, object) for name in TEXTS}
-        return cls(texts | {name: _filled(given.get(name, math.nan), count, np.float64) for name in NUMBERS})
+        columns: dict[str, Column] = {name: np.full(count, "", dtype=object) for name in TEXTS}
+        columns |= {name: np.full(count, math.nan) for name in NUMBERS}
+        for name, column in columns.items():
+            column[:] = given.get(name, column)
+        return cls(columns)
 
     @classmethod
     def joined(cls, tables: Sequence[Table]) -> Table:
-        """Return the rows of all tables, one table after the other."""
         parts = [table.columns for table in tables] or [cls.of(0).columns]
         return cls({name: np.concatenate([part[name] for part in parts]) for name in (*TEXTS, *NUMBERS)})
 
@@ -87,8 +88,7 @@ def check_table_file(path: Path | str) -> None:
     path = Path(path)
     if path.suffix not in SUFFIXES:
         raise UsageError(f"cannot tell what kind of table {path} is to be; known are {', '.join(SUFFIXES)}")
-    if path.suffix == ".parquet" and importlib.util.find_spec("pyarrow") is None:
-        raise ArmorError("a Parquet file needs pyarrow: pip install pyarrow; .csv and .jsonl need nothing")
+    require_writer(path.suffix[1:])
 
 
 def write_table(table: Table, path: Path | str) -> None:
@@ -107,12 +107,6 @@ def write_table(table: Table, path: Path | str) -> None:
             if kind == "csv":
                 file.write(line_of(dict(zip(table.columns, table.columns, strict=True)), kind))
             file.writelines(line_of(row, kind) for row in table.rows())
-
-
-def _filled(given: Any, count: int, dtype: Any) -> Column:
-    column = np.empty(count, dtype=dtype)
-    column[:] = given
-    return column
 
 
 def _plain(column: Column) -> list[Any]:

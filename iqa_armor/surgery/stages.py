@@ -8,10 +8,10 @@ from torch import fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import argument, layer_of
+from iqa_armor.graph.calls import argument, called_name, is_convolution, layer_of
 from iqa_armor.graph.interpret import size_of
-from iqa_armor.graph.walk import ancestors, node_called
-from iqa_armor.surgery.tokens import Lineage, TokenGrid, last_tokens, token_grid, token_grids, turned_tokens
+from iqa_armor.graph.walk import ancestors, node_called, reach
+from iqa_armor.surgery.tokens import MOVES, Lineage, TokenGrid, last_tokens, token_grid, token_grids, turned_tokens
 
 ISOTROPIC = 4  # so many convolutions on maps of one size are more than one stage
 PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad2d, nn.CircularPad2d)
@@ -132,10 +132,10 @@ def _branch(lineage: Lineage, index: int, sinks: list[fx.Node]) -> Branch:
         firsts.setdefault(_map_size(node), node)
     nodes: list[fx.Node] = []
     for first in firsts.values():
-        nodes += [cut for cut in _usable_before(lineage, passed, first)[-1:] if cut not in nodes]
+        nodes += [cut for cut in [_usable_before(lineage, passed, first)] if cut and cut not in nodes]
     if len(firsts) == 1 and len(own) >= ISOTROPIC:  # the last quarter stands for the last stage (ours)
         behind = own[-ceil(len(own) / 4)]
-        nodes += [cut for cut in _usable_before(lineage, passed, behind)[-1:] if cut not in nodes]
+        nodes += [cut for cut in [_usable_before(lineage, passed, behind)] if cut and cut not in nodes]
     cuts = tuple(_cut(lineage, cut, branch=index, position=n) for n, cut in enumerate(nodes, start=1))
     return Branch(cuts, problem=_problem(lineage, own, nodes[-1] if nodes else None, final=_map_size(sinks[-1])))
 
@@ -161,17 +161,26 @@ def _dilation(lineage: Lineage, node: fx.Node) -> int:
     return max(value) if isinstance(value, tuple | list) else int(value)
 
 
-def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> list[fx.Node]:
-    """Return the dominators that `first` depends on, outside the residual unit of `first`."""
+def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> fx.Node | None:
+    """Return the last dominator with maps that `first` depends on, outside the residual unit of `first`."""
     before, unit = ancestors(first), first.meta.get("unit")
-    return [
+    usable = (
         node
-        for node in passed
+        for node in reversed(passed)
         if node in before
         and node is not first
         and not (isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad)
         and not (unit and node.meta.get("unit") == unit)
-    ]
+        and _has_maps(lineage, node)
+    )
+    return next(usable, None)
+
+
+def _has_maps(lineage: Lineage, node: fx.Node) -> bool:
+    """Return whether the axes of four are (N, C, H, W): they come from a convolution or the image, or go to one."""
+    before = reach(node, lambda each: () if called_name(each) in MOVES else each.all_input_nodes)
+    behind = reach(node, lambda each: [user for user in each.users if called_name(user) not in MOVES])
+    return any(each.op == "placeholder" or is_convolution(lineage.traced, each) for each in (*before, *behind))
 
 
 def _cut(lineage: Lineage, node: fx.Node, *, branch: int, position: int) -> Cut:

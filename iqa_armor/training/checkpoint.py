@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import shutil
 import warnings
 import zipfile
 from collections.abc import Mapping
@@ -26,9 +27,17 @@ class Checkpoint:
     fingerprint: str | Mapping[str, str] = ""  # of what the state is made from: model, data and settings
     resumes: bool = False  # whether a fit continues from the file, where there is one
 
-    def prepare(self) -> None:
-        """Make the folder and remove what killed runs left of this file; an OutputError if it cannot be written."""
+    def prepare(self, takes: int = 0) -> None:
+        """Make the folder and remove what killed runs left of this file.
+
+        An OutputError if it cannot be written, or its disk has less room than the bytes that a state takes.
+        """
         require_writable(self.path)
+        if takes > (free := shutil.disk_usage(self.path.parent).free):
+            raise OutputError(
+                f"cannot write {self.path}, which takes {takes / 2**20:.1f} MiB at least: there are {free / 2**20:.1f} "
+                "MiB free; make room, or name another place with -o"
+            )
         # Version 0.1.0 wrote under such names before it renamed.
         for leftover in self.path.parent.glob(f".{self.path.name}.{'[a-z0-9_]' * 8}"):
             leftover.unlink(missing_ok=True)

@@ -5,19 +5,17 @@ from typing import ClassVar, Literal
 from pydantic import Field, field_validator
 
 from iqa_armor.errors import ArmorError, RecipeError, UsageError
-from iqa_armor.settings import DIRECTION, Attacks, BatchSize, Budgets, Epochs, LearningRate, Limit, Seed, SettingsModel
+from iqa_armor.settings import Attacks, Budgets, Limit, Seed, SettingsModel
 
 
 class FilterSettings(SettingsModel):
     """How a filter is trained, by Adam."""
 
     error: ClassVar[type[ArmorError]] = RecipeError
-    epochs: Epochs = Field(10, ge=1)
-    learning_rate: LearningRate = Field(2e-3, gt=0, le=1)
-    batch_size: BatchSize = Field(4, ge=1)
-    fresh: bool = Field(
-        False, description="Attack the training images anew in every epoch, each by the next draw, which takes longer."
-    )
+    epochs: int = Field(10, ge=1)
+    learning_rate: float = Field(2e-3, gt=0, le=1)
+    batch_size: int = Field(4, ge=1)
+    fresh: bool = False
     seed: Seed = 0
 
 
@@ -28,7 +26,7 @@ class PurifierSettings(FilterSettings):
 
     attacks: Attacks = Field(("pgd8",), min_length=1)
     epsilons: Budgets = Field(tuple(value / 255 for value in (2, 4, 6, 8, 10)), min_length=1)
-    direction: Literal["up", "down", "both"] = Field("up", description=str(DIRECTION.description))
+    direction: Literal["up", "down", "both"] = "up"
     limit: Limit = Field(512, ge=4)
 
     @field_validator("epsilons")

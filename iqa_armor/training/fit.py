@@ -5,6 +5,7 @@ import math
 import time
 from contextlib import ExitStack, nullcontext
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 import torch
@@ -25,7 +26,7 @@ from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
 from iqa_armor.training.descent import AveragedWeights, Diverged, Epochs, LossWatch
 from iqa_armor.training.history import Epoch, FitHistory, ScoreMoments, worst_case_srocc
-from iqa_armor.training.images import TrainingImages, predict, read_by_workers
+from iqa_armor.training.images import TrainingImages, drawn, predict, read_by_workers
 
 logger = logging.getLogger(__name__)
 ATTEMPTS = 3
@@ -69,7 +70,8 @@ def fit(
     device, labels, rate = device or choose_device(), labels or ScoreMoments(), settings.learning_rate
     start = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
     is_frozen = settings.norms == "frozen" or (settings.norms == "auto" and is_pretrained and settings.batch_size < 32)
-    for attempt in range(ATTEMPTS):
+    least = rate / 4 ** (ATTEMPTS - 1)
+    while True:
         # Dropout draws from the global generators.
         with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
             slower = settings.model_copy(update={"learning_rate": rate})
@@ -79,14 +81,13 @@ def fit(
             try:
                 return fitting.run(checkpoint, progress)
             except Diverged as error:
-                if attempt == ATTEMPTS - 1:
+                if rate <= least:
                     raise ArmorError(
                         f"{error}, even at a step size of {rate:g}; lower --learning-rate, or check the scores"
                     ) from error
                 logger.warning("%s; beginning anew with a step size of %g", error, rate / 4)
                 model.load_state_dict(start)
                 rate, checkpoint = rate / 4, None if checkpoint is None else replace(checkpoint, resumes=False)
-    raise AssertionError("unreachable")
 
 
 class _Fitting:
@@ -106,7 +107,7 @@ class _Fitting:
         self.model, self.images, self.settings, self.labels = model, images, settings, labels
         self.accelerator, self.is_frozen = accelerator, is_frozen
         self.loss = LOSSES.read(settings.loss)
-        unlabelled = None if images.unlabelled is None else images.draw_unlabelled
+        unlabelled = None if images.unlabelled is None else partial(drawn, images.unlabelled)
         context = FitContext(settings, images.mos, labels.spread, self.loss, model.std, teacher, unlabelled)
         self.defense = DEFENSES.read(settings.defense).of(context)
         with calling(f"the loss {settings.loss}"):
@@ -138,7 +139,8 @@ class _Fitting:
 
     def _start(self, checkpoint: Checkpoint | None) -> None:
         if checkpoint is not None:
-            checkpoint.prepare()
+            weights = sum(value.nbytes for value in self.model.state_dict().values())
+            checkpoint.prepare(takes=4 * weights)  # the present ones, the best ones, and two moments of each
             if checkpoint.resumes and checkpoint.path.is_file():
                 self._restore(checkpoint)
                 return

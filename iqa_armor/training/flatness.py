@@ -69,23 +69,15 @@ def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tenso
     It is |f(x + h · sign ∇f(x)) − f(x)| / h with the step h; 0 takes the gradient itself by double backward. Pixels are
     in units that broadcast to (N, 3, H, W), 1 being their whole range.
     """
-    if step > 0:
-        return _changes(model, images, images.new_tensor(step) * unit).abs() / step
-    with frozen_statistics(model), torch.enable_grad():
-        images = images.detach().requires_grad_()
-        scaled = GRADIENT_SCALE * model(images).float().sum()
-        (gradient,) = torch.autograd.grad(scaled, images, create_graph=True)
-        return (unit * gradient.abs()).flatten(1).sum(1) / GRADIENT_SCALE
-
-
-def _changes(model: nn.Module, images: Tensor, step: Tensor) -> Tensor:
-    """Return f(x + h · sign ∇f(x)) − f(x), (N,), with gradients by the parameters; h broadcasts to (N, 3, H, W)."""
     with frozen_statistics(model), torch.enable_grad():
         images = images.detach().requires_grad_()
         scores = model(images).float()
-        (gradient,) = torch.autograd.grad(GRADIENT_SCALE * scores.sum(), images, retain_graph=True)
-        change: Tensor = model(images.detach() + step * gradient.sign()).float() - scores
-        return change
+        scaled, is_exact = GRADIENT_SCALE * scores.sum(), step == 0
+        (gradient,) = torch.autograd.grad(scaled, images, retain_graph=True, create_graph=is_exact)
+        if is_exact:
+            return (unit * gradient.abs()).flatten(1).sum(1) / GRADIENT_SCALE
+        change: Tensor = model(images.detach() + images.new_tensor(step) * unit * gradient.sign()).float() - scores
+        return change.abs() / step
 
 
 @dataclass(frozen=True)

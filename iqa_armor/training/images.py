@@ -70,10 +70,10 @@ class TrainingImages:
             generator=torch.Generator().manual_seed(settings.seed),
         )
 
-    def draw_unlabelled(self, count: int) -> Tensor:
-        """Return images without scores, (count, 3, H, W), drawn from torch's own generator, which checkpoints keep."""
-        assert self.unlabelled is not None
-        return torch.stack([self.unlabelled[i][0] for i in torch.randint(len(self.unlabelled), (count,)).tolist()])
+
+def drawn(images: PreparedImages, count: int) -> Tensor:
+    """Return so many images (count, 3, H, W), drawn from torch's own generator, which checkpoints keep."""
+    return torch.stack([images[i][0] for i in torch.randint(len(images), (count,)).tolist()])
 
 
 def load_training_images(

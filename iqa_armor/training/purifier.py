@@ -3,7 +3,8 @@
 import math
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 import torch
 from torch import Generator, Tensor
@@ -11,10 +12,11 @@ from torch import Generator, Tensor
 from iqa_armor.attacks.base import Attack, Fitted, frozen
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.defenses.purifiers.fcn import FCN, new_fcn
-from iqa_armor.errors import ArmorError, DataError
+from iqa_armor.errors import ArmorError, DataError, RecipeError, reading
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
+from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.descent import FAR, Diverged, Epochs, descend, epoch_seed, mirrored, run_epoch, warm_cosine
 from iqa_armor.training.filter_settings import FilterSettings
 from iqa_armor.training.images import TrainingImages
@@ -113,14 +115,15 @@ def fit_filter(
     attacks: list[Attack],
     *,
     settings: FilterSettings,
+    checkpoint: Checkpoint | None = None,
     progress: Progress = silent,
 ) -> FittedFilter:
     """Return a filter trained on attacks of a model, which is left as it was.
 
     Pairs are made once, as `make_pairs` says, and kept in memory, or anew for every epoch where the settings say so;
-    held-out pairs stay. Progress is told of images attacked, of steps, and of epochs that end. Images smaller than
-    11×11 are a DataError, a loss that is not finite or ran away and an attack that fails an
-    ArmorError.
+    held-out pairs stay. The checkpoint keeps the state after every epoch. Progress is told of images attacked, of
+    steps, and of epochs that end. Images smaller than 11×11 are a DataError, a checkpoint of another run a RecipeError,
+    a loss that is not finite or ran away and an attack that fails an ArmorError.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
     images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
@@ -129,10 +132,17 @@ def fit_filter(
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
     training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
-    training.note(0, math.nan, time.perf_counter())
+    if checkpoint is not None:
+        checkpoint.prepare()
+    if checkpoint is None or not checkpoint.resumes or not checkpoint.path.is_file():
+        training.note(0, math.nan, time.perf_counter())
+    else:
+        training.restore(checkpoint)
     try:
-        for number in range(1, settings.epochs + 1):
+        for number in range(len(training.epochs.done), settings.epochs + 1):
             training.run_epoch(number)
+            if checkpoint is not None:
+                checkpoint.write(training.state())
         return training.finish()
     except Diverged as error:
         raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
@@ -158,6 +168,19 @@ class _FilterTraining:
         self.steps = math.ceil(len(self.pairs) / settings.batch_size)
         self.schedule = warm_cosine(self.optimizer, settings.epochs * self.steps)
         self.epochs: Epochs[FilterEpoch] = Epochs(lambda epoch: -epoch.held_out)
+        self.parts: dict[str, Any] = {"model": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
+
+    def state(self) -> dict[str, Any]:
+        kept = {name: part.state_dict() for name, part in self.parts.items()}
+        return kept | {"epochs": [asdict(epoch) for epoch in self.epochs.done], "best": self.epochs.weights}
+
+    def restore(self, checkpoint: Checkpoint) -> None:
+        state = checkpoint.read()
+        with reading(checkpoint.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
+            for name, part in self.parts.items():
+                part.load_state_dict(state[name])
+            self.epochs.done = [FilterEpoch(**epoch) for epoch in state["epochs"]]
+            self.epochs.weights = state["best"]
 
     def run_epoch(self, number: int) -> None:
         started = time.perf_counter()

@@ -6,10 +6,10 @@ from typing import Annotated
 from pydantic import Field
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, scale_note, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import SCALE_NOTE, progress, say, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
-from iqa_armor.settings import BUDGET, LEVELS, Attacks, Direction, SettingsModel
+from iqa_armor.settings import LEVELS, Attacks, Direction, SettingsModel
 
 # What the table shows: field of an AttackedImage, and how it is written, by heading.
 SHOWN = {
@@ -27,7 +27,7 @@ class AttackSettings(SettingsModel):
     """Attacks, their budget and direction."""
 
     attacks: Attacks = ("pgd8",)
-    epsilon: float = Field(4.0, ge=0, le=LEVELS, description=BUDGET)
+    epsilon: float = Field(4.0, ge=0, le=LEVELS)
     direction: Direction = 1
 
 
@@ -79,7 +79,7 @@ def attack(
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
     rows = ([written.format(getattr(entry, name)) for name, written in SHOWN.values()] for entry in done)
-    show_table([*SHOWN], rows, caption=scale_note(defended.scale))
+    show_table([*SHOWN], rows, caption=SCALE_NOTE.format(defended.scale) if defended.scale else None)
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
     say_next("evaluate", model, "--data", "csv:labels.csv", *words, *call.words(Opening))

@@ -1,6 +1,6 @@
 """`iqa-armor data`: look at datasets before they are used."""
 
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
@@ -40,24 +40,20 @@ def check(
     with progress() as bars:
         found, problems = check_data(labels.open(spec, progress=bars), progress=bars)
     if not show_if_json(found):
-        _show(found)
+        say(found["data"]["spec"])
+        rows = []
+        for split, part in found["splits"].items():
+            scores = (part[name] for name in ("low", "high", "mean"))
+            rows.append((split, str(part["images"]), *("–" if each is None else f"{each:.4g}" for each in scores)))
+        show_table(("split", "images", "lowest score", "highest", "mean"), rows)
+        say(f"labels: {found['data']['labels'] or 'none'}")
+        if direction := found["direction"]:
+            measured = f"{direction['measure']} on {direction['images']} images"
+            say(f"direction: SROCC {direction['correlation']:.3f} of the labels with {measured}")
+        if sizes := found["sizes"]:
+            least, most, usual = ("{}x{}".format(*sizes[name]) for name in ("smallest", "largest", "commonest"))
+            rest = f"{sizes['share']:.0%} are {usual} ({sizes['different']} different)"
+            say(f"sizes: all {usual}" if sizes["different"] == 1 else f"sizes: {least} to {most}, {rest}")
     say(*(f"warning: {warning}" for warning in found["warnings"]), to=stderr)
     problems.raise_if_any("replace or remove these files, then run again")
-    say_next("train", "resnet18", "--data", spec)
-
-
-def _show(found: dict[str, Any]) -> None:
-    say(found["data"]["spec"])
-    rows = []
-    for split, part in found["splits"].items():
-        scores = (part[name] for name in ("low", "high", "mean"))
-        rows.append((split, str(part["images"]), *("–" if each is None else f"{each:.4g}" for each in scores)))
-    show_table(("split", "images", "lowest score", "highest", "mean"), rows)
-    say(f"labels: {found['data']['labels'] or 'none'}")
-    if direction := found["direction"]:
-        measured = f"{direction['measure']} on {direction['images']} images"
-        say(f"direction: SROCC {direction['correlation']:.3f} of the labels with {measured}")
-    if sizes := found["sizes"]:
-        smallest, largest, commonest = ("{}x{}".format(*sizes[name]) for name in ("smallest", "largest", "commonest"))
-        rest = f"{sizes['share']:.0%} are {commonest} ({sizes['different']} different)"
-        say(f"sizes: all {commonest}" if sizes["different"] == 1 else f"sizes: {smallest} to {largest}, {rest}")
+    say_next("train", "resnet18", "--data", spec, *labels.words())

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from iqa_armor.cli.arguments import Machine, Writing, output_option
-from iqa_armor.cli.console import progress, say, show_if_json, stdout
+from iqa_armor.cli.console import in_shell, progress, say, show_if_json, stdout
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import Recipe
 
@@ -38,13 +38,15 @@ def demo(
     with writing.claimed(output, is_folder=True, files=FILES):
         with progress() as bars:
             hardened, evaluation = run_demo(recipe, device=device, progress=bars)
+            page = page_of(evaluation, bars)
         with staging(output) as folder:
             model, results, report = (folder / name for name in FILES)
             hardened.save(model)
             results.write_text(evaluation.outcome.to_json() + "\n", encoding="utf-8")
-            report.write_text(page_of(evaluation), encoding="utf-8")
+            report.write_text(page, encoding="utf-8")
     if show_if_json(evaluation.outcome.model_dump(mode="json")):
         return
     say(*ranking_bars(evaluation.outcome), "")
     stdout.print(*in_plain_words(evaluation.outcome), "", sep="\n", markup=False)
-    say(f"wrote {', '.join(FILES)} to {output}", "next, for a model of your own:", *(f"  {line}" for line in NEXT))
+    say(f"wrote {', '.join(FILES)} to {output}", "next, for a model of your own:")
+    say(*(in_shell("  ", line.split()) for line in NEXT))

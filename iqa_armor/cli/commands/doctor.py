@@ -20,18 +20,23 @@ def doctor(machine: Machine) -> None:
         iqa-armor doctor --json
     """
     import torch
+    from packaging.requirements import Requirement
 
     from iqa_armor.data.specs import KONIQ10K_VARIABLE
     from iqa_armor.machine import cuda_devices, usable_processors
     from iqa_armor.pipeline.card import versions
 
+    lacking: dict[str, list[str]] = {}
+    for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
+        if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
+            lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
     here = Path.cwd()
     free = f"{shutil.disk_usage(here).free / 2**30:.1f} GiB"
     found: dict[str, dict[str, Any]] = {
         "versions": versions(),
         "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
         "processors": {"usable": usable_processors(), "threads of an operation": torch.get_num_threads()},
-        "extras": _extras(),
+        "extras": {extra: f"lacks {', '.join(names)}" if names else "installed" for extra, names in lacking.items()},
         "disk": {"folder": str(here), "free": free, "writable": os.access(here, os.W_OK)},
         "data": {KONIQ10K_VARIABLE: os.environ.get(KONIQ10K_VARIABLE, "not set")},
     }
@@ -40,17 +45,6 @@ def doctor(machine: Machine) -> None:
     for name, value in found.items():
         say(f"{name}:", *(f"  {part} {told}" for part, told in value.items()))
     say_next("demo")
-
-
-def _extras() -> dict[str, str]:
-    """Return what each extra of the installed package lacks."""
-    from packaging.requirements import Requirement
-
-    lacking: dict[str, list[str]] = {}
-    for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
-        if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
-            lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
-    return {extra: f"lacks {', '.join(names)}" if names else "installed" for extra, names in lacking.items()}
 
 
 def _is_installed(name: str) -> bool:

@@ -8,9 +8,6 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
-import typer
-from pydantic import Field
-
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import AGAIN, going_on, progress, say, say_next, show_forecasts, show_if_json, stderr, stdout
 from iqa_armor.cli.options import options
@@ -19,8 +16,10 @@ from iqa_armor.evaluation.settings import EvaluationSettings
 from iqa_armor.files import write_whole
 from iqa_armor.machine import is_main_process
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.progress import Progress, silent
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import Requirement, over_seeds, parse_requirement, require_path, unmet
+from iqa_armor.settings import Flag
 
 if TYPE_CHECKING:
     from iqa_armor.cli.console import Bars
@@ -32,32 +31,20 @@ if TYPE_CHECKING:
 class Compared(arguments.Defenses):
     """Defenses that are compared, each under each threat."""
 
-    threat: Literal["both", "adaptive", "bare"] = Field(  # type: ignore[assignment]
-        "both", description=str(arguments.Defenses.model_fields["threat"].description)
-    )
+    threat: Literal["both", "adaptive", "bare"] = "both"  # type: ignore[assignment]
 
 
 class EvaluationCall(arguments.DataCall):
-    """What is told of models, machine and files, with several datasets."""
+    """What is told of models, machine and files, with several datasets, a table of scores and requirements."""
 
-    data: Annotated[tuple[str, ...], arguments.DATA] = Field(  # type: ignore[assignment]
-        (), description=str(arguments.Labels.model_fields["data"].description)
-    )
-
-
-SCORES = typer.Option(
-    metavar="TABLE", help="Write the scores as .csv, .jsonl or .parquet; a row per image, attack and budget."
-)
-REQUIRE = typer.Option(
-    metavar="EXPR",
-    help="Exit with 10 unless it holds for every model but the baseline; e.g. 'srocc_drop <= 0.01' or "
-    "'ratio_to_baseline.attacks.pgd8.abs_gain_auc <= 0.8'. May be repeated.",
-)
+    data: Annotated[tuple[str, ...], arguments.SPECS, arguments.DATA] = ()  # type: ignore[assignment]
+    scores: Annotated[Path | None, Flag(kind=str)] = None
+    require: tuple[str, ...] = ()
 
 
 @options(
     without={"fit_images", "resamples", "confidence"},
-    usual=("attacks", "epsilons", "checks", "limit", "purify", "device"),
+    usual=("attacks", "epsilons", "checks", "limit", "purify", "scores", "require", "device"),
 )
 def evaluate(
     models: arguments.ModelsArg,
@@ -68,8 +55,6 @@ def evaluate(
     output: Annotated[Path | None, arguments.output_option("DIR")] = None,
     report: arguments.ReportOpt = None,
     seeds: arguments.SeedsOpt = 1,
-    scores: Annotated[Path | None, SCORES] = None,
-    require: Annotated[list[str] | None, REQUIRE] = None,
 ) -> None:
     """Of each dataset the test split is used, else the validation split. DIR keeps results, from which this goes on.
 
@@ -82,13 +67,13 @@ def evaluate(
     from iqa_armor.pipeline.forecast import forecast_attacks
     from iqa_armor.results.table import check_table_file
 
-    requirements = [parse_requirement(text) for text in require or ()]
+    requirements, scores = [parse_requirement(text) for text in call.require], call.scores
     if scores is not None:
         check_table_file(scores)
     for requirement in requirements:  # a mistyped path should not cost an evaluation
         require_path(requirement, settings.report(), call.data)
     paths, position = arguments.with_baseline(models, baseline)
-    numbers = arguments.following(settings, seeds)
+    numbers = range(settings.seed, settings.seed + seeds)
     runs = {seed: output if seeds == 1 else output and output / f"seed-{seed}" for seed in numbers}
     tables = dict(zip(runs, arguments.at_seeds(scores, runs) if scores else [None] * seeds, strict=True))
     targets = {output: True, report: False, **dict.fromkeys(tables.values(), False)}
@@ -108,7 +93,7 @@ def evaluate(
             found.append(evaluate_once(*opened(seed), settings=settings.changed(seed=seed), output=folder))
             _write(found[-1], output=folder, scores=tables[seed])
         whole = replace(found[0], outcome=over_seeds([each.outcome for each in found]))
-        _write(whole, output=output, report=report)
+        _write(whole, output=output, report=report, bars=bars)
     if is_main_process():
         _show(whole.outcome, requirements)
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
@@ -130,7 +115,12 @@ def _opened(
 
 
 def _write(
-    found: Evaluation, *, output: Path | None = None, scores: Path | None = None, report: Path | None = None
+    found: Evaluation,
+    *,
+    bars: Progress = silent,
+    output: Path | None = None,
+    scores: Path | None = None,
+    report: Path | None = None,
 ) -> None:
     from iqa_armor.results.table import write_table
 
@@ -142,11 +132,11 @@ def _write(
         write_table(found.table, scores)
         say(f"wrote {scores}", to=stderr)
     if report is not None:
-        write_whole(report, page_of(found))
+        write_whole(report, page_of(found, bars))
         say(f"wrote {report}", to=stderr)
 
 
-def page_of(found: Evaluation) -> str:
+def page_of(found: Evaluation, bars: Progress = silent) -> str:
     """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report.attack_figures import headline
@@ -154,7 +144,7 @@ def page_of(found: Evaluation) -> str:
     from iqa_armor.report.page import render_page
 
     attack, budget = headline(found.outcome)
-    pictures = take_pictures(found, attack=attack, budget=budget)
+    pictures = take_pictures(found, attack=attack, budget=budget, progress=bars)
     return render_page(evaluation_report(found.outcome, found.table, pictures))
 
 

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
-from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import typer
+from pydantic import Field
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json
@@ -15,32 +14,29 @@ from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.export import FORMATS
 from iqa_armor.pipeline.settings import Opening
+from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
+    from iqa_armor.export.smaller import Precision
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
-MAX_LOSS = typer.Option(
-    min=0,
-    metavar="X",
-    help="Refuse fewer bits that lose more: of the score range, on clean images in the mean or to an attack "
-    "beyond what it gains on MODEL, or of the rank correlation.",
-)
+
+class Bits(CallSettings):
+    """In how many bits numbers are stored, and what that may cost."""
+
+    int8: bool = False
+    fp16: bool = False
+    count: Annotated[int, Flag(("--images",))] = Field(64, ge=3)
+    max_loss: float = Field(0.02, ge=0)
 
 
-@options(without={"device"})
+@options(without={"device"}, usual=Bits.model_fields)
 def export(
     model: arguments.ModelArg,
     output: Annotated[Path, arguments.output_option("|".join(f"OUT.{name}" for name in FORMATS))],
+    bits: Bits,
     call: arguments.DataCall,
-    int8: Annotated[
-        bool, typer.Option("--int8", help="Store weights and activations in 8 bits, with ranges from training images.")
-    ] = False,
-    fp16: Annotated[bool, typer.Option("--fp16", help="Store weights and activations in 16 bits.")] = False,
-    count: Annotated[
-        int, typer.Option("--images", min=3, metavar="N", help="Images for ranges, and to compare on, with fewer bits.")
-    ] = 64,
-    max_loss: Annotated[float, MAX_LOSS] = 0.02,
 ) -> None:
     """The suffix of OUT says the format; ONNX needs the extra 'onnx', and alone can be stored in fewer bits.
 
@@ -55,8 +51,8 @@ def export(
     from iqa_armor.export.write import export_model, natural_size
     from iqa_armor.pipeline.forecast import forecast
 
-    files = format_of(output).files(output)
-    if int8 and fp16:
+    files, count, is_smaller = format_of(output).files(output), bits.count, bits.int8 or bits.fp16
+    if bits.int8 and bits.fp16:
         raise UsageError("--int8 and --fp16 exclude each other")
     with ExitStack() as held:
         for file in files:
@@ -64,32 +60,22 @@ def export(
         bars = held.enter_context(progress())
         opened, smaller = call.load(model), None
         if call.dry_run:  # what it takes to compare the file with the model
-            steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * (int8 or fp16)
+            steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * is_smaller
             image = torch.zeros(3, *natural_size(opened))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
-        if int8 or fp16:
+        if is_smaller:
             dataset = call.open(progress=bars)
-            smaller = Smaller.on(opened, dataset, "int8" if int8 else "fp16", limit=count, max_loss=max_loss)
+            kind: Precision = "int8" if bits.int8 else "fp16"
+            smaller = Smaller.on(opened, dataset, kind, limit=count, max_loss=bits.max_loss, progress=bars)
+        bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
-    if show_if_json(_as_plain(opened, exported)):
+        bars("exporting", 1, 1)
+    if show_if_json(exported.as_plain(opened)):
         return
     _show(opened, exported)
     say_next("bench", model, *call.words(Opening))
-
-
-def _as_plain(model: QualityModel, exported: Exported) -> dict[str, Any]:
-    from iqa_armor.export.write import described
-
-    return ({} if exported.loss is None else {"loss": asdict(exported.loss)}) | {
-        "output": str(exported.path),
-        "kind": exported.format,
-        "bytes": exported.size_bytes,
-        "size_fixed_because": exported.fixed_because or None,
-        "metadata": described(model, exported.size),
-        "check": asdict(exported.check),
-    }
 
 
 def _show(model: QualityModel, exported: Exported) -> None:

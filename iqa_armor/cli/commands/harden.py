@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import sys
 from contextlib import redirect_stdout
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -48,22 +47,22 @@ def harden(
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
     target, words = local_target(named), call.words(arguments.Labels, Opening)
     if seeds > 1 and not call.dry_run:
-        _each(arguments.following(settings, seeds), settings, named, model, call, resume=resume)
+        _each(range(settings.seed, settings.seed + seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
         return
-    checkpoint, device = target.with_name(f".{target.stem}.resume.pt"), call.chosen()
-    claim, dry_run = call.claimed(target, source=model, suffix=".safetensors"), call.dry_run
-    with claim, going_on(RESUME, None if dry_run else checkpoint), console.progress() as bars:
-        original = call.load(model)
-        dataset = call.open(seed=settings.seed, progress=bars)
-        how = RunOptions(device=device, checkpoint=None if dry_run else checkpoint, resume=resume, progress=bars)
+    dry_run, device = call.dry_run, call.chosen()
+    checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
+    claim = call.claimed(target, source=model, suffix=".safetensors")
+    with claim, going_on(RESUME, checkpoint), console.progress() as bars:
+        original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = slowdown(original, result.model, image, device)
         if not dry_run:
-            _save_all(result, target, source=model, seconds=seconds)
+            result.save_all(target, command=COMMAND.get(), source=model, call_seconds=seconds)
             discard(checkpoint)
             push(target, output)
     say(*(f"warning: {warning}" for warning in result.warnings), to=console.stderr)
@@ -110,32 +109,10 @@ def _each(seeds: range, settings: Recipe, output: Path, model: Path, call: argum
     console.show_table(("step", "mean", "standard deviation"), rows, title=title)
 
 
-def _save_all(result: Hardened, target: Path, *, source: Path, seconds: tuple[float, float]) -> None:
-    """Write the model and its card, and beside it those of a frontier that were not chosen."""
-    from iqa_armor.files import staging
-    from iqa_armor.pipeline.card import write_card
-
-    with staging(target.parent) as folder:
-        result.save(folder / target.name)
-        write_card(folder / target.name, command=COMMAND.get(), source=source, call_seconds=seconds)
-        for share, other in result.others.items():
-            replace(result, model=other, others={}).save(folder / f"{target.stem}-{share:.2f}.safetensors")
-
-
 def _say_next(target: Path, model: Path, words: list[str]) -> None:
     if not JSON.get():
         say("hardening is a claim until attacks have been run")
     console.say_next("evaluate", target, "--baseline", model, *words)
-
-
-def _slower(before: float, after: float, recipe: Recipe) -> str:
-    """Return what block, pruning and views do to the time of a call, measured here."""
-    told = f"{1000 * before:.3g} ms → {1000 * after:.3g} ms here, {after / before:.2f} times as long"
-    if after <= 1.2 * before:
-        return told
-    if recipe.views > 1:
-        return f"{told}; it looks at {recipe.views} views of each, --views 1 at one"
-    return told if recipe.position == "none" else f"{told}; --backend auto would take a cheaper block"
 
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
@@ -146,12 +123,10 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         place = f"{block.channels} channels, {block.size[0]}x{block.size[1]}"
         say(f"block: {result.recipe.backend}, behind {block.node} ({place})")
     if result.pruned is not None:
-        before, after = result.pruned.parameters
+        counts = "{:.2f} M → {:.2f} M".format(*(count / 1e6 for count in result.pruned.parameters))
         source = f", by {result.pruned.samples} scored training images" if result.pruned.samples else ""
-        say(
-            f"pruned: {result.pruned.share:.1%} of the convolutions' channels (rounded to {result.pruned.round_to}), "
-            f"{before / 1e6:.2f} M → {after / 1e6:.2f} M parameters{source}"
-        )
+        rounded = f"of the convolutions' channels (rounded to {result.pruned.round_to})"
+        say(f"pruned: {result.pruned.share:.1%} {rounded}, {counts} parameters{source}")
     for proof in result.provenance["checks"]:
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
@@ -168,4 +143,9 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")
-    say(f"one image: {_slower(*seconds, result.recipe)}")
+    before, after = (1000 * each for each in seconds)
+    way_out = "" if result.recipe.position == "none" else "; --backend auto would take a cheaper block"
+    if result.recipe.views > 1:
+        way_out = f"; it looks at {result.recipe.views} views of each, --views 1 at one"
+    told = f"{before:.3g} ms → {after:.3g} ms here, {after / before:.2f} times as long"
+    say(f"one image: {told}{way_out if after > 1.2 * before else ''}")

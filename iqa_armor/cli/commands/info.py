@@ -1,9 +1,14 @@
 """`iqa-armor info`: who made a model file."""
 
+from collections.abc import Mapping
 from typing import Any
 
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
 from iqa_armor.cli.arguments import ModelArg
-from iqa_armor.cli.console import say, say_next, show_if_json
+from iqa_armor.cli.console import say, say_next, show_if_json, stdout
 from iqa_armor.cli.options import options
 
 
@@ -28,13 +33,28 @@ def info(model: ModelArg) -> None:
     facts |= {"score range": known["score_scale"], "versions": made.get("versions")}
     facts |= {f"held-out SROCC, {step}": f"{value:.3f}" for step, value in (made.get("held_out_srocc") or {}).items()}
     facts |= {f"recipe.{name}": value for name, value in known["recipe"].items()}
-    width = max(map(len, facts))
-    say(str(known["file"]), *(f"  {name:{width}}  {_written(value)}" for name, value in facts.items()))
+    say(str(known["file"]))
+    _show({name: _written(value) for name, value in facts.items()}, to=stdout)
     if not run:
         say("no card stands beside it, so date and command line are not known")
     say_next("card", model)
 
 
+def _show(facts: Mapping[str, str], *, to: Console) -> None:
+    """Show names and what is known of them, in a terminal with long texts broken beside their names."""
+    width = max(map(len, facts))
+    if not to.is_terminal:
+        say(*(f"  {name:{width}}  {told}" for name, told in facts.items()), to=to)
+        return
+    table = Table.grid(padding=(0, 0, 0, 2), pad_edge=True)
+    for name, told in facts.items():
+        table.add_row(name, Text(told, overflow="fold"))
+    to.print(table)
+
+
 def _written(value: Any) -> str:
-    told = ", ".join(f"{name} {each}" for name, each in value.items()) if isinstance(value, dict) else value
-    return "–" if told is None else str(told)
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_written(each)}" for name, each in value.items())
+    if isinstance(value, list):
+        return "; ".join(map(_written, value))
+    return "–" if value is None else f"{value:.4g}" if isinstance(value, float) else str(value)

@@ -47,6 +47,8 @@ def run(
         for result in whole.run(force=force, dry=writing.dry_run, quiet=JSON.get()):
             found.append(result)
             took = f" ({span(result.seconds)})" if result.status == "done" else ""
+            if result.status == "unchanged" and result.exit_code:
+                took = " since its requirements did not hold (--force runs it again)"
             say(f"{result.name}: {result.status}{took}: {result.command}", to=stderr)
     show_if_json({"schema": SCHEMA, "steps": [vars(each) for each in found]})
     if found[-1].exit_code:
@@ -73,9 +75,18 @@ def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
             given |= {key: value for key, value in table.items() if key != "command"}
             words = _words(given, parameters, where)
             made = tuple(str(given[key]) for key in WRITTEN if key in given)
-            yield Step(name, (command, *words), made, resumes=command in ("train", "harden") and "seeds" not in given)
+            resumes = command in ("train", "harden", "train-purifier") and "seeds" not in given
+            yield Step(name, (command, *words), made, resumes=resumes, reads=_unnamed(given, parameters))
     if unused := [key for key in shared if key not in used]:
         raise RecipeError(f"{source}: no command has the option {unused[0]!r}")
+
+
+def _unnamed(given: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[str, ...]:
+    """Return the dataset that a command takes from the environment where none is given."""
+    from iqa_armor.data.specs import koniq10k_folder
+
+    takes_data = "data" in parameters and not any(_plain(key) == "data" for key in given)
+    return tuple(filter(None, [koniq10k_folder()])) if takes_data else ()
 
 
 def _parameters(command: str, where: str) -> dict[str, Any]:

@@ -18,7 +18,7 @@ from iqa_armor.cli.options import options
 from iqa_armor.errors import ArmorError, DataError, UsageError
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.results.rows import Format, RowFile, line_of, printable
-from iqa_armor.settings import PASSING, CallSettings, Flag
+from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.score import Scored
@@ -26,56 +26,37 @@ if TYPE_CHECKING:
 Row = dict[str, Any]
 
 
-def _shown(default: str) -> str:
-    return f"\\[default: {default}]"
-
-
 class Throughput(CallSettings):
     """How many images are decoded and scored at once; no score depends on it."""
 
-    batch_size: Annotated[int | None, Flag(shown="8 on a GPU, else 1")] = Field(None, ge=1, description=PASSING)
-    workers: Annotated[int | None, Flag(shown="as many as this process may keep busy, at most 8")] = Field(
-        None, ge=1, le=256, description="Threads that decode images."
-    )
+    batch_size: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=256)
 
 
-KIND = typer.Option(
-    "--format",
-    metavar="WORD",
-    help=f"csv, jsonl or parquet: a row per image, as they come. {_shown('as FILE, else a table')}",
-)
-SCALE = typer.Option(
-    metavar="WORD",
-    help="Also mos, the opinion that training images of such a score have; percentile, how many of them, in %, "
-    f"are no better; or 0-100, from their worst score to their best one. {_shown('scores alone')}",
-)
+class Rows(CallSettings):
+    """Of which images, and what, there are rows."""
+
+    from_file: str | None = None
+    kind: Annotated[Format | None, Flag(("--format",))] = None
+    scale: Literal["mos", "percentile", "0-100"] | None = None
+    scale_data: str | None = None
+    strict: bool = False
 
 
-@options(without={"threat", "lower_is_better", "dry_run"}, usual=("batch_size", "device"))
+@options(without={"threat", "lower_is_better", "dry_run"}, usual=(*Rows.model_fields, "batch_size", "device"))
 def score(
     model: arguments.ModelArg,
+    wanted: Rows,
     throughput: Throughput,
     defenses: arguments.Defenses,
     call: arguments.ModelCall,
     draws: arguments.Draws,
     images: Annotated[
         list[Path] | None,
-        typer.Argument(metavar="IMAGE…", help=f"Image files, folders of them, or patterns. {_shown('those of LIST')}"),
-    ] = None,
-    from_file: Annotated[
-        str | None,
-        typer.Option(metavar="LIST|-", help=f"Also the images of a list, a path a line; - is stdin. {_shown('none')}"),
+        typer.Argument(metavar="IMAGE…", help="Image files, folders of them, or patterns. \\[default: those of LIST]"),
     ] = None,
     output: Annotated[Path | None, arguments.output_option("FILE", shown="stdout")] = None,
-    kind: Annotated[Format | None, KIND] = None,
-    scale: Annotated[Literal["mos", "percentile", "0-100"] | None, SCALE] = None,
-    scale_data: Annotated[
-        str | None, typer.Option(metavar="SPEC", help=f"Training images for --scale. {_shown('what MODEL records')}")
-    ] = None,
     resume: arguments.ResumeOpt = False,
-    strict: Annotated[
-        bool, typer.Option("--strict", help="Exit with 5 in the end if an image could not be scored.")
-    ] = False,
 ) -> None:
     """An image that cannot be scored is told and left out; --resume scores what FILE does not have.
 
@@ -87,36 +68,38 @@ def score(
     from iqa_armor.models.training_scores import rescaling
     from iqa_armor.pipeline.score import count_images, each_score, listed_images
 
-    kind = _kind(kind, images, output, from_file, resume=resume)
-    device = call.chosen()
+    kind, device, listed = _kind(wanted, images, output, resume=resume), call.chosen(), wanted.from_file
     with ExitStack() as held:
         held.enter_context(call.claimed(output, source=model, resumes=resume))
         bars = held.enter_context(console.progress())
         opened = defenses.around(call.load(model)).to(device)
-        if scale and scale_data is not None:
+        if wanted.scale and wanted.scale_data is not None:
             from iqa_armor.evaluation.scale import measure_training_scores
 
-            known = arguments.Labels().open(scale_data, seed=draws.seed, progress=bars).training()
+            known = arguments.Labels().open(wanted.scale_data, seed=draws.seed, progress=bars).training()
             measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
-        means: dict[str, Callable[[float], float]] = {} if scale is None else {scale: rescaling(opened, scale)}
+        means: dict[str, Callable[[float], float]] = (
+            {} if wanted.scale is None else {wanted.scale: rescaling(opened, wanted.scale)}
+        )
         columns = ("image", "score", *means)
 
         def scores(files: Iterable[Path]) -> Iterator[Scored]:
             return each_score(opened, files, device=device, seed=draws.seed, **throughput.model_dump())
 
-        run = _Run(bars, count_images(images or (), from_file), means)
+        run = _Run(bars, count_images(images or (), listed), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:
             held.enter_context(going_on(SCORED, file.growing))
             file.require_same(lambda path: next(scores([path])).score)
-        new = run.new(listed_images(images or (), from_file), () if file is None else file.done)
+        new = run.new(listed_images(images or (), listed), () if file is None else file.done)
         collected = _write(run.rows(scores(new)), file, kind, columns)
-    run.finish(images, strict=strict)
-    listed = {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
-    facts = {"model": opened.name, "score_range": console.score_span(opened.scale), "failed": run.failed, **listed}
+    run.finish(images, strict=wanted.strict)
+    span = opened.scale and [opened.scale.low, opened.scale.high]
+    facts: Row = {"model": opened.name, "score_range": span, "failed": run.failed}
+    facts |= {"images": collected} if file is None else {"output": str(output), "scored": run.scored}
     if not console.show_if_json(facts) and kind is None:
         rows = ((row["image"], *(f"{row[name]:.4f}" for name in columns[1:])) for row in collected)
-        console.show_table(columns, rows, caption=console.scale_note(opened.scale))
+        console.show_table(columns, rows, caption=console.SCALE_NOTE.format(opened.scale) if opened.scale else None)
     if images:
         console.say_next("attack", model, images[0], "-o", "attacked", *call.words(Opening), to=stderr)
 
@@ -133,11 +116,9 @@ def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, colum
     return collected
 
 
-def _kind(
-    kind: Format | None, images: Any, output: Path | None, from_file: str | None, *, resume: bool
-) -> Format | None:
-    """Return in which format rows are written, if they are."""
-    if not images and from_file is None:
+def _kind(wanted: Rows, images: Any, output: Path | None, *, resume: bool) -> Format | None:
+    kind = wanted.kind
+    if not images and wanted.from_file is None:
         raise UsageError("name IMAGEs, or a list of them with --from-file")
     if output is None and (resume or kind == "parquet"):
         raise UsageError(f"{'--resume' if resume else '--format parquet'} takes a file; name it with -o OUT")

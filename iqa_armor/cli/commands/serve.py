@@ -1,9 +1,6 @@
 """`iqa-armor serve`: a model over HTTP."""
 
 import socket
-from typing import Annotated
-
-import typer
 
 from iqa_armor.cli import arguments
 from iqa_armor.cli.console import say, say_next, show_if_json, stdout
@@ -14,7 +11,7 @@ from iqa_armor.pipeline.settings import Service
 
 @options(
     without={"threat", "lower_is_better", "overwrite", "dry_run"},
-    usual=("batch_size", "wait", "timeout", "max_size", "device"),
+    usual=("host", "port", "batch_size", "wait", "timeout", "max_size", "device"),
 )
 def serve(
     model: arguments.ModelArg,
@@ -22,8 +19,6 @@ def serve(
     defenses: arguments.Defenses,
     call: arguments.ModelCall,
     draws: arguments.Draws,
-    host: Annotated[str, typer.Option(metavar="HOST", help="Address to listen on; 0.0.0.0 is all.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65_535, metavar="N", help="Port; 0 is any that is free.")] = 8000,
 ) -> None:
     """POST the bytes of an image to /score; /health and /metrics (Prometheus) say how it does.
 
@@ -35,7 +30,7 @@ def serve(
     """
     from iqa_armor.pipeline.serve import make_app
 
-    device = call.chosen()
+    device, host, port = call.chosen(), service.host, service.port
     opened = defenses.around(call.load(model)).to(device)
     app = make_app(opened, service, seed=draws.seed)
     from uvicorn import Config, Server

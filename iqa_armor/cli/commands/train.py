@@ -1,30 +1,14 @@
 """`iqa-armor train`: plain supervised training of an architecture."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from iqa_armor.cli import arguments
-from iqa_armor.cli.console import (
-    COMMAND,
-    RESUME,
-    going_on,
-    progress,
-    say,
-    say_next,
-    score_span,
-    show_forecasts,
-    show_if_json,
-    show_table,
-)
+from iqa_armor.cli import arguments, console
+from iqa_armor.cli.console import COMMAND, RESUME, say, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import TrainSettings
-
-if TYPE_CHECKING:
-    from iqa_armor.training.history import FitHistory
 
 ARCH = typer.Argument(
     metavar="ARCH",
@@ -63,17 +47,16 @@ def train(
     from iqa_armor.pipeline.hub import local_target, push
     from iqa_armor.pipeline.load import start_model
 
-    place, output = output, local_target(output)
-    checkpoint = output.with_name(f".{output.stem}.resume.pt")
-    device = call.chosen()
+    place, output, device = output, local_target(output), call.chosen()
+    checkpoint = None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
     claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
-    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
+    with claim, console.going_on(RESUME, checkpoint), console.progress() as bars:
         model, fresh = start_model(arch, opening=call, weights=weights, seed=settings.seed)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
-            images, batch = dataset.training(), settings.batch_size
-            work = {"images": len(images), "epochs": settings.epochs, "batch_size": batch}
-            show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
+            images = dataset.training()
+            work = {"images": len(images), "epochs": settings.epochs, "batch_size": settings.batch_size}
+            console.show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
             return
         how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
@@ -83,18 +66,16 @@ def train(
             write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
         push(output, place)
-    if show_if_json({"output": str(output), "score_range": score_span(result.model.scale), **result.provenance}):
+    scale, rows, fit = result.model.scale, [], result.fit
+    span = scale and [scale.low, scale.high]
+    if show_if_json({"output": str(output), "score_range": span, **result.provenance}):
         return
-    _show(result.fit, title=f"{arch} on {dataset.spec}")
-    say(f"wrote {output} (epoch {result.fit.best})")
-    say_next("harden", output, *call.words(arguments.Labels))
-
-
-def _show(fit: FitHistory, *, title: str) -> None:
-    rows = []
     for each in fit.epochs:
-        number, loss = f"{each.number}{' *' * (each.number == fit.best)}", f"{each.loss:.4f}" if each.number else "-"
-        rows.append((number, loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
-    show_table(("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds"), rows, title=title)
+        mark, loss = " *" * (each.number == fit.best), f"{each.loss:.4f}" if each.number else "-"
+        rows.append((f"{each.number}{mark}", loss, f"{each.srocc:.3f}", f"{each.plcc:.3f}", f"{each.seconds:.1f}"))
+    headings = ("epoch", "loss", "held-out SROCC", "held-out PLCC", "seconds")
+    console.show_table(headings, rows, title=f"{arch} on {dataset.spec}")
     if fit.best == 0 or fit.epochs[fit.best].srocc < fit.epochs[0].srocc:
         say("warning: no epoch agrees with opinion better than the network did before training")
+    say(f"wrote {output} (epoch {fit.best})")
+    console.say_next("harden", output, *call.words(arguments.Labels))

@@ -1,18 +1,22 @@
 """`iqa-armor train-purifier`: a filter that undoes attacks of a model."""
 
-from __future__ import annotations
-
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_if_json, show_table
+from iqa_armor.cli.console import (
+    RESUME,
+    going_on,
+    progress,
+    say,
+    say_next,
+    show_forecasts,
+    show_if_json,
+    show_table,
+)
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.training.filter_settings import PurifierSettings
-
-if TYPE_CHECKING:
-    from iqa_armor.pipeline.train_purifier import TrainedPurifier
 
 
 @options(usual=("attacks", "epsilons", "epochs", "device"))
@@ -21,6 +25,7 @@ def train_purifier(
     settings: PurifierSettings,
     call: arguments.DataCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
+    resume: arguments.ResumeOpt = False,
 ) -> None:
     """The attacks are those of MODEL without a filter; images take turns with them, their budgets and directions.
 
@@ -31,42 +36,37 @@ def train_purifier(
         iqa-armor train-purifier model.pt --data csv:labels.csv -o fcn.safetensors
         iqa-armor evaluate m.pt --data csv:l.csv --purify fcn:path=fcn.safetensors
     """
+    from iqa_armor.files import discard
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
 
-    device = call.chosen()
-    with call.claimed(output, source=model, suffix=".safetensors"), progress() as bars:
+    device, checkpoint = call.chosen(), output.with_name(f".{output.stem}.resume.pt")
+    claim = call.claimed(output, source=model, suffix=".safetensors")
+    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
         opened = call.load(model)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
             show_forecasts(forecast_purifier(opened, dataset, settings, device))
             return
-        result = train_purifier(opened, dataset, settings, options=RunOptions(device=device, progress=bars))
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        result = train_purifier(opened, dataset, settings, options=how)
         result.save(output)
+        discard(checkpoint)
     if show_if_json({"output": str(output), **result.provenance}):
         return
-    _show(result, f"{opened.name} on {dataset.spec}")
-    say(f"wrote {output} (epoch {result.fitted.best})")
-    say_next("evaluate", model, "--purify", f"fcn:path={output}", *call.words(arguments.Labels, Opening))
-
-
-def _show(result: TrainedPurifier, title: str) -> None:
     rows = []
-    for epoch in result.fitted.epochs:
-        mark = " *" if epoch.number == result.fitted.best else ""
-        loss = f"{epoch.loss:.6f}" if epoch.number else "-"
-        rows.append(
-            (f"{epoch.number}{mark}", loss, f"{epoch.held_out:.6f}", f"{epoch.psnr:.2f}", f"{epoch.seconds:.1f}")
-        )
-    show_table(("epoch", "loss", "held-out loss", "held-out PSNR", "seconds"), rows, title=title)
-    undone = result.undone
-
-    def shown(state: str) -> tuple[str, ...]:
+    for each in result.fitted.epochs:
+        number, loss = f"{each.number}{' *' * (each.number == result.fitted.best)}", f"{each.loss:.6f}"
+        measured = (f"{each.held_out:.6f}", f"{each.psnr:.2f}", f"{each.seconds:.1f}")
+        rows.append((number, loss if each.number else "-", *measured))
+    headings = ("epoch", "loss", "held-out loss", "held-out PSNR", "seconds")
+    show_table(headings, rows, title=f"{opened.name} on {dataset.spec}")
+    undone, figures = result.undone, []
+    for name, state in (("attacked", "before"), ("attacked, filtered", "after"), ("clean, filtered", "clean")):
         quality = f"{undone[f'quality_{state}']:.4f}" if state != "clean" else ""
-        return f"{undone[f'psnr_{state}']:.2f}", quality, f"{undone[f'gain_{state}']:.3f}"
-
-    states = {"attacked": "before", "attacked, filtered": "after", "clean, filtered": "clean"}
-    figures = [(name, *shown(state)) for name, state in states.items()]
+        figures.append((name, f"{undone[f'psnr_{state}']:.2f}", quality, f"{undone[f'gain_{state}']:.3f}"))
     show_table(("", "PSNR", "quality score", "gain score"), figures, title=f"{undone['images']} held-out images")
     if undone["gain_after"] >= undone["gain_before"]:
         say("warning: the filter undoes none of the attacks' effect on the score")
+    say(f"wrote {output} (epoch {result.fitted.best})")
+    say_next("evaluate", model, "--purify", f"fcn:path={output}", *call.words(arguments.Labels, Opening))

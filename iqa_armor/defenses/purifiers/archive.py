@@ -4,7 +4,9 @@ import io
 import json
 import keyword
 import re
+import tomllib
 import zipfile
+from importlib import resources
 from typing import Any
 
 import torch
@@ -18,33 +20,10 @@ _MEMBER = re.compile(
     r"|data/sample_inputs/\w+\.pt|extra/[\w.]+|archive_format|archive_version|byteorder|(\.data/)?version"
     r"|\.data/serialization_id)"
 )
-# Targets are called. Each of these checks its arguments, reads and writes no file, and gives no view beyond its tensor.
-# Operators that trust their arguments are not among them: sparse and quantized ones, decomposed batch norm.
-_OPERATORS = (
-    "abs acos add add_ addcdiv addcmul addmm adaptive_avg_pool1d adaptive_avg_pool2d adaptive_max_pool2d alias all "
-    "amax amin any arange argmax argmin argsort asin atan atan2 avg_pool1d avg_pool2d baddbmm batch_norm bitwise_and "
-    "bitwise_not bitwise_or bmm bucketize cat ceil ceil_ celu channel_shuffle chunk clamp clamp_ clamp_max clamp_min "
-    "clone col2im concat constant_pad_nd contiguous conv1d conv2d conv_transpose1d conv_transpose2d convolution copy "
-    "cos cosh cross cumsum detach detach_ diff div div_ dot dropout dropout_ einsum elu elu_ embedding eq erf exp exp_ "
-    "expand expand_as expm1 eye fill fill_ flatten flip floor floor_ floor_divide fmod full full_like gather ge gelu "
-    "glu grid_sampler grid_sampler_2d group_norm gt hardshrink hardsigmoid hardsigmoid_ hardswish hardswish_ hardtanh "
-    "hardtanh_ im2col index index_add index_select instance_norm isfinite isinf isnan layer_norm le leaky_relu "
-    "leaky_relu_ lerp lift_fresh_copy linalg_vector_norm linear linspace log log10 log1p log2 log_sigmoid log_softmax "
-    "logical_and logical_not logical_or logical_xor logsumexp lt masked_fill masked_fill_ matmul max max_pool1d "
-    "max_pool2d max_pool2d_with_indices maximum mean median meshgrid min minimum mish mish_ mm movedim mul mul_ "
-    "multiply mv narrow native_group_norm native_layer_norm ne neg new_full new_ones new_zeros norm ones ones_like "
-    "outer pad permute pixel_shuffle pixel_unshuffle pow prelu prod reciprocal reflection_pad1d reflection_pad2d relu "
-    "relu6 relu_ remainder repeat repeat_interleave replication_pad1d replication_pad2d reshape reshape_as rms_norm "
-    "roll round round_ rsqrt rsub scalar_tensor scaled_dot_product_attention scatter select selu selu_ sigmoid "
-    "sigmoid_ sign silu silu_ sin sinh slice softmax softplus softshrink sort split split_with_sizes sqrt square "
-    "squeeze stack std sub sub_ subtract sum sym_numel sym_size t tan tanh tanh_ tensor_split threshold threshold_ "
-    "tile to topk transpose tril triu trunc type_as unbind unflatten unfold unsqueeze upsample_bicubic2d "
-    "upsample_bilinear2d upsample_linear1d upsample_nearest1d upsample_nearest2d var var_mean view view_as where zeros "
-    "zeros_like _adaptive_avg_pool2d _assert_tensor_metadata _log_softmax _softmax _to_copy _unsafe_view "
-    "_upsample_bicubic2d_aa _upsample_bilinear2d_aa _upsample_nearest_exact2d"
-)
+_TABLE = tomllib.loads(resources.files("iqa_armor.defenses.purifiers").joinpath("archive.toml").read_text("utf-8"))
+_OPERATORS = "|".join(_TABLE["operators"].split())
 _TARGET = re.compile(
-    rf"torch\.ops\.aten\.(?P<name>{_OPERATORS.replace(' ', '|')})\.(?P<overload>\w+)"
+    rf"torch\.ops\.aten\.(?P<name>{_OPERATORS})\.(?P<overload>\w+)"
     r"|torch\.sym_(int|float|max|min|not|sum)|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
 )
 _MOST = 2**31  # of a number among arguments; the end of a slice may be open

@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import Unsharp, on_padded
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, first_line
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, failing, first_line
 from iqa_armor.limits import check_limits
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -56,11 +56,9 @@ class DiffusionFolder:
             )
         from diffusers import DDPMScheduler, UNet2DModel
 
-        try:
+        with failing(f"{folder} cannot be opened by diffusers", (OSError, *NETWORK_FAILURES), error=ModelLoadError):
             unet = UNet2DModel.from_pretrained(folder / "unet", use_safetensors=True, local_files_only=True)
             schedule = DDPMScheduler.from_pretrained(folder / "scheduler", local_files_only=True)
-        except (OSError, *NETWORK_FAILURES) as error:
-            raise ModelLoadError(f"{folder} cannot be opened by diffusers: {first_line(error)}") from error
         return Diffusion(unet.eval().requires_grad_(False), schedule, self)
 
 

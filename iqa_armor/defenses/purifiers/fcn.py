@@ -12,7 +12,7 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
-from iqa_armor.errors import ModelLoadError, first_line
+from iqa_armor.errors import ModelLoadError, reading
 from iqa_armor.files import write_whole
 from iqa_armor.randomness import seeded
 
@@ -79,16 +79,14 @@ def save_fcn(network: FCN, path: Path | str, *, provenance: dict[str, Any]) -> N
 
 def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
     """Return the filter of a file, as `PurifierFile.load` promises it, and its provenance."""
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
-    try:
+    with reading(path, ModelLoadError, says="is damaged or no safetensors file", advice="train it again"):
         if path.stat().st_size > 2**20:  # a filter takes 50 kB
             raise ModelLoadError(f"{path} is too large for an FCN filter; train one with iqa-armor train-purifier")
         with safe_open(path, framework="pt", device="cpu") as file:
             record = json.loads((file.metadata() or {}).get(METADATA_KEY, "null"))
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
-    except (SafetensorError, OSError, ValueError, RuntimeError) as error:
-        raise ModelLoadError(f"{path} is damaged or no safetensors file: {first_line(error)}") from error
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ModelLoadError(f"{path} is no FCN filter; train one with iqa-armor train-purifier")
     if record.get("format") != FORMAT:

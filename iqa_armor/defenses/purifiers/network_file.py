@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
@@ -18,22 +18,19 @@ from iqa_armor.bounded import SECONDS, EndedError, worker
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
-from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line
-from iqa_armor.limits import check_limits
+from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line, reading
+from iqa_armor.limits import Limited
 
 
 @dataclass(frozen=True)
-class NetworkFile:
+class NetworkFile(Limited):
     """A network from a file, from images (N, 3, H, W) in [0, 1] to images of that shape, clamped to [0, 1]."""
 
     # A `.pt2` file of torch.export.save, or an `.onnx` file, which has no gradient: attackers take the identity's.
     # TorchScript and pickles are refused, since they run code.
     path: str = ""
     # What the network's sides must be multiples of; borders are repeated and cut off again. 1 to 1024.
-    multiple: int = 1
-
-    def __post_init__(self) -> None:
-        check_limits(self, multiple="[1, 1024]")
+    multiple: Annotated[int, "[1, 1024]"] = 1
 
     def load(self) -> FileNetwork:
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
@@ -61,11 +58,8 @@ class FileNetwork(nn.Module):
         self.path, self.multiple = path, multiple
         self.is_differentiable = path.suffix == ".pt2"
         self.seconds_per_value = 0.0
-        try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
-        except OSError as error:
-            raise ModelLoadError(f"{path} cannot be read: {error.strerror}") from error
+        with reading(path, ModelLoadError), path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256")
         # Tells models behind different networks apart by their weights.
         self.register_buffer("sha256", torch.frombuffer(bytearray(digest.digest()), dtype=torch.uint8))
         self.hexadecimal = digest.hexdigest()

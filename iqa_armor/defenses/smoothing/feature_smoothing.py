@@ -102,10 +102,7 @@ class BoundFeatureSmoother(SplitSmoother):
             raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")
         example = torch.zeros(1, 3, *(model.preprocessing.size or FREE_SIZE)).to(model.mean)
         self.backbone, head = split_network(model.network, settings.node, example=example)
-        super().__init__(settings, model, self._of, head)
-
-    def _of(self, images: Tensor) -> Tensor:
-        return torch.as_tensor(self.backbone(self.model.normalize(images)))
+        super().__init__(settings, model, lambda images: self.backbone(model.normalize(images)), head)
 
     def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
         """Return how far features can move per unit of L2 change of images (H, W) in [0, 1]; takes up to minutes."""
@@ -114,6 +111,7 @@ class BoundFeatureSmoother(SplitSmoother):
         return found if found.value is None else ProductBound(found.value / min(self.model.preprocessing.std))
 
 
+@dataclass(frozen=True)
 class BoundReferenceSmoother:
     """Feature smoothing of one full-reference model, for prepared images (N, 3, H, W) beside their references.
 
@@ -121,8 +119,8 @@ class BoundReferenceSmoother:
     distorted image alone.
     """
 
-    def __init__(self, settings: FeatureSmoothing, model: ReferenceModel) -> None:
-        self.settings, self.model = settings, model
+    settings: FeatureSmoothing
+    model: ReferenceModel
 
     def scores(
         self, reference: Tensor, distorted: Tensor, generator: Generator, *, samples: int | None = None

@@ -2,8 +2,7 @@
 
 import copy
 import math
-import operator
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -12,33 +11,21 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels.kinds import name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import kept_labels, leaving, varying
+from iqa_armor.pruning.channels.zero import restore_sum
 
-SIZES = ("view", "reshape", "expand", "broadcast_to")
 PIECES = ("chunk", "split", "split_with_sizes", "tensor_split")
 INDEXED = ("getitem", "narrow", "select")
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "layer_norm")
 
 
-def _sizes(before: fx.Node, labelling: Labelling, gone: Tensor) -> tuple[Sequence[int], Sequence[int]]:
-    return labelling.shapes[before], kept_labels(labelling.labels[before], gone).shape
-
-
-def _rewrite_sizes(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    old, new = _sizes(before, labelling, gone)
-    if tuple(old) == tuple(new):
-        return
-    is_packed = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
-    given: Sequence[Any] = node.args[1] if is_packed else node.args[1:]  # type: ignore[assignment]
-    changed = [
-        after if isinstance(size, int) and size == length and after != length else size
-        for size, length, after in zip(given, old, new, strict=False)
-    ]
-    node.args = (node.args[0], tuple(changed)) if is_packed else (node.args[0], *changed)
+def _sizes(before: fx.Node, labelling: Labelling, gone: Tensor) -> tuple[torch.Size, torch.Size]:
+    labels = labelling.labels[before]
+    return labels.shape, kept_labels(labels, gone).shape
 
 
 def _rewrite_unflatten(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     old, new = _sizes(before, labelling, gone)
-    if tuple(old) == tuple(new):
+    if old == new:
         return
     axis, sizes = int(node.args[1]) % (len(old) - len(node.args[2]) + 1), node.args[2]  # type: ignore[arg-type]
     pairs = zip(sizes, old[axis:], new[axis:], strict=False)  # type: ignore[arg-type]
@@ -47,12 +34,14 @@ def _rewrite_unflatten(node: fx.Node, before: fx.Node, labelling: Labelling, gon
 
 def _rewrite_pieces(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     """Write a split into pieces with the pieces' own lengths."""
-    new = [tuple(kept_labels(part, gone).shape) for part in labelling.labels[before]]
+    labels = labelling.labels[before]
     axis = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0))  # type: ignore[arg-type]
-    if [shape[axis] for shape in labelling.shapes[before]] == [shape[axis] for shape in new]:
-        return
-    node.op, node.target, node.kwargs = "call_function", torch.split, {}
-    node.args = (node.args[0], [shape[axis] for shape in new], axis)
+    old, new = (
+        [part.shape[axis] for part in parts] for parts in (labels, [kept_labels(part, gone) for part in labels])
+    )
+    if old != new:
+        node.op, node.target, node.kwargs = "call_function", torch.split, {}
+        node.args = (node.args[0], new, axis)
 
 
 def _rewrite_index(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
@@ -99,8 +88,7 @@ def _moved(part: Any, new: list[int]) -> Any:
 
 
 def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    source = before.all_input_nodes[0]
-    old, new = labelling.shapes[source], kept_labels(labelling.labels[source], gone).shape
+    old, new = _sizes(before.all_input_nodes[0], labelling, gone)
     name, place, axis = ("normalized_shape", 1, -1) if name_of(node) == "layer_norm" else ("groups", 6, 1)
     given = node.kwargs.get(name, node.args[place] if len(node.args) > place else None)
     if given is None or isinstance(given, fx.Node) or old[axis] == new[axis]:
@@ -114,53 +102,33 @@ def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: T
         node.args = (*node.args[:place], value, *node.args[place + 1 :])
 
 
-def _rescale(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Divide a mean over channels by as many as there were."""
-    if before not in labelling.rescaled:
-        return
-    source = before.all_input_nodes[0]
-    old, new = labelling.shapes[source], kept_labels(labelling.labels[source], gone).shape
-    share = math.prod(new[axis] / old[axis] for axis in labelling.rescaled[before])
-    if share == 1:
-        return
-    with node.graph.inserting_after(node):
-        scaled = node.graph.call_function(operator.mul, (node, share))
-    node.replace_all_uses_with(scaled, delete_user_cb=lambda user: user is not scaled)
-
-
 def _rescale_attention(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     """Divide by the root of the width that queries had."""
-    source = before.all_input_nodes[0]
-    length = labelling.shapes[source][-1]
-    if kept_labels(labelling.labels[source], gone).shape[-1] != length:
-        node.kwargs = {"scale": 1 / math.sqrt(length), **node.kwargs}
+    old, new = _sizes(before.all_input_nodes[0], labelling, gone)
+    if old[-1] != new[-1]:
+        node.kwargs = {"scale": 1 / math.sqrt(old[-1]), **node.kwargs}
 
 
+# What lets the numbers written in a call of a copied graph say the new sizes, in place, by what it calls: of the call,
+# the same node of the labelled original, and per label whether what it names goes.
 _REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
-    "mean": _rescale,
+    **dict.fromkeys(("mean", "sum"), restore_sum),
     "scaled_dot_product_attention": _rescale_attention,
     "unflatten": _rewrite_unflatten,
     **dict.fromkeys(LAYERS, _rewrite_layer),
-    **dict.fromkeys(SIZES, _rewrite_sizes),
     **dict.fromkeys(PIECES, _rewrite_pieces),
     **dict.fromkeys(INDEXED, _rewrite_index),
 }
-
-
-def rewrite(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Let the numbers written in a call of a copied graph say the new sizes, in place.
-
-    `before` is the same node of the original, whose labels are given; `gone` says per label whether what it names goes.
-    """
-    if node.op in ("call_function", "call_method") and name_of(node) in _REWRITERS:
-        _REWRITERS[name_of(node)](node, before, labelling, gone)
 
 
 _PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
 def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphModule:
-    """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes."""
+    """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes.
+
+    Sizes in calls that reshape are those of the original; labelling the copy anew mends them.
+    """
     duplicate = copy.deepcopy(traced)
     holders = _holders(duplicate)
     done = _cut_layers(duplicate, labelling, gone, holders)
@@ -175,7 +143,8 @@ def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphM
         _restate(module)
     originals = {node.name: node for node in traced.graph.nodes}
     for node in list(duplicate.graph.nodes):
-        rewrite(node, originals[node.name], labelling, gone)
+        if node.op in ("call_function", "call_method") and (rewrite := _REWRITERS.get(name_of(node))):
+            rewrite(node, originals[node.name], labelling, gone)
     duplicate.graph.lint()
     duplicate.recompile()
     return duplicate

@@ -14,6 +14,7 @@ from iqa_armor.graph.calls import layer_of, tensors_in
 from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.kinds import kind_of, name_of
 from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
+from iqa_armor.pruning.channels.zero import Rest, rest_of
 
 
 @dataclass(frozen=True)
@@ -43,14 +44,16 @@ class Labelling:
         self.traced, self.example = traced, example
         self.units = Units()  # that the labels name
         self.labels: dict[fx.Node, Labels] = {}
-        self.shapes: dict[fx.Node, Any] = {}  # of values, or the value where it is a number
+        self.numbers: dict[fx.Node, float] = {}  # values that are numbers
         self.sites: dict[tuple[str, int], Tensor] = {}  # per (name of a stored tensor, axis) the labels along that axis
         self.whole: dict[str, Tensor] = {}  # labels of stored tensors that take part in arithmetic, of their shape
         self.made_axis: dict[str, int] = {}  # per name of a weight that makes channels, the axis along which it does
         self.heads: dict[str, None] = {}  # names of weights that make vectors, not maps or tokens
-        # Per node that sums over channels, the (argument, its labels) of which missing channels would add 0.
+        self.of_images: set[fx.Node] = set()  # what depends on the images, beside what weights tell by themselves
+        self.rest: dict[fx.Node, Rest] = {}  # what stands where a channel is zero; 0 where nothing is said
+        # Per node that sums over channels, the (argument, its labels) of which missing channels would add `rest`.
         self.reads: dict[fx.Node, list[tuple[fx.Node, Tensor]]] = {}
-        self.rescaled: dict[fx.Node, tuple[int, ...]] = {}  # per mean over channels, the axes it goes over
+        self.rescaled: dict[fx.Node, tuple[int, ...]] = {}  # per sum or mean over channels, the axes it goes over
         self.across: dict[fx.Node, Tensor] = {}  # per node that normalises over channels, labels of what it normalises
         self.reasons: dict[fx.Node, str] = {}  # per node that lets channels stay, why
         self.values: dict[fx.Node, Any] = {}
@@ -62,7 +65,8 @@ class Labelling:
         with torch.no_grad():
             for node in self.traced.graph.nodes:
                 self.values[node] = self.value(node)
-                self.shapes[node] = _shapes(self.values[node])
+                if isinstance(self.values[node], int | float):
+                    self.numbers[node] = self.values[node]
                 self.labels[node] = self._label(node)
                 for source in node.all_input_nodes:
                     if last[source] is node:
@@ -149,6 +153,8 @@ class Labelling:
         from iqa_armor.pruning.channels.rules import RULES
 
         value, layer = self.values[node], layer_of(self.traced, node)
+        if node.op == "placeholder" or self.of_images.intersection(node.all_input_nodes):
+            self.of_images.add(node)
         call = Call(node, value, layer, type(layer).__name__ if layer is not None else name_of(node))
         if node.op == "output":
             self.stay(call, "the score reads it")
@@ -159,14 +165,8 @@ class Labelling:
         if node.op == "placeholder":
             return zeros(value)
         try:
-            return like(RULES[kind_of(node, layer)](self, call), self.units.settled)
+            labels = like(RULES[kind_of(node, layer)](self, call), self.units.settled)
+            self.rest[node] = rest_of(self, call, kind_of(node, layer), labels)
+            return labels
         except NETWORK_FAILURES:  # a way of calling that no rule knows
             return RULES["unknown"](self, call)
-
-
-def _shapes(value: Any) -> Any:
-    if isinstance(value, Tensor):
-        return tuple(value.shape)
-    if isinstance(value, int | float):
-        return value
-    return tuple(_shapes(part) for part in value) if isinstance(value, tuple | list) else None

@@ -99,9 +99,11 @@ def product(labelling: Labelling, call: Call) -> Labels:
     if not is_simple:
         return lost(labelling, call)
     first, second = parts
+    left, right = call.sources
     rows, columns = first.ndim - 2, first.ndim - 1
+    if (columns in varying(first) or rows in varying(second)) and not _adds_nothing(labelling, left, right):
+        return lost(labelling, call)
     if first.shape[columns] > 1:
-        left, right = call.sources
         _contracted(labelling, call, (left, first, columns), (right, second, rows))
     found = [(axis, first, second) for axis in varying(first) if axis != columns]
     found += [(axis, second, first) for axis in varying(second) if axis != rows]
@@ -124,6 +126,8 @@ def attention(labelling: Labelling, call: Call) -> Labels:
     if set(call.sources) - set(sources) or any(part.ndim != last + 1 or set(varying(part)) - {last} for part in parts):
         return lost(labelling, call)
     query, key, content = parts
+    if not _adds_nothing(labelling, *sources[:2]):
+        return lost(labelling, call)
     _contracted(labelling, call, (sources[0], query, last), (sources[1], key, last))
     return spread(along(content, last), last, call.value.shape)
 
@@ -154,6 +158,13 @@ def _scaled(labelling: Labelling, call: Call, labels: Tensor, names: Sequence[st
         if name is not None:
             labelling.site(labelling.operand(call, name, place), 0, along(labels, axis))
     return labels
+
+
+def _adds_nothing(labelling: Labelling, *factors: fx.Node) -> bool:
+    """Return whether the product of values for a channel that is zero is zero, and is computed from images."""
+    return bool(labelling.of_images.intersection(factors)) and any(
+        labelling.rest.get(each, 0.0) == 0 for each in factors
+    )
 
 
 def _contracted(

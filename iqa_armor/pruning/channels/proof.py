@@ -12,18 +12,19 @@ from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import tensors_in
-from iqa_armor.pruning.channels.cut import SIZES
+from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
+from iqa_armor.pruning.channels.zero import has_channels
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
     """Return the first node of the original at which the pruned copy does not hold just the channels that stay.
 
     The pruned copy is labelled anew, its weights with the labels that they kept, and every value must have the labels
-    of the original's, less what went. Sizes that a reshape computes from the width of another tensor, which may have
-    changed where its own has not, are written into the copy as numbers.
+    of the original's, less what went. Sizes that a reshape is given, or computes from the width of another tensor,
+    which may have changed where its own has not, are written into the copy as numbers.
     """
     again = Relabelling(pruned, labelling, gone).run()
     pruned.recompile()
@@ -33,6 +34,9 @@ def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelli
         if mate not in again.labels or not _same(again.labels[mate], labelling.labels[node], gone):
             return cast(fx.Node, node)
     return None
+
+
+SIZES = ("view", "reshape", "expand", "broadcast_to")
 
 
 class Relabelling(Labelling):
@@ -46,7 +50,7 @@ class Relabelling(Labelling):
         }
         self._stored = {name: kept_labels(labels, gone) for name, labels in labelling.whole.items()}
         self._before = {node.name: labels for node, labels in labelling.labels.items()}
-        self._numbers = {n.name: v for n, v in labelling.shapes.items() if isinstance(v, int | float)}
+        self._numbers = {node.name: number for node, number in labelling.numbers.items()}
         self._gone = gone
 
     def run(self) -> Relabelling:
@@ -68,20 +72,19 @@ class Relabelling(Labelling):
             node.args = tuple(self._original(given) for given in node.args)
         labels = self._before.get(node.name)
         if name_of(node) in SIZES and isinstance(labels, Tensor):
-            wanted = kept_labels(labels, self._gone).shape
-            node.args = tuple(
-                wanted[place - 1] if place and self._is_wrong(given, wanted, place - 1) else given
-                for place, given in enumerate(node.args)
-            )
+            is_packed = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
+            given: Any = node.args[1] if is_packed else node.args[1:]
+            sizes = tuple(map(self._size, given, kept_labels(labels, self._gone).shape))
+            node.args = (node.args[0], sizes) if is_packed else (node.args[0], *sizes)
         return super().value(node)
 
     def _original(self, given: Any) -> Any:
         number = self._numbers.get(given.name) if isinstance(given, fx.Node) else None
         return given if number is None or self.values[given] == number else number
 
-    def _is_wrong(self, given: Any, wanted: torch.Size, axis: int) -> bool:
-        is_computed = isinstance(given, fx.Node) and isinstance(self.values[given], int) and axis < len(wanted)
-        return is_computed and self.values[given] not in (-1, wanted[axis])
+    def _size(self, given: Any, wanted: int) -> Any:
+        size = self.values[given] if isinstance(given, fx.Node) else given
+        return wanted if isinstance(size, int) and size not in (-1, wanted) else given
 
 
 def _same(found: Any, before: Any, gone: Tensor) -> bool:
@@ -103,28 +106,37 @@ class Masked(fx.Interpreter):
     """The original network with some channels set to zero wherever they are read."""
 
     def __init__(self, traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor) -> None:
-        super().__init__(traced)
+        # What is not zero where a channel is, is computed anew from zeros when it is summed.
+        super().__init__(traced, garbage_collect_values=not any(rest != 0 for rest in labelling.rest.values()))
         self.labelling, self.gone, self.pruned = labelling, gone, pruned
         self._mates = {node.name: node for node in pruned.graph.nodes}
         self._own = {node.name: node for node in labelling.traced.graph.nodes}
 
     def run_node(self, n: fx.Node) -> Any:
-        """Return the value of a node, computed from inputs without the channels that are gone."""
-        known = self._own[n.name]
-        if known in self.labelling.across:
-            return self._normalized(n, self.labelling.across[known])
-        held: dict[fx.Node, Any] = {}
-        by_name = {source.name: source for source in n.all_input_nodes}
-        for original, labels in self.labelling.reads.get(known, ()):
-            source = by_name[original.name]
-            held.setdefault(source, self.env.get(source))
-            if source in self.env:
-                goes = leaving(labels, self.gone).to(self.env[source].device)
-                self.env[source] = self.env[source].masked_fill(goes, 0)
-        try:
-            return super().run_node(n)
-        finally:
-            self.env.update({source: value for source, value in held.items() if value is not None})
+        """Return the value of a node; one that normalises over channels does so over those that stay."""
+        labels = self.labelling.across.get(self._own[n.name])
+        return super().run_node(n) if labels is None else self._normalized(n, labels)
+
+    def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
+        """Return a node's arguments, those that it sums over without the channels that are gone."""
+        read, by_name = dict(self.env), {source.name: source for source in n.all_input_nodes}
+        for original, labels in self.labelling.reads.get(self._own[n.name], ()):
+            source, is_sum = by_name[original.name], self._own[n.name] in self.labelling.rescaled
+            read[source] = self._of_zeros(source) if is_sum else self._masked(read[source], labels)
+        return fx.node.map_arg((n.args, n.kwargs), read.__getitem__)
+
+    def _masked(self, value: Tensor, labels: Tensor) -> Tensor:
+        return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
+
+    def _of_zeros(self, node: fx.Node) -> Any:
+        """Return the value of a node as it is where channels that are gone are zero at the layers that make them."""
+        known = self._own[node.name]
+        if not has_channels(self.labelling, known):
+            return self.env[node]
+        if self.labelling.rest.get(known, 0.0) == 0:
+            return self._masked(self.env[node], self.labelling.of(known))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._of_zeros)
+        return call_node(self.module, node, args, kwargs)
 
     def _normalized(self, node: fx.Node, labels: Tensor) -> Tensor:
         """Normalise over the channels that stay, as the pruned network does; the others become zero."""

@@ -10,6 +10,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels import layers
 from iqa_armor.pruning.channels.labelling import Call, Labelling
 from iqa_armor.pruning.channels.labels import Labels, along, compressed, is_full, like, spread, varying, zeros
+from iqa_armor.pruning.channels.zero import can_be_summed
 
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
@@ -75,10 +76,10 @@ def sums(labelling: Labelling, call: Call, *, is_sum: bool = True) -> Labels:
     if not set(varying(labels)) & set(axes):
         kept = labels.amax(dim=axes, keepdim=True)
         return like(call.value, lambda part: kept if part.ndim == labels.ndim else kept.squeeze(axes))
-    if not is_sum or len(varying(labels)) > 1:
+    if not (is_sum and len(varying(labels)) == 1 and can_be_summed(labelling, call, axes)):
         return _over_channels(labelling, call)
     labelling.read(call, source, labels)
-    if call.name == "mean":
+    if call.name in ("mean", "sum"):
         labelling.rescaled[call.node] = axes
     return zeros(call.value)
 
@@ -87,13 +88,19 @@ def along_axis(labelling: Labelling, call: Call) -> Labels:
     """Keep the shape, where every value depends on all others along one axis."""
     source = call.sources[0]
     labels = labelling.of(source)
-    axis = _axis(labelling, call, labels.ndim)
-    if axis is not None and axis not in varying(labels):
+    default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
+    axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
+    if axis is not None and int(axis) % labels.ndim not in varying(labels):
         return like(call.value, lambda part: compressed(labels).expand(part.shape))
-    if call.name == "normalize" and len(varying(labels)) == 1:
+    if call.name == "normalize" and len(varying(labels)) == 1 and can_be_summed(labelling, call, ()):
         labelling.read(call, source, labels)
         return labels
     return _over_channels(labelling, call)
+
+
+def filled(labelling: Labelling, call: Call) -> Labels:
+    """Let channels stay where a tensor is made that is like another in shape alone."""
+    return labelling.stay(call, f"{call.name} gives values that belong to no channel")
 
 
 RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
@@ -104,6 +111,7 @@ RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
     "reductions": reductions,
     "along": along_axis,
     "gated": gated,
+    "filled": filled,
     "unknown": layers.lost,
     "convolution": layers.convolution,
     "transposed": partial(layers.convolution, is_transposed=True),
@@ -166,9 +174,3 @@ def _axes(labelling: Labelling, call: Call, ndim: int) -> tuple[int, ...]:
     if isinstance(axes, bool) or axes is None:
         return tuple(range(ndim))
     return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
-
-
-def _axis(labelling: Labelling, call: Call, ndim: int) -> int | None:
-    default = {"normalize": 1, "sort": -1, "argsort": -1, "topk": -1}.get(call.name)
-    axis = labelling.argument(call, "dim", 2 if call.name in ("normalize", "topk") else 1, default)
-    return None if axis is None else int(axis) % ndim
