@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -89,3 +90,6 @@ def test_a_result_that_ranks_worse_is_remarked_on(after: float, warned: bool, ma
     assert found.as_plain()["warnings"] == found.warnings
     if warned:
         assert "SROCC 0.500 against 0.900" in found.warnings[0]
+        assert "or a smaller --prune may help" in found.warnings[0]
+        unpruned = replace(found, recipe=Recipe(prune=0.0))
+        assert unpruned.warnings[0].endswith("more --epochs or another --learning-rate may help")

@@ -13,7 +13,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 # The last names of calls that turn bytes into objects, import what a word names, or start a program.
 RISKY = {
-    *("eval", "exec", "compile", "__import__", "import_module", "exec_module", "find_class"),
+    *("eval", "exec", "compile", "__import__", "import_module", "resolve_name", "exec_module", "find_class"),
     *("loadmat", "InferenceSession", "onnx_session", "safe_open", "load_file", "from_pretrained", "hf_hub_download"),
     *("Popen", "run_path", "run_module", "load_library", "load_inline", "CDLL", "Unpickler", "system", "popen"),
 }
@@ -97,6 +97,7 @@ def test_every_place_where_bytes_become_objects_has_an_entry() -> None:
         ("import builtins\nbuiltins.eval('1')", "eval"),
         ("import onnxruntime\nonnxruntime.InferenceSession(f)", "InferenceSession"),
         ("from importlib import import_module\nimport_module(n)", "import_module"),
+        ("import pkgutil\npkgutil.resolve_name(n)", "resolve_name"),
     ],
 )
 def test_a_new_place_is_found_however_it_is_written(source: str, call: str) -> None:

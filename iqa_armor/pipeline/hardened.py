@@ -63,9 +63,10 @@ class Hardened:
         before, after = self.srocc["original"], self.srocc["result"]
         if not self.fit.epochs or after >= before - WORSE:
             return []
+        ways = ["more --epochs", "another --learning-rate", *["a smaller --prune"] * (self.recipe.prune > 0)]
         return [
             f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
-            "training images; more --epochs, another --learning-rate or a smaller --prune may help"
+            f"training images; {', '.join(ways[:-1])} or {ways[-1]} may help"
         ]
 
     def as_plain(self) -> dict[str, Any]:
