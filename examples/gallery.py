@@ -109,9 +109,9 @@ def metrics(only: Collection[str], known: Collection[str]) -> Iterator[tuple[str
         for name, facts in reversed(DEFAULT_CONFIGS.items())
         if facts["metric_mode"] == "NR"
     }
-    for name, crops in (("hyperiqa", "num_crop"), ("maniqa", "test_sample"), ("tres", "test_sample")):
+    for name, crops in (("hyperiqa", "num_crop"), ("tres", "test_sample")):
         DEFAULT_CONFIGS[name]["metric_opts"][crops] = 1  # instead of 20 to 50 of each image
-    found |= {"ARNIQA": "gallery.py:arniqa", "LIQE": "gallery.py:liqe"}
+    found |= {kind: f"gallery.py:{kind.lower()}" for kind in ("ARNIQA", "CLIPIQA", "LIQE", "MANIQA")}
     yield from ((kind, name) for kind, name in found.items() if (kind in only if only else kind not in known))
 
 
@@ -149,6 +149,29 @@ def liqe() -> nn.Module:
         made = liqe_arch.LIQE(pretrained=False)
     made.text_features = made.text_features.detach()
     return made
+
+
+def clipiqa() -> nn.Module:
+    """Return pyiqa's CLIP-IQA around a random CLIP, ResNet-50, which is a part of the network here."""
+    from pyiqa.archs import clip_model, clipiqa_arch
+
+    clip = clip_model.CLIP(1024, 224, (3, 4, 6, 3), 64, None, 77, 49408, 512, 8, 12).float()
+    with patch.object(clipiqa_arch, "load", lambda *_, **__: clip):
+        made = clipiqa_arch.CLIPIQA(pretrained=False)
+    clip.to = lambda *_: clip  # its forward moves it to where the images are
+    made.clip_model = nn.ModuleList(made.clip_model)  # a plain list, so that no checkpoint holds it
+    return made
+
+
+def maniqa() -> nn.Module:
+    """Return pyiqa's MANIQA around a random ViT-Ti of 196 tokens instead of a ViT-B of 784, judging one crop."""
+    import timm
+    from pyiqa.archs import maniqa_arch
+
+    small = {"embed_dim": 192, "patch_size": 16, "window_size": 7, "dim_mlp": 192}
+    encoder = timm.create_model("vit_tiny_patch16_224", pretrained=False)
+    with patch.object(maniqa_arch.timm, "create_model", lambda *_, **__: encoder):
+        return maniqa_arch.MANIQA(**small, pretrained=False, test_sample=1)
 
 
 def in_own_process(name: str, seconds: int) -> dict[str, object]:

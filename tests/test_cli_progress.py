@@ -80,6 +80,15 @@ def test_steps_of_minutes_have_a_time_left(monkeypatch: pytest.MonkeyPatch) -> N
         assert bars.bars.tasks[0].time_remaining == pytest.approx(700, rel=0.01)
 
 
+def test_a_reader_who_has_seen_enough_is_no_error() -> None:
+    words = [sys.executable, "-m", "iqa_armor", "info", str(MODEL)]
+    ended, written = os.pipe()
+    os.close(ended)
+    done = subprocess.run(words, stdout=written, stderr=subprocess.PIPE, text=True, check=False)
+    os.close(written)
+    assert (done.returncode, done.stderr) == (1, "")
+
+
 def test_quiet_says_nothing_of_progress_but_what_is_wrong(
     clock: list[float], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -41,6 +41,9 @@ class _Screen(Console):
             is_text = part.control is None and _CONTROLS.search(part.text)
             yield part._replace(text=_CONTROLS.sub("\N{REPLACEMENT CHARACTER}", part.text)) if is_text else part
 
+    def on_broken_pipe(self) -> None:
+        raise  # as of `| head`: typer ends without a word, where rich would call exit()
+
 
 stdout = _Screen(highlight=False, emoji=False)
 # Of the processes that a launcher starts, the first one speaks.
@@ -62,11 +65,9 @@ def show_messages() -> None:
 
 
 JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was given
-# The words of the command that is running, for what records it.
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())  # words of the one that is running
 # Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
-MINUTE, QUIET = 60.0, math.inf
-LONG = 86400.0  # seconds that a step may take and still say how much time is left
+MINUTE, QUIET, LONG = 60.0, math.inf, 86400.0  # within LONG a step tells the time left
 BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
@@ -144,7 +145,6 @@ def progress() -> Iterator[Bars]:
 
 
 def say(*lines: str, to: Console = stdout) -> None:
-    """Show lines, in a terminal broken between words."""
     for line in lines:
         to.print(Text(line), soft_wrap=not to.is_terminal)
 
