@@ -121,6 +121,12 @@ class DataCall(Labels, ModelCall):
     """The same, and of which dataset is meant."""
 
 
+class FitCall(DataCall):
+    """The same, and who else is told how a fit goes."""
+
+    log_to: str | None = None
+
+
 class Draws(SettingsModel):
     """What is drawn at random."""
 

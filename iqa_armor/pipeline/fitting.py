@@ -22,6 +22,7 @@ from iqa_armor.progress import Progress, automatic
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.recipe import Recipe, Training
 from iqa_armor.surgery.edits import average_views, rescale_output
+from iqa_armor.training.accelerator import trackers
 from iqa_armor.training.checkpoint import Checkpoint, fingerprint_of
 from iqa_armor.training.fit import fit
 from iqa_armor.training.history import FitHistory, ScoreMoments
@@ -41,6 +42,10 @@ class RunOptions:
     checkpoint: Path | str | None = None  # file kept after each epoch
     resume: bool = False  # from it
     progress: Progress = automatic
+    log_to: str | None = None  # trackers of Accelerate that get what each epoch gave, as "tensorboard,wandb:DIR"
+
+    def __post_init__(self) -> None:
+        trackers(self.log_to)  # refuses what is none before any work
 
     def checkpoint_of(
         self, model: QualityModel, dataset: Dataset, images: TrainingImages, **facts: Any
@@ -96,6 +101,7 @@ def fit_to_opinion(
         is_pretrained=is_pretrained,
         device=options.device,
         checkpoint=checkpoint,
+        log_to=options.log_to,
         progress=options.progress,
     )
     if between is not None:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
+from iqa_armor.errors import UsageError
 from iqa_armor.machine import require_one_process
 
 if TYPE_CHECKING:
@@ -15,12 +16,14 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelerator]:
+def accelerator_on(
+    device: torch.device, *, precision: str, log_to: str | None = None, settings: Mapping[str, Any] | None = None
+) -> Iterator[Accelerator]:
     """Give an Accelerator that computes on exactly this device, whatever else the machine has.
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
     ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes of a launcher
-    are a UsageError.
+    are a UsageError. Trackers that `log_to` names, see `trackers`, are told the settings, and get what is logged.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.utils import patch_environment
@@ -29,12 +32,44 @@ def accelerator_on(device: torch.device, *, precision: str) -> Iterator[Accelera
     is_cuda = device.type == "cuda"
     # What a launcher or a user has said in these variables would be stronger than the arguments.
     said = patch_environment(ACCELERATE_TORCH_DEVICE=device, ACCELERATE_USE_CPU=not is_cuda)
+    names, folder = trackers(log_to)
     with _state_set_aside(), said:
-        yield Accelerator(
+        accelerator = Accelerator(
             mixed_precision=precision,
             cpu=not is_cuda,
             dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=is_cuda),
+            log_with=names or None,
+            project_dir=folder,
         )
+        if not names:
+            yield accelerator
+            return
+        accelerator.init_trackers(
+            "iqa-armor", {k: v for k, v in (settings or {}).items() if isinstance(v, int | float | str)}
+        )
+        try:
+            yield accelerator
+        finally:
+            accelerator.end_training()
+
+
+def trackers(log_to: str | None) -> tuple[list[str], str]:
+    """Return the trackers that "NAME,…[:DIR]" names and their folder, "runs" by default; none for None.
+
+    Raises UsageError if Accelerate knows no such tracker, or its package is not installed.
+    """
+    if not log_to:
+        return [], "runs"
+    from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers
+
+    names, _, folder = log_to.partition(":")
+    wanted, installed = names.split(","), {str(each) for each in get_available_trackers()}
+    for name in wanted:
+        if name not in LOGGER_TYPE_TO_CLASS:
+            raise UsageError(f"--log-to knows no tracker {name!r}; known are {', '.join(sorted(LOGGER_TYPE_TO_CLASS))}")
+        if name not in installed:
+            raise UsageError(f"--log-to {name} needs a package that is not installed: pip install {name}")
+    return wanted, folder or "runs"
 
 
 @contextmanager

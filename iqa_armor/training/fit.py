@@ -42,6 +42,7 @@ def fit(
     is_pretrained: bool = True,
     device: torch.device | None = None,
     checkpoint: Checkpoint | None = None,
+    log_to: str | None = None,
     progress: Progress = silent,
 ) -> FitHistory:
     """Fit a model in place and leave it, in eval mode on its device, with the weights of its best epoch.
@@ -58,6 +59,7 @@ def fit(
         is_pretrained: Whether the statistics of its batch norms are worth freezing.
         device: Where it is fitted, and left.
         checkpoint: File that keeps the state after every epoch, or none.
+        log_to: Trackers that get what each epoch gave, as "tensorboard,wandb:DIR"; see `accelerator.trackers`.
         progress: Told after every step.
 
     Raises:
@@ -72,9 +74,12 @@ def fit(
     is_frozen = settings.norms == "frozen" or (settings.norms == "auto" and is_pretrained and settings.batch_size < 32)
     least = rate / 4 ** (ATTEMPTS - 1)
     while True:
+        slower = settings.model_copy(update={"learning_rate": rate})
+        tracked = accelerator_on(
+            device, precision=settings.precision, log_to=log_to, settings=slower.model_dump(mode="json")
+        )
         # Dropout draws from the global generators.
-        with seeded(settings.seed, device), accelerator_on(device, precision=settings.precision) as accelerator:
-            slower = settings.model_copy(update={"learning_rate": rate})
+        with seeded(settings.seed, device), tracked as accelerator:
             fitting = _Fitting(
                 model, images, slower, labels=labels, teacher=teacher, accelerator=accelerator, is_frozen=is_frozen
             )
@@ -202,7 +207,10 @@ class _Fitting:
             worst = None
             if self.settings.select != "clean":
                 worst = worst_case_srocc(self.shell, self.images, sign=sign, batch_size=self.settings.batch_size)
-            self.epochs.add(Epoch(number, loss, *agreement, time.perf_counter() - started, worst), self.model)
+            epoch = Epoch(number, loss, *agreement, time.perf_counter() - started, worst)
+            self.epochs.add(epoch, self.model)
+        figures = {name: value for name, value in asdict(epoch).items() if value is not None and name != "number"}
+        self.accelerator.log({name: value for name, value in figures.items() if math.isfinite(value)}, step=number)
 
     def _state(self) -> dict[str, Any]:
         device = self.accelerator.device

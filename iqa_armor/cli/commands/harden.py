@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 def harden(
     model: arguments.ModelArg,
     settings: Recipe,
-    call: arguments.DataCall,
+    call: arguments.FitCall,
     output: Annotated[Path | None, arguments.output_option("OUT", shown="MODEL-hardened.safetensors")] = None,
     unlabelled: arguments.UnlabelledOpt = None,
     seeds: arguments.SeedsOpt = 1,
@@ -55,7 +55,7 @@ def harden(
     claim = call.claimed(target, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), console.progress() as bars:
         original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
@@ -78,7 +78,7 @@ def harden(
     _say_next(target, model, words)
 
 
-def _each(seeds: range, settings: Recipe, output: Path, model: Path, call: arguments.DataCall, *, resume: bool) -> None:
+def _each(seeds: range, settings: Recipe, output: Path, model: Path, call: arguments.FitCall, *, resume: bool) -> None:
     """Run this command with one seed after the other, but for what is finished, and show what the files record."""
     from iqa_armor.artifact.storage import read_metadata
     from iqa_armor.cli import load_command

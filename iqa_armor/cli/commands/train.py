@@ -28,7 +28,7 @@ WEIGHTS = typer.Option(
 def train(
     arch: Annotated[str, ARCH],
     settings: TrainSettings,
-    call: arguments.DataCall,
+    call: arguments.FitCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
     weights: Annotated[Path | None, WEIGHTS] = None,
     resume: arguments.ResumeOpt = False,
@@ -58,7 +58,7 @@ def train(
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": settings.batch_size}
             console.show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
             return
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
         result.model.name = output.stem
         with staging(output.parent) as folder:
