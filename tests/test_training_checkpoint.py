@@ -80,8 +80,8 @@ def test_the_scale_of_half_precision_gradients_is_resumed(
     scalers: list[torch.amp.GradScaler] = []
 
     @contextmanager
-    def scaling(device: torch.device, *, precision: str) -> Iterator[Any]:
-        with accelerator_on(device, precision=precision) as accelerator:
+    def scaling(device: torch.device, *, precision: str, **told: Any) -> Iterator[Any]:
+        with accelerator_on(device, precision=precision, **told) as accelerator:
             scalers.append(torch.amp.GradScaler("cpu", init_scale=4.0, growth_interval=3))
             accelerator.scaler = scalers[-1]
             yield accelerator
@@ -108,7 +108,7 @@ def test_the_generator_of_the_cuda_device_is_kept(make_model, tmp_path: Path, mo
         scaler = None
 
         def __init__(self, real: Any) -> None:
-            self.prepare, self.backward, self.device = real.prepare, real.backward, device
+            self.prepare, self.backward, self.log, self.device = real.prepare, real.backward, real.log, device
 
     from test_training import images_of
 
