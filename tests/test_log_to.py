@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 
 from iqa_armor import load_model, save_model
 from iqa_armor.cli import app
+from iqa_armor.cli.commands.run import read_steps
 from iqa_armor.errors import UsageError
 from iqa_armor.models.base import QualityModel, ScoreScale
 from iqa_armor.pipeline.fitting import RunOptions
+from iqa_armor.pipeline.steps import Pipeline
 from iqa_armor.training.accelerator import trackers
 
 
@@ -54,3 +56,39 @@ def test_epochs_of_harden_go_to_tensorboard(
     weights = [load_model(tmp_path / f"{name}.safetensors").state_dict() for name in ("bare", "told")]
     assert all(weights[0][name].equal(value) for name, value in weights[1].items())
     assert not list(tmp_path.glob("runs*"))
+
+
+def test_a_folder_that_cannot_be_is_one_sentence(
+    tmp_path: Path, make_model: Callable[..., QualityModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("tensorboard")
+    monkeypatch.chdir(tmp_path)
+    labels = write_images(tmp_path / "images", count=24) / "labels.csv"
+    save_model(make_model(scale=ScoreScale(-1, 1)), tmp_path / "m.safetensors", recipe={}, provenance={})
+    (tmp_path / "taken").write_text("a file")
+    call = [
+        "train",
+        "m.safetensors",
+        "--data",
+        f"csv:{labels}",
+        "--device",
+        "cpu",
+        "--epochs",
+        "1",
+        "-o",
+        "t.safetensors",
+    ]
+    done = CliRunner().invoke(app, [*call, "--log-to", "tensorboard:taken"])
+    assert done.exit_code == 1
+    assert "--log-to tensorboard:taken cannot be started" in " ".join(done.output.split())
+    assert not (tmp_path / "t.safetensors").exists()
+
+
+def test_what_is_logged_is_no_input_of_a_pipeline(tmp_path: Path) -> None:
+    (step,) = read_steps(
+        {"harden": {"model": "m.pt", "output": "h.safetensors", "log_to": "tensorboard:runs"}}, "p.toml"
+    )
+    pipeline = Pipeline([step], folder=tmp_path, state=tmp_path / "state.json")
+    before = pipeline.fingerprint(step)
+    (tmp_path / "runs").mkdir()  # as the first run does
+    assert pipeline.fingerprint(step) == before

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from iqa_armor.errors import UsageError
+from iqa_armor.errors import OutputError, UsageError, calling
 from iqa_armor.machine import require_one_process
 
 if TYPE_CHECKING:
@@ -23,7 +23,8 @@ def accelerator_on(
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
     ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes of a launcher
-    are a UsageError. Trackers that `log_to` names, see `trackers`, are told the settings, and get what is logged.
+    are a UsageError. Trackers that `log_to` names, see `trackers`, are told the settings, and get what is logged; an
+    OutputError if they cannot be started.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.utils import patch_environment
@@ -44,9 +45,9 @@ def accelerator_on(
         if not names:
             yield accelerator
             return
-        accelerator.init_trackers(
-            "iqa-armor", {k: v for k, v in (settings or {}).items() if isinstance(v, int | float | str)}
-        )
+        plain = {name: value for name, value in (settings or {}).items() if isinstance(value, int | float | str)}
+        with calling(f"--log-to {log_to}", OutputError, says="cannot be started"):
+            accelerator.init_trackers("iqa-armor", plain)
         try:
             yield accelerator
         finally:

@@ -18,7 +18,7 @@ from iqa_armor.recipe import read_recipe
 if TYPE_CHECKING:
     from iqa_armor.pipeline.steps import Step
 
-WRITTEN = ("output", "report", "scores")
+WRITTEN = ("output", "report", "scores", "log_to", "log-to")
 
 
 @options(without={"overwrite"})

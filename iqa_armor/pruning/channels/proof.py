@@ -122,21 +122,26 @@ class Masked(fx.Interpreter):
         read, by_name = dict(self.env), {source.name: source for source in n.all_input_nodes}
         for original, labels in self.labelling.reads.get(self._own[n.name], ()):
             source, is_sum = by_name[original.name], self._own[n.name] in self.labelling.rescaled
-            read[source] = self._of_zeros(source) if is_sum else self._masked(read[source], labels)
+            read[source] = self._of_zeros(source, {}) if is_sum else self._masked(read[source], labels)
         return fx.node.map_arg((n.args, n.kwargs), read.__getitem__)
 
     def _masked(self, value: Tensor, labels: Tensor) -> Tensor:
         return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
 
-    def _of_zeros(self, node: fx.Node) -> Any:
-        """Return the value of a node as it is where channels that are gone are zero at the layers that make them."""
+    def _of_zeros(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
+        """Return the value of a node as it is where channels that are gone are zero at the layers that make them.
+
+        Those of nodes in front of it are kept in `found`, since many may read one.
+        """
         known = self._own[node.name]
         if not has_channels(self.labelling, known):
             return self.env[node]
         if self.labelling.rest.get(known, 0.0) == 0:
             return self._masked(self.env[node], self.labelling.of(known))
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self._of_zeros)
-        return call_node(self.module, node, args, kwargs)
+        if node not in found:
+            given = fx.node.map_arg((node.args, node.kwargs), lambda each: self._of_zeros(each, found))
+            found[node] = call_node(self.module, node, *given)
+        return found[node]
 
     def _normalized(self, node: fx.Node, labels: Tensor) -> Tensor:
         """Normalise over the channels that stay, as the pruned network does; the others become zero."""
