@@ -273,7 +273,7 @@ def test_scores_without_gradient_ask_for_another_criterion(tmp_path: Path) -> No
 def test_kinds_are_asked_in_every_module_of_a_networks_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "asking_parcel"
     package.mkdir()
-    (package / "__init__.py").touch()
+    (package / "__init__.py").write_text("isinstance = isinstance  # one of its own, which it keeps\n")
     (package / "tools.py").write_text(
         "import torch\ndef doubled(x):\n    return 2 * x if isinstance(x, torch.Tensor) else [each for each in x]\n"
     )
@@ -287,6 +287,7 @@ def test_kinds_are_asked_in_every_module_of_a_networks_package(tmp_path: Path, m
     traced = trace(Doubling(), torch.rand(1, 3, 8, 8))
     assert torch.equal(traced(torch.ones(2, 3, 8, 8)), torch.full((2, 3, 8, 8), 2.0))
     assert "isinstance" not in vars(sys.modules["asking_parcel.tools"])
+    assert vars(sys.modules["asking_parcel"])["isinstance"] is isinstance
 
 
 def test_einops_is_followed(tmp_path: Path) -> None:

@@ -36,9 +36,7 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     with ExitStack() as stack:
-        for name, code in list(sys.modules.items()):
-            if type(code) is ModuleType and name.partition(".")[0] not in _UNASKED:
-                replace_attribute(stack, code, "isinstance", _is_of_kind)
+        stack.enter_context(_kinds_of_values())
         replace_attribute(stack, torch, "is_tensor", lambda value: _is_of_kind(value, Tensor))
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
@@ -54,6 +52,26 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
                     stack, owner, name, _noting(tracer, getattr(owner, name), name if owner is Tensor else None)
                 )
         yield
+
+
+@contextmanager
+def _kinds_of_values() -> Iterator[None]:
+    """Let `isinstance` in modules of others say of a value in the graph what it says of the value itself."""
+    modules = [vars(code) for name, code in list(sys.modules.items()) if _is_asked(name, code)]
+    own = [(names, names["isinstance"]) for names in modules if "isinstance" in names]
+    for names in modules:  # thousands, so plainly
+        names["isinstance"] = _is_of_kind
+    try:
+        yield
+    finally:
+        for names in modules:
+            names.pop("isinstance", None)
+        for names, known in own:
+            names["isinstance"] = known
+
+
+def _is_asked(name: str, code: object) -> bool:
+    return type(code) is ModuleType and name.partition(".")[0] not in _UNASKED
 
 
 def _pass_for_tensors(stack: ExitStack) -> None:
