@@ -20,7 +20,7 @@ from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.artifact.signatures import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
-from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE, notes_of
 from iqa_armor.machine import capped
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.outputs import DRAWS, followed
@@ -115,7 +115,7 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
         metadata, header = _opened(path, read_header)
         model = _rebuild(_document(metadata), header, source)
         model.network.load_state_dict(_read_tensors(path, header), strict=True, assign=True)
-    if getattr(model.network, "meta", {}).get(DRAWS):
+    if notes_of(model.network).get(DRAWS):
         logger.warning("%s draws random numbers; here it draws the same ones for every image", path)
     return model.eval()
 

@@ -1,25 +1,14 @@
 """Arguments of graph nodes as JSON, and which dotted module paths they may name."""
 
-import keyword
 import math
-import re
 from collections.abc import Callable, Collection, Sequence
 from itertools import accumulate
 
 import torch
-from torch import fx, nn
+from torch import fx
 
 from iqa_armor.artifact.checks import MAX_ARGUMENT_DEPTH, MAX_LENGTH, MAX_NAME, FormatError, shown
-
-# A Python identifier, or the index of a module in a Sequential; RegNet names modules `block1-0`. What is no
-# identifier reaches generated code only inside quotes: getattr(..., "block1-0").
-ATOM = re.compile(r"[A-Za-z_][A-Za-z0-9_-]*|[0-9]{1,6}")
-
-
-_GRAPH = fx.Graph()
-_GRAPH.output(_GRAPH.placeholder("images"))
-# The attributes that every module has.
-RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), _GRAPH))) | frozenset(dir(nn.Module()))
+from iqa_armor.graph.names import hides_network, is_allowed
 
 
 def check_path(path: object) -> str:
@@ -27,10 +16,9 @@ def check_path(path: object) -> str:
     if not isinstance(path, str) or not 0 < len(path) <= MAX_NAME:
         raise FormatError(f"{shown(path)} is no module path")
     for part in path.split("."):
-        if not ATOM.fullmatch(part) or keyword.iskeyword(part) or part.startswith("__") or part in RESERVED:
+        if not is_allowed(part):
             raise FormatError(f"{shown(path)} is no module path: {shown(part)} is not allowed as a name in it")
-    # fx derives the names of local variables from paths; one called `self` would hide the network.
-    if re.sub(r"[^a-z]", "", path.lower()) == "self":
+    if hides_network(path):
         raise FormatError(f"{shown(path)} is no module path: it would hide the network itself")
     return path
 

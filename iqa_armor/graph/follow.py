@@ -22,6 +22,7 @@ from iqa_armor.graph.interpret import (
     place_of,
     shown_line,
 )
+from iqa_armor.graph.names import graph_module
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.scripted import from_source
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
@@ -78,7 +79,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
                 for module, known in kept:  # tensors that the graph reads, which `forward` wrote over
                     written = [name for name, value in vars(module).items() if isinstance(value, fx.Proxy)]
                     vars(module).update({name: known[name] for name in written if name in known})
-                traced = fx.GraphModule(network, tracer.graph, kind)
+                traced = graph_module(network, tracer.graph, kind)
                 traced.meta[MODES] = {name: module.training for name, module in traced.named_modules() if name}
                 # A graph module has a copy of the graph.
                 tracer.adopt(traced.graph)

@@ -143,6 +143,11 @@ FIXED_SIZE = "fixed_size"
 ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
 
 
+def notes_of(network: nn.Module) -> dict[str, Any]:
+    """Return the meta of a graph module, and nothing of another network: its author may call a layer `meta`."""
+    return network.meta if isinstance(network, fx.GraphModule) else {}
+
+
 def record_sizes(traced: fx.GraphModule, example: Tensor) -> None:
     """Record the size of every node's value for `example` (N, 3, H, W), in place.
 

@@ -17,6 +17,7 @@ from torch.fx.proxy import TraceError
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
 from iqa_armor.graph.known import Known
+from iqa_armor.graph.names import allowed_path, hides_network
 from iqa_armor.graph.plain import proxies
 from iqa_armor.graph.walk import ancestors
 
@@ -82,8 +83,10 @@ class SizedTracer(fx.Tracer):
         if not self._holders[node] and isinstance(self.values.get(node), Tensor):
             self.values[node] = None
 
-    def create_node(self, *args: Any, **kwargs: Any) -> fx.Node:
-        node = super().create_node(*args, **kwargs)
+    def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
+        if kind in ("call_module", "get_attr") and hides_network(target):
+            rest = (allowed_path(target), *rest[1:])
+        node = super().create_node(kind, target, args, kwargs, *rest, **more)
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)
         return node

@@ -13,7 +13,7 @@ from torch import Tensor, fx, nn
 from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
-from iqa_armor.graph.interpret import FIXED_SIZE
+from iqa_armor.graph.interpret import FIXED_SIZE, notes_of
 from iqa_armor.limits import Limited
 from iqa_armor.machine import has_channels_last
 from iqa_armor.models.outputs import CHOOSE, scores_of, shown
@@ -167,7 +167,7 @@ class QualityModel(Prepared):
 
         Raises ModelLoadError if the network fails on them or gives anything but one score per image.
         """
-        fixed = getattr(self.network, "meta", {}).get(FIXED_SIZE)
+        fixed = notes_of(self.network).get(FIXED_SIZE)
         if fixed is not None and tuple(images.shape[-2:]) != tuple(fixed):
             raise ModelLoadError(
                 f"{self.name} serves images of {fixed[0]}x{fixed[1]} only, since its network asks for sizes; got "

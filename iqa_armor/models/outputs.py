@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import ModelLoadError, SurgeryError, calling
+from iqa_armor.graph.interpret import notes_of
 from iqa_armor.graph.trace import trace
 from iqa_armor.randomness import seeded
 
@@ -126,7 +127,7 @@ def scores_of(network: nn.Module, images: Tensor) -> object:
     A stored graph that mixes images gets them one by one, as the first two that it gets together decide; one that
     draws also gets the same draws for each.
     """
-    meta = getattr(network, "meta", {})
+    meta = notes_of(network)
     if meta.get(COMPANY) == "untried" and len(images) > 1 and not meta.get(DRAWS):
         meta[COMPANY] = "any" if is_steady(network, images[:2].detach()) else "alone"
     if len(images) < 1 or not (meta.get(DRAWS) or meta.get(COMPANY) == "alone"):
