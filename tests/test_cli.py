@@ -16,6 +16,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ARCH, contrast_images, small_network
+from forked import Forked
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -278,14 +279,12 @@ def test_plain_command_in_a_real_process_on_koniq_layout(name: str, options: lis
 def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     options = ["--arch", arch, "--data", spec, "--epochs", "500", "-o", str(output)]
-    command = [sys.executable, "-m", "iqa_armor", "harden", str(checkpoint), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch 2" in line:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Forked(["harden", str(checkpoint), *options]) as process:
+        for line in process.stderr:
+            if "epoch 2" in line:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     time.sleep(0.1)
     assert not output.exists()
     # Left where a run of version 0.1.0, or one killed while it wrote, stopped.
