@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import IO, NoReturn
+from typing import NoReturn
 
 import torch
 
@@ -66,7 +66,7 @@ def _become(words: list[str], ends: list[int], before: Callable[[], object]) -> 
     try:
         for stream, end in enumerate(ends, start=1):
             os.dup2(end, stream)
-        sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: PTH123, SIM115
+        sys.stdout, sys.stderr = (open(stream, "w", encoding="utf-8", closefd=False) for stream in (1, 2))  # noqa: SIM115
         sys.argv = words
         for number, handler in SIGNALS.items():
             signal.signal(number, handler)
