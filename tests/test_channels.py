@@ -288,6 +288,37 @@ def test_a_stored_transform_keeps_its_width() -> None:
     assert coupling.groups
 
 
+class Filters(nn.Module):
+    """Filters that nobody learns: high-pass ones, a cosine transform."""
+
+    def __init__(self, call: Forward, shape: tuple[int, ...]) -> None:
+        super().__init__()
+        self.register_buffer("filters", torch.randn(shape))
+        self.call = call
+
+    def forward(self, maps: Tensor) -> Tensor:
+        return self.call(self, maps)
+
+
+FILTERS: list[tuple[int, Forward, tuple[int, ...], int]] = [
+    (3, lambda net, maps: F.conv2d(maps, net.filters, padding=1), (16, 3, 3, 3), 16),
+    (3, lambda net, maps: F.conv2d(maps, net.filters, groups=3), (24, 1, 3, 3), 24),
+    (3, lambda net, maps: F.conv2d(maps.mean(1, True), net.filters, stride=4).abs(), (16, 1, 4, 4), 16),
+    (16, lambda net, maps: F.conv2d(maps, net.filters), (16, 16, 1, 1), 16),
+    (16, lambda net, maps: F.conv2d(maps, net.filters, groups=4), (16, 4, 1, 1), 16),
+    (16, lambda net, maps: F.conv_transpose2d(maps, net.filters, stride=2), (16, 8, 2, 2), 8),
+]
+
+
+@pytest.mark.parametrize(("before", "call", "shape", "after"), FILTERS)
+def test_filters_that_are_not_learned_all_stay(before: int, call: Forward, shape: tuple[int, ...], after: int) -> None:
+    stages = [*([stage(3, 16)] if before == 16 else []), Filters(call, shape), stage(after, 16)]
+    network = nn.Sequential(*stages, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(16, 1)).eval()
+    pruned = prune(trace(network, torch.rand(1, 3, SIDE, SIDE)), torch.rand(4, 3, SIDE, SIDE), ratio=0.25)
+    assert torch.equal(pruned.network.get_submodule(str(len(stages) - 2)).filters, stages[-2].filters)
+    assert {name.partition(".")[0] for name in pruned.kept} == {str(len(stages) - 1)}
+
+
 @pytest.mark.parametrize("cast", [lambda x, other: x.to(other), lambda x, other: x.type_as(other)])
 def test_a_tensor_that_only_says_the_kind_couples_nothing(cast: Callable[[Tensor, Tensor], Tensor]) -> None:
     proved(Network(lambda net, maps: maps * cast(torch.full((1, 1, 1, 1), 2.0, device=maps.device), maps)))
@@ -374,22 +405,37 @@ def normalized(tokens: Tensor) -> Tensor:
     return centered * torch.rsqrt(centered.square().mean(-1, keepdim=True) + 1e-5)
 
 
-class ScaledToOne(Scaled):
-    """A learned scale per channel that is divided by the norm of all."""
+# What is stored per channel is not zero where a channel is, and stays where it is summed.
+STORED: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "a norm of weights": lambda maps, stored: maps * (stored / stored.norm()) * 4,
+    "a norm of what is shifted": lambda maps, stored: F.normalize(maps + stored, dim=1),
+    "a mean of distances": lambda maps, stored: maps * (maps - stored).square().mean(1, keepdim=True),
+    "a sum of what is scaled and shifted": lambda maps, stored: maps + (maps * stored + stored).sum(1, keepdim=True),
+    "a norm of residuals": lambda maps, stored: F.normalize(
+        (maps.unsqueeze(1) - stored.expand(1, 2, 16, 1, 1)) * maps.mean(1)[:, None, None], dim=2
+    ).sum(1),
+    "a root": lambda maps, stored: maps / ((maps.square() + 1).sqrt() * stored).mean(1, keepdim=True),
+}
+
+
+class OfStored(nn.Module):
+    def __init__(self, how: Callable[[Tensor, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.stored, self.how = nn.Parameter(torch.rand(16, 1, 1) + 0.5), how
 
     def forward(self, maps: Tensor) -> Tensor:
-        return maps * (self.scale / self.scale.norm()) * 4
+        return self.how(maps, self.stored)
 
 
-@pytest.mark.parametrize("name", [*FILLED, "a norm of weights"])
+@pytest.mark.parametrize("name", [*FILLED, *STORED])
 def test_what_dead_channels_add_to_a_sum_over_channels_stays(name: str) -> None:
-    inside = between(ScaledToOne()) if name == "a norm of weights" else Network(FILLED[name])
+    inside = between(OfStored(STORED[name])) if name in STORED else Network(FILLED[name])
     network = plant_dead_channels(lively(inside))
     second = network.second[0] if isinstance(network, Network) else network[2][0]
     second.weight.data[:, ::8] = 0  # what stands in them need not be zero
     images = torch.rand(16, 3, SIDE, SIDE) * torch.linspace(0.2, 1, 16).view(-1, 1, 1, 1)
     pruned = prune(trace(network, images[:1]), images, ratio=0.125, criterion="l1")
-    stays = name in ("a norm of weights", "norm of a pixel's weight")
+    stays = name in (*STORED, "norm of a pixel's weight")
     assert pruned.share == (0.0625 if stays else 0.125)
     before, after = network(images), pruned.network(images)
     assert (before - after).abs().max() < 1e-3 * before.std()
@@ -423,6 +469,18 @@ def test_dead_channels_go_first_wherever_they_stand_in_a_layer(taken: Callable[[
     assert len(removed["first.0"]) >= 3
     before, after = network(images), pruned.network(images)
     assert (before - after).abs().max() < 1e-3 * before.std()
+
+
+@pytest.mark.parametrize("silent", [[3], [3, 5, 13], [1, 2, 3, 4, 5, 6, 7]])
+def test_no_more_than_was_asked_for_goes_where_more_is_silent(silent: list[int]) -> None:
+    network, images = plant_dead_channels(lively(Network(BETWEEN["nothing"]))), torch.rand(8, 3, SIDE, SIDE)
+    for layer in (network.first, network.second):
+        layer[1].bias.data[silent] = -100.0  # on these images
+    pruned = prune(trace(network, images[:1]), images, ratio=0.125)
+    assert {name: {*range(16)} - {*kept} for name, kept in pruned.kept.items() if name.endswith("0")} == {
+        "first.0": {0, 8},
+        "second.0": {0, 8},
+    }
 
 
 READ = ("flatten", "flatten places first", "a width that is written", "mean and deviation", "squeeze")

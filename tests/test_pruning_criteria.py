@@ -183,6 +183,17 @@ def test_channel_that_a_relu_silences_goes_first(criterion: str) -> None:
 
 
 @SILENCED
+def test_of_silent_channels_those_without_weights_go_first(criterion: str) -> None:
+    network = Plain()
+    plant_silence(network[0], 1, 5, 9)
+    with torch.no_grad():
+        for values in (network[0].weight, network[0].bias, network[4].weight.T):
+            values[[3, 12]] = 0
+    pruned = cut(network, criterion, ratio=2 / WIDTH)
+    assert lacks(pruned, "0", network[0], channels=(3, 12))
+
+
+@SILENCED
 def test_channel_that_a_residual_sum_silences_goes_from_all_it_couples(criterion: str) -> None:
     network = Residual()
     plant_silence(network.stem, PLANTED)
@@ -379,6 +390,36 @@ def test_effects_where_the_score_has_no_gradient_are_numbers() -> None:
 
     effects = score_effects(Spread(), torch.zeros(2, 3, 8, 8))
     assert all(values.isfinite().all() for values in effects.values())
+
+
+class Thresholded(nn.Module):
+    """Maps, what a threshold leaves of other maps, and a score of some of both."""
+
+    def __init__(self, *, sees_maps: bool, threshold: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.sees_maps, self.threshold = sees_maps, threshold
+        self.maps, self.hidden, self.score = nn.Conv2d(3, 16, 3), nn.Conv2d(3, 16, 3), nn.Linear(16, 1)
+        self.behind = nn.Conv2d(16, 16, 1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        hidden = self.behind(self.hidden(x).relu())
+        seen = self.maps(x).relu() if self.sees_maps else torch.ones_like(hidden)
+        marks = (hidden > 0).float() if self.threshold == "greater" else getattr(hidden, self.threshold)()
+        return self.score((seen * marks).mean((2, 3)))
+
+
+@pytest.mark.parametrize("threshold", ["greater", "sign", "round", "detach"])
+def test_channels_behind_which_no_gradient_comes_keep_their_place(threshold: str) -> None:
+    pruned = cut(Thresholded(sees_maps=True, threshold=threshold), "taylor", ratio=0.25)
+    assert "maps" in pruned.kept
+    assert "hidden" not in pruned.kept
+
+
+@pytest.mark.parametrize("threshold", ["greater", "detach"])
+def test_scores_behind_which_no_gradient_comes_are_refused(threshold: str) -> None:
+    with pytest.raises(SurgeryError, match="no gradient, as behind argmax; pass --criterion l1"):
+        cut(Thresholded(sees_maps=False, threshold=threshold), "taylor", ratio=0.25)
 
 
 def test_settings_of_a_criterion_are_read_from_its_word() -> None:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from iqa_armor.errors import SurgeryError, UsageError, calling
 from iqa_armor.graph.interpret import cause_of
 from iqa_armor.pruning.coupling import ChannelGroup, Member
-from iqa_armor.pruning.samples import Inputs, Reader, score_effects
+from iqa_armor.pruning.samples import BLIND, Inputs, Reader, score_effects
 
 # Ranked across layers by what they say of the labels, early layers could lose nearly everything (ours).
 MOST_OF_A_LAYER = 0.5
 EFFECT_IMAGES = 16  # evenly spread over those that statistics are taken from
 SPARED = 1e3  # above any importance
-TIE = 1e-9  # the last of a layer's equal channels is worth this much more than the first
+TIE = 1e-9  # the last of a layer's equal channels is worth about this much more than the first
 
 
 @dataclass(frozen=True)
@@ -34,11 +34,17 @@ class Evidence:
 
     @cached_property
     def effects(self) -> dict[str, Tensor]:
-        """What each channel (n, C) that a layer reads does to the scores; see `score_effects`."""
+        """What each channel (n, C) that a layer reads does to the scores; see `score_effects`.
+
+        Without layers of which none does anything, as before a threshold; a SurgeryError if that holds for all layers.
+        """
         if self.network is None or self.images is None:
             raise ValueError("effects on scores need the network and images")
         apart = max(1, len(self.images) // EFFECT_IMAGES)
-        return score_effects(self.network, self.images[::apart][:EFFECT_IMAGES])
+        found = score_effects(self.network, self.images[::apart][:EFFECT_IMAGES])
+        if not any(effects.any() for effects in found.values()):
+            raise SurgeryError(BLIND)
+        return {name: effects for name, effects in found.items() if effects.any()}
 
 
 class Criterion(ABC):
@@ -134,7 +140,10 @@ class Taylor(Criterion):
             for member in group.members
             if member.side == "reads" and member.name in evidence.effects
         ]
-        return torch.stack(found).sum(dim=0).abs().mean(dim=1) if found else None
+        if not found:
+            return None
+        importance = torch.stack(found).sum(dim=0).abs().mean(dim=1)
+        return importance + importance.mean() * _ties(group, evidence)
 
 
 class ReaderCriterion(Criterion):
@@ -167,11 +176,18 @@ class ReaderCriterion(Criterion):
         if not found:
             return None
         # All that equals a threshold across layers goes, and dead channels are all worth 0.
-        importance = torch.stack(found).mean(dim=0) + TIE * torch.arange(group.width) / group.width
+        importance = torch.stack(found).mean(dim=0) + _ties(group, evidence)
         most = MOST_OF_A_LAYER if evidence.across_layers else 1.0
         spared = importance.argsort()[max(1, int(most * group.width)) :]
         importance[spared] = SPARED + torch.arange(len(spared), dtype=importance.dtype) / group.width
         return importance
+
+
+def _ties(group: ChannelGroup, evidence: Evidence) -> Tensor:
+    """Return what tells equal channels (width,) apart: no image wakes up those without weights, so they go first."""
+    sizes = Magnitude(1)(group, evidence)
+    order = torch.zeros(group.width) if sizes is None else sizes.cpu()
+    return TIE * order.argsort(stable=True).argsort().double() / group.width
 
 
 def _by_root(group: ChannelGroup, member: Member, values: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from iqa_armor.graph.trace import evaluating
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 Reader = nn.modules.conv._ConvNd | nn.Linear
 Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
+BLIND = "scores of this network have no gradient, as behind argmax; pass --criterion l1"
 EFFECT_BATCH = 4  # images whose gradients are held at once
 CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rounding
 
@@ -88,7 +89,7 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 
 def _gradients(scores: Tensor, values: list[Tensor]) -> list[Tensor]:
     if not scores.requires_grad:
-        raise SurgeryError("scores of this network have no gradient, as behind argmax; pass --criterion l1")
+        raise SurgeryError(BLIND)
     found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
     # A root at 0 has no gradient, such as a deviation over a flat map.
     return [gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in found]

@@ -58,8 +58,9 @@ class Ranked:
         """Return the least important channels, so many that about `wanted` stay."""
         width, parts = self.group.width, self.group.parts
         kept = width if wanted == width else rounding.kept(width, wanted, parts)
-        if rounding.spares and self.has_enough(width - wanted):
-            kept = max(kept, width - self.dead)
+        if rounding.spares and self.has_enough(width - wanted) and width - kept > self.dead:
+            # Other images may wake up some that were silent on those looked at, so no more go than was asked for.
+            kept = max(Rounding(1, 0.5).kept(width, wanted, parts), width - self.dead)
         places = self.importance.argsort()[: (width - kept) // parts]
         return sorted(int(place) + part * (width // parts) for place in places for part in range(parts))
 

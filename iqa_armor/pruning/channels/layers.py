@@ -22,6 +22,8 @@ def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False
         labelling.site(weight, 0, incoming if is_transposed else outgoing)
         if not is_transposed:
             labelling.made_axis.setdefault(weight, 0)
+    elif not _is_learned(labelling, weight):
+        return labelling.stay(call, f"{call.name} has filters that are not learned")
     else:
         outgoing = _filtered(labelling, call, weight, incoming.view(groups, -1), is_transposed=is_transposed)
     labelling.site(labelling.operand(call, "bias", 2), 0, outgoing)
@@ -32,9 +34,7 @@ def linear(labelling: Labelling, call: Call) -> Labels:
     """Read channels along the last axis and make new ones."""
     source, weight = call.sources[0], labelling.operand(call, "weight", 1)
     labels = labelling.of(source)
-    # A weight that is not learned is such as a cosine transform's.
-    is_learned = weight is not None and isinstance(labelling.stored(weight), nn.Parameter)
-    if weight is None or not is_learned or set(varying(labels)) - {labels.ndim - 1}:
+    if weight is None or not _is_learned(labelling, weight) or set(varying(labels)) - {labels.ndim - 1}:
         return lost(labelling, call)
     labelling.read(call, source, labels)
     labelling.site(weight, 1, along(labels, labels.ndim - 1))
@@ -137,6 +137,11 @@ def lost(labelling: Labelling, call: Call) -> Labels:
     return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
 
 
+def _is_learned(labelling: Labelling, weight: str) -> bool:
+    """Return whether a weight is no table such as that of a cosine transform or of high-pass filters."""
+    return isinstance(labelling.stored(weight), nn.Parameter)
+
+
 def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, is_transposed: bool) -> Tensor:
     """Make channels of those that groups read (groups, n), of each of which the same places go: groups stay even."""
     source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
@@ -161,10 +166,9 @@ def _scaled(labelling: Labelling, call: Call, labels: Tensor, names: Sequence[st
 
 
 def _adds_nothing(labelling: Labelling, *factors: fx.Node) -> bool:
-    """Return whether the product of values for a channel that is zero is zero, and is computed from images."""
-    return bool(labelling.of_images.intersection(factors)) and any(
-        labelling.rest.get(each, 0.0) == 0 for each in factors
-    )
+    """Return whether the product of values for a channel that is zero, or of what reads it, is zero."""
+    of_images = labelling.of_images.intersection(factors)
+    return bool(of_images) and any(each not in of_images or labelling.rest.get(each, 0.0) == 0 for each in factors)
 
 
 def _contracted(

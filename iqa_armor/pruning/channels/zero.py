@@ -35,9 +35,11 @@ _FILLING = ("softmax", "log_softmax", "softmin", "logsumexp", "logcumsumexp", "S
 def rest_of(labelling: Labelling, call: Call, kind: str, labels: Labels) -> Rest:
     """Return what a call gives for channels that its sources have as zero where layers made them.
 
-    Layers, and tensors that are stored per channel, have numbers of their own for each channel, which go with it.
+    Layers have numbers of their own for each channel, which go with it. So have stored tensors; what one adds to a zero
+    is not known.
     """
-    found = {source: labelling.rest.get(source, 0.0) for source in call.sources if has_channels(labelling, source)}
+    known = {source: None if source.op == "get_attr" else labelling.rest.get(source, 0.0) for source in call.sources}
+    found = {source: rest for source, rest in known.items() if has_channels(labelling, source)}
     numbers = set(found.values())
     if kind == "elementwise":
         return _elementwise(labelling, call, found, labels)
