@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from collections.abc import Callable, Iterator
@@ -48,6 +49,12 @@ WORDS = [
     "jpeg:quality=20",
     "quantize:levels=2",
 ]
+
+
+def pytest_collection_finish() -> None:
+    """Keep what is imported by now, a million objects, out of every later search for garbage."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)

@@ -13,7 +13,7 @@ from iqa_armor.attacks.learned import FACPA, UAP, Pattern, PerturbationNetwork, 
 
 BOTH: tuple[Direction, ...] = (1, -1)
 EPSILON = 4 / 255
-ATTACKS: dict[str, UAP | FACPA] = {"tile": UAP(), "resize": UAP(placement="resize"), "facpa": FACPA()}
+ATTACKS: dict[str, UAP | FACPA] = {"tile": UAP(), "resize": UAP(placement="resize"), "facpa": FACPA(passes=10)}
 
 
 def drawn(count: int, size: tuple[int, int], seed: int = 0) -> Tensor:

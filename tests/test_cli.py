@@ -7,8 +7,6 @@ import json
 import os
 import pickle
 import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
 
@@ -16,6 +14,7 @@ import pytest
 import torch
 import torchvision
 from conftest import ARCH, contrast_images, small_network
+from forked import Forked, finished
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -261,15 +260,18 @@ def test_every_command_explains_itself() -> None:
 
 @pytest.mark.parametrize(
     ("name", "options"),
-    [("shufflenet_v2_x0_5", ["--epochs", "1"]), pytest.param("resnet18", [], marks=pytest.mark.slow)],
+    [
+        ("shufflenet_v2_x0_5", ["--epochs", "1", "--defense", "none"]),
+        pytest.param("resnet18", [], marks=pytest.mark.slow),
+    ],
 )
 def test_plain_command_in_a_real_process_on_koniq_layout(name: str, options: list[str], tmp_path: Path) -> None:
     torch.save(torchvision.models.get_model(name, num_classes=1).state_dict(), tmp_path / "model.pt")
-    environment = os.environ | {"IQA_ARMOR_KONIQ10K": str(write_koniq(tmp_path / "koniq"))}
-    command = [sys.executable, "-m", "iqa_armor", "harden", "model.pt", "--position", "last", *options]
-    done = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    assert name in done.stderr
+    environment = {"IQA_ARMOR_KONIQ10K": str(write_koniq(tmp_path / "koniq"))}
+    words = ["harden", "model.pt", "--position", "last", *options]
+    code, _, said = finished(words, folder=tmp_path, environment=environment)
+    assert code == 0, said
+    assert name in said
     model = load_artifact(tmp_path / "model-hardened.safetensors")
     assert model.scale is not None
     assert model.preprocessing.size == (498, 664)
@@ -278,14 +280,12 @@ def test_plain_command_in_a_real_process_on_koniq_layout(name: str, options: lis
 def test_killed_hardening_leaves_no_output(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
     output = tmp_path / "out.safetensors"
     options = ["--arch", arch, "--data", spec, "--epochs", "500", "-o", str(output)]
-    command = [sys.executable, "-m", "iqa_armor", "harden", str(checkpoint), *options]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-    assert process.stderr is not None
-    for line in process.stderr:
-        if "epoch 2" in line:
-            break
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Forked(["harden", str(checkpoint), *options]) as process:
+        for line in process.stderr:
+            if "epoch 2" in line:
+                break
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     time.sleep(0.1)
     assert not output.exists()
     # Left where a run of version 0.1.0, or one killed while it wrote, stopped.

@@ -4,15 +4,19 @@ import csv
 import json
 import os
 import signal
+import socket
 import subprocess
 import sys
 import time
+from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from conftest import small_network
+from forked import Forked
 from typer.testing import CliRunner
 
 from iqa_armor.cli import app
@@ -138,38 +142,55 @@ def test_killed_evaluation_gives_the_same_json_when_started_again(
     models: list[Path], options: list[str], tmp_path: Path
 ) -> None:
     whole, kept = tmp_path / "whole", tmp_path / "kept"
-    command = [sys.executable, "-m", "iqa_armor", "evaluate", *models, "--baseline", models[0], *options]
-    slow = ["--attack", "pgd60"]
-    assert run(*command[3:], *slow, "-o", whole).exit_code == 0
-    process = subprocess.Popen([*command, *slow, "-o", kept], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    command = ["evaluate", *map(str, models), "--baseline", str(models[0]), *options, "--attack", "pgd60"]
+    assert run(*command, "-o", whole).exit_code == 0
     deadline = time.monotonic() + 60
-    while not any(path.read_bytes().count(b"\n") for path in kept.glob("*.jsonl")) and time.monotonic() < deadline:
-        time.sleep(0.01)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
+    with Forked([*command, "-o", str(kept)]) as process:
+        while not any(path.read_bytes().count(b"\n") for path in kept.glob("*.jsonl")) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
     assert not (kept / "outcome.json").exists()
-    assert run(*command[3:], *slow, "-o", kept).exit_code == 0
+    assert run(*command, "-o", kept).exit_code == 0
     assert without_timing(kept / "outcome.json") == without_timing(whole / "outcome.json")
 
 
-def test_two_processes_find_what_one_does(models: list[Path], options: list[str], tmp_path: Path) -> None:
-    alone, shared = tmp_path / "alone", tmp_path / "shared"
-    command = ["evaluate", *map(str, models), "--baseline", str(models[0]), *options, "--attack", "square:queries=5"]
+def torchrun(words: list[str]) -> str:
+    """Return what two processes have shown that PyTorch's launcher has started."""
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "-m", "iqa_armor"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
     both = subprocess.run(
-        [*launcher, *command, "--device", "cpu", "-o", str(shared)],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=environment,
-        timeout=240,
+        [*launcher, *words], capture_output=True, text=True, check=False, env=environment, timeout=240
     )
     assert both.returncode == 0, both.stderr
+    return both.stdout
+
+
+def launched_alike(words: list[str]) -> str:
+    """Return what two processes have shown that know of each other what PyTorch's launcher would tell them."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = str(free.getsockname()[1])
+    common = {"WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    ranks = [common | {"RANK": rank, "LOCAL_RANK": rank} for rank in "01"]
+    with ExitStack() as stack:
+        both = [stack.enter_context(Forked(words, environment=rank)) for rank in ranks]
+        said = [process.stderr.read() for process in both]
+        shown = [process.stdout.read() for process in both]
+        assert [process.wait() for process in both] == [0, 0], said
+    return "".join(shown)
+
+
+@pytest.mark.parametrize("launch", [launched_alike, pytest.param(torchrun, marks=pytest.mark.slow)])
+def test_two_processes_find_what_one_does(
+    launch: Callable[[list[str]], str], models: list[Path], options: list[str], tmp_path: Path
+) -> None:
+    alone, shared = tmp_path / "alone", tmp_path / "shared"
+    command = ["evaluate", *map(str, models), "--baseline", str(models[0]), *options, "--attack", "square:queries=5"]
+    shown = launch([*command, "--device", "cpu", "-o", str(shared)])
     assert run(*command, "--device", "cpu", "-o", alone).exit_code == 0
     assert without_timing(shared / "outcome.json") == without_timing(alone / "outcome.json")
     assert sorted(path.name[-8:] for path in shared.glob("*.jsonl")) == [".0.jsonl"] * 2 + [".1.jsonl"] * 2
-    assert both.stdout.count("SROCC/PLCC") == 1
+    assert shown.count("SROCC/PLCC") == 1
 
 
 def test_scores_are_written_as_one_row_per_image_attack_and_budget(

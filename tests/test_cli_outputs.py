@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 import resource
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from conftest import ARCH, write_images
+from forked import finished
 from typer.testing import CliRunner
 
 import iqa_armor
@@ -112,17 +111,11 @@ def test_a_full_disk_ends_in_one_sentence(tmp_path: Path) -> None:
     (tmp_path / "mine.py").write_text(ARCH)
     labels = write_images(tmp_path / "images", count=40) / "labels.csv"
     words = ["train", f"{tmp_path}/mine.py:make", "--data", f"csv:{labels}", "--epochs", "1", "-o", "out.safetensors"]
-    done = subprocess.run(
-        [sys.executable, "-m", "iqa_armor", *words],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (16384, 16384)),
-    )
-    assert done.returncode == 1, done.stderr
-    assert "is the disk full?" in done.stderr
-    assert "Traceback" not in done.stderr
+    limits = (resource.RLIMIT_FSIZE, (16384, 16384))
+    code, _, said = finished(words, folder=tmp_path, before=lambda: resource.setrlimit(*limits))
+    assert code == 1, said
+    assert "is the disk full?" in said
+    assert "Traceback" not in said
     assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "mine.py"]
 
 

@@ -103,7 +103,7 @@ def test_quiet_says_nothing_of_progress_but_what_is_wrong(
 
 
 def test_no_color_is_heeded() -> None:
-    words = [sys.executable, "-m", "iqa_armor", "info", "absent.safetensors"]
+    words = [sys.executable, "-m", "iqa_armor", "schema", "absent"]
     told = {}
     for name in ("NO_COLOR", "OTHER"):
         environment = os.environ | {"FORCE_COLOR": "1", name: "1"}

@@ -31,7 +31,7 @@ from iqa_armor.results.table import Table
 
 SCALE = ScoreScale(-1, 1)
 SETTINGS = EvaluationSettings(
-    attacks=("pgd8",), epsilons=(2 / 255, 4 / 255), ranking_epsilons=(1 / 255,), batch_size=4, resamples=20, eot=2
+    attacks=("pgd3",), epsilons=(2 / 255, 4 / 255), ranking_epsilons=(1 / 255,), batch_size=4, resamples=20, eot=2
 )
 COUNT = 6
 UNAWARE = " (unaware attack)"
@@ -98,12 +98,12 @@ def test_unaware_attack_is_one_on_the_bare_model_shown_to_the_defense() -> None:
     model, clean, attacked = network(), [], []
     with frozen(model):
         for part in batches():
-            fooled = PGD(epsilon=4 / 255, steps=8)(model, part, seeded())
+            fooled = PGD(epsilon=4 / 255, steps=3)(model, part, seeded())
             with torch.no_grad():
                 clean.append(model(chain[word](part, seeded())))
                 attacked.append(model(chain[word](fooled, seeded())))
     assert torch.equal(scores(found), torch.cat(clean).double())
-    assert torch.equal(scores(found, "pgd8", "4"), torch.cat(attacked).double())
+    assert torch.equal(scores(found, "pgd3", "4"), torch.cat(attacked).double())
 
 
 def test_adaptive_attack_is_one_through_the_defense() -> None:
@@ -112,16 +112,16 @@ def test_adaptive_attack_is_one_through_the_defense() -> None:
     model = network()
     with frozen(model):
         attacked = [
-            model(chain[word](PGD(epsilon=4 / 255, steps=8)(through, part, seeded()), seeded()))
+            model(chain[word](PGD(epsilon=4 / 255, steps=3)(through, part, seeded()), seeded()))
             for through in [lambda x: model(chain[word](x, seeded()))]
             for part in batches()
         ]
-    assert torch.equal(scores(found, "pgd8", "4"), torch.cat(attacked).double())
+    assert torch.equal(scores(found, "pgd3", "4"), torch.cat(attacked).double())
 
 
 @pytest.mark.parametrize("word", ["blur", "resize", "noise", "jpeg", "quantize:levels=8"])
 def test_attack_that_knows_the_defense_does_more(word: str) -> None:
-    found = entries(run([word]).outcome)
+    found = entries(run([word], attacks=("pgd8",)).outcome)
     adaptive, unaware = found[word].attacks["pgd8"], found[word + UNAWARE].attacks["pgd8"]
     assert adaptive.abs_gain["4"] > unaware.abs_gain["4"] > 0
     assert found[word].srocc == pytest.approx(found[word + UNAWARE].srocc, abs=1e-12)
@@ -133,13 +133,13 @@ def test_missing_gradient_is_no_protection(word: str) -> None:
     model = Purified(network(), read_chain(word))
     with frozen(model):
         stuck = [
-            PGD(epsilon=4 / 255, steps=8)(lambda x: model(x) + 0 * x.sum((1, 2, 3)), p, seeded()) for p in batches()
+            PGD(epsilon=4 / 255, steps=3)(lambda x: model(x) + 0 * x.sum((1, 2, 3)), p, seeded()) for p in batches()
         ]
         before, after = (torch.cat([model(part) for part in parts]) for parts in (batches(), stuck))
     without = float((after - before).mean()) / SCALE.width
-    gain = entry.attacks["pgd8"].abs_gain["4"]
+    gain = entry.attacks["pgd3"].abs_gain["4"]
     assert without == 0
-    assert gain > 0.5 * bare.attacks["pgd8"].abs_gain["4"] > 0
+    assert gain > 0.5 * bare.attacks["pgd3"].abs_gain["4"] > 0
 
 
 def test_checks_see_through_a_purifier_that_hides_its_gradient() -> None:
@@ -149,7 +149,7 @@ def test_checks_see_through_a_purifier_that_hides_its_gradient() -> None:
     )
     settings = SETTINGS.changed(checks=True, check_images=3)
     found = entries(evaluate([honest, hiding], [images()], settings=settings).outcome)
-    assert found["liar"].attacks["pgd8"].abs_gain["4"] < 0.1 * found["stairs"].attacks["pgd8"].abs_gain["4"]
+    assert found["liar"].attacks["pgd3"].abs_gain["4"] < 0.1 * found["stairs"].attacks["pgd3"].abs_gain["4"]
     assert "failed" not in {check.status for check in found["stairs"].checks}
     assert "failed" in {check.status for check in found["liar"].checks}
 
@@ -177,24 +177,24 @@ def test_quality_and_gain_score_equal_those_by_hand(threat: str) -> None:
     undefended = scores(rows, of="undefended")
     model = network()
     through = model if threat else Purified(model, chain)
-    normalized = [(s - SCALE.low) / SCALE.width for s in (undefended, scores(rows), scores(rows, "pgd8", "4"))]
+    normalized = [(s - SCALE.low) / SCALE.width for s in (undefended, scores(rows), scores(rows, "pgd3", "4"))]
     with frozen(through):
-        fooled = [PGD(epsilon=4 / 255, steps=8)(through, part, seeded()) for part in batches()]
+        fooled = [PGD(epsilon=4 / 255, steps=3)(through, part, seeded()) for part in batches()]
         bare = torch.cat([model(part) for part in batches()])
         quality = [quality_score(p, chain[word](f, seeded())) for p, f in zip(batches(), fooled, strict=True)]
         clean_quality = [quality_score(part, chain[word](part, seeded())) for part in batches()]
     assert torch.equal(undefended, bare.double())
-    assert entry.attacks["pgd8"].quality["4"] == pytest.approx(float(torch.cat(quality).mean()), rel=1e-6)
+    assert entry.attacks["pgd3"].quality["4"] == pytest.approx(float(torch.cat(quality).mean()), rel=1e-6)
     assert entry.clean_quality == pytest.approx(float(torch.cat(clean_quality).mean()), rel=1e-6)
     assert entry.clean_gain_score == pytest.approx(float(gain_score(normalized[0], normalized[1]).mean()))
-    assert entry.attacks["pgd8"].gain_score["4"] == pytest.approx(
+    assert entry.attacks["pgd3"].gain_score["4"] == pytest.approx(
         float(gain_score(normalized[0], normalized[2]).mean())
     )
 
 
 def test_smoothed_scores_have_no_quality() -> None:
     entry = entries(run((), ["ms:samples=2"]).outcome)["ms:samples=2"]
-    assert (entry.clean_quality, entry.attacks["pgd8"].quality, entry.attacks["pgd8"].gain_score) == (None, {}, {})
+    assert (entry.clean_quality, entry.attacks["pgd3"].quality, entry.attacks["pgd3"].gain_score) == (None, {}, {})
 
 
 def test_defended_model_has_the_range_of_the_model_behind() -> None:
@@ -216,7 +216,7 @@ RANDOM: dict[str, Any] = {"purify": ["noise+flip"], "smooth": ["ms:samples=3"], 
 def test_same_seed_gives_the_same_figures_and_another_one_others() -> None:
     first, again, other = (run(**RANDOM, seed=seed).outcome for seed in (0, 0, 1))
     assert figures(first) == figures(again)
-    changed = [a.attacks["pgd8"] != b.attacks["pgd8"] for a, b in zip(first.models, other.models, strict=True)]
+    changed = [a.attacks["pgd3"] != b.attacks["pgd3"] for a, b in zip(first.models, other.models, strict=True)]
     assert changed == [False, True, True, True, True]
 
 
@@ -238,25 +238,25 @@ def test_random_defense_is_attacked_alike_whichever_attacks_stand_beside(tmp_pat
         if "flip on" in task and done >= 4:
             raise Interrupted
 
-    alone, many = rows("pgd8"), ("uap:passes=1", "pgd1", "apgd:steps=2", "pgd8", "pgd:steps=8")
+    alone, many = rows("pgd3"), ("uap:passes=1", "pgd1", "apgd:steps=2", "pgd3", "pgd:steps=3")
     with pytest.raises(Interrupted):
         rows(*many, folder="cut", progress=stop)
     others = {
         "many": rows(*many),
         "reversed": rows(*many[::-1]),
         "resumed": rows(*many, folder="cut"),
-        "longer": rows("pgd12", "pgd8"),
+        "longer": rows("pgd5", "pgd3"),
     }
     for beside in others.values():
-        for attack in ("", "pgd8"):
+        for attack in ("", "pgd3"):
             assert np.array_equal(beside.where(attack=attack)["score"], alone.where(attack=attack)["score"])
-    same = (others["many"].where(attack=name)["linf"] for name in ("pgd8", "pgd:steps=8"))
+    same = (others["many"].where(attack=name)["linf"] for name in ("pgd3", "pgd:steps=3"))
     assert np.array_equal(*same)  # one word for the other finds the same images
 
 
 def test_deterministic_defense_does_not_depend_on_the_batches() -> None:
     one, many = (entries(run(["median"], batch_size=size).outcome)["median"] for size in (1, COUNT))
-    assert one.attacks["pgd8"].abs_gain["4"] == pytest.approx(many.attacks["pgd8"].abs_gain["4"], rel=1e-3)
+    assert one.attacks["pgd3"].abs_gain["4"] == pytest.approx(many.attacks["pgd3"].abs_gain["4"], rel=1e-3)
     assert one.clean_quality == pytest.approx(many.clean_quality)
 
 
@@ -265,7 +265,7 @@ def test_number_of_averaged_draws_changes_what_is_found_and_is_recorded() -> Non
     assert (few.settings.eot, more.settings.eot) == (1, 6)
     one, six = (entries(outcome) for outcome in (few, more))
     word = "noise:sigma=0.2"
-    assert one[word].attacks["pgd8"].abs_gain["4"] != six[word].attacks["pgd8"].abs_gain["4"]
+    assert one[word].attacks["pgd3"].abs_gain["4"] != six[word].attacks["pgd3"].abs_gain["4"]
     assert one[word + UNAWARE].attacks == six[word + UNAWARE].attacks
 
 

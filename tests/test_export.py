@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 import threading
@@ -91,10 +92,18 @@ def exports(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str, str], Ex
 
     def export(backend: str, suffix: str) -> Exported:
         if (backend, suffix) not in made:
-            made[backend, suffix] = export_model(hardened(backend), folder / f"{backend}{suffix}")
+            with pytest.MonkeyPatch.context() as patch:
+                if suffix == ".xml":
+                    patch.setattr("iqa_armor.export.onnx.write", copying(export(backend, ".onnx").path))
+                made[backend, suffix] = export_model(hardened(backend), folder / f"{backend}{suffix}")
         return made[backend, suffix]
 
     return export
+
+
+def copying(file: Path) -> Callable[[object, Path, str], object]:
+    """Return what writes the ONNX file that OpenVINO's is made of, of one that is there."""
+    return lambda captured, path, metadata: shutil.copy(file, path)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 3), (4, 4), (7, 6), (5, 8)])
@@ -212,8 +221,10 @@ def test_the_model_is_left_untouched(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("suffix", [".pt2", ".xml"])  # ONNX is what .xml is made from
 def test_wrong_export_leaves_nothing_under_the_name(
-    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    exports, suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if suffix == ".xml":
+        monkeypatch.setattr("iqa_armor.export.onnx.write", copying(exports("aoc", ".onnx").path))
     monkeypatch.setattr("iqa_armor.ortho.plain.wrapped", lambda maps, margin: functional.pad(maps, (margin,) * 4))
     with pytest.raises(ArmorError, match=r"scores differently: up to .* of the score range"):
         export_model(hardened("cayley"), tmp_path / f"out{suffix}")
@@ -335,7 +346,10 @@ def test_command_says_what_the_file_accepts(artifact: Path) -> None:
     assert sorted(path.name for path in artifact.parent.iterdir()) == ["model.safetensors", "out.onnx"]
 
 
-def test_openvino_keeps_its_weights_beside_and_replaces_neither_unasked(artifact: Path) -> None:
+def test_openvino_keeps_its_weights_beside_and_replaces_neither_unasked(
+    exports, artifact: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("iqa_armor.export.onnx.write", copying(exports("cayley", ".onnx").path))
     target, weights = artifact.with_name("out.xml"), artifact.with_name("out.bin")
     weights.write_text("mine")
     refused = run(artifact, "-o", target)

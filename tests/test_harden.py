@@ -31,7 +31,7 @@ from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.train import train
 from iqa_armor.recipe import Recipe, Training
 
-QUICK = {"epochs": 6, "learning_rate": 5e-3, "batch_size": 8}
+QUICK = {"epochs": 4, "learning_rate": 1e-2, "batch_size": 16}
 ONE_EPOCH = {**QUICK, "epochs": 1}
 
 

@@ -117,7 +117,7 @@ def test_surgery_works_around_what_stays_code(name: str, flags: list[str], tmp_p
     model = load_model(out, arch)
     images = torch.rand(2, 3, 32, 32)
     assert torch.equal(model(images), load_model(out, opening=Opening(arch=arch))(images))
-    code, _, told = run("evaluate", out, "--arch", arch, *DATA[:2], "--attack", "pgd1", "--epsilon", 2)
+    code, _, told = run("evaluate", out, "--arch", arch, *DATA[:2], "--attack", "pgd1", "--epsilon", 2, "--limit", 4)
     assert code == 0, told
     again = tmp_path / "again.safetensors"
     code, _, told = run(

@@ -54,8 +54,11 @@ def training_names(folder: Path) -> list[str]:
     return list(csv_data(folder).training().names)
 
 
-@pytest.mark.parametrize("many", [False, True], ids=["one image", "all images"])
-@pytest.mark.parametrize("limit", [0, 2**31], ids=["on demand", "in memory"])
+@pytest.mark.parametrize(
+    ("limit", "many"),
+    [(0, False), (2**31, False), (2**31, True)],
+    ids=["one on demand", "one in memory", "all in memory"],
+)
 @pytest.mark.parametrize(("job", "settings"), [(train, TRAINING), (harden, RECIPE)], ids=["train", "harden"])
 def test_changed_pixels_under_the_same_names_are_refused(
     job: Callable[..., Any],
@@ -69,6 +72,7 @@ def test_changed_pixels_under_the_same_names_are_refused(
 ) -> None:
     defaults = {**prepared.load_prepared.__kwdefaults__, "memory_limit": limit}
     monkeypatch.setattr(prepared.load_prepared, "__kwdefaults__", defaults)
+    monkeypatch.setattr(prepared, "MOST_WORKERS", 1)
     job(make_model(), csv_data(folder), settings, options=resumable(tmp_path))
     job(make_model(), csv_data(folder), settings, options=resumable(tmp_path, resume=True))
     names = training_names(folder)

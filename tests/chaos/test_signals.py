@@ -7,8 +7,6 @@ import os
 import random
 import shutil
 import signal
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -28,9 +26,11 @@ from disturbed import (
     results,
     weights,
 )
+from forked import Forked
 from safetensors.numpy import load
 from typer.testing import CliRunner
 
+from iqa_armor import files
 from iqa_armor.cli import app, console
 from iqa_armor.cli.console import Bars
 from iqa_armor.pipeline.demo import SETTINGS
@@ -108,11 +108,6 @@ def test_what_a_parent_ignores_stays_ignored(handled: None) -> None:
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 
 
-def started(words: list[str], folder: Path) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "iqa_armor", *words]
-    return subprocess.Popen(command, cwd=folder, stderr=subprocess.PIPE, stdout=subprocess.DEVNULL, text=True)
-
-
 @pytest.mark.parametrize(
     "number",
     [signal.SIGTERM, *(pytest.param(each, marks=pytest.mark.slow) for each in (signal.SIGINT, signal.SIGHUP))],
@@ -120,37 +115,26 @@ def started(words: list[str], folder: Path) -> subprocess.Popen[str]:
 )
 def test_a_process_ends_with_the_code_that_shells_know(number: signal.Signals, template: Path, tmp_path: Path) -> None:
     words = [str(template / "mine.py:make"), "--data", f"csv:{template}/images/labels.csv", "--epochs", "9999"]
-    process = started(["train", *words, "-o", "made.safetensors"], tmp_path)
-    assert process.stderr is not None
-    assert any("epoch 2" in line for line in process.stderr)
-    process.send_signal(number)
-    told = process.stderr.read()
-    assert process.wait() == SIGNALS[number]
-    process.stderr.close()
+    with Forked(["train", *words, "-o", "made.safetensors"], folder=tmp_path) as process:
+        assert any("epoch 2" in line for line in process.stderr)
+        process.send_signal(number)
+        told = process.stderr.read()
+        assert process.wait() == SIGNALS[number]
     assert "Traceback" not in told
     assert told.endswith(f"error: stopped by {number.name}: {console.RESUME}\n")
     assert [path.name for path in tmp_path.iterdir()] == [".made.resume.pt"]
 
 
-# Ends its process at a moment of writing, as a lost machine would.
-KILLED = """
-import os, signal, sys
-from iqa_armor import files
-from iqa_armor.cli import main
-count = int(sys.argv.pop(1))
-def sync(file):
-    global count
-    count -= 1
-    if count == 0:
-        os.kill(os.getpid(), signal.SIGKILL)
-files._sync = sync
-main()
-"""
+def killed_at(count: int, name: str, folder: Path) -> Forked:
+    """Start a command that ends at a moment of writing, as with a lost machine."""
+    moments = iter(range(count - 1, -1, -1))
 
+    def sync(file: object) -> None:
+        if next(moments) == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
 
-def killed_at(count: int, name: str, folder: Path) -> subprocess.Popen[bytes]:
     words = COMMANDS[name][0] if name == "evaluate" else [*COMMANDS[name][0], "--overwrite"]
-    return subprocess.Popen([sys.executable, "-c", KILLED, str(count), *words], cwd=folder, stderr=subprocess.DEVNULL)
+    return Forked(words, folder=folder, before=lambda: setattr(files, "_sync", sync))
 
 
 def test_the_next_run_removes_what_killed_ones_left(template: Path, tmp_path: Path) -> None:
@@ -161,7 +145,8 @@ def test_the_next_run_removes_what_killed_ones_left(template: Path, tmp_path: Pa
             put_old_files(name)
             processes.append(killed_at(count, name, tmp_path / name))
     for (name, _), process in zip(moments, processes, strict=True):
-        assert process.wait() == -signal.SIGKILL
+        with process:
+            assert process.wait() == -signal.SIGKILL
         os.chdir(tmp_path / name)
         assert [path for path in left_behind(name) if path.startswith(".")], name
         done = call(name, *(["--resume"] if name in RESUMED else []))
