@@ -55,5 +55,5 @@ def test_names_that_become_alike_are_refused() -> None:
     network.forward = lambda images: network.head(  # type: ignore[method-assign, assignment]
         network.named_lambda(getattr(network, "lambda")(images)).mean((2, 3))
     )
-    with pytest.raises(SurgeryError, match="named_lambda: two would be alike"):
+    with pytest.raises(SurgeryError, match="both be called named_lambda; rename one"):
         trace(network, torch.rand(1, 3, 32, 40))

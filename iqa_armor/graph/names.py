@@ -3,6 +3,8 @@
 import keyword
 import operator
 import re
+from collections import Counter
+from collections.abc import Collection
 
 from torch import fx, nn
 
@@ -13,12 +15,12 @@ _ATOM = re.compile("[A-Za-z0-9_-]+")
 _GRAPH = fx.Graph()
 _GRAPH.output(_GRAPH.placeholder("images"))
 # The attributes that every module has.
-RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), _GRAPH))) | frozenset(dir(nn.Module()))
+_RESERVED = frozenset(dir(fx.GraphModule(nn.Module(), _GRAPH))) | frozenset(dir(nn.Module()))
 
 
 def is_allowed(part: str) -> bool:
     """Return whether a graph module, and the code that is generated for it, can have a part of a dotted path."""
-    return bool(_ATOM.fullmatch(part)) and not (keyword.iskeyword(part) or part.startswith("__") or part in RESERVED)
+    return bool(_ATOM.fullmatch(part)) and not (keyword.iskeyword(part) or part.startswith("__") or part in _RESERVED)
 
 
 def hides_network(path: str) -> bool:
@@ -38,6 +40,10 @@ def _spelled(part: str) -> str:
     return re.sub("[^A-Za-z0-9_-]", lambda found: f"u{ord(found[0]):x}", part)
 
 
+def _twice(names: Collection[str]) -> str:
+    return next(name for name, count in Counter(names).items() if count > 1)
+
+
 def graph_module(network: nn.Module, graph: fx.Graph, kind: str) -> fx.GraphModule:
     """Return a graph module of a network's own layers, renamed where it could not have them by their names."""
     named = [node for node in graph.nodes if node.op in ("call_module", "get_attr")]
@@ -45,7 +51,7 @@ def graph_module(network: nn.Module, graph: fx.Graph, kind: str) -> fx.GraphModu
     if all(name == allowed for name, allowed in names.items()):
         return fx.GraphModule(network, graph, kind)
     if len(set(names.values())) < len(names):
-        raise SurgeryError(f"layers cannot be renamed to {', '.join(sorted(set(names.values())))}: two would be alike")
+        raise SurgeryError(f"two layers or weights would both be called {_twice(names.values())}; rename one of them")
     parts = {allowed: operator.attrgetter(name)(network) for name, allowed in names.items()}
     for node in named:
         node.target = names[str(node.target)]
