@@ -13,6 +13,7 @@ from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.interpret import size_of
+from iqa_armor.graph.trace import lay_out
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline import fitting
@@ -109,6 +110,7 @@ class _Hardening:
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", self.original.network))
         proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
+        lay_out(traced)
         smooth = [] if recipe.activation == "keep" else replace_activations(traced, recipe.activation)
         if recipe.activation != "keep":
             self._note("activations replaced", traced)
