@@ -156,6 +156,7 @@ class _Hardening:
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
+        lay_out(traced)
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
