@@ -109,7 +109,6 @@ class _Hardening:
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", original))
         proofs = [prove_same("spliced = original", original, traced, images, steady=steady, fault=UNFOLLOWED)]
-        lay_out(traced)
         smooth = [] if recipe.activation == "keep" else replace_activations(traced, recipe.activation)
         if recipe.activation != "keep":
             self._note("activations replaced", traced)
