@@ -28,10 +28,7 @@ def _annotated(kind: type) -> dict[str, str | tuple[object, ...]]:
 
 
 def check_limits(owner: object, **limits: str | tuple[object, ...]) -> None:
-    """Raise a SettingError if an attribute of an object is outside its limit; NaN is outside of all.
-
-    A limit is an interval such as "[0, inf)" or the values that are allowed.
-    """
+    """Raise a SettingError if an attribute is outside its limit, as "[0, inf)" or allowed values; NaN always is."""
     for name, limit in limits.items():
         value, said = getattr(owner, name), f"in {limit}"
         if isinstance(limit, str):

@@ -147,10 +147,7 @@ def _size(said: str) -> int:
 
 @contextmanager
 def capped() -> Iterator[None]:
-    """Let a block take at most `memory_limit` beyond what is taken already; more raises what it raises without memory.
-
-    Only Linux counts what is taken, elsewhere there is no cap.
-    """
+    """Let a block take at most `memory_limit` beyond what is taken already, as Linux counts it; no cap elsewhere."""
     try:
         import resource
 

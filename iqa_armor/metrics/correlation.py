@@ -32,10 +32,7 @@ def srocc(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def chance_srocc(count: int) -> float:
-    """Return what the SROCC of `count` independent pairs exceeds in at most one of 40 cases; 1 for fewer than six.
-
-    It is two standard errors, 2/√(N − 1) (ours).
-    """
+    """Return 2/√(N − 1), two standard errors, which the SROCC of N random pairs rarely exceeds (ours); at most 1."""
     return 2 / math.sqrt(max(count - 1, 4))
 
 
@@ -81,10 +78,7 @@ def average_ranks(values: Tensor) -> Tensor:
 
 
 def order_codes(values: Tensor) -> Tensor:
-    """Return whole numbers (N,) in the order of the values (N,), equal ones sharing theirs.
-
-    `srocc` is the same on codes as on values, and far faster on many resamples of them.
-    """
+    """Return whole numbers (N,) in the order of values (N,), ties sharing theirs: `srocc` is the same, but faster."""
     return torch.unique(values, return_inverse=True)[1]  # type: ignore[no-any-return]
 
 

@@ -90,11 +90,8 @@ def attack_images(
     depend on which others there are, fitted attacks apart. Folders among `paths` are searched; the model is moved to
     the device. Returns all attacks of the first image, then of the next.
 
-    Raises:
-        DataError: If an image is missing or unreadable.
-        UsageError: If the output folder is a file or holds images to attack, or files are in the way.
-        ModelLoadError: If a score is not finite.
-        ArmorError: If an attack cannot run on the model, or the files cannot be written.
+    Raises DataError if an image is missing or unreadable, UsageError if the output folder is a file, holds images to
+    attack or files in the way, ModelLoadError if a score is not finite; other ArmorErrors for attacks and writing.
     """
     files, output = list(dict.fromkeys(find_images(paths))), Path(output)
     names = name_files(files, list(attacks))
@@ -219,12 +216,9 @@ def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, 
     """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder")
-    for file in files:
-        if file.resolve().is_relative_to(output.resolve()):
-            raise UsageError(f"{file} lies in the output folder; name another with -o")
-    existing = [name for name in names if (output / name).exists()]
+    if inside := [file for file in files if file.resolve().is_relative_to(output.resolve())]:
+        raise UsageError(f"{inside[0]} lies in the output folder; name another with -o")
+    existing = [output / name for name in names if (output / name).exists()]
     if existing and not overwrite:
-        more = f" and {len(existing) - 1} more" if len(existing) > 1 else ""
-        raise UsageError(
-            f"{output / existing[0]}{more} exists already; replace it with --overwrite, or name another place with -o"
-        )
+        found = f"{existing[0]} and {len(existing) - 1} more" if len(existing) > 1 else existing[0]
+        raise UsageError(f"{found} exists already; replace it with --overwrite, or name another place with -o")

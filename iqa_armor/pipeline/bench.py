@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,7 @@ from iqa_armor.pipeline.settings import BenchSettings, Opening
 from iqa_armor.pipeline.timed_model import Task, TimedModel, cuda_peak, measured_apart
 from iqa_armor.progress import Progress, automatic
 
-# Preparing a large Cayley layer takes many times as long as a call.
-FIRST_CALLS = 3
+FIRST_CALLS = 3  # preparing a large Cayley layer takes many times as long as a call
 
 
 def benchmark(
@@ -40,15 +40,11 @@ def benchmark(
     Every round times every model, in an order that turns round from round to round, so that a busy machine
     is busy for all of them. Calls that prepare anything come before the rounds.
 
-    Returns:
-        Plain values for JSON, as the schema bench-output says: "settings", and in "models" what each costs. Times are
-        medians over the rounds, in seconds, and memory is in bytes: "first_call" finds every cache empty, "cache_bytes"
-        is what orthogonal layers keep for the next call, "peak_memory" that of the first call at the largest batch and
-        of a training step, "ratio" each figure over the first model's, times as the median of the rounds' ratios.
-
-    Raises:
-        UsageError: If there is no file, or a network does not take such images.
-        ModelLoadError: If a file cannot be opened.
+    Returned are plain values for JSON, as the schema bench-output says: "settings", and in "models" what each costs.
+    Times are medians over the rounds, in seconds, and memory is in bytes: "first_call" finds every cache empty,
+    "cache_bytes" is what orthogonal layers keep for the next call, "peak_memory" that of the first call at the largest
+    batch and of a training step, "ratio" each figure over the first model's, times as the median of the rounds' ratios.
+    Raises UsageError without a file or for images that a network does not take, ModelLoadError if one cannot be opened.
     """
     if not paths:
         raise UsageError("name at least one model file to measure")
@@ -107,51 +103,46 @@ class _Bench:
     progress: Progress
 
     def run(self) -> dict[str, Any]:
-        for run in self.runs:
-            for batch in self.settings.batches:  # so that later calls find the libraries ready
-                run.model.score(run.model.images(batch))
-        self._rounds("timing first calls", self._time_first_call, most=FIRST_CALLS)
-        self._rounds("timing calls", self._time_calls)
+        batches = self.settings.batches
+        for run, batch in product(self.runs, batches):  # so that later calls find the libraries ready
+            run.model.score(run.model.images(batch))
+        for run in self._rounds("timing first calls", most=FIRST_CALLS):
+            run.model.forget()
+            run.figures["first_call"].append(run.model.seconds(run.model.score, min(batches)))
+        for run in self._rounds("timing calls"):
+            for batch in batches:
+                run.figures["latency"].setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
         for run in self.runs:
             run.cache_bytes = sum(cache.held_bytes for cache in run.model.caches)
             run.figures["flops"] = count_flops(run.model.model, run.model.images(1)[0])
-        self._measure_memory("inference", max(self.settings.batches))
+        self._measure_memory("inference", max(batches))
         if self.settings.has_training:
-            self._measure_memory("training", self.settings.training_batch)
-            for run in self.runs:
-                run.model.seconds(run.model.train, self.settings.training_batch)  # the first one sets up the optimizer
-            self._rounds("timing training steps", self._time_step)
+            self._train(self.settings.training_batch)
         costs = [run.cost(self.runs[0]) for run in self.runs]
         return {"schema": "iqa-armor/bench/1", "models": costs, "settings": self._described()}
 
-    def _rounds(self, task: str, time_one: Callable[[_BenchedModel], None], *, most: int | None = None) -> None:
+    def _train(self, batch: int) -> None:
+        self._measure_memory("training", batch)
+        for run in self.runs:
+            run.model.seconds(run.model.train, batch)  # the first one sets up the optimizer
+        for run in self._rounds("timing training steps"):
+            run.figures["training_step"].append(run.model.seconds(run.model.train, batch))
+
+    def _rounds(self, task: str, *, most: int | None = None) -> Iterator[_BenchedModel]:
         count = min(self.settings.repeats, most or self.settings.repeats)
         for number in range(count):
-            for run in self.runs if number % 2 == 0 else reversed(self.runs):
-                time_one(run)
+            yield from self.runs if number % 2 == 0 else reversed(self.runs)
             self.progress(task, number + 1, count)
-
-    def _time_first_call(self, run: _BenchedModel) -> None:
-        run.model.forget()
-        run.figures["first_call"].append(run.model.seconds(run.model.score, min(self.settings.batches)))
-
-    def _time_calls(self, run: _BenchedModel) -> None:
-        for batch in self.settings.batches:
-            run.figures["latency"].setdefault(str(batch), []).append(run.model.seconds(run.model.score, batch))
-
-    def _time_step(self, run: _BenchedModel) -> None:
-        run.figures["training_step"].append(run.model.seconds(run.model.train, self.settings.training_batch))
 
     def _measure_memory(self, task: Task, batch: int) -> None:
         if not self.settings.has_memory:
             return
         for number, run in enumerate(self.runs, start=1):
             if self.device.type == "cuda":
-                peak: int | None = cuda_peak(run.model, task, batch)
+                run.figures["peak_memory"][task] = cuda_peak(run.model, task, batch)
             else:
-                limit = self.settings.cache_limit
-                peak = measured_apart(run.path, self.opening, run.model.size, batch, task, limit)
-            run.figures["peak_memory"][task] = peak
+                apart = self.opening, run.model.size, batch, task, self.settings.cache_limit
+                run.figures["peak_memory"][task] = measured_apart(run.path, *apart)
             self.progress(f"measuring memory of {task}", number, len(self.runs))
 
     def _described(self) -> dict[str, Any]:

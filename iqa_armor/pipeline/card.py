@@ -34,8 +34,7 @@ def card_file(model: Path | str) -> Path:
 def describe_file(path: Path | str) -> dict[str, Any]:
     """Return what a model file and the card beside it say, as plain values; `run` is None without a card.
 
-    What two runs of one command differ in (date, machine, places) stands in the card, so that the file is the same.
-    Raises ModelLoadError if it is no model file of ours.
+    What two runs of one command differ in stands in the card. Raises ModelLoadError if it is no model file of ours.
     """
     path = Path(path)
     stored, (_, tensors) = read_metadata(path), read_header(path)
@@ -55,10 +54,7 @@ def describe_file(path: Path | str) -> dict[str, Any]:
 
 
 def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:
-    """Write the card of a model file beside it and return its name.
-
-    It says what the file says, and of this run what it was made of, `source`, and further plain values.
-    """
+    """Write the card of a model file beside it, with `source`, further facts on this run; return its name."""
     run = {
         "command": shlex.join(command),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -8,8 +8,7 @@ from typing import Any
 
 import torch
 
-from iqa_armor.data.base import Dataset, ImageSet
-from iqa_armor.data.images import FileImages
+from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.base import Defended, Smoother
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.defenses.smoothing.input_smoothing import InputSmoothing
@@ -22,13 +21,17 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.pipeline.card import versions
 from iqa_armor.pipeline.certify_model import Subject, certify_model
 from iqa_armor.pipeline.forecast import Forecast, forecast
-from iqa_armor.pipeline.score import find_images, require_readable
+from iqa_armor.pipeline.score import image_set, require_readable
 from iqa_armor.pipeline.settings import CertifySettings
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import Scale
 from iqa_armor.results.outcome import Certification, CertifiedModel
 
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
+
+
+def opened(source: Dataset | Sequence[Path | str]) -> Dataset:
+    return source if isinstance(source, Dataset) else Dataset("files", {"test": image_set(source)})
 
 
 def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
@@ -38,13 +41,12 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
     for key in given:
         if not any(_takes(smoother, key) for smoother in found.values()):
             raise UsageError(f"none of the methods {', '.join(found)} has the setting {key!r}; leave it away")
-    changed: dict[str, Smoother] = {}
     for word, smoother in found.items():
         named = {pair.partition("=")[0] for pair in word.partition(":")[2].split(",")}
         changes = {key: value for key, value in given.items() if key not in named and _takes(smoother, key)}
         with failing(f"method {word!r}", (ValueError,), error=UsageError):
-            changed[word] = replace(smoother, **changes)
-    return changed
+            found[word] = replace(smoother, **changes)
+    return found
 
 
 def certify_images(
@@ -71,7 +73,7 @@ def certify_images(
     if not models:
         raise UsageError("name at least one model to certify")
     device = device or choose_device()
-    dataset = source if isinstance(source, Dataset) else _of_files(source)
+    dataset = opened(source)
     images = dataset.reported()[1].limit(settings.limit)
     require_readable(images)
     entries = []
@@ -99,17 +101,11 @@ def forecast_certificates(
     device: torch.device,
 ) -> list[Forecast]:
     """Return what `certify_images` would take: every method scores its samples of every image."""
-    dataset = source if isinstance(source, Dataset) else _of_files(source)
+    dataset = opened(source)
     images = dataset.reported()[1].limit(settings.limit)
     calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in smoothers.values())
-    firsts = [prepare_for(model, dataset)(images[0]) for model in models]
-    pairs = zip(models, firsts, strict=True)
+    pairs = ((model, prepare_for(model, dataset)(images[0])) for model in models)
     return [forecast(model, image, device=device, images=len(images), calls=calls) for model, image in pairs]
-
-
-def _of_files(paths: Sequence[Path | str]) -> Dataset:
-    files = tuple(dict.fromkeys(find_images(paths)))
-    return Dataset("files", {"test": ImageSet(tuple(map(str, files)), FileImages(files))})
 
 
 def _takes(smoother: Any, key: str) -> bool:
@@ -119,8 +115,7 @@ def _takes(smoother: Any, key: str) -> bool:
     """
     if key in ("denoiser", "sigma") and not isinstance(smoother, InputSmoothing):
         return False
-    has = any(field.name == key and field.init for field in fields(smoother))
-    return has and (key != "denoiser" or bool(smoother.denoiser))
+    return (key != "denoiser" or bool(smoother.denoiser)) and any(f.name == key and f.init for f in fields(smoother))
 
 
 def _with_scale(

@@ -45,12 +45,6 @@ class Subject:
     scale: Scale | None = None
     progress: Progress = silent
 
-    @property
-    def size(self) -> tuple[int, int]:
-        """Height and width of the first prepared image."""
-        height, width = self.image(0).shape[-2:]
-        return height, width
-
     def image(self, index: int) -> Tensor:
         """Return a prepared image (1, 3, H, W) on the device."""
         return self.prepare(self.images[index]).unsqueeze(0).to(self.device)
@@ -63,7 +57,6 @@ class Subject:
 
     @torch.no_grad()
     def plain_score(self, image: Tensor) -> float:
-        """Return the score of a prepared image (1, 3, H, W)."""
         return float(self.model(image))
 
     def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
@@ -87,7 +80,7 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
         UsageError: If a method has to be calibrated, and there is no training image.
         ModelLoadError: If a score is not finite, or a method cannot smooth this model.
     """
-    model = subject.model
+    model, (_, _, height, width) = subject.model, subject.image(0).shape
     with frozen(model):
         fitted = {word: _calibrated(smoother, subject) for word, smoother in smoothers.items()}
         bound = {word: smoother.bind(model) for word, smoother in fitted.items()}
@@ -101,8 +94,8 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
         name=model.name,
         arch=model.arch,
         scale=subject.scale,
-        size=subject.size,
-        step_l2=math.sqrt(CHANNELS * math.prod(subject.size)) / LEVELS,
+        size=(height, width),
+        step_l2=math.sqrt(CHANNELS * height * width) / LEVELS,
         seconds_plain=statistics.median(seconds for _, seconds in timed),
         methods=figures,
         **subject.agreement(plain),
@@ -110,10 +103,7 @@ def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> Certif
 
 
 def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
-    """Return a smoother, one in calibrated mode with the largest Jacobian of clean training images.
-
-    Source: (ours) 32 images, evenly spread.
-    """
+    """Return a smoother, one in calibrated mode with the largest Jacobian of 32 clean training images (ours)."""
     if not isinstance(smoother, FeatureSmoothing) or smoother.mode != "calibrated" or smoother.jacobian:
         return smoother
     if subject.training is None or not len(subject.training):
@@ -172,7 +162,7 @@ def _lipschitz(subject: Subject, smoother: BoundSmoother) -> float | None:
         return None
     task = f"bounding the backbone of {subject.model.name}"
     subject.progress(task, 0, 1)
-    bound = smoother.global_bound(subject.size)
+    bound = smoother.global_bound((subject.image(0).shape[-2], subject.image(0).shape[-1]))
     subject.progress(task, 1, 1, bound.problem)
     return bound.value
 

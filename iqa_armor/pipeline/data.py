@@ -16,6 +16,9 @@ from iqa_armor.metrics.correlation import chance_srocc, srocc
 from iqa_armor.metrics.fidelity import psnr
 from iqa_armor.progress import Progress, silent
 
+SAMPLE = 200
+_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
+
 
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[str, Any], Problems]:
     """Decode every image of a dataset once, as cheaply as its format allows; return what was found, and what is wrong.
@@ -26,8 +29,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
     """
     problems = Problems(dataset.spec)
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
-    read = each_read(checked_size, everything, problems, progress=progress, task="decoding images")
-    sizes = Counter(read)
+    sizes = Counter(each_read(checked_size, everything, problems, progress=progress, task="decoding images"))
     direction, warnings = measure_direction(dataset, progress=progress), []
     if direction is not None and direction.is_suspicious:
         warnings.append(
@@ -42,7 +44,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
         "sizes": _sizes(sizes),
         "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
         "warnings": warnings,
-        "problems": problems.as_plain(),
+        "problems": problems.found,
     }, problems
 
 
@@ -62,10 +64,6 @@ def _sizes(sizes: Counter[tuple[int, int]]) -> dict[str, Any] | None:
     return {**found, "share": sizes[commonest] / sizes.total(), "different": len(sizes)}
 
 
-SAMPLE = 200
-_LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
-
-
 @dataclass(frozen=True)
 class Direction:
     """How labels go with a measurement that should rise with quality."""
@@ -76,22 +74,16 @@ class Direction:
 
     @property
     def is_suspicious(self) -> bool:
-        """Whether the labels fall with the measurement, by more than chance and weak relations explain (ours).
-
-        The bound is −0.2 or −`chance_srocc`, whichever is lower; fewer than ten images say nothing.
-        """
+        """Whether labels fall by more than chance: below −0.2 and −`chance_srocc`, on ten images or more (ours)."""
         return self.images >= 10 and self.correlation < -max(0.2, chance_srocc(self.images))
 
 
 def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direction | None:
     """Return how the labels of a sample of the images go with PSNR or, without references, with sharpness.
 
-    PSNR is meant where every image has its pristine original. Sharpness is a weak sign: noise raises it, and a sharp
-    photograph may be bad for other reasons; it only catches labels that fall with quality where blur decides. Images
-    that cannot be read or differ in size from their reference are passed over.
-
-    At most 200 images are read, spread evenly over the splits. Labels that are missing, or generated, which rise by
-    construction, give None.
+    PSNR is meant where every image has its pristine original. Sharpness is a weak sign: it only catches labels that
+    fall with quality where blur decides. At most 200 images are read, spread evenly over the splits; those that cannot
+    be read or differ in size from their reference are passed over. Labels that are missing, or generated, give None.
     """
     if dataset.is_synthetic or not dataset.is_labelled:
         return None
@@ -120,18 +112,16 @@ def sharpness(image: Tensor) -> Tensor:
     if min(image.shape[-2:]) < 3:
         return torch.zeros(())
     luma = (image.float() * torch.tensor(_LUMA).view(3, 1, 1)).sum(0)
-    middle = luma[1:-1, 1:-1]
     neighbors = luma[:-2, 1:-1] + luma[2:, 1:-1] + luma[1:-1, :-2] + luma[1:-1, 2:]
-    return (neighbors - 4 * middle).var(correction=0)
+    return (neighbors - 4 * luma[1:-1, 1:-1]).var(correction=0)
 
 
 def _measured(images: ImageSet, index: int, references: ReadImage | None) -> float | None:
     try:
-        image = images[index]
-        reference = image if references is None else references(images.positions[index])
+        image, reference = images[index], references and references(images.positions[index])
     except DataError:
         return None
-    if references is None:
+    if reference is None:
         return float(sharpness(image))
     is_pair = image.shape == reference.shape
     return float(psnr(reference.unsqueeze(0) / 255, image.unsqueeze(0) / 255)) if is_pair else None

@@ -15,6 +15,7 @@ from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset, evenly
 from iqa_armor.data.prepared import PreparedImages, batches
 from iqa_armor.errors import DataError
+from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics.correlation import chance_srocc, srocc
 from iqa_armor.models.base import QualityModel, state_digest
@@ -30,8 +31,11 @@ from iqa_armor.training.images import TrainingImages, predict
 
 logger = logging.getLogger(__name__)
 Weights = Mapping[str, Tensor]
-# At most 32 M pixels at once: a hundred images of 498 × 664, forty of 768 × 1024.
-CALIBRATION_PIXELS = 2**25
+STANDARD = ScoreMoments()
+CALIBRATION_PIXELS = 2**25  # at once: a hundred images of 498 × 664, forty of 768 × 1024
+SAMPLES = 200  # [RA] Section 3
+SAMPLES_TO_READ = SAMPLES * 5 // 4  # a tenth, more or less, is held out
+FEWEST, BATCH = 10, 8  # samples (ours)
 
 
 @dataclass(frozen=True)
@@ -70,7 +74,7 @@ def fit_to_opinion(
     images: TrainingImages,
     settings: Training,
     *,
-    now: ScoreMoments,
+    now: ScoreMoments = STANDARD,
     then: ScoreMoments,
     options: RunOptions,
     checkpoint: Checkpoint | None,
@@ -82,10 +86,8 @@ def fit_to_opinion(
 
     Its scores, which have the moments `now`, then have those of `then` on the images fitted to. Standardising makes
     step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that answers in 0–100 (ours).
-    `between` may give the fitted model, on the device, other weights, and is told those it started with.
-
-    Returns:
-        What each epoch gave, and the fitted model's scores (N,) of all training images.
+    `between` may give the fitted model, on the device, other weights, and is told those it started with. Returned are
+    what each epoch gave and the fitted model's scores (N,) of all training images, which it records.
     """
     network = model.network
     if not isinstance(network, fx.GraphModule):
@@ -112,10 +114,7 @@ def fit_to_opinion(
 def bring_back(
     model: QualityModel, images: TrainingImages, then: ScoreMoments, *, views: int, progress: Progress
 ) -> Tensor:
-    """Average a traced model's scores over views, give them these moments on the images fitted to, and return them.
-
-    They are those of all training images, (N,). The model is on the CPU afterwards.
-    """
+    """Average a traced model's scores over views, give them moments, on the CPU; return and record all, (N,)."""
     network: Any = model.network
     average_views(network, views)
     scores = score_all(model, images, progress)
@@ -124,7 +123,9 @@ def bring_back(
     gain = abs(then.spread) / max(reached.spread, 1e-12)
     offset = then.center - gain * reached.center
     rescale_output(network, gain=gain, offset=offset)
-    return gain * scores + offset
+    scores = gain * scores + offset
+    record_scale(model, scores, images.names, images.all_mos)
+    return scores
 
 
 def standardised(model: QualityModel, moments: ScoreMoments) -> ScoreFn:
@@ -144,12 +145,6 @@ def score_all(model: QualityModel, images: TrainingImages, progress: Progress) -
     return torch.cat([predict(model, part, progress=progress, task="measuring the score range") for part in parts])
 
 
-SAMPLES = 200  # [RA] Section 3
-FEWEST = 10  # ours
-BATCH = 8
-SAMPLES_TO_READ = SAMPLES * 5 // 4  # a tenth, more or less, is held out
-
-
 def takes_samples(recipe: Recipe) -> bool:
     return recipe.prune > 0 and CRITERIA.read(recipe.criterion).takes_samples
 
@@ -158,14 +153,13 @@ def check_samples(mos: Tensor, recipe: Recipe) -> None:
     """Raise a DataError for scores (N,) that say nothing on channels, where pruning looks at them."""
     if not takes_samples(recipe):
         return
-    criterion, way_out = recipe.criterion, "name more data, or pass --criterion taylor"
+    problem = ""
     if len(mos) < FEWEST:
-        raise DataError(
-            f"--criterion {criterion} takes at least {FEWEST} scored training images beside those held out, and there "
-            f"are {len(mos)}; {way_out}"
-        )
-    if bool((mos == mos[0]).all()):
-        raise DataError(f"--criterion {criterion} compares scores, but all are {float(mos[0]):g}; {way_out}")
+        problem = f"takes at least {FEWEST} scored training images beside those held out, and there are {len(mos)}"
+    elif bool((mos == mos[0]).all()):
+        problem = f"compares scores, but all are {float(mos[0]):g}"
+    if problem:
+        raise DataError(f"--criterion {recipe.criterion} {problem}; name more data, or pass --criterion taylor")
 
 
 def sampled(images: TrainingImages) -> PreparedImages:
@@ -189,9 +183,6 @@ def is_informed(model: QualityModel, images: TrainingImages, progress: Progress)
 
 
 def labelled_batches(images: TrainingImages, model: QualityModel) -> Iterator[tuple[Tensor, Tensor]]:
-    """Yield the `sampled` images, normalised, (N, 3, H, W), with scores (N,); N ≤ 8.
-
-    Higher scores mean better quality, whatever the model's own direction; no criterion asks for it.
-    """
+    """Yield normalised `sampled` images (N, 3, H, W) with scores (N,) that are higher for better quality; N ≤ 8."""
     for batch, scores, _ in batches(sampled(images), BATCH):
         yield model.normalize(batch.to(model.mean.device)), scores

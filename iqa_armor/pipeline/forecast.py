@@ -4,6 +4,7 @@ import math
 import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import torch
@@ -53,8 +54,7 @@ def forecast(
     Each image is scored as often as `calls` says and followed by an attack `gradients` times, where `eot` draws of a
     random defense are averaged; the model, which moves to the device, is trained a little if `epochs` are asked for.
     """
-    height, width = image.shape[-2:]
-    timed = TimedModel(model, size=(height, width), device=device)
+    timed = TimedModel(model, size=(image.shape[-2], image.shape[-1]), device=device)
     batch = min(batch_size, images) or 1
     flops = count_flops(model, image)
     call = _median(timed, timed.score, batch)
@@ -67,7 +67,7 @@ def forecast(
         step = batch * _median(timed, timed.train, max(2, batch))
         seconds += epochs * math.ceil(images / batch_size) * step
     memory = int(torch.cuda.max_memory_allocated(device)) if device.type == "cuda" else largest_resident()
-    return Forecast(model.name, (height, width), timed.parameters, flops, images, call, seconds, memory)
+    return Forecast(model.name, timed.size, timed.parameters, flops, images, call, seconds, memory)
 
 
 def forecast_attacks(
@@ -77,11 +77,10 @@ def forecast_attacks(
     attacks = [each for one in settings.named_attacks().values() for each in at_budgets(one, settings.epsilons)]
     work = {"calls": 1 + len(attacks), "gradients": sum(map(steps_of, attacks))}
     limits, found = {"batch_size": settings.batch_size, "eot": settings.eot}, []
-    for model in models:
-        for dataset in datasets:
-            chosen = dataset.reported()[1].limit(settings.limit)
-            image = prepare_for(model, dataset)(chosen[0])
-            found.append(forecast(model, image, device=device, images=len(chosen), **work, **limits))
+    for model, dataset in product(models, datasets):
+        chosen = dataset.reported()[1].limit(settings.limit)
+        image = prepare_for(model, dataset)(chosen[0])
+        found.append(forecast(model, image, device=device, images=len(chosen), **work, **limits))
     return found
 
 
@@ -93,8 +92,8 @@ def steps_of(attack: Any) -> int:
 
 def slowdown(original: QualityModel, other: QualityModel, image: Tensor, device: torch.device) -> tuple[float, float]:
     """Return the seconds that two models take to score one prepared image (3, H, W), in alternating rounds."""
-    height, width = image.shape[-2:]
-    timed = [TimedModel(model, size=(height, width), device=device) for model in (original, other)]
+    size = image.shape[-2], image.shape[-1]
+    timed = [TimedModel(model, size=size, device=device) for model in (original, other)]
     rounds = [[each.seconds(each.score, 1) for each in timed] for _ in range(2 + 2 * ROUNDS)][2:]
     first, second = (statistics.median(times) for times in zip(*rounds, strict=True))
     return first, second

@@ -1,11 +1,12 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
 from dataclasses import asdict
+from functools import partial
 from typing import cast
 
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.storage import check_storable
+from iqa_armor.artifact.storage import check_storable, rebuilt
 from iqa_armor.attacks.base import ScoreFn
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
@@ -13,14 +14,16 @@ from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.interpret import size_of
+from iqa_armor.graph.trace import lay_out
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
+from iqa_armor.models.outputs import UNFOLLOWED
 from iqa_armor.pipeline import fitting
 from iqa_armor.pipeline.card import provenance_of
 from iqa_armor.pipeline.fitting import RunOptions, moments_of, takes_samples
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.hardened import Frontier, Hardened
-from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_spliced, prove_stored, traced_for
+from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
@@ -72,10 +75,7 @@ def plan(
     options: RunOptions | None = None,
     unlabelled: Dataset | None = None,
 ) -> Hardened:
-    """Return the model after surgery, pruning and block installation but before fine-tuning.
-
-    Only as many training images are read as calibration and pruning take, so that a dry run is quick.
-    """
+    """Return the model before fine-tuning; only as many training images are read as surgery takes, to be quick."""
     training = dataset.training().limit(max(2 * recipe.calibration, fitting.SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
     untrained = recipe.model_copy(update={"epochs": 0, "frontier": 0})
@@ -102,30 +102,30 @@ class _Hardening:
         self.frontier: Frontier | None = None
 
     def run(self) -> Hardened:
-        recipe, traced = self.recipe, traced_for(self.original, self.calibration)
-        steady = found_steady(self.original.network, self.calibration)
+        recipe, original, images = self.recipe, self.original.network, self.calibration
+        traced, steady = traced_for(self.original, images), found_steady(original, images)
         cuts = [] if recipe.position == "none" else choose(traced, recipe.position)
         halved = [size[1] for cut in cuts if len(size := size_of(cut) or ()) == 4]
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
-        base = moments_of(self._note("original", self.original.network))
-        proofs = [prove_spliced(self.original.network, traced, self.calibration, steady=steady)]
+        base = moments_of(self._note("original", original))
+        proofs = [prove_same("spliced = original", original, traced, images, steady=steady, fault=UNFOLLOWED)]
         smooth = [] if recipe.activation == "keep" else replace_activations(traced, recipe.activation)
         if recipe.activation != "keep":
             self._note("activations replaced", traced)
         traced, pruned = self._prune(traced, halved=halved)
         if pruned is not None:
             proofs.append(SurgeryProof("pruned = original without the channels", pruned.proof, PROOF_TOLERANCE))
-        blocks = install(traced, names, recipe, calibration=self.calibration)
+        blocks = install(traced, names, recipe, calibration=images)
         if blocks:
-            proofs += prove_blocks(traced, recipe, self.calibration)
+            proofs += prove_blocks(traced, recipe, images)
             self._note("block installed", traced)
         model = self.original.with_network(traced, scale=None)
         model.name = f"{self.original.name}-hardened"
         check_storable(model)
         history, scores = self._fit(model, base)
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
-        record_scale(model, scores, self.images.names, self.images.all_mos)
-        proofs.append(prove_stored(model.to("cpu").eval(), self.calibration, steady=steady))
+        stored = rebuilt(model.to("cpu").eval()).network
+        proofs.append(prove_same("saved = loaded", model.network, stored, images.cpu(), steady=steady))
         record = provenance_of(
             self.original,
             self.dataset,
@@ -140,7 +140,7 @@ class _Hardening:
             frontier=self.frontier.facts if self.frontier else [],
             **history.facts(),
         )
-        model, others = model.to("cpu").eval(), self.frontier.others if self.frontier else {}
+        others = self.frontier.others if self.frontier else {}
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
@@ -155,6 +155,7 @@ class _Hardening:
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
+        lay_out(traced)
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
@@ -179,28 +180,19 @@ class _Hardening:
     def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
         if self.recipe.epochs == 0:
             average_views(cast(fx.GraphModule, model.network), self.recipe.views)
-            return FitHistory(), fitting.score_all(model, self.images, self.options.progress)
+            scores = fitting.score_all(model, self.images, self.options.progress)
+            record_scale(model, scores, self.images.names, self.images.all_mos)
+            return FitHistory(), scores
         turned = not self.original.higher_is_better
         then = ScoreMoments(now.center, -now.spread if turned else now.spread)
         teacher: ScoreFn | None = fitting.standardised(self.original, now)
         if now.spread <= 1e-6 or not fitting.is_informed(self.original, self.images, self.options.progress):
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
-        options, recipe = self.options, self.recipe
+        images, options, recipe = self.images, self.options, self.recipe
         if recipe.frontier:
-            self.frontier = Frontier(self.images, recipe, self.srocc["original"], then, options.progress)
+            self.frontier = Frontier(images, recipe, self.srocc["original"], then, options.progress)
         facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
-        checkpoint = options.checkpoint_of(
-            self.original, self.dataset, self.images, recipe=recipe.model_dump(), **facts
-        )
-        return fitting.fit_to_opinion(
-            model,
-            self.images,
-            recipe,
-            now=now,
-            then=then,
-            options=options,
-            checkpoint=checkpoint,
-            teacher=teacher,
-            between=self.frontier,
-        )
+        kept = options.checkpoint_of(self.original, self.dataset, images, recipe=recipe.model_dump(), **facts)
+        how = partial(fitting.fit_to_opinion, options=options, checkpoint=kept, teacher=teacher, between=self.frontier)
+        return how(model, images, recipe, now=now, then=then)

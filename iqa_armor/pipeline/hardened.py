@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.prepared import batches
-from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.files import staging
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -71,21 +70,14 @@ class Hardened:
 
     def as_plain(self) -> dict[str, Any]:
         scale = self.model.scale
-        return {
-            "name": self.model.name,
-            "recipe": self.recipe.model_dump(),
-            "score_range": None if scale is None else [scale.low, scale.high],
-            "warnings": self.warnings,
-            **self.provenance,
-        }
+        score_range = None if scale is None else [scale.low, scale.high]
+        told = {"name": self.model.name, "recipe": self.recipe.model_dump(), "score_range": score_range}
+        return {**told, "warnings": self.warnings, **self.provenance}
 
 
 @dataclass(frozen=True)
 class FrontierPoint:
-    """A model between two ends: the share of the fine-tuned one, and what it reaches on the held-out tenth.
-
-    Both correlations are in [-1, 1]; `worst_srocc` is under an attack on the ranking, as in `--select`.
-    """
+    """A model between two ends: the share of the fine-tuned one, and held-out SROCC, plain and under attack."""
 
     share: float
     srocc: float
@@ -108,8 +100,8 @@ def frontier(
 ) -> list[FrontierPoint]:
     """Return `count` points between the weights that a model started with and those it has, the start first.
 
-    Each is measured anew; batch norms whose statistics differ between the ends get those of training images. The model
-    is as it was afterwards. `sign` is −1 where small scores are good.
+    Batch norms whose statistics differ between the ends get those of training images; the model is left as it was.
+    `sign` is −1 where small scores are good.
     """
     end, points, held = copy.deepcopy(model.state_dict()), [], images.held_out
     for number in range(count):
@@ -119,8 +111,7 @@ def frontier(
             _restore_statistics(model, start, end, images)
         scores = sign * predict(model, held, progress=progress, task=f"measuring model {number + 1} of {count}")
         worst = worst_case_srocc(nn.Sequential(model), images, sign=sign, batch_size=8)
-        weights = copy.deepcopy(model.state_dict())
-        points.append(FrontierPoint(share, float(srocc(scores, held.mos)), worst, weights))
+        points.append(FrontierPoint(share, float(srocc(scores, held.mos)), worst, copy.deepcopy(model.state_dict())))
     model.load_state_dict(end)
     return points
 
@@ -138,10 +129,7 @@ def choose_point(points: list[FrontierPoint], *, original: float, drop: float | 
 
 @dataclass
 class Frontier:
-    """The models of one frontier, once a fine-tuning has called it: plain facts, and those that were not chosen.
-
-    `original` is the held-out SROCC of the original, and `then` the moments that the models' scores are to have.
-    """
+    """The models of a frontier that were not chosen, and facts on all; their scores get the moments `then`."""
 
     images: TrainingImages
     recipe: Recipe
@@ -162,8 +150,7 @@ class Frontier:
             if point is not chosen:
                 other = model.with_network(copy.deepcopy(model.network), scale=None)
                 other.load_state_dict(dict(point.weights))
-                scores = bring_back(other, self.images, self.then, views=self.recipe.views, progress=self.progress)
-                record_scale(other, scores, self.images.names, self.images.all_mos)
+                bring_back(other, self.images, self.then, views=self.recipe.views, progress=self.progress)
                 self.others[point.share] = other.eval()
         model.load_state_dict(dict(chosen.weights))
 

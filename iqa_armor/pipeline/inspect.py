@@ -16,6 +16,8 @@ from iqa_armor.surgery.spectra import BlockSpectrum, measure_blocks
 from iqa_armor.surgery.stages import Cut, branches, tokens_instead
 from iqa_armor.surgery.tokens import Lineage, TokenGrid, token_grids
 
+logger = logging.getLogger(__name__)
+
 
 @dataclass(frozen=True)
 class Inspection:
@@ -49,8 +51,8 @@ def inspect_model(model: QualityModel) -> Inspection:
     else:
         problems = [branch.problem for branch in found if branch.problem]
         remarks = [f"no cut is recommended: {each}; name the tensor with --position NODE" for each in problems]
-    fixed = traced.meta.get(FIXED_SIZE)
-    serves = [] if fixed is None else ["its graph serves images of {}x{} only".format(*fixed)]
+    if FIXED_SIZE in traced.meta:
+        remarks.append("its graph serves images of {}x{} only".format(*traced.meta[FIXED_SIZE]))
     blocks = tuple(spectrum.name for spectrum in spectra)
     return Inspection(
         name=model.name,
@@ -61,11 +63,8 @@ def inspect_model(model: QualityModel) -> Inspection:
         grids=grids,
         blocks=blocks,
         spectra=spectra,
-        remarks=(*remarks, *serves, *(f"{name} is a RobustBlock already" for name in blocks)),
+        remarks=(*remarks, *(f"{name} is a RobustBlock already" for name in blocks)),
     )
-
-
-logger = logging.getLogger(__name__)
 
 
 def keep_source(model: QualityModel, leaves: tuple[str, ...], *, allow: bool) -> None:

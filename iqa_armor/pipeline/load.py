@@ -213,10 +213,7 @@ def defended_models(
 def defended_model(
     model: QualityModel, purifiers: Sequence[str] = (), smoother: str | None = None, *, threat: Threat = "adaptive"
 ) -> QualityModel:
-    """Return a model behind purifiers, one after the other, and a smoother around both; itself without any.
-
-    Arguments and errors as in `defended_models`.
-    """
+    """Return a model behind purifiers, in their order, and a smoother around both; else as `defended_models`."""
     if purifiers:
         model = Purified(model, read_chain("+".join(purifiers)), threat=threat)
     if smoother is not None:

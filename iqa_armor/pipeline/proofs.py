@@ -7,13 +7,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.artifact.storage import rebuilt
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import layer_of
 from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
-from iqa_armor.models.outputs import UNFOLLOWED, is_steady, plain_attention
+from iqa_armor.models.outputs import is_steady, plain_attention
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
 from iqa_armor.recipe import Recipe
 
@@ -27,27 +26,15 @@ FAULT = "{step} does not hold: they differ by {apart:.2g} of their spread, above
 
 @dataclass(frozen=True)
 class SurgeryProof:
-    """One step of surgery, compared with what it must equal.
-
-    `difference` is the largest of scores, in their spread; None where scores are random, or depend on the other images
-    of a batch, so that there is nothing to compare.
-    """
+    """How far a step of surgery is from what it must equal, in spreads; None where scores are random."""
 
     step: str
     difference: float | None
     tolerance: float
 
 
-def prove_stored(model: QualityModel, images: Tensor, *, steady: bool) -> SurgeryProof:
-    """Return the proof that a model on the CPU scores normalised images as what its file gives."""
-    return _same_scores("saved = loaded", model.network, rebuilt(model).network, images.cpu(), steady=steady)
-
-
 def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list[SurgeryProof]:
-    """Return the proofs that blocks are what they fold into and, started as the identity, projections.
-
-    A projection done twice is done once. Differences are in the spread of the blocks' values.
-    """
+    """Return the proofs that blocks are what they fold into and, started as the identity, projections."""
     proofs: list[SurgeryProof] = []
     nodes = {node: layer for node in traced.graph.nodes if isinstance(layer := layer_of(traced, node), BLOCKS)}
     with torch.no_grad():
@@ -62,16 +49,6 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
             if recipe.init == "identity" and recipe.pool == "none":
                 proofs.append(_shown_equal("identity block = projection", found, robust(found), BLOCK_TOLERANCE))
     return proofs
-
-
-def _same_scores(
-    step: str, original: nn.Module, other: nn.Module, images: Tensor, *, steady: bool, fault: str = FAULT
-) -> SurgeryProof:
-    if not steady:
-        return SurgeryProof(step, None, TOLERANCE)
-    with torch.no_grad(), plain_attention():
-        before, after = (network.forward(images[:IMAGES]).double().flatten() for network in (original, other))
-    return _shown_equal(step, before, after, TOLERANCE, fault=fault)
 
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float, *, fault: str = FAULT) -> SurgeryProof:
@@ -107,10 +84,15 @@ def found_steady(network: nn.Module, images: Tensor) -> bool:
     return steady
 
 
-def prove_spliced(original: nn.Module, spliced: nn.Module, images: Tensor, *, steady: bool) -> SurgeryProof:
-    """Return the proof that a traced network in eval mode with empty places for blocks computes what the original does.
+def prove_same(
+    step: str, original: nn.Module, other: nn.Module, images: Tensor, *, steady: bool, fault: str = FAULT
+) -> SurgeryProof:
+    """Return the proof that networks in eval mode score normalised images (N, 3, H, W) alike; N is at least 2.
 
-    `images` are normalised, (N, 3, H, W), N at least 2; without `steady` scores there is nothing to compare. A
-    SurgeryError says that it computes something else: tracing froze what changes from call to call.
+    A SurgeryError tells the `fault` if they do not. Without `steady` scores there is nothing to compare.
     """
-    return _same_scores("spliced = original", original, spliced, images, steady=steady, fault=UNFOLLOWED)
+    if not steady:
+        return SurgeryProof(step, None, TOLERANCE)
+    with torch.no_grad(), plain_attention():
+        before, after = (network.forward(images[:IMAGES]).double().flatten() for network in (original, other))
+    return _shown_equal(step, before, after, TOLERANCE, fault=fault)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from iqa_armor.data.base import ImageSet
-from iqa_armor.data.images import EXTENSIONS, keeping_room, read_image
+from iqa_armor.data.images import EXTENSIONS, FileImages, keeping_room, read_image
 from iqa_armor.data.labelled import Problems
 from iqa_armor.data.prepared import MOST_WORKERS, ahead, checked_size, each_read
 from iqa_armor.defenses.base import Defended
@@ -25,6 +25,9 @@ from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, automatic, silent
 
 MOST_PATH = 2**15  # characters of a line of a list
+# On a CUDA device; a processor has nothing from batches, and one by one no score depends on another, to the last bit.
+BATCH = 8
+_PIXELS = 2**19  # of a batch per image that it may hold: what is larger goes into smaller batches
 
 
 def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:
@@ -85,10 +88,7 @@ def _is_image(file: Path) -> bool:
 
 
 def find_images(paths: Sequence[Path | str]) -> list[Path]:
-    """Return the image files that paths, folders and patterns name, in the given order.
-
-    Files that are missing, which are all listed, or no file at all are a DataError.
-    """
+    """Return the image files that paths, folders and patterns name; a DataError if one is missing, or none is named."""
     files = list(each_image(paths))
     missing = [str(file) for file in files if not file.is_file()]
     if missing:
@@ -98,18 +98,18 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
     return files
 
 
+def image_set(paths: Sequence[Path | str]) -> ImageSet:
+    """Return the images that `find_images` finds, each once and named by its path."""
+    files = tuple(dict.fromkeys(find_images(paths)))
+    return ImageSet(tuple(map(str, files)), FileImages(files))
+
+
 def require_readable(images: ImageSet) -> None:
     """Raise a DataError that lists all files that cannot be read, if there are any."""
     problems, places = Problems("these images"), [(images, index) for index in range(len(images))]
     for _ in each_read(checked_size, places, problems, progress=silent, task=""):
         pass
     problems.raise_if_any("mend them or leave them out")
-
-
-# On a CUDA device; a processor has nothing from batches, and one by one no score depends on another, to the last bit.
-BATCH = 8
-# Pixels of a batch per image that it may hold: what is larger goes into smaller batches.
-_PIXELS = 2**19
 
 
 @dataclass(frozen=True)
@@ -159,9 +159,8 @@ def each_score(
     yields its error. What a random defense draws is the same for every image, which then are scored one by one.
     """
     device = device or choose_device()
-    most = batch_size or (BATCH if device.type == "cuda" else 1)
-    if isinstance(model, Defended) and model.is_random:
-        most = 1
+    is_random = isinstance(model, Defended) and model.is_random
+    most = 1 if is_random else batch_size or (BATCH if device.type == "cuda" else 1)
     model.eval().to(device)
 
     def decode(path: Path) -> tuple[Path, Tensor | ArmorError]:
@@ -198,7 +197,6 @@ def score_prepared(model: QualityModel, images: Sequence[Tensor], *, seed: int =
         if len(images) > 1:
             halves = images[: len(images) // 2], images[len(images) // 2 :]
             return [found for half in halves for found in score_prepared(model, half, seed=seed)]
-        told = DataError("the device has not enough memory for it")
-        return [error if isinstance(error, ArmorError) else told]
+        return [error if isinstance(error, ArmorError) else DataError("the device has not enough memory for it")]
     fault = ModelLoadError(f"{model.name} gives a score that is not finite")
     return [score if math.isfinite(score) else fault for score in scores]

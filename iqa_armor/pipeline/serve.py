@@ -43,10 +43,7 @@ class _Waiting:
 
 
 class Batcher:
-    """Scores images (3, H, W) with a model in eval mode, those together that come within a few milliseconds.
-
-    One thread calls the model, so that it need not be safe in threads. `told` is given the size of each batch.
-    """
+    """Scores images (3, H, W) that come within a few milliseconds together, in one thread; `told` gets batch sizes."""
 
     def __init__(self, model: QualityModel, service: Service, *, seed: int, told: Callable[[int], Any]) -> None:
         self.model, self.service, self.seed, self.told = model, service, seed, told

@@ -31,10 +31,7 @@ _REMEMBERED = 2**16  # digests of files
 
 @dataclass(frozen=True)
 class Step:
-    """One command of a pipeline: its words, without the program's, and which of them name what it writes.
-
-    `reads` are files and folders that it reads although no word names them.
-    """
+    """One command of a pipeline: its words, without the program's, those that name outputs, and what else it reads."""
 
     name: str
     words: tuple[str, ...]
@@ -127,20 +124,14 @@ class Pipeline:
         return digest.hexdigest()[:16]
 
     def _named(self, word: str) -> list[str]:
-        """Return what a word may name: a file, or what stands before, between or behind colons and the like.
-
-        A place on the hub is one, too.
-        """
+        """Return what a word may name: a place on the hub, a file, or what stands around colons and the like."""
         if on_hub(word):
             return [word]
         parts = [word, word.partition(":")[2], *re.split("[:=,+]", word)]
         return [part for part in dict.fromkeys(parts) if part and (self.folder / part).exists()]
 
     def _content(self, path: Path) -> str:
-        """Return what tells the content of a file, with the images that a table names; that of a folder.
-
-        What the steps themselves make in there does not count.
-        """
+        """Return what tells the content of a folder, or of a file and the images it names, without what steps make."""
         own, is_table = _digest(path) if path.is_file() else "", path.suffix.lower() in _TABLES
         if own and not is_table:
             return own

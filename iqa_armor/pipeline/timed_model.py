@@ -18,33 +18,24 @@ from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.settings import Opening
 
 Task = Literal["inference", "training"]
-# A step small enough that hundreds of them leave any network finite.
-LEARNING_RATE = 1e-6
+LEARNING_RATE = 1e-6  # so small that hundreds of steps leave any network finite
 LONGEST = 86_400.0  # seconds that a measurement of memory may take
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
 class TimedModel:
-    """A model ready to be timed on random images of one size (height, width); moved to the device.
-
-    Training steps change it in place. `cache_limit` is in bytes for each of its caches, None for their own limits.
-    """
+    """A model on its device to be timed on random images of one size (height, width); training changes it in place."""
 
     def __init__(
         self, model: QualityModel, *, size: tuple[int, int], device: torch.device, cache_limit: int | None = None
     ) -> None:
         self.model, self.size, self.device = model.eval().to(device), size, device
+        self.parameters = sum(each.numel() for each in model.parameters())
+        self.own_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
         self.caches = [module.cache for module in model.modules() if isinstance(module, CachingModule)]
         for cache in self.caches:
             cache.limit = cache.limit if cache_limit is None else cache_limit
         self._optimizer: torch.optim.Optimizer | None = None
-
-    @property
-    def parameters(self) -> int:
-        return sum(each.numel() for each in self.model.parameters())
-
-    @property
-    def own_bytes(self) -> int:
-        return sum(tensor.nbytes for tensor in (*self.model.parameters(), *self.model.buffers()))
 
     def forget(self) -> None:
         """Empty its caches, so that the next call prepares them anew."""
@@ -53,16 +44,14 @@ class TimedModel:
 
     def images(self, batch: int) -> Tensor:
         """Return random images (batch, 3, H, W) in [0, 1]."""
-        drawn = torch.rand(batch, 3, *self.size, generator=torch.Generator().manual_seed(0))
-        return drawn.to(self.device)
+        return torch.rand(batch, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
 
     def score(self, images: Tensor) -> None:
         """Score images in eval mode, or raise a UsageError if the network does not take them."""
         if self.model.training:  # going through all modules at every call would count as the model's time
             self.model.eval()
-        shape = "x".join(map(str, images.shape[-2:]))
-        wayout = "choose another --size or a smaller --batch"
-        with torch.inference_mode(), self._refusing(f"cannot score {len(images)} images of {shape}", wayout):
+        problem = "cannot score {} images of {}x{}".format(len(images), *images.shape[-2:])
+        with torch.inference_mode(), self._refusing(problem, "choose another --size or a smaller --batch"):
             self.model(images)
 
     def train(self, images: Tensor) -> None:
@@ -97,16 +86,13 @@ class TimedModel:
             raise UsageError(f"{self.model.name} {problem}: {reason}; {wayout}") from error
 
 
-STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
-
-
 def measured_apart(
     path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
 ) -> int | None:
     """Return the peak memory in bytes of a model's first call in a fresh process, or None where unknown here.
 
-    That is the model's parameters and buffers plus the growth of the resident set while it does one task on `batch`
-    images of `size`, caches, gradients and optimizer state included. A process that fails is an ArmorError.
+    That is its own tensors and what the resident set grows by, gradients and optimizer state included. A process that
+    fails is an ArmorError.
     """
     worker = Worker(bounds_memory=False)
     work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
@@ -120,7 +106,7 @@ def measured_apart(
 def measure(path: str, opening: dict[str, Any], work: dict[str, Any], _: bytes) -> tuple[int | None, bytes]:
     """Return what `measured_apart` asks for, measured in this process."""
     torch.set_num_threads(work["threads"])
-    model = load_model(Path(path), opening=Opening(**opening))
+    model = load_model(path, opening=Opening(**opening))
     timed = TimedModel(model, size=tuple(work["size"]), device=torch.device("cpu"), cache_limit=work["cache_limit"])
     images = timed.images(work["batch"])
     grown = _growth(lambda: timed.work(work["task"])(images))
@@ -128,11 +114,7 @@ def measure(path: str, opening: dict[str, Any], work: dict[str, Any], _: bytes) 
 
 
 def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
-    """Return the most memory that a model and its work take on a CUDA device, by the allocator's statistics.
-
-    That is its parameters and buffers plus the growth while it works, caches and optimizer state included; the
-    images are not.
-    """
+    """Return the bytes that a model and its work, not its images, take on a CUDA device, by allocator statistics."""
     model.forget()
     images = model.images(batch)
     torch.cuda.synchronize(model.device)
@@ -146,19 +128,16 @@ def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
 def _growth(work: Callable[[], None]) -> int | None:
     """Return by how much the resident set's highest mark passes its size before `work`.
 
-    Linux lets a process reset that mark; elsewhere the mark that loading left is the start, which can only
-    make the growth look smaller.
+    Linux lets a process reset that mark; elsewhere it starts where loading left it, so the growth may look smaller.
     """
     is_reset = False
     with suppress(OSError):
         CLEAR.write_text("5")
         is_reset = STATUS.is_file() and "VmHWM" in STATUS.read_text()
-    if is_reset:
-        before = _kilobytes("VmRSS")
-        work()
-        return 1024 * max(0, _kilobytes("VmHWM") - before)
-    start = largest_resident()
+    start = _kilobytes("VmRSS") if is_reset else largest_resident()
     work()
+    if is_reset and start is not None:
+        return 1024 * max(0, _kilobytes("VmHWM") - start)
     return None if start is None else (largest_resident() or start) - start
 
 
@@ -172,5 +151,4 @@ def largest_resident() -> int | None:
 
 
 def _kilobytes(field: str) -> int:
-    (line,) = (line for line in STATUS.read_text().splitlines() if line.startswith(f"{field}:"))
-    return int(line.split()[1])
+    return int(STATUS.read_text().partition(f"\n{field}:")[2].split()[0])

@@ -11,7 +11,6 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.data.base import Dataset
 from iqa_armor.defenses.activations import replace_activations
-from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.outputs import followed
@@ -78,20 +77,11 @@ def train(
     labels = moments_of(images.mos)
     copied.to(options.device)
     probe = probe_head(copied, images, labels, fresh=fresh, progress=options.progress)
-    history, scores = fit_to_opinion(
-        copied,
-        images,
-        settings,
-        now=ScoreMoments(),
-        then=labels,
-        options=options,
-        checkpoint=checkpoint,
-        is_pretrained=fresh is not None,
+    history, _ = fit_to_opinion(
+        copied, images, settings, then=labels, options=options, checkpoint=checkpoint, is_pretrained=fresh is not None
     )
-    record_scale(copied, scores, images.names, images.all_mos)
-    record = provenance_of(
-        model, dataset, seed=settings.seed, probe_srocc=probe, **history.facts(), smooth_activations=smooth
-    )
+    made = {"probe_srocc": probe, **history.facts(), "smooth_activations": smooth}
+    record = provenance_of(model, dataset, seed=settings.seed, **made)
     return Trained(copied.eval(), settings, history, record)
 
 
@@ -111,9 +101,8 @@ def probe_head(
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
     2022, arXiv:2202.10054: linear probing, then fine-tuning.
     """
-    network = model.network
-    place = last_linear(network) if isinstance(network, fx.GraphModule) else None
-    layer = None if place is None else network.get_submodule(place)
+    place = last_linear(model.network) if isinstance(model.network, fx.GraphModule) else None
+    layer = None if place is None else model.network.get_submodule(place)
     is_new = fresh is None or f"{place}.weight" in fresh  # type: ignore[operator]
     if not (isinstance(layer, nn.Linear) and layer.out_features == 1 and is_new):
         return None

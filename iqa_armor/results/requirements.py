@@ -68,10 +68,7 @@ def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
 
 
 def require_path(requirement: Requirement, settings: Settings, datasets: Sequence[str]) -> None:
-    """Refuse a path that no evaluation with such settings can fill; it needs no outcome yet.
-
-    The UsageError names the nearest path there is.
-    """
+    """Refuse a path that no evaluation with such settings can fill; the UsageError names the nearest there is."""
     paths = known_paths(settings.keys(), datasets, settings.ranking_keys())
     if requirement.path not in paths:
         nearest = difflib.get_close_matches(requirement.path, paths, n=1, cutoff=0.0)
@@ -123,10 +120,7 @@ def mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], 
 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> Outcome:
-    """Return an outcome of means, those of the ends of intervals as well; a lone one as it is.
-
-    Of strength checks those stand that fail most often; what is said of the data is that of the first.
-    """
+    """Return an outcome of means, a lone one as it is; of strength checks those stand that fail most often."""
     first, *others = outcomes
     if not others:
         return first

@@ -97,10 +97,9 @@ RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")
 
 
 def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> None:
-    """Make a network give gain · score + offset, in place.
+    """Make a network give gain · score + offset, in place; a ValueError if the gain is zero.
 
-    The last linear layer takes the change up where nothing but reshaping follows it; elsewhere two operations are added
-    to the graph. Raises ValueError if the gain is zero.
+    The last linear layer takes it up if mere reshaping follows; else two operations are added to the graph.
     """
     if gain == 0:
         raise ValueError("a gain of 0 would make every score the same")

@@ -25,10 +25,7 @@ PRODUCTS = ("conv", "linear", "matmul", "bmm", "einsum")  # parts of the names o
 
 @dataclass(frozen=True)
 class LayerGain:
-    """The largest singular value of the linear part of one layer, which may be off by `tolerance`.
-
-    `kind` is the layer's class, `size` is (height, width) of its input maps or None for vectors.
-    """
+    """The largest singular value of the linear part of a layer, and (height, width) of its input maps, if any."""
 
     name: str
     kind: str

@@ -176,10 +176,9 @@ def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:
 
 
 def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
-    """Return whether maps are (N, h, w, C).
+    """Return whether maps are (N, h, w, C): no convolution reads or makes them, or maps added to them and the like.
 
-    So they are if a layer that works on the last axis makes or reads them, or maps added to them and the like, and no
-    convolution does.
+    A layer that works on the last axis has to.
     """
 
     def alike(current: fx.Node) -> list[fx.Node]:
