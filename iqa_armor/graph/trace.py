@@ -155,6 +155,13 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     return traced
 
 
+def lay_out(traced: nn.Module) -> None:
+    """Lay weights and buffers in memory as their file gives them; another order rounds sums otherwise."""
+    for held in (*traced.parameters(), *traced.buffers()):
+        if held.layout == torch.strided and not held.is_contiguous():
+            held.data = held.detach().contiguous()
+
+
 def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Return the graph of a network in eval mode with its own layers, not copies; example and errors as in `trace`."""
     with evaluating(network):
