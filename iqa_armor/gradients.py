@@ -55,9 +55,7 @@ class _Replaced(torch.autograd.Function):
 
 
 class PassThrough(TorchFunctionMode):
-    """While it is entered, rounding, signs and detaching pass gradients on as if they were not there.
-
-    `passed` counts such steps that were met where a gradient was wanted.
+    """While it is entered, rounding, signs and detaching pass gradients on; `passed` counts those that were wanted.
 
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1 (BPDA with the identity); finding the steps by
     intercepting PyTorch's functions is (ours).

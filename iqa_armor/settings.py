@@ -117,10 +117,9 @@ class OneOf:
 
     def check_all(self, words: Any) -> None:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
-        registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if self.is_checked and isinstance(word, str) and word not in registry and word not in self.also:
-                registry.read(word)
+            if self.is_checked and isinstance(word, str) and word not in (*self.registry(), *self.also):
+                self.registry().read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))

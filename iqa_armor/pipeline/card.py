@@ -80,7 +80,7 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     run, recipe = known["run"] or {}, known["recipe"]
     usual = (Recipe if "position" in recipe else TrainSettings)().model_dump()
     told = {"known": known, "made": known["provenance"], "run": run, "record": json.dumps(run, indent=1)}
-    told |= {"changed": {name: value for name, value in recipe.items() if usual.get(name) != value}}
+    told["changed"] = {name: value for name, value in recipe.items() if usual.get(name) != value}
     rules = Environment(trim_blocks=True, keep_trailing_newline=True)
     template = resources.files("iqa_armor.pipeline").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return rules.from_string(template).render(told, outcome=outcome, interval=_interval)

@@ -51,8 +51,8 @@ def forecast(
 ) -> Forecast:
     """Return what work on images such as a prepared one (3, H, W) in [0, 1] would take, measured on the device.
 
-    Each image is scored as often as `calls` says and followed by an attack `gradients` times, where `eot` draws of a
-    random defense are averaged; the model, which moves to the device, is trained a little if `epochs` are asked for.
+    Each is scored `calls` times and followed by an attack `gradients` times, over `eot` draws of a random defense; the
+    model, which moves to the device, is trained a little if `epochs` are asked for.
     """
     timed = TimedModel(model, size=(image.shape[-2], image.shape[-1]), device=device)
     batch = min(batch_size, images) or 1

@@ -159,8 +159,7 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
     POST /score takes the bytes of an image file and gives {"model", "score", "higher_is_better"} and, as far as the
     model records what they take, "mos", "percentile" and "0-100". Anything else is {"detail": reason} with the status
     413 (too large), 415 (a form, JSON or nothing), 422 (no image, or none that the model can score), 503 (too busy) or
-    504 (too slow); 499 counts clients that left before all of theirs had come.
-    Raises ArmorError if what it takes is not installed.
+    504 (too slow); 499 counts clients that left early. Raises ArmorError if what it takes is not installed.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
         raise ArmorError(f"a service takes {', '.join(missing)}, not here; run pip install 'iqa-armor[serve]'")

@@ -78,13 +78,9 @@ def train_purifier(
 ) -> TrainedPurifier:
     """Return a filter trained to undo attacks of a model, which is moved to the device and else left as it was.
 
-    It is attacked without a purifier, by PGD-8 at the paper's budgets by default; where it has no score scale, its
-    scores on these images give it. Only the training split is used, a tenth of it held out.
-
-    Raises:
-        DataError: If images are missing or unreadable, too few, or differ in size.
-        RecipeError: If the checkpoint belongs to another run.
-        ArmorError: If an attack is unknown, or training fails.
+    It is attacked without a purifier; where it has no score scale, its scores on these images give it. A tenth of the
+    training split is held out. Raises DataError if images are missing or unreadable, too few, or differ in size,
+    RecipeError if the checkpoint is another run's, ArmorError if an attack is unknown, or training fails.
     """
     options, settings = options or RunOptions(), settings or PurifierSettings()
     attacks = build_threats(settings)
