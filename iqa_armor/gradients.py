@@ -66,7 +66,6 @@ class PassThrough(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace a step without a gradient by a straight-through one, and leave everything else alone."""
         rest = kwargs or {}
         is_step = func in _PASSED and args and isinstance(args[0], Tensor) and args[0].requires_grad
         if not (is_step and torch.is_grad_enabled()):

@@ -164,7 +164,6 @@ def capped() -> Iterator[None]:
 
 @cache
 def _granted_memory() -> int:
-    """Return the memory of the machine, or of the container around this process, in bytes."""
     limits = [text for name in ("memory.max", "memory/memory.limit_in_bytes") for text in _contents(name)]
     granted = [int(text) for text in limits if text.isdecimal() and int(text)]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:

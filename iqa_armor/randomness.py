@@ -12,7 +12,6 @@ CPU = torch.device("cpu")
 
 
 def drawn_from(generator: Generator | None, images: Tensor) -> Generator:
-    """Return a generator, or without one a new one of seed 0 on the device of images."""
     return Generator(device=images.device).manual_seed(0) if generator is None else generator
 
 

@@ -147,7 +147,6 @@ class Registry(Mapping[str, T], Generic[T]):
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
 
     def summary(self) -> str:
-        """Return the names, and what else may be named, without importing a value."""
         return ", ".join([*self.entries, *filter(None, [self.also])])
 
     def names(self) -> list[str]:

@@ -209,7 +209,6 @@ def name_files(files: Sequence[Path | str], words: Sequence[str]) -> dict[tuple[
 
 
 def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder")
     if inside := [file for file in files if file.resolve().is_relative_to(output.resolve())]:

@@ -27,7 +27,6 @@ RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
 
 
 def card_file(model: Path | str) -> Path:
-    """Return where the card of a model file stands: beside it."""
     return Path(model).with_suffix(".card.md")
 
 
@@ -100,7 +99,6 @@ def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
     names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
     return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -115,7 +113,6 @@ def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
-    """Return the record stored with a model made from `model` on `dataset`."""
     return {
         "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
         "data": {

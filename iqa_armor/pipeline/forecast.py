@@ -73,7 +73,6 @@ def forecast(
 def forecast_attacks(
     models: Sequence[QualityModel], datasets: Sequence[Dataset], settings: EvaluationSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking models on what is reported of datasets would take, at every budget."""
     attacks = [each for one in settings.named_attacks().values() for each in at_budgets(one, settings.epsilons)]
     work = {"calls": 1 + len(attacks), "gradients": sum(map(steps_of, attacks))}
     limits, found = {"batch_size": settings.batch_size, "eot": settings.eot}, []

@@ -61,7 +61,6 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 
 
 def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
-    """Return the name and digest of the files of weights and of an architecture, and the key of the weights."""
     spec = split_spec(arch or "")
     code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
     names = [Path(file) for file in (weights, code) if file is not None]
@@ -143,7 +142,6 @@ def _say(*remarks: str) -> None:
 
 
 def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = "") -> QualityModel:
-    """Return the quality model of a network, or the given one, with what the user said of it."""
     _use_float32(made, name)
     model = made if isinstance(made, QualityModel) else QualityModel(made, arch=arch)
     model.name = name
@@ -209,7 +207,6 @@ def defended_model(
 
 
 def _named(model: Defended) -> Defended:
-    """Say in a model's name that attacks do not know its defense."""
     if model.threat == "bare":
         model.name += " (unaware attack)"
     return model

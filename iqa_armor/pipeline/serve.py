@@ -5,11 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -36,8 +35,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     pixels: Tensor
     found: asyncio.Future[float | ArmorError]
 
@@ -128,7 +126,6 @@ class _Api:
         return self.work is not None and not self.work.done()
 
     async def score(self, chunks: AsyncIterator[bytes]) -> tuple[int, dict[str, Any]]:
-        """Return the status and the content of an answer to the bytes of an image file."""
         start, status = time.perf_counter(), 200
         try:
             async with asyncio.timeout(self.service.timeout):

@@ -42,7 +42,6 @@ class Opening(CallSettings):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Fields of `Preprocessing` that the user gave."""
         given = {"size": self.input_size, "interpolation": self.interpolation, "mean": self.mean, "std": self.std}
         return {name: None if value == "own" else value for name, value in given.items() if value is not None}
 

@@ -87,7 +87,6 @@ class Pipeline:
                 return
 
     def _unchanged(self, step: Step, origin: str) -> StepResult | None:
-        """Return what became of a step before, if nothing has changed since."""
         known = self.kept.get(step.name, {})
         if known.get("from") != origin or known.get("to") != self._made(step):
             return None
@@ -148,7 +147,6 @@ class Pipeline:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _made(self, step: Step) -> dict[str, str]:
-        """Return what tells the content of what a step writes."""
         paths = {name: self.folder / name for name in sorted(self._written(step))}
         return {name: _digest(path) if path.is_file() else self._content(path) for name, path in paths.items()}
 

@@ -31,7 +31,6 @@ DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both
 
 
 def build_threats(settings: PurifierSettings) -> list[Attack]:
-    """Return every attack at every budget and in every direction, each once."""
     attacks: list[Attack] = []
     for epsilon in settings.epsilons:
         for sign in DIRECTIONS[settings.direction]:
@@ -42,7 +41,6 @@ def build_threats(settings: PurifierSettings) -> list[Attack]:
 def forecast_purifier(
     model: QualityModel, dataset: Dataset, settings: PurifierSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking the training images and training the filter on them would take."""
     images, attacks = dataset.training().limit(settings.limit), build_threats(settings)
     image, passes = model.prepare(images[0]), settings.epochs if settings.fresh else 1
     work: dict[str, Any] = {"device": device, "images": len(images), "batch_size": settings.batch_size}

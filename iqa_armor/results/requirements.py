@@ -42,7 +42,7 @@ def parse_requirement(text: str) -> Requirement:
 
 
 def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
-    """Return by how much models, without the baseline beside others, miss a requirement, in words by name; nulls do."""
+    """Return in words, by name, by how much models other than a baseline miss a requirement; a null always does."""
     require_path(requirement, outcome.settings, [entry.spec for entry in outcome.data])
     holds, failures = OPERATORS[requirement.operator], dict[str, str]()
     for model in outcome.compared:

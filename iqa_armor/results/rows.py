@@ -36,7 +36,6 @@ def require_writer(kind: str) -> None:
 def write_parquet(
     path: Path, rows: Iterable[Mapping[str, Any]], *, texts: Sequence[str], numbers: Sequence[str]
 ) -> None:
-    """Write rows with these columns as one Parquet file, some thousand at a time."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
