@@ -28,19 +28,16 @@ class Summary:
 
     @cached_property
     def by_dataset(self) -> dict[str, Nested]:
-        return {
-            spec: {**each_figure(float, part.figures()), "images": len(part.clean)}
-            for spec, part in self.reductions.items()
-        }
+        parts = self.reductions.items()
+        return {spec: {**each_figure(float, part.figures()), "images": len(part.clean)} for spec, part in parts}
 
     @cached_property
     def combined(self) -> Nested:
         parts = list(self.by_dataset.values())
         shared = [{name: part[name] for name in Figures.model_fields if name in part} for part in parts]
         combined = weighted_mean(shared, self.weights)
-        largest = [figure.name for figure in declared("attacked") if figure.combined == "largest"]
-        for name, attack in combined["attacks"].items():
-            for figure in largest:
+        for figure in (each.name for each in declared("attacked") if each.combined == "largest"):
+            for name, attack in combined["attacks"].items():
                 values = [part["attacks"][name][figure] for part in parts]
                 attack[figure] = {key: max(value[key] for value in values) for key in values[0]}
         return combined
@@ -49,9 +46,8 @@ class Summary:
     def resampled(self) -> Nested:
         """Compared figures of every resample; each dataset is drawn by itself, alike for every model."""
         drawn = []
-        for position, part in enumerate(self.reductions.values()):
-            resamples, seed = self.settings.resamples, self.settings.seed + position
-            draws = draw_resamples(len(part.clean), resamples=resamples, seed=seed)
+        for seed, part in enumerate(self.reductions.values(), start=self.settings.seed):
+            draws = draw_resamples(len(part.clean), resamples=self.settings.resamples, seed=seed)
             drawn.append(each_figure(lambda *chunks: torch.cat(chunks), *map(part.figures, draws)))
         return weighted_mean(drawn, self.weights)
 
@@ -69,14 +65,10 @@ def compared(entry: ModelEntry, mine: Summary, reference: ModelEntry, theirs: Su
 
     figures = each_figure(limits, mine.resampled, theirs.resampled, mine.combined, theirs.combined)
     difference = Differences.model_validate(figures)
-    ratio = divide(entry.model_dump(include=set(Ratios.model_fields)), reference.model_dump())
-    return entry.model_copy(
-        update={
-            "srocc_drop": None if difference.srocc.value is None else -difference.srocc.value,
-            "ratio_to_baseline": Ratios.model_validate(ratio),
-            "difference_to_baseline": difference,
-        }
-    )
+    drop = None if difference.srocc.value is None else -difference.srocc.value
+    ratio = Ratios.model_validate(divide(entry.model_dump(include=set(Ratios.model_fields)), reference.model_dump()))
+    beside = {"srocc_drop": drop, "ratio_to_baseline": ratio, "difference_to_baseline": difference}
+    return entry.model_copy(update=beside)
 
 
 def each_figure(function: Callable[..., Any], first: Any, *others: Any) -> Any:
@@ -97,10 +89,9 @@ def divide(figures: Nested, baseline: Nested) -> dict[str, Any]:
 
 
 def weighted_mean(items: Sequence[Nested], weights: Sequence[float]) -> dict[str, Any]:
-    """Return the mean of every figure over the items that have it, weighted.
+    """Return the mean of every figure over the items that have it, by their weights, which are not negative.
 
-    An absent number or None is left out (images without opinion scores have no SROCC); a nan is a
-    figure that failed, so it makes the mean nan. Weights are not negative, one per item.
+    None is left out (images without opinion scores have no SROCC); a nan, a figure that failed, makes the mean nan.
     """
     found: dict[str, Any] = {}
     for key in dict.fromkeys(key for item in items for key in item):

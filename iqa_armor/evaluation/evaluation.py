@@ -42,8 +42,7 @@ class Evaluation:
     models: Sequence[QualityModel]
     run: Run
 
-    def __repr__(self) -> str:
-        """Return a line per model: agreement with opinion, and the mean gain of each attack in score ranges."""
+    def __repr__(self) -> str:  # a line per model: agreement with opinion, mean gains of attacks in score ranges
         lines = []
         for model in self.outcome.models:
             ranked = "" if model.srocc is None else f"SROCC {model.srocc:.3f}"
@@ -101,8 +100,9 @@ def evaluate(
     versions = {"iqa_armor": iqa_armor.__version__, "torch": torch.__version__, "python": platform.python_version()}
     # What the rows of the table follow from: not how they are summed up.
     rest = stated.model_dump(mode="json", exclude={"device", "resamples", "confidence"})
+    seen = {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data}
     identity: dict[str, Any] = {
-        "data": {entry.spec: entry.model_dump(exclude={"weight"}) for entry in data},
+        "data": seen,
         "settings": {**rest, "fit_images": settings.fit_images},
         "versions": versions,
     }
@@ -127,30 +127,23 @@ def _measure(run: Run, model: QualityModel, weights: Sequence[float]) -> tuple[M
         scale, tables = run.scale(model), score_datasets(run, model)
         flops = count_flops(model, prepare_for(model, first)(run.images(first)[0]))
         checks = check_strength(run, model) if settings.checks else ()
-    defense = {}
-    if isinstance(model, Defended):
-        defense = {"defense": model.description, "defends": undefended(model).name, "threat": model.threat}
     summary = Summary({spec: Reduction(table, scale, settings) for spec, table in tables.items()}, weights, settings)
-    entry = {
-        "name": model.name,
-        "arch": model.arch,
-        "parameters": sum(each.numel() for each in model.parameters()),
-        "flops": flops,
-        "timing": {"seconds_per_image": float(np.median(tables[first.spec].where(attack=CLEAN)["seconds"]))},
-        "scale": scale,
-        "checks": checks,
-        "datasets": summary.by_dataset,
-    }
-    return ModelEntry.model_validate(entry | defense | summary.combined), summary
+    seconds = float(np.median(tables[first.spec].where(attack=CLEAN)["seconds"]))
+    cost = {"parameters": sum(each.numel() for each in model.parameters()), "flops": flops}
+    found = {"timing": {"seconds_per_image": seconds}, "scale": scale, "checks": checks, "datasets": summary.by_dataset}
+    if isinstance(model, Defended):
+        found |= {"defense": model.description, "defends": undefended(model).name, "threat": model.threat}
+    entry = {"name": model.name, "arch": model.arch, **cost, **found, **summary.combined}
+    return ModelEntry.model_validate(entry), summary
 
 
 def _tell_apart(models: Sequence[QualityModel]) -> None:
     """Number, in place, different models of one name; what stands twice in the list, or behind one defense, stays."""
-    taken = {id(model): model for model in models if not isinstance(model, Defended)}.values()
-    for number, model in enumerate(taken):
-        before = [other.name for other in list(taken)[:number]]
+    before: set[str] = set()
+    for model in {id(model): model for model in models if not isinstance(model, Defended)}.values():
         if (name := model.name) in before:
             model.name = next(new for n in count(2) if (new := f"{name} ({n})") not in before)
+        before.add(model.name)
 
 
 def _require_different(kind: str, names: Sequence[str]) -> None:

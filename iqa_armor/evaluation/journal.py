@@ -22,13 +22,10 @@ SCHEMA = "iqa-armor/journal/3"
 
 @dataclass(frozen=True)
 class Block:
-    """The rows of the table that some consecutive images of a set gave, without model, dataset and opinion.
+    """The rows of the table that some consecutive images of a set gave, without model, dataset and opinion."""
 
-    `number` is its position in the set, `digest` that of the images as the network saw them.
-    """
-
-    number: int
-    digest: str
+    number: int  # its position in the set
+    digest: str  # of the images as the network saw them
     rows: Table
 
 
@@ -74,14 +71,11 @@ class Journal:
 
     def finished(self, part: str) -> dict[int, Block]:
         """Return the blocks of a part that any process has finished; a last line cut short is left out."""
-        if self.folder is None:
-            return {}
         found: dict[int, Block] = {}
-        for path in sorted(self.folder.glob(f"{part}.*.jsonl")):
+        for path in [] if self.folder is None else sorted(self.folder.glob(f"{part}.*.jsonl")):
             with reading(path, DataError, advice="remove it, its images are then evaluated again"):
                 lines = contents(path, 2**30).decode().splitlines(keepends=True)
-                blocks = [_read(line) for line in lines if line.endswith("\n")]
-                found |= {block.number: block for block in blocks}
+                found |= {block.number: block for block in (_read(line) for line in lines if line.endswith("\n"))}
         return found
 
     def add(self, part: str, block: Block) -> None:
@@ -95,25 +89,23 @@ class Journal:
                 cut_unfinished(path)
                 self._opened.add(path)
             with path.open("a", encoding="utf-8") as file:
-                file.write(f"{text}\t{_checksum(text)}\n")
+                file.write(f"{text}\t{_short_digest(text.encode())}\n")
                 file.flush()
                 os.fsync(file.fileno())
 
 
 def digest_of(parts: Sequence[Tensor]) -> str:
     """Return a digest of images (N, 3, H, W): 16 hexadecimal digits for each part of one size."""
-    data = (images.contiguous().cpu().numpy().tobytes() for images in parts)
-    return "-".join(hashlib.sha256(each).hexdigest()[:16] for each in data)
+    return "-".join(_short_digest(images.contiguous().cpu().numpy().tobytes()) for images in parts)
 
 
 def model_digest(model: QualityModel) -> str:
     """Return a digest (16 hexadecimal digits) of a model's graph or modules, state, preprocessing and score range."""
-    network = model.network
-    program = network.code if isinstance(network, fx.GraphModule) else ""
+    program = model.network.code if isinstance(model.network, fx.GraphModule) else ""
     sizes = [f"{name} {tensor.dtype} {tuple(tensor.shape)}" for name, tensor in sorted(model.state_dict().items())]
     layers = [f"{name} {type(each).__qualname__} {each.extra_repr()}" for name, each in model.named_modules()]
     known = (*layers, program, repr(model.preprocessing), repr(model.scale), *sizes, state_digest(model))
-    return hashlib.sha256("\n".join(known).encode()).hexdigest()[:16]
+    return _short_digest("\n".join(known).encode())
 
 
 def _claim(folder: Path, identity: dict[str, Any]) -> None:
@@ -137,9 +129,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
 
 def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
     """Return the first place, in dotted form, at which two identities differ."""
-    if not isinstance(kept, dict):
-        return "its content"
-    for key in sorted({*kept, *identity}):
+    for key in sorted({*kept, *identity}) if isinstance(kept, dict) else ():
         mine, other = identity.get(key), kept.get(key)
         if mine != other:
             is_deeper = isinstance(mine, dict) and isinstance(other, dict)
@@ -149,11 +139,11 @@ def _difference(kept: Any, identity: Mapping[str, Any]) -> str:
 
 def _read(line: str) -> Block:
     text, _, checksum = line.rstrip("\n").rpartition("\t")
-    if checksum != _checksum(text):
+    if checksum != _short_digest(text.encode()):
         raise ValueError("a line is not what was written")
     found = json.loads(text)
     return Block(found["number"], found["digest"], Table.from_plain(found["rows"]))
 
 
-def _checksum(text: str) -> str:
-    return hashlib.sha256(text.encode()).hexdigest()[:16]
+def _short_digest(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()[:16]

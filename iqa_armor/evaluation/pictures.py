@@ -23,19 +23,12 @@ _Place = tuple[float, Dataset, int]  # how much a score moved, in score ranges, 
 
 
 def take_pictures(
-    evaluation: Evaluation,
-    *,
-    attack: str,
-    budget: str,
-    each: int = 3,
-    most: int = 12,
-    progress: Progress = automatic,
+    evaluation: Evaluation, *, attack: str, budget: str, each: int = 3, most: int = 12, progress: Progress = automatic
 ) -> tuple[Picture, ...]:
     """Return, for each model, the images that an attack moved most, attacked once more, one by one.
 
-    Of many models there are fewer each; bare ones come first then, those under attacks unaware of the defense last.
-    Nothing is learned again, and scores are those of the pictures. Models are left as they were, datasets are read
-    again; there are at most `each` images per model and `most` of all. The budget is a key of one of the attack's.
+    There are at most `each` per model and `most` of all; of many models fewer each: bare ones come first then, those
+    under attacks unaware of the defense last. The budget is a key of one of the attack's; nothing is learned again.
     """
     models, run, shown = evaluation.models, evaluation.run, min(each, max(1, most // len(evaluation.models)))
     pictures: list[Picture] = []
@@ -44,9 +37,9 @@ def take_pictures(
     for model in first if len(models) > most else models:
         places = _most_moved(evaluation, model, attack=attack, budget=budget)[:shown]
         with on_device(model, run.device), frozen(model):
-            for number, place in enumerate(places):
+            for number, place in enumerate(places, start=1):
                 pictures.append(_picture(run, model, place, attack=attack, budget=budget))
-                progress(f"taking pictures of {model.name}", number + 1, len(places))
+                progress(f"taking pictures of {model.name}", number, len(places))
     return tuple(pictures)
 
 
@@ -71,25 +64,14 @@ def _picture(run: Run, model: QualityModel, place: _Place, *, attack: str, budge
     attacked = chosen(followed_score(model, run.settings.eot), clean, source)
     with torch.no_grad():
         before, after = (float(model(shown)) for shown in (clean, attacked))
-    return Picture(
-        model=model.name,
-        dataset=dataset.spec,
-        attack=attack,
-        budget=budget,
-        name=images.names[number],
-        clean_score=before,
-        attacked_score=after,
-        gain=gain,
-        clean=_file_of(clean),
-        attacked=_file_of(attacked),
-        difference=_file_of((0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)),
-    )
+    first, second, change = map(_file_of, (clean, attacked, (0.5 + MAGNIFIED * (attacked - clean)).clamp(0, 1)))
+    name, scores = images.names[number], (before, after, gain)
+    return Picture(model.name, dataset.spec, attack, budget, name, *scores, first, second, change)
 
 
 def _file_of(images: Tensor) -> bytes:
     """Return one image (1, 3, H, W) in [0, 1] as a WebP file of at most `LONGEST_SIDE` pixels a side."""
-    levels = (images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy()
-    picture = Image.fromarray(levels)
+    picture = Image.fromarray((images[0] * 255).round().to(torch.uint8).permute(1, 2, 0).cpu().numpy())
     picture.thumbnail((LONGEST_SIDE, LONGEST_SIDE))
     buffer = io.BytesIO()
     picture.save(buffer, "WEBP", quality=90)

@@ -14,23 +14,19 @@ from iqa_armor.metrics.correlation import order_codes, plcc, plcc_logistic, sroc
 from iqa_armor.metrics.robustness import abs_gain, abs_gain_std, abs_gain_unsigned, auc, gain_score, r_score
 from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import Scale
-from iqa_armor.results.table import CLEAN, Table
+from iqa_armor.results.table import CLEAN, Column, Table
 
 Nested = dict[str, Any]  # tensors (R,) by the names of results.figures.DatasetFigures
 
 
 @dataclass(frozen=True)
 class Sample:
-    """The images of one dataset in some state, as one model scored them, drawn R times.
+    """Images of one dataset, as one model scored them, drawn R times; figures are None where nothing was measured."""
 
-    `table` has the rows of the images in that state, attacked in one way or clean, and `clean` those of the same images
-    clean; `rows` are the numbers of the images of each draw, (R, N). Figures are None where nothing was measured.
-    """
-
-    table: Table
-    clean: Table
+    table: Table  # rows of the images in some state: attacked in one way, or clean
+    clean: Table  # rows of the same images clean
     scale: Scale
-    rows: Tensor
+    rows: Tensor  # numbers of the images of each draw, (R, N)
 
     @cached_property
     def scores(self) -> tuple[Tensor, Tensor]:
@@ -41,11 +37,9 @@ class Sample:
     def along(self) -> tuple[Tensor, Tensor]:
         """Scores of the clean images and of those in this state, as if every attack went upwards that has a way."""
         clean, attacked = self.scores
-        way = self._drawn(self.table, "way").nan_to_num(1.0)
-        return clean, clean + way * (attacked - clean)
+        return clean, clean + self._drawn(self.table, "way").nan_to_num(1.0) * (attacked - clean)
 
     def column(self, name: str) -> Tensor | None:
-        """Return a column, (R, N)."""
         return None if np.isnan(self.table[name]).all() else self._drawn(self.table, name)
 
     def mean(self, name: str) -> Tensor | None:
@@ -58,22 +52,19 @@ class Sample:
         return None if mos is None else metric(self._sign * self.scores[1], mos)
 
     def srocc(self) -> Tensor | None:
-        if self.column("mos") is None:
-            return None
-        codes = (order_codes(torch.from_numpy(self.table[name]))[self.rows] for name in ("score", "mos"))
-        return self._sign * srocc(*codes)
+        return None if self.column("mos") is None else self._sign * self.rank_correlation(self.table["mos"])
 
-    def rank_kept(self) -> Tensor:
-        """Return the rank correlation of scores in this state with the clean ones."""
-        tables = (self.table, self.clean)
-        return srocc(*(order_codes(torch.from_numpy(table["score"]))[self.rows] for table in tables))
+    def rank_correlation(self, other: Column) -> Tensor:
+        """Return the rank correlation of scores in this state with another column (N,)."""
+        columns = (self.table["score"], other)
+        return srocc(*(order_codes(torch.from_numpy(each))[self.rows] for each in columns))
 
     def gain_score(self) -> Tensor | None:
         """Return the change from the scores without a purifier."""
         if np.isnan(self.clean["undefended"]).all():
             return None
-        bare, purified = self._drawn(self.clean, "undefended"), self.scores[1]
-        return gain_score(*((s - self.scale.low) / self.scale.width for s in (bare, purified))).mean(-1)
+        both = (self._drawn(self.clean, "undefended"), self.scores[1])
+        return gain_score(*((scores - self.scale.low) / self.scale.width for scores in both)).mean(-1)
 
     def largest_change(self) -> Tensor | None:
         """Return the largest change of a pixel in 1/255."""
@@ -102,7 +93,7 @@ REDUCTIONS: dict[str, Callable[[Sample], Tensor | None]] = {
     "clean_mean": lambda sample: sample.mean("score"),
     "clean_std": Sample.deviation,
     "worst_case_srocc": Sample.srocc,
-    "rank_kept": Sample.rank_kept,
+    "rank_kept": lambda sample: sample.rank_correlation(sample.clean["score"]),
     "abs_gain": lambda sample: abs_gain(*sample.along, sample.scale.width),
     "abs_gain_unsigned": lambda sample: abs_gain_unsigned(*sample.scores, sample.scale.width),
     "abs_gain_std": lambda sample: abs_gain_std(*sample.along),
@@ -129,11 +120,9 @@ class Reduction:
     @cached_property
     def states(self) -> dict[str, dict[str, Table]]:
         """Rows of the attacked images, by attack and budget."""
-        found = {}
-        for name, keys in self.settings.budgets().items():
-            rows = self.table.where(attack=name)
-            found[name] = {key: rows.where(budget=key) for key in keys}
-        return found
+        budgets = self.settings.budgets()
+        rows = {name: self.table.where(attack=name) for name in budgets}
+        return {name: {key: rows[name].where(budget=key) for key in keys} for name, keys in budgets.items()}
 
     @cached_property
     def worst(self) -> dict[str, Table]:
@@ -146,10 +135,9 @@ class Reduction:
         return {key: Table.of(len(s), score=s, mos=self.clean["mos"]) for key, s in worst.items()}
 
     def figures(self, draws: Tensor | None = None) -> Nested:
-        """Return figures by the names of `results.figures.DatasetFigures`, (R,) each.
+        """Return figures by the names of `results.figures.DatasetFigures`, (R,) each; R is 1 for the images themselves.
 
-        Of `draws`, the numbers of the images of each resample (R, N), only figures that are compared are given; by
-        default it is all figures, of the images as they are, R being 1.
+        Of `draws`, the numbers of the images of each resample (R, N), only figures that are compared are given.
         """
         rows = torch.arange(len(self.clean))[None] if draws is None else draws
         chosen = [each for each in declared("clean", "data", "attacked", "ranked") if draws is None or each.compared]

@@ -46,17 +46,13 @@ class Run:
         return lambda done: self.progress(f"evaluating {model.name} on {what}", done, total)
 
     def scale(self, model: QualityModel) -> Scale:
-        """Return the model's score range: its own, else as measured on a training split; a ModelLoadError without.
-
-        That of a defended model is that of the model behind its defenses, so that gains can be compared.
-        """
-        model = undefended(model)
+        """Return the model's score range: its own, else as measured on a training split; a ModelLoadError without."""
+        model = undefended(model)  # so that gains can be compared
         if model.scale is not None:
             return Scale(**asdict(model.scale))
         if model in self._scales:
             return self._scales[model]
-        dataset = self._trainable()
-        if dataset is None:
+        if (dataset := self._trainable()) is None:
             raise ModelLoadError(
                 f"the range of {model.name}'s scores is not known and no dataset has training images to measure it "
                 "on; give it with --score-range LOW,HIGH or name a dataset with a training split"
@@ -87,8 +83,8 @@ class Run:
     def attack(self, model: QualityModel, name: str) -> tuple[Attack, ...]:
         """Return one attack on a model, which is on the device, at every budget.
 
-        Attacks that learn do so once per attacked model, by itself for each budget: on training images of the first
-        dataset that has any, else on the images that are reported, which favours the attacker.
+        Attacks that learn do so once per attacked model and budget: on training images of the first dataset that has
+        any, else on the images that are reported, which favours the attacker.
         """
         attack = self.lent(model, self.settings.named_attacks()[name])
         budgets = at_budgets(attack, self.settings.epsilons)
@@ -97,7 +93,7 @@ class Run:
         place = attacked_model(model), name  # attacks unaware of defenses are those on the bare model
         if place in self._learned:
             return self._learned[place]
-        seen, score, learned = self._fit_images(model), followed_score(model, self.settings.eot), []
+        seen, score, learned = self._fit_images(model), followed_score(model, self.settings.eot), list[Attack]()
         told = self.teller(model, f"training images (learning {name})", len(budgets))
         with frozen(model):
             for each in budgets:
@@ -145,17 +141,16 @@ def restart(model: QualityModel, seed: int, *purpose: object) -> Generator:
     return Generator(device=model.mean.device).manual_seed(_seed_for(seed, *purpose))
 
 
-def _seed_for(seed: int, *purpose: object) -> int:
-    words = "\n".join(map(str, (seed, *purpose)))
-    return int.from_bytes(hashlib.sha256(words.encode()).digest()[:7], "big")
+def _seed_for(*words: object) -> int:
+    return int.from_bytes(hashlib.sha256("\n".join(map(str, words)).encode()).digest()[:7], "big")
 
 
 def followed_score(model: QualityModel, samples: int = 8) -> ScoreFn:
-    """Return the score that attacks on a model follow.
+    """Return the score that attacks on a model follow: without a defense that is the model.
 
-    Without a defense that is the model. A defended one is attacked as its `threat` says: "bare" is the model behind all
-    its defenses, and what fools it is shown to the defense unchanged; "adaptive" knows the defense, differentiates it
-    (BPDA where it has no gradient) and averages `samples` draws of what is random (EOT).
+    A defended one is attacked as its `threat` says: "bare" is the model behind all its defenses, and what fools it is
+    shown to the defense unchanged; "adaptive" knows the defense, differentiates it (BPDA where it has no gradient) and
+    averages `samples` draws of what is random (EOT).
 
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4; the two threats are those of [AP] Gushchin et al.,
     arXiv:2404.06957.
@@ -183,15 +178,13 @@ LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums
 
 
 def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) -> None:
-    """Refuse attacked images of another size, outside their attack's budget or outside [0, 1].
+    """Refuse attacked images of another size, outside their attack's budget or outside [0, 1], by an ArmorError.
 
     A displacement ("flow") cannot be read off images and is not checked.
-    Raises ArmorError naming the attack and by how much it went too far.
     """
     if attacked.shape != clean.shape:
-        raise ArmorError(
-            f"attack {name} changed the size of images from {tuple(clean.shape)} to {tuple(attacked.shape)}"
-        )
+        sizes = f"from {tuple(clean.shape)} to {tuple(attacked.shape)}"
+        raise ArmorError(f"attack {name} changed the size of images {sizes}")
     _check_distance(name, attack, clean, attacked)
     low, high = float(attacked.min()), float(attacked.max())
     if not (low >= -BUDGET_TOLERANCE and high <= 1 + BUDGET_TOLERANCE):
@@ -201,14 +194,12 @@ def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) 
 def _check_distance(name: str, attack: Attack, clean: Tensor, attacked: Tensor) -> None:
     if attack.norm in ("flow", "none"):
         return
-    distance = linf if attack.norm == "linf" else l2
+    distance, tolerance = (linf, BUDGET_TOLERANCE) if attack.norm == "linf" else (l2, LENGTH_TOLERANCE * attack.epsilon)
     farthest = float(distance(clean, attacked).max()) / (clean[0].numel() ** 0.5 if attack.norm == "rmse" else 1)
-    tolerance = BUDGET_TOLERANCE if attack.norm == "linf" else LENGTH_TOLERANCE * attack.epsilon
     if farthest <= attack.epsilon + tolerance:
         return
     if attack.norm == "l2":
         raise ArmorError(f"attack {name} changed an image by {farthest:.4g} (L2), more than its {attack.epsilon:g}")
     what = "moved a pixel by" if attack.norm == "linf" else "changed an image by an RMSE of"
-    raise ArmorError(
-        f"attack {name} {what} {farthest * 255:.4g}/255, more than its budget of {attack.epsilon * 255:g}/255"
-    )
+    budget = f"more than its budget of {attack.epsilon * 255:g}/255"
+    raise ArmorError(f"attack {name} {what} {farthest * 255:.4g}/255, {budget}")

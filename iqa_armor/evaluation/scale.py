@@ -27,9 +27,8 @@ def measure_scale(
 ) -> ScoreScale:
     """Return the smallest and largest prediction on clean training images, where the model is; it is left as it was.
 
-    `prepare` is the model's own by default; `on_batch` is called with the number of images done. Errors as below.
-
-    Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
+    `prepare` is the model's own by default; `on_batch` is called with the number of images done; errors as in
+    `scale_of`. Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4: β0, β1 of eq. 9.
     """
     return scale_of(model, _predictions(model, images, prepare or model.prepare, batch_size, on_batch), images.names)
 
@@ -65,9 +64,8 @@ def scale_of(model: QualityModel, scores: Tensor, names: Sequence[str]) -> Score
         raise ModelLoadError(f"{model.name} gives a score that is not finite for training image {bad!r}")
     low, high = float(scores.min()), float(scores.max())
     if not low < high:
-        raise ModelLoadError(
-            f"{model.name} gives {low:.6g} for all {len(names)} training images, so its scores have no range"
-        )
+        same = f"gives {low:.6g} for all {len(names)} training images"
+        raise ModelLoadError(f"{model.name} {same}, so its scores have no range")
     return ScoreScale(low, high, model.higher_is_better)
 
 
@@ -75,14 +73,12 @@ def count_flops(model: QualityModel, image: Tensor) -> int:
     """Return the floating-point operations of scoring one prepared image (3, H, W), the same on every device.
 
     Convolutions, matrix products and weighted sums of table rows (embedding bags) are counted, two operations per
-    multiply-add; attention is counted as the products it is made of, however a device fuses them. FFTs and
-    element-wise work are not counted, nor what a first call prepares for all later ones. So an AOC or AOL layer of
-    k × k taps costs 2·k²·C_in·C_out·H·W, as one plain convolution; a Cayley layer costs its inverse as it is applied in
-    the spectrum, 8·F·C_in² for the F = H·W/2 or little more frequencies that determine a real map, and the plain
-    convolution of its other C_out − C_in channels.
+    multiply-add, and attention as the products it is made of; FFTs, element-wise work, and what a first call prepares
+    for all later ones, are not. So an AOC or AOL layer of k × k taps costs 2·k²·C_in·C_out·H·W, as one plain
+    convolution; a Cayley layer 8·F·C_in² for its inverse as applied in the spectrum, of the F = H·W/2 or little more
+    frequencies that determine a real map, and the plain convolution of its other C_out − C_in channels.
     """
-    counter = FlopCounterMode(display=False, custom_mapping=_TABLE_SUMS)
-    batch = image.unsqueeze(0).to(model.mean.device)
+    counter, batch = FlopCounterMode(display=False, custom_mapping=_TABLE_SUMS), image[None].to(model.mean.device)
     # Attention runs as matrix products: some devices have one kernel for all of it, which hides them.
     with frozen(model), torch.no_grad(), sdpa_kernel(SDPBackend.MATH), plain_attention():
         model(batch)

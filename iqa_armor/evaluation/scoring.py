@@ -28,12 +28,11 @@ CLEAN_STATE = "clean"
 
 
 def score_datasets(run: Run, model: QualityModel) -> dict[str, Table]:
-    """Return the rows of a model by dataset: every image clean and under every attack and budget.
+    """Return the rows of a model, which is on the device, by dataset: every image clean and under every attack.
 
-    The model is on the device, frozen meanwhile and left as it was. Images are scored in blocks that are kept and
-    shared; those that the journal holds are not computed again, but their images are compared. Raises ModelLoadError if
-    a score is not finite, naming model and image, DataError if an image cannot be read, or is not what it was when the
-    evaluation began, and ArmorError if an attack leaves its budget or the range of pixels.
+    Images are scored in blocks that are kept and shared; those that the journal holds are not computed again, but
+    their images are compared. Raises ModelLoadError if a score is not finite, DataError if an image cannot be read, or
+    is not what it was when the evaluation began, ArmorError if an attack leaves its budget or the range of pixels.
     """
     digest, scorers = model_digest(model), [_SetScorer(run, model, *each) for each in enumerate(run.datasets)]
     return {scorer.dataset.spec: scorer.rows(f"{digest}-{scorer.number}") for scorer in scorers}
@@ -53,11 +52,9 @@ class _SetScorer:
     def rows(self, part: str) -> Table:
         run, images, shard, done = self.run, self.images, self.run.journal.shard, 0
         blocks, told = run.journal.finished(part), run.teller(self.model, self.dataset.spec, len(images))
-        count = -(-len(images) // run.settings.batch_size)
+        mine = [n for n in self._numbers if n in blocks or n % shard.count == shard.rank]
         with frozen(self.model):
-            for number, parts in self._decoded(
-                [n for n in range(count) if n in blocks or n % shard.count == shard.rank]
-            ):
+            for number, parts in self._decoded(mine):
                 if number in blocks:
                     _require_same(blocks[number], parts)
                 else:
@@ -66,10 +63,9 @@ class _SetScorer:
                 done += sum(map(len, parts))
                 told(done)
         rows = Table.joined([block.rows for _, block in sorted(shard.gather(blocks).items())])
-        mos = [] if images.mos is None else zip(images.names, images.mos.double().tolist(), strict=True)
-        opinions = dict(mos)
-        named = {"model": self.model.name, "dataset": self.dataset.spec}
-        return rows.changed(**named, mos=[opinions.get(name, math.nan) for name in rows["image"]])
+        opinions = {} if images.mos is None else dict(zip(images.names, images.mos.double().tolist(), strict=True))
+        mos = [opinions.get(name, math.nan) for name in rows["image"]]
+        return rows.changed(model=self.model.name, dataset=self.dataset.spec, mos=mos)
 
     @cached_property
     def ways(self) -> dict[str, int]:
@@ -78,23 +74,23 @@ class _SetScorer:
         Images rated below the median of the training labels, else of these, are to seem better, the others worse;
         without opinion scores the model's own clean ones decide.
         """
+        sign, known = 1 if undefended(self.model).higher_is_better else -1, None
         if self.images.mos is None:
-            count, found = -(-len(self.images) // self.run.settings.batch_size), []
+            found = []
             with frozen(self.model), torch.no_grad():
-                for number, parts in self._decoded(range(count)):
+                for number, parts in self._decoded(self._numbers):
                     restart(self.model, self.run.settings.seed, "ways", self.number, number)
                     found += [self.model(pixels.to(self.run.device)).float().cpu() for pixels in parts]
-            quality, middle = self._sign * torch.cat(found), None
+            quality = sign * torch.cat(found)
         else:
             training = self.dataset.splits.get("training")
-            known = None if training is None or not len(training) else training.mos
-            quality, middle = self.images.mos, None if known is None else known.median()
-        raised = quality < (quality.median() if middle is None else middle)
-        return dict(zip(self.images.names, (self._sign * torch.where(raised, 1, -1)).tolist(), strict=True))
+            quality, known = self.images.mos, training.mos if training else None
+        raised = quality < (quality if known is None else known).median()
+        return dict(zip(self.images.names, (sign * torch.where(raised, 1, -1)).tolist(), strict=True))
 
     @property
-    def _sign(self) -> int:
-        return 1 if undefended(self.model).higher_is_better else -1
+    def _numbers(self) -> range:
+        return range(-(-len(self.images) // self.run.settings.batch_size))
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
         """Yield blocks of images as batches of one size each; the next one is decoded meanwhile."""
@@ -125,27 +121,22 @@ class _SetScorer:
 
 def _require_same(block: Block, parts: Sequence[Tensor]) -> None:
     if block.digest != digest_of(parts):
-        count = len(block.rows.where(attack=CLEAN))
+        images = f"{len(block.rows.where(attack=CLEAN))} images from {block.rows['image'][0]!r} on"
         raise DataError(
-            f"the {count} images from {block.rows['image'][0]!r} on are not those that this evaluation began with; "
-            "restore them, or name another output folder"
+            f"the {images} are not those that this evaluation began with; restore them, or name another output folder"
         )
 
 
 @dataclass(frozen=True)
 class _Batch:
-    """Clean images (N, 3, H, W) of one size and the frozen model that scores them, on one device.
-
-    What is drawn follows from the place, the numbers of dataset and block, and not from the model. `first` images of
-    the block come before these.
-    """
+    """Clean images (N, 3, H, W) of one size and the frozen model that scores them, on one device."""
 
     model: QualityModel
     settings: EvaluationSettings
     images: Tensor
     names: Sequence[str]
-    place: tuple[int, int]
-    first: int
+    place: tuple[int, int]  # numbers of dataset and block, from which follows what is drawn, and not from the model
+    first: int  # so many images of the block come before these
 
     def clean(self) -> Table:
         """Score the clean images; behind a purifier, measure also what it does to them."""
@@ -155,8 +146,8 @@ class _Batch:
                 more["undefended"] = _numbers(undefended(self.model)(self.images))
         start = time_on(self.images.device)
         scores = self._score(self.images, CLEAN_STATE)
-        seconds = (time_on(self.images.device) - start) / len(self.images)
-        return self._rows(scores=scores, seconds=seconds, **more, **self._quality(self.images, CLEAN_STATE))
+        more["seconds"] = (time_on(self.images.device) - start) / len(self.images)
+        return self._rows(scores=scores, **more, **self._quality(self.images, CLEAN_STATE))
 
     def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
         """Attack each image in its own direction, +1 or −1; rows are in the order of the plan and of the images."""
@@ -180,11 +171,12 @@ class _Batch:
         for run in run_plan(plan, score, self.images, generator=source):
             for attack in run.budgets:
                 check_budget(run.attack, attack, clean=self.images, attacked=run.images)
-            distances = {each.__name__: _numbers(each(self.images, run.images)) for each in (linf, l2, psnr)}
+            distances: dict[str, Any] = {
+                each.__name__: _numbers(each(self.images, run.images)) for each in (linf, l2, psnr)
+            }
             scores = self._score(run.images, run.attack)
-            measured = self._rows(
-                attack=run.attack, scores=scores, **distances, **self._quality(run.images, run.attack)
-            )
+            more = distances | self._quality(run.images, run.attack)
+            measured = self._rows(attack=run.attack, scores=scores, **more)
             for key in map(budget_key, run.budgets):
                 found[run.attack, key] = measured.changed(budget=key)
         return Table.joined([found[name, budget_key(each)] for name, attacks in plan.items() for each in attacks])
@@ -196,25 +188,23 @@ class _Batch:
         scored = self.first + len(self.images) * (state != CLEAN_STATE)
         restart(self.model, self.settings.seed, "score", *self.place, scored, state)
 
+    @torch.no_grad()
     def _quality(self, images: Tensor, state: str) -> dict[str, Any]:
         """Return the quality of purified images, with the draws that they are scored with, if there is a purifier."""
         if not isinstance(self.model, Purified):
             return {}
         self._restart(state)
-        with torch.no_grad():
-            purified = self.model.purify(images, self.model.next_generator(images))
+        purified = self.model.purify(images, self.model.next_generator(images))
         return {"quality": _numbers(quality_score(self.images, purified))}
 
+    @torch.no_grad()
     def _score(self, images: Tensor, state: str) -> Tensor:
         self._restart(state)
-        with torch.no_grad():
-            scores: Tensor = self.model(images)
+        scores: Tensor = self.model(images)
         if not bool(scores.isfinite().all()):
-            bad = self.names[int((~scores.isfinite()).nonzero()[0])]
-            raise ModelLoadError(
-                f"{self.model.name} gives a score that is not finite for image {bad!r} ({state}); "
-                "check its weights and preprocessing"
-            )
+            bad = f"image {self.names[int((~scores.isfinite()).nonzero()[0])]!r} ({state})"
+            told = f"{self.model.name} gives a score that is not finite for {bad}"
+            raise ModelLoadError(f"{told}; check its weights and preprocessing")
         return scores
 
 

@@ -99,10 +99,9 @@ class EvaluationSettings(SettingsModel):
         if self.ranking == "none":
             return ()
         found: Any = at_budgets(ATTACKS.read(self.ranking), self.ranking_epsilons)
-        return tuple(
-            replace(each, step_size=min(each.step_size, each.epsilon)) if hasattr(each, "step_size") else each
-            for each in found
-        )
+        if hasattr(found[0], "step_size"):
+            found = (replace(each, step_size=min(each.step_size, each.epsilon)) for each in found)
+        return tuple(found)
 
     def ranking_keys(self) -> tuple[str, ...]:
         return tuple(map(budget_key, self.ranking_attacks()))
@@ -117,20 +116,18 @@ class EvaluationSettings(SettingsModel):
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
         """Return the keys of the budgets that each attack is run at."""
-        return {
-            name: tuple(budget_key(each) for each in at_budgets(attack, self.epsilons))
-            for name, attack in self.named_attacks().items()
-        }
+        swept = {name: at_budgets(attack, self.epsilons) for name, attack in self._named.items()}
+        return {name: tuple(map(budget_key, attacks)) for name, attacks in swept.items()}
 
     def swept(self) -> tuple[str, ...]:
         """Return the attacks that are run at every budget."""
-        return tuple(name for name, attack in self.named_attacks().items() if attack.norm == "linf")
+        return tuple(name for name, attack in self._named.items() if attack.norm == "linf")
 
     def report(self, device: torch.device | str = "cpu") -> Settings:
         """Return what the outcome says about these settings; lengths in pixels become 1/255."""
         shared = {name: value for name, value in self if name in Settings.model_fields}
         described = {
-            "attacks": {name: _describe(attack) for name, attack in self.named_attacks().items()},
+            "attacks": {name: _describe(attack) for name, attack in self._named.items()},
             "epsilons": tuple(float(f"{epsilon * 255:g}") for epsilon in self.epsilons),
             "ranking_epsilons": tuple(map(float, self.ranking_keys())),
         }
@@ -140,17 +137,17 @@ class EvaluationSettings(SettingsModel):
 def _word_of(attack: Any) -> str:
     """Return the class of an attack with those settings that are not its defaults, as a word would say it."""
     own, defaults = _describe(attack), {each.name: each.default for each in fields(attack)}
-    kept = [name for name in defaults if name in own and getattr(attack, name) != defaults[name]]
-    changed = [f"{name}={own[name]}" for name in kept]
-    return ":".join([type(attack).__name__, *([",".join(changed)] if changed else [])])
+    changed = [f"{name}={own[name]}" for name in defaults if name in own and getattr(attack, name) != defaults[name]]
+    return ":".join(filter(None, (type(attack).__name__, ",".join(changed))))
 
 
 def _describe(attack: Any) -> dict[str, float | int | str]:
     """Return type, norm and hyperparameters; the budget too, unless it is swept."""
     described: dict[str, float | int | str] = {"type": type(attack).__name__, "norm": attack.norm}
-    for name in (each.name for each in fields(attack)):
+    hidden = {"direction"} | ({"epsilon"} if attack.norm in ("linf", "none") else set())
+    for name in (each.name for each in fields(attack) if each.name not in hidden):
         value, unit = getattr(attack, name), unit_of(attack, name)
-        if name == "direction" or value == () or (name == "epsilon" and attack.norm in ("linf", "none")):
-            continue
-        described[name] = value if unit == 1 else float(f"{value * unit:g}")
-    return {name: value if isinstance(value, int | float | str) else str(value) for name, value in described.items()}
+        if value != ():
+            plain = value if isinstance(value, int | float | str) else str(value)
+            described[name] = plain if unit == 1 else float(f"{value * unit:g}")
+    return described

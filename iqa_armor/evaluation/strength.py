@@ -71,11 +71,8 @@ class AttackGains:
     def known(self, name: str) -> Tensor:
         """Return the gain of "pgd1", "pgd8", "pgd50", "apgd" or "square", computed once."""
         if name not in self._known:
-            attacks: dict[str, Attack] = {
-                **{f"pgd{steps}": PGD(self.epsilon, steps=steps) for steps in (1, 8, 50)},
-                "apgd": APGD(self.epsilon, steps=50, restarts=2),
-                "square": Square(self.epsilon, queries=300),
-            }
+            attacks: dict[str, Attack] = {f"pgd{steps}": PGD(self.epsilon, steps=steps) for steps in (1, 8, 50)}
+            attacks |= {"apgd": APGD(self.epsilon, 50, restarts=2), "square": Square(self.epsilon, queries=300)}
             self._known[name] = self.of(attacks[name])
         return self._known[name]
 
@@ -83,32 +80,22 @@ class AttackGains:
         """Return the largest gain of each image among the gradient attacks."""
         return torch.stack([self.known(name) for name in ("pgd8", "pgd50", "apgd")]).amax(0)
 
-    def slopes(self) -> Tensor:
-        """Return the L1 norm of each image's gradient (N,), in score ranges per unit of pixel value."""
-        parts = torch.split(self.images, self.settings.batch_size)
-        slopes = [score_gradient(self.followed, part).abs().sum((1, 2, 3)) for part in parts]
-        return torch.cat(slopes).double().cpu() / self.width
-
     @torch.no_grad()
     def _scored(self, images: Tensor) -> Tensor:
         return torch.stack([self.model(images) for _ in range(self.repeats)]).mean(0)
 
 
 def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
-    """Return whether one gain is larger than another in the mean, beyond what a few images say by chance.
-
-    Beyond means by 0.2 % of the score range and two standard errors of the paired differences.
-    """
+    """Return whether one gain is larger in the mean: by 0.2 % of the score range and two standard errors of pairs."""
     differences = stronger - weaker
     error = float(differences.std()) / len(differences) ** 0.5 if len(differences) > 1 else 0.0
     return float(differences.mean()) > TOLERANCE + 2 * error
 
 
 def check_strength(run: Run, model: QualityModel) -> tuple[StrengthCheck, ...]:
-    """Return what the attacks on a model look like when they are checked as the field asks for.
+    """Return checks of the attacks on a model; one that fails means that the figures may flatter it.
 
-    A failed check means that the figures of this evaluation may flatter the model. There are none where attacks do not
-    know its defense.
+    There are none where attacks do not know its defense.
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).
@@ -142,7 +129,9 @@ def _random(gains: AttackGains) -> StrengthCheck:
 
 
 def _gradients(gains: AttackGains) -> StrengthCheck:
-    predicted = gains.slopes() * gains.epsilon
+    parts = torch.split(gains.images, gains.settings.batch_size)
+    slopes = torch.cat([score_gradient(gains.followed, part).abs().sum((1, 2, 3)) for part in parts])
+    predicted = slopes.double().cpu() / gains.width * gains.epsilon
     vanished = float((predicted < VANISHED).double().mean())
     figures = {"vanished_share": vanished, "median_predicted_gain": float(predicted.median())}
     blind = "have no gradient to follow: gradient attacks are blind there, and their small gains prove nothing"

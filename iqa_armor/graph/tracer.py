@@ -16,15 +16,12 @@ from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
-from iqa_armor.graph.known import Known
 from iqa_armor.graph.names import allowed_path, hides_network
-from iqa_armor.graph.plain import proxies
+from iqa_armor.graph.plain import Known, proxies
 from iqa_armor.graph.walk import ancestors
 
-_MADE_OF_LAYERS = (
-    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
-    nn.TransformerDecoderLayer,
-)
+_STACKS = ("", "Encoder", "EncoderLayer", "Decoder", "DecoderLayer")
+_MADE_OF_LAYERS = tuple(getattr(nn, f"Transformer{part}") for part in _STACKS)
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
 # What a tensor tells without a look at its pixels or sizes; how it lies in memory changes no value.
 FACTS = (
@@ -32,9 +29,8 @@ FACTS = (
     *("get_device", "type", "stride", "is_contiguous"),
 )
 # Methods that make a tensor like another, as functions.
-MADE_LIKE = {
-    **{f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")},
-    "new_empty": torch.zeros,
+MADE_LIKE = {f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")} | {
+    "new_empty": torch.zeros
 }
 COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
 UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"

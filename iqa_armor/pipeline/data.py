@@ -43,7 +43,7 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
         "sizes": _sizes(sizes),
         "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
         "warnings": warnings,
-        "problems": problems.as_plain(),
+        "problems": problems.found,
     }, problems
 
 

@@ -14,6 +14,7 @@ from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.interpret import size_of
+from iqa_armor.graph.trace import lay_out
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.outputs import UNFOLLOWED
@@ -152,6 +153,7 @@ class _Hardening:
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
+        lay_out(traced)
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
