@@ -1,5 +1,6 @@
 """Compute once what a network computes anew for every image although no image has a say in it."""
 
+import operator
 from typing import Any
 
 import torch
@@ -25,6 +26,28 @@ def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
     for node in folded:
         _store(traced, node, values[node])
     drop_unread(traced, values if folded else ())
+    for node in traced.graph.find_nodes(op="call_function", target=operator.getitem):
+        _index_by_places(traced, node)
+
+
+def _index_by_places(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Take the places that a stored mask marks in its stead: their number is known before the run."""
+    index: list[Any] = []
+    masks: list[fx.Node] = []
+    each: Any
+    for each in node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],):
+        mask = stored_at(traced, each) if isinstance(each, fx.Node) else None
+        if not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
+            index.append(each)
+            continue
+        masks.append(each)
+        for places in mask.nonzero(as_tuple=True):
+            setattr(traced, name := f"folded_{node.name}_{len(index)}", nn.Buffer(places.contiguous()))
+            with traced.graph.inserting_before(node):
+                index.append(traced.graph.get_attr(name))
+    if masks:
+        node.args = (node.args[0], tuple(index))
+        drop_unread(traced, masks)
 
 
 def _constants(traced: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import threading
 import weakref
@@ -32,6 +33,7 @@ FACTS = (
 MADE_LIKE = {f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")} | {
     "new_empty": torch.zeros
 }
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # which torch's own functions take as well
 COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
 UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
@@ -82,6 +84,8 @@ class SizedTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         if kind in ("call_module", "get_attr") and hides_network(target):
             rest = (allowed_path(target), *rest[1:])
+        if kind == "call_method" or inspect.isbuiltin(target):
+            kwargs = {_NUMPY_NAMES.get(key, key): value for key, value in kwargs.items()}
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)
