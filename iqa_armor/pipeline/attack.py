@@ -103,12 +103,9 @@ def attack_images(
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
         done: list[AttackedImage] = []
         for count, file in enumerate(files, start=1):
-            clean = run.prepared(file)
-            clean_score = run.score(clean, file)
-            done += [
-                run.attack(word, attack, names[file, word], file=file, clean=clean, clean_score=clean_score)
-                for word, attack in ready.items()
-            ]
+            pixels = run.prepared(file)
+            clean = pixels, run.score(pixels, file)
+            done += [run.attack(file, word, ready[word], name=names[file, word], clean=clean) for word in ready]
             progress("attacking", count, len(files))
         # File names need not be text; their bytes are kept.
         with (folder / TABLE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
@@ -150,19 +147,18 @@ class _Attacker:
         progress(f"fitting {word}", 1, 1)
         return fitted
 
-    def attack(
-        self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
-    ) -> AttackedImage:
+    def attack(self, file: Path, word: str, attack: Attack, *, name: str, clean: tuple[Tensor, float]) -> AttackedImage:
+        pixels, clean_score = clean
         self.reseed(ATTACKERS)
-        attacked = attack(followed_score(self.model), clean, Generator().manual_seed(self.seed))
+        attacked = attack(followed_score(self.model), pixels, Generator().manual_seed(self.seed))
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"
-        levels = to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0]
+        levels = to_levels(attacked, pixels, attack.epsilon if is_linf else math.inf)[0]
         Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(self.folder / name, format="PNG")
         stored = self.prepared(self.folder / name)
         attacked_score = self.score(stored, file)
-        is_large = min(clean.shape[-2:]) >= fidelity.SSIM_WINDOW
+        is_large = min(pixels.shape[-2:]) >= fidelity.SSIM_WINDOW
         return AttackedImage(
             image=file,
             file=name,
@@ -171,10 +167,10 @@ class _Attacker:
             clean_score=clean_score,
             attacked_score=attacked_score,
             gain=attacked_score - clean_score,
-            linf=round(float(fidelity.linf(clean, stored)) * LEVELS, 4),  # float32 blurs the rest
-            l2=_short(float(fidelity.l2(clean, stored))),
-            psnr=_short(float(fidelity.psnr(clean, stored))),
-            ssim=_short(float(fidelity.ssim(clean, stored))) if is_large else math.nan,
+            linf=round(float(fidelity.linf(pixels, stored)) * LEVELS, 4),  # float32 blurs the rest
+            l2=_short(float(fidelity.l2(pixels, stored))),
+            psnr=_short(float(fidelity.psnr(pixels, stored))),
+            ssim=_short(float(fidelity.ssim(pixels, stored))) if is_large else math.nan,
         )
 
 
