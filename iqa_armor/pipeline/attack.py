@@ -86,9 +86,8 @@ def attack_images(
 ) -> list[AttackedImage]:
     """Attack image files as the network sees them and write 8-bit PNG files and `attacks.csv`, all or nothing.
 
-    Attacks that are fitted are fitted on these images. Every image gets the same draws, so its result does not
-    depend on which others there are, fitted attacks apart. Folders among `paths` are searched; the model is moved to
-    the device. Returns all attacks of the first image, then of the next.
+    Attacks that are fitted are fitted on these images. Every image gets the same draws, so other results depend on no
+    other image. The model is moved to the device. Returns all attacks of the first image, then of the next.
 
     Raises DataError if an image is missing or unreadable, UsageError if the output folder is a file, holds images to
     attack or files in the way, ModelLoadError if a score is not finite; other ArmorErrors for attacks and writing.
@@ -184,13 +183,10 @@ def _short(value: float) -> float:
 
 
 def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
-    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball.
+    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball around `clean`.
 
-    A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
-    holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
-
-    Both are (N, 3, H, W) in [0, 1]; `clean` is the middle of the ball, and not on 8-bit levels in general. `epsilon` is
-    its radius, infinite for no ball.
+    Both are (N, 3, H, W) in [0, 1], `clean` not on 8-bit levels in general; `epsilon` may be infinite. Where a ball
+    holds no level, which takes a radius below half of one, it is the level nearest to the clean value.
     """
     middle = clean.double() * LEVELS
     lowest = (middle - epsilon * LEVELS - _SLACK).ceil()
@@ -213,7 +209,6 @@ def name_files(files: Sequence[Path | str], words: Sequence[str]) -> dict[tuple[
 
 
 def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder")
     if inside := [file for file in files if file.resolve().is_relative_to(output.resolve())]:

@@ -37,8 +37,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure the models of several files side by side; the files are only read.
 
-    Every round times every model, in an order that turns round from round to round, so that a busy machine
-    is busy for all of them. Calls that prepare anything come before the rounds.
+    Every round times every model, in an order that turns from round to round, so that a busy machine is busy for all.
 
     Returned are plain values for JSON, as the schema bench-output says: "settings", and in "models" what each costs.
     Times are medians over the rounds, in seconds, and memory is in bytes: "first_call" finds every cache empty,

@@ -51,8 +51,8 @@ def forecast(
 ) -> Forecast:
     """Return what work on images such as a prepared one (3, H, W) in [0, 1] would take, measured on the device.
 
-    Each image is scored as often as `calls` says and followed by an attack `gradients` times, where `eot` draws of a
-    random defense are averaged; the model, which moves to the device, is trained a little if `epochs` are asked for.
+    Each is scored `calls` times and followed by an attack `gradients` times, over `eot` draws of a random defense; the
+    model, which moves to the device, is trained a little if `epochs` are asked for.
     """
     timed = TimedModel(model, size=(image.shape[-2], image.shape[-1]), device=device)
     batch = min(batch_size, images) or 1
@@ -73,7 +73,6 @@ def forecast(
 def forecast_attacks(
     models: Sequence[QualityModel], datasets: Sequence[Dataset], settings: EvaluationSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking models on what is reported of datasets would take, at every budget."""
     attacks = [each for one in settings.named_attacks().values() for each in at_budgets(one, settings.epsilons)]
     work = {"calls": 1 + len(attacks), "gradients": sum(map(steps_of, attacks))}
     limits, found = {"batch_size": settings.batch_size, "eot": settings.eot}, []

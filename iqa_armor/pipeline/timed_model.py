@@ -1,8 +1,8 @@
 """A model on the bench: what is timed, and the peak memory of its work."""
 
 import sys
-from collections.abc import Callable, Iterator
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Callable
+from contextlib import AbstractContextManager, closing, suppress
 from pathlib import Path
 from typing import Any, Literal
 
@@ -38,7 +38,6 @@ class TimedModel:
         self._optimizer: torch.optim.Optimizer | None = None
 
     def forget(self) -> None:
-        """Empty its caches, so that the next call prepares them anew."""
         for cache in self.caches:
             cache.clear()
 
@@ -71,19 +70,14 @@ class TimedModel:
         return self.score if task == "inference" else self.train
 
     def seconds(self, work: Callable[[Tensor], None], batch: int) -> float:
-        """Return the wall time of one call of `score` or `train` on a batch of images."""
         images = self.images(batch)
         started = time_on(self.device)
         work(images)
         return time_on(self.device) - started
 
-    @contextmanager
-    def _refusing(self, problem: str, wayout: str) -> Iterator[None]:
-        try:
-            yield
-        except (RuntimeError, ValueError, LookupError, ModelLoadError) as error:
-            reason = str(error).strip().splitlines()[-1]
-            raise UsageError(f"{self.model.name} {problem}: {reason}; {wayout}") from error
+    def _refusing(self, problem: str, wayout: str) -> AbstractContextManager[None]:
+        failures = (RuntimeError, ValueError, LookupError, ModelLoadError)
+        return failing(f"{self.model.name} {problem}", failures, error=UsageError, advice=wayout)
 
 
 def measured_apart(
