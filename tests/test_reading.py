@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from iqa_armor.data.images import read_image
-from iqa_armor.data.live import read_variable
+from iqa_armor.data.releases import read_variable
 from iqa_armor.data.table import read_labels
 from iqa_armor.errors import ArmorError, DataError, UsageError, contents
 from iqa_armor.files import claiming

@@ -120,10 +120,9 @@ def evenly(total: int, count: int) -> list[int]:
 
 
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Split training images into (fitting, held-out tenth) by a hash of each name.
+    """Split training images into (fitting, held-out tenth) by a hash of each name, the same in larger sets too.
 
-    The same image is held out whatever else is in the set, so that runs on more data stay comparable. The held-out
-    tenth chooses the best epoch; the reported splits never do.
+    The held-out tenth chooses the best epoch; the reported splits never do.
     """
     ranks = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in images.names]
     out = [i for i, rank in enumerate(ranks) if rank % 10 == 0]

@@ -13,18 +13,10 @@ from iqa_armor.errors import DataError, UsageError, expanded
 
 # The usual names, the first ones first; in lower case, with _ for spaces and hyphens.
 _IMAGE = ("image", "image_name", "img_name", "dist_img", "filename", "file_name", "file", "name", "img", "name_image")
+_MOS = ("mos", "mos_quality", "mean_opinion_score", "mos_image", "opinion_score", "mos_score", "mean_mos")
 USUAL = {
     "image": (*_IMAGE, "image_path", "img_path", "filepath", "file_path", "path", "dist_name", "image_id"),
-    "mos": (
-        "mos",
-        "mos_quality",
-        "mean_opinion_score",
-        "mos_image",
-        "opinion_score",
-        "mos_score",
-        "mean_mos",
-        "quality_score",
-    ),
+    "mos": (*_MOS, "quality_score"),
     "split": ("split", "set", "subset"),
     "reference": ("ref_img", "ref_name", "reference", "reference_image"),
 }
@@ -44,15 +36,9 @@ class Columns:
         """Return the cell of what a column holds, empty where there is none such."""
         return row[self.of[role]] if role in self.of else ""
 
-    def score(self, row: Row, problems: Problems) -> float:
-        return row.score(self.of["mos"], problems) * (-1 if self.falls else 1)
-
 
 def choose_columns(table: Table, asked: str) -> Columns:
-    """Return the columns of a label file: those asked for as in `image=name_image,mos=-dmos`, else the usual ones.
-
-    A minus before a column of scores that fall with quality turns them. Columns without names are counted from 1.
-    """
+    """Return the columns of a label file: those asked for as in `image=name_image,mos=-dmos`, else the usual ones."""
     wanted = _read(asked)
     falls = wanted.get("mos", "").startswith("-") and wanted["mos"] not in table.header
     wanted |= {"mos": wanted["mos"][1:].strip()} if falls else {}
@@ -85,43 +71,34 @@ def _found(table: Table) -> dict[str, str]:
         others = [name for name in names if name not in numbers]
         return {"image": others[0], "mos": numbers[0]} if len(others) == len(numbers) == 1 else {}
     by_usual = {name.replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
-    found = {
-        role: next((by_usual[usual] for usual in usuals if usual in by_usual), "") for role, usuals in USUAL.items()
-    }
-    split = found["split"]
-    if split not in ("", "split") and any(row[split].lower() not in SPLIT_NAMES for row in table.rows):
-        found["split"] = ""  # a set of something else
-    return {role: name for role, name in found.items() if name}
+    names_of = {role: [by_usual[usual] for usual in usuals if usual in by_usual] for role, usuals in USUAL.items()}
+    found = {role: names[0] for role, names in names_of.items() if names}
+    split = found.get("split", "split")
+    if split != "split" and any(row[split].lower() not in SPLIT_NAMES for row in table.rows):
+        del found["split"]  # a set of something else
+    return found
 
 
 def _lacks(table: Table, found: Mapping[str, str]) -> str:
     if not table.has_names:
-        return (
-            f"{table.path} begins with a line that holds a number and so no names of columns; add such a line, or "
-            "count them from 1, as in --columns image=1,mos=2"
-        )
-    falling = [name for name in table.header if "dmos" in name]
+        way_out = "add such a line, or count them from 1, as in --columns image=1,mos=2"
+        return f"{table.path} begins with a line that holds a number and so no names of columns; {way_out}"
+    needs, falling = f"{table.path} needs the columns image, mos but has", [n for n in table.header if "dmos" in n]
     if "mos" not in found and falling:
-        return (
-            f"{table.path} needs the columns image, mos but has {falling[0]!r}, a difference score, which most often "
-            f"falls with quality: write --columns mos=-{falling[0]} to turn it, or mos={falling[0]} where it rises"
-        )
+        way_out = f"write --columns mos=-{falling[0]} to turn it, or mos={falling[0]} where it rises"
+        return f"{needs} {falling[0]!r}, a difference score, which most often falls with quality: {way_out}"
     names = [name for name in table.header if name]
     free = iter([name for name in names if name not in found.values()])
     wanted = ",".join(f"{role}={next(free, 'NAME')}" for role in ("image", "mos") if role not in found)
-    return (
-        f"{table.path} needs the columns image, mos but has {', '.join(names) or 'no header'}; say which they are, as "
-        f"in --columns {wanted}, or, where there are no scores, name the images alone: folder:DIR"
-    )
+    way_out = f"as in --columns {wanted}, or, where there are no scores, name the images alone: folder:DIR"
+    return f"{needs} {', '.join(names) or 'no header'}; say which they are, {way_out}"
 
 
 def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | None = None) -> Dataset:
     """Return the dataset of a CSV file, text table or Excel sheet: columns image, mos and, if wanted, split, reference.
 
     Image paths are relative to `image_root`, the file's folder or the folder `images` beside it, and must lie in one of
-    them. Without a split column the images are divided 70/10/20 by a hash of their names, or of the references' where
-    there are such. Columns with other names than usual are given as `image=name_image,mos=-dmos`. A DataError lists
-    every image and score that cannot be used.
+    them. Without a split column the images are divided by a hash of their references' names, or their own.
     """
     file, problems = expanded(location), Problems(spec)
     table = read_labels(file)
@@ -138,17 +115,14 @@ def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | 
 def _image(row: Row, columns: Columns, places: Places, problems: Problems) -> LabelledImage | None:
     name = columns.text(row, "image").replace("\\", "/")
     split = row.split(columns.of["split"], problems) if "split" in columns.of else None
-    score = columns.score(row, problems)
+    score = row.score(columns.of["mos"], problems) * (-1 if columns.falls else 1)
     if not name:
         problems.add("rows without an image", f"line {row.line}")
         return None
     path = places.find(name)
     if path is None:
-        roots = " and ".join(map(str, places.roots[:-1]))
-        kind = (
-            f"image paths outside the label file's folder{roots and f' and {roots}'}; --image-root DIR allows another"
-        )
-        problems.add(kind, name)
+        roots = "".join(f" and {root}" for root in places.roots[:-1])
+        problems.add(f"image paths outside the label file's folder{roots}; --image-root DIR allows another", name)
         return None
     return LabelledImage(places.name_of(name, path), path, score, split, scene=columns.text(row, "reference"))
 
@@ -166,10 +140,7 @@ def _comma(rows: Sequence[Row], columns: Columns, problems: Problems) -> str:
 
 
 def open_folder(spec: str, location: str) -> Dataset:
-    """Return all images under a folder, hidden ones left out, as one test split; no folder or image is a DataError.
-
-    Names are paths relative to the folder, with forward slashes, in sorted order.
-    """
+    """Return all images under a folder but hidden ones as one test split, sorted by their paths relative to it."""
     folder = expanded(location)
     if not folder.is_dir():
         raise DataError(f"{folder} is not a folder; name a folder of images")

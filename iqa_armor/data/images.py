@@ -78,11 +78,10 @@ class FileImages:
 
 
 def read_image(source: Path | str | Image.Image) -> Tensor:
-    """Return an image file, or what Pillow has opened, as uint8 (3, H, W), upright as its EXIF orientation says.
+    """Return the first frame of an image file, or of what Pillow has opened, as uint8 (3, H, W), upright as EXIF says.
 
-    Gray is repeated, palettes are looked up, 16-bit gray is divided by 257, CMYK is converted without a color profile,
-    and transparency is laid on white, the color of an empty page (ours). Of several frames the first is taken. A file
-    that cannot be decoded is a DataError.
+    Gray is repeated, 16-bit gray divided by 257, CMYK converted without a color profile, and transparency laid on
+    white, the color of an empty page (ours). A file that cannot be decoded is a DataError.
     """
     with nullcontext(source) if isinstance(source, Image.Image) else opened(Path(source)) as image:
         image.load()
@@ -94,8 +93,7 @@ def read_image(source: Path | str | Image.Image) -> Tensor:
 def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
     """Give an image file of one of Pillow's formats, or the bytes of one; here alone are images opened.
 
-    Whatever the decoders raise in the block, and an image that takes more memory than work may, is a DataError, as is
-    HEIC without its decoder.
+    Whatever the decoders raise in the block, HEIC without its decoder, and too much memory for work is a DataError.
     """
     name = source.name if isinstance(source, Path) else "the image"
     with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
@@ -124,10 +122,8 @@ def keeping_room() -> Iterator[None]:
     """Hold the memory of images that this thread opens until the block ends; others wait where there is too little."""
     with ExitStack() as held:
         _room().of_thread.held = held
-        try:
-            yield
-        finally:
-            _room().of_thread.held = None
+        held.callback(setattr, _room().of_thread, "held", None)
+        yield
 
 
 @dataclass
@@ -143,10 +139,8 @@ class _Room:
         """Hold the memory of an image until the block, or that of `keeping_room` around it, ends."""
         held, size, limit = getattr(self.of_thread, "held", None), math.prod(image.size) * PIXEL_BYTES, memory_limit()
         if size > limit:
-            raise DataError(
-                f"{name} takes about {size / 2**30:.1f} GiB to decode, more than the {limit / 2**30:.1f} GiB that "
-                "work may take; make it smaller, or raise --max-memory"
-            )
+            needs = f"{name} takes about {size / 2**30:.1f} GiB to decode, more than the {limit / 2**30:.1f} GiB"
+            raise DataError(f"{needs} that work may take; make it smaller, or raise --max-memory")
         with ExitStack() as own:
             (held or own).enter_context(self._taken(size, limit // 2))
             yield

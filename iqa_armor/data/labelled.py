@@ -17,26 +17,22 @@ SHOWN = 10
 MEND = "mend or remove these rows or files, then run again"
 
 
+@dataclass
 class Problems:
     """Faults of one dataset, the one named by `spec`, by kind, in the order they were met."""
 
-    def __init__(self, spec: str) -> None:
-        self.spec = spec
-        self._entries: dict[str, list[str]] = {}
+    spec: str
+    found: dict[str, list[str]] = field(default_factory=dict)
 
     def add(self, kind: str, *entries: str) -> None:
         """Note faults, e.g. `add("missing images", "a.jpg")`."""
         if entries:
-            self._entries.setdefault(kind, []).extend(entries)
-
-    def as_plain(self) -> dict[str, list[str]]:
-        """Return every fault by kind, for JSON."""
-        return {kind: list(entries) for kind, entries in self._entries.items()}
+            self.found.setdefault(kind, []).extend(entries)
 
     def raise_if_any(self, advice: str = MEND) -> None:
         """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
         lines = []
-        for kind, entries in self._entries.items():
+        for kind, entries in self.found.items():
             lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
             if len(entries) > SHOWN:
                 lines.append(f"    … and {len(entries) - SHOWN} more")
@@ -88,9 +84,8 @@ def labelled_dataset(
 ) -> Dataset:
     """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
 
-    Images are in the order of the label file. To the problems of that file so far those are added that are missing or
-    named twice, with what `hint` says of them, and constant scores; a DataError lists all, and ends with the advice.
-    `folder` is where messages say that the images lie; labels and files are as in `Dataset`.
+    A DataError lists all problems so far, missing images with what `hint` says of them, duplicates and constant scores,
+    and ends with the advice. `folder` is where the images lie; labels and files are as in `Dataset`.
     """
     missing = [image for image in images if not is_file(image.path)]
     kind = f"missing images in {folder}" if folder else "missing images"
@@ -101,9 +96,12 @@ def labelled_dataset(
         splits = grouped_splits([image.scene or image.name for image in images])
         images = [replace(image, split=split) for image, split in zip(images, splits, strict=True)]
     _check_duplicates(images, problems)
-    _check_constant(images, problems)
-    problems.raise_if_any(advice)
     by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
+    for split, chosen in by_split.items():  # of scores that are all equal nothing can be learned or ranked
+        if len(chosen) > 1 and len({image.mos for image in chosen}) == 1:
+            said = f"{split}: {len(chosen)} images, all {chosen[0].mos:g}"
+            problems.add("splits with constant scores", said)
+    problems.raise_if_any(advice)
     sets = {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
     return Dataset(problems.spec, sets, labels=labels, files=tuple(files))
 
@@ -116,14 +114,6 @@ def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> No
             problems.add("images in two splits", f"{image.name}: {earlier.split} and {image.split}")
         elif earlier is not image:
             problems.add("duplicate images", image.name)
-
-
-def _check_constant(images: Sequence[LabelledImage], problems: Problems) -> None:
-    """Note splits of two images or more whose scores are all equal: nothing can be learned or ranked."""
-    for split in SPLITS:
-        scores = [image.mos for image in images if image.split == split]
-        if len(scores) > 1 and len(set(scores)) == 1:
-            problems.add("splits with constant scores", f"{split}: {len(scores)} images, all {scores[0]:g}")
 
 
 def _image_set(images: Sequence[LabelledImage]) -> ImageSet:
@@ -149,11 +139,9 @@ class Places:
         """Return the file of a path with forward slashes, or where it should lie; None where that is outside."""
         if PureWindowsPath(name).drive and os.name != "nt":
             return None
-        starts = [
-            start for start in self.starts if start in self.roots or _plain(start / name).is_relative_to(_plain(start))
-        ]
-        paths = [_plain(start / name) for start in starts]
-        inside = [path for path in paths if self._holds(path)]
+        paths = [(start, _plain(start / name)) for start in self.starts]
+        kept = [path for start, path in paths if start in self.roots or path.is_relative_to(_plain(start))]
+        inside = [path for path in kept if self._holds(path)]
         return next(filter(None, map(self._existing, inside)), inside[0] if inside else None)
 
     def name_of(self, name: str, path: Path) -> str:
@@ -184,10 +172,8 @@ class Places:
         with suppress(OSError, ValueError):
             for part in path.parts[1:]:
                 is_there = (place / part).exists()
-                found = [place / part] if is_there else self._listed(place).get(self._key(part), [])
-                if len(found) != 1:
-                    return None
-                place = found[0]
+                # None, or several that differ in case, are a ValueError.
+                (place,) = [place / part] if is_there else self._listed(place).get(self._key(part), [])
             return place if is_file(place) else None
         return None
 

@@ -37,10 +37,7 @@ def to_float(image: Tensor) -> Tensor:
 
 
 class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
-    """Images as a network sees them; item i is (image (3, H, W) in [0, 1], score, i), all float32.
-
-    The score is a scalar tensor, NaN where the set has no scores. Images are `stored`, or prepared on demand.
-    """
+    """Images as a network sees them; item i is (image (3, H, W) in [0, 1], scalar score or NaN, i), all float32."""
 
     def __init__(self, images: ImageSet, prepare: Prepare, stored: Sequence[Tensor] | None = None) -> None:
         self.images, self.prepare, self.stored = images, prepare, stored
@@ -163,10 +160,8 @@ def batches(prepared: PreparedImages, batch_size: int) -> Iterator[tuple[Tensor,
 
 
 def worker_count(prepared: PreparedImages) -> int:
-    """Return how many worker processes a DataLoader should have: none where nothing is decoded.
-
-    Workers that are not forked must import what they call, and do not find a user's module or lambda.
-    """
+    """Return how many worker processes a DataLoader should have: none where nothing is decoded."""
+    # Workers that are not forked must import what they call, and do not find a user's module or lambda.
     code = (prepared.images.read, prepared.prepare)
     is_ours = all(part.__module__.partition(".")[0] == __name__.partition(".")[0] for part in code)
     if prepared.stored is not None or not (is_ours or multiprocessing.get_start_method() == "fork"):

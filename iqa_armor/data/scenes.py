@@ -27,18 +27,6 @@ class Leaf:
     softness: float  # width of the edge
 
 
-@dataclass(frozen=True)
-class Style:
-    """What the leaves of one scene have in common; lengths are in pixels."""
-
-    count: int
-    smallest: float  # least radius
-    softness: float  # width of edges
-    roughness: float  # factor on the contrast of textures
-    focus_after: int  # index of the last leaf that is out of focus, -1 if none is
-    defocus: float  # blur of the leaves up to that one
-
-
 def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Return a pristine scene (height, width, 3), 8 bits, the same for the same state of `rng`.
 
@@ -52,31 +40,25 @@ def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     from scipy.ndimage import gaussian_filter
 
     textures = [_texture(rng, height, width) for _ in range(_TEXTURES)]
-    palette = _palette(rng)
+    hues = rng.uniform() + rng.normal(0, 0.18, 7)
+    colors = [colorsys.hsv_to_rgb(hue % 1.0, rng.beta(1.3, 3.0), rng.uniform(0.08, 0.95)) for hue in hues.tolist()]
+    palette = np.array(colors, np.float32)
     canvas = _background(rng, palette, textures[0])
-    style = _style(rng, height * width)
-    for index in range(style.count):
-        _paint(canvas, _leaf(rng, (height, width), palette, style), textures[rng.integers(_TEXTURES)], rng)
-        if index == style.focus_after:
-            canvas = gaussian_filter(canvas, (style.defocus, style.defocus, 0), mode="nearest")
+    smallest = _log_uniform(rng, _MIN_RADIUS, 6)
+    count = 4 + int(height * width / 49152 * _log_uniform(rng, 30, 2500) * (_MIN_RADIUS / smallest) ** 0.7)
+    softness, roughness = rng.uniform(0.6, 1.3), _log_uniform(rng, 0.2, 2.7)
+    focus_after = int(count * rng.uniform(0.3, 0.95)) if rng.random() < 0.5 else -1  # last leaf that is out of focus
+    defocus = _log_uniform(rng, 1.0, 6.0)
+    for index in range(count):
+        leaf = _leaf(rng, (height, width), palette, smallest=smallest, softness=softness, roughness=roughness)
+        _paint(canvas, leaf, textures[rng.integers(_TEXTURES)], rng)
+        if index == focus_after:
+            canvas = gaussian_filter(canvas, (defocus, defocus, 0), mode="nearest")
     return _developed(canvas, rng)
 
 
 def _log_uniform(rng: Generator, low: float, high: float) -> float:
     return float(np.exp(rng.uniform(np.log(low), np.log(high))))
-
-
-def _style(rng: Generator, area: int) -> Style:
-    smallest = _log_uniform(rng, _MIN_RADIUS, 6)
-    count = 4 + int(area / 49152 * _log_uniform(rng, 30, 2500) * (_MIN_RADIUS / smallest) ** 0.7)
-    return Style(
-        count=count,
-        smallest=smallest,
-        softness=rng.uniform(0.6, 1.3),
-        roughness=_log_uniform(rng, 0.2, 2.7),
-        focus_after=int(count * rng.uniform(0.3, 0.95)) if rng.random() < 0.5 else -1,
-        defocus=_log_uniform(rng, 1.0, 6.0),
-    )
 
 
 def _texture(rng: Generator, height: int, width: int) -> Floats:
@@ -94,12 +76,6 @@ def _texture(rng: Generator, height: int, width: int) -> Floats:
     return np.asarray(field / field.std(), np.float32)
 
 
-def _palette(rng: Generator) -> Floats:
-    hues = rng.uniform() + rng.normal(0, 0.18, 7)
-    colors = [colorsys.hsv_to_rgb(hue % 1.0, rng.beta(1.3, 3.0), rng.uniform(0.08, 0.95)) for hue in hues.tolist()]
-    return np.array(colors, np.float32)
-
-
 def _background(rng: Generator, palette: Floats, texture: Floats) -> Floats:
     height, width = texture.shape
     mix = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
@@ -108,8 +84,10 @@ def _background(rng: Generator, palette: Floats, texture: Floats) -> Floats:
     return np.broadcast_to(canvas, (height, width, 3)).astype(np.float32)
 
 
-def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, style: Style) -> Leaf:
-    low, high = style.smallest, 0.45 * min(size)
+def _leaf(
+    rng: Generator, size: tuple[int, int], palette: Floats, *, smallest: float, softness: float, roughness: float
+) -> Leaf:
+    low, high = smallest, 0.45 * min(size)
     # Inverse of the cumulative distribution of a density r^-3, that of scale-invariant dead leaves, from low to high.
     share = rng.random()
     radius = (low**-2 - share * (low**-2 - high**-2)) ** -0.5
@@ -122,16 +100,19 @@ def _leaf(rng: Generator, size: tuple[int, int], palette: Floats, style: Style) 
         angle=rng.uniform(0, np.pi),
         power=float(rng.choice([2.0, 2.0, 3.0, 8.0])),
         color=color.astype(np.float32),
-        contrast=style.roughness * _log_uniform(rng, 0.01, 0.3),
+        contrast=roughness * _log_uniform(rng, 0.01, 0.3),
         shade=rng.uniform(0, 0.4),
-        softness=style.softness,
+        softness=softness,
     )
 
 
 def _paint(canvas: Floats, leaf: Leaf, texture: Floats, rng: Generator) -> None:
     """Draw a leaf and its shadow on `canvas`, in place."""
     shadow = float(max(leaf.axes)) * 0.15 if min(leaf.axes) > 8 else 0.0
-    window = _window(leaf, canvas.shape[:2], margin=2 * shadow + 2)
+    # A superellipse with a large power reaches its corner, at sqrt(2) times the longer axis at most.
+    reach = 1.42 * max(leaf.axes) + leaf.softness + (2 * shadow + 2)
+    ends = zip(leaf.center, canvas.shape[:2], strict=True)
+    window = tuple(slice(max(int(at - reach), 0), min(int(at + reach) + 1, length)) for at, length in ends)
     rows, columns = (np.arange(part.start, part.stop).astype(np.float32) for part in window)
     patch = canvas[window]
     if shadow and rng.random() < 0.5:
@@ -141,16 +122,6 @@ def _paint(canvas: Floats, leaf: Leaf, texture: Floats, rng: Generator) -> None:
     cover, along = _coverage(leaf, rows, columns, softness=leaf.softness)
     light = 1 + leaf.contrast * texture[window] + leaf.shade * along
     patch += cover[..., None] * (light[..., None] * leaf.color - patch)
-
-
-def _window(leaf: Leaf, size: tuple[int, ...], margin: float) -> tuple[slice, slice]:
-    # A superellipse with a large power reaches its corner, at sqrt(2) times the longer axis at most.
-    reach = 1.42 * max(leaf.axes) + leaf.softness + margin
-    rows, columns = (
-        slice(max(int(middle - reach), 0), min(int(middle + reach) + 1, length))
-        for middle, length in zip(leaf.center, size, strict=True)
-    )
-    return rows, columns
 
 
 def _coverage(leaf: Leaf, rows: Floats, columns: Floats, *, softness: float) -> tuple[Floats, Floats]:

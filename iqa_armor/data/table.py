@@ -92,9 +92,8 @@ def is_number(text: str) -> bool:
 def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> Table:
     """Return the rows of a text table or Excel sheet under the first line that holds all columns, or the first of all.
 
-    A text is UTF-8, or UTF-16 with its mark; commas, semicolons, tabs, bars or, where there are none, blanks separate
-    its cells. An Excel file ends in .xlsx; its sheet of that name is read, else the first. A DataError refuses a file
-    that cannot be read, and rows that are longer or shorter than the header.
+    Commas, semicolons, tabs, bars or, where there are none, blanks separate the cells of a text. An Excel file ends in
+    .xlsx; its sheet of that name is read, else the first. A DataError also refuses rows unlike the header in length.
     """
     with reading(path, DataError, says="cannot be read", advice="name an existing label file"), capped():
         return _table(path, columns, sheet)

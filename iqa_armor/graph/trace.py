@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.calls import arguments, called_name, layer_of
+from iqa_armor.graph.calls import arguments, layer_of, writes
 from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import replace_call, restore_functions
@@ -22,22 +22,20 @@ from iqa_armor.graph.interpret import FIXED_SIZE, cause_of, record_sizes
 from iqa_armor.graph.walk import copy_notes, mark_units
 
 _FRESH = (operator.add, operator.sub, operator.mul, operator.truediv, torch.cat)  # make a tensor of their own
-# Functions that drop, by the layer that does the same.
-_DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
-    nn.Dropout: functional.dropout,
-    nn.Dropout1d: functional.dropout1d,
-    nn.Dropout2d: functional.dropout2d,
-    nn.Dropout3d: functional.dropout3d,
-    nn.AlphaDropout: functional.alpha_dropout,
-    nn.FeatureAlphaDropout: functional.feature_alpha_dropout,
-}
+# Layers that drop, by the functions that do the same, and torch's own functions behind those.
 _LAYER_OF: dict[Any, type[nn.Module]] = {
-    **{function: layer for layer, function in _DROPPING.items()},
-    torch.dropout: nn.Dropout,
-    torch.feature_dropout: nn.Dropout2d,
-    torch.alpha_dropout: nn.AlphaDropout,
-    torch.feature_alpha_dropout: nn.FeatureAlphaDropout,
+    **{getattr(functional, f"dropout{axes}"): getattr(nn, f"Dropout{axes}") for axes in ("", "1d", "2d", "3d")},
+    **{functional.alpha_dropout: nn.AlphaDropout, functional.feature_alpha_dropout: nn.FeatureAlphaDropout},
+    **{torch.dropout: nn.Dropout, torch.feature_dropout: nn.Dropout2d},
+    **{torch.alpha_dropout: nn.AlphaDropout, torch.feature_alpha_dropout: nn.FeatureAlphaDropout},
 }
+_DROPPING = {layer: function for function, layer in reversed(_LAYER_OF.items())}
+# Hooks that compute a weight before each call, what makes it plain, and where they name it.
+_COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
+    (WeightNorm, remove_weight_norm, "name"),
+    (SpectralNorm, remove_spectral_norm, "name"),
+    (prune.BasePruningMethod, prune.remove, "_tensor_name"),
+)
 
 
 def keep_forced_dropout(traced: fx.GraphModule) -> None:
@@ -60,14 +58,6 @@ def keep_forced_dropout(traced: fx.GraphModule) -> None:
             )
     traced.delete_all_unused_submodules()
     traced.recompile()
-
-
-# Hooks that compute a weight before each call, what makes it plain, and where they name it.
-_COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
-    (WeightNorm, remove_weight_norm, "name"),
-    (SpectralNorm, remove_spectral_norm, "name"),
-    (prune.BasePruningMethod, prune.remove, "_tensor_name"),
-)
 
 
 def bake_weights(traced: fx.GraphModule) -> None:
@@ -109,40 +99,24 @@ def restore_layers(traced: fx.GraphModule) -> None:
         if node.target is getattr and node.args[1:] == ("data",):
             node.op, node.target, node.args = "call_method", "detach", node.args[:1]
         elif node.target in _LAYER_OF:
-            _restore_dropout(traced, node)
+            given = arguments(node)
+            if given.get("training", given.get("train")) is False:  # one that drops always stays
+                name = f"dropout_{node.name}"
+                traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
+                replace_call(traced, node, name, given["input"])
     traced.graph.lint()
     traced.recompile()
 
 
 def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Return whether a node that nothing reads leaves nothing behind either, such as in a tensor that others read."""
-    if not _writes(traced, node):
+    if not writes(traced, node):
         return True
     source, layer = node.all_input_nodes[0], layer_of(traced, node.all_input_nodes[0])
     if len(source.users) > 1 or node.kwargs.get("out") is not None:
         return False
     is_made_there = source.target in _FRESH or (layer is not None and any(True for _ in layer.parameters()))
-    return is_made_there or (_writes(traced, source) and _is_idle(traced, source))
-
-
-def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a node writes into a tensor that it is given."""
-    layer, name = layer_of(traced, node), called_name(node)
-    if layer is not None:
-        return bool(getattr(layer, "inplace", False))
-    is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
-    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
-    return is_operator or is_function or name.endswith("_")
-
-
-def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
-    """Make a call that does nothing in eval mode a layer that drops in training; one that drops always stays."""
-    given = arguments(node)
-    if given.get("training", given.get("train")) is not False:
-        return
-    name = f"dropout_{node.name}"
-    traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
-    replace_call(traced, node, name, given["input"])
+    return is_made_there or (writes(traced, source) and _is_idle(traced, source))
 
 
 def _differs_in_training(layer: nn.Module) -> bool:
@@ -190,6 +164,13 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     else:
         mark_units(traced)
     return traced
+
+
+def lay_out(traced: nn.Module) -> None:
+    """Lay weights and buffers in memory as their file gives them; another order rounds sums otherwise."""
+    for held in (*traced.parameters(), *traced.buffers()):
+        if held.layout == torch.strided and not held.is_contiguous():
+            held.data = held.detach().contiguous()
 
 
 def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:

@@ -6,7 +6,7 @@ from functools import reduce
 from torch import fx
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import called_name, is_convolution, read_by, reads_size
+from iqa_armor.graph.calls import called_name, is_convolution, reads_size
 from iqa_armor.graph.interpret import size_of
 
 
@@ -62,7 +62,10 @@ class Dominators:
         for node in graph.nodes:
             if node.op == "placeholder" and not self._nearest:
                 self._nearest[node] = node
-            sources = [source for source in read_by(node) if source in self._nearest]
+            # `tensor.to(other)` reads but the kind of the other.
+            is_cast = node.op == "call_method" and node.target in ("to", "type_as")
+            read = node.all_input_nodes[:1] if is_cast else node.all_input_nodes
+            sources = [source for source in read if source in self._nearest]
             if sources and (through_sizes or not reads_size(node)):
                 self._nearest[node] = reduce(self._common, sources)
 

@@ -16,10 +16,7 @@ WORST = "worst case"
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
-    """Return the attack and the budget key that one-line summaries speak of: PGD-8 at 4/255 where run.
-
-    Else it is the last attack that shares the evaluation's budgets, else the last one at its own.
-    """
+    """Return the attack and budget key of one-line summaries: PGD-8 at 4/255, else the last attack, at its own last."""
     attacks = list(outcome.settings.attacks)
     shared = [name for name in attacks if not has_own_budget(outcome, name)]
     attack = HEADLINE_ATTACK if HEADLINE_ATTACK in attacks or not attacks else (shared or attacks)[-1]
@@ -35,7 +32,7 @@ def shown_budget(outcome: Outcome, attack: str) -> str:
 def has_own_budget(outcome: Outcome, attack: str) -> bool:
     """Return whether an attack was run at one budget of its own instead of the evaluation's."""
     keys = _budgets(outcome, attack)
-    return len(keys) == 1 and keys != _shared_budgets(outcome)
+    return len(keys) == 1 and keys != [f"{epsilon:g}" for epsilon in outcome.settings.epsilons]
 
 
 def figures_of(figures: Figures, attack: str) -> AttackFigures:
@@ -46,10 +43,7 @@ def figures_of(figures: Figures, attack: str) -> AttackFigures:
 
 
 def area(figures: AttackFigures, name: str, *, over_all: bool = False) -> float | None:
-    """Return the mean of a figure over budgets that differ (`distinct`); where there is one only, the figure there.
-
-    `over_all` gives that over all budgets, as [RA] has it: `{name}_auc` of the figures.
-    """
+    """Return the mean of a figure over `distinct` budgets, of one the figure there; or `over_all` as [RA] has it."""
     keys = list(figures.abs_gain) if over_all else distinct(figures)
     values: list[float | None] = [getattr(figures, name).get(key) for key in keys]
     if len(values) == 1:
@@ -78,19 +72,15 @@ def saturation_note(outcome: Outcome) -> tuple[str, ...]:
     """Return which attacks spend no more than some budget, where there are any."""
     spent = {}
     for name in outcome.settings.attacks:
-        runs = [
-            (distinct(found), list(found.abs_gain)) for m in outcome.models if (found := figures_of(m, name)).abs_gain
-        ]
-        longest = max((kept for kept, _ in runs), key=len, default=[])
-        if any(len(kept) < len(keys) for kept, keys in runs):
-            spent[name] = longest[-1]
-    if not spent:
-        return ()
+        runs = [found for model in outcome.models if (found := figures_of(model, name)).abs_gain]
+        if any(len(distinct(found)) < len(found.abs_gain) for found in runs):
+            spent[name] = max(map(distinct, runs), key=len)[-1]
     listed = ", ".join(f"{name} beyond ε = {key}" for name, key in spent.items())
-    return (
+    says = (
         f"A larger budget changes nothing for {listed} /255: its steps reach no farther. Equal budgets count once; the "
-        "paper's mean over all of them is abs_gain_auc in the JSON.",
+        "paper's mean over all of them is abs_gain_auc in the JSON."
     )
+    return (says,) if spent else ()
 
 
 def attacks_shown(outcome: Outcome) -> list[str]:
@@ -127,18 +117,9 @@ def reach(outcome: Outcome) -> str:
     return f"Attacks {verb} scores {'; '.join(parts)}."
 
 
-def under_headline(outcome: Outcome) -> str:
-    attack, key = headline(outcome)
-    return f"{attack}, {budget(key)}"
-
-
 def _budgets(outcome: Outcome, attack: str) -> list[str]:
     runs = (figures_of(model, attack).abs_gain for model in outcome.models)
-    return next((list(run) for run in runs if run), _shared_budgets(outcome))
-
-
-def _shared_budgets(outcome: Outcome) -> list[str]:
-    return [f"{epsilon:g}" for epsilon in outcome.settings.epsilons]
+    return next((list(run) for run in runs if run), [f"{epsilon:g}" for epsilon in outcome.settings.epsilons])
 
 
 Reading = Literal["better", "worse", "not separable", "not defined"]
@@ -171,14 +152,10 @@ class Comparison:
 
 
 def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
-    """Return the model beside the baseline: agreement first, then ranking under attack, gains, R-Scores.
-
-    Figures that neither has (no opinion scores) are left out; without a baseline there are none.
-    """
+    """Return the figures that model or baseline has: agreement, ranking under attack, gains, R-Scores."""
     base, difference = outcome.baseline_entry, model.difference_to_baseline
     if base is None or difference is None:
         return []
-    attack, _ = headline(outcome)
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
     rows = [
@@ -187,7 +164,7 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
         if f.compared
     ]
     rows += _ranked(base, model, difference)
-    for name in (attack, WORST):
+    for name in (headline(outcome)[0], WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
         rows += _areas(outcome, (base, model), name, part)

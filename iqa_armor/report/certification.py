@@ -20,10 +20,8 @@ def certification_report(found: Certification) -> Report:
     images = Section("Every image", tables, has_data, "Scores and bounds by model, method and image" * has_data)
     has_scales = all(model.scale is not None for model in found.models)
     figure, unit = ("delta_share", "score ranges") if has_scales else ("delta", "model units")
-    charts = (
-        *_chart(found, figure, f"Certified delta, in {unit}"),
-        *_chart(found, "srocc", "SROCC of the smoothed score", has_levels=True),
-    )
+    agreement = _chart(found, "srocc", "SROCC of the smoothed score", has_levels=True)
+    charts = (*_chart(found, figure, f"Certified delta, in {unit}"), *agreement)
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
     sections = [
         Section("Figures", (_summary(found),)),
@@ -45,12 +43,11 @@ def certification_report(found: Certification) -> Report:
 
 def _summary(found: Certification) -> Table:
     has_ratio, has_opinion = found.baseline is not None, any(model.srocc is not None for model in found.models)
-    columns = [
-        *(Column(heading, kind="text") for heading in ("Method", "Guarantee")),
+    columns = (
+        *(Column("Method", kind="text"), Column("Guarantee", kind="text")),
         *number_columns(("delta", "in ranges", *["÷ baseline"] * has_ratio, "abstained", *["SROCC"] * has_opinion)),
-        *number_columns((*["PLCC"] * has_opinion, "s/image"), spare=1),
-        Column("with bounds"),
-    ]
+        *(*number_columns((*["PLCC"] * has_opinion, "s/image"), spare=1), Column("with bounds")),
+    )
 
     def agreement(figures: CertifiedModel | MethodFigures) -> tuple[str, ...]:
         return (short(figures.srocc), short(figures.plcc)) if has_opinion else ()
@@ -67,7 +64,7 @@ def _summary(found: Certification) -> Table:
     looks = marks([model.name for model in found.models], found.baseline)
     headings = (Cell(_shown_name(found, model), "strong", looks[model.name]) for model in found.models)
     groups = tuple(Rows(tuple(rows(model)), head) for model, head in zip(found.models, headings, strict=True))
-    return Table("Bounds, agreement with opinion, and cost", tuple(columns), groups)
+    return Table("Bounds, agreement with opinion, and cost", columns, groups)
 
 
 def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
@@ -83,20 +80,16 @@ def _images(found: Certification, model: CertifiedModel, word: str) -> Table:
 
 def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = False) -> Iterator[Chart]:
     """Yield a figure by method, a point per model, where there are any."""
-    words = list(dict.fromkeys(word for model in found.models for word in model.methods))
-    points = {
-        model.name: tuple(
-            (words.index(w), v) for w, m in model.methods.items() if (v := getattr(m, figure)) is not None
-        )
-        for model in found.models
-    }
+    words, points, told = [*dict.fromkeys(word for model in found.models for word in model.methods)], {}, []
+    for model in found.models:
+        by_word = {word: getattr(method, figure) for word, method in model.methods.items()}
+        drawn = tuple((words.index(word), value) for word, value in by_word.items() if value is not None)
+        points[model.name] = drawn
+        told.append(f"{model.name}: {', '.join(f'{words[i]} {short(value)}' for i, value in drawn) or 'none'}")
     values = [value for drawn in points.values() for _, value in drawn]
     if not values:
         return
     looks = marks([model.name for model in found.models], found.baseline)
-    told = (
-        f"{name}: {', '.join(f'{words[i]} {short(v)}' for i, v in drawn) or 'none'}" for name, drawn in points.items()
-    )
     # The smallest values could not be told from zero beside the largest.
     is_log = not has_levels and 0 < LARGEST_RATIO * min(values) < max(values)
     yield Chart(
@@ -112,16 +105,15 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
 
 
 def _notes(found: Certification) -> tuple[str, ...]:
+    def settings(figures: MethodFigures) -> str:
+        hidden = ("batch_size", "jacobian")
+        shown = ((k, v) for k, v in figures.settings.items() if k not in hidden and v is not False and v != "")
+        return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
+
     methods = {word: figures for model in found.models for word, figures in model.methods.items()}
     is_clipped = any(word.startswith(("rs", "drs")) for word in methods)
-    told = {"found": found, "methods": methods, "clipped": is_clipped, "settings": _settings}
+    told = {"found": found, "methods": methods, "clipped": is_clipped, "settings": settings}
     return sentences("certification.jinja", told)
-
-
-def _settings(figures: MethodFigures) -> str:
-    hidden = ("batch_size", "jacobian")
-    shown = ((k, v) for k, v in figures.settings.items() if k not in hidden and v is not False and v != "")
-    return ", ".join(f"{key} {value:g}" if isinstance(value, float) else f"{key} {value}" for key, value in shown)
 
 
 def _shown_name(found: Certification, model: CertifiedModel) -> str:

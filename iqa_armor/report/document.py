@@ -30,17 +30,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Column:
-    """One column of a table; neighbours of one `group`, which is a heading above them, may be shown as one column.
-
-    Numbers stand on the right and are never broken; prose is long. The higher `spare`, the earlier a column is left
-    out where there is no room; 0 for never. `meaning` is for those who ask.
-    """
+    """One column of a table; neighbours under one heading, their `group`, may be shown as one column."""
 
     heading: str
     group: str = ""
-    kind: Literal["number", "text", "prose"] = "number"
-    spare: int = 0
-    meaning: str = ""
+    kind: Literal["number", "text", "prose"] = (
+        "number"  # numbers stand on the right and are never broken; prose is long
+    )
+    spare: int = 0  # the higher, the earlier it is left out where there is no room; 0 for never
+    meaning: str = ""  # for those who ask
 
 
 Row = tuple[Cell | None, ...]  # None: the cell above reaches down here
@@ -96,20 +94,16 @@ class Series:
 
 @dataclass(frozen=True)
 class Chart:
-    """One panel; `description` says what there is to see, in words and figures, for those who cannot see it.
-
-    The axes are named (horizontal, vertical); `ticks` are texts along the horizontal one, `limits` those of the
-    vertical one. `levels` are dashed lines across, with their colours; a diagonal marks equal values.
-    """
+    """One panel; `description` says what there is to see, in words and figures, for those who cannot see it."""
 
     title: str
     description: str
-    axes: tuple[str, str]
+    axes: tuple[str, str]  # names of the horizontal and the vertical one
     series: tuple[Series, ...]
-    ticks: Mapping[float, str] = field(default_factory=dict)
-    limits: tuple[float, float | None] | None = None
-    levels: tuple[tuple[float, str], ...] = ()
-    has_diagonal: bool = False
+    ticks: Mapping[float, str] = field(default_factory=dict)  # texts along the horizontal axis
+    limits: tuple[float, float | None] | None = None  # of the vertical axis
+    levels: tuple[tuple[float, str], ...] = ()  # dashed lines across, with their colours
+    has_diagonal: bool = False  # marks equal values
     is_log: bool = False
 
 
@@ -164,32 +158,26 @@ class Section:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What all comes to: `state` gives the colour ("better", "worse", "mixed", "open", "alone" or "caution").
-
-    Warnings say what failed, and what is known of it: then the figures may be too good. Caveats are about the data.
-    """
+    """What all comes to: `state` gives the colour ("better", "worse", "mixed", "open", "alone" or "caution")."""
 
     state: str
     headline: str
-    warnings: tuple[tuple[str, str], ...] = ()
+    warnings: tuple[tuple[str, str], ...] = ()  # what failed, and what is known of it: the figures may be too good
     sentences: tuple[str, ...] = ()
-    caveats: tuple[str, ...] = ()
+    caveats: tuple[str, ...] = ()  # about the data
 
 
 @dataclass(frozen=True)
 class Report:
-    """All that is shown of one result: `facts` name models and data, `notes` say what the figures are worth.
-
-    The result itself stands in `json`, on one line, in the page's element with the id `kind`.
-    """
+    """All that is shown of one result."""
 
     title: str
-    facts: Terms
+    facts: Terms  # models and data
     sections: tuple[Section, ...]
-    kind: str
-    json: str
+    kind: str  # id of the page's element with the JSON
+    json: str  # the result itself, on one line
     verdict: Verdict | None = None
-    notes: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()  # what the figures are worth
 
 
 def row(*cells: Cell | str | None) -> Row:

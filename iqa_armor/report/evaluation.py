@@ -18,7 +18,6 @@ from iqa_armor.results.table import Table
 
 NAMES_IN_TITLE = 3
 MOST_UNFOLDED = 6  # models whose differences lie open
-EVERY_BUDGET = "Table of all figures by model, attack and budget"
 SAID = tomllib.loads(resources.files("iqa_armor.report").joinpath("evaluation.toml").read_text("utf-8"))
 NOTES: Mapping[str, str] = SAID["notes"]
 
@@ -40,10 +39,8 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
 
 def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
     says = f"{reach(outcome)} {NOTES['gains']}{NOTES['worst_case'] if WORST in attacks_shown(outcome) else ''}"
-    main, every_attack = tables.models_table(outcome), tables.attacks_table(outcome)
-    yield _section(
-        "Figures", main, every_attack, Note(says), tables.seeds_table(outcome), tables.datasets_table(outcome)
-    )
+    main = (tables.models_table(outcome), tables.attacks_table(outcome), Note(says))
+    yield _section("Figures", *main, tables.seeds_table(outcome), tables.datasets_table(outcome))
     differences = tables.differences_table(outcome)
     count = len(differences.groups) if differences else 0
     summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""
@@ -52,12 +49,10 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     note, note_of_lines = (NOTES["hollow"].format(lines) * has_hollow for lines in ("", " and broken lines"))
     turned = Panels(ranking_curve(outcome), "Low-rated images pushed up, high-rated ones down", note=note_of_lines)
     yield _section("The ranking under attack", turned)
-    gains, rankings = curves(outcome, "abs_gain"), curves(outcome, "srocc")
-    yield _section(
-        "Over the budget",
-        Panels(gains, "How far the attack moves scores", note=note_of_lines),
-        Panels(rankings, "How well attacked scores still agree with opinion", note="" if gains else note_of_lines),
-    )
+    gains = Panels(curves(outcome, "abs_gain"), "How far the attack moves scores", note=note_of_lines)
+    told = "" if gains.charts else note_of_lines
+    rankings = Panels(curves(outcome, "srocc"), "How well attacked scores still agree with opinion", note=told)
+    yield _section("Over the budget", gains, rankings)
     yield _section("Quality and robustness", Panels(tradeoff(outcome), note=note))
     yield _section("Purifiers", purifiers_table(outcome), plane(outcome))
     if table is not None:
@@ -67,10 +62,11 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     yield _section("Images that moved most", some, *map(_picture, pictures))
     checks = tables.checks_table(outcome) or Note(NOTES["unchecked"], "plain")
     yield _section("Strength of the attacks", checks, Note(NOTES["strength"]))
-    yield _section("Every budget", tables.budgets_table(outcome), is_detail=True, summary=EVERY_BUDGET)
-    defined = definitions(has_purifiers=bool(purifications(outcome)))
+    summary = "Table of all figures by model, attack and budget"
+    yield _section("Every budget", tables.budgets_table(outcome), is_detail=True, summary=summary)
+    defined = tuple(_definitions(has_purifiers=bool(purifications(outcome))))
     yield _section("What the figures are", Terms(defined, is_prose=True), is_detail=True)
-    yield _section("Settings, data, versions", Terms(tuple(conditions(outcome))), is_detail=True)
+    yield _section("Settings, data, versions", Terms(tuple(_conditions(outcome))), is_detail=True)
 
 
 def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: str = "") -> Section:
@@ -81,13 +77,11 @@ def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: 
 def _picture(shown: Picture) -> Gallery:
     before, after, gain = plain(shown.clean_score), plain(shown.attacked_score), signed(shown.gain)
     name, model, attack = shown.name, shown.model, f"{shown.attack} at {budget(shown.budget)}"
-    moved = (
-        f"{name} under {attack}: {model} scores it {after} instead of {before}, a change of {gain} of its score range"
-    )
+    moved = f"{model} scores it {after} instead of {before}, a change of {gain} of its score range"
     enlarged = f"What {attack} changed in {name}, 20 times enlarged around mid-grey; it moved the score"
     images = (
         ImageFile(shown.clean, f"{name}, clean: {model} scores it {before}", "clean"),
-        ImageFile(shown.attacked, moved, "attacked"),
+        ImageFile(shown.attacked, f"{name} under {attack}: {moved}", "attacked"),
         ImageFile(shown.difference, f"{enlarged} from {before} to {after}", "change × 20"),
     )
     return Gallery(name, f"{model}, {attack}: score {before} → {after}, {gain} of the score range", images)
@@ -95,33 +89,32 @@ def _picture(shown: Picture) -> Gallery:
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield the models, one line for all defenses of one, and the data."""
-    term = "Model" if len(outcome.models) == 1 else "Models"
-    defended = [model for model in outcome.models if model.threat is not None]
+    term, defended = "Model" if len(outcome.models) == 1 else "Models", dict[str, dict[str, None]]()
     for model in outcome.models:
         if model.threat is None:
             yield term, row_name(outcome, model) + f" – {model.arch}" * bool(model.arch)
-    for name in dict.fromkeys(model.defends for model in defended):
-        yield term, f"{name} behind {', '.join(dict.fromkeys(m.defense for m in defended if m.defends == name))}"
-    for entry in outcome.data:
-        yield "Data", data_line(entry)
+        else:
+            defended.setdefault(model.defends, {})[model.defense] = None
+    yield from ((term, f"{name} behind {', '.join(defenses)}") for name, defenses in defended.items())
+    yield from (("Data", _data_line(entry)) for entry in outcome.data)
 
 
-def definitions(*, has_purifiers: bool) -> tuple[tuple[str, str], ...]:
-    """Return what the figures are by their names: what evaluation.toml says, and else what their registry does."""
+def _definitions(*, has_purifiers: bool) -> Iterator[tuple[str, str]]:
+    """Yield what the figures are by their names: what evaluation.toml says, and else what their registry does."""
     defined = SAID["figures"]
     told = " ".join(defined)
     others = {each.label: f"{each.says[0].upper()}{each.says[1:]}." for each in FIGURES if each.label not in told}
-    return tuple(
-        each for each in (defined | others).items() if has_purifiers or not re.search("[Pp]urifi", " ".join(each))
-    )
+    for name, says in (defined | others).items():
+        if has_purifiers or not re.search("[Pp]urifi", f"{name} {says}"):
+            yield name, says
 
 
-def data_line(entry: DataEntry) -> str:
+def _data_line(entry: DataEntry) -> str:
     scores = "" if entry.has_scores else ", no opinion scores"
     return f"{entry.spec}: {entry.images} {entry.split} images{scores}, weight {entry.weight:g}"
 
 
-def conditions(outcome: Outcome) -> Iterator[tuple[str, str]]:
+def _conditions(outcome: Outcome) -> Iterator[tuple[str, str]]:
     """Yield settings, data and versions as names with values, all that repeats the evaluation."""
     settings = outcome.settings
     for name, values in settings.attacks.items():
@@ -136,7 +129,7 @@ def conditions(outcome: Outcome) -> Iterator[tuple[str, str]]:
     yield "Intervals", f"{settings.resamples} resamples, {settings.confidence * 100:g} %"
     for entry in outcome.data:
         size = ", images at their own size" if entry.keeps_size else ""
-        yield "Data", f"{data_line(entry)}{size}, fingerprint {entry.fingerprint}"
+        yield "Data", f"{_data_line(entry)}{size}, fingerprint {entry.fingerprint}"
     if any(model.threat == "adaptive" for model in outcome.models):
         yield "Random defenses", f"adaptive attacks average over draws (EOT): {settings.eot}"
     names = {model.name for model in outcome.models}

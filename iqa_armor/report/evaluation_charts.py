@@ -1,5 +1,6 @@
 """Charts of an evaluation and of single scores."""
 
+import itertools
 import math
 from collections.abc import Mapping
 from statistics import fmean
@@ -15,26 +16,22 @@ from iqa_armor.results.table import Table
 CLEAN, ATTACKED = Mark(GREY, "o", "●"), Mark("#b84300", "o", "●")
 POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
 PANELS = 12  # of scores before and after
-TITLES = {"abs_gain": "AbsGain", "srocc": "SROCC"}
 
 
 def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
-    """Return a panel per attack that was swept over budgets: a figure over the budget, a line per model.
+    """Return a panel per attack that was swept over budgets, with one vertical axis: a figure, a line per model.
 
-    All panels share their vertical axis. Attacks at one budget, and those of which nothing is defined, have none.
     SROCC starts at budget 0 with that of the clean images.
     """
-    found = {
-        attack: {model.name: line for model in outcome.models if (line := _line(model, attack, figure))}
-        for attack in attacks_shown(outcome)
-    }
+    word, found = {"abs_gain": "AbsGain", "srocc": "SROCC"}[figure], dict[str, dict[str, dict[float, float]]]()
+    for attack in attacks_shown(outcome):
+        if lines := {model.name: line for model in outcome.models if (line := _line(model, attack, figure))}:
+            found[f"{word} {'in the' if attack == WORST else 'under'} {attack}"] = lines
     values = [v for lines in found.values() for line in lines.values() for v in line.values() if math.isfinite(v)]
     low, high = min(0.0, *values, 0.0), max(0.0, *values, 0.0)
     margin = 0.05 * (high - low or 1.0)
     limits = (low - margin if low < 0 else 0.0, high + margin)
-    titles = {attack: f"{TITLES[figure]} {'in the' if attack == WORST else 'under'} {attack}" for attack in found}
-    drawn = {titles[attack]: lines for attack, lines in found.items() if lines}
-    return tuple(_over_budget(outcome, lines, title, TITLES[figure], limits=limits) for title, lines in drawn.items())
+    return tuple(_over_budget(outcome, lines, title, word, limits=limits) for title, lines in found.items())
 
 
 def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
@@ -60,39 +57,30 @@ def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
     marks, labels = model_marks(outcome), model_labels(outcome)
     figure = "AbsGain" if has_own_budget(outcome, attack) else "AbsGainAUC"
     told = "; ".join(f"{name}: {figure} {short(gain)}, SROCC {short(srocc)}" for name, gain, srocc in points)
-    chart = Chart(
-        title=f"SROCC over {figure} under {attack}",
-        description=f"{told}.",
-        axes=(f"{figure} (nearer 0 is more robust)", "SROCC, clean"),
-        series=tuple(Series(((gain, srocc),), marks[name], labels[name]) for name, gain, srocc in points),
-    )
-    return (chart,)
+    axes = (f"{figure} (nearer 0 is more robust)", "SROCC, clean")
+    series = tuple(Series(((gain, srocc),), marks[name], labels[name]) for name, gain, srocc in points)
+    return (Chart(f"SROCC over {figure} under {attack}", f"{told}.", axes, series),)
 
 
 def score_scatters(outcome: Outcome, table: Table) -> Panels:
     """Return a panel per model and dataset: scores before and after the headline attack, over opinion if there is any.
 
-    Of many panels those of bare models come first, then those under attacks that know the defense, and `PANELS` are
-    drawn. Without opinion the score after the attack stands over the one before. Of many images every k-th is drawn.
+    Of more than `PANELS` those of bare models are first, then those under attacks that know the defense.
     """
     attack, key = headline(outcome)
     found = []
-    for model in outcome.models:
-        of_model = table.where(model=model.name)
-        for entry in outcome.data:
-            rows = of_model.where(dataset=entry.spec)
-            clean, attacked = rows.where(attack=UNATTACKED), rows.where(attack=attack, budget=key)
-            if len(clean) and len(attacked):
-                found.append((model, entry.spec, (clean, attacked)))
+    for model, entry in itertools.product(outcome.models, outcome.data):
+        rows = table.where(model=model.name).where(dataset=entry.spec)
+        clean, attacked = rows.where(attack=UNATTACKED), rows.where(attack=attack, budget=key)
+        if len(clean) and len(attacked):
+            found.append((model, entry.spec, (clean, attacked)))
     threats = (None, "adaptive", "bare")
     shown = sorted(found, key=lambda each: threats.index(each[0].threat))[:PANELS] if len(found) > PANELS else found
     most = min(POINTS_PER_PANEL, 1 + POINTS_PER_PAGE // (1 + len(shown)))
     hidden = len(found) - len(shown)
-    return Panels(
-        tuple(_scatter(outcome, *each, most=most) for each in shown),
-        legend=((CLEAN.color, "clean"), (ATTACKED.color, "attacked")),
-        note="One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden),
-    )
+    note = "One dot per image, each model in its own units." + f" {hidden} more panels are left out." * bool(hidden)
+    charts = tuple(_scatter(outcome, *each, most=most) for each in shown)
+    return Panels(charts, legend=((CLEAN.color, "clean"), (ATTACKED.color, "attacked")), note=note)
 
 
 def _over_budget(
@@ -107,9 +95,13 @@ def _over_budget(
     """Return a line per model, without ticks at budgets between 0 and `spare`."""
     marks, labels = model_marks(outcome), model_labels(outcome)
     budgets = sorted({epsilon for line in lines.values() for epsilon in line})
+    told = []
+    for name, line in lines.items():
+        words = (f"{short(None if math.isnan(v) else v)} {f'at {e:g}/255' if e else 'clean'}" for e, v in line.items())
+        told.append(f"{name}: {', '.join(words)}")
     return Chart(
         title=title,
-        description=f"{'; '.join(f'{name}: {_told(line)}' for name, line in lines.items())}.",
+        description=f"{'; '.join(told)}.",
         axes=("budget ε, in 1/255", figure),
         series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
         ticks={budget: f"{budget:g}" for budget in budgets if not 0 < budget < spare},
@@ -128,11 +120,6 @@ def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
 
 def _numbers(by_key: Mapping[str, float | None]) -> dict[float, float]:
     return {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
-
-
-def _told(line: Mapping[float, float]) -> str:
-    words = ((short(v if math.isfinite(v) else None), f"at {e:g}/255" if e else "clean") for e, v in line.items())
-    return ", ".join(" ".join(word) for word in words)
 
 
 def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table, Table], *, most: int) -> Chart:

@@ -2,24 +2,11 @@
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
-from iqa_armor.report.attack_figures import (
-    RANKED_AT,
-    WORST,
-    area,
-    attacks_shown,
-    compare,
-    distinct,
-    figures_of,
-    headline,
-    saturation_note,
-    shown_budget,
-    star_note,
-    starred,
-    under_headline,
-)
+from iqa_armor.report import attack_figures
+from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, headline, shown_budget, starred
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, name_cell, plain, short, signed, significant
-from iqa_armor.results.figure_registry import Figure, declared
+from iqa_armor.results.figure_registry import declared
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import flattened
@@ -34,14 +21,11 @@ STATUS: Mapping[str, tuple[str, Tone]] = {
 
 
 def models_table(outcome: Outcome) -> Table:
-    """Return one row per model in the form of the paper's tables.
-
-    Of many attacks it has the headline's and the worst case; `attacks_table` has all.
-    """
+    """Return a row per model as in the paper's tables; of many attacks, the headline's and the worst case."""
     columns, texts = zip(*_columns(outcome), strict=True)
     rows = tuple(row(name_cell(outcome, m), *cells) for m, *cells in zip(outcome.models, *texts, strict=True))
-    notes = star_note(outcome) if any(column.heading.endswith("*") for column in columns) else ()
-    notes += saturation_note(outcome)
+    notes = attack_figures.star_note(outcome) if any(column.heading.endswith("*") for column in columns) else ()
+    notes += attack_figures.saturation_note(outcome)
     return Table("Quality, robustness and cost", (Column("Model", kind="text"), *columns), (Rows(rows),), notes)
 
 
@@ -60,14 +44,15 @@ def attacks_table(outcome: Outcome) -> Table | None:
             values = (area(figures, "abs_gain"), area(figures, "r_score"), ranked, area(figures, "abs_gain_std"))
             yield row(starred(outcome, name), *map(short, values))
 
-    return Table("Every attack", columns, _by_model(outcome, rows), star_note(outcome) + saturation_note(outcome))
+    notes = attack_figures.star_note(outcome) + attack_figures.saturation_note(outcome)
+    return Table("Every attack", columns, _by_model(outcome, rows), notes)
 
 
 def differences_table(outcome: Outcome) -> Table | None:
     """Return a group of rows per compared model: difference, interval, ratio, reading; None without a baseline."""
 
     def rows(model: ModelEntry) -> Iterator[Row]:
-        for each in compare(outcome, model):
+        for each in attack_figures.compare(outcome, model):
             low, high = each.interval.low, each.interval.high
             limits = DASH if low is None or high is None else f"[{signed(low)}, {signed(high)}]"
             ratio = DASH if each.ratio is None else f"× {each.ratio:.2f}"
@@ -119,13 +104,14 @@ def datasets_table(outcome: Outcome) -> Table | None:
     attack, key = headline(outcome)
     parts = [part for model in outcome.models for part in model.datasets.values()]
     shown = [figure for figure in declared("clean", "data") if any(getattr(p, figure.name) is not None for p in parts)]
-    under = number_columns((f"AbsGainAUC {attack}", f"SROCC, {under_headline(outcome)}"))
-    columns = (Column("Dataset", kind="text"), Column("Images"), *_declared(shown), *under)
+    declared_columns = (Column(figure.label, meaning=figure.says) for figure in shown)
+    under = number_columns((f"AbsGainAUC {attack}", f"SROCC, {attack}, {budget(key)}"))
+    columns = (Column("Dataset", kind="text"), Column("Images"), *declared_columns, *under)
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for spec, part in model.datasets.items():
             attacked = figures_of(part, attack)
-            clean = (_declared_text(figure, getattr(part, figure.name)) for figure in shown)
+            clean = ((plain if each.is_plain else short)(getattr(part, each.name)) for each in shown)
             found = (area(attacked, "abs_gain"), attacked.srocc.get(key))
             yield row(spec, str(part.images), *clean, *map(short, found))
 
@@ -135,23 +121,20 @@ def datasets_table(outcome: Outcome) -> Table | None:
 def budgets_table(outcome: Outcome) -> Table | None:
     """Return a row per model, attack and budget, with every figure that has a value anywhere; None without attacks."""
     found = [figures_of(model, attack) for model in outcome.models for attack in attacks_shown(outcome)]
-    shown = [
-        each
-        for each in declared("attacked")
-        if any(value is not None for figures in found for value in getattr(figures, each.name).values())
-    ]
-    columns = (Column("Attack", kind="text"), Column("ε"), *_declared(shown))
+    values = {each: [v for f in found for v in getattr(f, each.name).values()] for each in declared("attacked")}
+    shown = [each for each, given in values.items() if any(value is not None for value in given)]
+    columns = (Column("Attack", kind="text"), Column("ε"), *(Column(each.label, meaning=each.says) for each in shown))
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for attack in attacks_shown(outcome) if model.attacks else ():
             figures = figures_of(model, attack)
-            keys, last = distinct(figures), [*figures.abs_gain][-1:]
+            keys, last = attack_figures.distinct(figures), [*figures.abs_gain][-1:]
             for key in keys:
-                texts = (_declared_text(each, getattr(figures, each.name).get(key)) for each in shown)
+                texts = ((plain if each.is_plain else short)(getattr(figures, each.name).get(key)) for each in shown)
                 yield row(attack, key if key != keys[-1] or [key] == last else f"{key} to {last[0]}", *texts)
 
     groups = _by_model(outcome, rows)
-    notes = ("ε and distances in 1/255.", *saturation_note(outcome))
+    notes = ("ε and distances in 1/255.", *attack_figures.saturation_note(outcome))
     return Table("Every budget", columns, groups, notes) if groups else None
 
 
@@ -176,9 +159,8 @@ def checks_table(outcome: Outcome) -> Table | None:
 def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     """Yield the columns of `models_table` with a text for each model."""
     gain, r_score, std = _areas(outcome)
-    attack, _ = headline(outcome)
     shown, models = attacks_shown(outcome), outcome.models
-    main = [name for name in shown if name in (attack, WORST)]
+    main = [name for name in shown if name in (headline(outcome)[0], WORST)]
     names = shown if len(outcome.settings.attacks) <= SIDE_BY_SIDE else main
 
     def areas(group: str, figure: str, attacks: list[str], *, spare: int = 0) -> Iterator[tuple[Column, list[str]]]:
@@ -189,9 +171,9 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
     yield Column("SROCC", f"Clean{UP}"), [short(model.srocc) for model in models]
     yield Column("PLCC", f"Clean{UP}"), [short(model.plcc) for model in models]
     if any(model.worst_case_srocc for model in models):
-        for heading, key in ((budget(RANKED_AT), RANKED_AT), ("mean", None)):
-            values = (m.worst_case_srocc.get(key) if key else m.worst_case_srocc_mean for m in models)
-            yield Column(heading, f"Worst-case SROCC{UP}"), [*map(short, values)]
+        at, group = attack_figures.RANKED_AT, f"Worst-case SROCC{UP}"
+        yield Column(budget(at), group), [short(model.worst_case_srocc.get(at)) for model in models]
+        yield Column("mean", group), [short(model.worst_case_srocc_mean) for model in models]
     yield from areas(gain, "abs_gain", names)
     yield from areas(r_score, "r_score", names)
     for name in main:
@@ -206,16 +188,8 @@ def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
 
 def _areas(outcome: Outcome) -> tuple[str, str, str]:
     less = DOWN if outcome.settings.sign > 0 else UP
-    mean = " mean" if saturation_note(outcome) else "AUC"
+    mean = " mean" if attack_figures.saturation_note(outcome) else "AUC"
     return f"AbsGain{mean}{less}", f"R-Score{mean}{UP}", f"Gain in std{less}"
-
-
-def _declared(figures: Iterable[Figure]) -> list[Column]:
-    return [Column(figure.label, meaning=figure.says) for figure in figures]
-
-
-def _declared_text(figure: Figure, value: float | None) -> str:
-    return plain(value) if figure.is_plain else short(value)
 
 
 def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:

@@ -5,6 +5,8 @@ from dataclasses import replace
 from importlib import resources
 from typing import Any
 
+from jinja2 import Environment
+
 from iqa_armor.report.document import Cell, Mark
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
@@ -23,15 +25,12 @@ def short(value: float | None) -> str:
 
 
 def signed(value: float | None) -> str:
-    """Return a figure like `short`, with its sign in front."""
     return short(value) if value is None or value < 0 else f"+{short(value)}"
 
 
 def plain(value: float | str | None) -> str:
     """Return a number of any size with four significant digits, a word as it stands, a dash for None."""
-    if value is None:
-        return DASH
-    return value if isinstance(value, str) else f"{value:.4g}"
+    return value if isinstance(value, str) else significant(value, 4)
 
 
 def is_number(key: str) -> bool:
@@ -40,7 +39,6 @@ def is_number(key: str) -> bool:
 
 
 def budget(key: str) -> str:
-    """Return the key of a budget as a reader would say it."""
     return f"{key}/255" if is_number(key) else f"its {key} budget"
 
 
@@ -56,8 +54,6 @@ def significant(value: float | None, digits: int = 3, *, unit: float = 1) -> str
 
 def sentences(template: str, told: Mapping[str, Any]) -> tuple[str, ...]:
     """Return the lines of a template of this folder, each once."""
-    from jinja2 import Environment
-
     text = resources.files("iqa_armor.report").joinpath(template).read_text(encoding="utf-8")
     lines = Environment(trim_blocks=True).from_string(text).render(told).split("\n")
     return tuple(filter(None, dict.fromkeys(lines)))
@@ -92,21 +88,19 @@ def model_marks(outcome: Outcome) -> dict[str, Mark]:
 
 
 def model_labels(outcome: Outcome) -> dict[str, str]:
-    """Return a short label for every model, for one behind a defense that of the defense.
-
-    The model's own name goes with it where there are several. `UNAWARE` is added where the attack does not know it.
-    """
+    """Return a short label for every model or its defense, with `UNAWARE` where the attack does not know that."""
     labels = {}
     for model in outcome.models:
         words = model.name if model.threat is None else defense_label(outcome, model)
-        is_unaware = model.threat == "bare"
-        labels[model.name] = f"{brief(words, LABEL_LENGTH - 2)} {UNAWARE}" if is_unaware else brief(words)
+        mark = f" {UNAWARE}" * (model.threat == "bare")
+        labels[model.name] = brief(words, LABEL_LENGTH - len(mark)) + mark
     return labels
 
 
 def defense_label(outcome: Outcome, model: ModelEntry) -> str:
     """Return the words of a model's defense, after the model's own name where there are several."""
-    return model.defense if _is_alone(outcome) else _drawn_as(model)
+    is_alone = len({each.defends or each.name for each in outcome.models}) == 1
+    return model.defense if is_alone else _drawn_as(model)
 
 
 def row_name(outcome: Outcome, model: ModelEntry) -> str:
@@ -114,7 +108,7 @@ def row_name(outcome: Outcome, model: ModelEntry) -> str:
     if model.threat is None:
         return model.name + " (baseline)" * (model.name == outcome.baseline)
     words = defense_label(outcome, model)
-    return f"{'+ ' * _is_alone(outcome)}{words}{' (unaware)' if model.threat == 'bare' else ''}"
+    return f"{'+ ' * (words == model.defense)}{words}{' (unaware)' if model.threat == 'bare' else ''}"
 
 
 def name_cell(outcome: Outcome, model: ModelEntry) -> Cell:
@@ -127,10 +121,6 @@ def brief(name: str, length: int = LABEL_LENGTH) -> str:
         return name
     tail = (length - 1) * 2 // 3
     return f"{name[: length - 1 - tail]}…{name[-tail:]}"
-
-
-def _is_alone(outcome: Outcome) -> bool:
-    return len({model.defends or model.name for model in outcome.models}) == 1
 
 
 def _drawn_as(model: ModelEntry) -> str:

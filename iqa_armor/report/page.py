@@ -14,7 +14,10 @@ from importlib import resources
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from jinja2 import Environment, StrictUndefined
+from PIL import Image
 
+from iqa_armor.data.images import opened
 from iqa_armor.report.document import READINGS, Chart, ImageFile, Report, Series, Table
 from iqa_armor.report.formatting import GREY
 
@@ -24,12 +27,7 @@ if TYPE_CHECKING:
 
 
 def render_page(report: Report) -> str:
-    """Return a report as the text of one HTML file that needs no other file and no network.
-
-    The JSON of what is reported stands in an element whose id is the report's kind.
-    """
-    from jinja2 import Environment, StrictUndefined
-
+    """Return a report as the text of one HTML file that needs no other file and no network."""
     home = resources.files("iqa_armor.report")
     rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
     numbers = itertools.count()
@@ -52,12 +50,10 @@ def _minus(text: str) -> str:
 
 def _spoken(sentence: str) -> str:
     """Return a sentence as HTML, its readings in colour and its numbers with a true minus."""
-    tones = {reading: tone for reading, tone in READINGS.items() if tone != "dim"}
-    return re.sub(
-        rf"\(({'|'.join(tones)})\)",
-        lambda found: f'(<strong class="{tones[found[1]]}">{found[1]}</strong>)',
-        _minus(escape(sentence)),
-    )
+    text = _minus(escape(sentence))
+    for reading, tone in READINGS.items():
+        text = text.replace(f"({reading})", f'(<strong class="{tone}">{reading}</strong>)') if tone != "dim" else text
+    return text
 
 
 def _rows_below(table: Table, group: int, place: tuple[int, int]) -> int:
@@ -69,10 +65,6 @@ def _rows_below(table: Table, group: int, place: tuple[int, int]) -> int:
 
 def _embedded(file: ImageFile) -> tuple[str, int, int]:
     """Return an image file as a data URI, with its width and height."""
-    from PIL import Image
-
-    from iqa_armor.data.images import opened
-
     with opened(file.data) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size
@@ -118,10 +110,7 @@ def draw(chart: Chart, identifier: str) -> str:
 
 
 def spread(values: Sequence[float], gap: float, *, highest: float) -> list[float]:
-    """Return the values moved apart to at least `gap`, in their order and as near to where they were as may be.
-
-    They stay between 0 and `highest` if they fit. Values that would touch become a group around their mean.
-    """
+    """Return the values moved apart to at least `gap`, in order, as little as may be, in [0, highest] if they fit."""
     from scipy.optimize import isotonic_regression
 
     if not values:
@@ -150,9 +139,7 @@ def _draw(axes: Axes, series: Series) -> None:
 
 
 def _set_axes(axes: Axes, chart: Chart) -> None:
-    across, up = chart.axes
-    axes.set_xlabel(across)
-    axes.set_ylabel(up)
+    axes.set(xlabel=chart.axes[0], ylabel=chart.axes[1])
     for level, color in chart.levels:
         axes.axhline(level, color=color, linewidth=0.9, linestyle="--")
     if chart.has_diagonal:
@@ -165,7 +152,7 @@ def _set_axes(axes: Axes, chart: Chart) -> None:
     if chart.ticks:
         axes.set_xticks(list(chart.ticks), list(chart.ticks.values()))
         axes.grid(visible=False, axis="x")
-        if not across:  # names, not numbers
+        if not chart.axes[0]:  # names, not numbers
             axes.tick_params(axis="x", labelsize=8.5)
             axes.set_xlim(-0.5, len(chart.ticks) - 0.5)
     else:
@@ -186,16 +173,9 @@ def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
     placed = spread(heights, LABEL_GAP, highest=pixels)
     leader = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
     for series, end, height in zip(labelled, ends, placed, strict=True):
-        axes.annotate(
-            series.label,
-            xy=end,
-            xytext=(1 + 12 / axes.bbox.width, height / pixels),
-            textcoords="axes fraction",
-            color=series.mark.color,
-            va="center",
-            annotation_clip=False,
-            arrowprops={**leader, "color": series.mark.color},
-        )
+        at, color = (1 + 12 / axes.bbox.width, height / pixels), series.mark.color
+        looks: dict[str, Any] = {"color": color, "va": "center", "arrowprops": {**leader, "color": color}}
+        axes.annotate(series.label, end, at, textcoords="axes fraction", annotation_clip=False, **looks)
 
 
 def _element(figure: Figure, chart: Chart) -> str:

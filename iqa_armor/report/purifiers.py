@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Sequence
 
-from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred, under_headline
+from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred
 from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
 from iqa_armor.report.formatting import DOWN, UP, brief, budget, defense_label, model_marks, sentences, short
 from iqa_armor.results.figures import ModelEntry
@@ -27,26 +27,33 @@ def purifiers_table(outcome: Outcome) -> Table | None:
     found = purifications(outcome)
     if not found:
         return None
-    names = _columns(outcome)
-    spare = {name: int(name != names[-1]) for name in names}
-    shown = {name: starred(outcome, name) if name != OVERALL else name for name in names}
-    columns = [
+    names, (attack, key) = _columns(outcome), headline(outcome)
+    attacks = {name: starred(outcome, name) for name in outcome.settings.attacks}
+
+    def both(group: str) -> tuple[Column, Column]:
+        return Column("before", group, spare=2), Column("after", group)
+
+    def each_attack(group: str) -> Iterator[Column]:
+        return (Column(attacks.get(name, name), group, spare=int(name != names[-1])) for name in names)
+
+    columns = (
         Column("Purifier", kind="text"),
         *number_columns((f"Clean quality{UP}", f"Clean gain{DOWN}")),
-        *_before_and_after(f"Clean SROCC{UP}"),
+        *both(f"Clean SROCC{UP}"),
         Column("Attack", kind="text"),
-        *(Column(shown[name], f"Quality{UP}", spare=spare[name]) for name in names),
-        *(Column(shown[name], f"Gain score{DOWN}", spare=spare[name]) for name in names),
-        *_before_and_after(f"SROCC, {under_headline(outcome)}{UP}"),
-    ]
+        *(*each_attack(f"Quality{UP}"), *each_attack(f"Gain score{DOWN}")),
+        *both(f"SROCC, {attack}, {budget(key)}{UP}"),
+    )
     groups = tuple(Rows(tuple(_rows(outcome, each))) for each in found)
-    return Table("Images and scores behind purifiers", tuple(columns), groups, _notes(outcome))
+    shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
+    where = [f"at {budget(key)}" for key in shared]
+    where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []
+    told = {"attacks": attacks, "where": where, "eot": outcome.settings.eot, "side_by_side": SIDE_BY_SIDE}
+    return Table("Images and scores behind purifiers", columns, groups, sentences("purifiers.jinja", told))
 
 
 def plane(outcome: Outcome) -> Panels:
-    """Return the gain-quality plane: both overall, a point per purifier and threat, those of one purifier joined.
-
-    Without a chart where no purifier was attacked.
+    """Return the gain-quality plane, if there were attacks: a point per purifier and threat, of one purifier joined.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957.
     """
@@ -58,10 +65,8 @@ def plane(outcome: Outcome) -> Panels:
             points += [(model, (x, y))] if x is not None and y is not None else []
         label = defense_label(outcome, entries[0])
         if points:
-            parts = (
-                f"gain score {short(x)} and quality {short(y)} under an {_threat(model)} attack"
-                for model, (x, y) in points
-            )
+            figures = ((short(x), short(y), _threat(model)) for model, (x, y) in points)
+            parts = (f"gain score {x} and quality {y} under an {threat} attack" for x, y, threat in figures)
             told.append(f"{label}: {', '.join(parts)}")
             series.append(Series(tuple(at for _, at in points), marks[entries[0].name], style="joined"))
         for model, at in points:
@@ -74,10 +79,6 @@ def plane(outcome: Outcome) -> Panels:
 
 def _threat(model: ModelEntry) -> str:
     return "unaware" if model.threat == "bare" else "adaptive"
-
-
-def _before_and_after(group: str) -> tuple[Column, Column]:
-    return Column("before", group, spare=2), Column("after", group)
 
 
 def _columns(outcome: Outcome) -> list[str]:
@@ -110,12 +111,3 @@ def _at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str
     by_budget = [getattr(figures_of(model, attack), name).get(shown_budget(outcome, attack)) for attack in attacks]
     values: list[float] = [value for value in by_budget if value is not None]
     return sum(values) / len(values) if values and len(values) == len(attacks) else None
-
-
-def _notes(outcome: Outcome) -> tuple[str, ...]:
-    attacks = {name: starred(outcome, name) for name in outcome.settings.attacks}
-    shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
-    where = [f"at {budget(key)}" for key in shared]
-    where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []
-    told = {"attacks": attacks, "where": where, "eot": outcome.settings.eot, "side_by_side": SIDE_BY_SIDE}
-    return sentences("purifiers.jinja", told)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from rich.cells import cell_len
 from rich.console import Console, ConsoleOptions, RenderResult
@@ -83,7 +84,7 @@ def _table(table: Table, width: int) -> RenderResult:
     for block, columns in enumerate(_fitted(table, width)):
         yield from [Text("")] if block else []
         widths = _widths(columns, width)
-        yield _grid([[Text(column.heading) for column in columns]], columns, widths, is_head=True)
+        yield _grid([[Text(column.heading) for column in columns]], columns, widths, vertical="bottom")
         yield Text("─" * min(width, sum(widths) + GAP * (len(widths) - 1)), style=STYLES["dim"])
         for place, group in enumerate(table.groups):
             if group.heading is not None:
@@ -94,10 +95,7 @@ def _table(table: Table, width: int) -> RenderResult:
 
 
 def _fitted(table: Table, width: int) -> list[list[_Shown]]:
-    """Return the columns that there is room for, dispensable ones left out.
-
-    Where the others have no room side by side, those on the right follow below, behind the first column once more.
-    """
+    """Return the columns without dispensable ones; where there is no room, the right ones follow below the first."""
     for spare in sorted({column.spare for column in table.columns}, reverse=True):
         first, *others = _joined(table.without(spare + 1))
         if sum(column.widths[1] + GAP for column in (first, *others)) - GAP <= width:
@@ -112,12 +110,11 @@ def _fitted(table: Table, width: int) -> list[list[_Shown]]:
 
 def _widths(columns: Sequence[_Shown], width: int) -> list[int]:
     """Return the widths of columns: the least ones, and more from left to right while there is room."""
-    found, *aims = zip(*(column.widths for column in columns), strict=True)
-    widths = list(found)
-    for aim in aims:
-        for place, wanted in enumerate(aim):
+    widths = [column.widths[0] for column in columns]
+    for aim in (1, 2):
+        for place, column in enumerate(columns):
             room = width - GAP * (len(columns) - 1) - sum(widths)
-            widths[place] += max(0, min(wanted - widths[place], room))
+            widths[place] += max(0, min(column.widths[aim] - widths[place], room))
     return widths
 
 
@@ -133,21 +130,16 @@ def _joined(table: Table) -> Iterator[_Shown]:
 def _cell(group: Rows, row: Sequence[Cell | None], places: Sequence[int]) -> Text:
     shown = [cell for place in places if (cell := row[place]) is not None]
     indent = "  " if places[0] == 0 and group.heading is not None else ""
-    style = STYLES[shown[0].tone] if shown else ""
-    return Text(indent + "/".join(cell.text for cell in shown), style=style)
+    return Text(indent + "/".join(cell.text for cell in shown), style=STYLES[shown[0].tone] if shown else "")
 
 
 def _grid(
-    rows: Iterable[Sequence[Text]], columns: Sequence[_Shown], widths: Sequence[int], *, is_head: bool = False
+    rows: Iterable[Sequence[Text]], columns: Sequence[_Shown], widths: Sequence[int], *, vertical: Any = "top"
 ) -> Grid:
     grid = Grid(box=None, show_header=False, pad_edge=False, padding=(0, GAP, 0, 0))
     for column, width in zip(columns, widths, strict=True):
-        grid.add_column(
-            justify="right" if column.kind == "number" else "left",
-            vertical="bottom" if is_head else "top",
-            width=width,
-            overflow="fold",
-        )
+        justify: Any = "right" if column.kind == "number" else "left"
+        grid.add_column(justify=justify, vertical=vertical, width=width, overflow="fold")
     for row in rows:
         grid.add_row(*(Text(_wrapped(text.plain, w), style=text.style) for text, w in zip(row, widths, strict=True)))
     return grid

@@ -58,28 +58,25 @@ def _conclusion(outcome: Outcome, model: ModelEntry) -> str:
         return _alone(outcome, model)
     parts = [f"{what} {short(row.baseline)} → {short(row.value)} ({row.reading})" for what, row in rows.items()]
     sentence = f"{model.name} against {outcome.baseline}: {', '.join(parts)}."
-    if {row.reading for what, row in rows.items() if what != "clean SROCC"} == {"better", "worse"}:
-        sentence += (
-            " Gain and ranking under attack disagree: believe the worst-case SROCC, which no common shift flatters."
-        )
-    return sentence
+    disagree = "Gain and ranking under attack disagree: believe the worst-case SROCC, which no common shift flatters."
+    read = {row.reading for what, row in rows.items() if what != "clean SROCC"}
+    return f"{sentence} {disagree}" if read == {"better", "worse"} else sentence
 
 
 def _alone(outcome: Outcome, model: ModelEntry) -> str:
     attack, key = headline(outcome)
-    figures = model.attacks.get(attack)
+    figures, worst = model.attacks.get(attack), model.worst_case_srocc.get(RANKED_AT)
     if figures is None:
         return f"{model.name}: SROCC {short(model.srocc)}, not attacked."
     gain = figures.abs_gain.get(key)
     moved = None if gain is None else gain * outcome.settings.sign
-    sentence = f"{model.name}: {attack} at {budget(key)} {_raises(outcome)} scores by {short(moved)} of their range"
-    worst = model.worst_case_srocc.get(RANKED_AT)
-    if model.srocc is None:
-        return f"{sentence}."
-    if worst is not None:
+    says = f"{attack} at {budget(key)} {_raises(outcome)} scores by {short(moved)} of their range"
+    if model.srocc is not None and worst is not None:
         ranked = f"clean SROCC {short(model.srocc)}, worst-case SROCC {short(worst)} at {budget(RANKED_AT)}"
-        return f"{model.name}: {ranked}. {sentence.removeprefix(f'{model.name}: ')}."
-    return f"{sentence} and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}."
+        return f"{model.name}: {ranked}. {says}."
+    if model.srocc is not None:
+        says += f" and takes SROCC from {short(model.srocc)} to {short(figures.srocc.get(key))}"
+    return f"{model.name}: {says}."
 
 
 def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:

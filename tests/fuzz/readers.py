@@ -182,7 +182,7 @@ def _matrices(folder: Path) -> Iterator[Path]:
 
 
 def _matrix(path: Path) -> object:
-    from iqa_armor.data.live import read_variable
+    from iqa_armor.data.releases import read_variable
 
     refused = None
     for kind, name in (("numbers", "dmos"), ("texts", "names")):
