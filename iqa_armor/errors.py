@@ -17,8 +17,6 @@ NETWORK_FAILURES = (
     *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
     *(LookupError, ArithmeticError, NameError, ImportError),
 )
-
-
 Says = Callable[[BaseException], str]  # what a message says of an exception
 
 
@@ -83,8 +81,8 @@ class OutputError(ArmorError):
 def first_line(error: BaseException, length: int = 200) -> str:
     """Return the first line of an error's text that says something, or its kind."""
     # A text may hold anything, even what no terminal can show.
-    lines = (line.strip() for line in str(error).encode(errors="replace").decode().splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:length]
+    lines = map(str.strip, str(error).encode(errors="replace").decode().splitlines())
+    return next(filter(None, lines), type(error).__name__)[:length]
 
 
 def reason_of(error: BaseException) -> str:

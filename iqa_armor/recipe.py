@@ -140,15 +140,12 @@ def _ranks_across_layers(criterion: object) -> bool:
 def read_recipe(recipe: Path | str) -> dict[str, Any]:
     """Return the settings that a shipped recipe (its name) or a TOML file gives, unvalidated; else a RecipeError."""
     shipped, path = shipped_recipes(), shipped_recipes().get(str(recipe), Path(recipe))
+    known = f"a TOML file, a model file that was made by one, or a shipped recipe: {', '.join(shipped)}"
     with reading(path, RecipeError, says="is not TOML", advice="name a recipe as harden takes it"):
         try:
-            content = contents(path, MOST_BYTES)
+            return tomllib.loads(contents(path, MOST_BYTES).decode("utf-8"))
         except FileNotFoundError as error:
-            raise RecipeError(
-                f"there is no recipe {recipe}; name a TOML file, a model file that was made by one, or a shipped "
-                f"recipe: {', '.join(shipped)}"
-            ) from error
-        return tomllib.loads(content.decode("utf-8"))
+            raise RecipeError(f"there is no recipe {recipe}; name {known}") from error
 
 
 def shipped_recipes() -> dict[str, Path]:

@@ -39,9 +39,8 @@ def chance_srocc(count: int) -> float:
 def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
     """Pearson correlation of vectors after fitting the scores to the opinions by a four-parameter logistic.
 
-    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the
-    relation is lost: scores that fall with quality correlate as well as scores that rise. Also nan where N < 4 or the
-    fit does not converge.
+    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the relation is lost. Also
+    nan where N < 4 or the fit does not converge.
 
     Source: VQEG, "Final report on the validation of objective models of video quality assessment,
     phase II", 2003; starting point from the data's range, scores standardised before the fit (ours).

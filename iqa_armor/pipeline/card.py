@@ -27,7 +27,6 @@ RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
 
 
 def card_file(model: Path | str) -> Path:
-    """Return where the card of a model file stands: beside it."""
     return Path(model).with_suffix(".card.md")
 
 
@@ -80,7 +79,7 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     run, recipe = known["run"] or {}, known["recipe"]
     usual = (Recipe if "position" in recipe else TrainSettings)().model_dump()
     told = {"known": known, "made": known["provenance"], "run": run, "record": json.dumps(run, indent=1)}
-    told |= {"changed": {name: value for name, value in recipe.items() if usual.get(name) != value}}
+    told["changed"] = {name: value for name, value in recipe.items() if usual.get(name) != value}
     rules = Environment(trim_blocks=True, keep_trailing_newline=True)
     template = resources.files("iqa_armor.pipeline").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return rules.from_string(template).render(told, outcome=outcome, interval=_interval)
@@ -100,7 +99,6 @@ def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
     names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
     return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -115,7 +113,6 @@ def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
-    """Return the record stored with a model made from `model` on `dataset`."""
     return {
         "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
         "data": {

@@ -100,7 +100,6 @@ def forecast_certificates(
     smoothers: Mapping[str, Smoother],
     device: torch.device,
 ) -> list[Forecast]:
-    """Return what `certify_images` would take: every method scores its samples of every image."""
     dataset = opened(source)
     images = dataset.reported()[1].limit(settings.limit)
     calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in smoothers.values())

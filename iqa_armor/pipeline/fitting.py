@@ -54,7 +54,6 @@ class RunOptions:
     def checkpoint_of(
         self, model: QualityModel, dataset: Dataset, images: TrainingImages, **facts: Any
     ) -> Checkpoint | None:
-        """Return the checkpoint of a fit that follows from a model, a dataset, its images and further facts."""
         if self.checkpoint is None:
             return None
         made_from = {"labels": dataset.fingerprint, "pixels": images.digest(), "weights": state_digest(model), **facts}

@@ -140,7 +140,6 @@ class Frontier:
     others: dict[float, QualityModel] = field(default_factory=dict)
 
     def __call__(self, model: QualityModel, start: Weights) -> None:
-        """Measure the models between the start and a fitted model, and give that the weights of the best."""
         sign, count = math.copysign(1.0, self.then.spread), self.recipe.frontier
         points = frontier(model, start, self.images, count=count, sign=sign, progress=self.progress)
         chosen = choose_point(points, original=self.original, drop=self.recipe.max_srocc_drop)

@@ -52,7 +52,6 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
 
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float, *, fault: str = FAULT) -> SurgeryProof:
-    """Return the proof that two tensors are equal, or raise a SurgeryError, which says the `fault`."""
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
     apart = float((before - after).abs().max()) / spread if before.shape == after.shape else math.inf
     if not apart <= tolerance:

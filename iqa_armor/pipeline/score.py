@@ -99,7 +99,6 @@ def find_images(paths: Sequence[Path | str]) -> list[Path]:
 
 
 def image_set(paths: Sequence[Path | str]) -> ImageSet:
-    """Return the images that `find_images` finds, each once and named by its path."""
     files = tuple(dict.fromkeys(find_images(paths)))
     return ImageSet(tuple(map(str, files)), FileImages(files))
 

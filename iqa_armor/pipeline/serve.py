@@ -5,11 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -36,8 +35,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     pixels: Tensor
     found: asyncio.Future[float | ArmorError]
 
@@ -128,7 +126,6 @@ class _Api:
         return self.work is not None and not self.work.done()
 
     async def score(self, chunks: AsyncIterator[bytes]) -> tuple[int, dict[str, Any]]:
-        """Return the status and the content of an answer to the bytes of an image file."""
         start, status = time.perf_counter(), 200
         try:
             async with asyncio.timeout(self.service.timeout):
@@ -159,8 +156,7 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
     POST /score takes the bytes of an image file and gives {"model", "score", "higher_is_better"} and, as far as the
     model records what they take, "mos", "percentile" and "0-100". Anything else is {"detail": reason} with the status
     413 (too large), 415 (a form, JSON or nothing), 422 (no image, or none that the model can score), 503 (too busy) or
-    504 (too slow); 499 counts clients that left before all of theirs had come.
-    Raises ArmorError if what it takes is not installed.
+    504 (too slow); 499 counts clients that left early. Raises ArmorError if what it takes is not installed.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
         raise ArmorError(f"a service takes {', '.join(missing)}, not here; run pip install 'iqa-armor[serve]'")

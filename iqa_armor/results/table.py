@@ -60,12 +60,10 @@ class Table:
         return self.columns[name]
 
     def where(self, **values: str) -> Table:
-        """Return the rows whose columns have these values, in their order."""
         chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
         return self.take(chosen)
 
     def take(self, rows: Any) -> Table:
-        """Return the rows of these numbers, in their order."""
         return Table({name: column[rows] for name, column in self.columns.items()})
 
     def changed(self, **given: Any) -> Table:

@@ -17,8 +17,7 @@ from iqa_armor.graph.walk import ADDITIONS, Dominators, reach
 class Lineage:
     """What the nodes of a traced graph that depend on the images come from.
 
-    `convolutions` are those on maps larger than one pixel, in order; `last_convolutions` are, by node, those before it
-    with no other in between, itself if it is one.
+    `convolutions` on maps larger than one pixel, in order; `last_convolutions` nearest before a node, or itself.
     """
 
     def __init__(self, traced: fx.GraphModule) -> None:
@@ -102,7 +101,7 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
         if _ends_unit(lineage, node) and len(size_of(node) or ()) in (3, 4):
             with suppress(SurgeryError):
                 found.append(token_grid(lineage, node))
-    return tuple(grid for grid in found if grid is not None)
+    return tuple(filter(None, found))
 
 
 def turned_tokens(lineage: Lineage) -> TokenGrid | None:
@@ -145,8 +144,7 @@ def _turned(graph: fx.Graph, node: fx.Node) -> fx.Node:
 def last_tokens(grids: Sequence[TokenGrid]) -> TokenGrid:
     """Return what the last stage of a transformer with two grids or more reads (ours).
 
-    That is the last tokens on a larger grid than the final one; where all are on one, those that the last quarter of
-    the units reads, at the end of a block.
+    It is the last on a larger grid than the final one, else what the last quarter of units reads, at a block's end.
     """
     larger = [grid for grid in grids if grid.size != grids[-1].size]
     if larger:
@@ -171,7 +169,7 @@ def _grid(node: fx.Node, place: tuple[int, ...], extra: int) -> TokenGrid:
 def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:
     """Return the grids of equal square patches of an image, larger than one pixel."""
     height, width = image[2:]
-    sides = (side for side in range(2, min(height, width)) if height % side == 0 and width % side == 0)
+    sides = (side for side in range(2, min(height, width)) if height % side == width % side == 0)
     return {(height // side, width // side) for side in sides}
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.calls import plain_name, tensors_in
+from iqa_armor.graph.calls import plain_name, tensors_in, writes
 from iqa_armor.graph.interpret import call_node
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
@@ -120,7 +120,16 @@ class Masked(fx.Interpreter):
         for original, labels in self.labelling.reads.get(self._own[n.name], ()):
             source, is_sum = by_name[original.name], self._own[n.name] in self.labelling.rescaled
             read[source] = self._of_zeros(source, {}) if is_sum else self._masked(read[source], labels)
+        if not self.garbage_collect_values and writes(self.module, n):
+            read.update({source: read[source].clone() for source in n.all_input_nodes if self._is_last(source)})
         return fx.node.map_arg((n.args, n.kwargs), read.__getitem__)
+
+    def _is_last(self, source: fx.Node) -> bool:
+        """Whether one node alone reads a tensor: what that writes goes into a copy, so that the tensor stays known."""
+        value = self.env[source]
+        others = (each for node, each in self.env.items() if node is not source and isinstance(each, Tensor))
+        stored = value.untyped_storage().data_ptr() if isinstance(value, Tensor) and len(source.users) == 1 else None
+        return stored is not None and all(each.untyped_storage().data_ptr() != stored for each in others)
 
     def _masked(self, value: Tensor, labels: Tensor) -> Tensor:
         return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
