@@ -30,10 +30,8 @@ def bench(models: ModelsArg, settings: BenchSettings, call: ModelCall) -> None:
     if show_if_json(found):
         return
     _show(found)
-    if models[1:]:
-        say_next("evaluate", *models[1:], "--baseline", models[0], *call.words(Opening))
-    else:
-        say_next("harden", models[0], *call.words(Opening))
+    follows = ["evaluate", *models[1:], "--baseline"] if models[1:] else ["harden"]
+    say_next(*follows, models[0], *call.words(Opening))
 
 
 def _show(found: dict[str, Any]) -> None:

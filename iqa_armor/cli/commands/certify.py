@@ -10,15 +10,12 @@ from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import CertifySettings, Opening
 
-FILES = typer.Argument(
-    metavar="MODEL… [IMAGE…]",
-    help="Model files, and image files or folders of them; without images those of --data.",
-)
+FILES = "Model files, and image files or folders of them; without images those of --data."
 
 
 @options(usual=("methods", "samples", "sigma", "radius", "limit", "device"))
 def certify(
-    files: Annotated[list[Path], FILES],
+    files: Annotated[list[Path], typer.Argument(metavar="MODEL… [IMAGE…]", help=FILES)],
     settings: CertifySettings,
     call: arguments.DataCall,
     baseline: arguments.BaselineOpt = None,

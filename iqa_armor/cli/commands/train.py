@@ -10,15 +10,10 @@ from iqa_armor.cli.console import COMMAND, RESUME, say, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import TrainSettings
 
-ARCH = typer.Argument(
-    metavar="ARCH",
-    help="A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to "
-    "train further.",
+ARCH = (
+    "A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to train further."
 )
-WEIGHTS = typer.Option(
-    metavar="FILE",
-    help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
-)
+WEIGHTS = "Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew."
 
 
 @options(
@@ -26,11 +21,11 @@ WEIGHTS = typer.Option(
     usual=("epochs", "batch_size", "learning_rate", "loss", "device"),
 )
 def train(
-    arch: Annotated[str, ARCH],
+    arch: Annotated[str, typer.Argument(metavar="ARCH", help=ARCH)],
     settings: TrainSettings,
     call: arguments.FitCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
-    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help=WEIGHTS)] = None,
     resume: arguments.ResumeOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
