@@ -47,7 +47,6 @@ def schema_of(name: str) -> dict[str, Any]:
 
 
 def _outputs() -> dict[str, dict[str, Any]]:
-    """Return the schemas of all outputs: of the classes that are written, and of outputs.json."""
     from iqa_armor.results.outcome import Certification, Outcome
 
     evaluated, certified = (kind.model_json_schema(by_alias=True) for kind in (Outcome, Certification))
