@@ -16,11 +16,7 @@ _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "empty", "dropout")
 
 
 def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
-    """Replace tensors that no image changes by stored ones, in place.
-
-    These are weights that are computed from others (what is learned from then on is the result), and tables such as
-    positions; in a graph for one size also those that are made for that size.
-    """
+    """Store what no image changes (weights computed from others, tables; for one size, what it sets), in place."""
     values = _constants(traced, example)
     folded = [node for node in traced.graph.nodes if node in values and _is_worth_storing(traced, node, values)]
     for node in folded:

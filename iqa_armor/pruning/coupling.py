@@ -64,10 +64,7 @@ class Cut:
 
 
 class Coupling:
-    """The coupled channels of a traced network that may go, which are labelled on an example (1, 3, H, W).
-
-    Channels whose removal would leave something else than the rest of the network's tensors stay.
-    """
+    """The channels that a traced network, labelled on an example (1, 3, H, W), may lose without being broken."""
 
     def __init__(self, network: fx.GraphModule, example: Tensor) -> None:
         self.network = network
@@ -88,10 +85,7 @@ class Coupling:
 
     @property
     def groups(self) -> list[ChannelGroup]:
-        """The channels that may go, in the order of the layers that make them.
-
-        Those of a group stand in the same layers equally often, so that no layer can lose all that it has.
-        """
+        """The channels that may go; those of a group stand equally often in the same layers, so none loses all."""
         roots = self.labelling.units.roots()
         sites = {key: roots[labels] for key, labels in self.labelling.sites.items()}
         names = _alike(sites.values(), int(roots.max()) + 1)

@@ -107,10 +107,7 @@ class Units:
         self.fix(torch.cat([first[(second == 0)], second[(first == 0)]]))
 
     def settled(self, labels: Tensor) -> Tensor:
-        """Tie units of one tensor together, so that what goes is whole slices along one axis; return its labels then.
-
-        The axis is the one along which most differ. Numbers that no layer makes are left alone.
-        """
+        """Tie units of a tensor, so that whole slices go along the axis on which most differ; return its labels."""
         small = compressed(labels)
         axes = [axis for axis, length in enumerate(small.shape) if length > 1]
         if len(axes) < 2 or not bool(self.made[small].any()):

@@ -135,10 +135,7 @@ class Masked(fx.Interpreter):
         return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
 
     def _of_zeros(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
-        """Return the value of a node as it is where channels that are gone are zero at the layers that make them.
-
-        Those of nodes in front of it are kept in `found`, since many may read one.
-        """
+        """Return a node's value where channels that are gone are zero at their makers; `found` keeps such values."""
         known = self._own[node.name]
         if not has_channels(self.labelling, known):
             return self.env[node]
