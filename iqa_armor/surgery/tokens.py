@@ -105,7 +105,7 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
 
 
 def turned_tokens(lineage: Lineage) -> TokenGrid | None:
-    """Return the last tokens of a transformer that has them as (tokens, N, C), turned in place; None where it has not."""
+    """Return the last tokens of a transformer that has them as (tokens, N, C), turned in place, or None for others."""
     graph, turned = lineage.traced.graph, list[fx.Node]()
     output = graph.output_node()
     for node in lineage.dominators.of(output) if output in lineage.dominators else ():
