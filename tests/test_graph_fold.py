@@ -1,5 +1,7 @@
 """What no image changes is computed once, and functions on a network's own weights become layers."""
 
+from __future__ import annotations
+
 from collections.abc import Callable
 
 import pytest
@@ -7,7 +9,9 @@ import torch
 from torch import Tensor, fx, nn
 from torch.nn import functional
 
-from iqa_armor.graph.trace import trace
+from iqa_armor.artifact.storage import rebuilt
+from iqa_armor.graph.trace import lay_out, trace
+from iqa_armor.models.base import Preprocessing, QualityModel
 
 
 def images(count: int = 2) -> Tensor:
@@ -143,3 +147,48 @@ def test_a_size_may_be_compared_with_a_size() -> None:
 
     network = Comparing().eval()
     torch.testing.assert_close(trace(network, images(1))(images()), network(images()))
+
+
+def transposed(network: Weighted) -> None:
+    network.weight = nn.Parameter(torch.randn(64, 48).t())
+
+
+def expanded(network: Weighted) -> None:
+    network.shift = nn.Buffer(torch.randn(1).expand(64))
+
+
+def channels_last(network: Weighted) -> None:
+    network.to(memory_format=torch.channels_last)
+
+
+def folded(network: Weighted) -> None:
+    network.turned = True
+
+
+class Weighted(nn.Module):
+    """Weights that some constructors lay out otherwise in memory than a file does."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.turned = nn.Conv2d(3, 48, 3, 2, 1), False
+        self.weight, self.shift = nn.Parameter(torch.randn(48, 64)), nn.Buffer(torch.zeros(64))
+        self.table = nn.Buffer(torch.randn(64, 48))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight = self.weight + self.table.exp().permute(1, 0) if self.turned else self.weight
+        return (self.conv(x).mean((2, 3)) @ weight + self.shift).tanh().mean(1)
+
+
+@pytest.mark.parametrize("laid", [transposed, expanded, channels_last, folded])
+def test_tensors_lie_in_memory_as_their_file_will_give_them(laid: Callable[[Weighted], None]) -> None:
+    torch.manual_seed(0)
+    network = Weighted().eval()
+    laid(network)
+    traced = trace(network, images())
+    assert torch.equal(traced(images()), network(images()))
+    lay_out(traced)
+    held = {**dict(traced.named_parameters()), **dict(traced.named_buffers())}
+    assert [name for name, value in held.items() if not value.is_contiguous()] == []
+    torch.testing.assert_close(traced(images()), network(images()))
+    model = QualityModel(traced, Preprocessing(), name="laid")
+    assert torch.equal(rebuilt(model).network(images()), traced(images()))

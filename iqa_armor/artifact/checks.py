@@ -2,7 +2,7 @@
 
 import math
 import sys
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
@@ -19,7 +19,11 @@ MAX_NAME = 256
 
 
 class FormatError(Exception):
-    """Why a file cannot be opened or a model cannot be stored; the callers add which one."""
+    """Why a file cannot be opened or a model cannot be stored, and in which module; the callers add which file."""
+
+    def __init__(self, text: str, place: str = "") -> None:
+        super().__init__(text)
+        self.place = place
 
 
 @contextmanager
@@ -37,7 +41,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
-def expect_fields(value: object, names: frozenset[str], where: str) -> dict[str, object]:
+def expect_fields(value: object, names: Set[str], where: str) -> dict[str, object]:
     """Return a JSON object that has exactly the named fields."""
     if not isinstance(value, dict):
         raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
@@ -100,10 +104,8 @@ def either(first: ArgumentCheck, second: ArgumentCheck) -> ArgumentCheck:
         try:
             return first(value)
         except FormatError as error:
-            try:
+            with within(f"{error}; or it"):
                 return second(value)
-            except FormatError as other:
-                raise FormatError(f"{error}; or it {other}") from None
 
     return check
 
@@ -119,7 +121,7 @@ def per_axis(axes: int, low: int, high: int) -> ArgumentCheck:
 
 def checked_fields(stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> dict[str, Any]:
     """Return a JSON object that has exactly the fields of `checks`, each as its check returns it."""
-    fields = expect_fields(stored, frozenset(checks), where)
+    fields = expect_fields(stored, checks.keys(), where)
     checked = {}
     for name, check in checks.items():
         with within(f"{where}: {name}"):

@@ -1,5 +1,7 @@
 """From checked JSON values to a traced network on the meta device."""
 
+import copy
+import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -10,10 +12,9 @@ from torch import fx, nn
 from iqa_armor.artifact import checks
 from iqa_armor.artifact.checks import FormatError, expect_fields, shown, within
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS, METHODS
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS, Signature
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
-from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.signatures import SOURCE, Signature, StoredLayer, taken_from
+from iqa_armor.artifact.layers import LAYERS, SOURCE, StoredLayer
 from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
 
@@ -29,7 +30,6 @@ class _Build:
     tensors: Mapping[str, TensorInfo]
     graph: fx.Graph = field(default_factory=fx.Graph)
     nodes: list[fx.Node] = field(default_factory=list)
-    called: set[str] = field(default_factory=set)
 
 
 def decode_network(
@@ -50,7 +50,7 @@ def decode_network(
     for index, stored in enumerate(nodes):
         with within(f"node {index}:"):
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
-    if unused := build.leaves.keys() - build.called:
+    if unused := build.leaves.keys() - {node.target for node in build.nodes if node.op == "call_module"}:
         raise FormatError(f"its graph never calls the declared layer {shown(min(unused))}")
     network = fx.GraphModule(build.root, build.graph, "HardenedNetwork")
     try:
@@ -92,7 +92,7 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
     for path, stored in stored_leaves.items():
         is_source = isinstance(stored, dict) and stored.get("class") == SOURCE
         with within(f"layer {shown(path)}:"):
-            leaves[path], module = taken_from(source, path) if is_source else _leaf(path, stored, header)
+            leaves[path], module = _taken_from(source, path) if is_source else _leaf(path, stored, header)
         container, name = _container(root, path)
         container.add_module(name, module)
     for path, kind in stored_attributes.items():
@@ -101,18 +101,32 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
 
 
 def _leaf(path: str, stored: object, header: Mapping[str, TensorInfo]) -> tuple[StoredLayer, nn.Module]:
-    fields = expect_fields(stored, frozenset({"class", "arguments"}), "its description")
+    fields = expect_fields(stored, {"class", "arguments"}, "its description")
     name = fields["class"]
     if not isinstance(name, str) or name not in LAYERS:
         raise FormatError(f"class {shown(name)} is not allowed")
     leaf = LAYERS[name]
     arguments = leaf.arguments(fields["arguments"])
-    for tensor, shape in (leaf.tensors(arguments) if leaf.tensors else {}).items():
-        info = header.get(f"{path}.{tensor}")
+    for tensor, size_for in leaf.tensors.items():
+        info, shape = header.get(f"{path}.{tensor}"), size_for(arguments)
         if info is None or info.shape != shape:
             found = "is missing" if info is None else f"has size {list(info.shape)}"
             raise FormatError(f"its tensor {tensor!r} must have size {list(shape)} but {found}")
     return leaf, leaf.build(arguments)
+
+
+def _taken_from(source: nn.Module | None, path: str) -> tuple[StoredLayer, nn.Module]:
+    """Return a copy of a module of the user's network, which a graph may give any part of what its forward takes."""
+    if source is None:
+        raise FormatError("it is user code that is not in the file; name its source with --arch")
+    try:
+        found = source.get_submodule(path)
+    except AttributeError as error:
+        raise FormatError(f"the network of --arch has no module {shown(path)}") from error
+    module = copy.deepcopy(found)
+    module.is_traced_whole = True  # type: ignore[assignment]
+    names = list(inspect.signature(type(module).forward).parameters)[1:]
+    return StoredLayer(nn.Module, {}, Signature(" ".join(f"{name}?" for name in names))), module
 
 
 def _add_attribute(root: nn.Module, path: str, kind: object, *, header: Mapping[str, TensorInfo]) -> None:
@@ -158,8 +172,7 @@ def _check_state(network: nn.Module, header: Mapping[str, TensorInfo]) -> None:
 
 def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
     unit = stored.get("unit") if isinstance(stored, dict) else None
-    expected = frozenset({*NODE_FIELDS, "unit"} if unit is not None else NODE_FIELDS)
-    fields = expect_fields(stored, expected, "its description")
+    fields = expect_fields(stored, {*NODE_FIELDS, *([] if unit is None else ["unit"])}, "its description")
     op, target, args, kwargs = (fields[name] for name in NODE_FIELDS)
     if not isinstance(target, str) or not isinstance(args, list) or not isinstance(kwargs, dict):
         raise FormatError("target must be text, args an array and kwargs an object")
@@ -170,7 +183,9 @@ def _add_node(build: _Build, stored: object, *, is_last: bool) -> fx.Node:
     if op in ("placeholder", "output"):
         node = _add_border(build, op, target, args=args, kwargs=kwargs)
     elif op == "get_attr":
-        node = _add_attribute_node(build, target, args=args, kwargs=kwargs)
+        if check_path(target) not in build.tensors or args or kwargs:
+            raise FormatError(f"it reads {shown(target)}, which is no declared tensor")
+        node = build.graph.create_node("get_attr", target)
     else:
         node = _add_call(build, op, target, args=args, kwargs=kwargs)
     if unit is not None:
@@ -189,13 +204,6 @@ def _add_border(build: _Build, op: str, target: str, *, args: list[object], kwar
     return build.graph.create_node("output", "output", (value,))
 
 
-def _add_attribute_node(build: _Build, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
-    path = check_path(target)
-    if path not in build.tensors or args or kwargs:
-        raise FormatError(f"it reads {shown(path)}, which is no declared tensor")
-    return build.graph.create_node("get_attr", path)
-
-
 def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
     callee, signature = _callee(build, op, target)
     with within(f"{op} {shown(target)}:"):
@@ -210,11 +218,9 @@ def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwa
 def _callee(build: _Build, op: object, target: str) -> tuple[Any, Signature]:
     """Return what a node calls, and the arguments it takes."""
     if op == "call_module":
-        path = check_path(target)
-        if path not in build.leaves:
-            raise FormatError(f"it calls {shown(path)}, which is no declared layer")
-        build.called.add(path)
-        return path, build.leaves[path].signature
+        if check_path(target) not in build.leaves:
+            raise FormatError(f"it calls {shown(target)}, which is no declared layer")
+        return target, build.leaves[target].signature
     if op not in ("call_function", "call_method"):
         raise FormatError(f"{shown(op)} is no kind of node")
     if op == "call_method" and target in METHODS:

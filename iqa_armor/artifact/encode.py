@@ -9,8 +9,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.artifact.checks import FormatError, shown
 from iqa_armor.artifact.functions import FUNCTIONS
 from iqa_armor.artifact.header import NAME_OF_DTYPE
-from iqa_armor.artifact.layers import LAYERS
-from iqa_armor.artifact.signatures import SOURCE, is_source
+from iqa_armor.artifact.layers import LAYERS, SOURCE
 from iqa_armor.artifact.values import encode_value
 from iqa_armor.graph.interpret import FIXED_SIZE, place_of
 
@@ -25,8 +24,9 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
     """
     # Some nodes only assert something, in torchvision's networks.
     kept = [node for node in network.graph.nodes if node.target is not torch._assert or node.users]
-    leaves = {str(node.target): _leaf(network, str(node.target)) for node in kept if node.op == "call_module"}
-    state = {f"{path}.{name}": value for path, leaf in leaves.items() for name, value in leaf.state_dict().items()}
+    called = {str(node.target): network.get_submodule(str(node.target)) for node in kept if node.op == "call_module"}
+    leaves = {path: _leaf(path, leaf) for path, leaf in called.items()}
+    state = {f"{path}.{name}": value for path, leaf in called.items() for name, value in leaf.state_dict().items()}
     attributes = {}
     for node in kept:
         if node.op == "get_attr" and node.target not in state:
@@ -37,7 +37,7 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
     tensors = _storable(state)
     description: dict[str, object] = {
         "nodes": _nodes(kept),
-        "leaves": {path: _describe_leaf(path, leaf) for path, leaf in leaves.items()},
+        "leaves": leaves,
         "attributes": attributes,
         "tensors": {name: [NAME_OF_DTYPE[value.dtype], list(value.shape)] for name, value in tensors.items()},
     }
@@ -46,35 +46,20 @@ def encode_network(network: fx.GraphModule) -> tuple[dict[str, object], dict[str
     return description, tensors
 
 
-def _leaf(network: fx.GraphModule, path: str) -> nn.Module:
-    leaf = network.get_submodule(path)
-    if LAYERS.name_of(type(leaf)) is None:
-        if is_source(leaf):
-            return leaf
-        raise _placed(
-            path,
+def _leaf(path: str, leaf: nn.Module) -> dict[str, object]:
+    name = LAYERS.name_of(type(leaf))
+    if name is None and getattr(leaf, "is_traced_whole", False):
+        return {"class": SOURCE, "arguments": {}}
+    if name is None:
+        raise FormatError(
             f"layer {path!r} is a {type(leaf).__module__}.{type(leaf).__qualname__}, which cannot be stored; "
             "build the network from torch.nn layers without parametrizations",
+            path,
         )
     if leaf._forward_hooks or leaf._forward_pre_hooks:
         raise FormatError(f"layer {path!r} has forward hooks, which cannot be stored; remove them first")
-    for module in leaf.modules():
-        if module._non_persistent_buffers_set:
-            raise FormatError(f"layer {path!r} has buffers outside its state dict, which cannot be stored")
-    return leaf
-
-
-def _placed(place: str, text: str) -> FormatError:
-    """Return an error that notes in which module of the network it arose."""
-    error = FormatError(text)
-    error.place = place  # type: ignore[attr-defined]
-    return error
-
-
-def _describe_leaf(path: str, leaf: nn.Module) -> dict[str, object]:
-    if LAYERS.name_of(type(leaf)) is None:
-        return {"class": SOURCE, "arguments": {}}
-    name = str(LAYERS.name_of(type(leaf)))
+    if any(module._non_persistent_buffers_set for module in leaf.modules()):
+        raise FormatError(f"layer {path!r} has buffers outside its state dict, which cannot be stored")
     try:
         return {"class": name, "arguments": LAYERS[name].describe(leaf)}
     except (AttributeError, KeyError) as error:
@@ -100,7 +85,7 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
         given = {name: arg for name, arg in node.kwargs.items() if (name, arg) != ("out", None)}
         kwargs = {name: encode_value(arg, numbers.__getitem__) for name, arg in given.items()}
     except FormatError as error:
-        raise _placed(place_of(node), f"node {node.name!r}: {error}") from error
+        raise FormatError(f"node {node.name!r}: {error}", place_of(node)) from error
     unit = {"unit": node.meta["unit"]} if isinstance(node.meta.get("unit"), str) else {}
     return {"op": node.op, "target": target, "args": args, "kwargs": kwargs, **unit}
 

@@ -1,15 +1,99 @@
 """The functions and the methods of tensors that a stored graph may call, as `functions.toml` lists them."""
 
+import math
+import re
 import tomllib
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache, partial
 from importlib import resources
 from pkgutil import resolve_name
-from typing import Any
+from typing import Any, TypeVar
 
-from iqa_armor.artifact.signatures import EXPONENT, GROWTH, Signature, Table
+from torch import fx
 
-_BOUNDS = {"growth": GROWTH, "exponent": EXPONENT}
+from iqa_armor.artifact.checks import MAX_INTEGER, FormatError, shown
+
+T = TypeVar("T")
+EXPONENT = 64
+# Sizes that multiply the elements of a tensor, and exponents, stay small.
+BOUNDS = {None: MAX_INTEGER, "growth": 2**14, "exponent": EXPONENT}
+
+
+@dataclass(frozen=True)
+class Signature:
+    """The arguments that a stored graph may give a function, a Tensor method or a layer."""
+
+    # Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those that may be
+    # left out.
+    names: str = ""
+    texts: Collection[str] = ()  # strings it accepts as arguments
+    pattern: str = ""  # regular expression of further strings it accepts
+    positional_only: bool = False  # whether its parameters have no names, as those of operators
+    many: bool = False  # whether it takes any number of positional arguments, as `view` does
+    largest: int = MAX_INTEGER  # bound on the size of numbers among its arguments
+    literals: bool = True  # whether lists, tuples and slices are accepted; operators on them could build huge values
+    on_node: bool = False  # whether the first argument must be the value of another node
+    needs_text: bool = False  # whether the last argument must be a literal string
+
+    def accepts_text(self, text: str) -> bool:
+        return text in self.texts or (self.pattern != "" and re.fullmatch(self.pattern, text) is not None)
+
+    def check(self, arguments: Sequence[object], keywords: Mapping[str, object]) -> None:
+        names, given = self.names.replace("?", "").split(), len(arguments) + len(keywords)
+        least = len(names) - self.names.count("?")
+        allowed = () if self.positional_only else names[0 if self.many else len(arguments) :]
+        if unknown := [name for name in keywords if name not in allowed]:
+            raise FormatError(f"it takes no keyword {shown(unknown[0])} here")
+        if len(arguments) > len(names) and not self.many:
+            raise FormatError(f"it takes at most {len(names)} arguments, got {len(arguments)}")
+        if given < least:
+            raise FormatError(f"it needs {least} arguments, got {given}")
+        if self.on_node and not (arguments and isinstance(arguments[0], fx.Node)):
+            raise FormatError("its first argument must be the value of another node")
+        if self.needs_text and not isinstance(arguments[-1], str):
+            raise FormatError("its last argument must be a string")
+        for value in (*arguments, *keywords.values()):
+            self._check_value(value)
+
+    def _check_value(self, value: Any) -> None:
+        bounded = (int, float) if self.largest < MAX_INTEGER else (int,)
+        if isinstance(value, list | tuple | slice):
+            if not self.literals:
+                raise FormatError(f"it takes tensors and numbers, got {shown(value)}")
+            for part in (value.start, value.stop, value.step) if isinstance(value, slice) else value:
+                self._check_value(part)
+        # Infinity is fine where any float is: clamping, masking and padding use it, and no size can be infinite.
+        elif type(value) in bounded and not (abs(value) <= self.largest or abs(value) == math.inf):  # NaN is refused
+            raise FormatError(f"{shown(value)} is too large; at most {self.largest} is allowed")
+
+
+class Table(Mapping[str, T]):
+    """Entries by name; torchvision takes a second to import, so what `of_vision` makes is made when it is asked for.
+
+    `subject` gives the layer class or function that an entry stands for.
+    """
+
+    def __init__(
+        self, entries: Mapping[str, T], of_vision: Callable[[], Mapping[str, T]], subject: Callable[[T], object]
+    ) -> None:
+        self._entries, self._of_vision, self._subject = entries, cache(of_vision), subject
+        self._names = {subject(entry): name for name, entry in entries.items()}
+
+    def __getitem__(self, name: str) -> T:
+        return (self._of_vision() if name.startswith("torchvision.") else self._entries)[name]
+
+    def __iter__(self) -> Iterator[str]:
+        yield from (*self._entries, *self._of_vision())
+
+    def __len__(self) -> int:
+        return len(self._entries) + len(self._of_vision())
+
+    def name_of(self, subject: Any) -> str | None:
+        """Return the name of a layer class or function, None for one that cannot be stored."""
+        if str(getattr(subject, "__module__", "")).startswith("torchvision."):
+            return next((name for name, entry in self._of_vision().items() if self._subject(entry) is subject), None)
+        return self._names.get(subject)
 
 
 @dataclass(frozen=True)
@@ -21,17 +105,12 @@ class StoredFunction:
 
 
 def _signature(row: Any) -> Signature:
-    fields = {"names": row} if isinstance(row, str) else dict(row)
-    if "largest" in fields:
-        fields["largest"] = _BOUNDS[fields["largest"]]
-    return Signature(**fields)
+    return Signature(row) if isinstance(row, str) else Signature(**{**row, "largest": BOUNDS[row.get("largest")]})
 
 
 _ROWS = tomllib.loads(resources.files("iqa_armor.artifact").joinpath("functions.toml").read_text("utf-8"))
 _SIGNATURES = {
-    module: {
-        name: signature for names, row in rows.items() for signature in [_signature(row)] for name in names.split()
-    }
+    module: {name: _signature(row) for names, row in rows.items() for name in names.split()}
     for module, rows in _ROWS.items()
 }
 METHODS: dict[str, Signature] = _SIGNATURES.pop("torch.Tensor")
@@ -46,6 +125,6 @@ def functions_of(module: str) -> dict[str, StoredFunction]:
 _MODULES = (module for module in _SIGNATURES if module != "torchvision.ops")
 FUNCTIONS: Table[StoredFunction] = Table(
     {name: function for module in _MODULES for name, function in functions_of(module).items()},
-    "FUNCTIONS",
+    partial(functions_of, "torchvision.ops"),
     lambda function: function.target,
 )

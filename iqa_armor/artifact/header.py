@@ -122,7 +122,7 @@ def _metadata(value: object) -> dict[str, str]:
 
 
 def _tensor(name: str, entry: object) -> tuple[TensorInfo, int, int]:
-    fields = expect_fields(entry, frozenset({"dtype", "shape", "data_offsets"}), f"tensor {shown(name)}")
+    fields = expect_fields(entry, {"dtype", "shape", "data_offsets"}, f"tensor {shown(name)}")
     info = tensor_info(name, fields["dtype"], fields["shape"])
     offsets = fields["data_offsets"]
     if not isinstance(offsets, list) or len(offsets) != 2 or not all(type(offset) is int for offset in offsets):

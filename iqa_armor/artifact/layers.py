@@ -1,220 +1,236 @@
-"""The table of stored layers."""
+"""The layers that a stored graph may hold: how each is described, checked, built anew and called."""
 
-from torch import nn
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
 
-from iqa_armor.artifact.checks import (
-    MAX_CHANNELS,
-    MAX_KERNEL,
-    MAX_PADDING,
-    ArgumentCheck,
-    any_number,
-    channels,
-    choice,
-    dimension,
-    either,
-    epsilon,
-    flag,
-    integer,
-    must_be,
-    number,
-    optional,
-    per_axis,
-    sequence,
-    share,
-)
-from iqa_armor.artifact.signatures import Derived, Fields, StoredLayer, Table, layers_of
+import torch
+from torch import Tensor, nn
+
+from iqa_armor.artifact import checks
+from iqa_armor.artifact.checks import MAX_KERNEL, MAX_PADDING, FormatError, choice, either, integer, optional, sequence
+from iqa_armor.artifact.functions import Signature, Table
+from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.models.sqish import Sqish
 from iqa_armor.ortho import BACKENDS
 from iqa_armor.ortho.block import RobustBlock, TokenBlock
+from iqa_armor.randomness import Undrawn
 
+SOURCE = "source"  # stands for the class of a module that is taken from the user's own network
+INPUT = Signature("input")
+
+
+@dataclass(frozen=True)
+class Derived:
+    """A constructor argument that a layer does not keep under its name: its check, and how it is read from a layer."""
+
+    check: checks.ArgumentCheck
+    read: Callable[[Any], object]
+
+
+Fields = Mapping[str, checks.ArgumentCheck | Derived]
+
+
+@dataclass(frozen=True)
+class StoredLayer:
+    """A class of layers that may be stored."""
+
+    kind: type[nn.Module]  # the class itself; subclasses are not accepted in its place
+    fields: Fields  # checks of its constructor arguments by name
+    signature: Signature = INPUT  # what its forward accepts
+    # For classes whose construction costs memory or time: by relative name, the size for constructor arguments of each
+    # stored tensor that must be in the file before it is built.
+    tensors: Mapping[str, Callable[[dict[str, Any]], tuple[int, ...]]] = field(default_factory=dict)
+
+    def describe(self, module: nn.Module) -> dict[str, object]:
+        """Return the constructor arguments of an existing layer as JSON values."""
+        read = {
+            name: check.read(module) if isinstance(check, Derived) else getattr(module, name)
+            for name, check in self.fields.items()
+        }
+        return {name: list(value) if isinstance(value, tuple | list) else value for name, value in read.items()}
+
+    def arguments(self, stored: object) -> dict[str, Any]:
+        """Return constructor arguments, each checked on its own."""
+        each = {name: check.check if isinstance(check, Derived) else check for name, check in self.fields.items()}
+        return checks.checked_fields(stored, each, "its constructor arguments")
+
+    def build(self, arguments: dict[str, Any]) -> nn.Module:
+        """Return a new layer on the meta device, or refuse arguments that do not go together."""
+        try:
+            with torch.device("meta"), Undrawn():
+                return self.kind(**arguments)
+        except NETWORK_FAILURES as error:
+            raise FormatError(f"it cannot be built: {checks.shown(str(error))}") from error
+
+
+_SIDE, _SCALE, _WIDE = integer(1, 2**14), integer(1, 64), integer(1, 2**22)
+_FACTOR = checks.number(1 / 64, 64)
+# What an argument of this name is in all layers of torch.nn, but where their entry says otherwise.
+USUAL: Fields = {
+    name: check
+    for names, check in (
+        ("in_channels out_channels num_channels groups num_groups num_features num_parameters", checks.channels),
+        ("in1_features in2_features out_features input_size hidden_size", checks.channels),
+        ("embedding_dim embed_dim num_heads kdim vdim", checks.channels),
+        ("in_features num_embeddings", _WIDE),
+        ("upscale_factor downscale_factor", _SCALE),
+        ("affine track_running_stats elementwise_affine add_zero_attn batch_first bidirectional", checks.flag),
+        ("inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
+        ("align_corners recompute_scale_factor", optional(checks.flag)),
+        # A flag in recurrent layers, a tensor or None in others.
+        ("bias", Derived(checks.flag, lambda module: module.bias is True or isinstance(module.bias, Tensor))),
+        ("dim start_dim end_dim", checks.dimension),
+        ("alpha beta k min_val max_val negative_slope threshold value", checks.any_number),
+        ("p lower upper dropout", checks.share),
+        ("momentum", optional(checks.share)),
+        ("eps", checks.epsilon),
+        ("normalized_shape", sequence(checks.channels, 1, 4)),
+        ("max_norm", optional(checks.any_number)),
+        ("num_layers", integer(1, 16)),
+        ("nonlinearity", choice("tanh", "relu")),
+        ("padding_mode", choice("zeros", "reflect", "replicate", "circular")),
+        ("mode", choice("nearest", "linear", "bilinear", "bicubic", "trilinear")),
+        ("size", optional(either(_SIDE, sequence(_SIDE, 1, 3)))),
+        ("scale_factor", optional(either(_FACTOR, sequence(_FACTOR, 1, 3)))),
+    )
+    for name in names.split()
+}
+
+
+def _layers(
+    kinds: str, names: str = "", *, call: str = "input", axes: int = 2, **own: checks.ArgumentCheck | Derived
+) -> dict[str, StoredLayer]:
+    """Return the entries of layers of torch.nn that take the same arguments; windows have so many axes."""
+    length, margin = checks.per_axis(axes, 1, MAX_KERNEL), checks.per_axis(axes, 0, MAX_PADDING)
+    windows = {"kernel_size": length, "stride": length, "dilation": length, "padding": margin, "output_padding": margin}
+    side = optional(integer(1, MAX_KERNEL))
+    known = {**USUAL, **windows, "output_size": either(side, sequence(side, axes)), **own}
+    fields = {name: known[name] for name in names.split()}
+    return {f"torch.nn.{kind}": StoredLayer(getattr(nn, kind), fields, Signature(call)) for kind in kinds.split()}
+
+
+CONVOLUTION = "in_channels out_channels groups kernel_size stride dilation padding bias padding_mode"
+AVERAGE = "kernel_size stride padding ceil_mode count_include_pad"
+MAXIMUM = "kernel_size stride padding dilation return_indices ceil_mode"
+NORM = "num_features eps momentum affine track_running_stats"
+EMBEDDING = "num_embeddings embedding_dim padding_idx max_norm"
+POWER = "norm_type kernel_size stride ceil_mode"
+CELL = "input_size hidden_size bias"
+RECURRENT = f"{CELL} batch_first bidirectional num_layers dropout"
+ATTENTION = "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv"
+# Each but the query may be left out where a graph leaves it out.
+ATTENDED = "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?"
+_named, _edge = choice("same", "valid"), integer(-MAX_PADDING, MAX_PADDING)
+_norm = Derived(checks.any_number, lambda module: module.norm)
 # Naming a backend in a file imports nothing but what is installed for that.
-_backend = must_be(f"one of {BACKENDS.summary()}", lambda value: isinstance(value, str) and BACKENDS.knows(value))
-BLOCKS: dict[str, StoredLayer] = {
+_backend = checks.must_be(
+    f"one of {BACKENDS.summary()}", lambda value: isinstance(value, str) and BACKENDS.knows(value)
+)
+_halved = {"channels": integer(2, checks.MAX_CHANNELS)}
+
+
+def _reduction(given: dict[str, Any]) -> tuple[int, ...]:
+    return given["channels"] // 2, given["channels"], 1, 1
+
+
+_ENTRIES: dict[str, StoredLayer] = {
+    **_layers("Conv1d", CONVOLUTION, axes=1, padding=either(_named, checks.per_axis(1, 0, MAX_PADDING))),
+    **_layers("Conv2d", CONVOLUTION, padding=either(_named, checks.per_axis(2, 0, MAX_PADDING))),
+    **_layers("ConvTranspose1d", f"{CONVOLUTION} output_padding", axes=1, padding_mode=choice("zeros")),
+    **_layers("ConvTranspose2d", f"{CONVOLUTION} output_padding", padding_mode=choice("zeros")),
+    **_layers("BatchNorm1d BatchNorm2d InstanceNorm1d InstanceNorm2d", NORM),
+    **_layers("LayerNorm", "normalized_shape eps elementwise_affine bias"),
+    **_layers("GroupNorm", "num_groups num_channels eps affine"),
+    **_layers("RMSNorm", "normalized_shape eps elementwise_affine", call="x", eps=optional(checks.epsilon)),
+    **_layers("LocalResponseNorm", "size alpha beta k", size=integer(1, MAX_KERNEL)),
+    **_layers("Linear", "in_features out_features bias"),
+    **_layers("Bilinear", "in1_features in2_features out_features bias", call="input1 input2?"),
+    **_layers("Embedding", EMBEDDING, padding_idx=optional(integer(-(2**22), 2**22))),
+    **_layers(
+        "MultiheadAttention",
+        ATTENTION,
+        call=ATTENDED,
+        bias=Derived(checks.flag, lambda module: module.in_proj_bias is not None),
+        add_bias_kv=Derived(checks.flag, lambda module: module.bias_k is not None),
+    ),
+    **_layers("GRU", RECURRENT, call="input hx?"),
+    **_layers("LSTM", f"{RECURRENT} proj_size", call="input hx?", proj_size=integer(0, checks.MAX_CHANNELS)),
+    **_layers("RNN", f"{RECURRENT} nonlinearity", call="input hx?"),
+    **_layers("GRUCell LSTMCell", CELL, call="input hx?"),
+    **_layers("RNNCell", f"{CELL} nonlinearity", call="input hx?"),
+    **_layers("MaxPool1d", MAXIMUM, axes=1),
+    **_layers("MaxPool2d", MAXIMUM),
+    **_layers("AvgPool1d", AVERAGE, axes=1),
+    **_layers("AvgPool2d", f"{AVERAGE} divisor_override", divisor_override=optional(integer(1, 2**20))),
+    **_layers("LPPool2d", POWER, norm_type=checks.number(0.1, 64), stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
+    **_layers("AdaptiveAvgPool1d", "output_size", axes=1),
+    **_layers("AdaptiveAvgPool2d", "output_size"),
+    **_layers("AdaptiveMaxPool1d", "output_size return_indices", axes=1),
+    **_layers("AdaptiveMaxPool2d", "output_size return_indices"),
+    **_layers("Sigmoid Tanh LogSigmoid Softsign Tanhshrink Softmax2d Identity"),
+    **_layers("ReLU ReLU6 SELU SiLU Mish Hardswish Hardsigmoid", "inplace"),
+    **_layers("Softmax LogSoftmax Softmin", "dim", dim=optional(checks.dimension)),
+    **_layers("ELU CELU", "alpha inplace"),
+    **_layers("Softshrink Hardshrink", "lambd", lambd=checks.number(0)),
+    **_layers("GELU", "approximate", approximate=choice("none", "tanh")),
+    **_layers("GLU", "dim"),
+    **_layers("Hardtanh", "min_val max_val inplace"),
+    **_layers("LeakyReLU", "negative_slope inplace"),
+    **_layers("PReLU", "num_parameters"),
+    **_layers("RReLU", "lower upper inplace"),
+    **_layers("Softplus", "beta threshold"),
+    **_layers("Threshold", "threshold value inplace"),
+    "iqa_armor.models.sqish.Sqish": StoredLayer(Sqish, dict.fromkeys(("alpha", "beta", "gamma"), checks.any_number)),
+    **_layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout", "p inplace"),
+    **_layers("ReflectionPad1d ReplicationPad1d ZeroPad1d CircularPad1d", "padding", padding=sequence(_edge, 2)),
+    **_layers("ReflectionPad2d ReplicationPad2d ZeroPad2d CircularPad2d", "padding", padding=sequence(_edge, 4)),
+    **_layers("ConstantPad1d", "padding value", padding=sequence(_edge, 2)),
+    **_layers("ConstantPad2d", "padding value", padding=sequence(_edge, 4)),
+    **_layers("ChannelShuffle", "groups"),
+    **_layers("CosineSimilarity", "dim eps", call="x1 x2?"),
+    **_layers("PairwiseDistance", "p eps keepdim", call="x1 x2?", p=_norm),
+    **_layers("Flatten", "start_dim end_dim"),
+    **_layers("Fold", "output_size kernel_size dilation stride padding", output_size=checks.per_axis(2, 1, 2**14)),
+    **_layers("Unfold", "kernel_size dilation stride padding"),
+    **_layers("PixelShuffle", "upscale_factor"),
+    **_layers("PixelUnshuffle", "downscale_factor"),
+    **_layers("Unflatten", "dim unflattened_size", unflattened_size=sequence(integer(-1, 2**22), 1, 6)),
+    **_layers("Upsample", "size scale_factor mode align_corners recompute_scale_factor"),
+    **_layers("UpsamplingBilinear2d UpsamplingNearest2d", "size scale_factor"),
     "iqa_armor.ortho.RobustBlock": StoredLayer(
         RobustBlock,
-        {"channels": integer(2, MAX_CHANNELS), "backend": _backend, "pool": choice("square", "none")},
-        ("features",),
-        lambda given: {"reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+        {**_halved, "backend": _backend, "pool": choice("square", "none")},
+        Signature("features"),
+        {"reduction.weight": _reduction},
     ),
     "iqa_armor.ortho.TokenBlock": StoredLayer(
         TokenBlock,
-        {
-            "channels": integer(2, MAX_CHANNELS),
-            "size": sequence(integer(1, 2**14), 2),
-            "extra": integer(0, 2**14),
-            "backend": _backend,
-        },
-        ("tokens",),
-        lambda given: {"block.reduction.weight": (given["channels"] // 2, given["channels"], 1, 1)},
+        {**_halved, "size": sequence(_SIDE, 2), "extra": integer(0, 2**14), "backend": _backend},
+        Signature("tokens"),
+        {"block.reduction.weight": _reduction},
     ),
 }
 
 
-MAX_SCALE = 64
+def _of_vision() -> dict[str, StoredLayer]:
+    """Return the entries of torchvision's own layers."""
+    from torchvision.models.convnext import LayerNorm2d
+    from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
+    from torchvision.ops.misc import Permute
 
-has_bias = Derived(flag, lambda module: module.bias is not None)
-
-
-def _each(names: str, check: ArgumentCheck) -> Fields:
-    return dict.fromkeys(names.split(), check)
-
-
-def _convolution(axes: int) -> Fields:
+    count, on_x = Derived(checks.channels, lambda module: len(module.weight)), Signature("x")
+    norm = _ENTRIES["torch.nn.LayerNorm"].fields
     return {
-        **_each("in_channels out_channels groups", channels),
-        **_each("kernel_size stride dilation", per_axis(axes, 1, MAX_KERNEL)),
-        "padding": either(choice("same", "valid"), per_axis(axes, 0, MAX_PADDING)),
-        "bias": has_bias,
-        "padding_mode": choice("zeros", "reflect", "replicate", "circular"),
+        "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, norm, on_x),
+        "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
+            FrozenBatchNorm2d, {"num_features": count, "eps": checks.epsilon}, on_x
+        ),
+        "torchvision.ops.StochasticDepth": StoredLayer(
+            StochasticDepth, {"p": checks.share, "mode": choice("batch", "row")}
+        ),
+        "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(checks.dimension, 1, 6)}, on_x),
     }
 
 
-def _transposed(axes: int) -> Fields:
-    margin = per_axis(axes, 0, MAX_PADDING)
-    return {**_convolution(axes), "padding": margin, "output_padding": margin, "padding_mode": choice("zeros")}
-
-
-def _window(axes: int) -> Fields:
-    length = per_axis(axes, 1, MAX_KERNEL)
-    return {"kernel_size": length, "stride": length, "padding": per_axis(axes, 0, MAX_PADDING)}
-
-
-def _average(axes: int) -> Fields:
-    return {**_window(axes), "ceil_mode": flag, "count_include_pad": flag}
-
-
-def _maximum(axes: int) -> Fields:
-    return {**_window(axes), "dilation": per_axis(axes, 1, MAX_KERNEL), "return_indices": flag, "ceil_mode": flag}
-
-
-def _adaptive(axes: int) -> Fields:
-    size = optional(integer(1, MAX_KERNEL))
-    return {"output_size": either(size, sequence(size, axes))}
-
-
-def _padding(axes: int) -> Fields:
-    return {"padding": sequence(integer(-MAX_PADDING, MAX_PADDING), 2 * axes)}
-
-
-RUNNING_NORM: Fields = {
-    "num_features": channels,
-    "eps": epsilon,
-    "momentum": optional(share),
-    **_each("affine track_running_stats", flag),
-}
-LAYER_NORM: Fields = {
-    "normalized_shape": sequence(channels, 1, 4),
-    "eps": epsilon,
-    "elementwise_affine": flag,
-    "bias": has_bias,
-}
-RMS_NORM: Fields = {"normalized_shape": sequence(channels, 1, 4), "eps": optional(epsilon), "elementwise_affine": flag}
-EMBEDDING: Fields = {
-    "num_embeddings": integer(1, 2**22),
-    "embedding_dim": channels,
-    "padding_idx": optional(integer(-(2**22), 2**22)),
-    "max_norm": optional(any_number),
-}
-ATTENTION: Fields = {
-    **_each("embed_dim num_heads kdim vdim", channels),
-    **_each("add_zero_attn batch_first", flag),
-    "dropout": share,
-    "bias": Derived(flag, lambda module: module.in_proj_bias is not None),
-    "add_bias_kv": Derived(flag, lambda module: module.bias_k is not None),
-}
-RECURRENT: Fields = {
-    **_each("input_size hidden_size", channels),
-    **_each("bias batch_first bidirectional", flag),
-    "num_layers": integer(1, 16),
-    "dropout": share,
-}
-CELL: Fields = {**_each("input_size hidden_size", channels), "bias": flag}
-# After the query; each may be left out where a graph leaves it out.
-ATTENDED = "key value key_padding_mask need_weights attn_mask average_attn_weights is_causal"
-SIDES = per_axis(2, 1, MAX_KERNEL)
-POWER_POOL: Fields = {"norm_type": number(0.1, 64), "kernel_size": SIDES, "stride": optional(SIDES), "ceil_mode": flag}
-INPLACE = {"inplace": flag}
-SIDE, SCALE = integer(1, 2**14), number(1 / MAX_SCALE, MAX_SCALE)
-UPSAMPLED: Fields = {
-    "size": optional(either(SIDE, sequence(SIDE, 1, 3))),
-    "scale_factor": optional(either(SCALE, sequence(SCALE, 1, 3))),
-}
-MODES: Fields = {
-    "mode": choice("nearest", "linear", "bilinear", "bicubic", "trilinear"),
-    **_each("align_corners recompute_scale_factor", optional(flag)),
-}
-PATCHES: Fields = {**_each("kernel_size dilation stride", SIDES), "padding": per_axis(2, 0, MAX_PADDING)}
-
-_ENTRIES: dict[str, StoredLayer] = {
-    **layers_of(_convolution(1), nn.Conv1d),
-    **layers_of(_convolution(2), nn.Conv2d),
-    **layers_of(_transposed(1), nn.ConvTranspose1d),
-    **layers_of(_transposed(2), nn.ConvTranspose2d),
-    **layers_of(RUNNING_NORM, nn.BatchNorm1d, nn.BatchNorm2d, nn.InstanceNorm1d, nn.InstanceNorm2d),
-    **layers_of(LAYER_NORM, nn.LayerNorm),
-    **layers_of({"num_groups": channels, "num_channels": channels, "eps": epsilon, "affine": flag}, nn.GroupNorm),
-    **layers_of(RMS_NORM, nn.RMSNorm, keywords=("x",)),
-    **layers_of(
-        {"size": integer(1, MAX_KERNEL), "alpha": any_number, "beta": any_number, "k": any_number},
-        nn.LocalResponseNorm,
-    ),
-    **layers_of({"in_features": integer(1, 2**22), "out_features": channels, "bias": has_bias}, nn.Linear),
-    **layers_of(
-        {"in1_features": channels, "in2_features": channels, "out_features": channels, "bias": has_bias},
-        nn.Bilinear,
-        keywords=("input1", "input2"),
-    ),
-    **layers_of(EMBEDDING, nn.Embedding),
-    **layers_of(ATTENTION, nn.MultiheadAttention, keywords=("query", *ATTENDED.split())),
-    **layers_of(RECURRENT, nn.GRU, keywords=("input", "hx")),
-    **layers_of({**RECURRENT, "proj_size": integer(0, MAX_CHANNELS)}, nn.LSTM, keywords=("input", "hx")),
-    **layers_of({**RECURRENT, "nonlinearity": choice("tanh", "relu")}, nn.RNN, keywords=("input", "hx")),
-    **layers_of(CELL, nn.GRUCell, nn.LSTMCell, keywords=("input", "hx")),
-    **layers_of({**CELL, "nonlinearity": choice("tanh", "relu")}, nn.RNNCell, keywords=("input", "hx")),
-    **layers_of(_maximum(1), nn.MaxPool1d),
-    **layers_of(_maximum(2), nn.MaxPool2d),
-    **layers_of(_average(1), nn.AvgPool1d),
-    **layers_of({**_average(2), "divisor_override": optional(integer(1, 2**20))}, nn.AvgPool2d),
-    **layers_of(POWER_POOL, nn.LPPool2d),
-    **layers_of(_adaptive(1), nn.AdaptiveAvgPool1d),
-    **layers_of(_adaptive(2), nn.AdaptiveAvgPool2d),
-    **layers_of({**_adaptive(1), "return_indices": flag}, nn.AdaptiveMaxPool1d),
-    **layers_of({**_adaptive(2), "return_indices": flag}, nn.AdaptiveMaxPool2d),
-    **layers_of({}, nn.Sigmoid, nn.Tanh, nn.LogSigmoid, nn.Softsign, nn.Tanhshrink, nn.Softmax2d, nn.Identity),
-    **layers_of(INPLACE, nn.ReLU, nn.ReLU6, nn.SELU, nn.SiLU, nn.Mish, nn.Hardswish, nn.Hardsigmoid),
-    **layers_of({"dim": optional(dimension)}, nn.Softmax, nn.LogSoftmax, nn.Softmin),
-    **layers_of({"alpha": any_number, **INPLACE}, nn.ELU, nn.CELU),
-    **layers_of({"lambd": number(0)}, nn.Softshrink, nn.Hardshrink),
-    **layers_of({"approximate": choice("none", "tanh")}, nn.GELU),
-    **layers_of({"dim": dimension}, nn.GLU),
-    **layers_of({"min_val": any_number, "max_val": any_number, **INPLACE}, nn.Hardtanh),
-    **layers_of({"negative_slope": any_number, **INPLACE}, nn.LeakyReLU),
-    **layers_of({"num_parameters": channels}, nn.PReLU),
-    **layers_of({"lower": share, "upper": share, **INPLACE}, nn.RReLU),
-    **layers_of({"beta": any_number, "threshold": any_number}, nn.Softplus),
-    **layers_of({"threshold": any_number, "value": any_number, **INPLACE}, nn.Threshold),
-    "iqa_armor.models.sqish.Sqish": StoredLayer(Sqish, dict.fromkeys(("alpha", "beta", "gamma"), any_number)),
-    **layers_of({"p": share, **INPLACE}, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.Dropout3d),
-    **layers_of({"p": share, **INPLACE}, nn.AlphaDropout, nn.FeatureAlphaDropout),
-    **layers_of(_padding(1), nn.ReflectionPad1d, nn.ReplicationPad1d, nn.ZeroPad1d, nn.CircularPad1d),
-    **layers_of(_padding(2), nn.ReflectionPad2d, nn.ReplicationPad2d, nn.ZeroPad2d, nn.CircularPad2d),
-    **layers_of({**_padding(1), "value": any_number}, nn.ConstantPad1d),
-    **layers_of({**_padding(2), "value": any_number}, nn.ConstantPad2d),
-    **layers_of({"groups": channels}, nn.ChannelShuffle),
-    **layers_of({"dim": dimension, "eps": epsilon}, nn.CosineSimilarity, keywords=("x1", "x2")),
-    **layers_of(
-        {"p": Derived(any_number, lambda module: module.norm), "eps": epsilon, "keepdim": flag},
-        nn.PairwiseDistance,
-        keywords=("x1", "x2"),
-    ),
-    **layers_of({"start_dim": dimension, "end_dim": dimension}, nn.Flatten),
-    **layers_of({"output_size": per_axis(2, 1, 2**14), **PATCHES}, nn.Fold),
-    **layers_of(PATCHES, nn.Unfold),
-    **layers_of({"upscale_factor": integer(1, MAX_SCALE)}, nn.PixelShuffle),
-    **layers_of({"downscale_factor": integer(1, MAX_SCALE)}, nn.PixelUnshuffle),
-    **layers_of({"dim": dimension, "unflattened_size": sequence(integer(-1, 2**22), 1, 6)}, nn.Unflatten),
-    **layers_of({**UPSAMPLED, **MODES}, nn.Upsample),
-    **layers_of(UPSAMPLED, nn.UpsamplingBilinear2d, nn.UpsamplingNearest2d),
-    **BLOCKS,
-}
-LAYERS: Table[StoredLayer] = Table(_ENTRIES, "LAYERS", lambda layer: layer.kind)
+LAYERS: Table[StoredLayer] = Table(_ENTRIES, _of_vision, lambda layer: layer.kind)

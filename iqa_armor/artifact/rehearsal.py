@@ -12,8 +12,8 @@ from torch.multiprocessing.reductions import StorageWeakRef
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from iqa_armor.artifact.checks import MAX_LENGTH, MAX_OPERATIONS, FormatError, shown
+from iqa_armor.artifact.functions import EXPONENT
 from iqa_armor.artifact.quick_sizes import POINTWISE, value_of_call, value_of_layer
-from iqa_armor.artifact.signatures import EXPONENT
 from iqa_armor.graph.calls import layer_of, tensors_in
 from iqa_armor.graph.interpret import NodeFailure, call_node, interpret
 from iqa_armor.machine import memory_limit
@@ -167,7 +167,9 @@ def _call(
     if node.target is operator.pow and isinstance(args[1], int) and abs(args[1]) > EXPONENT:
         raise FormatError(f"its graph raises to a power above {EXPONENT}")
     if node.op != "call_module" and node.target in (torch.split, torch.unbind, "split", "unbind"):
-        _check_parts((*args, *kwargs.values()))
+        longest = max((max(each.shape, default=0) for each in tensors_in([*args, *kwargs.values()])), default=0)
+        if longest > MAX_PARTS:  # which would give an endless list of slices
+            raise FormatError(f"its graph splits a tensor of {longest} along one dimension")
     layer = layer_of(traced, node)
     quick = value_of_call(node.target, args) if layer is None else value_of_layer(layer, args)
     is_apart = isinstance(layer, (*POINTWISE, RobustBlock)) or is_flattening(traced, node)
@@ -187,13 +189,6 @@ def is_flattening(traced: fx.GraphModule, node: fx.Node) -> bool:
         layer = layer_of(traced, node)
         return isinstance(layer, nn.Flatten) and layer.start_dim == 1
     return node.target in (torch.flatten, "flatten") and node.args[1:2] == (1,)
-
-
-def _check_parts(args: tuple[object, ...]) -> None:
-    """Check that cutting a tensor into single slices gives no endless list."""
-    for arg in args:
-        if isinstance(arg, Tensor) and max(arg.shape, default=0) > MAX_PARTS:
-            raise FormatError(f"its graph splits a tensor of {max(arg.shape)} along one dimension")
 
 
 def _check_value(value: object, name: str) -> None:

@@ -8,41 +8,28 @@ from typing import TypeVar
 
 from torch import nn
 
-from iqa_armor.artifact.checks import (
-    MAX_NAME,
-    ArgumentCheck,
-    FormatError,
-    checked_fields,
-    choice,
-    either,
-    flag,
-    integer,
-    must_be,
-    number,
-    optional,
-    sequence,
-    shown,
-)
+from iqa_armor.artifact import checks
+from iqa_armor.artifact.checks import MAX_NAME, ArgumentCheck, FormatError, checked_fields, number, optional, sequence
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.training_scores import RANKS, TrainingScores
 
 T = TypeVar("T")
 TRAINING = "training_scores"
 PREPROCESSING: dict[str, ArgumentCheck] = {
-    "size": optional(sequence(integer(1, 2**14), 2)),
-    "interpolation": choice("nearest", "nearest-exact", "bilinear", "bicubic"),
-    "antialias": flag,
+    "size": optional(sequence(checks.integer(1, 2**14), 2)),
+    "interpolation": checks.choice("nearest", "nearest-exact", "bilinear", "bicubic"),
+    "antialias": checks.flag,
     "mean": sequence(number(), 3),
     "std": sequence(number(1e-12), 3),
 }
 RANKED = sequence(number(), RANKS)
-TRAINING_SCORES: dict[str, ArgumentCheck] = {"scores": RANKED, "opinions": either(RANKED, sequence(number(), 0))}
-_PRINTABLE = f"printable text of at most {MAX_NAME} characters"
-NAMES = dict.fromkeys(
-    ("name", "arch"),
-    must_be(_PRINTABLE, lambda text: isinstance(text, str) and len(text) <= MAX_NAME and text.isprintable()),
+TRAINING_SCORES: dict[str, ArgumentCheck] = {"scores": RANKED, "opinions": checks.either(RANKED, sequence(number(), 0))}
+_printable = checks.must_be(
+    f"printable text of at most {MAX_NAME} characters",
+    lambda text: isinstance(text, str) and len(text) <= MAX_NAME and text.isprintable(),
 )
-SCORE_SCALE: dict[str, ArgumentCheck] = {"low": number(), "high": number(), "higher_is_better": flag}
+NAMES = {"name": _printable, "arch": _printable}
+SCORE_SCALE: dict[str, ArgumentCheck] = {"low": number(), "high": number(), "higher_is_better": checks.flag}
 
 
 def describe(model: QualityModel) -> dict[str, object]:
@@ -69,9 +56,9 @@ def model_of(document: Mapping[str, object], network: nn.Module) -> QualityModel
     return model
 
 
-def _made(kind: Callable[..., T], stored: object, checks: Mapping[str, ArgumentCheck], where: str) -> T | None:
+def _made(kind: Callable[..., T], stored: object, fields: Mapping[str, ArgumentCheck], where: str) -> T | None:
     try:
-        return None if stored is None else kind(**checked_fields(stored, checks, where))
+        return None if stored is None else kind(**checked_fields(stored, fields, where))
     except ValueError as error:
         raise FormatError(str(error)) from error
 
@@ -93,15 +80,15 @@ def plain(value: object, where: str = "value") -> object:
         return [plain(part, f"{where}[{index}]") for index, part in enumerate(value)]
     if isinstance(value, Mapping):
         if unnamed := [key for key in value if not isinstance(key, str)]:
-            raise ValueError(f"{where} must have text keys, got {shown(unnamed[0])}")
+            raise ValueError(f"{where} must have text keys, got {checks.shown(unnamed[0])}")
         return {key: plain(part, f"{where}.{key}") for key, part in value.items()}
-    raise ValueError(f"{where} must hold JSON values only, got {type(value).__name__}: {shown(value)}")
+    raise ValueError(f"{where} must hold JSON values only, got {type(value).__name__}: {checks.shown(value)}")
 
 
 def check_record(value: object, where: str) -> None:
     """Check that a record (recipe or provenance) is a JSON object whose texts hold no control characters."""
     if not isinstance(value, dict):
-        raise FormatError(f"{where} must be a JSON object, got {shown(value)}")
+        raise FormatError(f"{where} must be a JSON object, got {checks.shown(value)}")
     pending: list[object] = [value]
     while pending:
         part = pending.pop()
@@ -110,4 +97,4 @@ def check_record(value: object, where: str) -> None:
         elif isinstance(part, list):
             pending += part
         elif isinstance(part, str) and not part.replace("\n", "").replace("\t", "").isprintable():
-            raise FormatError(f"{where} holds control characters: {shown(part)}")
+            raise FormatError(f"{where} holds control characters: {checks.shown(part)}")

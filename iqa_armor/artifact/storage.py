@@ -16,8 +16,8 @@ from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fiel
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
 from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
+from iqa_armor.artifact.layers import SOURCE
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
-from iqa_armor.artifact.signatures import SOURCE
 from iqa_armor.errors import ModelLoadError, reason_of
 from iqa_armor.files import write_whole
 from iqa_armor.graph.interpret import FIXED_SIZE, notes_of
@@ -32,6 +32,7 @@ FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
 OPTIONAL = frozenset({FIXED_SIZE, settings.TRAINING})
+NO_RECORDS: dict[str, object] = {"recipe": {}, "provenance": {}}
 
 
 def save_artifact(
@@ -61,27 +62,27 @@ def save_artifact(
     given = {"recipe": recipe or {}, "provenance": provenance or {}}
     records = {name: settings.plain(record, name) for name, record in given.items()}
     with within(f"{model.name} cannot be stored in {path}:", ModelLoadError):
-        metadata, tensors = _encoded(model, records)
+        metadata, tensors, _ = _encoded(model, records)
     write_whole(path, save(tensors, metadata))
 
 
 def check_storable(model: QualityModel) -> None:
     """Check, before any training, that a model has a stored form; a ModelLoadError names what has none."""
     with within(f"{model.name} could not be stored once it is hardened:", ModelLoadError):
-        _encoded(model, {"recipe": {}, "provenance": {}})
+        _encoded(model, NO_RECORDS)
 
 
 def rebuilt(model: QualityModel) -> QualityModel:
     """Return what opening a file would give into which a model was written, without writing one."""
-    metadata, tensors = _encoded(model, {"recipe": {}, "provenance": {}})
-    header = {name: TensorInfo.of(value) for name, value in tensors.items()}
-    again = _rebuild(_document(metadata), header, model.network)
+    _, tensors, again = _encoded(model, NO_RECORDS)
     again.network.load_state_dict(tensors, strict=True, assign=True)
     return again.eval()
 
 
-def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str, str], dict[str, Tensor]]:
-    """Return a model's metadata and tensors, after a trial at rebuilding it from them."""
+def _encoded(
+    model: QualityModel, records: Mapping[str, object]
+) -> tuple[dict[str, str], dict[str, Tensor], QualityModel]:
+    """Return a model's metadata and tensors, and the model rebuilt from them, on the meta device."""
     network = model.network
     if not isinstance(network, fx.GraphModule):
         size = model.preprocessing.size or ANY_SIZE
@@ -91,8 +92,8 @@ def _encoded(model: QualityModel, records: dict[str, object]) -> tuple[dict[str,
     needs_source = any(leaf["class"] == SOURCE for leaf in description["leaves"].values())  # type: ignore[attr-defined]
     document = {"format": FORMAT, "needs_source": needs_source, **settings.describe(model), **records, **description}
     metadata = {METADATA_KEY: json.dumps(document, allow_nan=False, separators=(",", ":"))}
-    _rebuild(_document(metadata), {name: TensorInfo.of(value) for name, value in tensors.items()}, network)
-    return metadata, tensors
+    header = {name: TensorInfo.of(value) for name, value in tensors.items()}
+    return metadata, tensors, _rebuild(_document(metadata), header, network)
 
 
 @torch.inference_mode(mode=False)  # what is loaded must serve gradients too, wherever it is loaded
@@ -155,12 +156,12 @@ def _document(metadata: Mapping[str, str]) -> dict[str, object]:
     if len(text) > MAX_HEADER_BYTES:
         raise FormatError(f"its description has {len(text)} characters; at most {MAX_HEADER_BYTES} are allowed")
     parsed = parse_json(text)
-    version = parsed.get("format") if isinstance(parsed, dict) else None
+    given = parsed if isinstance(parsed, dict) else {}
+    version = given.get("format")
     if type(version) is not int or version != FORMAT:
         raise FormatError(
             f"it has format {shown(version)} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
-    given = parsed.keys() if isinstance(parsed, dict) else ()
     document = expect_fields(parsed, FIELDS | OPTIONAL.intersection(given), "its description")
     for record in ("recipe", "provenance"):
         settings.check_record(document[record], record)

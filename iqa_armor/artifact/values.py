@@ -36,8 +36,11 @@ _NAMES = (
     *("float16", "bfloat16", "float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool"),
     *("contiguous_format", "channels_last", "preserve_format"),
 )
-CONSTANTS: dict[str, object] = {name: getattr(torch, name) for name in _NAMES}
-SPECIAL_FLOATS = {"inf": math.inf, "-inf": -math.inf, "nan": math.nan}
+ATOMS: dict[str, dict[str, object]] = {
+    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
+    "torch": {name: getattr(torch, name) for name in _NAMES},
+    "constant": {"ellipsis": Ellipsis},
+}
 
 Refer = Callable[[fx.Node], object]
 AcceptText = Callable[[str], bool]
@@ -51,22 +54,15 @@ def encode_value(value: object, refer: Refer) -> object:
         return value
     if type(value) is float:
         return value if math.isfinite(value) else {"float": str(value)}
-    if value is Ellipsis:
-        return {"constant": "ellipsis"}
     if isinstance(value, slice):
         return {"slice": [encode_value(part, refer) for part in (value.start, value.stop, value.step)]}
-    if isinstance(value, list):
-        return {"list": [encode_value(part, refer) for part in value]}
-    if isinstance(value, tuple) and not hasattr(value, "_fields"):
-        return {"tuple": [encode_value(part, refer) for part in value]}
-    return {"torch": _constant_name(value)}
-
-
-def _constant_name(value: object) -> str:
-    for name, constant in CONSTANTS.items():
-        if value is constant:
-            return name
-    raise FormatError(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [encode_value(part, refer) for part in value]}
+    found = next(({kind: name} for kind, atoms in ATOMS.items() for name, atom in atoms.items() if value is atom), None)
+    if found is None:
+        raise FormatError(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
+    return found
 
 
 def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *, depth: int = 0) -> object:
@@ -76,44 +72,36 @@ def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *
     """
     if depth > MAX_ARGUMENT_DEPTH:
         raise FormatError(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
-    if value is None or type(value) in (bool, int, float):
-        return value
-    if isinstance(value, str):
-        if not accepts(value):
-            raise FormatError(f"it does not accept the string {shown(value)}")
+    if isinstance(value, str) and not accepts(value):
+        raise FormatError(f"it does not accept the string {shown(value)}")
+    if value is None or isinstance(value, bool | int | float | str):
         return value
     if not isinstance(value, dict) or len(value) != 1:
         raise FormatError(f"{shown(value)} is no argument")
     ((kind, content),) = value.items()
     if kind in ("list", "tuple", "slice"):
-        return _decode_container(kind, content, nodes, accepts=accepts, depth=depth)
-    return _decode_atom(kind, content, nodes)
+        return _container(kind, content, nodes, accepts=accepts, depth=depth)
+    return _atom(kind, content, nodes)
 
 
-def _decode_container(
+def _atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
+    if kind == "node":
+        if type(content) is int and 0 <= content < len(nodes):
+            return nodes[content]
+        raise FormatError(f"{shown(content)} is no earlier node; a node may read only nodes before it")
+    if isinstance(content, str) and content in ATOMS.get(kind, ()):
+        return ATOMS[kind][content]
+    raise FormatError(f"{shown({kind: content})} is no argument")
+
+
+def _container(
     kind: str, content: object, nodes: Sequence[fx.Node], *, accepts: AcceptText, depth: int
 ) -> list[object] | tuple[object, ...] | slice:
     if not isinstance(content, list) or len(content) > MAX_LENGTH:
         raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
     parts = [decode_value(part, nodes, accepts, depth=depth + 1) for part in content]
-    if kind == "list":
-        return parts
-    if kind == "tuple":
-        return tuple(parts)
+    if kind != "slice":
+        return parts if kind == "list" else tuple(parts)
     if len(parts) != 3 or not all(part is None or type(part) is int or isinstance(part, fx.Node) for part in parts):
         raise FormatError(f"a slice needs three numbers, got {shown(content)}")
     return slice(*parts)
-
-
-def _decode_atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
-    if kind == "node" and type(content) is int and 0 <= content < len(nodes):
-        return nodes[content]
-    if kind == "float" and isinstance(content, str) and content in SPECIAL_FLOATS:
-        return SPECIAL_FLOATS[content]
-    if kind == "torch" and isinstance(content, str) and content in CONSTANTS:
-        return CONSTANTS[content]
-    if kind == "constant" and content == "ellipsis":
-        return Ellipsis
-    if kind == "node":
-        raise FormatError(f"{shown(content)} is no earlier node; a node may read only nodes before it")
-    raise FormatError(f"{shown({kind: content})} is no argument")

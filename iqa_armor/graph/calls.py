@@ -1,6 +1,7 @@
 """Recognise what a node of a graph calls, and with which arguments."""
 
 import inspect
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -13,13 +14,10 @@ CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
 _PARAMETERS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), CONVOLUTION),
-    **dict.fromkeys(
-        (functional.conv_transpose1d, functional.conv_transpose2d, functional.conv_transpose3d), TRANSPOSED
-    ),
+    **dict.fromkeys([getattr(functional, f"conv_transpose{axes}d") for axes in (1, 2, 3)], TRANSPOSED),
     functional.linear: "input weight bias",
-    **dict.fromkeys(
-        (torch.dropout, torch.feature_dropout, torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"
-    ),
+    **dict.fromkeys((torch.dropout, torch.feature_dropout), "input p train"),
+    **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"),
 }
 _ON_MAPS = (nn.Conv2d, nn.ConvTranspose2d)
 _SIZES = ("size", "dim", "ndimension", "numel", "nelement")
@@ -35,6 +33,22 @@ def called_name(node: fx.Node) -> str:
     if node.op not in ("call_function", "call_method"):
         return ""
     return str(getattr(node.target, "__name__", node.target))
+
+
+def plain_name(node: fx.Node) -> str:
+    """Return what a node calls without underscores: "add" for `torch.add`'s and `.add_()`'s, "iadd" for `+=`."""
+    name = str(getattr(node.target, "__name__", node.target))
+    return (name.rstrip("_") if not name.startswith("__") else name.strip("_")).removeprefix("_")
+
+
+def writes(traced: nn.Module, node: fx.Node) -> bool:
+    """Return whether a node writes into a tensor that it is given."""
+    layer, name = layer_of(traced, node), called_name(node)
+    if layer is not None:
+        return bool(getattr(layer, "inplace", False))
+    is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
+    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
+    return is_operator or is_function or name.endswith("_")
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:
@@ -72,12 +86,6 @@ def reads_size(node: fx.Node) -> bool:
     if node.op == "call_method":
         return node.target in _SIZES
     return reads_kind(node) or (node.target is getattr and node.args[1] in ("shape", "ndim"))
-
-
-def read_by(node: fx.Node) -> list[fx.Node]:
-    """Return the nodes that a node reads: of `tensor.to(other)`, but for its kind, the tensor alone."""
-    is_cast = node.op == "call_method" and node.target in ("to", "type_as")
-    return node.all_input_nodes[:1] if is_cast else node.all_input_nodes
 
 
 def reads_kind(node: fx.Node) -> bool:

@@ -1,45 +1,60 @@
 """Compute once what a network computes anew for every image although no image has a say in it."""
 
+import operator
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.graph.calls import called_name, layer_of, reads_kind, reads_size
+from iqa_armor.graph.calls import called_name, layer_of, reads_kind, reads_size, writes
 from iqa_armor.graph.functional import LAYERS_OF, drop_unread, stored_at
 from iqa_armor.graph.interpret import FIXED_SIZE, interpret
 from iqa_armor.graph.walk import ancestors
 
 LARGEST = 2**22  # elements of a tensor that is worth storing
 _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "empty", "dropout")
-_WRITES = ("iadd", "isub", "imul", "itruediv", "setitem")
 
 
 def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
-    """Replace tensors that no image changes by stored ones, in place.
-
-    These are weights that are computed from others (what is learned from then on is the result), and tables such as
-    positions; in a graph for one size also those that are made for that size.
-    """
+    """Store what no image changes (weights computed from others, tables; for one size, what it sets), in place."""
     values = _constants(traced, example)
     folded = [node for node in traced.graph.nodes if node in values and _is_worth_storing(traced, node, values)]
     for node in folded:
         _store(traced, node, values[node])
-    if folded:
-        drop_unread(traced, values)
+    drop_unread(traced, values if folded else ())
+    for node in traced.graph.find_nodes(op="call_function", target=operator.getitem):
+        _index_by_places(traced, node)
+
+
+def _index_by_places(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Take the places that a stored mask marks in its stead: their number is known before the run."""
+    index: list[Any] = []
+    masks: list[fx.Node] = []
+    each: Any
+    for each in node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],):
+        mask = stored_at(traced, each) if isinstance(each, fx.Node) else None
+        if not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
+            index.append(each)
+            continue
+        masks.append(each)
+        for places in mask.nonzero(as_tuple=True):
+            setattr(traced, name := f"folded_{node.name}_{len(index)}", nn.Buffer(places.contiguous()))
+            with traced.graph.inserting_before(node):
+                index.append(traced.graph.get_attr(name))
+    if masks:
+        node.args = (node.args[0], tuple(index))
+        drop_unread(traced, masks)
 
 
 def _constants(traced: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
     """Return the values that are the same for all images, however many come together."""
-    free = [node for node in _independent(traced) if node.op != "output"]
+    free = {node for node in _independent(traced) if node.op != "output"}
     if all(node.op == "get_attr" for node in free):
         return {}
-    runs: list[dict[fx.Node, Any]] = []
-    for count in (2, 3):
-        images, wanted = example[:1].expand(count, *example.shape[1:]), set(free)
-        with torch.no_grad():
-            runs.append({node: value for node, value in interpret(traced, images) if node in wanted})
-    return {node: value for node, value in runs[0].items() if _is_equal(value, runs[1][node])}
+    pair, triple = (example[:1].expand(count, *example.shape[1:]) for count in (2, 3))
+    with torch.no_grad():
+        two, three = ({n: value for n, value in interpret(traced, each) if n in free} for each in (pair, triple))
+    return {node: value for node, value in two.items() if _is_equal(value, three[node])}
 
 
 def _independent(traced: fx.GraphModule) -> list[fx.Node]:
@@ -67,8 +82,7 @@ def _is_worth_storing(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Nod
     if node.op == "get_attr" or not _is_storable(value):
         return False
     readers = [user for user in node.users if not _is_storable(values.get(user))]
-    is_written = any(called_name(user).rstrip("_") in _WRITES or called_name(user).endswith("_") for user in readers)
-    if not readers or is_written:
+    if not readers or any(writes(traced, user) for user in readers):
         return False
     # What is learned stays apart from what is computed from it, but for the weights of a layer.
     return not _learned(traced, node) or all(

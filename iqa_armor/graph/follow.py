@@ -1,5 +1,6 @@
 """Trace a network for any number of images, and find out whether the graph holds for images of any size."""
 
+import copy
 import inspect
 import operator
 import threading
@@ -19,12 +20,12 @@ from iqa_armor.graph.interpret import (
     cause_of,
     failing_line,
     for_each,
+    line_of,
     place_of,
     shown_line,
 )
 from iqa_armor.graph.names import graph_module
 from iqa_armor.graph.plain import sizes_from
-from iqa_armor.graph.scripted import from_source
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
 
@@ -43,22 +44,53 @@ def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     (N, 3, H, W). Raises SurgeryError if what the network does depends on the pixels or on the number of images; names
     the line.
     """
-    with from_source(network) as source:
+    with _from_source(network) as source:
         if isinstance(source, torch.jit.ScriptModule):
             raise SurgeryError(f"the network is {COMPILED}")
-        return _followed(source, example)
+        pair = example[:1].repeat(2, 1, 1, 1)
+        tracer, traced = _traced(source, pair)
+        if tracer.asked:
+            if not _is_free_of_size(source, tracer, pair):  # asked first, as the next step adds nodes
+                traced.meta[FIXED_SIZE] = tuple(example.shape[-2:])
+            _free_of_number(traced, _traced(source, example[:1].repeat(3, 1, 1, 1))[1], type(source).__name__)
+            traced.graph.lint()
+            traced.recompile()
+        return traced
 
 
-def _followed(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    pair = example[:1].repeat(2, 1, 1, 1)
-    tracer, traced = _traced(network, pair)
-    if tracer.asked:
-        if not _is_free_of_size(network, tracer, pair):  # asked first, as the next step adds nodes
-            traced.meta[FIXED_SIZE] = tuple(example.shape[-2:])
-        _free_of_number(traced, _traced(network, example[:1].repeat(3, 1, 1, 1))[1], type(network).__name__)
-        traced.graph.lint()
-        traced.recompile()
-    return traced
+@contextmanager
+def _from_source(network: nn.Module) -> Iterator[nn.Module]:
+    """Put what compiled modules were compiled from in their places for a while; yield the network, or its source."""
+    if isinstance(network, torch.jit.ScriptModule):
+        yield _source_of(network) or network
+        return
+    compiled = {path: part for path, part in network.named_modules() if isinstance(part, torch.jit.ScriptModule)}
+    outermost = {path: part for path, part in compiled.items() if path.rpartition(".")[0] not in compiled}
+    try:
+        for path, part in outermost.items():
+            network.set_submodule(path, _source_of(part) or part)
+        yield network
+    finally:
+        for path, part in outermost.items():
+            network.set_submodule(path, part)
+
+
+def _source_of(module: torch.jit.ScriptModule) -> nn.Module | None:
+    """Return what a module was compiled from, with its own weights and modes; None of one loaded or recorded."""
+    method: Any = getattr(vars(module).get("forward"), "__wrapped__", None)
+    source = getattr(method, "__self__", None)
+    if not isinstance(source, nn.Module):
+        return None
+    own, others = (
+        dict([*each.named_parameters(remove_duplicate=False), *each.named_buffers(remove_duplicate=False)])
+        for each in (module, source)
+    )
+    known: dict[int, Any] = {id(tensor): own.get(name, tensor) for name, tensor in others.items()}
+    parts = [part for part in source.modules() if isinstance(part, torch.jit.ScriptModule)]
+    copied = copy.deepcopy(source, known | {id(part): _source_of(part) or part for part in parts})
+    for name, part in module.named_modules():
+        copied.get_submodule(name).training = part.training
+    return copied
 
 
 def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphModule]:
@@ -75,7 +107,8 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
                 with _ALONE, sizes_from(tracer), torch.random.fork_rng(devices=[]):
                     torch.manual_seed(0)  # constants that are drawn are the same for any number of images
                     tracer.graph = tracer.trace(network)
-                _drop_assertions(tracer.graph)
+                for node in reversed(tracer.graph.find_nodes(op="call_function", target=torch._assert)):
+                    tracer.graph.erase_node(node)
                 for module, known in kept:  # tensors that the graph reads, which `forward` wrote over
                     written = [name for name, value in vars(module).items() if isinstance(value, fx.Proxy)]
                     vars(module).update({name: known[name] for name in written if name in known})
@@ -94,12 +127,6 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
 def _note_place(error: BaseException, tracer: SizedTracer) -> None:
     """Note on an error which module's code could not be followed."""
     error.place = tracer.failed or ""  # type: ignore[attr-defined]
-
-
-def _drop_assertions(graph: fx.Graph) -> None:
-    for node in reversed(graph.nodes):
-        if node.op == "call_function" and node.target is torch._assert:
-            graph.erase_node(node)
 
 
 @contextmanager
@@ -142,14 +169,12 @@ def _free_of_number(two: fx.GraphModule, three: fx.GraphModule, kind: str) -> No
     for node, other in zip_longest(list(two.graph.nodes), list(three.graph.nodes)):
         if node is None or other is None or (node.op, node.target) != (other.op, other.target):
             raise _depends_on_number(other or node, kind)  # a loop over more images is longer
-        if node.op == "get_attr" and not _is_same(*map(operator.attrgetter(str(node.target)), (two, three))):
-            raise _depends_on_number(node, kind)
+        if node.op == "get_attr":
+            one, same = map(operator.attrgetter(str(node.target)), (two, three))
+            if one is not same and isinstance(one, Tensor) and not torch.equal(one, same):
+                raise _depends_on_number(node, kind)
         node.args = _merged(node.args, other.args, node, kind)
         node.kwargs = _merged(node.kwargs, other.kwargs, node, kind)
-
-
-def _is_same(one: Any, other: Any) -> bool:
-    return one is other or not isinstance(one, Tensor) or torch.equal(one, other)
 
 
 def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
@@ -160,36 +185,24 @@ def _merged(one: Any, other: Any, node: fx.Node, kind: str) -> Any:
     if isinstance(one, dict):
         return {key: _merged(value, other[key], node, kind) for key, value in one.items()}
     if isinstance(one, slice):
-        parts = [_merged(getattr(one, n), getattr(other, n), node, kind) for n in ("start", "stop", "step")]
-        return slice(*parts)
+        return slice(*(_merged(getattr(one, n), getattr(other, n), node, kind) for n in ("start", "stop", "step")))
     if isinstance(one, Tensor) or one == other or one is other:
         return one
-    if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
-        return _multiple(node, one // 2)
-    if isinstance(one, list) and isinstance(other, list) and (len(one), len(other)) == (2, 3) and one[0] is one[1]:
-        with node.graph.inserting_before(node):
-            return node.graph.call_function(for_each, (one[0], _images(node)))
+    images = cast(fx.Node, node.graph.find_nodes(op="placeholder")[0])
+    with node.graph.inserting_before(node):
+        if isinstance(one, int) and isinstance(other, int) and one * 3 == other * 2:
+            number = node.graph.call_method("size", (images, 0))
+            return number if one == 2 else node.graph.call_function(operator.mul, (number, one // 2))
+        if isinstance(one, list) and isinstance(other, list) and (len(one), len(other)) == (2, 3) and one[0] is one[1]:
+            return node.graph.call_function(for_each, (one[0], images))
     raise _depends_on_number(node, kind)
 
 
 def _depends_on_number(node: fx.Node, kind: str) -> SurgeryError:
-    line = node.meta.get("line")
-    error = SurgeryError(
-        f"{kind} cannot be traced: what it does depends on how many images come together"
-        + (f" ({shown_line(line)})" if line else "")
-    )
+    says = f"{kind} cannot be traced: what it does depends on how many images come together{line_of(node)}"
+    error = SurgeryError(says)
     error.place = place_of(node)  # type: ignore[attr-defined]
     return error
-
-
-def _images(node: fx.Node) -> fx.Node:
-    return cast(fx.Node, node.graph.find_nodes(op="placeholder")[0])
-
-
-def _multiple(node: fx.Node, times: int) -> fx.Node:
-    with node.graph.inserting_before(node):
-        number = node.graph.call_method("size", (_images(node), 0))
-        return number if times == 1 else node.graph.call_function(operator.mul, (number, times))
 
 
 def _is_free_of_size(network: nn.Module, tracer: SizedTracer, images: Tensor) -> bool:

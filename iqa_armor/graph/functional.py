@@ -2,6 +2,7 @@
 
 import operator
 from collections.abc import Callable, Collection, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from iqa_armor.graph.interpret import size_of
 
 Given = Mapping[str, Any]
 TENSORS = ("weight", "bias", "running_mean", "running_var")
-_FILTERS = ("stride", "padding", "dilation")
+_FILTERS = ("stride", "padding", "dilation", "output_padding")
 
 
 def restore_functions(traced: fx.GraphModule) -> None:
@@ -30,10 +31,9 @@ def restore_functions(traced: fx.GraphModule) -> None:
         given = arguments(node)
         tensors = {name: given[name] for name in TENSORS if isinstance(given.get(name), fx.Node)}
         stored = {name: stored_at(traced, each) for name, each in tensors.items()}
-        layer = _layer(node, given, stored)
-        if layer is None:
+        if (layer := _layer(node, given, stored)) is None:
             continue
-        key = (*(id(each) for each in stored.values()), repr(layer))
+        key = (*map(id, stored.values()), repr(layer))
         if key not in made:
             made[key] = _put(traced, node, layer, list(tensors.values()))
         replace_call(traced, node, made[key], given["input"])
@@ -70,69 +70,61 @@ def drop_unread(traced: fx.GraphModule, nodes: Collection[fx.Node]) -> None:
             delattr(owner, name)
 
 
-def _layer(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:
+def _layer(node: fx.Node, given: Given, stored: Given) -> nn.Module | None:
     """Return a layer that does what a call does, with the tensors it has, or None where there is none."""
     weight = stored.get("weight")
     is_plain = all(isinstance(each, Tensor) for each in stored.values())
     is_learned = all(isinstance(stored.get(name, weight), nn.Parameter) for name in ("weight", "bias"))
     rest = {name: value for name, value in given.items() if name not in (*TENSORS, "input")}
-    if not (is_plain and is_learned) or any(isinstance(value, fx.Node) for value in _parts(rest)):
+    computed: list[fx.Node] = []
+    fx.node.map_arg(rest, computed.append)
+    if not (is_plain and is_learned) or computed:
         return None
     if not isinstance(given["input"], fx.Node) or isinstance(given.get("weight"), Tensor):
         return None
-    layer = LAYERS_OF[node.target](node, rest, stored)
+    with torch.device("meta"):
+        layer = LAYERS_OF[node.target](rest, stored, len(size_of(node) or ()))
     if layer is not None:
         for name, tensor in stored.items():
             setattr(layer, name, tensor)
     return layer
 
 
-def _parts(value: Any) -> list[Any]:
-    if isinstance(value, Mapping):
-        value = list(value.values())
-    return [part for each in value for part in _parts(each)] if isinstance(value, tuple | list) else [value]
+def _convolution(kind: Any, given: Given, stored: Given, _: int) -> nn.Module | None:
+    weight, groups = stored["weight"], given.get("groups") or 1
+    filters = {name: given[name] for name in _FILTERS if name in given}
+    filters = {name: tuple(value) if isinstance(value, list) else value for name, value in filters.items()}
+    one, other = weight.shape[:2]
+    channels = (one, other * groups) if kind is nn.ConvTranspose2d else (other * groups, one)
+    layer: nn.Module = kind(*channels, tuple(weight.shape[2:]), groups=groups, bias="bias" in stored, **filters)
+    return layer
 
 
-def _convolution(kind: Callable[..., nn.Module], *, is_transposed: bool = False) -> Callable[..., nn.Module | None]:
-    def make(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
-        weight, groups = stored["weight"], given.get("groups") or 1
-        filters = {name: given[name] for name in (*_FILTERS, "output_padding") if name in given}
-        filters = {name: tuple(value) if isinstance(value, list) else value for name, value in filters.items()}
-        one, other = weight.shape[:2]
-        channels = (one, other * groups) if is_transposed else (other * groups, one)
-        has_bias = "bias" in stored
-        with torch.device("meta"):
-            return kind(*channels, tuple(weight.shape[2:]), groups=groups, bias=has_bias, **filters)
-
-    return make
-
-
-def _linear(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
+def _linear(_: Given, stored: Given, __: int) -> nn.Module | None:
     weight = stored["weight"]
-    with torch.device("meta"):
-        return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in stored) if weight.ndim == 2 else None
+    return nn.Linear(weight.shape[1], weight.shape[0], bias="bias" in stored) if weight.ndim == 2 else None
 
 
-def _batch_norm(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:
-    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(len(size_of(node) or ()))
+def _batch_norm(given: Given, stored: Given, axes: int) -> nn.Module | None:
+    kind = {2: nn.BatchNorm1d, 3: nn.BatchNorm1d, 4: nn.BatchNorm2d}.get(axes)
     if kind is None or len(stored) < len(TENSORS) or given.get("training") is not False:
         return None
-    norm = kind(len(stored["weight"]), eps=given.get("eps", 1e-5), momentum=given.get("momentum", 0.1))
-    return norm.to(stored["weight"].device)
+    with stored["weight"].device:  # its counter is its own
+        return kind(len(stored["weight"]), eps=given.get("eps", 1e-5), momentum=given.get("momentum", 0.1))
 
 
-def _layer_norm(node: fx.Node, given: Given, stored: Mapping[str, Any]) -> nn.Module | None:  # noqa: ARG001
+def _layer_norm(given: Given, stored: Given, _: int) -> nn.Module | None:
     shape = given["normalized_shape"]
     if not isinstance(shape, tuple | list) or len(shape) != 1:
         return None
-    with torch.device("meta"):
-        return nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5), bias="bias" in stored)
+    return nn.LayerNorm(shape[0], eps=given.get("eps", 1e-5), bias="bias" in stored)
 
 
-LAYERS_OF: dict[Any, Callable[..., nn.Module | None]] = {
-    functional.conv1d: _convolution(nn.Conv1d),
-    functional.conv2d: _convolution(nn.Conv2d),
-    functional.conv_transpose2d: _convolution(nn.ConvTranspose2d, is_transposed=True),
+# What makes a layer of the settings and the stored tensors of a call, and of the number of axes of what it gives.
+LAYERS_OF: dict[Any, Callable[[Given, Given, int], nn.Module | None]] = {
+    functional.conv1d: partial(_convolution, nn.Conv1d),
+    functional.conv2d: partial(_convolution, nn.Conv2d),
+    functional.conv_transpose2d: partial(_convolution, nn.ConvTranspose2d),
     functional.linear: _linear,
     functional.batch_norm: _batch_norm,
     functional.layer_norm: _layer_norm,

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from itertools import islice
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -17,8 +17,12 @@ from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
 from iqa_armor.graph.calls import called_name, layer_of
 
 Line = tuple[str, int]
+Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 LONGEST = 400  # characters of a cause
 _MACHINERY = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
+# In a graph module's meta: (H, W) of the only images it serves; missing where any will do.
+FIXED_SIZE = "fixed_size"
+ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
 
 
 class NodeFailure(Exception):
@@ -27,19 +31,18 @@ class NodeFailure(Exception):
 
 def cause_of(error: BaseException) -> str:
     """Return the first paragraph of what an error says on one line, with its kind where the text alone says little."""
-    text = " ".join(str(error).strip().split("\n\n")[0].split())
-    kind = type(error).__name__
-    if not text:
-        return kind
+    text, kind = " ".join(str(error).strip().split("\n\n")[0].split()), type(error).__name__
     says_enough = isinstance(error, RuntimeError | ValueError | AssertionError)
-    return (text if says_enough else f"{kind}: {text}")[:LONGEST]
+    return (text if says_enough else f"{kind}: {text}")[:LONGEST] if text else kind
 
 
 def failure_at(node: fx.Node, traced: nn.Module, error: BaseException) -> NodeFailure:
     """Return the failure of a node of a traced network; raise it from the error."""
-    line = node.meta.get("line")
-    place = f" ({shown_line(line)})" if line else ""
-    return NodeFailure(f"{_described(node, traced)}: {cause_of(error)}{place}")
+    layer, place = layer_of(traced, node), place_of(node)
+    owner = f" in {place!r}" if place else ""
+    function = f"{called_name(node) or node.op} (node {node.name!r}{owner})"
+    described = function if layer is None else f"layer {str(node.target)!r} ({type(layer).__name__})"
+    return NodeFailure(f"{described}: {cause_of(error)}{line_of(node)}")
 
 
 def calling_line(caller: str) -> Line | None:
@@ -64,19 +67,16 @@ def shown_line(line: Line) -> str:
     return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
 
 
+def line_of(node: fx.Node) -> str:
+    """Return the line of source that made a node, in brackets behind a space, as far as it is known."""
+    line = node.meta.get("line")
+    return f" ({shown_line(line)})" if line else ""
+
+
 def place_of(node: fx.Node) -> str:
     """Return the path of the innermost module whose code made a node; "" is the network's own."""
     inside = [str(path) for path, _ in node.meta.get("nn_module_stack", {}).values() if path]
     return inside[-1] if inside else ""
-
-
-def _described(node: fx.Node, traced: nn.Module) -> str:
-    layer = layer_of(traced, node)
-    if layer is not None:
-        return f"layer {str(node.target)!r} ({type(layer).__name__})"
-    place = place_of(node)
-    owner = f" in {place!r}" if place else ""
-    return f"{called_name(node) or node.op} (node {node.name!r}{owner})"
 
 
 def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
@@ -89,9 +89,6 @@ def with_item(tensor: Tensor, index: Any, value: Any) -> Tensor:
 def for_each(value: Any, images: Tensor) -> list[Any]:
     """Return a value once for each image: what `[value] * len(images)` gives."""
     return [value] * len(images)
-
-
-Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 
 
 def call_node(traced: nn.Module, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -138,32 +135,22 @@ def _value(
     return args[0] if node.op == "output" else call(traced, node, args, kwargs)
 
 
-# In a graph module's meta: (H, W) of the only images it serves; missing where any will do.
-FIXED_SIZE = "fixed_size"
-ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
-
-
 def notes_of(network: nn.Module) -> dict[str, Any]:
     """Return the meta of a graph module, and nothing of another network: its author may call a layer `meta`."""
     return network.meta if isinstance(network, fx.GraphModule) else {}
 
 
 def record_sizes(traced: fx.GraphModule, example: Tensor) -> None:
-    """Record the size of every node's value for `example` (N, 3, H, W), in place.
-
-    Where the network fails on it, a SurgeryError names layer, cause and line.
-    """
+    """Record the sizes of all values for an example (N, 3, H, W), in place; a SurgeryError says where it fails."""
     try:
         with torch.no_grad():
             for node, value in interpret(traced, example):
                 node.meta["size"] = tuple(value.shape) if isinstance(value, Tensor) else None
     except NodeFailure as failure:
-        raise SurgeryError(
-            f"the network fails on an input of {tuple(example.shape)} at {failure}; {ADVICE}"
-        ) from failure
+        shape = tuple(example.shape)
+        raise SurgeryError(f"the network fails on an input of {shape} at {failure}; {ADVICE}") from failure
 
 
 def size_of(node: fx.Node) -> tuple[int, ...] | None:
     """Return the recorded size of a node's tensor, or None if its value is not one tensor."""
-    size: tuple[int, ...] | None = node.meta.get("size")
-    return size
+    return cast("tuple[int, ...] | None", node.meta.get("size"))

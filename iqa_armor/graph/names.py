@@ -4,7 +4,6 @@ import keyword
 import operator
 import re
 from collections import Counter
-from collections.abc import Collection
 
 from torch import fx, nn
 
@@ -33,15 +32,8 @@ def allowed_path(path: str) -> str:
     parts = path.split(".")
     if hides_network(path):
         parts[0] = f"named_{parts[0]}"
-    return ".".join(part if is_allowed(part) else f"named_{_spelled(part)}" for part in parts)
-
-
-def _spelled(part: str) -> str:
-    return re.sub("[^A-Za-z0-9_-]", lambda found: f"u{ord(found[0]):x}", part)
-
-
-def _twice(names: Collection[str]) -> str:
-    return next(name for name, count in Counter(names).items() if count > 1)
+    spelled = [re.sub("[^A-Za-z0-9_-]", lambda found: f"u{ord(found[0]):x}", part) for part in parts]
+    return ".".join(part if is_allowed(part) else f"named_{other}" for part, other in zip(parts, spelled, strict=True))
 
 
 def graph_module(network: nn.Module, graph: fx.Graph, kind: str) -> fx.GraphModule:
@@ -50,8 +42,9 @@ def graph_module(network: nn.Module, graph: fx.Graph, kind: str) -> fx.GraphModu
     names = {str(node.target): allowed_path(str(node.target)) for node in named}
     if all(name == allowed for name, allowed in names.items()):
         return fx.GraphModule(network, graph, kind)
-    if len(set(names.values())) < len(names):
-        raise SurgeryError(f"two layers or weights would both be called {_twice(names.values())}; rename one of them")
+    twice = [name for name, count in Counter(names.values()).items() if count > 1]
+    if twice:
+        raise SurgeryError(f"two layers or weights would both be called {twice[0]}; rename one of them")
     parts = {allowed: operator.attrgetter(name)(network) for name, allowed in names.items()}
     for node in named:
         node.target = names[str(node.target)]

@@ -1,20 +1,23 @@
-"""Let plain tensors be made and expanded by sizes that stand in a graph."""
+"""What stands for a value of a graph while a network is followed: what Python, and plain tensors, make of it."""
 
 from __future__ import annotations
 
 import builtins
 import functools
+import math
+import operator
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from torch import Tensor, fx
+from torch.fx.proxy import Attribute
 from torch.overrides import is_tensor_method_or_property
 
-from iqa_armor.graph.known import Known
+from iqa_armor.graph.interpret import with_item
 
 if TYPE_CHECKING:
     from iqa_armor.graph.tracer import SizedTracer
@@ -26,6 +29,75 @@ FACTORIES = ("zeros", "ones", "empty", "rand", "randn")
 METHODS = ("expand", "new_zeros", "new_ones", "new_full", "new_empty")
 
 
+def _settling(read: Any) -> Any:
+    return lambda known, *digits: known.tracer.settled(known, read, *digits)
+
+
+class Known(fx.Proxy):
+    """A value of the graph together with what it is on the example.
+
+    What Python wants as a plain value (the condition of an `if`, the length of a loop, the side of a window) is
+    given, and noted as settled: the graph holds for inputs that give the same. Values of pixels are never given.
+    """
+
+    tracer: SizedTracer
+
+    def value(self) -> Any:
+        """Return what this is on the example, None where nothing is known of it."""
+        return self.tracer.values.get(self.node)
+
+    def __getattr__(self, k: str) -> Any:
+        value = self.value()
+        # The number of axes is the same for all images, and code looks tables up by it. Autocast and comparisons want a
+        # device's type as text; where a tensor lies stays open.
+        if isinstance(value, torch.device) or (k == "ndim" and isinstance(value, Tensor)):
+            return getattr(value, k)
+        if k.startswith("__array_"):  # NumPy's ways to values beside `__array__`
+            raise AttributeError(k)
+        named = getattr(type(value), "__match_args__", ()) if isinstance(value, tuple) else ()
+        return cast(Any, self)[named.index(k)] if k in named else KnownAttribute(self, k)
+
+    __len__, __index__, __int__, __float__, __bool__ = map(_settling, (len, operator.index, int, float, bool))
+    __round__, __ceil__, __floor__, __trunc__ = map(_settling, (round, math.ceil, math.floor, math.trunc))
+
+    def __array__(self, *_: Any, **__: Any) -> Any:
+        return self.tracer.settled(self, Tensor.numpy)
+
+    def __iter__(self) -> Iterator[fx.Proxy]:
+        return self.tracer.iter(self)
+
+    def __hash__(self) -> int:
+        return id(self)
+
+    def __setitem__(self, index: Any, value: Any) -> None:
+        """Stand for a copy with some values replaced from here on, as the tensor that is written to would."""
+        self._now = self.tracer.create_proxy("call_function", with_item, (self, index, value), {})
+        self.node = self._now.node
+
+
+class KnownAttribute(Attribute, Known):
+    """An attribute of a value, such as its shape."""
+
+    def __getattr__(self, k: str) -> Any:
+        return Known.__getattr__(self, k)
+
+    def value(self) -> Any:
+        """Return the same; no node is made for it."""
+        return getattr(self.tracer.values.get(self.root.node), self.attr, None)
+
+    @property
+    def node(self) -> fx.Node:
+        """The node that reads the attribute, made when it is asked for."""
+        if self._node is None:
+            self._now = self.tracer.create_proxy("call_function", getattr, (self.root, self.attr), {})
+            self._node = self._now.node
+        return self._node
+
+    @node.setter
+    def node(self, node: fx.Node) -> None:
+        self._node = node
+
+
 @contextmanager
 def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
@@ -35,29 +107,29 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     have no such values, are answered as ever.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
+    script: Any = torch.jit.ScriptFunction
     with ExitStack() as stack:
         stack.enter_context(_kinds_of_values())
         replace_attribute(stack, torch, "is_tensor", lambda value: _is_of_kind(value, Tensor))
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
-        replace_attribute(
-            stack, torch.jit.ScriptFunction, "__call__", _from_source(vars(torch.jit.ScriptFunction)["__call__"])
-        )
+        replace_attribute(stack, script, "__call__", _given(vars(script)["__call__"], _from_source))
         _pass_for_tensors(stack)
         for name in READERS:
-            replace_attribute(stack, torch, name, _settling(tracer, getattr(torch, name)))
-        for owner, names in ((torch, FACTORIES), (Tensor, METHODS)):
-            for name in names:
-                replace_attribute(
-                    stack, owner, name, _noting(tracer, getattr(owner, name), name if owner is Tensor else None)
-                )
+            replace_attribute(stack, torch, name, _given(getattr(torch, name), functools.partial(_settled, tracer)))
+        for name in FACTORIES:
+            replace_attribute(stack, torch, name, _given(getattr(torch, name), functools.partial(_noted, tracer)))
+        for name in METHODS:
+            noted = functools.partial(_noted, tracer, method=name)
+            replace_attribute(stack, Tensor, name, _given(getattr(Tensor, name), noted))
         yield
 
 
 @contextmanager
 def _kinds_of_values() -> Iterator[None]:
     """Let `isinstance` in modules of others say of a value in the graph what it says of the value itself."""
-    modules = [vars(code) for name, code in list(sys.modules.items()) if _is_asked(name, code)]
+    every = [(name.partition(".")[0], code) for name, code in list(sys.modules.items()) if type(code) is ModuleType]
+    modules = [vars(code) for package, code in every if package not in _UNASKED]
     own = [(names, names["isinstance"]) for names in modules if "isinstance" in names]
     for names in modules:  # thousands, so plainly
         names["isinstance"] = _is_of_kind
@@ -68,10 +140,6 @@ def _kinds_of_values() -> Iterator[None]:
             names.pop("isinstance", None)
         for names, known in own:
             names["isinstance"] = known
-
-
-def _is_asked(name: str, code: object) -> bool:
-    return type(code) is ModuleType and name.partition(".")[0] not in _UNASKED
 
 
 def _pass_for_tensors(stack: ExitStack) -> None:
@@ -94,38 +162,33 @@ def _is_of_kind(value: Any, kind: Any) -> bool:
     return builtins.isinstance(value, kind) or (known is not None and builtins.isinstance(known, kind))
 
 
-def _from_source(called: Callable[..., Any]) -> Callable[..., Any]:
-    def call(function: Any, *args: Any, **kwargs: Any) -> Any:
-        """Call what a TorchScript function was compiled from, where values of the graph are given."""
-        source: Any = getattr(function, "_torchdynamo_inline", None)
-        return source(*args, **kwargs) if source and proxies(args, kwargs) else called(function, *args, **kwargs)
+def _given(called: Callable[..., Any], instead: Callable[..., Any]) -> Callable[..., Any]:
+    """Return a function that is called by another where values of the graph are given: none are in other threads."""
+
+    @functools.wraps(called)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return instead(called, *args, **kwargs) if proxies(args, kwargs) else called(*args, **kwargs)
 
     return call
 
 
-def _settling(tracer: SizedTracer, called: Callable[..., Any]) -> Callable[..., Any]:
-    @functools.wraps(called)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        given = proxies(args, kwargs)  # none in other threads, which see this as well
-        if not given or any(isinstance(tracer.values[each.node], Tensor) for each in given):
-            return called(*args, **kwargs)
+def _from_source(called: Callable[..., Any], function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Call what a TorchScript function was compiled from."""
+    source: Any = getattr(function, "_torchdynamo_inline", None) or functools.partial(called, function)
+    return source(*args, **kwargs)
+
+
+def _settled(tracer: SizedTracer, called: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    if not any(isinstance(tracer.values[each.node], Tensor) for each in proxies(args, kwargs)):
         args, kwargs = tracer.plain((args, kwargs))
-        return called(*args, **kwargs)
-
-    return call
+    return called(*args, **kwargs)
 
 
-def _noting(tracer: SizedTracer, called: Callable[..., Any], method: str | None) -> Callable[..., Any]:
-    @functools.wraps(called)
-    def call(*args: Any, **kwargs: Any) -> Any:
-        if not proxies(args, kwargs):
-            return called(*args, **kwargs)
-        if method is not None:
-            return tracer.create_proxy("call_method", method, args, kwargs)
-        made = _ZEROS if called is _EMPTY else called  # what is written into it is the same
-        return tracer.create_proxy("call_function", made, args if len(args) < 2 else (args,), kwargs)
-
-    return call
+def _noted(tracer: SizedTracer, called: Any, *args: Any, method: str | None = None, **kwargs: Any) -> Any:
+    if method is not None:
+        return tracer.create_proxy("call_method", method, args, kwargs)
+    made = _ZEROS if called is _EMPTY else called  # what is written into it is the same
+    return tracer.create_proxy("call_function", made, args if len(args) < 2 else (args,), kwargs)
 
 
 def proxies(*values: Any) -> list[fx.Proxy]:

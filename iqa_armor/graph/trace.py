@@ -14,7 +14,7 @@ from torch.nn.utils.spectral_norm import SpectralNorm
 from torch.nn.utils.weight_norm import WeightNorm
 
 from iqa_armor.errors import NETWORK_FAILURES, SurgeryError
-from iqa_armor.graph.calls import arguments, called_name, layer_of
+from iqa_armor.graph.calls import arguments, layer_of, writes
 from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import replace_call, restore_functions
@@ -22,30 +22,24 @@ from iqa_armor.graph.interpret import FIXED_SIZE, cause_of, record_sizes
 from iqa_armor.graph.walk import copy_notes, mark_units
 
 _FRESH = (operator.add, operator.sub, operator.mul, operator.truediv, torch.cat)  # make a tensor of their own
-# Functions that drop, by the layer that does the same.
-_DROPPING: dict[type[nn.Module], Callable[..., Any]] = {
-    nn.Dropout: functional.dropout,
-    nn.Dropout1d: functional.dropout1d,
-    nn.Dropout2d: functional.dropout2d,
-    nn.Dropout3d: functional.dropout3d,
-    nn.AlphaDropout: functional.alpha_dropout,
-    nn.FeatureAlphaDropout: functional.feature_alpha_dropout,
-}
+# Layers that drop, by the functions that do the same, and torch's own functions behind those.
 _LAYER_OF: dict[Any, type[nn.Module]] = {
-    **{function: layer for layer, function in _DROPPING.items()},
-    torch.dropout: nn.Dropout,
-    torch.feature_dropout: nn.Dropout2d,
-    torch.alpha_dropout: nn.AlphaDropout,
-    torch.feature_alpha_dropout: nn.FeatureAlphaDropout,
+    **{getattr(functional, f"dropout{axes}"): getattr(nn, f"Dropout{axes}") for axes in ("", "1d", "2d", "3d")},
+    **{functional.alpha_dropout: nn.AlphaDropout, functional.feature_alpha_dropout: nn.FeatureAlphaDropout},
+    **{torch.dropout: nn.Dropout, torch.feature_dropout: nn.Dropout2d},
+    **{torch.alpha_dropout: nn.AlphaDropout, torch.feature_alpha_dropout: nn.FeatureAlphaDropout},
 }
+_DROPPING = {layer: function for function, layer in reversed(_LAYER_OF.items())}
+# Hooks that compute a weight before each call, what makes it plain, and where they name it.
+_COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
+    (WeightNorm, remove_weight_norm, "name"),
+    (SpectralNorm, remove_spectral_norm, "name"),
+    (prune.BasePruningMethod, prune.remove, "_tensor_name"),
+)
 
 
 def keep_forced_dropout(traced: fx.GraphModule) -> None:
-    """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
-
-    So they stay on, as their author wants (Monte Carlo dropout); another layer that works differently in training mode
-    is a SurgeryError.
-    """
+    """Make functions of dropout that is on in eval mode, in place; refuse other layers that stay in training mode."""
     for node in list(traced.graph.nodes):
         layer = layer_of(traced, node)
         if layer is None or not layer.training:
@@ -62,19 +56,8 @@ def keep_forced_dropout(traced: fx.GraphModule) -> None:
     traced.recompile()
 
 
-# Hooks that compute a weight before each call, what makes it plain, and where they name it.
-_COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
-    (WeightNorm, remove_weight_norm, "name"),
-    (SpectralNorm, remove_spectral_norm, "name"),
-    (prune.BasePruningMethod, prune.remove, "_tensor_name"),
-)
-
-
 def bake_weights(traced: fx.GraphModule) -> None:
-    """Make weights that are computed from others (weight and spectral normalization, masks) plain weights, in place.
-
-    Batch normalization that is synchronised between processes becomes the plain kind, which does the same.
-    """
+    """Make weights that are computed (normalization, masks), and batch norms that are synchronised, plain, in place."""
     for name, module in list(traced.named_modules()):
         if parametrize.is_parametrized(module):
             # The class with the computed weight is one of the original's own; taking that away must not reach it.
@@ -94,11 +77,7 @@ def bake_weights(traced: fx.GraphModule) -> None:
 
 
 def restore_layers(traced: fx.GraphModule) -> None:
-    """Turn functional dropout that is off back into layers, in place, and take out what no score depends on.
-
-    That is such as a loss that is computed beside the score, or a question whose answer is settled. `tensor.data`
-    becomes `tensor.detach()`, which is the same and has a stored form.
-    """
+    """Make layers of dropout that is off, `detach()` of `data`, and drop what no score depends on, in place."""
     for node in reversed(traced.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output") and _is_idle(traced, node):
             traced.graph.erase_node(node)
@@ -109,40 +88,24 @@ def restore_layers(traced: fx.GraphModule) -> None:
         if node.target is getattr and node.args[1:] == ("data",):
             node.op, node.target, node.args = "call_method", "detach", node.args[:1]
         elif node.target in _LAYER_OF:
-            _restore_dropout(traced, node)
+            given = arguments(node)
+            if given.get("training", given.get("train")) is False:  # one that drops always stays
+                name = f"dropout_{node.name}"
+                traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
+                replace_call(traced, node, name, given["input"])
     traced.graph.lint()
     traced.recompile()
 
 
 def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
     """Return whether a node that nothing reads leaves nothing behind either, such as in a tensor that others read."""
-    if not _writes(traced, node):
+    if not writes(traced, node):
         return True
     source, layer = node.all_input_nodes[0], layer_of(traced, node.all_input_nodes[0])
     if len(source.users) > 1 or node.kwargs.get("out") is not None:
         return False
     is_made_there = source.target in _FRESH or (layer is not None and any(True for _ in layer.parameters()))
-    return is_made_there or (_writes(traced, source) and _is_idle(traced, source))
-
-
-def _writes(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a node writes into a tensor that it is given."""
-    layer, name = layer_of(traced, node), called_name(node)
-    if layer is not None:
-        return bool(getattr(layer, "inplace", False))
-    is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
-    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
-    return is_operator or is_function or name.endswith("_")
-
-
-def _restore_dropout(traced: fx.GraphModule, node: fx.Node) -> None:
-    """Make a call that does nothing in eval mode a layer that drops in training; one that drops always stays."""
-    given = arguments(node)
-    if given.get("training", given.get("train")) is not False:
-        return
-    name = f"dropout_{node.name}"
-    traced.add_submodule(name, _LAYER_OF[node.target](given["p"], inplace=given.get("inplace", False)))
-    replace_call(traced, node, name, given["input"])
+    return is_made_there or (writes(traced, source) and _is_idle(traced, source))
 
 
 def _differs_in_training(layer: nn.Module) -> bool:
@@ -192,11 +155,15 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
     return traced
 
 
-def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Return the graph of what a network computes in eval mode, made of the network's own layers, not of copies.
+def lay_out(traced: nn.Module) -> None:
+    """Lay weights and buffers in memory as their file gives them; another order rounds sums otherwise."""
+    for held in (*traced.parameters(), *traced.buffers()):
+        if held.layout == torch.strided and not held.is_contiguous():
+            held.data = held.detach().contiguous()
 
-    Example and errors are as in `trace`; the network's mode is left as it is.
-    """
+
+def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
+    """Return the graph of a network in eval mode with its own layers, not copies; example and errors as in `trace`."""
     with evaluating(network):
         traced = follow(network, example)
         record_sizes(traced, example)

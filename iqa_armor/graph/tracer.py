@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import operator
 import threading
 import weakref
@@ -16,15 +17,12 @@ from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
-from iqa_armor.graph.known import Known
 from iqa_armor.graph.names import allowed_path, hides_network
-from iqa_armor.graph.plain import proxies
+from iqa_armor.graph.plain import Known, proxies
 from iqa_armor.graph.walk import ancestors
 
-_MADE_OF_LAYERS = (
-    *(nn.Transformer, nn.TransformerEncoder, nn.TransformerEncoderLayer, nn.TransformerDecoder),
-    nn.TransformerDecoderLayer,
-)
+_STACKS = ("", "Encoder", "EncoderLayer", "Decoder", "DecoderLayer")
+_MADE_OF_LAYERS = tuple(getattr(nn, f"Transformer{part}") for part in _STACKS)
 _OWN = ("", "torch", "torchvision", "iqa_armor", "builtins", "operator", "_operator", "math")
 # What a tensor tells without a look at its pixels or sizes; how it lies in memory changes no value.
 FACTS = (
@@ -32,10 +30,10 @@ FACTS = (
     *("get_device", "type", "stride", "is_contiguous"),
 )
 # Methods that make a tensor like another, as functions.
-MADE_LIKE = {
-    **{f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")},
-    "new_empty": torch.zeros,
+MADE_LIKE = {f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")} | {
+    "new_empty": torch.zeros
 }
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # which torch's own functions take as well
 COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
 UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
@@ -86,6 +84,8 @@ class SizedTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         if kind in ("call_module", "get_attr") and hides_network(target):
             rest = (allowed_path(target), *rest[1:])
+        if kind == "call_method" or inspect.isbuiltin(target):
+            kwargs = {_NUMPY_NAMES.get(key, key): value for key, value in kwargs.items()}
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)

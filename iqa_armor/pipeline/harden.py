@@ -14,6 +14,7 @@ from iqa_armor.errors import ModelLoadError, SurgeryError, UsageError
 from iqa_armor.evaluation.run import on_device
 from iqa_armor.evaluation.scale import record_scale
 from iqa_armor.graph.interpret import size_of
+from iqa_armor.graph.trace import lay_out
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
 from iqa_armor.models.outputs import UNFOLLOWED
@@ -143,17 +144,16 @@ class _Hardening:
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
-        """Return the scores of the held-out images and note their agreement with opinion."""
         model = self.original.with_network(network, scale=None)
         scores = predict(model, self.images.held_out, progress=self.options.progress, task=f"scoring: {step}")
         self.srocc[step] = self._agreement(scores)
         return scores
 
     def _agreement(self, scores: Tensor) -> float:
-        """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
+        lay_out(traced)
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)

@@ -64,16 +64,17 @@ class Cut:
 
 
 class Coupling:
-    """The coupled channels of a traced network that may go, which are labelled on an example (1, 3, H, W).
-
-    Channels whose removal would leave something else than the rest of the network's tensors stay.
-    """
+    """The channels that a traced network, labelled on an example (1, 3, H, W), may lose without being broken."""
 
     def __init__(self, network: fx.GraphModule, example: Tensor) -> None:
         self.network = network
         self._deadline = time.monotonic() + SECONDS
         self.labelling = Labelling(network, example).run()
-        self._keep_what_nothing_makes()
+        units, roots = self.labelling.units, self.labelling.units.roots()
+        made = torch.zeros(len(roots), dtype=torch.bool)
+        made[roots[units.made]] = True
+        # What belongs to no layer's output stays, such as a position table nothing was added to.
+        units.fix(torch.nonzero(~made[roots]).flatten())
         self._owners = {  # of each stored tensor, the first layer that has it
             f"{path}.{name}": (path, layer)
             for path, layer in network.named_modules()
@@ -84,19 +85,14 @@ class Coupling:
 
     @property
     def groups(self) -> list[ChannelGroup]:
-        """The channels that may go, in the order of the layers that make them.
-
-        Those of a group stand in the same layers equally often, so that no layer can lose all that it has.
-        """
+        """The channels that may go; those of a group stand equally often in the same layers, so none loses all."""
         roots = self.labelling.units.roots()
         sites = {key: roots[labels] for key, labels in self.labelling.sites.items()}
         names = _alike(sites.values(), int(roots.max()) + 1)
-        standing: dict[int, dict[tuple[str, int], Tensor]] = {}  # by name of a set, where it stands
-        for key, labels in sites.items():
-            for name in _present(names, labels):
-                standing.setdefault(name, {})[key] = labels
+        present = {key: torch.unique(names[labels[labels > 0]]).tolist() for key, labels in sites.items()}
         makers = [key for key in self.labelling.made_axis.items() if key[0] not in self.labelling.heads]
-        made = dict.fromkeys(name for key in makers for name in _present(names, sites[key]))
+        made = dict.fromkeys(name for key in makers for name in present[key])
+        standing = {name: {key: labels for key, labels in sites.items() if name in present[key]} for name in made}
         return [self._group(torch.nonzero(names == name).flatten(), standing[name]) for name in made]
 
     @property
@@ -105,10 +101,9 @@ class Coupling:
         return {node.name: why for node, why in self.labelling.reasons.items() if node.op != "output"}
 
     def cut(self, removed: Iterable[tuple[ChannelGroup, list[int]]]) -> Cut | None:
-        """Return a copy of the network without some channels of groups.
+        """Return a copy of the network without some channels of groups, or None if that would break it.
 
-        None if that would break the network; the groups are without the channels that did it then. Raises SurgeryError
-        if it would break for another reason.
+        The groups are without the channels that did it then. Raises SurgeryError if it would break for another reason.
         """
         gone = self._marked([group.units[channel % len(group.units)] for group, gone in removed for channel in gone])
         pruned = cut(self.network, self.labelling, gone)
@@ -156,14 +151,6 @@ class Coupling:
         self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
         return not torch.equal(before, units.roots())
 
-    def _keep_what_nothing_makes(self) -> None:
-        """Let numbers stay that belong to no layer's output, such as a position table nothing was added to."""
-        units = self.labelling.units
-        roots = units.roots()
-        made = torch.zeros(units.count + 1, dtype=torch.bool)
-        made[roots[units.made]] = True
-        units.fix(torch.nonzero(~made[roots]).flatten())
-
     def _group(self, units: Tensor, sites: dict[tuple[str, int], Tensor]) -> ChannelGroup:
         units = units[units > 0]
         number = torch.full((int(self.labelling.units.roots().max()) + 1,), -1)
@@ -171,7 +158,7 @@ class Coupling:
         number[0] = -1
         found = [(name, axis, number[labels]) for (name, axis), labels in sites.items()]
         found = [(name, axis, numbers) for name, axis, numbers in found if bool((numbers >= 0).any())]
-        makers = [numbers for name, axis, numbers in found if self._gives(name, axis)]
+        makers = [numbers for name, axis, numbers in found if axis == self.labelling.made_axis.get(name)]
         parts = max(1, max(int((numbers >= 0).sum()) for numbers in makers) // len(units))
         return ChannelGroup(tuple(self._members(found, len(units), parts)), units, parts)
 
@@ -179,7 +166,7 @@ class Coupling:
         seen: set[tuple[str, bool]] = set()
         for name, axis, numbers in found:
             path, layer = self._owners.get(name, ("", self.labelling.stored(name)))
-            gives = self._gives(name, axis) or (axis == 0 and name not in self.labelling.made_axis)
+            gives = axis == self.labelling.made_axis.get(name, 0)
             if path and (path, gives) in seen:
                 continue  # a bias beside its weight, statistics beside a scale
             seen.add((path, gives))
@@ -188,14 +175,6 @@ class Coupling:
             places = torch.nonzero(numbers >= 0).flatten()
             roots = numbers[places] + count * (_occurrence(numbers[places]) % parts)
             yield Member(layer, path, "gives" if gives else "reads", places.tolist(), roots)
-
-    def _gives(self, name: str, axis: int) -> bool:
-        return axis == self.labelling.made_axis.get(name)
-
-
-def _present(names: Tensor, labels: Tensor) -> list[int]:
-    found: list[int] = torch.unique(names[labels[labels > 0]]).tolist()
-    return found
 
 
 def _some(count: int) -> Tensor:

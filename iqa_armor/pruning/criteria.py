@@ -79,13 +79,12 @@ def accepted(found: Any, name: str) -> Criterion:
 
 def importance_of(group: ChannelGroup, criterion: Criterion, evidence: Evidence) -> Tensor | None:
     """Return what a criterion gives for a group, or raise a SurgeryError if it fails or gives anything else."""
-    name = type(criterion).__name__
-    with calling(f"the criterion {name}", SurgeryError, says=lambda failure: f"fails: {cause_of(failure)}"):
+    name = f"the criterion {type(criterion).__name__}"
+    with calling(name, SurgeryError, says=lambda failure: f"fails: {cause_of(failure)}"):
         values = criterion(group, evidence)
     if values is None or (tuple(values.shape) == (group.width,) and not values.isnan().any()):
         return values
-    shape = tuple(values.shape)
-    raise SurgeryError(f"the criterion {name} must give {group.width} numbers for a group, got {shape} or NaN")
+    raise SurgeryError(f"{name} must give {group.width} numbers for a group, got {tuple(values.shape)} or NaN")
 
 
 @dataclass(frozen=True)
@@ -163,16 +162,14 @@ class ReaderCriterion(Criterion):
 
     def __call__(self, group: ChannelGroup, evidence: Evidence) -> Tensor | None:
         """Return importance (width,); ranked across layers, half of a group is worth more than any other channel."""
-        found = []
+        inputs, found = evidence.inputs, []
         for member in group.members:
-            if member.side == "gives" or member.name not in evidence.inputs.pooled:
-                continue
-            if member.name not in evidence.scores:
-                pooled = evidence.inputs.pooled[member.name]
-                evidence.scores[member.name] = self.score(pooled, evidence.inputs.labels)
-            values = evidence.scores[member.name][member.places]
-            places = torch.bincount(member.roots, minlength=group.width).clamp_min(1)
-            found.append(_by_root(group, member, values) / places)
+            if member.side == "reads" and member.name in inputs.pooled:
+                if member.name not in evidence.scores:
+                    evidence.scores[member.name] = self.score(inputs.pooled[member.name], inputs.labels)
+                values = evidence.scores[member.name][member.places]
+                places = torch.bincount(member.roots, minlength=group.width).clamp_min(1)
+                found.append(_by_root(group, member, values) / places)
         if not found:
             return None
         # All that equals a threshold across layers goes, and dead channels are all worth 0.
@@ -199,13 +196,12 @@ def _weights(member: Member) -> Tensor | None:
     """Return the weights of a layer's channels, (channels, …), or None where they do not count."""
     layer: Any = member.layer
     weight: Tensor | None = getattr(layer, "weight", None)
-    if isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
-        return None if weight is None else weight.unsqueeze(1)
-    if weight is None or not isinstance(layer, Reader):
-        return None
+    if weight is not None and isinstance(layer, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
+        return weight.unsqueeze(1)
     groups = getattr(layer, "groups", 1)
-    if groups == getattr(layer, "out_channels", 0) > 1:
-        return None  # depthwise
+    is_depthwise = groups == getattr(layer, "out_channels", 0) > 1
+    if weight is None or is_depthwise or not isinstance(layer, Reader):
+        return None
     if (member.side == "gives") != getattr(layer, "transposed", False):
         return weight
     return weight.transpose(0, 1).repeat(groups, *[1] * (weight.ndim - 1))

@@ -10,6 +10,7 @@ from iqa_armor.pruning.criteria import ReaderCriterion
 from iqa_armor.pruning.samples import checked, varies
 
 COMPONENTS = 2
+CHUNK = 2**22  # differences between pairs of samples that are held at once, at most
 
 
 @dataclass(frozen=True)
@@ -31,8 +32,7 @@ def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPO
     """
     activations, labels = checked(activations, labels)
     channels = activations - activations.mean(dim=0)
-    varying = varies(activations)
-    channels = torch.where(varying, channels / channels.std(dim=0), 0.0)
+    channels = torch.where(varies(activations), channels / channels.std(dim=0), 0.0)
     rest = labels - labels.mean()
     total, scale = rest @ rest, channels.norm() * rest.norm()
     weights, explained = [], []
@@ -49,7 +49,7 @@ def latent_space(activations: Tensor, labels: Tensor, *, components: int = COMPO
         weights.append(weight)
         explained.append(loading**2 * length / total)
     if not weights:
-        return LatentSpace(activations.new_zeros(0, activations.shape[1]), activations.new_zeros(0))
+        return LatentSpace(channels[:0], channels.new_zeros(0))
     return LatentSpace(torch.stack(weights), torch.stack(explained))
 
 
@@ -68,7 +68,8 @@ class Vip(Limited, ReaderCriterion):
 
     def score(self, activations: Tensor, labels: Tensor) -> Tensor:
         space = latent_space(activations, labels, components=self.components)
-        return _importance(space, space.explained / space.explained.sum())
+        shares = space.explained if self.across_layers else space.explained / space.explained.sum()
+        return (space.weights.shape[1] * (shares @ space.weights**2)).sqrt()
 
 
 @dataclass(frozen=True)
@@ -82,18 +83,6 @@ class DistilledVip(Vip):
     """
 
     across_layers = True
-
-    def score(self, activations: Tensor, labels: Tensor) -> Tensor:
-        space = latent_space(activations, labels, components=self.components)
-        return _importance(space, space.explained)
-
-
-def _importance(space: LatentSpace, shares: Tensor) -> Tensor:
-    return (space.weights.shape[1] * (shares @ space.weights**2)).sqrt()
-
-
-# Kernels are compared pair by pair of samples: at most this many values at once.
-CHUNK = 2**22
 
 
 @dataclass(frozen=True)

@@ -28,8 +28,7 @@ class Pruned:
 
     The proof is the largest difference, in the spread of the scores, between the pruned network before any correction
     and the original with what was removed set to zero; None where the original's own scores are random, or depend on
-    the other images of a batch. Nodes in `across` normalise over channels, so that fewer of them change what the others
-    give; there the proof normalises over those that stay.
+    the other images of a batch. It normalises over the channels that stay at nodes in `across`, which do so over all.
     """
 
     network: fx.GraphModule
@@ -73,27 +72,25 @@ def prune(
     samples: LabelledBatches | None = None,
     seed: int = 0,
 ) -> Pruned:
-    """Return a copy of a network without the least important channels of its convolutions.
+    """Return a copy of a network, which stays untouched, without the least important channels of its convolutions.
 
     Which they are is decided first (see `decide`); exactly those are cut, and the result is proved to be the original
     with them set to zero. What they contributed on average is then folded into the biases and batch-norm statistics
     behind them (ours; see `recalibrate`).
 
     Args:
-        traced: Traced network, left untouched.
+        traced: Traced network.
         calibration: Normalised input (N, 3, H, W) on the network's device, clean training images.
         ratio: Share of channels to remove, in [0, 1).
         criterion: Measure of importance, or a word that names one in `CRITERIA`.
         across_layers: Rank channels across layers instead of within each.
-        halved: Widths of tensors whose half should be a multiple as well, since a block will work on it. Where that
-            costs little, they are rounded down to a multiple of twice the size.
+        halved: Widths of tensors whose half should be a multiple as well, since a block will work on it; so they become
+            where that costs little.
         samples: Labelled images, for the criteria that take them; gone through once.
         seed: Of what a criterion draws.
 
-    Raises:
-        ValueError: If the ratio is not allowed, or the criterion lacks what it needs.
-        UsageError: If a criterion of that name is unknown.
-        SurgeryError: If the network's channels cannot be followed, or the proof fails.
+    Raises ValueError if the ratio is not allowed, or the criterion lacks what it needs, UsageError if there is none of
+    that name, SurgeryError if the network's channels cannot be followed, or the proof fails.
 
     Source: [RA] Section 3. Channels are followed by our own labels (see `Labelling`), not by a dependency graph.
     """
@@ -107,7 +104,7 @@ def prune(
         importance = [(group, importance_of(group, measure, evidence)) for group in coupling.groups]
         decision = decide(
             [ranked(group, values) for group, values in importance if values is not None],
-            channels=_channels(traced),
+            channels=_sizes(traced)[0],
             ratio=ratio,
             across_layers=across_layers,
             halved=halved,
@@ -115,12 +112,13 @@ def prune(
         pruned = coupling.cut(decision.removed)
     proof = _proved(traced, pruned, coupling, calibration)
     recalibrate(pruned.network, kept_statistics(traced, pruned.kept, calibration), calibration)
+    before, after = (_sizes(network) for network in (traced, pruned.network))
     return Pruned(
         pruned.network,
-        share=1 - _channels(pruned.network) / max(_channels(traced), 1),
+        share=1 - after[0] / max(before[0], 1),
         round_to=decision.multiple,
-        channels=(_channels(traced), _channels(pruned.network)),
-        parameters=(_parameters(traced), _parameters(pruned.network)),
+        channels=(before[0], after[0]),
+        parameters=(before[1], after[1]),
         samples=len(inputs.labels),
         kept=pruned.kept,
         widths=pruned.widths,
@@ -131,20 +129,15 @@ def prune(
 
 
 def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration: Tensor) -> float | None:
-    """Return how far the pruned network is from the original with what went set to zero; refuse it if that is far.
-
-    None where the original's own scores are random, or depend on the other images of a batch.
-    """
+    """Return the proof, as `Pruned` has it; refuse a network that is far from the original."""
     images = calibration[:PROOF_IMAGES]
     apart = difference(traced, pruned.network, coupling.labelling, pruned.gone, images)
-    if not apart <= PROOF_TOLERANCE:
-        if not is_steady(traced, images):
-            return None
-        raise SurgeryError(
-            f"the pruned network is not the original without the removed channels: scores differ by {apart:.2g} of "
-            "their spread. --prune 0 skips pruning"
-        )
-    return apart
+    if apart <= PROOF_TOLERANCE or not is_steady(traced, images):
+        return apart if apart <= PROOF_TOLERANCE else None
+    raise SurgeryError(
+        f"the pruned network is not the original without the removed channels: scores differ by {apart:.2g} of "
+        "their spread. --prune 0 skips pruning"
+    )
 
 
 def _check(
@@ -171,9 +164,7 @@ def _as_ranges(numbers: list[int]) -> str:
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 
-def _parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def _channels(network: nn.Module) -> int:
-    return sum(m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd))
+def _sizes(network: nn.Module) -> tuple[int, int]:
+    """Return the numbers of all convolutions' output channels and of all parameters."""
+    channels = sum(m.out_channels for m in network.modules() if isinstance(m, nn.modules.conv._ConvNd))
+    return channels, sum(parameter.numel() for parameter in network.parameters())

@@ -4,7 +4,8 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from functools import partial
+from typing import Any, cast
 
 import torch
 from torch import Tensor, fx, nn
@@ -12,7 +13,7 @@ from torch import Tensor, fx, nn
 from iqa_armor.graph.trace import evaluating
 from iqa_armor.pruning.samples import channel_axis
 
-Hook = Callable[[nn.Module, tuple[Tensor, ...], Tensor], Tensor | None]
+Hook = Callable[[str, Any, tuple[Tensor, ...], Tensor], Tensor | None]  # of a module's name, it, its inputs and output
 BIASED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 
@@ -28,20 +29,16 @@ class Statistics:
 def kept_statistics(
     network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
 ) -> dict[str, Statistics]:
-    """Return statistics before pruning of the channels that stay, on a normalised input (N, 3, H, W), by module name.
+    """Return statistics before pruning of the channels that stay, by module, on a normalised input (N, 3, H, W).
 
-    They are of the output of layers with a bias, of the input of batch norms; modules that `kept` does not name keep
-    all channels.
+    Of outputs where there is a bias, of inputs of batch norms; modules that `kept` does not name keep all channels.
     """
     found: dict[str, Statistics] = {}
 
-    def record(name: str) -> Hook:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            whole = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
-            keep = kept.get(name, list(range(len(whole.mean))))
-            found[name] = Statistics(whole.mean[keep], whole.variance[keep])
-
-        return hook
+    def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        whole = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
+        keep = kept.get(name, list(range(len(whole.mean))))
+        found[name] = Statistics(whole.mean[keep], whole.variance[keep])
 
     _run(network, calibration, record)
     return found
@@ -59,44 +56,35 @@ def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calib
     Correction", ICCV 2019, Section 4.2, here for pruning.
     """
 
-    def correct(name: str) -> Hook:
-        def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-            target = targets.get(name)
-            if target is None:
-                return None
-            if isinstance(module, NORMS):
-                _shift_norm(module, _statistics(module, inputs[0]), target)
-                return module.forward(inputs[0])
-            change = target.mean - _statistics(module, output).mean
-            bias: Any = module.bias
-            bias += change
+    def correct(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        target, is_norm = targets.get(name), isinstance(module, NORMS)
+        if target is None:
+            return None
+        now = _statistics(module, inputs[0] if is_norm else output)
+        change = target.mean - now.mean
+        if not is_norm:
+            module.bias += change
             return output + change.view(-1, *[1] * (output.ndim - 1 - channel_axis(module, output)))
-
-        return hook
+        module.running_mean -= change
+        tiny = torch.finfo(now.variance.dtype).tiny
+        # A channel that is constant on the calibration images says nothing about its variance.
+        scale = torch.where(target.variance > 1e-12, now.variance / target.variance.clamp_min(tiny), 1.0)
+        module.running_var *= scale.clamp(0.1, 10.0)
+        return cast(Tensor, module.forward(inputs[0]))
 
     _run(pruned, calibration, correct)
 
 
-def _run(network: fx.GraphModule, calibration: Tensor, make: Callable[[str], Hook]) -> None:
+def _run(network: fx.GraphModule, calibration: Tensor, hook: Hook) -> None:
     called = [network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"]
     counts = Counter(map(id, called))
     with ExitStack() as hooks, evaluating(network), torch.no_grad():
         for name, module in network.named_modules():
-            is_biased = isinstance(module, BIASED) and module.bias is not None
+            held = "bias" if isinstance(module, BIASED) else "running_mean" if isinstance(module, NORMS) else ""
             # One that runs on several inputs has no statistics of its own.
-            if counts[id(module)] == 1 and (
-                is_biased or (isinstance(module, NORMS) and module.running_mean is not None)
-            ):
-                hooks.enter_context(module.register_forward_hook(make(name)))
+            if counts[id(module)] == 1 and getattr(module, held, None) is not None:
+                hooks.enter_context(module.register_forward_hook(partial(hook, name)))
         network(calibration)
-
-
-def _shift_norm(norm: Any, now: Statistics, before: Statistics) -> None:
-    norm.running_mean += now.mean - before.mean
-    tiny = torch.finfo(now.variance.dtype).tiny
-    # A channel that is constant on the calibration images says nothing about its variance.
-    scale = torch.where(before.variance > 1e-12, now.variance / before.variance.clamp_min(tiny), 1.0)
-    norm.running_var *= scale.clamp(0.1, 10.0)
 
 
 def _statistics(module: nn.Module, values: Tensor) -> Statistics:

@@ -1,19 +1,19 @@
 """What the layers of a network read on labelled images."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import SurgeryError, failing
 from iqa_armor.graph.trace import evaluating
 
 # Batches of normalised images (N, 3, H, W) on the network's device with their labels (N,).
 LabelledBatches = Iterable[tuple[Tensor, Tensor]]
 Reader = nn.modules.conv._ConvNd | nn.Linear
-Hook = Callable[[nn.Module, tuple[Tensor, ...]], None]
 BLIND = "scores of this network have no gradient, as behind argmax; pass --criterion l1"
 EFFECT_BATCH = 4  # images whose gradients are held at once
 CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rounding
@@ -37,20 +37,36 @@ def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
     runs: dict[str, list[Tensor]] = {}
+
+    def record(name: str, module: nn.Module, given: tuple[Tensor, ...]) -> None:
+        values = given[0]
+        places = tuple(axis for axis in range(1, values.ndim) if axis != channel_axis(module, values))
+        runs.setdefault(name, []).append((values.mean(dim=places) if places else values).double().cpu())
+
     with ExitStack() as hooks, evaluating(network), torch.no_grad():
         for name, module in network.named_modules():
             if isinstance(module, Reader):
-                hooks.enter_context(module.register_forward_pre_hook(_recorder(runs.setdefault(name, []))))
+                hooks.enter_context(module.register_forward_pre_hook(partial(record, name)))
         for images, scores in batches:
+            runs.clear()
             network(images)
             labels.append(scores.double().cpu())
             for name, seen in runs.items():
-                parts.setdefault(name, []).extend(_per_image(name, seen, len(images)))
-                seen.clear()
+                parts.setdefault(name, []).append(_per_image(name, seen, len(images)))
     if not labels:
         raise ValueError("this criterion needs labelled images, got none")
-    # A layer that never ran has no parts.
-    return Inputs({name: torch.cat(part) for name, part in parts.items() if part}, torch.cat(labels))
+    return Inputs({name: torch.cat(part) for name, part in parts.items()}, torch.cat(labels))
+
+
+def _per_image(name: str, seen: list[Tensor], images: int) -> Tensor:
+    """Return the mean (N, C) over a layer's runs on a batch of N images."""
+    for values in seen:
+        if len(values) % images:
+            raise SurgeryError(
+                f"layer {name!r} reads {len(values)} rows for {images} images, so no row belongs to one image; "
+                "take a criterion that needs no images, such as --criterion l1"
+            )
+    return torch.stack([values.view(images, -1, values.shape[1]).mean(dim=1) for values in seen]).mean(dim=0)
 
 
 def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
@@ -63,18 +79,15 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
     read: list[tuple[str, Tensor]] = []
 
-    def reading(name: str) -> Callable[[nn.Module, tuple[Tensor, ...]], tuple[Tensor, ...]]:
-        def hook(_: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
-            if not given[0].requires_grad:
-                return given  # a table of the network's own, such as places relative to each other
-            read.append((name, given[0].clone()))  # a copy, so that its gradient is through this layer alone
-            return (read[-1][1], *given[1:])
-
-        return hook
+    def note(name: str, _: nn.Module, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        if not given[0].requires_grad:
+            return given  # a table of the network's own, such as places relative to each other
+        read.append((name, given[0].clone()))  # a copy, so that its gradient is through this layer alone
+        return (read[-1][1], *given[1:])
 
     with ExitStack() as hooks, evaluating(network), torch.enable_grad():
         for name, layer in layers.items():
-            hooks.enter_context(layer.register_forward_pre_hook(reading(name)))
+            hooks.enter_context(layer.register_forward_pre_hook(partial(note, name)))
         for batch in torch.split(images, EFFECT_BATCH):
             read.clear()
             gradients = _gradients(network(batch.detach().requires_grad_()), [values for _, values in read])
@@ -90,7 +103,8 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def _gradients(scores: Tensor, values: list[Tensor]) -> list[Tensor]:
     if not scores.requires_grad:
         raise SurgeryError(BLIND)
-    found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
+    with failing("scores of this network cannot be differentiated", error=SurgeryError, advice="pass --criterion l1"):
+        found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
     # A root at 0 has no gradient, such as a deviation over a flat map.
     return [gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in found]
 
@@ -115,32 +129,9 @@ def checked(activations: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
 
 def varies(activations: Tensor) -> Tensor:
     """Return which channels (C,) of activations (n, C) are more than rounding around a constant."""
-    spread, size = activations.std(dim=0), activations.abs().mean(dim=0)
-    return spread > CONSTANT * size
+    return activations.std(dim=0) > CONSTANT * activations.abs().mean(dim=0)
 
 
 def channel_axis(module: nn.Module, values: Tensor) -> int:
     """Return the axis of a layer's channels: the last of a linear layer, the second of all others."""
     return values.ndim - 1 if isinstance(module, nn.Linear) else 1
-
-
-def _recorder(seen: list[Tensor]) -> Hook:
-    def hook(module: nn.Module, given: tuple[Tensor, ...]) -> None:
-        values = given[0]
-        places = tuple(axis for axis in range(1, values.ndim) if axis != channel_axis(module, values))
-        seen.append((values.mean(dim=places) if places else values).double().cpu())
-
-    return hook
-
-
-def _per_image(name: str, seen: list[Tensor], images: int) -> list[Tensor]:
-    """Return, in a list, the mean (N, C) over a layer's runs on a batch of N images; nothing if it did not run."""
-    if not seen:
-        return []
-    for values in seen:
-        if len(values) % images:
-            raise SurgeryError(
-                f"layer {name!r} reads {len(values)} rows for {images} images, so no row belongs to one image; "
-                "take a criterion that needs no images, such as --criterion l1"
-            )
-    return [torch.stack([values.view(images, -1, values.shape[1]).mean(dim=1) for values in seen]).mean(dim=0)]

@@ -1,7 +1,7 @@
 """Decide which channels of coupled layers go."""
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -10,8 +10,7 @@ from torch import Tensor
 
 from iqa_armor.pruning.coupling import ChannelGroup
 
-# A multiple to round widths to, and the share of it that is added before rounding down: 0 rounds down, 1/2 to the
-# nearest. Processors work on channels by sixteens.
+# Multiple and lift as in `Rounding`. Processors work on channels by sixteens.
 ROUNDINGS = (*((multiple, lift) for multiple in (16, 8, 4) for lift in (0.0, 0.25, 0.5)), (1, 0.5))
 TOLERANCE = 0.015  # of the removed share, so 10 % may become 8.5 to 11.5 %
 EXCESS = 0.16  # a layer may lose this share more than asked for: 64 → 48 channels, not 32 → 16
@@ -50,19 +49,19 @@ class Ranked:
         """How many channels are worth nothing."""
         return int((self.importance <= DEAD * self.importance.mean()).sum()) * self.group.parts
 
-    def has_enough(self, aim: float) -> bool:
-        """Return whether about so many channels are worth nothing."""
-        return bool(self.dead) and aim < self.dead + 1
-
     def removed(self, rounding: Rounding, wanted: float) -> list[int]:
         """Return the least important channels, so many that about `wanted` stay."""
         width, parts = self.group.width, self.group.parts
         kept = width if wanted == width else rounding.kept(width, wanted, parts)
-        if rounding.spares and self.has_enough(width - wanted) and width - kept > self.dead:
+        if rounding.spares and _is_enough(self.dead, width - wanted) and width - kept > self.dead:
             # Other images may wake up some that were silent on those looked at, so no more go than was asked for.
             kept = max(Rounding(1, 0.5).kept(width, wanted, parts), width - self.dead)
         places = self.importance.argsort()[: (width - kept) // parts]
         return sorted(int(place) + part * (width // parts) for place in places for part in range(parts))
+
+
+def _is_enough(dead: int, aim: float) -> bool:
+    return bool(dead) and aim < dead + 1
 
 
 @dataclass(frozen=True)
@@ -97,13 +96,18 @@ def decide(
         return Decision(tuple(pair for pair in removed if pair[1]), share, rounding.multiple)
 
     aims = [(each, ratio * each.group.width) for each in groups]
-    spares = 2 * sum(aim for each, aim in aims if each.has_enough(aim)) > sum(aim for _, aim in aims)
+    spares = 2 * sum(aim for each, aim in aims if _is_enough(each.dead, aim)) > sum(aim for _, aim in aims)
     roundings = [Rounding(multiple, lift, frozenset(halved), spares) for multiple, lift in ROUNDINGS]
-    if across_layers:
-        aim = _aim(lambda aim: attempt(roundings[-1], _wanted_across(groups, aim)).share, ratio)
+    wanted = _wanted_across(groups, ratio) if across_layers else _wanted_in_each(groups, ratio)
+    aim = ratio
+    # Layers that share channels count as one place, so where such are the least important too much goes across layers:
+    # what is asked for is corrected by the quotient (ours).
+    for _ in range(TRIES if across_layers else 0):
+        share = attempt(roundings[-1], wanted).share
+        if abs(share - ratio) <= TOLERANCE / 3:
+            break
+        aim = min(aim * min(ratio / max(share, 1e-9), 2.0), 0.95)
         wanted = _wanted_across(groups, aim)
-    else:
-        wanted = _wanted_in_each(groups, ratio)
     for rounding in roundings:
         decision = attempt(rounding, wanted)
         most = max((len(gone) / group.width for group, gone in decision.removed), default=0.0)
@@ -113,11 +117,7 @@ def decide(
 
 
 def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
-    """Return how many channels of each group stay where a share of each goes.
-
-    Groups of the same layers, such as what a slice reads and what it leaves, share out what is worth nothing in them if
-    that is enough.
-    """
+    """Return how many channels of each group stay where a share goes; those of the same layers share out their dead."""
     alike: dict[frozenset[str], list[Ranked]] = {}
     for each in groups:
         makers = frozenset(member.name for member in each.group.members if member.side == "gives")
@@ -126,7 +126,7 @@ def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
     for kin in alike.values():
         aim, dead = ratio * sum(each.group.width for each in kin), sum(each.dead for each in kin)
         for each in kin:
-            gone[id(each)] = each.dead * aim / dead if dead and aim < dead + 1 else ratio * each.group.width
+            gone[id(each)] = each.dead * aim / dead if _is_enough(dead, aim) else ratio * each.group.width
     return [each.group.width - gone[id(each)] for each in groups]
 
 
@@ -139,18 +139,3 @@ def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:
     threshold = every.topk(count, largest=False).values[-1] if count else -math.inf
     gone = [int((each.importance <= threshold).sum()) * each.group.parts for each in groups]
     return [float(each.group.width - number) for each, number in zip(groups, gone, strict=True)]
-
-
-def _aim(share_at: Callable[[float], float], ratio: float) -> float:
-    """Return the share of places to ask for, across layers, so that a share of `ratio` of all channels goes.
-
-    Layers that share channels count as one place, so where such layers are the least important more goes than was asked
-    for. What is asked for is corrected by the quotient, at most four times (ours).
-    """
-    aim = ratio
-    for _ in range(TRIES):
-        share = share_at(aim)
-        if abs(share - ratio) <= TOLERANCE / 3:
-            break
-        aim = min(aim * min(ratio / max(share, 1e-9), 2.0), 0.95)
-    return aim

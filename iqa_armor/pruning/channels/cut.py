@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor, fx, nn
 
-from iqa_armor.pruning.channels.kinds import name_of
+from iqa_armor.graph.calls import plain_name
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import kept_labels, leaving, varying
 from iqa_armor.pruning.channels.zero import restore_sum
@@ -16,6 +16,8 @@ from iqa_armor.pruning.channels.zero import restore_sum
 PIECES = ("chunk", "split", "split_with_sizes", "tensor_split")
 INDEXED = ("getitem", "narrow", "select")
 LAYERS = ("conv1d", "conv2d", "conv3d", "conv_transpose1d", "conv_transpose2d", "conv_transpose3d", "layer_norm")
+_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
+Holders = list[tuple[nn.Module, str]]  # modules that have a tensor, each with the attribute's name
 
 
 def _sizes(before: fx.Node, labelling: Labelling, gone: Tensor) -> tuple[torch.Size, torch.Size]:
@@ -36,12 +38,10 @@ def _rewrite_pieces(node: fx.Node, before: fx.Node, labelling: Labelling, gone: 
     """Write a split into pieces with the pieces' own lengths."""
     labels = labelling.labels[before]
     axis = int(node.kwargs.get("dim", node.args[2] if len(node.args) > 2 else 0))  # type: ignore[arg-type]
-    old, new = (
-        [part.shape[axis] for part in parts] for parts in (labels, [kept_labels(part, gone) for part in labels])
-    )
-    if old != new:
+    lengths = [kept_labels(part, gone).shape[axis] for part in labels]
+    if lengths != [part.shape[axis] for part in labels]:
         node.op, node.target, node.kwargs = "call_function", torch.split, {}
-        node.args = (node.args[0], new, axis)
+        node.args = (node.args[0], lengths, axis)
 
 
 def _rewrite_index(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
@@ -52,11 +52,11 @@ def _rewrite_index(node: fx.Node, before: fx.Node, labelling: Labelling, gone: T
     for axis in varying(goes):
         stays = (~goes.flatten()).long()
         new = torch.cat([torch.zeros(1, dtype=torch.long), stays.cumsum(0)]).tolist()  # position → position
-        if name_of(node) == "getitem":
+        if plain_name(node) == "getitem":
             node.args = (node.args[0], _indexed(node.args[1], axis, new, labels.ndim))
         elif len(node.args) > 2 and int(node.args[1]) % labels.ndim == axis:  # type: ignore[arg-type]
             start = new[int(node.args[2]) % labels.shape[axis]]  # type: ignore[arg-type]
-            rest = [new[int(node.args[2]) + int(node.args[3])] - start] if name_of(node) == "narrow" else []  # type: ignore[arg-type]
+            rest = [new[int(node.args[2]) + int(node.args[3])] - start] if plain_name(node) == "narrow" else []  # type: ignore[arg-type]
             node.args = (*node.args[:2], start, *rest)
 
 
@@ -67,12 +67,9 @@ def _indexed(index: Any, axis: int, new: list[int], ndim: int) -> Any:
         place = parts.index(Ellipsis)
         missing = ndim - sum(part is not None for part in parts) + 1
         parts[place : place + 1] = [slice(None)] * missing
-    position = -1
-    for place, part in enumerate(parts):
-        position += part is not None
-        if position == axis and part is not None:
-            parts[place] = _moved(part, new)
-            break
+    places = [place for place, part in enumerate(parts) if part is not None]
+    if axis < len(places):
+        parts[places[axis]] = _moved(parts[places[axis]], new)
     return tuple(parts)
 
 
@@ -83,18 +80,18 @@ def _moved(part: Any, new: list[int]) -> Any:
             bound if not isinstance(bound, int) else new[min(length, bound if bound >= 0 else max(0, bound + length))]
             for bound in (part.start, part.stop)
         ]
-        return slice(bounds[0], bounds[1])
+        return slice(*bounds)
     return new[part % length] if isinstance(part, int) else part
 
 
 def _rewrite_layer(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
     old, new = _sizes(before.all_input_nodes[0], labelling, gone)
-    name, place, axis = ("normalized_shape", 1, -1) if name_of(node) == "layer_norm" else ("groups", 6, 1)
+    name, place, axis = ("normalized_shape", 1, -1) if plain_name(node) == "layer_norm" else ("groups", 6, 1)
     given = node.kwargs.get(name, node.args[place] if len(node.args) > place else None)
     if given is None or isinstance(given, fx.Node) or old[axis] == new[axis]:
         return
     if name == "groups" and (given != old[axis] or given == 1):
-        return
+        return  # not depthwise
     value: Any = new[axis] if name == "groups" else (new[axis],)
     if name in node.kwargs:
         node.kwargs = {**node.kwargs, name: value}
@@ -121,14 +118,8 @@ _REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
 }
 
 
-_PLAIN = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-
-
 def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphModule:
-    """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes.
-
-    Sizes in calls that reshape are those of the original; labelling the copy anew mends them.
-    """
+    """Return a copy of a labelled network without what is `gone` (per label); relabelling mends sizes in reshapes."""
     duplicate = copy.deepcopy(traced)
     holders = _holders(duplicate)
     done = _cut_layers(duplicate, labelling, gone, holders)
@@ -143,14 +134,11 @@ def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphM
         _restate(module)
     originals = {node.name: node for node in traced.graph.nodes}
     for node in list(duplicate.graph.nodes):
-        if node.op in ("call_function", "call_method") and (rewrite := _REWRITERS.get(name_of(node))):
+        if node.op in ("call_function", "call_method") and (rewrite := _REWRITERS.get(plain_name(node))):
             rewrite(node, originals[node.name], labelling, gone)
     duplicate.graph.lint()
     duplicate.recompile()
     return duplicate
-
-
-Holders = list[tuple[nn.Module, str]]  # modules that have a tensor, each with the attribute's name
 
 
 def _holders(network: nn.Module) -> dict[str, Holders]:
@@ -195,8 +183,8 @@ def _shrink(holders: Holders, axis: int, stays: Tensor) -> None:
 
 def _restate(module: nn.Module) -> None:
     """Let a layer's settings say what its weights are."""
-    weight: Any = getattr(module, "weight", None)
     layer: Any = module
+    weight: Any = getattr(layer, "weight", None)
     is_depthwise = getattr(module, "groups", 1) == getattr(module, "in_channels", 0) > 1
     if isinstance(module, nn.modules.conv._ConvTransposeNd):
         layer.in_channels = weight.shape[0]

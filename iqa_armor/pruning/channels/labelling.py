@@ -10,9 +10,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.calls import layer_of, tensors_in
+from iqa_armor.graph.calls import layer_of, plain_name, tensors_in
 from iqa_armor.graph.interpret import call_node
-from iqa_armor.pruning.channels.kinds import kind_of, name_of
 from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
 from iqa_armor.pruning.channels.zero import Rest, rest_of
 
@@ -100,11 +99,9 @@ class Labelling:
         return self.whole[name]
 
     def labels_of_stored(self, name: str, tensor: Tensor) -> Tensor:  # noqa: ARG002
-        """Return the first labels of a stored tensor."""
         return self.units.fresh(tensor.numel(), is_made=False).view(tensor.shape)
 
     def labels_of_made(self, weight: str, count: int) -> Tensor:  # noqa: ARG002
-        """Return the first labels (count,) of what a weight makes."""
         return self.units.fresh(count, is_made=True)
 
     def stay(self, call: Call, why: str) -> Labels:
@@ -150,12 +147,12 @@ class Labelling:
         return self.real(call.given(name, place, default))
 
     def _label(self, node: fx.Node) -> Labels:
-        from iqa_armor.pruning.channels.rules import RULES
+        from iqa_armor.pruning.channels.rules import RULES, kind_of
 
         value, layer = self.values[node], layer_of(self.traced, node)
         if node.op == "placeholder" or self.of_images.intersection(node.all_input_nodes):
             self.of_images.add(node)
-        call = Call(node, value, layer, type(layer).__name__ if layer is not None else name_of(node))
+        call = Call(node, value, layer, type(layer).__name__ if layer is not None else plain_name(node))
         if node.op == "output":
             self.stay(call, "the score reads it")
         elif node.op == "call_function" and node.target is operator.setitem:

@@ -49,10 +49,7 @@ def spread(vector: Tensor, axis: int, shape: Sequence[int]) -> Tensor:
 
 def line(labels: Tensor, axis: int) -> Tensor:
     """Return what stands along an axis at the first place of all others."""
-    for other in range(labels.ndim):
-        if other != axis:
-            labels = labels.narrow(other, 0, 1)
-    return labels.flatten()
+    return labels.movedim(axis, -1)[(0,) * (labels.ndim - 1)]
 
 
 def like(value: Any, make: Callable[[Tensor], Tensor]) -> Labels:
@@ -67,11 +64,6 @@ def zeros(value: Any) -> Labels:
     return like(value, lambda part: torch.zeros((), dtype=torch.long).expand(part.shape))
 
 
-def is_full(labels: Tensor, other: Tensor) -> bool:
-    """Return whether a tensor has a value of its own at every place along which another's labels change."""
-    return any(labels.shape[axis] > 1 for axis in varying(other))
-
-
 def leaving(labels: Tensor, gone: Tensor) -> Tensor:
     """Return what goes (bool) of a tensor by its labels, axes along which that does not change cut to length 1."""
     return compressed(gone[compressed(labels)])
@@ -81,12 +73,9 @@ def kept_labels(labels: Tensor, gone: Tensor) -> Tensor:
     """Return the labels of what is left of a tensor when the labels that `gone` (per label) marks are taken out."""
     goes = leaving(labels, gone)
     axes = varying(goes)
-    if not axes:
-        return labels
     if len(axes) > 1:
         raise ValueError("what goes is no whole slice")
-    staying = torch.nonzero(~goes.flatten()).flatten()
-    return labels.index_select(axes[0], staying)
+    return labels.index_select(axes[0], torch.nonzero(~goes.flatten()).flatten()) if axes else labels
 
 
 class Units:
@@ -107,10 +96,7 @@ class Units:
         return torch.arange(start, start + count)
 
     def link(self, first: Tensor, second: Tensor) -> None:
-        """Note that units at the same place of two label tensors (of shapes that broadcast) go together.
-
-        Where one of the two cannot go, the other cannot either.
-        """
+        """Note that units at the same place of two label tensors, whose shapes broadcast, go together or not at all."""
         first, second = (each.flatten() for each in torch.broadcast_tensors(first, second))  # type: ignore[no-untyped-call]
         both = (first > 0) & (second > 0)
         pairs = torch.stack([first[both], second[both]])
@@ -121,10 +107,7 @@ class Units:
         self.fix(torch.cat([first[(second == 0)], second[(first == 0)]]))
 
     def settled(self, labels: Tensor) -> Tensor:
-        """Tie units of one tensor together, so that what goes is whole slices along one axis; return its labels then.
-
-        The axis is the one along which most differ. Numbers that no layer makes are left alone.
-        """
+        """Tie units of a tensor, so that whole slices go along the axis on which most differ; return its labels."""
         small = compressed(labels)
         axes = [axis for axis, length in enumerate(small.shape) if length > 1]
         if len(axes) < 2 or not bool(self.made[small].any()):
@@ -144,11 +127,8 @@ class Units:
 
     def roots(self) -> Tensor:
         """Return, per label (count + 1,), the name of its linked set: the least unit in it, or 0 where it must stay."""
-        if self._roots is None:
-            self._roots = self._solve()
-        return self._roots
-
-    def _solve(self) -> Tensor:
+        if self._roots is not None:
+            return self._roots
         from scipy.sparse import coo_array
         from scipy.sparse.csgraph import connected_components
 
@@ -160,4 +140,5 @@ class Units:
         least = torch.full((int(names.max()) + 1,), size).scatter_reduce(0, names, torch.arange(size), "amin")
         fixed = torch.cat([torch.zeros(1, dtype=torch.long), *self._fixed])
         least[names[fixed]] = 0
-        return least[names]
+        self._roots = least[names]
+        return self._roots

@@ -1,7 +1,5 @@
 """What layers and products do to labels: they read channels, make them, scale them."""
 
-from collections.abc import Sequence
-
 from torch import Tensor, fx, nn
 
 from iqa_armor.pruning.channels.labelling import Call, Labelling
@@ -9,10 +7,7 @@ from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, ze
 
 
 def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False) -> Labels:
-    """Read channels along the second axis and make new ones; a depthwise filter passes them on.
-
-    The weight of a transposed one reads along its first axis.
-    """
+    """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
     weight, labels = labelling.operand(call, "weight", 1), labelling.of(call.sources[0])
     if weight is None or set(varying(labels)) - {1}:
         return lost(labelling, call)
@@ -22,7 +17,7 @@ def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False
         labelling.site(weight, 0, incoming if is_transposed else outgoing)
         if not is_transposed:
             labelling.made_axis.setdefault(weight, 0)
-    elif not _is_learned(labelling, weight):
+    elif not isinstance(labelling.stored(weight), nn.Parameter):  # such as those of a cosine transform or a high pass
         return labelling.stay(call, f"{call.name} has filters that are not learned")
     else:
         outgoing = _filtered(labelling, call, weight, incoming.view(groups, -1), is_transposed=is_transposed)
@@ -30,11 +25,28 @@ def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False
     return spread(outgoing, 1, call.value.shape)
 
 
+def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, is_transposed: bool) -> Tensor:
+    """Make channels of those that groups read (groups, n), of each of which the same places go: groups stay even."""
+    source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
+    labelling.units.link(incoming, incoming[:1])
+    labelling.read(call, source, labelling.of(source))
+    if is_transposed:
+        labelling.site(weight, 0, incoming.flatten())
+        own = labelling.made(weight, shape[1], 1)
+        labelling.site(weight, 1, own)
+        return own.repeat(groups)
+    labelling.site(weight, 1, incoming[0])
+    outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
+    labelling.site(weight, 0, outgoing)
+    return outgoing
+
+
 def linear(labelling: Labelling, call: Call) -> Labels:
     """Read channels along the last axis and make new ones."""
     source, weight = call.sources[0], labelling.operand(call, "weight", 1)
     labels = labelling.of(source)
-    if weight is None or not _is_learned(labelling, weight) or set(varying(labels)) - {labels.ndim - 1}:
+    is_learned = weight is not None and isinstance(labelling.stored(weight), nn.Parameter)
+    if weight is None or not is_learned or set(varying(labels)) - {labels.ndim - 1}:
         return lost(labelling, call)
     labelling.read(call, source, labels)
     labelling.site(weight, 1, along(labels, labels.ndim - 1))
@@ -48,20 +60,15 @@ def linear(labelling: Labelling, call: Call) -> Labels:
 
 def batch_norm(labelling: Labelling, call: Call) -> Labels:
     """Scale channels of the second axis, each by itself."""
-    labels = labelling.of(call.sources[0])
-    if set(varying(labels)) - {1}:
-        return lost(labelling, call)
-    return _scaled(labelling, call, labels, ("running_mean", "running_var", "weight", "bias"), axis=1)
+    return _scaled(labelling, call, 1, running_mean=1, running_var=2, weight=3, bias=4)
 
 
 def prelu(labelling: Labelling, call: Call) -> Labels:
     """Bend values by a slope per channel, or by one for all."""
-    labels, weight = labelling.of(call.sources[0]), labelling.operand(call, "weight", 1)
+    weight = labelling.operand(call, "weight", 1)
     if weight is not None and labelling.stored(weight).numel() == 1:
-        return labels
-    if weight is None or set(varying(labels)) - {1}:
-        return lost(labelling, call)
-    return _scaled(labelling, call, labels, ("weight",), axis=1)
+        return labelling.of(call.sources[0])
+    return lost(labelling, call) if weight is None else _scaled(labelling, call, 1, weight=1)
 
 
 def layer_norm(labelling: Labelling, call: Call) -> Labels:
@@ -69,13 +76,12 @@ def layer_norm(labelling: Labelling, call: Call) -> Labels:
     labels = labelling.of(call.sources[0])
     shape = labelling.argument(call, "normalized_shape", 1, ())
     normalized = set(range(labels.ndim - (1 if isinstance(shape, int) else len(shape)), labels.ndim))
-    over = set(varying(labels))
-    if not over & normalized:
+    if not set(varying(labels)) & normalized:
         return labels
-    if len(normalized) > 1 or len(over) > 1:
+    if len(normalized) > 1 or len(varying(labels)) > 1:
         return lost(labelling, call)
     labelling.across[call.node] = labels
-    return _scaled(labelling, call, labels, (None, "weight", "bias"), axis=labels.ndim - 1)
+    return _scaled(labelling, call, labels.ndim - 1, weight=2, bias=3)
 
 
 def group_norm(labelling: Labelling, call: Call) -> Labels:
@@ -87,7 +93,17 @@ def group_norm(labelling: Labelling, call: Call) -> Labels:
     labelling.units.link(rows, rows[:1])
     if rows.shape[1] > 1:
         labelling.across[call.node] = labels
-    return _scaled(labelling, call, labels, (None, "weight", "bias"), axis=1)
+    return _scaled(labelling, call, 1, weight=2, bias=3)
+
+
+def _scaled(labelling: Labelling, call: Call, axis: int, **places: int) -> Labels:
+    """Scale channels of an axis by stored tensors, which are named with their places among a function's arguments."""
+    labels = labelling.of(call.sources[0])
+    if set(varying(labels)) - {axis}:
+        return lost(labelling, call)
+    for name, place in places.items():
+        labelling.site(labelling.operand(call, name, place), 0, along(labels, axis))
+    return labels
 
 
 def product(labelling: Labelling, call: Call) -> Labels:
@@ -112,10 +128,7 @@ def product(labelling: Labelling, call: Call) -> Labels:
             labelling.units.link(along(labels, axis), along(other, axis))
     if len({axis for axis, _, _ in found}) > 1:
         return lost(labelling, call)
-    if not found:
-        return zeros(call.value)
-    axis, labels, _ = found[0]
-    return spread(along(labels, axis), axis, call.value.shape)
+    return spread(along(found[0][1], found[0][0]), found[0][0], call.value.shape) if found else zeros(call.value)
 
 
 def attention(labelling: Labelling, call: Call) -> Labels:
@@ -135,34 +148,6 @@ def attention(labelling: Labelling, call: Call) -> Labels:
 def lost(labelling: Labelling, call: Call) -> Labels:
     """Let channels stay that go into what nothing is known of."""
     return labelling.stay(call, f"{call.name} mixes channels in a way that cannot be followed")
-
-
-def _is_learned(labelling: Labelling, weight: str) -> bool:
-    """Return whether a weight is no table such as that of a cosine transform or of high-pass filters."""
-    return isinstance(labelling.stored(weight), nn.Parameter)
-
-
-def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *, is_transposed: bool) -> Tensor:
-    """Make channels of those that groups read (groups, n), of each of which the same places go: groups stay even."""
-    source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
-    labelling.units.link(incoming, incoming[:1])
-    labelling.read(call, source, labelling.of(source))
-    if is_transposed:
-        labelling.site(weight, 0, incoming.flatten())
-        own = labelling.made(weight, shape[1], 1)
-        labelling.site(weight, 1, own)
-        return own.repeat(groups)
-    labelling.site(weight, 1, incoming[0])
-    outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
-    labelling.site(weight, 0, outgoing)
-    return outgoing
-
-
-def _scaled(labelling: Labelling, call: Call, labels: Tensor, names: Sequence[str | None], *, axis: int) -> Tensor:
-    for place, name in enumerate(names, start=1):
-        if name is not None:
-            labelling.site(labelling.operand(call, name, place), 0, along(labels, axis))
-    return labels
 
 
 def _adds_nothing(labelling: Labelling, *factors: fx.Node) -> bool:

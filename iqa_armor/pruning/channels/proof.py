@@ -11,12 +11,15 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import NETWORK_FAILURES
-from iqa_armor.graph.calls import tensors_in
+from iqa_armor.graph.calls import plain_name, tensors_in, writes
 from iqa_armor.graph.interpret import call_node
-from iqa_armor.pruning.channels.kinds import FUNCTIONS, name_of
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
+from iqa_armor.pruning.channels.rules import FUNCTIONS
 from iqa_armor.pruning.channels.zero import has_channels
+
+SIZES = ("view", "reshape", "expand", "broadcast_to")
+_MAKING = (torch.zeros, torch.ones, torch.linspace)  # in single precision, where no other is named
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
@@ -36,18 +39,14 @@ def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelli
     return None
 
 
-SIZES = ("view", "reshape", "expand", "broadcast_to")
-
-
 class Relabelling(Labelling):
     """Labels of a pruned network with the names that the original's had; ends early where a call fails."""
 
     def __init__(self, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor) -> None:
         super().__init__(pruned, labelling.example)
         self.units = Units(labelling.units)
-        self._made = {
-            name: kept_labels(labelling.sites[name, axis], gone) for name, axis in labelling.made_axis.items()
-        }
+        made = labelling.made_axis.items()
+        self._made = {name: kept_labels(labelling.sites[name, axis], gone) for name, axis in made}
         self._stored = {name: kept_labels(labels, gone) for name, labels in labelling.whole.items()}
         self._before = {node.name: labels for node, labels in labelling.labels.items()}
         self._numbers = {node.name: number for node, number in labelling.numbers.items()}
@@ -67,11 +66,11 @@ class Relabelling(Labelling):
 
     def value(self, node: fx.Node) -> Any:
         """Return what a node gives; numbers that it is given wrongly are mended in the graph."""
-        if FUNCTIONS.get(name_of(node)) == "elementwise" and tensors_in(fx.node.map_arg(node.args, self.values.get)):
+        if FUNCTIONS.get(plain_name(node)) == "elementwise" and tensors_in(fx.node.map_arg(node.args, self.values.get)):
             # A number of channels in arithmetic, such as a root to divide by, is that of the original.
             node.args = tuple(self._original(given) for given in node.args)
         labels = self._before.get(node.name)
-        if name_of(node) in SIZES and isinstance(labels, Tensor):
+        if plain_name(node) in SIZES and isinstance(labels, Tensor):
             is_packed = len(node.args) == 2 and isinstance(node.args[1], tuple | list)
             given: Any = node.args[1] if is_packed else node.args[1:]
             sizes = tuple(map(self._size, given, kept_labels(labels, self._gone).shape))
@@ -89,11 +88,8 @@ class Relabelling(Labelling):
 
 def _same(found: Any, before: Any, gone: Tensor) -> bool:
     if isinstance(before, tuple | list):
-        return (
-            isinstance(found, tuple | list)
-            and len(found) == len(before)
-            and all(_same(one, other, gone) for one, other in zip(found, before, strict=True))
-        )
+        is_alike = isinstance(found, tuple | list) and len(found) == len(before)
+        return is_alike and all(_same(one, other, gone) for one, other in zip(found, before, strict=True))
     if not isinstance(before, Tensor):
         return True
     expected = kept_labels(before, gone)
@@ -115,7 +111,8 @@ class Masked(fx.Interpreter):
     def run_node(self, n: fx.Node) -> Any:
         """Return the value of a node; one that normalises over channels does so over those that stay."""
         labels = self.labelling.across.get(self._own[n.name])
-        return super().run_node(n) if labels is None else self._normalized(n, labels)
+        goes = None if labels is None else leaving(labels, self.gone)
+        return super().run_node(n) if goes is None or not varying(goes) else self._normalized(n, goes)
 
     def fetch_args_kwargs_from_env(self, n: fx.Node) -> Any:
         """Return a node's arguments, those that it sums over without the channels that are gone."""
@@ -123,16 +120,22 @@ class Masked(fx.Interpreter):
         for original, labels in self.labelling.reads.get(self._own[n.name], ()):
             source, is_sum = by_name[original.name], self._own[n.name] in self.labelling.rescaled
             read[source] = self._of_zeros(source, {}) if is_sum else self._masked(read[source], labels)
+        if not self.garbage_collect_values and writes(self.module, n):
+            read.update({source: read[source].clone() for source in n.all_input_nodes if self._is_last(source)})
         return fx.node.map_arg((n.args, n.kwargs), read.__getitem__)
+
+    def _is_last(self, source: fx.Node) -> bool:
+        """Whether one node alone reads a tensor: what that writes goes into a copy, so that the tensor stays known."""
+        value = self.env[source]
+        others = (each for node, each in self.env.items() if node is not source and isinstance(each, Tensor))
+        stored = value.untyped_storage().data_ptr() if isinstance(value, Tensor) and len(source.users) == 1 else None
+        return stored is not None and all(each.untyped_storage().data_ptr() != stored for each in others)
 
     def _masked(self, value: Tensor, labels: Tensor) -> Tensor:
         return value.masked_fill(leaving(labels, self.gone).to(value.device), 0)
 
     def _of_zeros(self, node: fx.Node, found: dict[fx.Node, Any]) -> Any:
-        """Return the value of a node as it is where channels that are gone are zero at the layers that make them.
-
-        Those of nodes in front of it are kept in `found`, since many may read one.
-        """
+        """Return a node's value where channels that are gone are zero at their makers; `found` keeps such values."""
         known = self._own[node.name]
         if not has_channels(self.labelling, known):
             return self.env[node]
@@ -143,27 +146,18 @@ class Masked(fx.Interpreter):
             found[node] = call_node(self.module, node, *given)
         return found[node]
 
-    def _normalized(self, node: fx.Node, labels: Tensor) -> Tensor:
+    def _normalized(self, node: fx.Node, goes: Tensor) -> Tensor:
         """Normalise over the channels that stay, as the pruned network does; the others become zero."""
-        source = node.all_input_nodes[0]
-        value, goes = self.env[source], leaving(labels, self.gone)
-        axes = varying(goes)
-        if not axes:
-            found: Tensor = super().run_node(node)
-            return found
+        value, mate, (axis,) = self.env[node.all_input_nodes[0]], self._mates[node.name], varying(goes)
         staying = torch.nonzero(~goes.flatten()).flatten().to(value.device)
-        smaller = value.index_select(axes[0], staying)
-        mate = self._mates[node.name]
+        smaller = value.index_select(axis, staying)
         if node.op == "call_module":
             result = self.pruned.get_submodule(str(mate.target)).forward(smaller)
         else:
             known = {other: operator.attrgetter(str(other.target))(self.pruned) for other in mate.all_input_nodes[1:]}
             args, kwargs = fx.node.map_arg((mate.args, mate.kwargs), lambda other: known.get(other, smaller))
             result = mate.target(*args, **kwargs)
-        return torch.zeros_like(value).index_copy(axes[0], staying, result)
-
-
-_MAKING = (torch.zeros, torch.ones, torch.linspace)  # in single precision, where no other is named
+        return torch.zeros_like(value).index_copy(axis, staying, result)
 
 
 def difference(
@@ -175,22 +169,19 @@ def difference(
     images are normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own author
     casts to another.
     """
+
+    def both(traced: fx.GraphModule, pruned: fx.GraphModule, images: Tensor) -> tuple[Tensor, Tensor]:
+        # One by one, since labels are those of one image; the pruned network gets them together, as it will be used.
+        masked = [Masked(traced, pruned, labelling, gone).run(image).flatten() for image in torch.split(images, 1)]
+        return torch.cat(masked), pruned.forward(images).flatten()
+
     with torch.no_grad():
         spread = traced.forward(images).flatten().std(correction=0)
         try:
-            masked, found = _both(_in_double(traced), _in_double(pruned), labelling, gone, images.double())
+            masked, found = both(_in_double(traced), _in_double(pruned), images.double())
         except NETWORK_FAILURES:
-            masked, found = _both(traced, pruned, labelling, gone, images)
+            masked, found = both(traced, pruned, images)
     return float((masked - found).abs().max() / max(spread, 1e-6 * masked.abs().max(), torch.tensor(1e-12)))
-
-
-def _both(
-    traced: fx.GraphModule, pruned: fx.GraphModule, labelling: Labelling, gone: Tensor, images: Tensor
-) -> tuple[Tensor, Tensor]:
-    """Return the scores of the masked original and of the pruned network."""
-    # One by one, since labels are those of one image; the pruned network gets them together, as it will be used.
-    masked = [Masked(traced, pruned, labelling, gone).run(image).flatten() for image in torch.split(images, 1)]
-    return torch.cat(masked), pruned.forward(images).flatten()
 
 
 def _in_double(traced: fx.GraphModule) -> fx.GraphModule:

@@ -1,16 +1,34 @@
-"""What calls that make no channels do to labels: arithmetic, pooling, moving, reducing."""
+"""What calls do to channels, by their kind; here those that make none: arithmetic, pooling, moving, reducing."""
 
+import tomllib
 from collections.abc import Callable
 from functools import partial
+from importlib import resources
 from typing import Any
 
 import torch
 from torch import Tensor, fx, nn
 
+from iqa_armor.graph.calls import plain_name
 from iqa_armor.pruning.channels import layers
 from iqa_armor.pruning.channels.labelling import Call, Labelling
-from iqa_armor.pruning.channels.labels import Labels, along, compressed, is_full, like, spread, varying, zeros
+from iqa_armor.pruning.channels.labels import Labels, along, compressed, like, spread, varying, zeros
 from iqa_armor.pruning.channels.zero import can_be_summed
+
+_NAMES = tomllib.loads(resources.files("iqa_armor.pruning.channels").joinpath("kinds.toml").read_text("utf-8"))
+FUNCTIONS: dict[str, str] = {name: kind for kind, names in _NAMES["calls"].items() for name in names.split()}
+MODULES = {getattr(nn, name): kind for kind, names in _NAMES["layers"].items() for name in names.split()}
+# Layers of other packages, which need not be installed.
+BY_NAME = {"StochasticDepth": "elementwise", "DropPath": "elementwise", "Sqish": "elementwise"}
+
+
+def kind_of(node: fx.Node, layer: nn.Module | None) -> str:
+    """Return what a call does to channels, as `kinds.toml` names it; "unknown" where nothing is known of it."""
+    if layer is not None:
+        return MODULES.get(type(layer)) or BY_NAME.get(type(layer).__name__, "unknown")
+    if node.target is getattr:  # of a tensor: its transpose
+        return "moves"
+    return FUNCTIONS.get(plain_name(node), "unknown")
 
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
@@ -42,7 +60,9 @@ def moves(labelling: Labelling, call: Call) -> Labels:
     first = node.args[0] if node.args else next(iter(node.kwargs.values()))
     if call.name == "pad" or call.name.endswith(("Pad1d", "Pad2d")):
         labels = labelling.of(call.sources[0])
-        if not _padded(labelling, call, labels.ndim) & set(varying(labels)):
+        amounts = labelling.argument(call, "pad" if layer is None else "padding", 1)
+        pairs = zip(amounts[::2], amounts[1::2], strict=True)  # from the last axis on
+        if not {labels.ndim - 1 - place for place, pair in enumerate(pairs) if any(pair)} & set(varying(labels)):
             return compressed(labels).expand(call.value.shape)
     if call.name in ("channel_shuffle", "native_channel_shuffle", "ChannelShuffle"):
         # Channels at the same place of the groups that are shuffled go together, so that groups stay even.
@@ -53,6 +73,22 @@ def moves(labelling: Labelling, call: Call) -> Labels:
     kwargs = labelling.real({key: value for key, value in node.kwargs.items() if value is not first})
     result = _again(node, layer, moved, rest, kwargs)
     return like(result, lambda part: compressed(part).long().expand(part.shape))
+
+
+def _as_moved(labelling: Labelling, source: fx.Node) -> Any:
+    labels = labelling.of(source)
+    # Some functions move only floating-point numbers; float64 holds labels exactly.
+    moved = like(labels, lambda part: compressed(part).double().expand(part.shape))
+    return labelling.values[source] if labels is None else moved
+
+
+def _again(node: fx.Node, layer: nn.Module | None, moved: Any, rest: Any, kwargs: Any) -> Any:
+    if layer is not None:
+        return layer.forward(moved)
+    if node.op == "call_method":
+        # Labels need not be laid out as the values are, so a view of them may be a copy.
+        return getattr(moved, "reshape" if node.target == "view" else str(node.target))(*rest, **kwargs)
+    return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
 
 
 def reductions(labelling: Labelling, call: Call) -> Labels:
@@ -72,7 +108,9 @@ def sums(labelling: Labelling, call: Call, *, is_sum: bool = True) -> Labels:
     """Drop axes by a sum, to which a missing channel adds 0, or a mean, which counts it; unless `is_sum`, by others."""
     source = call.sources[0]
     labels = labelling.of(source)
-    axes = _axes(labelling, call, labels.ndim)
+    given = labelling.argument(call, "dim", 2 if call.name in ("norm", "vector_norm") else 1)
+    every = range(labels.ndim) if isinstance(given, bool) or given is None else given
+    axes = tuple(axis % labels.ndim for axis in ((every,) if isinstance(every, int) else every))
     if not set(varying(labels)) & set(axes):
         kept = labels.amax(dim=axes, keepdim=True)
         return like(call.value, lambda part: kept if part.ndim == labels.ndim else kept.squeeze(axes))
@@ -103,28 +141,6 @@ def filled(labelling: Labelling, call: Call) -> Labels:
     return labelling.stay(call, f"{call.name} gives values that belong to no channel")
 
 
-RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
-    "elementwise": elementwise,
-    "spatial": spatial,
-    "moves": moves,
-    "sums": sums,
-    "reductions": reductions,
-    "along": along_axis,
-    "gated": gated,
-    "filled": filled,
-    "unknown": layers.lost,
-    "convolution": layers.convolution,
-    "transposed": partial(layers.convolution, is_transposed=True),
-    "linear": layers.linear,
-    "batch_norm": layers.batch_norm,
-    "layer_norm": layers.layer_norm,
-    "group_norm": layers.group_norm,
-    "prelu": layers.prelu,
-    "product": layers.product,
-    "attention": layers.attention,
-}
-
-
 def _over_channels(labelling: Labelling, call: Call) -> Labels:
     return labelling.stay(call, f"{call.name} goes over channels")
 
@@ -138,39 +154,18 @@ def _combined(labelling: Labelling, first: Tensor, second: Tensor) -> Tensor:
             labelling.fix(one)
             return other.expand(shape)
     small, large = compressed(first), compressed(second)
-    if not bool(large.any()) and not is_full(second, first):
+    if not bool(large.any()) and small.numel() == 1:  # nothing of the one can go, the other is one channel
         return first.expand(shape)
-    if not bool(small.any()) and not is_full(first, second):
+    if not bool(small.any()) and large.numel() == 1:
         return second.expand(shape)
     labelling.units.link(small, large)
     return torch.where(small > 0, small, large).expand(shape)
 
 
-def _padded(labelling: Labelling, call: Call, ndim: int) -> set[int]:
-    amounts = labelling.argument(call, "pad" if call.layer is None else "padding", 1)
-    pairs = zip(amounts[::2], amounts[1::2], strict=True)
-    return {ndim - 1 - place for place, pair in enumerate(pairs) if any(pair)}
-
-
-def _as_moved(labelling: Labelling, source: fx.Node) -> Any:
-    labels = labelling.of(source)
-    if labels is None:
-        return labelling.values[source]
-    # Some functions move only floating-point numbers; float64 holds labels exactly.
-    return like(labels, lambda part: compressed(part).double().expand(part.shape))
-
-
-def _again(node: fx.Node, layer: nn.Module | None, moved: Any, rest: Any, kwargs: Any) -> Any:
-    if layer is not None:
-        return layer.forward(moved)
-    if node.op == "call_method":
-        # Labels need not be laid out as the values are, so a view of them may be a copy.
-        return getattr(moved, "reshape" if node.target == "view" else str(node.target))(*rest, **kwargs)
-    return node.target(moved, *rest, **kwargs)  # type: ignore[operator]
-
-
-def _axes(labelling: Labelling, call: Call, ndim: int) -> tuple[int, ...]:
-    axes = labelling.argument(call, "dim", 2 if call.name in ("norm", "vector_norm") else 1)
-    if isinstance(axes, bool) or axes is None:
-        return tuple(range(ndim))
-    return tuple(axis % ndim for axis in ((axes,) if isinstance(axes, int) else axes))
+RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
+    **{"elementwise": elementwise, "spatial": spatial, "moves": moves, "gated": gated, "filled": filled},
+    **{"sums": sums, "reductions": reductions, "along": along_axis, "unknown": layers.lost},
+    **{"convolution": layers.convolution, "transposed": partial(layers.convolution, is_transposed=True)},
+    **{"linear": layers.linear, "product": layers.product, "attention": layers.attention, "prelu": layers.prelu},
+    **{"batch_norm": layers.batch_norm, "layer_norm": layers.layer_norm, "group_norm": layers.group_norm},
+}

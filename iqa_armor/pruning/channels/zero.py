@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Literal
 import torch
 from torch import Tensor, fx
 
-from iqa_armor.graph.calls import tensors_in
+from iqa_armor.graph.calls import plain_name, tensors_in, writes
 from iqa_armor.graph.interpret import call_node
-from iqa_armor.pruning.channels.kinds import name_of
 from iqa_armor.pruning.channels.labels import Labels, kept_labels, varying
 
 if TYPE_CHECKING:
@@ -35,8 +34,7 @@ _FILLING = ("softmax", "log_softmax", "softmin", "logsumexp", "logcumsumexp", "S
 def rest_of(labelling: Labelling, call: Call, kind: str, labels: Labels) -> Rest:
     """Return what a call gives for channels that its sources have as zero where layers made them.
 
-    Layers have numbers of their own for each channel, which go with it. So have stored tensors; what one adds to a zero
-    is not known.
+    Layers' own numbers for a channel go with it; what a stored tensor adds to a zero is not known.
     """
     known = {source: None if source.op == "get_attr" else labelling.rest.get(source, 0.0) for source in call.sources}
     found = {source: rest for source, rest in known.items() if has_channels(labelling, source)}
@@ -65,12 +63,13 @@ def _elementwise(labelling: Labelling, call: Call, found: dict[fx.Node, Rest], l
     first = call.node.args[: _SCALING.get(call.name, 0)]
     if any(isinstance(each, fx.Node) and found.get(each) == 0 for each in first):
         return 0.0
-    plain = [each for each in call.sources if each not in found and isinstance(labelling.values[each], Tensor)]
-    if None in found.values() or not all(_is_thin(labelling.values[each], labels) for each in plain):
+    plain = [labelling.values[each] for each in call.sources if each not in found]
+    plain = [value for value in plain if isinstance(value, Tensor)]
+    if None in found.values() or not all(_is_thin(value, labels) for value in plain):
         return None
     if plain or "computed" in found.values():
-        has_axes = "computed" in found.values() or any(labelling.values[each].ndim == labels.ndim for each in plain)
-        return "computed" if has_axes and not _is_written(call) else None
+        has_axes = "computed" in found.values() or any(value.ndim == labels.ndim for value in plain)
+        return "computed" if has_axes and not writes(labelling.traced, call.node) else None
     zeros = {each: torch.tensor(value, dtype=torch.float64) for each, value in found.items()}
     args, kwargs = fx.node.map_arg(
         (call.node.args, call.node.kwargs), lambda each: zeros[each] if each in zeros else labelling.values[each]
@@ -82,12 +81,6 @@ def _elementwise(labelling: Labelling, call: Call, found: dict[fx.Node, Rest], l
 def _is_thin(value: Tensor, labels: Labels) -> bool:
     """Return whether a value is the same for all channels, whose axes it has."""
     return value.numel() == 1 or (value.ndim == labels.ndim and all(value.shape[axis] == 1 for axis in varying(labels)))
-
-
-def _is_written(call: Call) -> bool:
-    target = call.node.target
-    is_operator = call.name.startswith("i") and target is getattr(operator, call.name, None)
-    return is_operator or str(target).endswith("_") or bool(call.given("inplace", 99, False))
 
 
 def can_be_summed(labelling: Labelling, call: Call, axes: tuple[int, ...]) -> bool:
@@ -103,17 +96,14 @@ def can_be_summed(labelling: Labelling, call: Call, axes: tuple[int, ...]) -> bo
 
 
 def restore_sum(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Let a sum or mean over channels in a copied graph count those that went, in place: a mean, as many as there were.
-
-    `before` is the same node of the original.
-    """
+    """Let a sum or mean over channels count those that went, in place; `before` is the node in the original."""
     source, axes = before.all_input_nodes[0], labelling.rescaled.get(before, ())
     labels = labelling.of(source)
     old, new = labels.shape, kept_labels(labels, gone).shape
     share = math.prod(new[axis] / old[axis] for axis in axes)
     if share == 1:
         return
-    graph, is_mean = node.graph, name_of(node) == "mean"
+    graph, is_mean = node.graph, plain_name(node) == "mean"
     lost = 1 - share if is_mean else float(old[axes[0]] - new[axes[0]])
     rest = rest_in(node.all_input_nodes[0], source, labelling, {})
     if isinstance(rest, fx.Node):
@@ -141,18 +131,15 @@ def rest_in(
         return known[node] if node in known else float(rest or 0.0)
     graph = node.graph
     pairs = dict(zip(node.all_input_nodes, before.all_input_nodes, strict=True))
-    rests = {
-        mate: rest_in(mate, each, labelling, known) for mate, each in pairs.items() if has_channels(labelling, each)
-    }
+    wanted = {mate: each for mate, each in pairs.items() if has_channels(labelling, each)}
+    rests = {mate: rest_in(mate, each, labelling, known) for mate, each in wanted.items()}
     plain = [mate for mate, each in pairs.items() if mate not in rests and isinstance(labelling.of(each), Tensor)]
     computed = [each for each in rests.values() if isinstance(each, fx.Node)]
     anchor = (computed or sorted(plain, key=lambda mate: -labelling.of(pairs[mate]).ndim))[0]
     with graph.inserting_before(node):
         zero = graph.call_function(operator.mul, (anchor, 0.0))
-        given = {
-            mate: each if isinstance(each, fx.Node) else graph.call_function(operator.add, (zero, each))
-            for mate, each in rests.items()
-        }
-        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: given.get(each, each))
+        for mate, each in rests.items():
+            rests[mate] = each if isinstance(each, fx.Node) else graph.call_function(operator.add, (zero, each))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), lambda each: rests.get(each, each))
         known[node] = graph.create_node(node.op, node.target, args, kwargs)
     return known[node]
