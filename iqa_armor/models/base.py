@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.interpret import FIXED_SIZE, notes_of
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.limits import Limited
 from iqa_armor.machine import has_channels_last
 from iqa_armor.models.outputs import CHOOSE, scores_of, shown
@@ -188,15 +190,9 @@ class QualityModel(Prepared):
         Tensors are uint8 or in [0, 1]. The image is prepared first, as `prepare` says.
         """
         pixels = image if isinstance(image, Tensor) else READER.value()(image)
-        was_training = self.training
-        if was_training:  # in eval mode threads may share it
-            self.eval()
-        try:
-            with torch.inference_mode():
-                score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
-        finally:
-            if was_training:
-                self.train()
+        mode = evaluating(self) if self.training else nullcontext()  # in eval mode threads may share it
+        with mode, torch.inference_mode():
+            score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
         if not math.isfinite(score):
             raise ModelLoadError(f"{self.name} gives a score that is not finite; check its weights and preprocessing")
         return score

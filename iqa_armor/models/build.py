@@ -30,10 +30,9 @@ class _Unfetched(dict[str, Tensor]):
 
 @contextmanager
 def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
-    """Keep constructors from fetching weights; those of timm and torchvision, and of `module`, go without them.
+    """Keep constructors from fetching weights: those of timm, torchvision and `module` keep random ones.
 
-    Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
-    refused by a ModelLoadError about `what`.
+    The user's file then replaces these. Any other connection is refused by a ModelLoadError about `what`.
     """
     import torchvision.models._api as torchvision_api
 
@@ -63,8 +62,7 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
 def timm_model(name: str) -> QualityModel:
     """Return one of timm's networks with one output and random weights; nothing is downloaded.
 
-    Preprocessing is that of timm's configuration, but for its crop: timm evaluates the middle of a somewhat larger
-    image, here the whole image is resized (ours), since quality is not that of the middle alone.
+    Preprocessing is timm's but for its crop: the whole image is resized (ours), as quality is not its middle's alone.
     """
     timm = _imported("timm")
     if not timm.is_model(name):
@@ -85,8 +83,7 @@ def timm_model(name: str) -> QualityModel:
 def pyiqa_model(name: str) -> QualityModel:
     """Return the network under one of pyiqa's no-reference metrics, with random weights; nothing is downloaded.
 
-    The network normalises its input itself and takes images at their own size. pyiqa is licensed for non-commercial
-    use only. The score range that it states is a rough one, so a model's own is measured or given.
+    It normalises images of any size itself. pyiqa is licensed for non-commercial use only; its score ranges are rough.
     """
     configurations = _imported("pyiqa.default_model_configs").DEFAULT_CONFIGS
     if name not in configurations:
@@ -154,9 +151,8 @@ def classifier(name: str) -> Callable[[], nn.Module]:
 def build(arch: str) -> nn.Module:
     """Return a new network or QualityModel of the named architecture, with its initial weights.
 
-    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
-    A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that states its
-    `preprocessing` comes back in a QualityModel.
+    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`,
+    of a QualityModel or of an nn.Module on normalised input, which is put into one if it states its `preprocessing`.
     """
     family, _, member = arch.partition(":")
     factory, settings = (partial(FAMILIES[family], member), "") if family in FAMILIES else ARCHITECTURES.find(arch)

@@ -57,12 +57,10 @@ class Checkpoint:
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str | None = None) -> Checkpoint:
     """Return what a checkpoint file holds; its content decides how it is read, not its name.
 
-    Weights are found as `find_weights` says; what lies beside them is data and ignored, but for the numbers k and b of
-    a linear rescaling, which come back under the names of `RESCALING`: networks that know them use them.
-    With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
-
-    A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or holds NaN weights,
-    several sets of weights of which none is the usual, or none under `weights_key`.
+    Weights are found as `find_weights` says; what lies beside them is ignored, but for a linear rescaling k, b, which
+    comes back under the names of `RESCALING`. With `trust_pickle` the file may run its author's code, as a whole
+    pickled module must. A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or
+    holds NaN weights, several sets of weights of which none is the usual, or none under `weights_key`.
     """
     stored = _stored_in(path, trust_pickle)
     found, remarks = find_weights(stored, key=weights_key, source=str(path))

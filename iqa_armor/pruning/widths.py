@@ -82,12 +82,11 @@ def ranked(group: ChannelGroup, importance: Tensor) -> Ranked:
 def decide(
     groups: Sequence[Ranked], *, channels: int, ratio: float, across_layers: bool, halved: Iterable[int]
 ) -> Decision:
-    """Return which channels go, so that about a share of `ratio` does.
+    """Return which channels go, so that about a share of `ratio`, in [0, 1), of all convolutions' `channels` does.
 
     Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
     takes at most 16 points more of any layer; where most have enough channels that are worth nothing, those layers lose
-    no others. The ratio, in [0, 1), is one of `channels`, the output channels of all convolutions; across layers the
-    least important of all groups go, else as many of each; `halved` is as in `Rounding`.
+    no others. Across layers the least important of all groups go, else as many of each; `halved` is as in `Rounding`.
     """
 
     def attempt(rounding: Rounding, wanted: list[float]) -> Decision:

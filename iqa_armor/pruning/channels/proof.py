@@ -21,11 +21,10 @@ _MAKING = (torch.zeros, torch.ones, torch.linspace)  # in single precision, wher
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
-    """Return the first node of the original at which the pruned copy does not hold just the channels that stay.
+    """Return the first node at which the pruned copy, labelled anew, does not hold just the channels that stay.
 
-    The pruned copy is labelled anew, its weights with the labels that they kept, and every value must have the labels
-    of the original's, less what went. Sizes that a reshape is given, or computes from the width of another tensor,
-    which may have changed where its own has not, are written into the copy as numbers.
+    Every value must have the labels of the original's, less what went. Sizes that a reshape is given, or computes from
+    the width of another tensor, which may have changed where its own has not, are written into the copy as numbers.
     """
     again = Relabelling(pruned, labelling, gone).run()
     pruned.recompile()
@@ -51,7 +50,6 @@ class Relabelling(Labelling):
         self._gone = gone
 
     def run(self) -> Self:
-        """Label nodes in order up to the first that fails."""
         with suppress(*NETWORK_FAILURES, NodeFailure):  # the node that fails has no labels, which says where
             super().run()
         return self
@@ -163,9 +161,8 @@ def difference(
 ) -> float:
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
-    The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
-    images are normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own author
-    casts to another.
+    The copy is one before any correction, labels are the original's, `gone` says per label whether it went, images are
+    normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own casts to another.
     """
 
     def both(traced: fx.GraphModule, pruned: fx.GraphModule, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -53,7 +53,6 @@ def rest_of(labelling: Labelling, call: Call, kind: str, labels: Labels) -> Rest
 
 
 def has_channels(labelling: Labelling, node: fx.Node) -> bool:
-    """Return whether a value has channels."""
     return any(varying(part) for part in tensors_in(labelling.of(node)))
 
 
