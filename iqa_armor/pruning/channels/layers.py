@@ -30,15 +30,11 @@ def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *
     source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
     labelling.units.link(incoming, incoming[:1])
     labelling.read(call, source, labelling.of(source))
-    if is_transposed:
-        labelling.site(weight, 0, incoming.flatten())
-        own = labelling.made(weight, shape[1], 1)
-        labelling.site(weight, 1, own)
-        return own.repeat(groups)
-    labelling.site(weight, 1, incoming[0])
-    outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
-    labelling.site(weight, 0, outgoing)
-    return outgoing
+    axis = 1 if is_transposed else 0  # along which it makes channels: of one group, or of all
+    labelling.site(weight, 1 - axis, incoming.flatten() if is_transposed else incoming[0])
+    own = labelling.made(weight, shape[1] if is_transposed else shape[0] // groups, axis)
+    labelling.site(weight, axis, own if is_transposed else own.repeat(groups))
+    return own.repeat(groups)
 
 
 def linear(labelling: Labelling, call: Call) -> Labels:

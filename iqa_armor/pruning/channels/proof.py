@@ -147,13 +147,9 @@ class Masked(fx.Interpreter):
         value, mate, (axis,) = self.env[node.all_input_nodes[0]], self._mates[node.name], varying(goes)
         staying = torch.nonzero(~goes.flatten()).flatten().to(value.device)
         smaller = value.index_select(axis, staying)
-        if node.op == "call_module":
-            result = self.pruned.get_submodule(str(mate.target)).forward(smaller)
-        else:
-            known = {other: operator.attrgetter(str(other.target))(self.pruned) for other in mate.all_input_nodes[1:]}
-            args, kwargs = fx.node.map_arg((mate.args, mate.kwargs), lambda other: known.get(other, smaller))
-            result = mate.target(*args, **kwargs)
-        return torch.zeros_like(value).index_copy(axis, staying, result)
+        known = {other: operator.attrgetter(str(other.target))(self.pruned) for other in mate.all_input_nodes[1:]}
+        args, kwargs = fx.node.map_arg((mate.args, mate.kwargs), lambda other: known.get(other, smaller))
+        return torch.zeros_like(value).index_copy(axis, staying, call_node(self.pruned, mate, args, kwargs))
 
 
 def difference(
