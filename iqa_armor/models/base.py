@@ -179,9 +179,8 @@ class QualityModel(Prepared):
                 raise error.__cause__ from None  # callers may take fewer images
             raise
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
-            raise ModelLoadError(
-                f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
-            )
+            gave = f"{len(images)} images gave {shown(scores)}"
+            raise ModelLoadError(f"{self.name} must give one score per image, but {gave}; {CHOOSE}")
         return scores.reshape(len(images))
 
     def score(self, image: Any) -> float:
@@ -201,9 +200,8 @@ class QualityModel(Prepared):
         count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size
         taken = "images of any size" if size is None else "images of {}x{}".format(*size)
         scores = "" if self.scale is None else f", scores {self.scale.low:.4g} to {self.scale.high:.4g}"
-        return (
-            f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
-        )
+        made = self.arch or "own network"
+        return f"{type(self).__name__} {self.name!r}: {made}, {count:,} parameters, {taken}{scores}"
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> "QualityModel":
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -91,9 +92,8 @@ def pyiqa_model(name: str) -> QualityModel:
         raise ModelLoadError(f"pyiqa has no metric {name!r}{_near(name, usable)}")
     facts = configurations[name]
     if facts["metric_mode"] != "NR":
-        raise ModelLoadError(
-            f"pyiqa:{name} compares an image with a reference; only metrics without a reference can be hardened"
-        )
+        says = "compares an image with a reference; only metrics without a reference can be hardened"
+        raise ModelLoadError(f"pyiqa:{name} {says}")
     network = _pyiqa_network(name, dict(facts["metric_opts"]))
     if not any(parameter.numel() for parameter in network.parameters()):
         raise ModelLoadError(f"pyiqa:{name} is a formula without weights; there is no network to load or harden")
@@ -102,8 +102,6 @@ def pyiqa_model(name: str) -> QualityModel:
 
 
 def _pyiqa_network(name: str, options: dict[str, Any]) -> nn.Module:
-    import inspect
-
     archs, registry = _imported("pyiqa.archs"), _imported("pyiqa.utils.registry").ARCH_REGISTRY
     with offline(f"pyiqa:{name}"):
         archs._lazy_import_arch(options["type"])
@@ -161,9 +159,8 @@ def build(arch: str) -> nn.Module:
     with calling(f"the factory {arch!r}", ModelLoadError):
         made = factory()
     if not isinstance(made, nn.Module):
-        raise ModelLoadError(
-            f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"
-        )
+        found = type(made).__name__
+        raise ModelLoadError(f"the factory {arch!r} returned {found}; it must return an nn.Module or QualityModel")
     made = unwrapped(made)
     stated = getattr(made, "preprocessing", None)
     if isinstance(stated, Preprocessing) and not isinstance(made, QualityModel):

@@ -150,8 +150,7 @@ class ReaderCriterion(Criterion):
 
     A channel is worth what the convolutions and linear layers that read it find in it, on average over them and, of a
     flattened map, over its places. So one that a ReLU silences is worth nothing whatever its weights, and those that
-    residual sums couple are judged as sums. Channels that no layer reads keep their place. All ours; [RA] does not say
-    where.
+    residual sums couple are judged as sums. Channels that no layer reads keep their place. All ours.
     """
 
     takes_samples = True

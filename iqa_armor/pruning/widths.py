@@ -117,16 +117,14 @@ def decide(
 
 def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
     """Return how many channels of each group stay where a share goes; those of the same layers share out their dead."""
-    alike: dict[frozenset[str], list[Ranked]] = {}
-    for each in groups:
-        makers = frozenset(member.name for member in each.group.members if member.side == "gives")
-        alike.setdefault(makers, []).append(each)
-    gone: dict[int, float] = {}
-    for kin in alike.values():
-        aim, dead = ratio * sum(each.group.width for each in kin), sum(each.dead for each in kin)
-        for each in kin:
-            gone[id(each)] = each.dead * aim / dead if _is_enough(dead, aim) else ratio * each.group.width
-    return [each.group.width - gone[id(each)] for each in groups]
+    makers = [{member.name for member in each.group.members if member.side == "gives"} for each in groups]
+    wanted = []
+    for each, own in zip(groups, makers, strict=True):
+        kin = [other for other, its in zip(groups, makers, strict=True) if its == own]
+        aim, dead = ratio * sum(other.group.width for other in kin), sum(other.dead for other in kin)
+        gone = each.dead * aim / dead if _is_enough(dead, aim) else ratio * each.group.width
+        wanted.append(each.group.width - gone)
+    return wanted
 
 
 def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:
