@@ -16,7 +16,7 @@ WORST = "worst case"
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
-    """Return the attack and budget key of one-line summaries: PGD-8 at 4/255, else the last attack, at its own last."""
+    """Return attack and budget of one-line summaries: PGD-8 at 4/255 where run, else the last one at shared budgets."""
     attacks = list(outcome.settings.attacks)
     shared = [name for name in attacks if not has_own_budget(outcome, name)]
     attack = HEADLINE_ATTACK if HEADLINE_ATTACK in attacks or not attacks else (shared or attacks)[-1]
@@ -129,17 +129,14 @@ Pair = tuple[ModelEntry, ModelEntry]
 
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a model beside the baseline's, `better` being +1 where more is better, -1 where less is.
-
-    `ratio` is model ÷ baseline; None for figures without, and where the baseline is not positive.
-    """
+    """One figure of a model beside the baseline's."""
 
     figure: str
     baseline: float | None
     value: float | None
     interval: Interval
-    better: int
-    ratio: float | None = None
+    better: int  # +1 where more is better, -1 where less is
+    ratio: float | None = None  # model ÷ baseline; None for figures without, and where the baseline is not positive
 
     @property
     def reading(self) -> Reading:
