@@ -151,7 +151,6 @@ def say(*lines: str, to: Console = stdout) -> None:
 def show_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, caption: str | None = None
 ) -> None:
-    """Show a table on stdout; what stands in the first column is text, in the others numbers."""
     table = Table(title=title, caption=caption)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", overflow="ellipsis" if number else "fold")

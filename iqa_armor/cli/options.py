@@ -43,7 +43,6 @@ HELP_ALL = Annotated[
 
 
 def show_help(ctx: Any, *, everything: bool) -> None:
-    """Show what a command does, how it is called, and its usual options or all."""
     command = ctx.command
     says, _, examples = (command.help or "").partition(EXAMPLES)
     arguments = [each for each in command.params if not each.opts[0].startswith("-")]

@@ -118,12 +118,9 @@ def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> No
 
 def _image_set(images: Sequence[LabelledImage]) -> ImageSet:
     originals = tuple(image.reference for image in images if image.reference is not None and is_file(image.reference))
-    return ImageSet(
-        tuple(image.name for image in images),
-        FileImages(tuple(image.path for image in images)),
-        torch.tensor([image.mos for image in images], dtype=torch.float32),
-        references=FileImages(originals) if len(originals) == len(images) else None,
-    )
+    names, read = tuple(image.name for image in images), FileImages(tuple(image.path for image in images))
+    mos = torch.tensor([image.mos for image in images], dtype=torch.float32)
+    return ImageSet(names, read, mos, references=FileImages(originals) if len(originals) == len(images) else None)
 
 
 @dataclass(frozen=True)

@@ -54,7 +54,6 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
 
     @torch.no_grad()
     def prepared(self, index: int) -> Tensor:
-        """Return an image (3, H, W), decoded and prepared now."""
         return self.prepare(self.images[index]).contiguous()
 
     def select(self, indices: Sequence[int]) -> PreparedImages:

@@ -154,13 +154,12 @@ FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfadi
 
 
 def open_live(spec: str, location: str) -> Dataset:
-    """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name.
+    """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name (ours).
 
-    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so too. The
-    originals, which the vectors list as images of their own, are left out.
+    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so too.
 
     Source: Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
-    Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
+    Algorithms", IEEE TIP 2006.
     """
     file = find_labels(location, ["dmos.mat"], how_to_get=LIVE["get"])[0]
     problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
@@ -170,13 +169,11 @@ def open_live(spec: str, location: str) -> Dataset:
     for variable, length in (("dmos", len(dmos)), ("orgs", len(originals)), ("refnames_all", len(references))):
         if length != len(names):
             raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {LIVE['get']}")
-    images = [
-        LabelledImage(
-            name, folder / name, finite_score(100 - value, name, problems), scene=scene, reference=pristine / scene
-        )
-        for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True)
-        if not is_original
-    ]
+    images = []
+    for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True):
+        if not is_original:
+            score = finite_score(100 - value, name, problems)
+            images.append(LabelledImage(name, folder / name, score, scene=scene, reference=pristine / scene))
     files = (file, folder / "refnames_all.mat")
     return labelled_dataset(images, problems, folder=folder, labels=LIVE["labels"], advice=LIVE["get"], files=files)
 
@@ -185,13 +182,10 @@ PRACTICE = 7  # the first of the list, in Images/trainingImages: shown to every 
 
 
 def open_clive(spec: str, location: str) -> Dataset:
-    """Return LIVE In the Wild, divided by a hash of the names, from a folder with `Data` and `Images` or the one above.
-
-    The seven practice images at the head of the list are left out: they are not among the 1,162 of the publication, and
-    every subject saw them first.
+    """Return the 1,162 images of LIVE In the Wild, divided by a hash of the names (ours), without the practice images.
 
     Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
-    TIP 2016. It has no official split; this one is by name (ours).
+    TIP 2016.
     """
     file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=CLIVE["get"])[0]
     names = read_variable("texts", file, "AllImages_release")

@@ -201,7 +201,6 @@ def make_scene(settings: SyntheticSettings, index: int) -> Scene:
 
 
 def stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return images (H, W, 3) as one uint8 tensor (N, 3, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 

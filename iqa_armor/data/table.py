@@ -41,11 +41,9 @@ class Row:
         return self.values[column]
 
     def score(self, column: str, problems: Problems) -> float:
-        """Return a finite score; anything else is noted as a problem."""
         return finite_score(self[column], f"line {self.line}", problems)
 
     def split(self, column: str, problems: Problems, words: Mapping[str, Split] = SPLIT_NAMES) -> Split:
-        """Return the split a cell names; an unknown word is noted as a problem."""
         split = words.get(self[column].lower())
         if split is None:
             problems.add("splits that are not training, validation or test", f"line {self.line}: {self[column]!r}")

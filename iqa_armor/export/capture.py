@@ -154,7 +154,6 @@ class Format:
     shrink: Callable[[Path, Smaller], None] | None = None  # rewrites a file in fewer bits, where the format can
 
     def files(self, path: Path) -> list[Path]:
-        """Return what an export to a path consists of."""
         return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
 
 

@@ -69,7 +69,6 @@ def distinct(figures: AttackFigures) -> list[str]:
 
 
 def saturation_note(outcome: Outcome) -> tuple[str, ...]:
-    """Return which attacks spend no more than some budget, where there are any."""
     spent = {}
     for name in outcome.settings.attacks:
         runs = [found for model in outcome.models if (found := figures_of(model, name)).abs_gain]
@@ -101,7 +100,6 @@ def star_note(outcome: Outcome) -> tuple[str, ...]:
 
 
 def reach(outcome: Outcome) -> str:
-    """Return which attacks were run within what, in words."""
     settings = outcome.settings
     if not settings.attacks:
         return "No attack was run."

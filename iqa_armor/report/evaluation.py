@@ -85,7 +85,6 @@ def _picture(shown: Picture) -> Gallery:
 
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Yield the models, one line for all defenses of one, and the data."""
     term, defended = "Model" if len(outcome.models) == 1 else "Models", dict[str, dict[str, None]]()
     for model in outcome.models:
         if model.threat is None:

@@ -34,7 +34,6 @@ def plain(value: float | str | None) -> str:
 
 
 def is_number(key: str) -> bool:
-    """Return whether the key of a budget is its size in 1/255, not the word "own"."""
     return key != "own"
 
 
@@ -43,7 +42,6 @@ def budget(key: str) -> str:
 
 
 def listed(values: Mapping[str, float | int | str | None]) -> str:
-    """Return named values in one line, none of them to be broken."""
     return ", ".join(f"{name}\u00a0=\u00a0{plain(value)}" for name, value in values.items())
 
 

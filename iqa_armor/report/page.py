@@ -173,7 +173,6 @@ def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
 
 
 def _element(figure: Figure, chart: Chart) -> str:
-    """Return the figure without ids nobody uses and without namespaces."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     markup = buffer.getvalue()

@@ -152,7 +152,6 @@ class _Run:
                 yield path
 
     def rows(self, found: Iterable[Scored]) -> Iterator[Row]:
-        """Yield the row of each image that has a score, and tell of the others."""
         for one in found:
             if one.error is None:
                 self.scored += 1
