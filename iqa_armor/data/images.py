@@ -73,8 +73,7 @@ class FileImages:
         """Return the sha256 of the bytes of image `index`, which are read again only where the file has changed."""
         path = self.paths[index]
         with reading(path, DataError):
-            known = _digests().get(file_version(path))
-            return known or _contents(path)[1]
+            return _digests().get(file_version(path)) or _contents(path)[1]
 
 
 def read_image(source: Path | str | Image.Image) -> Tensor:

@@ -83,8 +83,7 @@ def _leaf(
 ) -> Leaf:
     low, high = smallest, 0.45 * min(size)
     # Inverse of the cumulative distribution of a density r^-3, that of scale-invariant dead leaves, from low to high.
-    share = rng.random()
-    radius = (low**-2 - share * (low**-2 - high**-2)) ** -0.5
+    radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
     radius = max(radius, low * np.exp(rng.uniform(0, 2.0)))  # fewer specks than the pure model
     aspect = np.exp(rng.normal(0, 0.5))
     color = palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3)

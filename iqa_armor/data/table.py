@@ -110,8 +110,7 @@ def _table(path: Path, columns: Sequence[str], sheet: str) -> Table:
     problems, rows = Problems(str(path)), []
     for number, cells in lines[start + has_names :]:
         if len(cells) < len(names) or any(cells[len(names) :]):
-            said = f"line {number}: {len(cells)} cells, the header has {len(names)}"
-            problems.add("rows of the wrong length", said)
+            problems.add("rows of the wrong length", f"line {number}: {len(cells)} cells, the header has {len(names)}")
         else:
             rows.append(Row(number, dict(zip(names, cells, strict=False))))
     problems.raise_if_any("quote names that hold the separator and numbers with a decimal comma, then run again")

@@ -13,6 +13,9 @@ from iqa_armor.results.outcome import Outcome
 
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"
 WORST = "worst case"
+Reading = Literal["better", "worse", "not separable", "not defined"]
+RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
+Pair = tuple[ModelEntry, ModelEntry]
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
@@ -120,11 +123,6 @@ def _budgets(outcome: Outcome, attack: str) -> list[str]:
     return next((list(run) for run in runs if run), [f"{epsilon:g}" for epsilon in outcome.settings.epsilons])
 
 
-Reading = Literal["better", "worse", "not separable", "not defined"]
-RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
-Pair = tuple[ModelEntry, ModelEntry]
-
-
 @dataclass(frozen=True)
 class Comparison:
     """One figure of a model beside the baseline's."""
@@ -169,8 +167,7 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
 def _ranked(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
     """Yield the figures of the attack on the ranking: at 1/255 where it was run, and the mean over its budgets."""
     for figure in (each for each in declared("ranked") if each.compared):
-        by_key = getattr(model, figure.name)
-        if RANKED_AT in by_key:
+        if RANKED_AT in getattr(model, figure.name):
             before, after, found = (getattr(each, figure.name).get(RANKED_AT) for each in (base, model, difference))
             name = f"{figure.label} at {budget(RANKED_AT)}"
             yield Comparison(name, before, after, found or Interval(), figure.better)

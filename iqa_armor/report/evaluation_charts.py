@@ -122,8 +122,7 @@ def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table
     told = [f"On {spec} the attack takes the mean score from {fmean(before):.4g} to {fmean(after):.4g}"]
     figures = model.datasets.get(spec)
     if figures and figures.srocc is not None:
-        under = figures_of(figures, attack).srocc.get(key)
-        told.append(f"SROCC from {short(figures.srocc)} to {short(under)}")
+        told.append(f"SROCC from {short(figures.srocc)} to {short(figures_of(figures, attack).srocc.get(key))}")
     drawing = f"{len(drawn)} of {len(before)} images are drawn" if step > 1 else f"{len(before)} images"
     title = f"{model.name}, {attack} at {budget(key)}" + f" on {spec}" * (len(outcome.data) > 1)
     axes = ("opinion (MOS)", "score") if has_opinion else ("score of the clean image", "score when attacked")

@@ -25,6 +25,20 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+INK = "#1f2328"
+WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
+BELOW, ABOVE = 46, 14  # the axes of a panel
+LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
+# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
+_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
+_LIGHTER: Mapping[str, str] = {
+    r"\s+": " ",
+    r"xlink:href": "href",
+    r"font-family: [^;\"]*;? ?": "",
+    r' transform="rotate\(-0 [^"]*"': "",
+    r' (z )?(["/])': r"\1\2",
+}
+
 
 def render_page(report: Report) -> str:
     """Return a report as the text of one HTML file that needs no other file and no network."""
@@ -62,21 +76,6 @@ def _embedded(file: ImageFile) -> tuple[str, int, int]:
     with opened(file.data) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size
-
-
-INK = "#1f2328"
-WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
-BELOW, ABOVE = 46, 14  # the axes of a panel
-LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
-# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
-_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
-_LIGHTER: Mapping[str, str] = {
-    r"\s+": " ",
-    r"xlink:href": "href",
-    r"font-family: [^;\"]*;? ?": "",
-    r' transform="rotate\(-0 [^"]*"': "",
-    r' (z )?(["/])': r"\1\2",
-}
 
 
 def draw(chart: Chart, identifier: str) -> str:
