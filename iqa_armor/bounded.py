@@ -45,12 +45,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def call(self, function: str, *arguments: Any, payload: bytes = b"", seconds: float = SECONDS) -> tuple[Any, bytes]:
-        """Return what `module:function`, called with JSON values and bytes, gives: a JSON value and bytes.
-
-        Raises:
-            ArmorError: If the function raised one.
-            EndedError: If it raised anything else, took too long or too much, or crashed.
-        """
+        """Return what `module:function` gives for JSON values and bytes; raises its ArmorError, else EndedError."""
         with self._lock:
             try:
                 said, content = self._asked(function, arguments, payload, seconds)
@@ -79,10 +74,9 @@ class Worker:
         process, self._process = self._process, None
         if process is not None and self._owner == os.getpid():
             process.kill()
-            for pipe in (process.stdin, process.stdout):
+            for pipe in filter(None, (process.stdin, process.stdout)):
                 with suppress(OSError):
-                    if pipe is not None:
-                        pipe.close()
+                    pipe.close()
             process.wait()
 
     def _running(self, module: str) -> subprocess.Popen[bytes]:
@@ -90,11 +84,9 @@ class Worker:
         if self._owner != os.getpid():  # forked: the other end belongs to somebody else
             self._process, self._owner = None, os.getpid()
         if self._process is None or self._process.poll() is not None:
-            limit = str(memory_limit()) if self.bounds_memory else ""
+            limit, pipe = str(memory_limit()) if self.bounds_memory else "", subprocess.PIPE
             command = [sys.executable, "-c", _CODE, json.dumps(sys.path), limit]
-            self._process = subprocess.Popen(
-                command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL
-            )
+            self._process = subprocess.Popen(command, stdin=pipe, stdout=pipe, stderr=subprocess.DEVNULL)
             self._imported = set()
         if module not in self._imported:
             _exchange(self._process, {"call": f"{module}:", "arguments": [], "seconds": 0}, b"")
@@ -178,7 +170,7 @@ def _stop(process: subprocess.Popen[bytes], expired: threading.Event) -> None:
 
 
 def _death(process: subprocess.Popen[bytes]) -> str:
-    code = process.wait()
+    told = f"code {process.wait()}"
     with suppress(ValueError):
-        return f"it ended the process that read it ({signal.Signals(-code).name})"
-    return f"it ended the process that read it (code {code})"
+        told = signal.Signals(-process.returncode).name
+    return f"it ended the process that read it ({told})"

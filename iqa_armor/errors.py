@@ -17,8 +17,6 @@ NETWORK_FAILURES = (
     *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
     *(LookupError, ArithmeticError, NameError, ImportError),
 )
-
-
 Says = Callable[[BaseException], str]  # what a message says of an exception
 
 
@@ -26,6 +24,9 @@ class ArmorError(Exception):
     """Base of every expected failure; the message says what is wrong and what to do."""
 
     exit_code = 1
+
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
 
 
 class Stopped(KeyboardInterrupt):
@@ -36,40 +37,28 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class ModelLoadError(ArmorError):
+class ModelLoadError(ArmorError, exit_code=3):
     """A model file or architecture that cannot be opened as asked."""
 
-    exit_code = 3
 
-
-class SurgeryError(ArmorError):
+class SurgeryError(ArmorError, exit_code=4):
     """A model that cannot be traced, cut or pruned."""
 
-    exit_code = 4
 
-
-class DataError(ArmorError):
+class DataError(ArmorError, exit_code=5):
     """A dataset that is missing, incomplete or inconsistent."""
 
-    exit_code = 5
 
-
-class RecipeError(ArmorError):
+class RecipeError(ArmorError, exit_code=6):
     """Settings of a hardening that contradict each other or their allowed ranges."""
 
-    exit_code = 6
 
-
-class RequirementError(ArmorError):
+class RequirementError(ArmorError, exit_code=10):
     """A `--require` expression that does not hold."""
 
-    exit_code = 10
 
-
-class UsageError(ArmorError):
+class UsageError(ArmorError, exit_code=2):
     """Words of a command that cannot be understood, such as an unknown attack or requirement path."""
-
-    exit_code = 2
 
 
 class SettingError(UsageError, ValueError):
@@ -83,8 +72,8 @@ class OutputError(ArmorError):
 def first_line(error: BaseException, length: int = 200) -> str:
     """Return the first line of an error's text that says something, or its kind."""
     # A text may hold anything, even what no terminal can show.
-    lines = (line.strip() for line in str(error).encode(errors="replace").decode().splitlines())
-    return next((line for line in lines if line), type(error).__name__)[:length]
+    lines = map(str.strip, str(error).encode(errors="replace").decode().splitlines())
+    return next(filter(None, lines), type(error).__name__)[:length]
 
 
 def reason_of(error: BaseException) -> str:
@@ -99,8 +88,7 @@ def reading(
 ) -> Iterator[None]:
     """Raise `error` in place of everything that the block may raise, but for errors of ours and interrupts.
 
-    Which exceptions a parser of damaged bytes raises is documented nowhere and changes with its versions, so no list of
-    them is kept. The message is "PATH says: reason; advice".
+    Which exceptions a parser of damaged bytes raises is documented nowhere. The message is "PATH says: reason; advice".
     """
     try:
         yield

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from glob import escape
 from pathlib import Path
 from typing import IO
@@ -23,10 +23,9 @@ CLAIM = ".claimed"
 def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
     """Give a name to write to, and make what stands there the file at `path` once the block has ended well.
 
-    The name has the suffix of `path` and lies in a folder of its own, so that a writer may leave side files there;
-    they are dropped, but for one with the suffix `beside`, which appears first. What was there before stays as it is
-    if the block fails.
-    Raises OutputError if the file cannot be written; also in place of an OSError of the block.
+    It has the suffix of `path` and a folder of its own, in which side files are dropped, but for one with the suffix
+    `beside`, which appears first. If the block fails, all stays as it was. Raises OutputError if the file cannot be
+    written; also in place of an OSError of the block.
     """
     path = Path(path)
     with refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
@@ -42,8 +41,8 @@ def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
 def staging(output: Path | str) -> Iterator[Path]:
     """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
 
-    `output` is made if need be, and removed again if the block fails and nothing else is in it.
-    Raises OutputError if the files cannot be written; also in place of an OSError of the block.
+    If the block fails, `output` is removed where it is new. Raises OutputError, also in place of an OSError of the
+    block.
     """
     output = Path(output)
     is_new = not output.exists()
@@ -113,11 +112,8 @@ def claiming(
     """Keep a name for what the block makes, from before the work until it stands there.
 
     Of two processes that claim one name, the second is refused at once. A folder is made, and removed again if it
-    stays empty; `files` are those that are going to stand in it.
-
-    Raises:
-        UsageError: If a file stands there already and is not to be overwritten, or a folder in place of a file.
-        OutputError: If nothing can be written there, or another process is about to.
+    stays empty; `files` are those that are going to stand in it. Raises UsageError if one is there and not to be
+    overwritten, or a folder in its place, OutputError if nothing can be written, or another process is about to.
     """
     path = Path(path)
     if is_folder and path.exists() and not path.is_dir():
@@ -176,56 +172,39 @@ def refusing(path: Path) -> Iterator[None]:
 def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
     """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
     for leftover in parent.glob(f"{escape(prefix)}*"):
-        _remove_abandoned(leftover)
-    folder, lock = _locked_folder(parent, prefix)
-    try:
-        yield folder
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        if lock is not None:
-            os.close(lock)
-
-
-def _locked_folder(parent: Path, prefix: str) -> tuple[Path, int | None]:
-    """Make a folder and lock it; once more where another writer took it for abandoned in between."""
-    while True:
-        folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+        # Gone already, or no folder; the lock is held meanwhile, lest a new writer takes it over.
+        with suppress(OSError), _locked(leftover) as held:
+            if held or os.name == "nt":
+                shutil.rmtree(leftover, ignore_errors=True)
+    with ExitStack() as locks:
+        while True:  # once more where another writer took it for abandoned in between
+            folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))
+            with suppress(FileNotFoundError):
+                locks.enter_context(_locked(folder, waits=True))
+                if folder.exists():
+                    break
         try:
-            lock = _lock(folder, waits=True)
-        except FileNotFoundError:
-            continue
-        if folder.exists():
-            return folder, lock
-        if lock is not None:
-            os.close(lock)
+            yield folder
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
-def _lock(folder: Path, *, waits: bool = False) -> int | None:
-    """Lock a folder for its writer; None where the platform has no such locks, or somebody else holds this one."""
+@contextmanager
+def _locked(folder: Path, *, waits: bool = False) -> Iterator[bool]:
+    """Lock a folder for its writer; False where the platform has no such locks, or somebody else holds this one."""
     try:
         import fcntl
     except ImportError:  # Windows refuses to remove what is open, which serves as well
-        return None
-    descriptor = os.open(folder, os.O_RDONLY)
+        yield False
+        return
+    descriptor, is_held = os.open(folder, os.O_RDONLY), False
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
-    except OSError:  # held, or a file system without locks
+        with suppress(OSError):  # held, or a file system without locks
+            fcntl.flock(descriptor, fcntl.LOCK_EX | (0 if waits else fcntl.LOCK_NB))
+            is_held = True
+        yield is_held
+    finally:
         os.close(descriptor)
-        return None
-    return descriptor
-
-
-def _remove_abandoned(leftover: Path) -> None:
-    """Remove a folder that no writer holds; the lock is held meanwhile, lest a new writer takes it over."""
-    try:
-        lock = _lock(leftover)
-    except OSError:  # gone already, or no folder
-        return
-    if lock is None and os.name != "nt":
-        return
-    shutil.rmtree(leftover, ignore_errors=True)
-    if lock is not None:
-        os.close(lock)
 
 
 def _sync(file: Path) -> None:

@@ -55,9 +55,7 @@ class _Replaced(torch.autograd.Function):
 
 
 class PassThrough(TorchFunctionMode):
-    """While it is entered, rounding, signs and detaching pass gradients on as if they were not there.
-
-    `passed` counts such steps that were met where a gradient was wanted.
+    """While it is entered, rounding, signs and detaching pass gradients on; `passed` counts those that were wanted.
 
     Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1 (BPDA with the identity); finding the steps by
     intercepting PyTorch's functions is (ours).
@@ -68,7 +66,6 @@ class PassThrough(TorchFunctionMode):
     def __torch_function__(
         self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
-        """Replace a step without a gradient by a straight-through one, and leave everything else alone."""
         rest = kwargs or {}
         is_step = func in _PASSED and args and isinstance(args[0], Tensor) and args[0].requires_grad
         if not (is_step and torch.is_grad_enabled()):

@@ -11,10 +11,7 @@ Count = Annotated[int, "[1, inf)"]
 
 
 class Limited:
-    """Base of dataclasses whose annotations limit them: `Annotated[float, "(0, 1]"]` or a `Literal` of values.
-
-    Making one outside its limits raises SettingError, which is a ValueError too.
-    """
+    """Base of dataclasses that raise SettingError outside `Annotated[float, "(0, 1]"]` or a `Literal` of values."""
 
     def __post_init__(self) -> None:
         check_limits(self, **_annotated(type(self)))  # type: ignore[arg-type]  # a class is hashable

@@ -7,7 +7,7 @@ import re
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -29,8 +29,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def choose_device(word: str = "auto") -> torch.device:
     """Return the device that a word names: "auto" (CUDA if here, else the processor), "cpu", "cuda" or "cuda:N".
 
-    Of several processes that a launcher started on a machine, each gets a CUDA device of its own. Any other word, and
-    a device that is not here, is a UsageError.
+    Of processes that a launcher started each gets a CUDA device of its own. A UsageError refuses what is not here.
     """
     import torch
 
@@ -67,10 +66,10 @@ def cuda_devices() -> list[str]:
 
 def launched() -> tuple[int, int]:
     """Return the number of this process and the count of those that a launcher has started; a UsageError if unclear."""
-    said = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
-    if not all(map(str.isdecimal, said)):
-        raise UsageError(f"launchers set RANK and WORLD_SIZE to numbers, but they are {said[0]!r} and {said[1]!r}")
-    return (int(said[0]), int(said[1])) if int(said[1]) > 1 else (0, 1)
+    rank, size = os.environ.get("RANK", "0"), os.environ.get("WORLD_SIZE", "1")
+    if not (rank.isdecimal() and size.isdecimal()):
+        raise UsageError(f"launchers set RANK and WORLD_SIZE to numbers, but they are {rank!r} and {size!r}")
+    return (int(rank), int(size)) if int(size) > 1 else (0, 1)
 
 
 def is_main_process() -> bool:
@@ -105,11 +104,9 @@ def prepare_threads(count: int | None = None) -> None:
     for name in _THREADS:
         if count is not None or not os.environ.get(name):
             os.environ[name] = str(count or os.environ.get(_THREADS[0]) or usable_processors())
-    if count is not None and "torch" in sys.modules:
-        import torch
-
-        if torch.get_num_threads() != count:
-            torch.set_num_threads(count)
+    torch: Any = sys.modules.get("torch")
+    if torch and count not in (None, torch.get_num_threads()):
+        torch.set_num_threads(count)
 
 
 def prepare_memory(limit: str | None = None) -> None:
@@ -139,9 +136,8 @@ def _size(said: str) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)i?B?", said.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size < 2**26:
-        raise UsageError(
-            f"--max-memory takes a size such as 6G, from 64M on, and so does {MEMORY_VARIABLE}; it is {said!r}"
-        )
+        told = f"--max-memory takes a size such as 6G, from 64M on, and so does {MEMORY_VARIABLE}"
+        raise UsageError(f"{told}; it is {said!r}")
     return size
 
 
@@ -166,7 +162,6 @@ def capped() -> Iterator[None]:
 
 @cache
 def _granted_memory() -> int:
-    """Return the memory of the machine, or of the container around this process, in bytes."""
     limits = [text for name in ("memory.max", "memory/memory.limit_in_bytes") for text in _contents(name)]
     granted = [int(text) for text in limits if text.isdecimal() and int(text)]
     if hasattr(os, "sysconf") and "SC_PHYS_PAGES" in os.sysconf_names:
@@ -189,31 +184,26 @@ def onnx_session(model: str | bytes, device: str = "cpu") -> Any:
 
 def _quota() -> float | None:
     """Return the processors that the cgroup of this process grants, from version 2 or 1; None without a limit."""
-    pairs = [(text.split() + [""] * 2)[:2] for text in _contents("cpu.max")]
-    if not pairs:
-        limits, periods = _contents("cpu/cpu.cfs_quota_us"), _contents("cpu/cpu.cfs_period_us")
-        pairs = [[limit, period] for limit, period in zip(limits, periods, strict=False)]
+    texts = _contents("cpu.max")
+    pairs = [*zip(_contents("cpu/cpu.cfs_quota_us"), _contents("cpu/cpu.cfs_period_us"), strict=False)]
     # "max" and -1 are no limits.
-    shares = [int(pair[0]) / int(pair[1]) for pair in pairs if all(each.isdecimal() and int(each) for each in pair)]
-    return min(shares, default=None)
+    found = [re.fullmatch("([1-9][0-9]*) ([1-9][0-9]*)", text) for text in texts or map(" ".join, pairs)]
+    return min((int(match[1]) / int(match[2]) for match in found if match), default=None)
 
 
 def _contents(name: str) -> list[str]:
     """Return a file of this process's cgroup and of all cgroups around it, those that can be read."""
     found = []
     for folder in (CGROUPS, *_own_cgroups()):
-        try:
+        with suppress(OSError, UnicodeDecodeError):
             found.append((folder / name).read_text(encoding="ascii").strip())
-        except (OSError, UnicodeDecodeError):
-            continue
     return found
 
 
 def _own_cgroups() -> list[Path]:
-    try:
+    lines: list[str] = []
+    with suppress(OSError, UnicodeDecodeError):
         lines = Path("/proc/self/cgroup").read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError):
-        return []
     names = [line.split(":", 2)[2].strip("/") for line in lines if line.startswith("0::")]
     own = [CGROUPS / name for name in names if name]
     return [folder for path in own for folder in (path, *path.parents) if folder.is_relative_to(CGROUPS)]

@@ -9,7 +9,6 @@ class Progress(Protocol):
 
     def __call__(self, task: str, done: int, total: int, detail: str = "") -> None:
         """Note that `done` of `total` steps of `task` are finished, with a word on how it goes."""
-        ...
 
 
 def silent(task: str, done: int, total: int, detail: str = "") -> None:

@@ -12,17 +12,12 @@ CPU = torch.device("cpu")
 
 
 def drawn_from(generator: Generator | None, images: Tensor) -> Generator:
-    """Return a generator, or without one a new one of seed 0 on the device of images."""
     return Generator(device=images.device).manual_seed(0) if generator is None else generator
 
 
 @contextmanager
 def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
-    """Seed torch's global generators while the block runs, that of the processor and that of a device.
-
-    Those of the caller go on afterwards as if nothing had been drawn; generators of other devices are not touched,
-    which `torch.manual_seed` would seed as well.
-    """
+    """Seed the global generators of the processor and one device in a block; the caller's go on undisturbed."""
     devices = [device] if device.type == "cuda" else []
     with torch.random.fork_rng(devices=devices):
         torch.default_generator.manual_seed(seed)

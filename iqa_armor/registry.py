@@ -26,16 +26,9 @@ def split_spec(word: str) -> tuple[str, str, str] | None:
 
 
 def import_object(source: str, name: str, *, kind: str, error: type[ArmorError] = UsageError) -> Any:
-    """Return an object of a user's own module; the module is run.
+    """Return the attribute `name` of a user's own module, which is run; messages call it a `kind`.
 
-    Args:
-        source: Importable module, also one in the working folder; or a path that ends in .py, which may import its
-            neighbours.
-        name: Attribute of it.
-        kind: What messages call the object.
-        error: Class of the error.
-
-    Raises ArmorError of the class `error`, if the module is missing or fails, or has no such attribute.
+    The source is a module, also one in the working folder, or a path that ends in .py. Raises `error` if it fails.
     """
     if source.endswith(".py"):
         module = _from_file(Path(source), kind, error)
@@ -127,17 +120,15 @@ class Registry(Mapping[str, T], Generic[T]):
     def read(self, word: str) -> T:
         """Return the value that a word means.
 
-        Args:
-            word: `NAME`, `package.module:NAME`, `path/file.py:NAME` or the name of an installed plug-in, each with
-                `:key=value,…` behind it where the value is a frozen dataclass with such fields.
-
-        Raises ArmorError of the registry's class, if the name or a setting is unknown, or a value is not allowed.
+        A word is a NAME, `package.module:NAME`, `path/file.py:NAME` or the name of an installed plug-in, each with
+        `:key=value,…` behind it where the value is a frozen dataclass with such fields. Raises an error of the
+        registry's class, if the name or a setting is unknown, or a value is not allowed.
         """
         value, settings = self.find(word)
         if not settings:
             return value
-        changes = dict(self._setting(value, pair) for pair in settings.split(","))
         target: Any = value
+        changes = dict(self._setting(value, pair) for pair in settings.split(","))
         with failing(f"{self.kind} {word!r}", (ValueError,), error=self.error):
             return replace(target, **changes)  # type: ignore[no-any-return]
 
@@ -146,20 +137,16 @@ class Registry(Mapping[str, T], Generic[T]):
         name, _, rest = word.partition(":")
         if name in self.entries:
             return self[name], rest
-        special = self.pattern(name)
-        if special is not None:
+        if (special := self.pattern(name)) is not None:
             return special, rest
         if name in self._installed():
             return self._accepted(self._load(name), name), rest
-        spec = split_spec(word)
-        if spec is not None:
-            source, attribute, settings = spec
-            return self._accepted(self._imported(source, attribute), word), settings
+        if (spec := split_spec(word)) is not None:
+            return self._accepted(self._imported(*spec[:2]), word), spec[2]
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
 
     def summary(self) -> str:
-        """Return the names, and what else may be named, without importing a value."""
-        return ", ".join([*self.entries, *([self.also] if self.also else [])])
+        return ", ".join([*self.entries, *filter(None, [self.also])])
 
     def names(self) -> list[str]:
         return [*self.entries, *self._installed()]
@@ -179,9 +166,8 @@ class Registry(Mapping[str, T], Generic[T]):
         try:
             return import_object(source, attribute, kind=self.kind, error=self.error)
         except self.error as error:
-            if "." in source:
+            if "." in source:  # else it may be a name: "koniq:data" reads like a module too
                 raise
-            # "koniq:data" reads like a module too
             known = f"{self._meant(source)}known are {self.summary()}"
             raise self.error(f"unknown {self.kind} {source!r}; {known}; {error}") from error
 
@@ -199,9 +185,8 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _setting(self, value: Any, pair: str) -> tuple[str, Setting]:
         key, _, written = pair.partition("=")
-        is_settled = not is_dataclass(value) or isinstance(value, type)
-        found = () if is_settled else [(f.name, getattr(value, f.name)) for f in fields(value) if f.init]
-        types = {name: type(own) for name, own in found if isinstance(own, Setting)}
+        own = fields(value) if is_dataclass(value) and not isinstance(value, type) else ()
+        types = {f.name: type(now) for f in own if f.init and isinstance(now := getattr(value, f.name), Setting)}
         if key not in types:
             allowed = f"known are {', '.join(types)}" if types else "it has none"
             raise self.error(f"unknown {self.kind} setting {key!r}; {allowed}")

@@ -112,15 +112,13 @@ class OneOf:
     is_checked: bool = True  # False where it may also be a chain of words, which another reads
 
     def registry(self) -> Any:
-        """Return the registry; its values are not imported by this."""
         return resolve_name(self.home)
 
     def check_all(self, words: Any) -> None:
         """Refuse a word, or several, that the registry cannot read; nothing is imported for a built-in name."""
-        registry = self.registry()
         for word in words if isinstance(words, tuple | list) else (words,):
-            if self.is_checked and isinstance(word, str) and word not in registry and word not in self.also:
-                registry.read(word)
+            if self.is_checked and isinstance(word, str) and word not in (*self.registry(), *self.also):
+                self.registry().read(word)
 
     def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> CoreSchema:
         return core_schema.no_info_after_validator_function(self._known, handler(source))
@@ -134,7 +132,6 @@ class OneOf:
 
 
 def marks_of(field: FieldInfo, kind: type[Any]) -> list[Any]:
-    """Return what a setting's annotation says of one kind, such as its `Flag`."""
     return [mark for mark in field.metadata if isinstance(mark, kind)]
 
 
@@ -205,7 +202,6 @@ def read_levels(value: Any) -> Any:
 
 
 def write_levels(values: Any) -> list[float]:
-    """Return pixel values in [0, 1] as `read_levels` reads them, in 1/255."""
     return [float(f"{value * LEVELS:.12g}") for value in values]
 
 
@@ -214,12 +210,9 @@ Positive = Annotated[int, Field(gt=0)]
 Size = Annotated[tuple[Positive, Positive], BeforeValidator(read_size)]
 Pair = Annotated[tuple[float, float], BeforeValidator(partial(read_numbers, count=2))]
 Triple = Annotated[tuple[float, float, float], BeforeValidator(partial(read_numbers, count=3))]
-Budgets = Annotated[
-    tuple[float, ...], BeforeValidator(read_levels), Flag(("--epsilon",), kind=str, written=write_levels)
-]
-RankingBudgets = Annotated[
-    tuple[float, ...], BeforeValidator(read_levels), Flag(("--ranking-epsilon",), kind=str, written=write_levels)
-]
+_LEVELS, _EPSILON = BeforeValidator(read_levels), Flag(("--epsilon",), kind=str, written=write_levels)
+Budgets = Annotated[tuple[float, ...], _LEVELS, _EPSILON]
+RankingBudgets = Annotated[tuple[float, ...], _LEVELS, replace(_EPSILON, names=("--ranking-epsilon",))]
 Attacks = Annotated[tuple[Any, ...], OneOf("iqa_armor.attacks:ATTACKS"), Flag(("--attack",), kind=list[str])]
 _READ = BeforeValidator(lambda value: {"up": 1, "down": -1}.get(value, value))
 _WAY = Flag(kind=Literal["up", "down"], written=lambda value: {1: "up", -1: "down"}.get(value, value))

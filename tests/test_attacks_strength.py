@@ -8,7 +8,7 @@ from white_subjects import BOTH, NAMES, Counted, draw_images, gains, lengths, ti
 
 from iqa_armor.attacks.apgd import APGD, Auto, Square, checkpoints
 from iqa_armor.attacks.base import Direction, ScoreFn
-from iqa_armor.attacks.pgd import AMIFGSM, L2PGD, MIFGSM, PGD, local_contrast
+from iqa_armor.attacks.pgd import AMIFGSM, L2PGD, MIFGSM, PGD, contrast_map
 from iqa_armor.attacks.scores import project_l2
 
 both_directions = pytest.mark.parametrize("direction", BOTH)
@@ -59,9 +59,9 @@ def test_momentum_needs_one_gradient_per_step(images: Tensor) -> None:
 
 def test_contrast_by_hand() -> None:
     stripes = torch.tensor([0.4, 0.6]).repeat(16).expand(1, 3, 32, 32)
-    assert local_contrast(torch.full((1, 3, 9, 11), 0.7)).item() == pytest.approx(0, abs=1e-6)
+    assert contrast_map(torch.full((1, 3, 9, 11), 0.7)).mean().item() == pytest.approx(0, abs=1e-6)
     # Seven columns hold four of one kind and three of the other: σ = 0.2 √(12/49); nearly so at the borders.
-    assert local_contrast(stripes).item() == pytest.approx(0.2 * math.sqrt(12) / 7, rel=0.01)
+    assert contrast_map(stripes).mean().item() == pytest.approx(0.2 * math.sqrt(12) / 7, rel=0.01)
 
 
 def test_adaptive_budget_grows_with_contrast_up_to_epsilon() -> None:
@@ -69,7 +69,7 @@ def test_adaptive_budget_grows_with_contrast_up_to_epsilon() -> None:
     images = torch.cat([0.5 + contrast * noise for contrast in (0.0, 0.3, 1.0)])
     attack = AMIFGSM(epsilon=8 / 255, steps=20)
     radii = attack.budgets(images)
-    share = float(local_contrast(images)[1]) / 0.08
+    share = float(contrast_map(images)[1].mean()) / 0.08
     torch.testing.assert_close(radii, 8 / 255 * torch.tensor([0.25, share, 1.0]))
     assert 0.25 < share < 1
     assert attack.budgets(images.bfloat16()).dtype == torch.bfloat16

@@ -17,9 +17,8 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pipeline import bench
-from iqa_armor.pipeline import timed_model as apart
+from iqa_armor.pipeline.forecast import TimedModel
 from iqa_armor.pipeline.settings import BenchSettings, Opening
-from iqa_armor.pipeline.timed_model import TimedModel, measured_apart
 from iqa_armor.surgery.edits import splice
 from iqa_armor.surgery.stages import choose
 
@@ -108,22 +107,22 @@ def test_peak_memory_holds_at_least_the_model(cayley: Path) -> None:
 @pytest.mark.slow
 def test_peak_memory_grows_with_the_batch(plain: Path) -> None:
     def peak(batch: int) -> int:
-        return measured_apart(plain, Opening(), (128, 128), batch, "training", None) or 0
+        return bench.measured_apart(plain, Opening(), (128, 128), batch, "training", None) or 0
 
     # The maps of the first convolution alone are 16 × 64 × 64 × 4 bytes per image.
     assert peak(128) > peak(1) + 127 * 2**18
 
 
 def test_memory_is_measured_where_the_mark_cannot_be_reset(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(apart, "CLEAR", tmp_path / "absent" / "clear_refs")
-    grown = apart._growth(lambda: None)
+    monkeypatch.setattr(bench, "CLEAR", tmp_path / "absent" / "clear_refs")
+    grown = bench._growth(lambda: None)
     assert grown is not None
     assert grown >= 0
 
 
 def test_failing_process_is_an_error_with_its_last_line(tmp_path: Path) -> None:
     with pytest.raises(ArmorError, match="there is no model file"):
-        measured_apart(tmp_path / "absent.pt", Opening(), (32, 32), 1, "inference", None)
+        bench.measured_apart(tmp_path / "absent.pt", Opening(), (32, 32), 1, "inference", None)
 
 
 def test_benchmark_leaves_the_file_alone(plain: Path) -> None:

@@ -52,6 +52,20 @@ def attended(net: nn.Module, maps: Tensor) -> Tensor:
     return (weights @ tokens).transpose(1, 2).reshape(maps.shape)
 
 
+def read_twice(maps: Tensor) -> Tensor:
+    twice = 2 * maps
+    gate = twice.sigmoid()
+    twice.add_(1)
+    return maps + (twice * gate).sum(1, keepdim=True)
+
+
+def into_a_view(maps: Tensor) -> Tensor:
+    whole = maps.clone()
+    whole[:, ::2].add_(1)
+    return maps + whole.mean(1, keepdim=True)
+
+
+EVEN = torch.arange(16) % 2 == 0
 BETWEEN: dict[str, Forward] = {
     "nothing": lambda net, maps: maps,
     "flip": lambda net, maps: maps.flip(1),
@@ -100,6 +114,13 @@ BETWEEN: dict[str, Forward] = {
     "padded as in PyramidNet": lambda net, maps: (
         torch.cat([maps, maps.flip(1)], 1) + F.pad(maps, (0, 0, 0, 0, 0, 16))
     )[:, :16],
+    "one added in place, mean over channels": lambda net, maps: maps + maps.clone().add_(1).mean(1, keepdim=True),
+    "exp in place, sum over channels": lambda net, maps: maps + (0.1 * maps).exp_().sum(1, keepdim=True),
+    "in place twice": lambda net, maps: maps + (2 * maps).add_(1).mul_(0.1).sum(1, keepdim=True),
+    "in place, read twice": lambda net, maps: read_twice(maps),
+    "into a view, mean over channels": lambda net, maps: into_a_view(maps),
+    "sum along NumPy's axis": lambda net, maps: maps + maps.sum(axis=1, keepdims=True),
+    "a mask of channels": lambda net, maps: torch.cat([maps[:, EVEN], maps[:, ~EVEN] * 2], 1),
     "a constant per channel": lambda net, maps: maps * torch.linspace(0.5, 1.5, 16).view(1, -1, 1, 1),
 }
 HEADS: dict[str, tuple[Forward, int]] = {

@@ -422,6 +422,18 @@ def test_scores_behind_which_no_gradient_comes_are_refused(threshold: str) -> No
         cut(Thresholded(sees_maps=False, threshold=threshold), "taylor", ratio=0.25)
 
 
+def test_scores_that_cannot_be_differentiated_are_refused() -> None:
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), Floored(), nn.Conv2d(8, 1, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(SurgeryError, match="floor_divide is not implemented; pass --criterion l1"):
+        cut(network.eval(), "taylor", ratio=0.25)
+    assert cut(network.eval(), "l1", ratio=0.25).share > 0
+
+
+class Floored(nn.Module):
+    def forward(self, maps: Tensor) -> Tensor:
+        return maps // 0.1
+
+
 def test_settings_of_a_criterion_are_read_from_its_word() -> None:
     network = Plain()
     plant_chance(network[0])

@@ -22,10 +22,7 @@ class Search:
 
 
 def pixels_within(clean: Tensor, epsilon: float, penalty: Callable[[Tensor], Tensor]) -> Search:
-    """Return the search among images that differ from clean ones (N, 3, H, W) by at most epsilon per value.
-
-    Clean images are in `working` precision; the penalty maps images to prices (N,).
-    """
+    """Return the search among images within epsilon of clean ones in `working` precision, at prices (N,) of images."""
     return Search(
         start=clean,
         render=lambda attacked: attacked,
@@ -45,12 +42,10 @@ def ascend(
 ) -> Tensor:
     """Return the images (N, 3, H, W) in [0, 1] with the best scores on Adam's way, clean ones included.
 
-    The way of every image is uphill on direction · score / unit − penalty, where unit = radius · ‖∇ score‖₁, the
-    gradient taken by the parameters at the start: what a full move of all parameters would gain were the
-    score linear. Prices therefore weigh the same for all score scales.
-
-    Parameters are in `working` precision, `step_size` is Adam's learning rate in their unit, and there is one gradient
-    per step. A score without a gradient is an ArmorError.
+    The way of every image is uphill on direction · score / unit − penalty, where unit = radius · ‖∇ score‖₁ at the
+    start: what a full move of all parameters would gain were the score linear. So prices weigh the same for all score
+    scales. Parameters are in `working` precision, `step_size` is Adam's learning rate in their unit, and there is one
+    gradient per step. A score without a gradient is an ArmorError.
 
     Source: Kingma & Ba, "Adam: A Method for Stochastic Optimization", ICLR 2015, with β = (0.9, 0.999). (ours): the
     unit; projecting after every step; keeping the image with the best score, whatever its price, since an attack that

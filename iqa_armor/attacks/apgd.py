@@ -19,8 +19,7 @@ _HALVINGS = (10, 50, 200, 1000, 2000, 4000, 6000, 8000)  # of 10,000 queries: wh
 class Square(LinfAttack):
     """Move the predicted score inside an L-infinity ball by trying squares at random; needs no gradient.
 
-    Every query scores the whole batch once: each image proposes a square of its own and keeps it if its score
-    moved the right way.
+    Every query scores the batch once: each image keeps the square it proposed if its score moved the right way.
 
     Source: Andriushchenko et al., "Square Attack: a query-efficient black-box adversarial attack via random search",
     ECCV 2020, arXiv:1912.00049, Algorithms 1 and 2, vertical stripes to begin with, p = 0.05 and its halvings
@@ -129,13 +128,12 @@ class _Start:
         self.best_at_check = self.gains
 
     def run(self) -> Best:
-        last, reviews = 0, checkpoints(self.attack.steps)
+        reviews = (0, *checkpoints(self.attack.steps))
         for step in range(1, self.attack.steps + 1):
             self._move(is_first=step == 1)
             self._judge(is_last=step == self.attack.steps)
             if step in reviews:
-                self._review(step - last)
-                last = step
+                self._review(step - reviews[reviews.index(step) - 1])
         return self.best
 
     def _move(self, *, is_first: bool) -> None:
@@ -152,17 +150,15 @@ class _Start:
             scores = evaluate_score(self.score, self.current)
         else:
             scores, self.gradient = score_and_gradient(self.score, self.current)
-        gains = self.attack.direction * scores
-        self.rises += gains > self.gains
-        self.gains = gains
-        better = self.best.update(self.current, gains)
+        before, self.gains = self.gains, self.attack.direction * scores
+        self.rises += self.gains > before
+        better = self.best.update(self.current, self.gains)
         self.best_gradient = torch.where(per_image(better), self.gradient, self.best_gradient)
 
     def _review(self, made: int) -> None:
         """Halve the step size and return to the best point where the last `made` steps were of little use."""
-        rose_rarely = self.rises < _ENOUGH_RISES * made
         got_stuck = ~self.has_halved & (self.best.gains == self.best_at_check)
-        halve = rose_rarely | got_stuck
+        halve = (self.rises < _ENOUGH_RISES * made) | got_stuck
         self.step_size = torch.where(halve, self.step_size / 2, self.step_size)
         self.current = torch.where(per_image(halve), self.best.images, self.current)
         self.gradient = torch.where(per_image(halve), self.best_gradient, self.gradient)
@@ -175,9 +171,8 @@ class _Start:
 class Auto(LinfAttack):
     """Run Auto-PGD with restarts, then Square and transfers, and keep of each image what moved its score farthest.
 
-    Source: after AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690, Section 5: a parameter-free ensemble, the worst
-    case of each image counting. Ours: a score has one objective, so there is one Auto-PGD, and no FAB; all images go
-    through all attacks; transfers.
+    Source: after AutoAttack, Croce & Hein, ICML 2020, arXiv:2003.01690, Section 5. Ours: a score has one objective, so
+    there is one Auto-PGD, and no FAB; all images go through all attacks; transfers.
     """
 
     epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
@@ -193,9 +188,8 @@ class Auto(LinfAttack):
         best = Best(images.detach(), self.direction * evaluate_score(score, images))
         apgd = APGD(self.epsilon, self.steps, self.restarts, self.direction)
         square = Square(self.epsilon, queries=self.queries, direction=self.direction)
-        attacks: list[tuple[Attack, ScoreFn]] = [(apgd, score), (square, score)]
-        attacks += [(apgd, source) for source in self.sources]
-        for attack, followed in attacks:
+        ways: list[tuple[Attack, ScoreFn]] = [(apgd, score), (square, score), *((apgd, each) for each in self.sources)]
+        for attack, followed in ways:
             attacked = attack(followed, images, generator)
             best.update(attacked, self.direction * evaluate_score(score, attacked))
         return best.images

@@ -26,5 +26,4 @@ def budget_key(attack: Attack) -> str:
 
 def unit_of(attack: Attack, setting: str) -> float:
     """Return the number that the written text of a setting is divided by: 255 for pixel values, else 1."""
-    in_levels = setting == "step_size" or (setting == "epsilon" and attack.norm in ("linf", "rmse"))
-    return 255.0 if in_levels else 1.0
+    return 255.0 if setting == "step_size" or (setting == "epsilon" and attack.norm in ("linf", "rmse")) else 1.0

@@ -2,7 +2,7 @@
 
 import copy
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -20,9 +20,9 @@ Placement = Literal["resize", "tile"]
 
 @dataclass(frozen=True, eq=False)
 class Pattern(LinfAttack):
-    """Add one pattern (1, 3, h, w) to every image, clipped to the budget, which may be smaller than the fitted one.
+    """Add one pattern (1, 3, h, w), fitted for this direction, to every image, clipped to a budget as large or smaller.
 
-    It draws nothing and asks no score; what it was fitted for is its `direction`, and `placement` is that of `UAP`.
+    It draws nothing and asks no score; `placement` is that of `UAP`.
     """
 
     pattern: Tensor
@@ -43,10 +43,7 @@ class Pattern(LinfAttack):
 
 @dataclass(frozen=True)
 class UAP(FittedLinf):
-    """Fit one pattern that moves the mean score of images inside an L-infinity ball.
-
-    Each pass adds up the gradient over all images and takes one signed step, so how the images are batched does
-    not matter.
+    """Fit one pattern that moves the mean score of images inside an L-infinity ball: one signed step per pass.
 
     Source: Moosavi-Dezfooli et al., "Universal adversarial perturbations", CVPR 2017, arXiv:1610.08401; gradient of
     the mean score, clipping and ten passes as in [RA] Meleshin et al., arXiv:2506.04951. One step of 1/255 per
@@ -57,14 +54,13 @@ class UAP(FittedLinf):
     step_size: Positive = 1 / 255  # length of one signed step, in the same units
     passes: Count = 10  # passes over the images, each with one step, from a zero pattern
     direction: Direction = +1
-    # How images of another size than the first one get the pattern: "tile" repeats and crops it, "resize" interpolates
-    # bilinearly, which costs the pattern most of its effect on a convolutional network.
+    # How images of another size get the pattern: repeated and cropped, or interpolated bilinearly, which costs it most
+    # of its effect on a convolutional network.
     placement: Placement = "tile"
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:
         """Return the pattern with the best mean score over the images, no pattern at all being one candidate."""
-        first = next(batches_of(batches))
-        pattern = torch.zeros_like(first[:1])
+        pattern = torch.zeros_like(next(batches_of(batches))[:1])
         best, best_mean = pattern, -math.inf
         for _ in range(self.passes):
             gradient, mean = self._survey(score, batches, pattern)
@@ -72,9 +68,8 @@ class UAP(FittedLinf):
                 best, best_mean = pattern, self.direction * mean
             moved = pattern + self.direction * self.step_size * gradient.sign()
             pattern = moved.clamp(-self.epsilon, self.epsilon)
-        last = self._fitted(pattern)
-        is_best = self.direction * mean_score(score, last, batches, generator) > best_mean
-        return last if is_best else self._fitted(best)
+        last, kept = (Pattern(each, self.epsilon, self.direction, self.placement) for each in (pattern, best))
+        return last if self.direction * mean_score(score, last, batches, generator) > best_mean else kept
 
     def _survey(self, score: ScoreFn, batches: Batches, pattern: Tensor) -> tuple[Tensor, float]:
         """Return the gradient of the sum of all scores by the pattern, and their mean."""
@@ -89,9 +84,6 @@ class UAP(FittedLinf):
     def _scores(self, score: ScoreFn, images: Tensor, pattern: Tensor) -> Tensor:
         return score((images + place(pattern, images.shape[-2:], self.placement)).clamp(0, 1))
 
-    def _fitted(self, pattern: Tensor) -> Pattern:
-        return Pattern(pattern, epsilon=self.epsilon, direction=self.direction, placement=self.placement)
-
 
 def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tensor:
     """Return a pattern (1, 3, h, w) at a size (H, W), differentiably; no value exceeds the pattern's largest."""
@@ -105,10 +97,9 @@ def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tenso
 
 
 class PerturbationNetwork(nn.Module):
-    """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] to directions (N, 3, H, W) in [-1, 1].
+    """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] of any size to directions (N, 3, H, W) in [-1, 1].
 
-    Sides of any length are padded to a multiple of four by repeating the border, and cropped again. No layer mixes
-    the images of a batch. A new network gives zeros, since its last layers start at zero.
+    No layer mixes the images of a batch. A new network gives zeros, since its last layers start at zero.
 
     Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape. The widths, normalisation
     over each image's features, and a sub-pixel path (Shi et al., CVPR 2016, arXiv:1609.05158) that lets a pixel's
@@ -146,19 +137,15 @@ def _block(inputs: int, outputs: int, *, stride: int = 1) -> nn.Sequential:
 
 @dataclass(frozen=True, eq=False)
 class Perturber(LinfAttack):
-    """Add what a fitted network, never changed, gives for images: directions in [-1, 1], scaled by the budget.
-
-    It draws nothing and asks no score; what it was fitted for is its `direction`.
-    """
+    """Add what a network fitted for this direction gives, scaled by the budget; it draws nothing and asks no score."""
 
     network: nn.Module
     epsilon: NotNegative = 4 / 255
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        network = copy.deepcopy(self.network).to(images.device)
         with torch.no_grad():
-            return _perturbed(network, images.detach(), self.epsilon)
+            return _perturbed(copy.deepcopy(self.network).to(images.device), images.detach(), self.epsilon)
 
 
 @dataclass(frozen=True)
@@ -188,7 +175,7 @@ class FACPA(FittedLinf):
         with seeded(int(torch.randint(2**62, (), generator=generator, device=generator.device))):
             network = PerturbationNetwork().to(first.device)
         optimizer = torch.optim.Adam(network.parameters(), lr=self.learning_rate)
-        best = self._fitted(network)
+        best = Perturber(copy.deepcopy(network).requires_grad_(False), self.epsilon, self.direction)
         best_mean = self.direction * mean_score(score, best, batches, generator)
         for _ in range(self.passes):
             for images in batches_of(batches):
@@ -197,15 +184,11 @@ class FACPA(FittedLinf):
                     loss = -self.direction * score(_perturbed(network, images, self.epsilon)).mean() / scale
                     torch.autograd.backward(loss, inputs=list(network.parameters()))
                 optimizer.step()
-            current = self._fitted(network)
+            current = replace(best, network=copy.deepcopy(network).requires_grad_(False))
             mean = self.direction * mean_score(score, current, batches, generator)
             if mean > best_mean:
                 best, best_mean = current, mean
         return best
-
-    def _fitted(self, network: nn.Module) -> Perturber:
-        kept = copy.deepcopy(network).requires_grad_(False)
-        return Perturber(kept, epsilon=self.epsilon, direction=self.direction)
 
 
 def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:

@@ -1,6 +1,5 @@
 """Adam on changes that are hard to see: at edges, at high frequencies, at a small perceptual distance."""
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
@@ -21,9 +20,8 @@ from iqa_armor.models.reference import perceptual_network
 class KorhonenYou(LinfAttack):
     """Move the predicted score of an image by changes hidden at its edges; one without edges stays as it is.
 
-    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022. (ours): a
-    mask that is the Sobel magnitude of the luma divided by its maximum in the image; the change is limited by
-    projection, so that budgets can be compared; the iterate with the best score is kept.
+    Source: Korhonen & You, "Adversarial Attacks Against Blind Image Quality Assessment Models", QoEVMA 2022. (ours):
+    the mask, `edge_map`; the change is limited by projection; the iterate with the best score is kept.
     """
 
     epsilon: NotNegative = 10 / 255  # largest change of a pixel value, images being in [0, 1]
@@ -46,7 +44,7 @@ class KorhonenYou(LinfAttack):
 
 
 def edge_map(images: Tensor) -> Tensor:
-    """Return the strength (N, 1, H, W) of the edges of images (N, 3, H, W), the strongest of each image being 1.
+    """Return the Sobel magnitude of the luma, (N, 1, H, W), as a share of the largest in each image (N, 3, H, W).
 
     It is 0 everywhere in an image of one luma; outside, the border is repeated.
     """
@@ -86,12 +84,8 @@ class SSAH(LinfAttack):
 
 
 def low_band(images: Tensor) -> Tensor:
-    """Return the low-frequency band (N, 3, ⌈H/2⌉, ⌈W/2⌉) of a Haar wavelet of images: means of 2×2 pixels.
-
-    That is half the coefficients of the orthonormal transform, so that a uniform image keeps its value; a last odd row
-    or column is repeated (ours).
-    """
-    # In ceil mode a window over the border averages the pixels it has, which is what repeating them gives.
+    """Return the low-frequency band (N, 3, ⌈H/2⌉, ⌈W/2⌉) of a Haar wavelet: means of 2×2 pixels, not doubled (ours)."""
+    # In ceil mode a window over the border averages the pixels it has: a last odd row or column is repeated (ours).
     return functional.avg_pool2d(images, 2, ceil_mode=True)
 
 
@@ -102,8 +96,7 @@ Distance = Literal["ssim", "lpips", "dists"]
 class Zhang(LinfAttack):
     """Move the predicted score of an image at a price on its perceptual distance from the clean one.
 
-    Called, it raises ValueError if images are too small for the distance, and ModelLoadError if weights of the distance
-    are missing or run code when opened.
+    A ValueError refuses images too small for the distance, a ModelLoadError weights that are missing or run code.
 
     Source: Zhang et al., "Perceptual Attacks of No-Reference Image Quality Models with Human-in-the-Loop", NeurIPS
     2022, arXiv:2210.00933, without the humans who chose λ among the results. (ours): the change is limited by
@@ -124,16 +117,15 @@ class Zhang(LinfAttack):
         if min(images.shape[2:]) < least:
             raise ValueError(f"{self.distance} needs at least {least}×{least} pixels, got {tuple(images.shape[2:])}")
         clean = images.detach().to(working(images.dtype))
-        measure = _measure(self.distance, clean)
-        search = pixels_within(clean, self.epsilon, lambda attacked: self.weight * measure(attacked))
+        network = None if self.distance == "ssim" else perceptual_network(self.distance).to(clean)
+
+        def price(attacked: Tensor) -> Tensor:
+            if network is None:
+                return self.weight * (1 - ssim(clean, attacked))
+            return self.weight * torch.as_tensor(network(attacked.clamp(0, 1), clean)).reshape(len(clean))
+
+        search = pixels_within(clean, self.epsilon, price)
         return ascend(score, images, search, direction=self.direction, steps=self.steps, step_size=self.step_size)
-
-
-def _measure(distance: Distance, clean: Tensor) -> Callable[[Tensor], Tensor]:
-    if distance == "ssim":
-        return lambda attacked: 1 - ssim(clean, attacked)
-    network = perceptual_network(distance).to(clean)
-    return lambda attacked: torch.as_tensor(network(attacked.clamp(0, 1), clean)).reshape(len(clean))
 
 
 @dataclass(frozen=True)
@@ -171,5 +163,4 @@ def without_low_frequencies(change: Tensor, share: float) -> Tensor:
     rows, columns = (torch.fft.fftfreq(side, device=change.device).abs() for side in change.shape[-2:])
     radius = torch.hypot(rows[:, None], columns)
     kept = radius >= radius.flatten().sort().values[int(share * radius.numel())]
-    filtered: Tensor = torch.fft.ifft2(torch.fft.fft2(change) * kept).real
-    return filtered
+    return torch.real(torch.fft.ifft2(torch.fft.fft2(change) * kept))

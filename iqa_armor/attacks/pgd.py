@@ -39,8 +39,7 @@ class PGD(LinfAttack):
     direction: Direction = +1  # +1 raises the score, -1 lowers it
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
-        images = images.detach()
-        attacked = images.clone()
+        attacked = images = images.detach()
         for _ in range(self.steps):
             attacked = project_linf(self.ascend(score, attacked), images, self.epsilon).clamp(0, 1)
         return attacked
@@ -54,14 +53,12 @@ class PGD(LinfAttack):
 class L2PGD(Limited):
     """Move the predicted score of an image inside an L2 ball around it.
 
-    Source: Madry et al., "Towards Deep Learning Models Resistant to Adversarial Attacks", ICLR 2018, arXiv:1706.06083,
-    Section 2.1, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the radius, and returning
-    the best iterate of every image instead of the last are (ours).
+    Source: as for `PGD`, for the L2 ball: steps along ∇/‖∇‖₂. The zero start, a step of a quarter of the radius, and
+    returning the best iterate of every image instead of the last are (ours).
     """
 
     norm: ClassVar[Norm] = "l2"
-    # Ball radius: the largest Euclidean length of the change of a whole image, pixels being in [0, 1]. One step of
-    # 1/255 on every value of an H×W image has the length √(3·H·W)/255.
+    # Largest Euclidean length of the change of a whole image, pixels in [0, 1]; 1/255 everywhere is √(3·H·W)/255.
     epsilon: NotNegative = 1.0
     step_share: Positive = 0.25  # length of one step as a share of epsilon, so that budgets compare
     steps: Count = 10  # number of gradient steps, from a zero start
@@ -89,9 +86,7 @@ class MADC(Limited):
     """
 
     norm: ClassVar[Norm] = "rmse"
-    # Root mean square of the change over an image's values, images being in [0, 1]; smaller only where values end at 0
-    # or 1.
-    epsilon: NotNegative = 10 / 255
+    epsilon: NotNegative = 10 / 255  # root mean square of an image's change; smaller only where values end at 0 or 1
     step_size: Positive = 4 / 255  # root mean square of one step along the sphere, in the same units
     steps: Count = 10  # number of gradients; the first leads from the image to the sphere
     direction: Direction = +1
@@ -160,35 +155,28 @@ class MIFGSM(LinfAttack):
 class AMIFGSM(MIFGSM):
     """MI-FGSM whose budget is small on flat images and whole on busy ones, where changes are hard to see.
 
-    An image's radius is ε · clamp(c / full_contrast, 1/4, 1), c being `local_contrast` of the clean image: the
-    larger its contrast, the more it masks.
+    An image's radius is ε · clamp(c / full_contrast, 1/4, 1), c being the mean of the clean image's `contrast_map`.
 
     Source: the adaptive form of MI-FGSM among the attacks of [AP] Gushchin et al., arXiv:2404.06957, whose budget
     depends on a no-reference measure of the clean image; this measure, its limits and the bound by ε are (ours).
     """
 
     # Contrast from which an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE a tenth reach .08,
-    # and the median is .04. The others are those of MIFGSM.
+    # and the median is .04.
     full_contrast: Positive = 0.08
 
     def budgets(self, images: Tensor) -> Tensor:
         """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""
-        shares = (local_contrast(images) / self.full_contrast).clamp(0.25, 1)
+        shares = (contrast_map(images).mean((1, 2, 3)) / self.full_contrast).clamp(0.25, 1)
         return self.epsilon * shares.to(images)
-
-
-def local_contrast(images: Tensor) -> Tensor:
-    """Return how busy images are, (N,), the mean of their `contrast_map`."""
-    return contrast_map(images).mean((1, 2, 3))
 
 
 def contrast_map(images: Tensor) -> Tensor:
     """Return how busy images (N, 3, H, W) in [0, 1] are at each pixel, (N, 1, H, W), from 0, flat, to 0.5.
 
-    It is the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the borders (ours); at least
-    float32.
+    It is the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the borders (ours).
     """
-    gray = images.to(torch.promote_types(images.dtype, torch.float32)).mean(1, keepdim=True)
+    gray = images.to(working(images.dtype)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero
     pooled = partial(avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)
     mean, power = pooled(gray), pooled(gray.square())
@@ -208,11 +196,9 @@ class SEGA(LinfAttack):
     epsilon: NotNegative = 8 / 255  # length of the step, pixels being in [0, 1]
     noise: NotNegative = 0.03  # standard deviation σ of the Gaussian that gradients are smoothed by, in the same units
     samples: Count = 8  # number of draws of it
-    # Share of the pixels that change: those around which images have most contrast.
-    kept: Annotated[float, "(0, 1]"] = 0.9
+    kept: Annotated[float, "(0, 1]"] = 0.9  # share of the pixels that change: those with most contrast around them
     direction: Direction = +1
-    # Scores of the models that are known; those of the attacked model where there are none. Beside a baseline an
-    # evaluation gives that of the baseline.
+    # Scores of known models, to which an evaluation adds the baseline's; that of the attacked model without any.
     sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import count
+from itertools import product
 from typing import Any
 
 import torch
@@ -57,7 +57,7 @@ def run_plan(
                 raise ArmorError(f"attack {name} gives {type(made).__name__} in place of images")
             yield Attacked(name, (attack,), made.detach())
     for (pgd, epsilons), names in families.items():
-        yield from _family(pgd, names, _steps(pgd, epsilons, score, images.detach(), begin=generator))
+        yield from _family(pgd, names, [(epsilons, images.detach())], score=score, begin=generator)
 
 
 def _kinds(attacks: Sequence[Any]) -> dict[PGD, list[float]]:
@@ -68,30 +68,28 @@ def _kinds(attacks: Sequence[Any]) -> dict[PGD, list[float]]:
     return kinds
 
 
-def _family(pgd: PGD, names: Mapping[int, Sequence[str]], steps: Iterator[list[_Group]]) -> Iterator[Attacked]:
-    """Yield the images of those that share a trajectory, by their numbers of steps."""
-    for step, groups in zip(range(1, max(names) + 1), steps, strict=False):
-        whole = replace(pgd, steps=step)
-        for name in names.get(step, ()):
-            for members, attacked in groups:
-                yield Attacked(name, tuple(replace(whole, epsilon=e) for e in members), attacked)
-
-
-def _steps(
-    pgd: PGD, epsilons: tuple[float, ...], score: ScoreFn, images: Tensor, *, begin: Callable[[str], object]
-) -> Iterator[list[_Group]]:
-    """Yield the groups of budgets whose images are equal to the last bit, after every further step."""
-    groups = [(epsilons, images)]
-    for step in count(1):
+def _family(
+    pgd: PGD,
+    names: Mapping[int, Sequence[str]],
+    groups: list[_Group],
+    *,
+    score: ScoreFn,
+    begin: Callable[[str], object],
+) -> Iterator[Attacked]:
+    """Yield the images of PGDs that share a trajectory, by their numbers of steps; the one group is of clean images."""
+    ((_, clean),) = groups
+    for step in range(1, max(names) + 1):
         following: list[_Group] = []
-        for members, current in groups:
+        for epsilons, current in groups:
             begin(f"pgd step {step}")
-            following += _split(members, pgd.ascend(score, current), images)
+            following += _split(epsilons, pgd.ascend(score, current), clean)
         groups = following
-        yield groups
+        for name, (members, attacked) in product(names.get(step, ()), groups):
+            yield Attacked(name, tuple(replace(pgd, steps=step, epsilon=e) for e in members), attacked)
 
 
 def _split(epsilons: Sequence[float], moved: Tensor, images: Tensor) -> list[_Group]:
+    """Return the groups of budgets whose images are equal to the last bit."""
     groups: list[_Group] = []
     for epsilon in epsilons:
         attacked = project_linf(moved, images, epsilon).clamp(0, 1)
@@ -99,5 +97,5 @@ def _split(epsilons: Sequence[float], moved: Tensor, images: Tensor) -> list[_Gr
         if twin is None:
             groups.append(((epsilon,), attacked))
         else:
-            groups[twin] = ((*groups[twin][0], epsilon), groups[twin][1])
+            groups[twin] = ((*groups[twin][0], epsilon), attacked)
     return groups

@@ -34,20 +34,17 @@ def score_and_gradient(score: ScoreFn, images: Tensor) -> tuple[Tensor, Tensor]:
         if scores.requires_grad:
             (gradient,) = torch.autograd.grad(scores.sum(), images, allow_unused=True)
     if gradient is None:
-        raise ArmorError(
-            "the score has no gradient by the pixels, so a gradient attack cannot run; "
-            "remove whatever detaches it from its input"
-        )
+        blind = "the score has no gradient by the pixels, so a gradient attack cannot run"
+        raise ArmorError(f"{blind}; remove whatever detaches it from its input")
     return scores.detach(), gradient
 
 
 def batches_of(batches: Batches) -> Iterator[Tensor]:
     """Yield the batches of one pass that hold images; a ValueError if none does."""
     is_empty = True
-    for images in batches():
-        if len(images):
-            is_empty = False
-            yield images.detach()
+    for images in filter(len, batches()):
+        is_empty = False
+        yield images.detach()
     if is_empty:
         raise ValueError("an attack cannot be fitted without images; every pass over the batches must give some")
 
@@ -62,10 +59,9 @@ def mean_score(score: ScoreFn, attack: Attack, batches: Batches, generator: Gene
 def expectation(score: ScoreFn, samples: int) -> ScoreFn:
     """Return the mean of several evaluations of a random score, with the mean of their gradients (EOT).
 
-    Gradients are summed as they come, so memory does not grow with `samples`, at least one. They are gradients by the
-    pixels only, for attacks: parameters get none, and there is no second derivative. No image's score may depend on
-    another image. An attack that keeps its best iterate chooses by noisy means: the fewer samples, the more of the gain
-    it saw is luck; score its result afresh.
+    Gradients are summed as they come, so memory does not grow with `samples`, at least one. They are by the pixels
+    only: parameters get none, and there is no second derivative. No image's score may depend on another image. An
+    attack that keeps its best iterate chooses by noisy means, some of which are luck: score its result afresh.
 
     Source: expectation over transformation, Athalye et al., "Obfuscated Gradients Give a False Sense of Security",
     ICML 2018, arXiv:1802.00420, Section 4.2.
@@ -106,10 +102,8 @@ def per_image(values: Tensor) -> Tensor:
 
 
 def project_linf(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
-    """Return the nearest images to `images`, (N, 3, H, W) in any range, within epsilon of `center` in every value.
-
-    Values inside the ball keep their bits, which is what lets budgets share gradients.
-    """
+    """Return the nearest images to `images`, (N, 3, H, W) in any range, within epsilon of `center` in every value."""
+    # Values inside the ball keep their bits, which is what lets budgets share gradients.
     return torch.clamp(images, center - epsilon, center + epsilon)
 
 
@@ -122,11 +116,7 @@ def project_l2(images: Tensor, center: Tensor, epsilon: float) -> Tensor:
 
 
 def linf_box(images: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
-    """Return the lowest and highest pixels, (N, 3, H, W), within `radius` of the images and within [0, 1].
-
-    A ball in L-infinity cut by the range of pixels is a box, so one clamp projects on both. The radius is one for all
-    images or shaped (N, 1, 1, 1).
-    """
+    """Return the lowest and highest pixels, (N, 3, H, W), within a radius, one or (N, 1, 1, 1), and within [0, 1]."""
     return (images - radius).clamp_min(0), (images + radius).clamp_max(1)
 
 
@@ -166,12 +156,10 @@ def climb(
     as many gradients as moves. The score and its error are those of `score_and_gradient`.
     """
     scores, gradient = score_and_gradient(score, images)
-    best, attacked = Best(images, direction * scores), images
-    for step in range(1, steps + 1):
-        attacked = move(attacked, gradient)
-        if step < steps:
-            scores, gradient = score_and_gradient(score, attacked)
-        else:
-            scores = evaluate_score(score, attacked)
+    best, attacked = Best(images, direction * scores), move(images, gradient)
+    for _ in range(1, steps):
+        scores, gradient = score_and_gradient(score, attacked)
         best.update(attacked, direction * scores)
+        attacked = move(attacked, gradient)
+    best.update(attacked, direction * evaluate_score(score, attacked))
     return best.images

@@ -34,8 +34,7 @@ class Targeted(LinfAttack):
         way = (wanted - clean).sign()
         pgd = MIFGSM(self.epsilon, self.step_size, self.steps, momentum=0)  # keeps the best iterate
         change = pgd(lambda batch: way * score(batch), images) - images
-        least = torch.zeros_like(images[:, :1, :1, :1])
-        most = least + 1
+        least, most = (torch.full_like(images[:, :1, :1, :1], share) for share in (0, 1))
         for _ in range(_HALVINGS):
             middle = (least + most) / 2
             is_past = per_image(way * (evaluate_score(score, images + middle * change) - wanted) >= 0)

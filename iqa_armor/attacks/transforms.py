@@ -53,10 +53,8 @@ class StAdv(Limited):
 def warp(images: Tensor, flow: Tensor) -> Tensor:
     """Return images (N, 3, H, W) whose pixel p is the bilinear sample of the input at p + u(p); the border is repeated.
 
-    The flow u (N, 2, H, W) is in pixels, along x (columns) and y (rows). Zero keeps every bit, which a sampling grid in
-    [-1, 1] does not.
-
-    Source: Xiao et al., arXiv:1801.02612, equation 1; the border is (ours).
+    The flow u (N, 2, H, W) is in pixels, along x (columns) and y (rows); zero keeps every bit, unlike a sampling grid
+    in [-1, 1]. Source: Xiao et al., arXiv:1801.02612, equation 1; the border is (ours).
     """
     height, width = images.shape[2:]
     columns = torch.arange(width, dtype=flow.dtype, device=flow.device)
@@ -76,9 +74,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 def roughness(flow: Tensor) -> Tensor:
     """Mean over pixels, (N,), of the summed distances between a pixel's displacement and its neighbours', in pixels.
 
-    It is 0 for a uniform flow (N, 2, H, W), and differentiable there too.
-
-    Source: Xiao et al., arXiv:1801.02612, equation 4, where it is a sum; √(d² + c²) − c for d is (ours).
+    The flow is (N, 2, H, W). Source: Xiao et al., arXiv:1801.02612, equation 4, where it is a sum; √(d² + c²) − c for
+    d, differentiable at 0, is (ours).
     """
     steps = (flow.diff(dim=2), flow.diff(dim=3))
     lengths = [(step.square().sum(1) + _CORNER**2).sqrt() - _CORNER for step in steps]
@@ -101,9 +98,7 @@ _LEAST = 1e-6  # rise of a piece that keeps a curve increasing
 
 @dataclass(frozen=True)
 class AdvCF(Limited):
-    """Move the predicted score of an image by an increasing piecewise linear curve for each color channel.
-
-    No pixel budget limits the change, so `epsilon` is a constant: infinite. Curves start at 0 and end at 1.
+    """Move the predicted score of an image by an increasing piecewise linear curve, from 0 to 1, for each channel.
 
     Source: Zhao et al., "Adversarial Color Enhancement", BMVC 2020, arXiv:2002.01008, Section 3, with 64 pieces; used
     against quality models in Zhao, "Fooling Blind Image Quality Assessment by Optimizing a Human-Understandable Color
@@ -111,9 +106,8 @@ class AdvCF(Limited):
     """
 
     norm: ClassVar[Norm] = "none"
-    epsilon: ClassVar[float] = math.inf
-    # How far a curve may be from the identity, in [0, 1]; 0.05 passes for a camera's taste in colors, 0.1 shows, 1
-    # limits nothing.
+    epsilon: ClassVar[float] = math.inf  # no pixel budget limits the change
+    # How far a curve may be from the identity; 0.05 passes for a camera's taste in colors, 0.1 shows, 1 limits nothing.
     strength: Annotated[float, "[0, 1]"] = 0.05
     learning_rate: Positive = 0.1  # Adam's for the rise of a piece, in units of the identity's rise, 1/64
     steps: Count = 20  # number of gradients

@@ -1,5 +1,6 @@
 """Compute once what a network computes anew for every image although no image has a say in it."""
 
+import operator
 from typing import Any
 
 import torch
@@ -15,16 +16,34 @@ _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "empty", "dropout")
 
 
 def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
-    """Replace tensors that no image changes by stored ones, in place.
-
-    These are weights that are computed from others (what is learned from then on is the result), and tables such as
-    positions; in a graph for one size also those that are made for that size.
-    """
+    """Store what no image changes (weights computed from others, tables; for one size, what it sets), in place."""
     values = _constants(traced, example)
     folded = [node for node in traced.graph.nodes if node in values and _is_worth_storing(traced, node, values)]
     for node in folded:
         _store(traced, node, values[node])
     drop_unread(traced, values if folded else ())
+    for node in traced.graph.find_nodes(op="call_function", target=operator.getitem):
+        _index_by_places(traced, node)
+
+
+def _index_by_places(traced: fx.GraphModule, node: fx.Node) -> None:
+    """Take the places that a stored mask marks in its stead: their number is known before the run."""
+    index: list[Any] = []
+    masks: list[fx.Node] = []
+    each: Any
+    for each in node.args[1] if isinstance(node.args[1], tuple) else (node.args[1],):
+        mask = stored_at(traced, each) if isinstance(each, fx.Node) else None
+        if not (isinstance(mask, Tensor) and mask.dtype == torch.bool):
+            index.append(each)
+            continue
+        masks.append(each)
+        for places in mask.nonzero(as_tuple=True):
+            setattr(traced, name := f"folded_{node.name}_{len(index)}", nn.Buffer(places.contiguous()))
+            with traced.graph.inserting_before(node):
+                index.append(traced.graph.get_attr(name))
+    if masks:
+        node.args = (node.args[0], tuple(index))
+        drop_unread(traced, masks)
 
 
 def _constants(traced: fx.GraphModule, example: Tensor) -> dict[fx.Node, Any]:
@@ -91,6 +110,8 @@ def _learned(traced: fx.GraphModule, node: fx.Node) -> list[str]:
 def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     learned = _learned(traced, node)
     owner = learned[0].rpartition(".")[0] if learned else ""
+    if any(each.op == "call_module" and each.target == owner for each in traced.graph.nodes):
+        owner = owner.rpartition(".")[0]  # a layer keeps its own weights alone
     name, stored = f"folded_{node.name}", value.detach().clone()
     setattr(traced.get_submodule(owner), name, nn.Parameter(stored) if learned else nn.Buffer(stored))
     with traced.graph.inserting_before(node):

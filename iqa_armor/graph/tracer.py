@@ -1,7 +1,6 @@
 """Follow a network symbolically while its values are computed beside, so that questions about sizes have answers."""
 
-from __future__ import annotations
-
+import inspect
 import operator
 import threading
 import weakref
@@ -32,6 +31,7 @@ FACTS = (
 MADE_LIKE = {f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")} | {
     "new_empty": torch.zeros
 }
+_NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # which torch's own functions take as well
 COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
 UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"
 _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
@@ -66,12 +66,10 @@ class SizedTracer(fx.Tracer):
         return is_leaf and not isinstance(m, _MADE_OF_LAYERS)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return self.holding(Known(node, self))
-
-    def holding(self, proxy: fx.Proxy) -> fx.Proxy:
-        """Keep the value of a node only as long as something that stands for it is there."""
-        self._holders[proxy.node] += 1
-        weakref.finalize(proxy, self._released, proxy.node).atexit = False
+        """Return what stands for a node, whose value is kept only as long as something that does is there."""
+        proxy = Known(node, self)
+        self._holders[node] += 1
+        weakref.finalize(proxy, self._released, node).atexit = False
         return proxy
 
     def _released(self, node: fx.Node) -> None:
@@ -82,6 +80,8 @@ class SizedTracer(fx.Tracer):
     def create_node(self, kind: str, target: Any, args: Any, kwargs: Any, *rest: Any, **more: Any) -> fx.Node:
         if kind in ("call_module", "get_attr") and hides_network(target):
             rest = (allowed_path(target), *rest[1:])
+        if kind == "call_method" or inspect.isbuiltin(target):
+            kwargs = {_NUMPY_NAMES.get(key, key): value for key, value in kwargs.items()}
         node = super().create_node(kind, target, args, kwargs, *rest, **more)
         node.meta["line"] = calling_line(_ROOT)
         self.values[node] = self._computed(node)
@@ -167,8 +167,8 @@ class SizedTracer(fx.Tracer):
     def adopt(self, graph: fx.Graph) -> None:
         """Go on with a copy of the graph, which has the same nodes in the same order."""
         mates = dict(zip(self.graph.nodes, graph.nodes, strict=True))
-        self.values = {mates[node]: value for node, value in self.values.items() if node in mates}
-        self.asked = {mates[node]: value for node, value in self.asked.items() if node in mates}
+        every = (self.values, self.asked)
+        self.values, self.asked = ({mates[node]: each[node] for node in each if node in mates} for each in every)
         self.graph = graph
 
     def settled(self, obj: fx.Proxy, read: Any, *digits: Any) -> Any:
@@ -187,8 +187,7 @@ class SizedTracer(fx.Tracer):
     def _computed(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example if not self.values else (node.args[0] if node.args else None)
-        args: Any = fx.node.map_arg(node.args, self.values.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, self.values.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "output":
             return args[0]
         before, self._is_computing = self._is_computing, True

@@ -39,9 +39,8 @@ def chance_srocc(count: int) -> float:
 def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
     """Pearson correlation of vectors after fitting the scores to the opinions by a four-parameter logistic.
 
-    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the
-    relation is lost: scores that fall with quality correlate as well as scores that rise. Also nan where N < 4 or the
-    fit does not converge.
+    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the relation is lost. Also
+    nan where N < 4 or the fit does not converge.
 
     Source: VQEG, "Final report on the validation of objective models of video quality assessment,
     phase II", 2003; starting point from the data's range, scores standardised before the fit (ours).
@@ -58,11 +57,8 @@ def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Return ranks (..., N) from 0.5 to N − 0.5 along the last dimension, equal values sharing theirs.
-
-    Whole numbers below N, as `order_codes` gives, are counted instead of sorted: tens of times faster.
-    """
-    count = values.shape[-1]
+    """Return ranks (..., N) from 0.5 to N − 0.5 along the last dimension, equal values sharing theirs."""
+    count = values.shape[-1]  # whole numbers below it, as `order_codes` gives, need no sorting: tens of times faster
     if values.dtype == torch.int64 and values.numel() and 0 <= int(values.min()) <= int(values.max()) < count:
         codes, groups = values, values
     else:

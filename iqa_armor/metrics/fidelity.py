@@ -33,9 +33,8 @@ def psnr(clean: Tensor, attacked: Tensor) -> Tensor:
 def ssim(clean: Tensor, attacked: Tensor) -> Tensor:
     """Structural similarity of each changed image to the clean one, as piq computes it; 1 for equal images.
 
-    Source: Wang et al., "Image quality assessment: from error visibility to structural similarity",
-    IEEE TIP 2004; 11×11 Gaussian window, σ = 1.5, mean over color channels; as the authors do, images
-    are shrunk first to about 256 pixels on the shorter side.
+    Source: Wang et al., "Image quality assessment: from error visibility to structural similarity", IEEE TIP 2004;
+    11×11 Gaussian window, σ = 1.5, mean over color channels, images shrunk to about 256 pixels on a side as there.
     """
     _difference(clean, attacked)
     if min(clean.shape[-2:]) < SSIM_WINDOW:

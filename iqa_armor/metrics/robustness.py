@@ -32,12 +32,9 @@ def abs_gain_unsigned(clean: Tensor, attacked: Tensor, score_range: float) -> Te
 
 
 def abs_gain_std(clean: Tensor, attacked: Tensor) -> Tensor:
-    """Mean signed score gain in units of the standard deviation (N − 1) of the clean scores.
+    """Mean signed score gain in standard deviations (N − 1) of the clean scores, which one outlier does not stretch.
 
-    Unlike the score range, the deviation is not stretched by one outlier; nan where the clean scores are constant or
-    fewer than two.
-
-    Source: (ours), beside [RA] eq. 8.
+    It is nan where the clean scores are constant or fewer than two. Source: (ours), beside [RA] eq. 8.
     """
     _check(clean, attacked)
     if clean.shape[-1] < 2:
@@ -64,8 +61,7 @@ def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tens
 def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
     """Change of each score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|, shaped as they.
 
-    `clean` are scores without the purifier, `purified` those of the same images attacked and purified, both normalised:
-    the model's own range is [0, 1].
+    `clean` are scores without the purifier, `purified` those attacked and purified, both in score ranges of the model.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the denominator's floor of 0.05, without which one image of
     score 0 decides the mean, is (ours).
@@ -101,10 +97,9 @@ CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a me
 
 
 def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:
-    """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all.
+    """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all; ValueError below 1.
 
-    The same count, number and seed give the same rows, so statistics of different models computed
-    with them are paired. A ValueError refuses a count or number that is not positive.
+    The same count, number and seed give the same rows, so statistics of different models computed with them are paired.
     """
     if count < 1 or resamples < 1:
         raise ValueError(f"need at least one image and one resample, got {count} and {resamples}")
@@ -115,10 +110,9 @@ def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Ten
 
 
 def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[float, float]:
-    """Return the percentile limits of the resamples (R,) of a statistic.
+    """Return the percentile limits of the resamples (R,) of a statistic; a ValueError for a confidence outside (0, 1).
 
-    Resamples in which the statistic is undefined (nan) are left out; where they are half of all, the limits are nan.
-    A ValueError refuses a confidence outside (0, 1).
+    Undefined resamples (nan) are left out; where they are half of all, the limits are nan.
 
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile interval.
     """

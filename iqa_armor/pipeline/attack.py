@@ -86,9 +86,8 @@ def attack_images(
 ) -> list[AttackedImage]:
     """Attack image files as the network sees them and write 8-bit PNG files and `attacks.csv`, all or nothing.
 
-    Attacks that are fitted are fitted on these images. Every image gets the same draws, so its result does not
-    depend on which others there are, fitted attacks apart. Folders among `paths` are searched; the model is moved to
-    the device. Returns all attacks of the first image, then of the next.
+    Attacks that are fitted are fitted on these images. Every image gets the same draws, so other results depend on no
+    other image. The model is moved to the device. Returns all attacks of the first image, then of the next.
 
     Raises DataError if an image is missing or unreadable, UsageError if the output folder is a file, holds images to
     attack or files in the way, ModelLoadError if a score is not finite; other ArmorErrors for attacks and writing.
@@ -104,12 +103,9 @@ def attack_images(
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
         done: list[AttackedImage] = []
         for count, file in enumerate(files, start=1):
-            clean = run.prepared(file)
-            clean_score = run.score(clean, file)
-            done += [
-                run.attack(word, attack, names[file, word], file=file, clean=clean, clean_score=clean_score)
-                for word, attack in ready.items()
-            ]
+            pixels = run.prepared(file)
+            clean = pixels, run.score(pixels, file)
+            done += [run.attack(file, word, ready[word], name=names[file, word], clean=clean) for word in ready]
             progress("attacking", count, len(files))
         # File names need not be text; their bytes are kept.
         with (folder / TABLE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
@@ -151,19 +147,18 @@ class _Attacker:
         progress(f"fitting {word}", 1, 1)
         return fitted
 
-    def attack(
-        self, word: str, attack: Attack, name: str, *, file: Path, clean: Tensor, clean_score: float
-    ) -> AttackedImage:
+    def attack(self, file: Path, word: str, attack: Attack, *, name: str, clean: tuple[Tensor, float]) -> AttackedImage:
+        pixels, clean_score = clean
         self.reseed(ATTACKERS)
-        attacked = attack(followed_score(self.model), clean, Generator().manual_seed(self.seed))
+        attacked = attack(followed_score(self.model), pixels, Generator().manual_seed(self.seed))
         if not bool(attacked.isfinite().all()):
             raise ArmorError(f"attack {word} gave pixels that are not finite for {file}")
         is_linf = attack.norm == "linf"
-        levels = to_levels(attacked, clean, attack.epsilon if is_linf else math.inf)[0]
+        levels = to_levels(attacked, pixels, attack.epsilon if is_linf else math.inf)[0]
         Image.fromarray(levels.permute(1, 2, 0).contiguous().cpu().numpy()).save(self.folder / name, format="PNG")
         stored = self.prepared(self.folder / name)
         attacked_score = self.score(stored, file)
-        is_large = min(clean.shape[-2:]) >= fidelity.SSIM_WINDOW
+        is_large = min(pixels.shape[-2:]) >= fidelity.SSIM_WINDOW
         return AttackedImage(
             image=file,
             file=name,
@@ -172,10 +167,10 @@ class _Attacker:
             clean_score=clean_score,
             attacked_score=attacked_score,
             gain=attacked_score - clean_score,
-            linf=round(float(fidelity.linf(clean, stored)) * LEVELS, 4),  # float32 blurs the rest
-            l2=_short(float(fidelity.l2(clean, stored))),
-            psnr=_short(float(fidelity.psnr(clean, stored))),
-            ssim=_short(float(fidelity.ssim(clean, stored))) if is_large else math.nan,
+            linf=round(float(fidelity.linf(pixels, stored)) * LEVELS, 4),  # float32 blurs the rest
+            l2=_short(float(fidelity.l2(pixels, stored))),
+            psnr=_short(float(fidelity.psnr(pixels, stored))),
+            ssim=_short(float(fidelity.ssim(pixels, stored))) if is_large else math.nan,
         )
 
 
@@ -184,13 +179,10 @@ def _short(value: float) -> float:
 
 
 def to_levels(attacked: Tensor, clean: Tensor, epsilon: float) -> Tensor:
-    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball.
+    """Return attacked images as uint8, rounded to the nearest level inside the L-infinity ball around `clean`.
 
-    A clean pixel between two levels has up to one level fewer inside its ball than one on a level. Where its ball
-    holds none, which takes an epsilon below half a level, it gets the level nearest to the clean value.
-
-    Both are (N, 3, H, W) in [0, 1]; `clean` is the middle of the ball, and not on 8-bit levels in general. `epsilon` is
-    its radius, infinite for no ball.
+    Both are (N, 3, H, W) in [0, 1], `clean` not on 8-bit levels in general; `epsilon` may be infinite. Where a ball
+    holds no level, which takes a radius below half of one, it is the level nearest to the clean value.
     """
     middle = clean.double() * LEVELS
     lowest = (middle - epsilon * LEVELS - _SLACK).ceil()
@@ -213,7 +205,6 @@ def name_files(files: Sequence[Path | str], words: Sequence[str]) -> dict[tuple[
 
 
 def _check_output(output: Path, files: Sequence[Path], names: Sequence[str], *, overwrite: bool) -> None:
-    """Refuse an output folder that cannot be one, holds what is to be attacked, or files that are in the way."""
     if output.exists() and not output.is_dir():
         raise UsageError(f"{output} is a file; name a folder")
     if inside := [file for file in files if file.resolve().is_relative_to(output.resolve())]:

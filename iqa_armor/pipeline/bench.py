@@ -4,26 +4,30 @@ from __future__ import annotations
 
 import platform
 import statistics
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
-from iqa_armor.errors import ModelLoadError, UsageError, reading
+from iqa_armor.bounded import EndedError, Worker
+from iqa_armor.errors import ArmorError, ModelLoadError, UsageError, failing, reading
 from iqa_armor.evaluation.comparison import each_figure
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.machine import choose_device
 from iqa_armor.models.base import KONIQ_SIZE
-from iqa_armor.pipeline.forecast import Forecast, forecast
+from iqa_armor.pipeline.forecast import Forecast, TimedModel, forecast, largest_resident
 from iqa_armor.pipeline.hub import fetched
-from iqa_armor.pipeline.load import load_models
+from iqa_armor.pipeline.load import load_model, load_models
 from iqa_armor.pipeline.settings import BenchSettings, Opening
-from iqa_armor.pipeline.timed_model import Task, TimedModel, cuda_peak, measured_apart
 from iqa_armor.progress import Progress, automatic
 
+Task = Literal["inference", "training"]
+LONGEST = 86_400.0  # seconds that a measurement of memory may take
+STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 FIRST_CALLS = 3  # preparing a large Cayley layer takes many times as long as a call
 
 
@@ -37,8 +41,7 @@ def benchmark(
 ) -> dict[str, Any]:
     """Measure the models of several files side by side; the files are only read.
 
-    Every round times every model, in an order that turns round from round to round, so that a busy machine
-    is busy for all of them. Calls that prepare anything come before the rounds.
+    Every round times every model, in an order that turns from round to round, so that a busy machine is busy for all.
 
     Returned are plain values for JSON, as the schema bench-output says: "settings", and in "models" what each costs.
     Times are medians over the rounds, in seconds, and memory is in bytes: "first_call" finds every cache empty,
@@ -166,3 +169,55 @@ def _over(figure: Any, first: Any) -> Any:
         pairs = zip(figure, first, strict=True)
         return statistics.median(mine / other for mine, other in pairs) if figure else None
     return None if figure is None or not first else figure / first
+
+
+def measured_apart(
+    path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
+) -> int | None:
+    """Return the peak memory in bytes of a model's first call in a fresh process; None where unknown here."""
+    worker = Worker(bounds_memory=False)
+    work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
+    words = str(path), opening.model_dump(mode="json", include=set(Opening.model_fields)), work
+    says, advice = f"the process that measures the memory of {path} failed", "--no-memory leaves that figure out"
+    with closing(worker), failing(says, (ArmorError, EndedError), advice=advice):
+        peak: int | None = worker.call("iqa_armor.pipeline.bench:measure", *words, seconds=LONGEST)[0]
+    return peak
+
+
+def measure(path: str, opening: dict[str, Any], work: dict[str, Any], _: bytes) -> tuple[int | None, bytes]:
+    """Return what `measured_apart` asks for, measured in this process."""
+    torch.set_num_threads(work["threads"])
+    model = load_model(path, opening=Opening(**opening))
+    timed = TimedModel(model, size=tuple(work["size"]), device=torch.device("cpu"), cache_limit=work["cache_limit"])
+    images, task = timed.images(work["batch"]), timed.score if work["task"] == "inference" else timed.train
+    grown = _growth(lambda: task(images))
+    return None if grown is None else grown + timed.own_bytes, b""
+
+
+def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
+    """Return the bytes that a model and its work, not its images, take on a CUDA device, by allocator statistics."""
+    model.forget()
+    images = model.images(batch)
+    torch.cuda.synchronize(model.device)
+    before = torch.cuda.memory_allocated(model.device)
+    torch.cuda.reset_peak_memory_stats(model.device)
+    (model.score if task == "inference" else model.train)(images)
+    torch.cuda.synchronize(model.device)
+    return torch.cuda.max_memory_allocated(model.device) - before + model.own_bytes
+
+
+def _growth(work: Callable[[], None]) -> int | None:
+    """Return by how much the resident set's highest mark passes its size before `work`."""
+    is_reset = False  # Linux can reset that mark; elsewhere it starts where loading left it
+    with suppress(OSError):
+        CLEAR.write_text("5")
+        is_reset = STATUS.is_file() and "VmHWM" in STATUS.read_text()
+    start = _kilobytes("VmRSS") if is_reset else largest_resident()
+    work()
+    if is_reset and start is not None:
+        return 1024 * max(0, _kilobytes("VmHWM") - start)
+    return None if start is None else (largest_resident() or start) - start
+
+
+def _kilobytes(field: str) -> int:
+    return int(STATUS.read_text().partition(f"\n{field}:")[2].split()[0])

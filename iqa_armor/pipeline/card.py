@@ -27,16 +27,12 @@ RUN = re.compile(r"```json\n(\{.*?\})\n```", re.S)
 
 
 def card_file(model: Path | str) -> Path:
-    """Return where the card of a model file stands: beside it."""
     return Path(model).with_suffix(".card.md")
 
 
 def describe_file(path: Path | str) -> dict[str, Any]:
-    """Return what a model file and the card beside it say, as plain values; `run` is None without a card.
-
-    What two runs of one command differ in stands in the card. Raises ModelLoadError if it is no model file of ours.
-    """
-    path = Path(path)
+    """Return what a model file and its card (`run`, else None) say; a ModelLoadError if it is no model file of ours."""
+    path = Path(path)  # what two runs of one command differ in stands in the card
     stored, (_, tensors) = read_metadata(path), read_header(path)
     beside = card_file(path)
     with reading(beside, ModelLoadError, advice="remove it"):
@@ -80,7 +76,7 @@ def card_of(known: Mapping[str, Any], outcome: Outcome | None = None) -> str:
     run, recipe = known["run"] or {}, known["recipe"]
     usual = (Recipe if "position" in recipe else TrainSettings)().model_dump()
     told = {"known": known, "made": known["provenance"], "run": run, "record": json.dumps(run, indent=1)}
-    told |= {"changed": {name: value for name, value in recipe.items() if usual.get(name) != value}}
+    told["changed"] = {name: value for name, value in recipe.items() if usual.get(name) != value}
     rules = Environment(trim_blocks=True, keep_trailing_newline=True)
     template = resources.files("iqa_armor.pipeline").joinpath("card.md.jinja").read_text(encoding="utf-8")
     return rules.from_string(template).render(told, outcome=outcome, interval=_interval)
@@ -100,7 +96,6 @@ def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of iqa-armor, Python and the libraries that numbers depend on."""
     names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
     return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
 
@@ -115,7 +110,6 @@ def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
-    """Return the record stored with a model made from `model` on `dataset`."""
     return {
         "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
         "data": {

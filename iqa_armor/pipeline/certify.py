@@ -100,7 +100,6 @@ def forecast_certificates(
     smoothers: Mapping[str, Smoother],
     device: torch.device,
 ) -> list[Forecast]:
-    """Return what `certify_images` would take: every method scores its samples of every image."""
     dataset = opened(source)
     images = dataset.reported()[1].limit(settings.limit)
     calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in smoothers.values())
@@ -109,10 +108,8 @@ def forecast_certificates(
 
 
 def _takes(smoother: Any, key: str) -> bool:
-    """Return whether an option changes this smoother.
-
-    A denoiser replaces one, it does not make MS a DMS; sigma is noise on pixels, not a smoother's own kind of noise.
-    """
+    """Return whether an option changes this smoother."""
+    # A denoiser replaces one, it does not make MS a DMS; sigma is noise on pixels, not a smoother's own kind of noise.
     if key in ("denoiser", "sigma") and not isinstance(smoother, InputSmoothing):
         return False
     return (key != "denoiser" or bool(smoother.denoiser)) and any(f.name == key and f.init for f in fields(smoother))

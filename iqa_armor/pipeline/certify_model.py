@@ -76,9 +76,8 @@ class Subject:
 def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> CertifiedModel:
     """Return the figures of one model by all methods, named by their words; its state is left as it was.
 
-    Raises:
-        UsageError: If a method has to be calibrated, and there is no training image.
-        ModelLoadError: If a score is not finite, or a method cannot smooth this model.
+    Raises UsageError if no training image is there to calibrate a method on, ModelLoadError if a score is not finite,
+    or a method cannot smooth this model.
     """
     model, (_, _, height, width) = subject.model, subject.image(0).shape
     with frozen(model):

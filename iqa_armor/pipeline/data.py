@@ -23,9 +23,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[str, Any], Problems]:
     """Decode every image of a dataset once, as cheaply as its format allows; return what was found, and what is wrong.
 
-    The former are plain values for JSON, None for nothing. Scores are higher for better images. Sizes are (height,
-    width): those of the fewest and the most pixels and the commonest, the larger of two equally frequent, with the
-    share of images that have it.
+    The former are plain values for JSON, None for nothing; sizes are (height, width).
     """
     problems = Problems(dataset.spec)
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]
@@ -102,9 +100,7 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
 
 
 def sharpness(image: Tensor) -> Tensor:
-    """Return the variance of the Laplacian of the luma of an image uint8 (3, H, W): large where edges are sharp.
-
-    It is in squared gray levels; 0 for images smaller than 3×3.
+    """Return the variance of the Laplacian of an image's luma, uint8 (3, H, W), in squared gray levels; 0 below 3×3.
 
     Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of the four
     neighbors, image borders left out (ours).

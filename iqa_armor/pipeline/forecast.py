@@ -1,8 +1,10 @@
-"""What a job would take on this machine: measured on a few calls, before it is started."""
+"""How long a model takes on this machine, and what a job would: measured on a few calls, before it is started."""
 
 import math
 import statistics
-from collections.abc import Sequence
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import product
 from typing import Any
@@ -14,13 +16,70 @@ from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.budgets import at_budgets
 from iqa_armor.attacks.scores import score_gradient
 from iqa_armor.data.base import Dataset
+from iqa_armor.errors import ModelLoadError, UsageError, failing
 from iqa_armor.evaluation.run import followed_score, prepare_for
 from iqa_armor.evaluation.scale import count_flops
 from iqa_armor.evaluation.settings import EvaluationSettings
+from iqa_armor.machine import time_on
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.timed_model import TimedModel, largest_resident
+from iqa_armor.ortho.cache import CachingModule
 
 ROUNDS = 3
+LEARNING_RATE = 1e-6  # so small that hundreds of steps leave any network finite
+
+
+class TimedModel:
+    """A model on its device to be timed on random images of one size (height, width); training changes it in place."""
+
+    def __init__(
+        self, model: QualityModel, *, size: tuple[int, int], device: torch.device, cache_limit: int | None = None
+    ) -> None:
+        self.model, self.size, self.device = model.eval().to(device), size, device
+        self.parameters = sum(each.numel() for each in model.parameters())
+        self.own_bytes = sum(tensor.nbytes for tensor in (*model.parameters(), *model.buffers()))
+        self.caches = [module.cache for module in model.modules() if isinstance(module, CachingModule)]
+        for cache in self.caches:
+            cache.limit = cache.limit if cache_limit is None else cache_limit
+        self._optimizer: torch.optim.Optimizer | None = None
+
+    def forget(self) -> None:
+        for cache in self.caches:
+            cache.clear()
+
+    def images(self, batch: int) -> Tensor:
+        """Return random images (batch, 3, H, W) in [0, 1]."""
+        return torch.rand(batch, 3, *self.size, generator=torch.Generator().manual_seed(0)).to(self.device)
+
+    def score(self, images: Tensor) -> None:
+        """Score images in eval mode, or raise a UsageError if the network does not take them."""
+        if self.model.training:  # going through all modules at every call would count as the model's time
+            self.model.eval()
+        problem = "cannot score {} images of {}x{}".format(len(images), *images.shape[-2:])
+        with torch.inference_mode(), self._refusing(problem, "choose another --size or a smaller --batch"):
+            self.model(images)
+
+    def train(self, images: Tensor) -> None:
+        """Take one step of AdamW on the mean squared score in train mode, or raise a UsageError if that fails."""
+        if self._optimizer is None:
+            self.model.requires_grad_(True)
+            self._optimizer = torch.optim.AdamW(self.model.parameters(), lr=LEARNING_RATE)
+        if not self.model.training:
+            self.model.train()
+        with self._refusing("cannot be trained", "leave training out with --no-training"):
+            loss = self.model(images).square().mean()
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            self._optimizer.step()
+
+    def seconds(self, work: Callable[[Tensor], None], batch: int) -> float:
+        images = self.images(batch)
+        started = time_on(self.device)
+        work(images)
+        return time_on(self.device) - started
+
+    def _refusing(self, problem: str, wayout: str) -> AbstractContextManager[None]:
+        failures = (RuntimeError, ValueError, LookupError, ModelLoadError)
+        return failing(f"{self.model.name} {problem}", failures, error=UsageError, advice=wayout)
 
 
 @dataclass(frozen=True)
@@ -51,8 +110,8 @@ def forecast(
 ) -> Forecast:
     """Return what work on images such as a prepared one (3, H, W) in [0, 1] would take, measured on the device.
 
-    Each image is scored as often as `calls` says and followed by an attack `gradients` times, where `eot` draws of a
-    random defense are averaged; the model, which moves to the device, is trained a little if `epochs` are asked for.
+    Each is scored `calls` times and followed by an attack `gradients` times, over `eot` draws of a random defense; the
+    model, which moves to the device, is trained a little if `epochs` are asked for.
     """
     timed = TimedModel(model, size=(image.shape[-2], image.shape[-1]), device=device)
     batch = min(batch_size, images) or 1
@@ -73,7 +132,6 @@ def forecast(
 def forecast_attacks(
     models: Sequence[QualityModel], datasets: Sequence[Dataset], settings: EvaluationSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking models on what is reported of datasets would take, at every budget."""
     attacks = [each for one in settings.named_attacks().values() for each in at_budgets(one, settings.epsilons)]
     work = {"calls": 1 + len(attacks), "gradients": sum(map(steps_of, attacks))}
     limits, found = {"batch_size": settings.batch_size, "eot": settings.eot}, []
@@ -102,3 +160,12 @@ def slowdown(original: QualityModel, other: QualityModel, image: Tensor, device:
 def _median(timed: TimedModel, work: Any, batch: int) -> float:
     """Return seconds per image; the first call, which prepares, does not count."""
     return statistics.median([timed.seconds(work, batch) for _ in range(1 + ROUNDS)][1:]) / batch
+
+
+def largest_resident() -> int | None:
+    """Return the largest resident set of this process so far, in bytes; None where it is not known."""
+    if sys.platform == "win32":
+        return None
+    import resource
+
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)

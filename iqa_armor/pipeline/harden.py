@@ -144,14 +144,12 @@ class _Hardening:
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 
     def _note(self, step: str, network: nn.Module) -> Tensor:
-        """Return the scores of the held-out images and note their agreement with opinion."""
         model = self.original.with_network(network, scale=None)
         scores = predict(model, self.images.held_out, progress=self.options.progress, task=f"scoring: {step}")
         self.srocc[step] = self._agreement(scores)
         return scores
 
     def _agreement(self, scores: Tensor) -> float:
-        """Return SROCC in [-1, 1] with opinion on the held-out images, higher being better agreement."""
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:

@@ -117,10 +117,7 @@ def frontier(
 
 
 def choose_point(points: list[FrontierPoint], *, original: float, drop: float | None) -> FrontierPoint:
-    """Return the most robust point whose SROCC is at most `drop` below the original's, if any is; else the cleanest.
-
-    Without a `drop` it is the one with the largest mean of both figures.
-    """
+    """Return the most robust point whose SROCC is at most `drop` below the original's, if any is; else the cleanest."""
     if drop is None:
         return max(points, key=lambda point: point.srocc + point.worst_srocc)
     kept = [point for point in points if point.srocc >= original - drop]
@@ -140,7 +137,6 @@ class Frontier:
     others: dict[float, QualityModel] = field(default_factory=dict)
 
     def __call__(self, model: QualityModel, start: Weights) -> None:
-        """Measure the models between the start and a fitted model, and give that the weights of the best."""
         sign, count = math.copysign(1.0, self.then.spread), self.recipe.frontier
         points = frontier(model, start, self.images, count=count, sign=sign, progress=self.progress)
         chosen = choose_point(points, original=self.original, drop=self.recipe.max_srocc_drop)

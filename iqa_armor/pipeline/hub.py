@@ -31,10 +31,9 @@ def fetched(path: Path | str) -> Path:
 
 def push(model: Path, place: Path | str | None) -> None:
     """Send a model file, and the card beside it as README.md, to the hub, if this names it; else an OutputError."""
-    if not on_hub(place):
+    if place is None or not on_hub(place):
         return
-    repository, name = _place(str(place), OutputError)
-    api = _hub(OutputError).HfApi()
+    (repository, name), api = _place(place, OutputError), _hub(OutputError).HfApi()
     with failing(f"cannot push to {place}", FAILURES, error=OutputError, advice=f"{model} is kept"):
         api.create_repo(repository, exist_ok=True)
         for file, there in ((model, name), (card_file(model), "README.md")):

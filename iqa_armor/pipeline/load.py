@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from itertools import chain
+from itertools import chain, product
 from pathlib import Path
 from types import MappingProxyType
 
@@ -25,6 +25,7 @@ from iqa_armor.randomness import seeded
 from iqa_armor.registry import split_spec
 
 logger = logging.getLogger(__name__)
+THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
@@ -44,9 +45,8 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     _check(opening)
     named, path = Path(path), fetched(path)
     if not path.is_file():
-        raise ModelLoadError(
-            f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
-        )
+        told = f"{path} is a folder, not a model file" if path.is_dir() else f"there is no model file {path}"
+        raise ModelLoadError(told)
     arch = arch or opening.arch
     if is_artifact(path):
         if opening.score_output is not None:
@@ -61,7 +61,6 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 
 
 def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
-    """Return the name and digest of the files of weights and of an architecture, and the key of the weights."""
     spec = split_spec(arch or "")
     code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
     names = [Path(file) for file in (weights, code) if file is not None]
@@ -81,12 +80,10 @@ def load_models(paths: Sequence[Path | str], opening: Opening | None = None) -> 
 def start_model(
     arch: Path | str, *, opening: Opening, weights: Path | str | None = None, seed: int = 0
 ) -> tuple[QualityModel, tuple[str, ...] | None]:
-    """Return a model to train: an architecture with its initial weights, or those of a file where they fit.
+    """Return a model to train, with its initial weights or those of a file where they fit, and its new tensors' names.
 
-    With it come the names of its network's tensors that are from no file; None where none is.
-    `arch` may also be a model file to train further. Weights that an architecture's factory brings along count as
-    fresh, since it does not tell.
-    Raises ModelLoadError if there is no such architecture, or too few of the weights fit.
+    These are None where nothing is from a file; an architecture's factory does not tell. `arch` may also be a model
+    file. Raises ModelLoadError if there is no such architecture, or too few of the weights fit.
     """
     from iqa_armor.models.build import build
     from iqa_armor.models.checkpoints import read_checkpoint
@@ -100,8 +97,7 @@ def start_model(
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
-    model, fresh = _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), None
-    key = ""
+    model, fresh, key = _quality_model(made, opening, name=arch.rpartition(":")[2], arch=arch), None, ""
     if weights is not None:
         stored = read_checkpoint(Path(weights), trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
         fresh, key = tuple(load_matching(model.network, stored.state, source=str(weights))), stored.key
@@ -146,7 +142,6 @@ def _say(*remarks: str) -> None:
 
 
 def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = "") -> QualityModel:
-    """Return the quality model of a network, or the given one, with what the user said of it."""
     _use_float32(made, name)
     model = made if isinstance(made, QualityModel) else QualityModel(made, arch=arch)
     model.name = name
@@ -157,10 +152,8 @@ def _quality_model(made: nn.Module, opening: Opening, *, name: str, arch: str = 
         resized = "images at their own size" if used.size is None else "images resized to {}x{}".format(*used.size)
         logger.info("preprocessing: %s (%s), mean %s, std %s", resized, used.interpolation, used.mean, used.std)
     if opening.score_output is not None:
-        size = model.preprocessing.size or KONIQ_SIZE
-        choose_output(
-            model.network, opening.score_output, torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0))
-        )
+        size, generator = model.preprocessing.size or KONIQ_SIZE, torch.Generator().manual_seed(0)
+        choose_output(model.network, opening.score_output, torch.rand(2, 3, *size, generator=generator))
     if opening.leaf or opening.allow_source:
         from iqa_armor.pipeline.inspect import keep_source
 
@@ -181,9 +174,6 @@ def _use_float32(made: nn.Module, name: str, stored: Mapping[str, Tensor] = Mapp
         made.float()
 
 
-THREATS: tuple[Threat, ...] = ("adaptive", "bare")
-
-
 def defended_models(
     models: Sequence[QualityModel],
     purifiers: Sequence[str] = (),
@@ -193,20 +183,15 @@ def defended_models(
 ) -> list[QualityModel]:
     """Return the models themselves, then each behind each defense under each threat.
 
-    Every chain of purifiers, such as "jpeg:quality=60+flip", and every smoother, such as "ms:samples=100", is a defense
-    of its own.
-
-    Raises:
-        UsageError: If a purifier, a smoother or a setting is unknown, or a value is not allowed.
-        ModelLoadError: If a purifier's file cannot be used, or a smoother cannot smooth a model.
+    A defense is a chain of purifiers, such as "jpeg:quality=60+flip", or a smoother, such as "ms:samples=100". Raises
+    UsageError if a word or value is not allowed, ModelLoadError if a file of it or a model does not serve.
     """
     chains = [read_chain(word) for word in purifiers]
     parsed = [(word, SMOOTHERS.read(word)) for word in smoothers]
     behind: list[Defended] = []
-    for model in models:
-        for threat in threats:
-            behind += [Purified(model, chain, threat=threat) for chain in chains]
-            behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed]
+    for model, threat in product(models, threats):
+        behind += [Purified(model, chain, threat=threat) for chain in chains]
+        behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed]
     return [*models, *map(_named, behind)]
 
 
@@ -222,7 +207,6 @@ def defended_model(
 
 
 def _named(model: Defended) -> Defended:
-    """Say in a model's name that attacks do not know its defense."""
     if model.threat == "bare":
         model.name += " (unaware attack)"
     return model

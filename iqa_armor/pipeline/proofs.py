@@ -52,7 +52,6 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
 
 
 def _shown_equal(step: str, before: Tensor, after: Tensor, tolerance: float, *, fault: str = FAULT) -> SurgeryProof:
-    """Return the proof that two tensors are equal, or raise a SurgeryError, which says the `fault`."""
     spread = max(float(before.std(correction=0)), 1e-6 * float(before.abs().max()), 1e-12)
     apart = float((before - after).abs().max()) / spread if before.shape == after.shape else math.inf
     if not apart <= tolerance:
@@ -87,10 +86,7 @@ def found_steady(network: nn.Module, images: Tensor) -> bool:
 def prove_same(
     step: str, original: nn.Module, other: nn.Module, images: Tensor, *, steady: bool, fault: str = FAULT
 ) -> SurgeryProof:
-    """Return the proof that networks in eval mode score normalised images (N, 3, H, W) alike; N is at least 2.
-
-    A SurgeryError tells the `fault` if they do not. Without `steady` scores there is nothing to compare.
-    """
+    """Return the proof that networks in eval mode score normalised images (N, 3, H, W) alike, or raise the `fault`."""
     if not steady:
         return SurgeryProof(step, None, TOLERANCE)
     with torch.no_grad(), plain_attention():

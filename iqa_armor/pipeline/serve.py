@@ -5,11 +5,10 @@ import time
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
 from importlib.util import find_spec
 from itertools import groupby
 from operator import attrgetter
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -23,8 +22,7 @@ from iqa_armor.models.training_scores import KINDS, rescaling
 from iqa_armor.pipeline.score import score_prepared
 from iqa_armor.pipeline.settings import Service
 
-# How forms and JSON begin, and no image does; clients often send those.
-WRAPPED = (b"--", b"{")
+WRAPPED = (b"--", b"{")  # how forms and JSON begin, which clients often send, and no image does
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -36,8 +34,7 @@ class Refused(Exception):
         self.status = status
 
 
-@dataclass(frozen=True)
-class _Waiting:
+class _Waiting(NamedTuple):
     pixels: Tensor
     found: asyncio.Future[float | ArmorError]
 
@@ -77,8 +74,7 @@ class Batcher:
 
     async def _answer(self, pool: ThreadPoolExecutor, batch: list[_Waiting]) -> None:
         self.told(len(batch))
-        images = [one.pixels for one in batch]
-        loop = asyncio.get_running_loop()
+        images, loop = [one.pixels for one in batch], asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(pool, lambda: score_prepared(self.model, images, seed=self.seed))
         except RuntimeError as error:  # whatever torch meets must not end the service
@@ -123,12 +119,7 @@ class _Api:
         self.work.cancel()
         self.decoders.shutdown(wait=False, cancel_futures=True)
 
-    @property
-    def is_well(self) -> bool:
-        return self.work is not None and not self.work.done()
-
     async def score(self, chunks: AsyncIterator[bytes]) -> tuple[int, dict[str, Any]]:
-        """Return the status and the content of an answer to the bytes of an image file."""
         start, status = time.perf_counter(), 200
         try:
             async with asyncio.timeout(self.service.timeout):
@@ -159,8 +150,7 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
     POST /score takes the bytes of an image file and gives {"model", "score", "higher_is_better"} and, as far as the
     model records what they take, "mos", "percentile" and "0-100". Anything else is {"detail": reason} with the status
     413 (too large), 415 (a form, JSON or nothing), 422 (no image, or none that the model can score), 503 (too busy) or
-    504 (too slow); 499 counts clients that left before all of theirs had come.
-    Raises ArmorError if what it takes is not installed.
+    504 (too slow); 499 counts clients that left early. Raises ArmorError if what it takes is not installed.
     """
     if missing := [name for name in NEEDS if find_spec(name) is None]:
         raise ArmorError(f"a service takes {', '.join(missing)}, not here; run pip install 'iqa-armor[serve]'")
@@ -175,8 +165,9 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
         return JSONResponse(answer, status, headers={"Retry-After": "1"} if status == 503 else None)
 
     async def health() -> Response:
-        facts = {"status": "ok" if api.is_well else "stopped", "model": model.name, "version": __version__}
-        return JSONResponse(facts, 200 if api.is_well else 503)
+        is_well = api.work is not None and not api.work.done()
+        facts = {"status": "ok" if is_well else "stopped", "model": model.name, "version": __version__}
+        return JSONResponse(facts, 200 if is_well else 503)
 
     async def metrics() -> Response:
         return Response(generate_latest(api.registry), media_type="text/plain; version=0.0.4")

@@ -8,8 +8,7 @@ from iqa_armor import settings
 from iqa_armor.settings import CallSettings, Flag, OneOf, Positive, SettingsModel
 
 _COLOURS = Flag(kind=str)
-
-
+_SMOOTHERS = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS")
 EACH_ONCE = AfterValidator(lambda values: tuple(dict.fromkeys(values)))
 
 
@@ -20,6 +19,7 @@ def _read_own_size(value: Any) -> Any:
         raise ValueError(f"{error}, or 'own'") from None
 
 
+_OwnSize = tuple[Positive, Positive] | Literal["own"]
 _OWN_SIZE = Flag(kind=str, written=lambda size: size if size == "own" else "{}x{}".format(*size))
 
 
@@ -29,9 +29,7 @@ class Opening(CallSettings):
     panel: ClassVar[str] = "Foreign model files"
     arch: str | None = None
     weights_key: str | None = None
-    input_size: Annotated[
-        tuple[Positive, Positive] | Literal["own"] | None, BeforeValidator(_read_own_size), _OWN_SIZE
-    ] = None
+    input_size: Annotated[_OwnSize | None, BeforeValidator(_read_own_size), _OWN_SIZE] = None
     mean: Annotated[settings.Triple | None, _COLOURS] = None
     std: Annotated[settings.Triple | None, _COLOURS] = None
     interpolation: Literal["nearest", "nearest-exact", "bilinear", "bicubic"] | None = None
@@ -44,7 +42,6 @@ class Opening(CallSettings):
 
     @property
     def preprocessing(self) -> dict[str, Any]:
-        """Fields of `Preprocessing` that the user gave."""
         given = {"size": self.input_size, "interpolation": self.interpolation, "mean": self.mean, "std": self.std}
         return {name: None if value == "own" else value for name, value in given.items() if value is not None}
 
@@ -73,9 +70,7 @@ class BenchSettings(SettingsModel):
 class CertifySettings(SettingsModel):
     """How to certify; None leaves a setting to the method, and what a method's word says wins."""
 
-    methods: Annotated[
-        tuple[str, ...], EACH_ONCE, OneOf("iqa_armor.defenses.smoothing:SMOOTHERS"), Flag(("--method",))
-    ] = Field(("ms",), min_length=1)
+    methods: Annotated[tuple[str, ...], EACH_ONCE, _SMOOTHERS, Flag(("--method",))] = Field(("ms",), min_length=1)
     samples: int | None = Field(None, ge=1)
     sigma: float | None = None
     radius: float | None = None

@@ -9,6 +9,7 @@ import sys
 import time
 import unicodedata
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from glob import escape, glob
@@ -74,7 +75,8 @@ class Pipeline:
         anew = set[str]()  # what a dry run would make
         for step in self.steps:
             origin = self.fingerprint(step)
-            result = None if force or self._reads(step, anew) else self._unchanged(step, origin)
+            is_stale = force or anew.intersection(chain(*map(self._named, step.words)))
+            result = None if is_stale else self._unchanged(step, origin)
             if result is None and dry:
                 anew.update(step.outputs)
                 seconds = self.kept.get(step.name, {}).get("seconds", 0.0)
@@ -84,11 +86,7 @@ class Pipeline:
             if result.exit_code:
                 return
 
-    def _reads(self, step: Step, names: set[str]) -> bool:
-        return bool(names.intersection(chain(*map(self._named, step.words))))
-
     def _unchanged(self, step: Step, origin: str) -> StepResult | None:
-        """Return what became of a step before, if nothing has changed since."""
         known = self.kept.get(step.name, {})
         if known.get("from") != origin or known.get("to") != self._made(step):
             return None
@@ -119,7 +117,9 @@ class Pipeline:
         digest = hashlib.sha256(json.dumps([__version__, step.words, *step.reads]).encode())
         for word in (word for word in (*step.words, *step.reads) if word not in step.outputs):
             for part in self._named(word):
-                content = _fetched(part) if on_hub(part) else self._content(self.folder / part)
+                content = ""
+                with suppress(ModelLoadError):  # it cannot be had from the hub, as its command will say
+                    content = _digest(fetched(part)) if on_hub(part) else self._content(self.folder / part)
                 digest.update(f"{part} {content}\n".encode())
         return digest.hexdigest()[:16]
 
@@ -147,7 +147,6 @@ class Pipeline:
         return hashlib.sha256(told.encode()).hexdigest()[:16]
 
     def _made(self, step: Step) -> dict[str, str]:
-        """Return what tells the content of what a step writes."""
         paths = {name: self.folder / name for name in sorted(self._written(step))}
         return {name: _digest(path) if path.is_file() else self._content(path) for name, path in paths.items()}
 
@@ -157,9 +156,8 @@ class Pipeline:
             yield from glob(escape(name).replace("{seed}", "*"), root_dir=self.folder)  # noqa: PTH207
 
     def _call(self, step: Step, *, quiet: bool) -> int:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "iqa_armor", *step.words], cwd=self.folder, stdout=2 if quiet else None
-        )
+        command = [sys.executable, "-m", "iqa_armor", *step.words]
+        process = subprocess.Popen(command, cwd=self.folder, stdout=2 if quiet else None)
         try:
             code = process.wait()
             return code if code >= 0 else 128 - code  # as shells say that a signal ended it
@@ -167,14 +165,6 @@ class Pipeline:
             process.terminate()
             process.wait()
             raise
-
-
-def _fetched(place: str) -> str:
-    """Return what tells the content of a model on the hub; nothing where it cannot be had, as its command will say."""
-    try:
-        return _digest(fetched(place))
-    except ModelLoadError:
-        return ""
 
 
 def _digest(path: Path) -> str:

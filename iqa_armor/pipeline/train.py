@@ -93,10 +93,8 @@ def probe_head(
 ) -> float | None:
     """Set a traced model's new last layer, of one output, to the ridge regression of scores on its pooled features.
 
-    The regression is on standardised features, in closed form; its strength is the one whose predictions are nearest to
-    the scores of the held-out tenth. Scores are standardised by `labels`. The model is on the device; layers whose
-    tensors `fresh` does not name are left as they are, None names all. Returned is the SROCC of the probe on the
-    held-out tenth; None where there is no such layer, or it is not new.
+    The features are standardised, the scores by `labels`; the strength is the best on the held-out tenth, the SROCC on
+    which is returned, or None where there is no such layer on the device, or it is not `fresh` (None: all are).
 
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
     2022, arXiv:2202.10054: linear probing, then fine-tuning.
@@ -121,10 +119,8 @@ def probe_head(
 
 
 def ridge(features: Tensor, targets: Tensor) -> Tensor:
-    """Return weights (D, K) of centred features (N, D) that predict targets (N,), at every one of K strengths.
-
-    They minimise ‖A w − (y − ȳ)‖² + λ ‖w‖², λ being a strength times the mean squared singular value.
-    """
+    """Return weights (D, K) of centred features (N, D) that predict targets (N,), at every one of K strengths."""
+    # Minimising ‖A w − (y − ȳ)‖² + λ ‖w‖², λ being a strength times the mean squared singular value.
     left, singular, right = torch.linalg.svd(features, full_matrices=False)
     squared = singular.square()
     shrunk = singular / (squared + STRENGTHS[:, None] * squared.mean())

@@ -31,7 +31,6 @@ DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both
 
 
 def build_threats(settings: PurifierSettings) -> list[Attack]:
-    """Return every attack at every budget and in every direction, each once."""
     attacks: list[Attack] = []
     for epsilon in settings.epsilons:
         for sign in DIRECTIONS[settings.direction]:
@@ -42,7 +41,6 @@ def build_threats(settings: PurifierSettings) -> list[Attack]:
 def forecast_purifier(
     model: QualityModel, dataset: Dataset, settings: PurifierSettings, device: torch.device
 ) -> list[Forecast]:
-    """Return what attacking the training images and training the filter on them would take."""
     images, attacks = dataset.training().limit(settings.limit), build_threats(settings)
     image, passes = model.prepare(images[0]), settings.epochs if settings.fresh else 1
     work: dict[str, Any] = {"device": device, "images": len(images), "batch_size": settings.batch_size}
@@ -78,13 +76,9 @@ def train_purifier(
 ) -> TrainedPurifier:
     """Return a filter trained to undo attacks of a model, which is moved to the device and else left as it was.
 
-    It is attacked without a purifier, by PGD-8 at the paper's budgets by default; where it has no score scale, its
-    scores on these images give it. Only the training split is used, a tenth of it held out.
-
-    Raises:
-        DataError: If images are missing or unreadable, too few, or differ in size.
-        RecipeError: If the checkpoint belongs to another run.
-        ArmorError: If an attack is unknown, or training fails.
+    It is attacked without a purifier; where it has no score scale, its scores on these images give it. A tenth of the
+    training split is held out. Raises DataError if images are missing or unreadable, too few, or differ in size,
+    RecipeError if the checkpoint is another run's, ArmorError if an attack is unknown, or training fails.
     """
     options, settings = options or RunOptions(), settings or PurifierSettings()
     attacks = build_threats(settings)

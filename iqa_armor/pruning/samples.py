@@ -8,7 +8,7 @@ from functools import partial
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.errors import SurgeryError
+from iqa_armor.errors import SurgeryError, failing
 from iqa_armor.graph.trace import evaluating
 
 # Batches of normalised images (N, 3, H, W) on the network's device with their labels (N,).
@@ -103,7 +103,8 @@ def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
 def _gradients(scores: Tensor, values: list[Tensor]) -> list[Tensor]:
     if not scores.requires_grad:
         raise SurgeryError(BLIND)
-    found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
+    with failing("scores of this network cannot be differentiated", error=SurgeryError, advice="pass --criterion l1"):
+        found = torch.autograd.grad(scores.sum(), values, materialize_grads=True)
     # A root at 0 has no gradient, such as a deviation over a flat map.
     return [gradient.nan_to_num(0.0, 0.0, 0.0) for gradient in found]
 

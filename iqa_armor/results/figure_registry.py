@@ -34,6 +34,8 @@ class Figure:
 
 
 _RANKS, _LINEAR = "rank correlation with opinion", "linear correlation with opinion"
+_WORST = "rank correlation with opinion where low-rated images are pushed up and high-rated ones down"
+_KEPT = "rank correlation of those scores with the clean ones"
 _IN_STD = "mean change of the score in deviations of the clean ones"
 _GAIN: dict[str, Any] = {"better": -1, "is_gain": True, "has_area": True}
 FIGURES: list[Figure] = [
@@ -50,18 +52,8 @@ FIGURES: list[Figure] = [
     Figure("r_score", "attacked", "R-Score", "log of possible ÷ found change", 1, has_area=True, compared=("area",)),
     Figure("srocc", "attacked", "SROCC", _RANKS, 1, compared=("value",)),
     Figure("plcc", "attacked", "PLCC", _LINEAR, 1),
-    Figure(
-        "worst_case_srocc",
-        "ranked",
-        "Worst-case SROCC",
-        "rank correlation with opinion where low-rated images are pushed up and high-rated ones down",
-        1,
-        has_area=True,
-        compared=("value", "area"),
-    ),
-    Figure(
-        "rank_kept", "ranked", "Ranks kept", "rank correlation of those scores with the clean ones", 1, has_area=True
-    ),
+    Figure("worst_case_srocc", "ranked", "Worst-case SROCC", _WORST, 1, has_area=True, compared=("value", "area")),
+    Figure("rank_kept", "ranked", "Ranks kept", _KEPT, 1, has_area=True),
     Figure("quality", "attacked", "Quality", "(SSIM + PSNR/80)/2 of purified attacked images ([AP])", 1),
     Figure("gain_score", "attacked", "Gain score", "relative change that an attack keeps behind a purifier ([AP])", -1),
     Figure("max_linf", "attacked", "max L∞ ·255", "largest change of a pixel", combined="largest", is_plain=True),

@@ -69,14 +69,12 @@ class Settings(Value):
 
     @property
     def sign(self) -> Literal[1, -1]:
-        """Way that gains are counted in."""
         return -1 if self.direction == -1 else 1
 
     def ranking_keys(self) -> tuple[str, ...]:
         return tuple(f"{epsilon:g}" for epsilon in self.ranking_epsilons)
 
     def keys(self) -> dict[str, tuple[str, ...]]:
-        """Return the budget keys of each attack."""
         swept = tuple(f"{epsilon:g}" for epsilon in self.epsilons)
         return {attack: self.budgets.get(attack, swept) for attack in self.attacks}
 

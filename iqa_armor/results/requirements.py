@@ -3,11 +3,11 @@
 import contextlib
 import difflib
 import math
-import operator
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from operator import eq, ge, gt, le, lt, ne
 from typing import Any
 
 from iqa_armor.errors import UsageError
@@ -15,14 +15,7 @@ from iqa_armor.results.figure_registry import Figure, declared
 from iqa_armor.results.figures import Interval, ModelEntry, Scale
 from iqa_armor.results.outcome import Outcome, Settings
 
-OPERATORS: dict[str, Callable[[float, float], bool]] = {
-    "<=": operator.le,
-    ">=": operator.ge,
-    "==": operator.eq,
-    "!=": operator.ne,
-    "<": operator.lt,
-    ">": operator.gt,
-}
+OPERATORS: dict[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "==": eq, "!=": ne, "<": lt, ">": gt}
 _EXPRESSION = re.compile(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*")
 
 
@@ -44,17 +37,12 @@ def parse_requirement(text: str) -> Requirement:
     with contextlib.suppress(ValueError):
         if match is not None and not math.isnan(bound := float(match[3])):
             return Requirement(match[1], match[2], bound)
-    raise UsageError(
-        f"cannot read the requirement {text!r}; write PATH OPERATOR NUMBER with one of "
-        f"{' '.join(OPERATORS)}, such as 'srocc_drop <= 0.01'"
-    )
+    way = f"write PATH OPERATOR NUMBER with one of {' '.join(OPERATORS)}, such as 'srocc_drop <= 0.01'"
+    raise UsageError(f"cannot read the requirement {text!r}; {way}")
 
 
 def unmet(requirement: Requirement, outcome: Outcome) -> dict[str, str]:
-    """Return by how much models miss a requirement, in words by name: all but the baseline that do not meet it.
-
-    A lone model is checked itself. A value that is not defined (null) fails. Errors as in `require_path`.
-    """
+    """Return in words, by name, by how much models other than a baseline miss a requirement; a null always does."""
     require_path(requirement, outcome.settings, [entry.spec for entry in outcome.data])
     holds, failures = OPERATORS[requirement.operator], dict[str, str]()
     for model in outcome.compared:
@@ -88,15 +76,10 @@ def known_paths(
 
     figures = by_budget(None, declared("attacked"))
     differences = by_budget(Interval(), [figure for figure in declared("attacked") if "value" in figure.compared])
-    entry = {
-        "name": "",
-        "parameters": 0,
-        "scale": Scale(low=0, high=1),
-        "datasets": {spec: {"images": 0, **figures} for spec in datasets},
-        "ratio_to_baseline": figures,
-        "difference_to_baseline": differences,
-    }
-    return list(flattened(ModelEntry.model_validate(entry | figures).model_dump()))
+    by_dataset = {spec: {"images": 0, **figures} for spec in datasets}
+    beside = {"datasets": by_dataset, "ratio_to_baseline": figures, "difference_to_baseline": differences}
+    entry = {"name": "", "parameters": 0, "scale": Scale(low=0, high=1), **beside, **figures}
+    return list(flattened(ModelEntry.model_validate(entry).model_dump()))
 
 
 def flattened(entry: Mapping[str, Any], prefix: str = "") -> dict[str, float | None]:

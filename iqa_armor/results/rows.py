@@ -36,7 +36,6 @@ def require_writer(kind: str) -> None:
 def write_parquet(
     path: Path, rows: Iterable[Mapping[str, Any]], *, texts: Sequence[str], numbers: Sequence[str]
 ) -> None:
-    """Write rows with these columns as one Parquet file, some thousand at a time."""
     import pyarrow
     from pyarrow.parquet import ParquetWriter
 
@@ -51,9 +50,8 @@ class RowFile:
     """Rows of an image each, with these columns, on the disk as they come; Parquet once the block has ended well.
 
     Meanwhile the rows of a Parquet file stand in a hidden file of JSON lines beside it. What stands at `path` is
-    replaced, or with `resume` kept: `done` then holds its images, and a last line that was cut short goes.
-
-    Raises UsageError if what is kept has other columns; OutputError if nothing can be written.
+    replaced, or with `resume` kept: `done` then holds its images, and a last line that was cut short goes. Raises
+    UsageError if what is kept has other columns; OutputError if nothing can be written.
     """
 
     def __init__(self, path: Path | str, kind: Format, columns: Sequence[str], *, resume: bool = False) -> None:

@@ -60,12 +60,10 @@ class Table:
         return self.columns[name]
 
     def where(self, **values: str) -> Table:
-        """Return the rows whose columns have these values, in their order."""
         chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
         return self.take(chosen)
 
     def take(self, rows: Any) -> Table:
-        """Return the rows of these numbers, in their order."""
         return Table({name: column[rows] for name, column in self.columns.items()})
 
     def changed(self, **given: Any) -> Table:
@@ -92,10 +90,7 @@ def check_table_file(path: Path | str) -> None:
 
 
 def write_table(table: Table, path: Path | str) -> None:
-    """Write a table, whole or not at all, as its suffix says: CSV, JSON lines or Parquet; nan becomes empty or null.
-
-    Errors are those of `check_table_file`, and OutputError.
-    """
+    """Write a table, whole or not at all, as its suffix says; nan is empty or null. Raises as `check_table_file`."""
     path = Path(path)
     check_table_file(path)
     with replacing(path) as unfinished:

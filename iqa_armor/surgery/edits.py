@@ -18,14 +18,15 @@ from iqa_armor.recipe import Recipe
 from iqa_armor.surgery.tokens import Lineage, TokenGrid, token_grid
 
 Taps = Literal["all", "trunk"]
+RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")
+MOVES = {1: (0,), 2: (0,), 4: (0, 16), 8: (0, 8, 16, 24)}  # pixels down and to the right, by the number of views
 
 
 def splice(traced: fx.GraphModule, cut: fx.Node, block: nn.Module, *, taps: Taps = "all") -> str:
     """Route the tensor (N, C, H, W) of `cut` through `block`, (N, C, H', W'), in place; return the block's name there.
 
-    Its readers get the block's output instead: with taps "all" every one, with "trunk" only those that lead to
-    convolutions, which leaves side readers a way around the block. Raises SurgeryError if there is none, or a block
-    already stands there.
+    Its readers get the block's output: with taps "all" every one, with "trunk" those that lead to convolutions, others
+    keep a way around it. Raises SurgeryError if there is none, or a block already stands there.
     """
     readers = [
         user for user in cut.users if taps == "all" or any(is_convolution(traced, node) for node in descendants(user))
@@ -84,29 +85,21 @@ def install(
 
 def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: int) -> RobustBlock | TokenBlock:
     if grid and recipe.pool == "square" and grid.size[0] != grid.size[1]:
-        raise SurgeryError(
-            "square pooling would change the number of tokens on a grid of {}x{}; pass --pool none".format(*grid.size)
-        )
+        place = "a grid of {}x{}".format(*grid.size)
+        raise SurgeryError(f"square pooling would change the number of tokens on {place}; pass --pool none")
     with failing("no block fits there", (ValueError,), error=SurgeryError), seeded(seed):
         if grid:
             return TokenBlock(channels, size=grid.size, extra=grid.extra, backend=recipe.backend)
         return RobustBlock(channels, backend=recipe.backend, pool=recipe.pool)
 
 
-RESHAPES = ("flatten", "squeeze", "view", "reshape", "unsqueeze")
-
-
 def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> None:
-    """Make a network give gain · score + offset, in place; a ValueError if the gain is zero.
-
-    The last linear layer takes it up if mere reshaping follows; else two operations are added to the graph.
-    """
+    """Make a network give gain · score + offset, in place; a ValueError if the gain is zero."""
     if gain == 0:
         raise ValueError("a gain of 0 would make every score the same")
     output = traced.graph.output_node()
     (scores,) = output.all_input_nodes
-    place = last_linear(traced)
-    if place is not None:
+    if (place := last_linear(traced)) is not None:
         layer: Any = traced.get_submodule(place)
         with torch.no_grad():
             layer.weight *= gain
@@ -134,16 +127,12 @@ def last_linear(traced: fx.GraphModule) -> str | None:
     return None
 
 
-MOVES = {1: (0,), 2: (0,), 4: (0, 16), 8: (0, 8, 16, 24)}  # pixels down and to the right, by the number of views
-
-
 def average_views(traced: fx.GraphModule, views: int) -> None:
-    """Make a network give the mean of its scores over views of each image, in place.
+    """Make a network give the mean of its scores over views of each image, in place; calls take as many times as long.
 
     Two views are the image and its mirror image, four also both moved down and to the right by 16 pixels, eight by 8,
-    16 and 24 pixels; what was in the image is mirrored into the free edge. A call takes so many times as long. Signed
-    steps gain from the mean of gradients, which agree less from view to view than scores do, above all where strides
-    skip pixels. The graph maps (N, 3, H, W) to (N,) or (N, 1); one with more inputs is a SurgeryError.
+    16 and 24 pixels; what was in the image is mirrored into the free edge. Gradients agree less from view to view than
+    scores do, above all where strides skip pixels. The graph maps (N, 3, H, W) to (N,) or (N, 1), else a SurgeryError.
 
     Source: ours. That strides make scores depend on small moves: Zhang, "Making Convolutional Networks Shift-Invariant
     Again", ICML 2019.

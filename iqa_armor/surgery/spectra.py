@@ -15,10 +15,8 @@ from iqa_armor.ortho.lanczos import Gains, extreme_gains
 from iqa_armor.ortho.layer import OrthogonalConv2d
 from iqa_armor.ortho.lipschitz import norm_bound, singular_values
 
-# Complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed.
-EXACT_LIMIT = 2**26
-# Relative rounding of float32 layers in what is called exact.
-ROUNDING = 1e-5
+EXACT_LIMIT = 2**26  # complex numbers of a half spectrum (1 GiB) up to which every frequency is decomposed
+ROUNDING = 1e-5  # relative, of float32 layers in what is called exact
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
 PRODUCTS = ("conv", "linear", "matmul", "bmm", "einsum")  # parts of the names of functions
 
@@ -69,12 +67,11 @@ def _measure(traced: fx.GraphModule, node: fx.Node, module: RobustBlock | TokenB
     gains, method = _extremes(block.orthogonal, (height, width))
     reached = descendants(node)
     behind = [later for later in traced.graph.nodes if later in reached and later is not node]
-    layers: list[tuple[str, nn.Module, tuple[int, ...]]]
-    layers = [(f"{name}.reduction", block.reduction, (1, block.channels, height, width))]
+    gains_of = [_layer_gain(f"{name}.reduction", block.reduction, (1, block.channels, height, width))]
     for each in behind:
         if (layer := layer_of(traced, each)) is not None:
-            layers.append((str(each.target), layer, size_of(each.all_input_nodes[0]) or ()))
-    reduction, *after = (gain for layer in layers if (gain := _layer_gain(*layer)) is not None)
+            gains_of.append(_layer_gain(str(each.target), layer, size_of(each.all_input_nodes[0]) or ()))
+    reduction, *after = filter(None, gains_of)
     return BlockSpectrum(
         name=name,
         backend=block.backend,

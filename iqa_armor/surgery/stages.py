@@ -21,8 +21,8 @@ PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad
 class Cut:
     """A tensor through which everything that reaches a branch's last convolutions passes.
 
-    Branches count from 0, positions in them from 1 at the input; `size` is (height, width); `ratio` is output ÷ input
-    elements of the first convolution behind it, a heuristic ([RA] eq. 7).
+    Branches count from 0, positions from 1 at the input; `size` is (height, width); `ratio` is output ÷ input elements
+    of the first convolution behind it, a heuristic ([RA] eq. 7).
     """
 
     node: str
@@ -44,20 +44,17 @@ class Branch:
 def branches(lineage: Lineage) -> tuple[Branch, ...]:
     """Return the branches of a traced network with their cuts; a SurgeryError if it has no convolution on maps."""
     if not lineage.convolutions:
-        raise SurgeryError(
-            "the network has no convolution on maps larger than one pixel, so there is no stage to protect"
-        )
+        problem = "the network has no convolution on maps larger than one pixel"
+        raise SurgeryError(f"{problem}, so there is no stage to protect")
     return tuple(_branch(lineage, index, sinks) for index, sinks in enumerate(_grouped_sinks(lineage)))
 
 
 def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
-    """Return the nodes that a `--position` names: one per branch for `last` and numbers.
+    """Return the nodes that a `--position` names, one per branch for "last" and numbers; nodes of the graph have sizes.
 
-    It is "last", a number counting cuts from 1 at the input, or the name of a node or module that gives maps
-    (N, C, H, W) or the tokens (N, tokens, C) of a transformer. "last" is the input of the last convolutional stage;
-    without one, that of a transformer's last tokens (see `last_tokens`). Nodes of the graph have sizes.
-
-    Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
+    Numbers count cuts from 1 at the input; other words name a node or module that gives maps (N, C, H, W) or a
+    transformer's tokens (N, tokens, C). "last" is the input of the last convolutional stage, else of a transformer's
+    last tokens. Raises SurgeryError if there is no such cut, or dilation hides where the last stage begins.
     """
     lineage = Lineage(traced)
     tokens = tokens_instead(lineage) if position == "last" else None
@@ -65,13 +62,9 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
         names = [tokens.node] if tokens else [_pick(branch, position).node for branch in branches(lineage)]
         return [node for name in names for node in traced.graph.nodes if node.name == name]
     node = node_called(traced, position)
-    if node is None:
-        raise SurgeryError(f"no node or module is called {position!r} in this network; {_places(lineage)}")
-    if len(size_of(node) or ()) not in (3, 4):
-        raise SurgeryError(
-            f"no map (N, C, H, W) and no tokens (N, tokens, C) are called {position!r} in this network; "
-            f"{_places(lineage)}"
-        )
+    if node is None or len(size_of(node) or ()) not in (3, 4):
+        missing = "node or module is" if node is None else "map (N, C, H, W) and no tokens (N, tokens, C) are"
+        raise SurgeryError(f"no {missing} called {position!r} in this network; {_places(lineage)}")
     token_grid(lineage, node)
     return [node]
 
@@ -79,9 +72,8 @@ def choose(traced: fx.GraphModule, position: str) -> list[fx.Node]:
 def _places(lineage: Lineage) -> str:
     cuts = [cut.node for branch in branches(lineage) for cut in branch.cuts] if lineage.convolutions else []
     places = {"cuts": cuts, "tokens": [grid.node for grid in token_grids(lineage)]}
-    return (
-        "; ".join(f"its {what} are {', '.join(names)}" for what, names in places.items() if names) or "it has no cuts"
-    )
+    told = [f"its {what} are {', '.join(names)}" for what, names in places.items() if names]
+    return "; ".join(told) or "it has no cuts"
 
 
 def tokens_instead(lineage: Lineage) -> TokenGrid | None:
@@ -94,28 +86,28 @@ def tokens_instead(lineage: Lineage) -> TokenGrid | None:
 
 
 def _pick(branch: Branch, position: str) -> Cut:
-    if position != "last":
-        if not 1 <= int(position) <= len(branch.cuts):
-            raise SurgeryError(f"position {position} does not exist; cuts are numbered 1 to {len(branch.cuts)}")
-        return branch.cuts[int(position) - 1]
-    if branch.problem:
+    if position == "last" and branch.problem:
         raise SurgeryError(
             f"{branch.problem}; name the tensor to protect with --position NODE (a node of the graph or a module, "
             "e.g. the one whose output feeds the last stage), or leave the block out with --position none"
         )
-    return branch.cuts[-1]
+    number = len(branch.cuts) if position == "last" else int(position)
+    if not 1 <= number <= len(branch.cuts):
+        raise SurgeryError(f"position {position} does not exist; cuts are numbered 1 to {len(branch.cuts)}")
+    return branch.cuts[number - 1]
 
 
 def _grouped_sinks(lineage: Lineage) -> list[list[fx.Node]]:
     """Return the last convolutions, grouped by branch: those that share a tensor behind a convolution."""
     inputs = (given for node in lineage.convolutions for given in node.all_input_nodes)
     followed = frozenset[fx.Node]().union(*(lineage.last_convolutions.get(given, ()) for given in inputs))
-    groups: list[tuple[frozenset[fx.Node], list[fx.Node]]] = []
+    groups: list[tuple[set[fx.Node], list[fx.Node]]] = []
     for sink in (node for node in lineage.convolutions if node not in followed):
-        shared = frozenset(d for d in lineage.dominators.of(sink)[:-1] if lineage.last_convolutions[d])
-        for index, (common, members) in enumerate(groups):
+        shared = {node for node in lineage.dominators.of(sink)[:-1] if lineage.last_convolutions[node]}
+        for common, members in groups:
             if common & shared:
-                groups[index] = (common & shared, [*members, sink])
+                common &= shared
+                members.append(sink)
                 break
         else:
             groups.append((shared, [sink]))
@@ -127,15 +119,10 @@ def _branch(lineage: Lineage, index: int, sinks: list[fx.Node]) -> Branch:
     own = [node for node in lineage.convolutions if node in before]
     common = frozenset.intersection(*(frozenset(lineage.dominators.of(sink)) for sink in sinks)) - set(sinks)
     passed = [node for node in lineage.dominators.of(sinks[0]) if node in common and len(size_of(node) or ()) == 4]
-    firsts: dict[tuple[int, ...], fx.Node] = {}
-    for node in own:
-        firsts.setdefault(_map_size(node), node)
-    nodes: list[fx.Node] = []
-    for first in firsts.values():
-        nodes += [cut for cut in [_usable_before(lineage, passed, first)] if cut and cut not in nodes]
+    firsts = [node for place, node in enumerate(own) if _map_size(node) not in map(_map_size, own[:place])]
     if len(firsts) == 1 and len(own) >= ISOTROPIC:  # the last quarter stands for the last stage (ours)
-        behind = own[-ceil(len(own) / 4)]
-        nodes += [cut for cut in [_usable_before(lineage, passed, behind)] if cut and cut not in nodes]
+        firsts.append(own[-ceil(len(own) / 4)])
+    nodes = [*dict.fromkeys(cut for first in firsts if (cut := _usable_before(lineage, passed, first)))]
     cuts = tuple(_cut(lineage, cut, branch=index, position=n) for n, cut in enumerate(nodes, start=1))
     return Branch(cuts, problem=_problem(lineage, own, nodes[-1] if nodes else None, final=_map_size(sinks[-1])))
 
@@ -152,7 +139,10 @@ def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, fina
             "the stage's before"
         )
     if last is None or not lineage.last_convolutions.get(last):
-        return "the convolutions have one stage only, so the only cut is the image itself"
+        which = "" if own == lineage.convolutions else f" that lead to {own[-1].name!r}"
+        if len({_map_size(node) for node in own}) > 1:
+            return f"the convolutions{which} have nothing but the image in common, so no cut lies before the last stage"
+        return f"the convolutions{which} have one stage only, so the only cut is the image itself"
     return ""
 
 

@@ -17,8 +17,7 @@ from iqa_armor.graph.walk import ADDITIONS, Dominators, reach
 class Lineage:
     """What the nodes of a traced graph that depend on the images come from.
 
-    `convolutions` are those on maps larger than one pixel, in order; `last_convolutions` are, by node, those before it
-    with no other in between, itself if it is one.
+    `convolutions` on maps larger than one pixel, in order; `last_convolutions` nearest before a node, or itself.
     """
 
     def __init__(self, traced: fx.GraphModule) -> None:
@@ -102,14 +101,11 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
         if _ends_unit(lineage, node) and len(size_of(node) or ()) in (3, 4):
             with suppress(SurgeryError):
                 found.append(token_grid(lineage, node))
-    return tuple(grid for grid in found if grid is not None)
+    return tuple(filter(None, found))
 
 
 def turned_tokens(lineage: Lineage) -> TokenGrid | None:
-    """Return the last tokens of a transformer that has them before the images, (tokens, N, C); None where it has not.
-
-    In place, they are turned for a block, (N, tokens, C), and back.
-    """
+    """Return the last tokens of a transformer that has them as (tokens, N, C), turned in place, or None for others."""
     graph, turned = lineage.traced.graph, list[fx.Node]()
     output = graph.output_node()
     for node in lineage.dominators.of(output) if output in lineage.dominators else ():
@@ -143,14 +139,11 @@ def _turned(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def last_tokens(grids: Sequence[TokenGrid]) -> TokenGrid:
-    """Return what the last stage of a transformer with two grids or more reads (ours).
-
-    That is the last tokens on a larger grid than the final one; where all are on one, those that the last quarter of
-    the units reads, at the end of a block.
-    """
+    """Return what the last stage of a transformer with two grids or more reads (ours)."""
     larger = [grid for grid in grids if grid.size != grids[-1].size]
     if larger:
         return larger[-1]
+    # All are on one: those that the last quarter of the units reads, at the end of a block.
     before = len(grids) - max(1, len(grids) // 4)
     ends = [place for place in range(before) if grids[place].module != grids[place + 1].module]
     return grids[ends[-1] if ends else before - 1]
@@ -171,15 +164,12 @@ def _grid(node: fx.Node, place: tuple[int, ...], extra: int) -> TokenGrid:
 def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:
     """Return the grids of equal square patches of an image, larger than one pixel."""
     height, width = image[2:]
-    sides = (side for side in range(2, min(height, width)) if height % side == 0 and width % side == 0)
+    sides = (side for side in range(2, min(height, width)) if height % side == width % side == 0)
     return {(height // side, width // side) for side in sides}
 
 
 def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
-    """Return whether maps are (N, h, w, C): no convolution reads or makes them, or maps added to them and the like.
-
-    A layer that works on the last axis has to.
-    """
+    """Return whether maps are (N, h, w, C): a layer on the last axis touches them or maps like them, no convolution."""
 
     def alike(current: fx.Node) -> list[fx.Node]:
         return [

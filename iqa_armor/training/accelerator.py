@@ -23,24 +23,20 @@ def accelerator_on(
 
     Accelerate keeps one state per process, in which a caller's own Accelerator would have to fit this one's precision
     ("no", "bf16" or "fp16") and device: while the block runs that state is set aside. Several processes of a launcher
-    are a UsageError. Trackers that `log_to` names, see `trackers`, are told the settings, and get what is logged; an
-    OutputError if they cannot be started.
+    are a UsageError, trackers that cannot be started an OutputError; they are told the settings and what is logged.
     """
     from accelerate import Accelerator, DataLoaderConfiguration
     from accelerate.utils import patch_environment
 
     require_one_process()
-    is_cuda = device.type == "cuda"
+    on_cpu = device.type != "cuda"
     # What a launcher or a user has said in these variables would be stronger than the arguments.
-    said = patch_environment(ACCELERATE_TORCH_DEVICE=device, ACCELERATE_USE_CPU=not is_cuda)
+    said = patch_environment(ACCELERATE_TORCH_DEVICE=device, ACCELERATE_USE_CPU=on_cpu)
     names, folder = trackers(log_to)
+    config = DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=not on_cpu)
     with _state_set_aside(), said:
         accelerator = Accelerator(
-            mixed_precision=precision,
-            cpu=not is_cuda,
-            dataloader_config=DataLoaderConfiguration(use_seedable_sampler=True, non_blocking=is_cuda),
-            log_with=names or None,
-            project_dir=folder,
+            cpu=on_cpu, mixed_precision=precision, dataloader_config=config, log_with=names or None, project_dir=folder
         )
         if not names:
             yield accelerator
@@ -55,10 +51,7 @@ def accelerator_on(
 
 
 def trackers(log_to: str | None) -> tuple[list[str], str]:
-    """Return the trackers that "NAME,…[:DIR]" names and their folder, "runs" by default; none for None.
-
-    Raises UsageError if Accelerate knows no such tracker, or its package is not installed.
-    """
+    """Return the trackers that "NAME,…[:DIR]" names and their folder; a UsageError if one is unknown or missing."""
     if not log_to:
         return [], "runs"
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS, get_available_trackers

@@ -78,8 +78,8 @@ class TeacherConsistency(TrainingDefense):
 
     @classmethod
     def of(cls, context: FitContext) -> Self:
-        settings = context.settings
-        strength = settings.teacher_weight, settings.teacher_epsilon / 255, settings.teacher_steps
+        asked = context.settings
+        strength = asked.teacher_weight, asked.teacher_epsilon / 255, asked.teacher_steps
         return cls(context.teacher, *strength, context.unlabelled)
 
     def penalty(self, step: Step) -> Tensor:
@@ -92,13 +92,11 @@ class TeacherConsistency(TrainingDefense):
         epsilon = self.epsilon * min(1.0, FIRST + (1 - FIRST) * step.done / RAMP)
 
         def distances(x: Tensor) -> Tensor:
-            scores: Tensor = step.model(x).float()
-            return (scores - kept).square()
+            return torch.square(step.model(x).float() - kept)
 
-        moved = noisy(images, epsilon)
+        moved, length = noisy(images, epsilon), 1.25 * epsilon / self.steps
         with frozen(step.model):
             for _ in range(self.steps):
-                length = 1.25 * epsilon / self.steps
                 moved = moved_to_raise(distances, images, start=moved, epsilon=epsilon, step=length)
         with frozen_statistics(step.model):
             return self.weight / 2 * (distances(images).mean() + distances(moved).mean())
@@ -129,8 +127,7 @@ class AnchoredRanking(TrainingDefense):
         order = apart.sign() * (apart.abs() > self.margin)
 
         def objective(x: Tensor) -> Tensor:
-            moved: Tensor = -order.sum(1) * step.model(x).float()
-            return moved
+            return torch.mul(-order.sum(1), step.model(x).float())
 
         start, length = noisy(step.images, self.epsilon), 1.25 * self.epsilon
         with frozen(step.model):
@@ -138,5 +135,4 @@ class AnchoredRanking(TrainingDefense):
         with frozen_statistics(step.model):
             above = step.model(attacked).float()[:, None] - step.model(step.images).float()
         hinges = (self.margin - order * above).clamp_min(0) * order.abs()
-        penalty: Tensor = self.weight * hinges.sum() / order.abs().sum().clamp_min(1)
-        return penalty
+        return torch.div(self.weight * hinges.sum(), order.abs().sum().clamp_min(1))

@@ -28,10 +28,7 @@ class Checkpoint:
     resumes: bool = False  # whether a fit continues from the file, where there is one
 
     def prepare(self, takes: int = 0) -> None:
-        """Make the folder and remove what killed runs left of this file.
-
-        An OutputError if it cannot be written, or its disk has less room than the bytes that a state takes.
-        """
+        """Make the folder, remove what killed runs left; an OutputError if it, or so many bytes, cannot be written."""
         require_writable(self.path)
         if takes > (free := shutil.disk_usage(self.path.parent).free):
             raise OutputError(
@@ -51,10 +48,7 @@ class Checkpoint:
                 raise OutputError(f"cannot write {self.path}: is the disk full? name another place with -o") from error
 
     def read(self) -> dict[str, Any]:
-        """Return the state that was written last; only tensors and plain values are accepted.
-
-        A RecipeError refuses a damaged file, and one made from another model, other data or other settings.
-        """
+        """Return the state, tensors and plain values; a RecipeError refuses a damaged file, and that of another fit."""
         with reading(self.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
             with zipfile.ZipFile(self.path) as archive:  # torch itself compares no checksums
                 if damaged := archive.testzip():
@@ -63,16 +57,14 @@ class Checkpoint:
                 state: dict[str, Any] = torch.load(self.path, map_location="cpu", weights_only=True)
         kept = state.get("fingerprint") if isinstance(state, dict) else None
         if kept != self.fingerprint:
+            named = ""
+            if isinstance(kept, Mapping) and not isinstance(self.fingerprint, str):
+                named = f" ({', '.join(n for n, value in self.fingerprint.items() if kept.get(n) != value)} differ)"
             raise RecipeError(
-                f"{self.path} was made from another model, other data or other settings{self._named(kept)}; run with "
-                f"the same ones, or {AFRESH.partition(' ')[2]}"
+                f"{self.path} was made from another model, other data or other settings{named}; run with the same "
+                f"ones, or {AFRESH.partition(' ')[2]}"
             )
         return state
-
-    def _named(self, kept: Any) -> str:
-        if not isinstance(kept, Mapping) or isinstance(self.fingerprint, str):
-            return ""
-        return f" ({', '.join(name for name, value in self.fingerprint.items() if kept.get(name) != value)} differ)"
 
 
 def fingerprint_of(**values: Any) -> dict[str, str]:

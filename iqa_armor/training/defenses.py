@@ -30,8 +30,7 @@ class FitContext:
     # The frozen original, from images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the targets; None where
     # there is none worth following.
     teacher: ScoreFn | None = None
-    # Draws so many images without scores, (N, 3, H, W) in [0, 1], if there are any.
-    unlabelled: Callable[[int], Tensor] | None = None
+    unlabelled: Callable[[int], Tensor] | None = None  # draws so many images (N, 3, H, W) without scores, if any
 
     @property
     def score_range(self) -> float:
@@ -41,15 +40,12 @@ class FitContext:
 
 @dataclass(frozen=True)
 class Step:
-    """One step of a fit: a model, images (N, 3, H, W) in [0, 1], their targets (N,), the share of steps done, [0, 1).
-
-    Targets are opinion scores of zero mean and unit spread, turned round where small scores are good.
-    """
+    """One step of a fit."""
 
     model: nn.Module
-    images: Tensor
-    targets: Tensor
-    done: float = 0.0
+    images: Tensor  # (N, 3, H, W) in [0, 1]
+    targets: Tensor  # (N,), opinion scores of zero mean and unit spread, turned round where small ones are good
+    done: float = 0.0  # share of the steps, in [0, 1)
 
 
 class TrainingDefense:
@@ -116,12 +112,8 @@ def noisy(images: Tensor, epsilon: float) -> Tensor:
 
 
 def moved_to_raise(objective: ScoreFn, images: Tensor, *, start: Tensor, epsilon: float, step: float) -> Tensor:
-    """Return images (N, 3, H, W) moved from `start` by one signed gradient step of an objective (N,) or ().
-
-    They stay within `epsilon` of `images` in L-infinity and in [0, 1].
-    """
+    """Return `start` moved by one signed gradient step of an objective (N,) or (), within ε of images and in [0, 1]."""
     start = start.detach().requires_grad_()
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(GRADIENT_SCALE * objective(start).sum(), start)
-    moved = project_linf(start.detach() + step * gradient.sign(), images, epsilon)
-    return moved.clamp(0, 1)
+    return project_linf(start.detach() + step * gradient.sign(), images, epsilon).clamp(0, 1)

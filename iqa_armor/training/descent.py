@@ -22,10 +22,7 @@ class Diverged(ArmorError):
 
 
 class LossWatch:
-    """Looks at the mean loss of the last ten steps, every ten steps and at the end; a checkpoint keeps its state.
-
-    Targets (N,) have zero mean and unit spread.
-    """
+    """Looks at the mean loss of the last ten steps, every ten steps and at the end; targets (N,) are standardised."""
 
     def __init__(self, loss: Loss, targets: Tensor) -> None:
         first = loss(torch.zeros_like(targets).requires_grad_(), targets)
@@ -50,11 +47,9 @@ class LossWatch:
             raise Diverged(f"the loss ran away: {mean:.3g} at last, where at most {self._limit:.3g} is sane")
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what `load_state_dict` takes."""
         return {"limit": self._limit, "steps": self._steps, "last": [float(loss) for loss in self._last]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go on where another watch has stopped."""
         self._limit, self._steps = float(state["limit"]), int(state["steps"])
         self._last.extend(map(torch.tensor, state["last"]))
 
@@ -68,21 +63,17 @@ def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_
     warm = max(1, steps // 10)
 
     def factor(step: int) -> float:
-        if step < warm:
-            return (step + 1) / warm
-        return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+        return (step + 1) / warm if step < warm else falling
 
     return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
 
 
 def decayed_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
     """Return AdamW under which weights decay, biases and the gains of norms do not."""
-    parameters = list(model.parameters())
-    groups: list[dict[str, Any]] = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+    decaying = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": settings.weight_decay}
+    others = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
+    return torch.optim.AdamW([decaying, others], lr=settings.learning_rate)
 
 
 def descend(
@@ -103,7 +94,7 @@ def descend(
 def run_epoch(
     batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None] | None = None
 ) -> float:
-    """Return the mean loss of the epoch of a number, from 1: of a step for each batch, which returns its loss.
+    """Return the mean loss of epoch `number`, from 1: of a step for each batch, which returns its loss.
 
     `report` is called with the number of steps done in this epoch. A loss that is not finite is Diverged.
     """
@@ -137,19 +128,15 @@ def mirrored(*parts: Tensor, generator: Generator) -> tuple[Tensor, ...]:
 
 
 class Epochs(Generic[E]):
-    """What the epochs of a training gave, and the weights of the best; epoch 0 is the network before training.
-
-    The best has most of a figure; of equals the first is best, and NaN counts least.
-    """
+    """What the epochs of a training gave, and the weights of the best; epoch 0 is the network before training."""
 
     def __init__(self, figure: Callable[[E], float]) -> None:
-        self.done: list[E] = []
-        self.weights: dict[str, Tensor] = {}
+        self.done, self.weights = list[E](), dict[str, Tensor]()
         self._figure = figure
 
     @property
     def best(self) -> int:
-        """Number of the best epoch, the first of equals."""
+        """Number of the epoch with most of the figure, the first of equals; NaN counts least."""
         figures = [self._figure(epoch) for epoch in self.done]
         return max(range(len(figures)), key=lambda n: -math.inf if math.isnan(figures[n]) else figures[n])
 
@@ -157,7 +144,7 @@ class Epochs(Generic[E]):
         """Note an epoch, and keep the module's weights, on the CPU, where it is the best."""
         self.done.append(epoch)
         if self.best == len(self.done) - 1:
-            self.weights = {name: value.detach().cpu().clone() for name, value in module.state_dict().items()}
+            self.weights = copied(module, on="cpu")
 
 
 class AveragedWeights:
@@ -168,8 +155,7 @@ class AveragedWeights:
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
-        self.module, self.decay, self.steps = module, decay, 0
-        self.values = _copied(module)
+        self.module, self.decay, self.steps, self.values = module, decay, 0, copied(module)
 
     @torch.no_grad()
     def update(self) -> None:
@@ -185,21 +171,22 @@ class AveragedWeights:
     @contextmanager
     def in_place(self) -> Iterator[None]:
         """Give the module the averaged weights while the block runs."""
-        own = _copied(self.module)
+        own = copied(self.module)
         self.module.load_state_dict(self.values)
         try:
             yield
         finally:
             self.module.load_state_dict(own)
 
-    def state_dict(self) -> dict[str, object]:
+    def state_dict(self) -> dict[str, Any]:
         return {"steps": self.steps, "values": self.values}
 
-    def load_state_dict(self, state: dict[str, object]) -> None:
-        self.steps = int(state["steps"])  # type: ignore[call-overload]
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.steps = int(state["steps"])
         for name, value in self.values.items():
-            value.copy_(state["values"][name])  # type: ignore[index]
+            value.copy_(state["values"][name])
 
 
-def _copied(module: nn.Module) -> dict[str, Tensor]:
-    return {name: value.detach().clone() for name, value in module.state_dict().items()}
+def copied(module: nn.Module, *, on: str | None = None) -> dict[str, Tensor]:
+    """Return a copy of a module's state, on its device by default."""
+    return {name: value.detach().to(device=on, copy=True) for name, value in module.state_dict().items()}

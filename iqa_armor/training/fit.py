@@ -4,7 +4,7 @@ import logging
 import math
 import time
 from contextlib import ExitStack, nullcontext
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -70,67 +70,60 @@ def fit(
     if settings.epochs == 0:
         return FitHistory()
     device, labels, rate = device or choose_device(), labels or ScoreMoments(), settings.learning_rate
-    start = {name: value.detach().cpu().clone() for name, value in model.state_dict().items()}
+    start, least = descent.copied(model, on="cpu"), rate / 4 ** (ATTEMPTS - 1)
     is_frozen = settings.norms == "frozen" or (settings.norms == "auto" and is_pretrained and settings.batch_size < 32)
-    least = rate / 4 ** (ATTEMPTS - 1)
+    begin = partial(_Fitting, model, images, labels=labels, teacher=teacher, is_frozen=is_frozen)
     while True:
         slower = settings.model_copy(update={"learning_rate": rate})
-        tracked = accelerator_on(
-            device, precision=settings.precision, log_to=log_to, settings=slower.model_dump(mode="json")
-        )
+        told = slower.model_dump(mode="json")
+        tracked = accelerator_on(device, precision=settings.precision, log_to=log_to, settings=told)
         # Dropout draws from the global generators.
         with seeded(settings.seed, device), tracked as accelerator:
-            fitting = _Fitting(
-                model, images, slower, labels=labels, teacher=teacher, accelerator=accelerator, is_frozen=is_frozen
-            )
+            fitting = begin(settings=slower, accelerator=accelerator)
             try:
                 return fitting.run(checkpoint, progress)
             except Diverged as error:
                 if rate <= least:
-                    raise ArmorError(
-                        f"{error}, even at a step size of {rate:g}; lower --learning-rate, or check the scores"
-                    ) from error
+                    tried = f"{error}, even at a step size of {rate:g}"
+                    raise ArmorError(f"{tried}; lower --learning-rate, or check the scores") from error
                 logger.warning("%s; beginning anew with a step size of %g", error, rate / 4)
                 model.load_state_dict(start)
                 rate, checkpoint = rate / 4, None if checkpoint is None else replace(checkpoint, resumes=False)
 
 
+@dataclass
 class _Fitting:
     """One fit under way."""
 
-    def __init__(
-        self,
-        model: QualityModel,
-        images: TrainingImages,
-        settings: Training,
-        *,
-        labels: ScoreMoments,
-        teacher: ScoreFn | None,
-        accelerator: Any,
-        is_frozen: bool,
-    ) -> None:
-        self.model, self.images, self.settings, self.labels = model, images, settings, labels
-        self.accelerator, self.is_frozen = accelerator, is_frozen
+    model: QualityModel
+    images: TrainingImages
+    settings: Training
+    labels: ScoreMoments
+    teacher: ScoreFn | None
+    is_frozen: bool
+    accelerator: Any
+
+    def __post_init__(self) -> None:
+        model, images, settings = self.model, self.images, self.settings
         self.loss = LOSSES.read(settings.loss)
         unlabelled = None if images.unlabelled is None else partial(drawn, images.unlabelled)
-        context = FitContext(settings, images.mos, labels.spread, self.loss, model.std, teacher, unlabelled)
+        context = FitContext(settings, images.mos, self.labels.spread, self.loss, model.std, self.teacher, unlabelled)
         self.defense = DEFENSES.read(settings.defense).of(context)
         with calling(f"the loss {settings.loss}"):
             self.watch = LossWatch(self.loss, (images.mos - images.mos.mean()) / images.mos.std())
         model.requires_grad_(True)
-        loader = images.loader(settings, accelerator.device)
+        loader = images.loader(settings, self.accelerator.device)
         optimizer = descent.decayed_optimizer(model, settings)
         schedule = descent.warm_cosine(optimizer, settings.epochs * len(loader))
         # Accelerate changes what it prepares; behind a shell of its own the model stays as it is.
         self.shell = nn.Sequential(model)
-        self.network, self.optimizer, self.loader, self.schedule = accelerator.prepare(
-            self.shell, optimizer, loader, schedule
-        )
+        prepared = self.accelerator.prepare(self.shell, optimizer, loader, schedule)
+        self.network, self.optimizer, self.loader, self.schedule = prepared
         self.epochs: Epochs[Epoch] = Epochs(lambda epoch: epoch.merit(settings.select))
-        self.parts: dict[str, Any] = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule}
         self.average = AveragedWeights(model, settings.ema) if settings.ema else None
-        more = {"watch": self.watch, "scaler": accelerator.scaler, "average": self.average}
-        self.parts |= {name: part for name, part in more.items() if part is not None}
+        parts = {"model": model, "optimizer": self.optimizer, "schedule": self.schedule, "watch": self.watch}
+        parts |= {"scaler": self.accelerator.scaler, "average": self.average}
+        self.parts: dict[str, Any] = {name: part for name, part in parts.items() if part is not None}
 
     def run(self, checkpoint: Checkpoint | None, progress: Progress) -> FitHistory:
         self._start(checkpoint)
@@ -155,7 +148,7 @@ class _Fitting:
 
     def _run_epoch(self, progress: Progress) -> None:
         number, steps, started = len(self.epochs.done), len(self.loader), time.perf_counter()
-        total = self.settings.epochs * steps
+        before, total = (number - 1) * steps, self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
         if self.is_frozen:
@@ -163,14 +156,14 @@ class _Fitting:
         generator = Generator().manual_seed(descent.epoch_seed(self.settings.seed, number))
         loss = descent.run_epoch(
             read_by_workers(self.loader),
-            lambda batch: self._step(batch, generator),
+            partial(self._step, generator),
             number=number,
-            report=lambda done: progress("fine-tuning", (number - 1) * steps + done, total),
+            report=lambda done: progress("fine-tuning", before + done, total),
         )
         self._note(number, loss, started)
         progress("fine-tuning", number * steps, total, str(self.epochs.done[-1]))
 
-    def _step(self, batch: tuple[Tensor, Tensor, Tensor], generator: Generator) -> Tensor:
+    def _step(self, generator: Generator, batch: tuple[Tensor, Tensor, Tensor]) -> Tensor:
         images, mos, _ = batch
         if self.settings.flip:
             (images,) = descent.mirrored(images, generator=generator)
@@ -200,28 +193,23 @@ class _Fitting:
 
     def _note(self, number: int, loss: float, started: float) -> None:
         """Measure agreement on the held-out images, positive where scores have learnt their direction."""
-        held, sign = self.images.held_out, math.copysign(1.0, self.labels.spread)
+        held, sign, size = self.images.held_out, math.copysign(1.0, self.labels.spread), self.settings.batch_size
         with self.average.in_place() if self.average is not None else nullcontext():
-            scores = sign * predict(self.shell, held, batch_size=self.settings.batch_size)
+            scores = sign * predict(self.shell, held, batch_size=size)
             agreement = float(srocc(scores, held.mos)), float(plcc(scores, held.mos))
-            worst = None
-            if self.settings.select != "clean":
-                worst = worst_case_srocc(self.shell, self.images, sign=sign, batch_size=self.settings.batch_size)
+            is_clean = self.settings.select == "clean"
+            worst = None if is_clean else worst_case_srocc(self.shell, self.images, sign=sign, batch_size=size)
             epoch = Epoch(number, loss, *agreement, time.perf_counter() - started, worst)
             self.epochs.add(epoch, self.model)
         figures = {name: value for name, value in asdict(epoch).items() if value is not None and name != "number"}
         self.accelerator.log({name: value for name, value in figures.items() if math.isfinite(value)}, step=number)
 
     def _state(self) -> dict[str, Any]:
-        device = self.accelerator.device
-        return {
-            **{name: part.state_dict() for name, part in self.parts.items()},
-            "epochs": [asdict(epoch) for epoch in self.epochs.done],
-            "best": self.epochs.weights,
-            "learning_rate": self.settings.learning_rate,
-            "random": torch.get_rng_state(),
-            "cuda_random": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
-        }
+        device, epochs = self.accelerator.device, [asdict(epoch) for epoch in self.epochs.done]
+        state = {name: part.state_dict() for name, part in self.parts.items()}
+        state |= {"epochs": epochs, "best": self.epochs.weights, "learning_rate": self.settings.learning_rate}
+        cuda_random = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
+        return state | {"random": torch.get_rng_state(), "cuda_random": cuda_random}
 
     def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.read()

@@ -58,9 +58,8 @@ class ScaleFreeGradientNorm(TrainingDefense):
     def penalty(self, step: Step) -> Tensor:
         with frozen_statistics(step.model):
             scores = step.model(step.images).float()
-        norms = gradient_norms(step.model, step.images, step=self.step)
-        penalty: Tensor = norms.mean() / scores.std().clamp_min(1e-6)
-        return self.weight * min(1.0, step.done / 0.4) * penalty
+        mean = gradient_norms(step.model, step.images, step=self.step).mean()
+        return self.weight * min(1.0, step.done / 0.4) * torch.div(mean, scores.std().clamp_min(1e-6))
 
 
 def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tensor | float = 1.0) -> Tensor:

@@ -1,12 +1,13 @@
 """What the epochs of a fit gave, and how well a network keeps its ranking under attack."""
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from iqa_armor.attacks.base import ScoreFn, frozen
+from iqa_armor.attacks.base import frozen
 from iqa_armor.attacks.pgd import PGD
 from iqa_armor.data.prepared import batches
 from iqa_armor.metrics.correlation import srocc
@@ -67,21 +68,19 @@ def worst_case_srocc(model: nn.Module, images: TrainingImages, *, sign: float, b
     Images rated below the median of the training labels are attacked upwards, the others downwards, by PGD-4 at 1/255:
     enough to tell epochs apart, weaker than what reports attack with. `sign` is −1 where small scores are good.
     """
-    held, device = images.held_out, next(model.parameters()).device
-    count, median = min(len(held), MOST), images.mos.median()
+    held, device, median = images.held_out, next(model.parameters()).device, images.mos.median()
+    attack, count = PGD(EPSILON, 2 * EPSILON / STEPS, STEPS), min(len(held), MOST)
     scores: list[Tensor] = []
-    attack = PGD(EPSILON, 2 * EPSILON / STEPS, STEPS)
     with frozen(model):
         for batch, mos, _ in batches(held, batch_size):
             ways = (sign * torch.where(mos < median, 1.0, -1.0)).to(device)
-            moved = attack(_turned(model, ways), batch.to(device), torch.Generator())
+            moved = attack(partial(_turned, model, ways), batch.to(device))
             with torch.inference_mode():
                 scores.append(sign * model(moved).float().cpu())
             if sum(map(len, scores)) >= count:
                 break
-    found = torch.cat(scores)[:count]
-    return float(srocc(found, held.mos[:count]))
+    return float(srocc(torch.cat(scores)[:count], held.mos[:count]))
 
 
-def _turned(model: nn.Module, ways: Tensor) -> ScoreFn:
-    return lambda images: ways * model(images).float()
+def _turned(model: nn.Module, ways: Tensor, images: Tensor) -> Tensor:
+    return torch.mul(ways, model(images).float())

@@ -31,13 +31,11 @@ class TrainingImages:
         if len(self.fitted) < 2:
             raise DataError(f"fitting needs at least two training images, got {len(self.fitted)}")
         parts = [part for part in (self.fitted, self.held_out, self.unlabelled) if part is not None]
-        stored = [image for part in parts for image in part.stored or ()]
-        sizes = sorted({tuple(image.shape[-2:]) for image in stored})
+        sizes = sorted({tuple(image.shape[-2:]) for part in parts for image in part.stored or ()})
         if len(sizes) > 1:
-            raise DataError(
-                f"training images differ in size, e.g. {sizes[0][0]}x{sizes[0][1]} and {sizes[-1][0]}x{sizes[-1][1]}; "
-                "resize them all with --input-size HEIGHTxWIDTH"
-            )
+            least, most = ("x".join(map(str, sizes[place])) for place in (0, -1))
+            told = f"training images differ in size, e.g. {least} and {most}"
+            raise DataError(f"{told}; resize them all with --input-size HEIGHTxWIDTH")
 
     @property
     def mos(self) -> Tensor:
@@ -108,9 +106,8 @@ def predict(
     task: str = "scoring",
 ) -> Tensor:
     """Return the scores (N,) of prepared images on the CPU, in eval mode without gradients; restores the mode."""
-    device = next(model.parameters()).device
-    is_cuda, workers = device.type == "cuda", worker_count(images)
-    loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=workers, pin_memory=is_cuda)
+    device, workers = next(model.parameters()).device, worker_count(images)
+    loader: Iterable[Any] = DataLoader(images, batch_size, num_workers=workers, pin_memory=device.type == "cuda")
     scores: list[Tensor] = []
     with frozen(model), torch.inference_mode():
         for batch, _, _ in read_by_workers(loader):

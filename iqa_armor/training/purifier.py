@@ -68,10 +68,9 @@ def make_pairs(
     The model, without a purifier, is on the device to compute on and left as it was; attacks are ready to run. Pixels
     that are not finite are an ArmorError.
     """
-    generator = Generator().manual_seed(seed)
+    generator, done = Generator().manual_seed(seed), 0
     order = torch.randperm(len(images), generator=generator)
     attacked = torch.empty(len(images), *images[0][0].shape, dtype=torch.float16)
-    done = 0
     with frozen(model):
         for number, attack in enumerate(attacks):
             mine = order[number :: len(attacks)]
@@ -120,61 +119,63 @@ def fit_filter(
 ) -> FittedFilter:
     """Return a filter trained on attacks of a model, which is left as it was.
 
-    Pairs are made once, as `make_pairs` says, and kept in memory, or anew for every epoch where the settings say so;
-    held-out pairs stay. The checkpoint keeps the state after every epoch. Progress is told of images attacked, of
-    steps, and of epochs that end. Images smaller than 11×11 are a DataError, a checkpoint of another run a RecipeError,
-    a loss that is not finite or ran away and an attack that fails an ArmorError.
+    Pairs are made once, as `make_pairs` says, or anew for every epoch where the settings say so; held-out pairs stay.
+    The checkpoint keeps the state after every epoch. Images smaller than 11×11 are a DataError, a checkpoint of another
+    run a RecipeError, a loss that is not finite or ran away and an attack that fails an ArmorError.
 
-    Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs of attacked and clean
-    images. The loss, mean squared error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice
-    of the epoch are (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs. The loss, mean squared
+    error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice of the epoch are (ours).
     """
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
     training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
-    if checkpoint is not None:
-        checkpoint.prepare()
-    if checkpoint is None or not checkpoint.resumes or not checkpoint.path.is_file():
-        training.note(0, math.nan, time.perf_counter())
-    else:
-        training.restore(checkpoint)
     try:
-        for number in range(len(training.epochs.done), settings.epochs + 1):
-            training.run_epoch(number)
-            if checkpoint is not None:
-                checkpoint.write(training.state())
-        return training.finish()
+        return training.run(checkpoint)
     except Diverged as error:
         raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
 
 
+@dataclass
 class _FilterTraining:
     """One training under way."""
 
-    def __init__(
-        self,
-        model: QualityModel,
-        images: TrainingImages,
-        attacks: list[Attack],
-        settings: FilterSettings,
-        progress: Progress,
-    ) -> None:
-        self.model, self.attacks, self.settings, self.progress = model, attacks, settings, progress
-        self.device = model.mean.device
-        self.held_out = self._pairs(images.held_out, 0)
-        self.pairs = self._pairs(images.fitted, 1)
-        self.network = new_fcn(settings.seed).to(self.device)
-        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=settings.learning_rate)
-        self.steps = math.ceil(len(self.pairs) / settings.batch_size)
-        self.schedule = warm_cosine(self.optimizer, settings.epochs * self.steps)
+    model: QualityModel
+    images: TrainingImages
+    attacks: list[Attack]
+    settings: FilterSettings
+    progress: Progress
+
+    def __post_init__(self) -> None:
+        self.device = self.model.mean.device
+        self.held_out, self.pairs = self._pairs(self.images.held_out, 0), self._pairs(self.images.fitted, 1)
+        self.network = new_fcn(self.settings.seed).to(self.device)
+        self.optimizer = torch.optim.Adam(self.network.parameters(), lr=self.settings.learning_rate)
+        self.steps = math.ceil(len(self.pairs) / self.settings.batch_size)
+        self.schedule = warm_cosine(self.optimizer, self.settings.epochs * self.steps)
         self.epochs: Epochs[FilterEpoch] = Epochs(lambda epoch: -epoch.held_out)
         self.parts: dict[str, Any] = {"model": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
 
-    def state(self) -> dict[str, Any]:
-        kept = {name: part.state_dict() for name, part in self.parts.items()}
-        return kept | {"epochs": [asdict(epoch) for epoch in self.epochs.done], "best": self.epochs.weights}
+    def run(self, checkpoint: Checkpoint | None) -> FittedFilter:
+        if checkpoint is not None:
+            checkpoint.prepare()
+        if checkpoint is not None and checkpoint.resumes and checkpoint.path.is_file():
+            self._restore(checkpoint)
+        else:
+            self._note(0, math.nan, time.perf_counter())
+        for number in range(len(self.epochs.done), self.settings.epochs + 1):
+            self._run_epoch(number)
+            if checkpoint is not None:
+                kept = {name: part.state_dict() for name, part in self.parts.items()}
+                epochs = [asdict(epoch) for epoch in self.epochs.done]
+                checkpoint.write(kept | {"epochs": epochs, "best": self.epochs.weights})
+        first, last = self.epochs.done[0].held_out, self.epochs.done[-1].held_out
+        if self.epochs.best == 0 and not last <= FAR * first:
+            raise Diverged(f"the loss ran away: {last:.3g}, a filter that does nothing has {first:.3g}")
+        self.network.load_state_dict(self.epochs.weights)
+        network = self.network.eval().requires_grad_(False)
+        return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def _restore(self, checkpoint: Checkpoint) -> None:
         state = checkpoint.read()
         with reading(checkpoint.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
             for name, part in self.parts.items():
@@ -182,7 +183,7 @@ class _FilterTraining:
             self.epochs.done = [FilterEpoch(**epoch) for epoch in state["epochs"]]
             self.epochs.weights = state["best"]
 
-    def run_epoch(self, number: int) -> None:
+    def _run_epoch(self, number: int) -> None:
         started = time.perf_counter()
         if self.settings.fresh and number > 1:
             self.pairs = self._pairs(self.pairs.clean, number)
@@ -192,24 +193,16 @@ class _FilterTraining:
         total, before = self.settings.epochs * self.steps, (number - 1) * self.steps
         loss = run_epoch(
             self.pairs.batches(order, self.settings.batch_size, self.device),
-            lambda batch: self._step(*mirrored(*batch, generator=generator)),
+            lambda pair: self._step(*mirrored(*pair, generator=generator)),
             number=number,
             report=lambda done: self.progress("training the filter", before + done, total),
         )
-        self.note(number, loss, started)
+        self._note(number, loss, started)
 
-    def note(self, number: int, loss: float, started: float) -> None:
+    def _note(self, number: int, loss: float, started: float) -> None:
         epoch = FilterEpoch(number, loss, *self._measured(), time.perf_counter() - started)
         self.epochs.add(epoch, self.network)
         self.progress("epochs", number, self.settings.epochs, str(epoch))
-
-    def finish(self) -> FittedFilter:
-        first, last = self.epochs.done[0].held_out, self.epochs.done[-1].held_out
-        if self.epochs.best == 0 and not last <= FAR * first:
-            raise Diverged(f"the loss ran away: {last:.3g}, a filter that does nothing has {first:.3g}")
-        self.network.load_state_dict(self.epochs.weights)
-        network = self.network.eval().requires_grad_(False)
-        return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)
 
     def _pairs(self, images: PreparedImages, number: int) -> Pairs:
         size, seed = self.settings.batch_size, epoch_seed(self.settings.seed, number)

@@ -21,7 +21,6 @@ def fit_reference(
 
     All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out. Scores
     become opinion scores in the unit of `images.mos`; what is returned is the mean training loss of every epoch.
-
     Images without references or scores, or fewer than two, are a DataError; mixed precision, which is not used, and a
     loss that is not finite an ArmorError.
     """
@@ -37,8 +36,10 @@ def fit_reference(
     model.unit.fill_(mos.std().clamp_min(1e-6))
     model.train().requires_grad_(True)
     generator, loss_of = torch.Generator().manual_seed(settings.seed), LOSSES.read(settings.loss)
+    orders = [torch.randperm(len(images), generator=generator) for _ in range(settings.epochs)]
+    # One image has no correlation.
+    epochs = [[part for part in torch.split(each, settings.batch_size) if len(part) > 1] for each in orders]
     optimizer = decayed_optimizer(model, settings)
-    epochs = [_batches(len(images), settings.batch_size, generator) for _ in range(settings.epochs)]
     schedule = warm_cosine(optimizer, sum(map(len, epochs)))
 
     def step(batch: Tensor) -> Tensor:
@@ -58,10 +59,7 @@ def fit_reference(
 
 @torch.no_grad()
 def predict_reference(model: ReferenceModel, images: ImageSet, *, batch_size: int = 16) -> Tensor:
-    """Return the scores (N,) of images beside their references, on the CPU, in the mode that the model is in.
-
-    Images without references are a DataError, as in `read_pairs`.
-    """
+    """Return the scores (N,) of images beside their references, on the CPU, in the mode that the model is in."""
     scores = [torch.zeros(0)]
     for start in range(0, len(images), batch_size):
         pairs = read_pairs(model, images, range(start, min(start + batch_size, len(images))))
@@ -70,13 +68,8 @@ def predict_reference(model: ReferenceModel, images: ImageSet, *, batch_size: in
 
 
 def read_pairs(model: ReferenceModel, images: ImageSet, indices: Sequence[int]) -> tuple[Tensor, Tensor]:
-    """Return (references, images) at some indices as the model sees them, (n, 3, H, W) each."""
+    """Return (references, images) at some indices as the model sees them, (n, 3, H, W) each; a DataError without."""
     if images.references is None:
         raise DataError("these images have no references; use data that has, such as kadid10k:DIR or live:DIR")
     references = [model.prepare(images.references(images.positions[index])) for index in indices]
     return torch.stack(references), torch.stack([model.prepare(images[index]) for index in indices])
-
-
-def _batches(count: int, size: int, generator: torch.Generator) -> list[Tensor]:
-    parts = torch.randperm(count, generator=generator).split(size)  # type: ignore[no-untyped-call]
-    return [part for part in parts if len(part) > 1]  # one image has no correlation
