@@ -45,10 +45,7 @@ class Worker:
         self._lock = threading.Lock()
 
     def call(self, function: str, *arguments: Any, payload: bytes = b"", seconds: float = SECONDS) -> tuple[Any, bytes]:
-        """Return what `module:function`, called with JSON values and bytes, gives: a JSON value and bytes.
-
-        Raises its ArmorError, or an EndedError if it raised anything else, took too long or too much, or crashed.
-        """
+        """Return what `module:function` gives for JSON values and bytes; raises its ArmorError, else EndedError."""
         with self._lock:
             try:
                 said, content = self._asked(function, arguments, payload, seconds)

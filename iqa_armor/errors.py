@@ -25,6 +25,9 @@ class ArmorError(Exception):
 
     exit_code = 1
 
+    def __init_subclass__(cls, *, exit_code: int | None = None) -> None:
+        cls.exit_code = exit_code or cls.exit_code
+
 
 class Stopped(KeyboardInterrupt):
     """A signal asked this process to end; the notes (PEP 678) say how to go on."""
@@ -34,40 +37,28 @@ class Stopped(KeyboardInterrupt):
         self.number = number
 
 
-class ModelLoadError(ArmorError):
+class ModelLoadError(ArmorError, exit_code=3):
     """A model file or architecture that cannot be opened as asked."""
 
-    exit_code = 3
 
-
-class SurgeryError(ArmorError):
+class SurgeryError(ArmorError, exit_code=4):
     """A model that cannot be traced, cut or pruned."""
 
-    exit_code = 4
 
-
-class DataError(ArmorError):
+class DataError(ArmorError, exit_code=5):
     """A dataset that is missing, incomplete or inconsistent."""
 
-    exit_code = 5
 
-
-class RecipeError(ArmorError):
+class RecipeError(ArmorError, exit_code=6):
     """Settings of a hardening that contradict each other or their allowed ranges."""
 
-    exit_code = 6
 
-
-class RequirementError(ArmorError):
+class RequirementError(ArmorError, exit_code=10):
     """A `--require` expression that does not hold."""
 
-    exit_code = 10
 
-
-class UsageError(ArmorError):
+class UsageError(ArmorError, exit_code=2):
     """Words of a command that cannot be understood, such as an unknown attack or requirement path."""
-
-    exit_code = 2
 
 
 class SettingError(UsageError, ValueError):
@@ -97,8 +88,7 @@ def reading(
 ) -> Iterator[None]:
     """Raise `error` in place of everything that the block may raise, but for errors of ours and interrupts.
 
-    Which exceptions a parser of damaged bytes raises is documented nowhere and changes with its versions, so no list of
-    them is kept. The message is "PATH says: reason; advice".
+    Which exceptions a parser of damaged bytes raises is documented nowhere. The message is "PATH says: reason; advice".
     """
     try:
         yield

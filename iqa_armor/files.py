@@ -41,8 +41,8 @@ def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
 def staging(output: Path | str) -> Iterator[Path]:
     """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
 
-    `output` is made if need be, and removed again if the block fails and nothing else is in it.
-    Raises OutputError if the files cannot be written; also in place of an OSError of the block.
+    If the block fails, `output` is removed where it is new. Raises OutputError, also in place of an OSError of the
+    block.
     """
     output = Path(output)
     is_new = not output.exists()

@@ -29,8 +29,7 @@ _THREADS = ("OMP_NUM_THREADS", "MKL_NUM_THREADS")
 def choose_device(word: str = "auto") -> torch.device:
     """Return the device that a word names: "auto" (CUDA if here, else the processor), "cpu", "cuda" or "cuda:N".
 
-    Of several processes that a launcher started on a machine, each gets a CUDA device of its own. Any other word, and
-    a device that is not here, is a UsageError.
+    Of processes that a launcher started each gets a CUDA device of its own. A UsageError refuses what is not here.
     """
     import torch
 
@@ -137,9 +136,8 @@ def _size(said: str) -> int:
     match = re.fullmatch(r"(\d{1,15}(?:\.\d{1,9})?) ?([KMGT]?)i?B?", said.strip(), re.IGNORECASE)
     size = int(float(match[1]) * _UNITS[match[2].upper()]) if match else 0
     if size < 2**26:
-        raise UsageError(
-            f"--max-memory takes a size such as 6G, from 64M on, and so does {MEMORY_VARIABLE}; it is {said!r}"
-        )
+        told = f"--max-memory takes a size such as 6G, from 64M on, and so does {MEMORY_VARIABLE}"
+        raise UsageError(f"{told}; it is {said!r}")
     return size
 
 

@@ -92,27 +92,6 @@ class Recipe(Training):
     max_srocc_drop: Annotated[float | None, Flag(panel=TUNING)] = Field(None, ge=0, le=2)
     calibration: int = Field(64, ge=2, le=4096)
 
-    @field_validator("frontier")
-    @classmethod
-    def _has_two_ends(cls, value: int, info: ValidationInfo) -> int:
-        if value == 1 or (value and info.data.get("epochs") == 0):
-            raise ValueError("needs two models or more, and a fine-tuning between them")
-        return value
-
-    @field_validator("max_srocc_drop")
-    @classmethod
-    def _needs_a_frontier(cls, value: float | None, info: ValidationInfo) -> float | None:
-        if value is not None and not info.data.get("frontier"):
-            raise ValueError("chooses among the models of a frontier; give --frontier 5 too")
-        return value
-
-    @field_validator("activation_scope")
-    @classmethod
-    def _has_no_new_layers(cls, value: str) -> str:
-        if value == "new":
-            raise ValueError("a model that is hardened has no new layers, so it can only be all")
-        return value
-
     @model_validator(mode="before")
     @classmethod
     def _ranked_across_layers(cls, values: Any) -> Any:
@@ -120,12 +99,20 @@ class Recipe(Training):
             return {"prune_global": True, **values}
         return values
 
-    @field_validator("prune_global")
+    @field_validator("frontier", "max_srocc_drop", "activation_scope", "prune_global")
     @classmethod
-    def _not_within_layers(cls, value: bool, info: ValidationInfo) -> bool:
-        criterion = info.data.get("criterion")
-        if not value and _ranks_across_layers(criterion):
-            raise ValueError(f"{criterion} ranks channels across layers; drop --prune-local or prune_global = false")
+    def _goes_together(cls, value: Any, info: ValidationInfo) -> Any:
+        name, given, problem = info.field_name, info.data, ""
+        if name == "frontier" and (value == 1 or (value and given.get("epochs") == 0)):
+            problem = "needs two models or more, and a fine-tuning between them"
+        elif name == "max_srocc_drop" and value is not None and not given.get("frontier"):
+            problem = "chooses among the models of a frontier; give --frontier 5 too"
+        elif name == "activation_scope" and value == "new":
+            problem = "a model that is hardened has no new layers, so it can only be all"
+        elif name == "prune_global" and not value and _ranks_across_layers(given.get("criterion")):
+            problem = f"{given['criterion']} ranks channels across layers; drop --prune-local or prune_global = false"
+        if problem:
+            raise ValueError(problem)
         return value
 
 

@@ -28,8 +28,7 @@ def split_spec(word: str) -> tuple[str, str, str] | None:
 def import_object(source: str, name: str, *, kind: str, error: type[ArmorError] = UsageError) -> Any:
     """Return the attribute `name` of a user's own module, which is run; messages call it a `kind`.
 
-    The source is an importable module, also one in the working folder, or a path that ends in .py, which may import its
-    neighbours. Raises `error` if the module is missing or fails, or has no such attribute.
+    The source is a module, also one in the working folder, or a path that ends in .py. Raises `error` if it fails.
     """
     if source.endswith(".py"):
         module = _from_file(Path(source), kind, error)

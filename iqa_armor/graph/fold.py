@@ -16,11 +16,7 @@ _RANDOM = ("rand", "normal", "bernoulli", "multinomial", "empty", "dropout")
 
 
 def fold_constants(traced: fx.GraphModule, example: Tensor) -> None:
-    """Replace tensors that no image changes by stored ones, in place.
-
-    These are weights that are computed from others (what is learned from then on is the result), and tables such as
-    positions; in a graph for one size also those that are made for that size.
-    """
+    """Store what no image changes (weights computed from others, tables; for one size, what it sets), in place."""
     values = _constants(traced, example)
     folded = [node for node in traced.graph.nodes if node in values and _is_worth_storing(traced, node, values)]
     for node in folded:
@@ -114,6 +110,8 @@ def _learned(traced: fx.GraphModule, node: fx.Node) -> list[str]:
 def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     learned = _learned(traced, node)
     owner = learned[0].rpartition(".")[0] if learned else ""
+    if any(each.op == "call_module" and each.target == owner for each in traced.graph.nodes):
+        owner = owner.rpartition(".")[0]  # a layer keeps its own weights alone
     name, stored = f"folded_{node.name}", value.detach().clone()
     setattr(traced.get_submodule(owner), name, nn.Parameter(stored) if learned else nn.Buffer(stored))
     with traced.graph.inserting_before(node):

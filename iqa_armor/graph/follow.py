@@ -76,10 +76,7 @@ def _from_source(network: nn.Module) -> Iterator[nn.Module]:
 
 
 def _source_of(module: torch.jit.ScriptModule) -> nn.Module | None:
-    """Return a copy of what a module was compiled from, with the compiled one's own weights, buffers and modes.
-
-    None where no source is at hand: one that was loaded from a file, or recorded by `torch.jit.trace`.
-    """
+    """Return what a module was compiled from, with its own weights and modes; None of one loaded or recorded."""
     method: Any = getattr(vars(module).get("forward"), "__wrapped__", None)
     source = getattr(method, "__self__", None)
     if not isinstance(source, nn.Module):

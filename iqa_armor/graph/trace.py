@@ -39,11 +39,7 @@ _COMPUTING: tuple[tuple[type, Callable[..., Any], str], ...] = (
 
 
 def keep_forced_dropout(traced: fx.GraphModule) -> None:
-    """Turn dropout layers that are in training mode though the network is in eval mode into functions, in place.
-
-    So they stay on, as their author wants (Monte Carlo dropout); another layer that works differently in training mode
-    is a SurgeryError.
-    """
+    """Make functions of dropout that is on in eval mode, in place; refuse other layers that stay in training mode."""
     for node in list(traced.graph.nodes):
         layer = layer_of(traced, node)
         if layer is None or not layer.training:
@@ -61,10 +57,7 @@ def keep_forced_dropout(traced: fx.GraphModule) -> None:
 
 
 def bake_weights(traced: fx.GraphModule) -> None:
-    """Make weights that are computed from others (weight and spectral normalization, masks) plain weights, in place.
-
-    Batch normalization that is synchronised between processes becomes the plain kind, which does the same.
-    """
+    """Make weights that are computed (normalization, masks), and batch norms that are synchronised, plain, in place."""
     for name, module in list(traced.named_modules()):
         if parametrize.is_parametrized(module):
             # The class with the computed weight is one of the original's own; taking that away must not reach it.
@@ -84,11 +77,7 @@ def bake_weights(traced: fx.GraphModule) -> None:
 
 
 def restore_layers(traced: fx.GraphModule) -> None:
-    """Turn functional dropout that is off back into layers, in place, and take out what no score depends on.
-
-    That is such as a loss that is computed beside the score, or a question whose answer is settled. `tensor.data`
-    becomes `tensor.detach()`, which is the same and has a stored form.
-    """
+    """Make layers of dropout that is off, `detach()` of `data`, and drop what no score depends on, in place."""
     for node in reversed(traced.graph.nodes):
         if not node.users and node.op not in ("placeholder", "output") and _is_idle(traced, node):
             traced.graph.erase_node(node)
@@ -174,10 +163,7 @@ def lay_out(traced: nn.Module) -> None:
 
 
 def trace_shared(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Return the graph of what a network computes in eval mode, made of the network's own layers, not of copies.
-
-    Example and errors are as in `trace`; the network's mode is left as it is.
-    """
+    """Return the graph of a network in eval mode with its own layers, not copies; example and errors as in `trace`."""
     with evaluating(network):
         traced = follow(network, example)
         record_sizes(traced, example)

@@ -2,12 +2,16 @@
 
 from collections.abc import Callable, Collection, Iterable
 from functools import reduce
+from typing import cast
 
 from torch import fx
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.graph.calls import called_name, is_convolution, reads_size
 from iqa_armor.graph.interpret import size_of
+
+ADDITIONS = ("add", "iadd", "add_")
+UNIT_SIZES = 2  # of the maps in a residual unit at most, but for single pixels: before and behind a stride
 
 
 def reach(start: fx.Node, step: Callable[[fx.Node], Iterable[fx.Node]]) -> dict[fx.Node, None]:
@@ -37,16 +41,14 @@ def descendants(node: fx.Node) -> Collection[fx.Node]:
 
 def node_called(traced: fx.GraphModule, name: str) -> fx.Node | None:
     """Return the node of a name, else the last that was made in the module of this path; None if there is none."""
-    nodes: list[fx.Node] = [node for node in traced.graph.nodes if node.op != "output"]
-    exact = [node for node in nodes if node.name == name]
-    inside = [
-        node
-        for node in nodes
-        if str(node.target) == name
-        or any(path == name for path, _ in _callers(node))
-        or (node.op == "call_module" and str(node.target).startswith(f"{name}."))
-    ]
-    return next(reversed(exact or inside), None)
+    found: fx.Node | None = None
+    for node in traced.graph.nodes:
+        if node.name == name and node.op != "output":
+            return cast(fx.Node, node)
+        is_within = node.op == "call_module" and str(node.target).startswith(f"{name}.")
+        if is_within or str(node.target) == name or any(path == name for path, _ in _callers(node)):
+            found = found if node.op == "output" else node
+    return found
 
 
 class Dominators:
@@ -99,10 +101,6 @@ def passages(graph: fx.Graph) -> list[fx.Node]:
     return [node for node in dominators.of(output)[:-1] if size_of(node)]
 
 
-ADDITIONS = ("add", "iadd", "add_")
-UNIT_SIZES = 2  # of the maps in a residual unit at most, but for single pixels: before and behind a stride
-
-
 def mark_units(traced: fx.GraphModule) -> None:
     """Write the name of a node's residual unit into `meta["unit"]`, in place.
 
@@ -110,9 +108,12 @@ def mark_units(traced: fx.GraphModule) -> None:
     shortcut itself, yet a tensor inside it is no place between stages. One whose convolutions give maps of three sizes
     holds stages itself, such as a whole backbone that is written, or was traced, in one `forward`.
     """
-    residual = {stack[-1][1] for node in traced.graph.nodes if _is_shortcut(node) and (stack := _callers(node))}
+    residual: set[type] = set()
     sizes: dict[tuple[str, type], set[tuple[int, ...]]] = {}
     for node in traced.graph.nodes:
+        maps = [source for source in node.all_input_nodes if len(size_of(source) or ()) == 4]
+        if called_name(node) in ADDITIONS and len(maps) == 2:  # a shortcut
+            residual.update(kind for _, kind in _callers(node)[-1:])
         for caller in _callers(node) if is_convolution(traced, node) else ():
             sizes.setdefault(caller, set()).add((size_of(node) or ())[2:])
     residual -= {kind for (_, kind), found in sizes.items() if len(found - {(1, 1)}) > UNIT_SIZES}
@@ -127,11 +128,6 @@ def copy_notes(traced: fx.GraphModule, source: fx.GraphModule) -> None:
     notes = {node.name: node.meta for node in source.graph.nodes}
     for node in traced.graph.nodes:
         node.meta.update({key: value for key, value in notes.get(node.name, {}).items() if key in ("unit", "line")})
-
-
-def _is_shortcut(node: fx.Node) -> bool:
-    maps = [source for source in node.all_input_nodes if len(size_of(source) or ()) == 4]
-    return called_name(node) in ADDITIONS and len(maps) == 2
 
 
 def _callers(node: fx.Node) -> list[tuple[str, type]]:

@@ -57,11 +57,8 @@ def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
 
 
 def average_ranks(values: Tensor) -> Tensor:
-    """Return ranks (..., N) from 0.5 to N − 0.5 along the last dimension, equal values sharing theirs.
-
-    Whole numbers below N, as `order_codes` gives, are counted instead of sorted: tens of times faster.
-    """
-    count = values.shape[-1]
+    """Return ranks (..., N) from 0.5 to N − 0.5 along the last dimension, equal values sharing theirs."""
+    count = values.shape[-1]  # whole numbers below it, as `order_codes` gives, need no sorting: tens of times faster
     if values.dtype == torch.int64 and values.numel() and 0 <= int(values.min()) <= int(values.max()) < count:
         codes, groups = values, values
     else:

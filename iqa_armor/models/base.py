@@ -1,7 +1,5 @@
 """The quality model: one network with its preprocessing and the range of its scores."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable
@@ -24,8 +22,6 @@ Interpolation = Literal["nearest", "nearest-exact", "bilinear", "bicubic"]
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 KONIQ_SIZE = (498, 664)  # height, width: what [RA] resizes every KonIQ-10k image to
-
-
 WANTED = "its network must take normalised colour images (N, 3, H, W) in float32, so wrap one that takes anything else"
 READER = Entry("iqa_armor.data.images:read_image", "Reads an image; named, since it stands beside the models.")
 
@@ -45,9 +41,8 @@ class Preprocessing(Limited):
         if self.size is not None and (len(self.size) != 2 or min(self.size) < 1):
             raise SettingError(f"input size must be two positive numbers, height and width, got {self.size}")
         if len(self.mean) != 3 or len(self.std) != 3 or min(self.std) <= 0:
-            raise SettingError(
-                f"mean and std need three numbers each and std positive ones, got {self.mean}, {self.std}"
-            )
+            given = f"{self.mean}, {self.std}"
+            raise SettingError(f"mean and std need three numbers each and std positive ones, got {given}")
 
     def prepare(self, images: Tensor) -> Tensor:
         """Return images (N, 3, H, W) or (3, H, W) in [0, 1] at the recorded size; uint8 is scaled."""
@@ -78,7 +73,6 @@ class ScoreScale:
 
     @property
     def width(self) -> float:
-        """Length of the range."""
         return self.high - self.low
 
 
@@ -105,11 +99,8 @@ class Prepared(nn.Module):
 
     @property
     def prepare(self) -> Callable[[Tensor], Tensor]:
-        """Call it with images (N, 3, H, W) or (3, H, W) in [0, 1], or uint8, to get them at the network's size.
-
-        It is the method of the preprocessing, so that a process it is sent to gets no network.
-        """
-        return self.preprocessing.prepare
+        """Call it with images (N, 3, H, W) or (3, H, W) in [0, 1], or uint8, to get them at the network's size."""
+        return self.preprocessing.prepare  # so that a process it is sent to gets no network
 
     def normalize(self, images: Tensor) -> Tensor:
         """Return images in [0, 1] as the network's normalised input, laid in memory as this machine is told."""
@@ -218,7 +209,7 @@ class QualityModel(Prepared):
             f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
         )
 
-    def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
+    def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> "QualityModel":
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}
         return QualityModel(network, self.preprocessing, scale=scale, **kept)  # type: ignore[arg-type]
 

@@ -18,6 +18,11 @@ from iqa_armor.graph.plain import replace_attribute
 from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import Preprocessing, QualityModel, unwrapped
 
+# What torchvision calls the parts of a ResNet that come before its classifier.
+RESNET_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
+# These two have training-only outputs by default, and warn unless they are told how to initialise.
+EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
+
 
 class _Unfetched(dict[str, Tensor]):
     """Stands for weights that were not fetched; loading it changes nothing."""
@@ -130,12 +135,6 @@ def _near(name: str, known: Iterable[str]) -> str:
 
 
 FAMILIES: dict[str, Callable[[str], nn.Module]] = {"timm": timm_model, "pyiqa": pyiqa_model}
-
-
-# What torchvision calls the parts of a ResNet that come before its classifier.
-RESNET_TRUNK = ("conv1", "bn1", "layer1", "layer2", "layer3", "layer4")
-# These two have training-only outputs by default, and warn unless they are told how to initialise.
-EXTRA_ARGUMENTS = {name: {"aux_logits": False, "init_weights": True} for name in ("googlenet", "inception_v3")}
 
 
 def torchvision_network(name: str) -> nn.Module:

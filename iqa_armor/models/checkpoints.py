@@ -64,8 +64,7 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str 
     A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or holds NaN weights,
     several sets of weights of which none is the usual, or none under `weights_key`.
     """
-    start = _start_of(path)
-    stored = _read_safetensors(path) if _is_safetensors(path, start) else _read_pickle(path, start, trust_pickle)
+    stored = _stored_in(path, trust_pickle)
     found, remarks = find_weights(stored, key=weights_key, source=str(path))
     if found is not None and isinstance(found.value, nn.Module):
         check_finite(found.value.state_dict(), str(path))
@@ -80,19 +79,16 @@ def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str 
 
 def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     """Raise a ModelLoadError that names the first ten weights with NaN or infinities, if there are any."""
-    broken = []
-    for name, value in state.items():
-        is_tiny = value.is_floating_point() and value.element_size() == 1  # torch cannot tell of 8-bit floats
-        if not torch.isfinite(value.float() if is_tiny else value).all():
-            broken.append(name)
+    # torch cannot tell of 8-bit floats
+    tiny = {name for name, value in state.items() if value.is_floating_point() and value.element_size() == 1}
+    broken = [n for n, value in state.items() if not torch.isfinite(value.float() if n in tiny else value).all()]
     if broken:
         raise ModelLoadError(
             f"{source} has NaN or infinite weights in {listed(broken)}; use a checkpoint from before training diverged"
         )
 
 
-def _start_of(path: Path) -> bytes:
-    """Return the first 64 bytes of a file, or raise a ModelLoadError if it is none or empty."""
+def _stored_in(path: Path, trust_pickle: bool) -> object:
     if path.is_dir():
         raise ModelLoadError(f"{path} is a folder; name the checkpoint file in it")
     if not path.is_file():
@@ -101,17 +97,11 @@ def _start_of(path: Path) -> bytes:
         start = file.read(64)
     if not start:
         raise ModelLoadError(f"{path} is empty")
-    return start
-
-
-def _is_safetensors(path: Path, start: bytes) -> bool:
-    """Whether a file begins with a length and a JSON object, or is called so and begins like nothing else."""
+    # A safetensors file begins with a length and a JSON object, or is called so and begins like nothing else.
     length = int.from_bytes(start[:8], "little")
     is_called_so = path.suffix.lower() == ".safetensors" and not start.startswith((ZIP_MAGIC, PICKLE_MAGIC))
-    return is_called_so or (start[8:9] == b"{" and length <= path.stat().st_size - 8)
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
+    if not is_called_so and (start[8:9] != b"{" or length > path.stat().st_size - 8):
+        return _read_pickle(path, start, trust_pickle)
     # Copies, because the file may change or vanish while it is mapped.
     with reading(path, ModelLoadError, says="is damaged or no safetensors file"), capped():
         return {name: value.clone() for name, value in load_file(path, device="cpu").items()}
@@ -125,14 +115,24 @@ def _read_pickle(path: Path, start: bytes, trust_pickle: bool) -> object:
     is_plain_pickle = start.startswith(PICKLE_MAGIC) and not start.startswith(LEGACY_MAGIC)
     if is_plain_pickle and not trust_pickle:
         raise ModelLoadError(_explanation(path, "it is a plain pickle, not written by torch.save"))
-    return _load(path, trust_pickle, is_plain=is_plain_pickle)
+    try:
+        with capped(), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
+            if is_plain_pickle:
+                return pickle.load(file)
+            if trust_pickle:
+                return torch.load(file, map_location="cpu", weights_only=False)
+            with torch.serialization.safe_globals(stand_ins()):
+                return torch.load(file, map_location="cpu", weights_only=True)
+    except RecursionError as error:
+        raise ModelLoadError(f"{path} is damaged: its contents are nested too deep") from error
+    except READ_ERRORS as error:
+        raise ModelLoadError(_reason(path, error, trust_pickle)) from error
 
 
 def _what_it_is(path: Path, start: bytes) -> str:
-    if path.suffix.lower() == ".onnx":
-        return "it is an exported graph"
-    known = next((what for magic, what in OTHERS.items() if start.lstrip().startswith(magic)), None)
-    return f"it is {known}" if known else "it is neither a torch archive nor a pickle nor in the safetensors format"
+    neither = "neither a torch archive nor a pickle nor in the safetensors format"
+    known = next((what for magic, what in OTHERS.items() if start.lstrip().startswith(magic)), neither)
+    return f"it is {'an exported graph' if path.suffix.lower() == '.onnx' else known}"
 
 
 def _check_archive(path: Path) -> None:
@@ -152,29 +152,12 @@ def _check_archive(path: Path) -> None:
         raise ModelLoadError(f"{path} is {what}; unpack it if it holds one, or save the model's state_dict()")
 
 
-def _load(path: Path, trust_pickle: bool, *, is_plain: bool) -> object:
-    try:
-        with capped(), warnings.catch_warnings(action="ignore"), path.open("rb") as file:
-            if is_plain:
-                return pickle.load(file)
-            if trust_pickle:
-                return torch.load(file, map_location="cpu", weights_only=False)
-            with torch.serialization.safe_globals(stand_ins()):
-                return torch.load(file, map_location="cpu", weights_only=True)
-    except RecursionError as error:
-        raise ModelLoadError(f"{path} is damaged: its contents are nested too deep") from error
-    except READ_ERRORS as error:
-        raise ModelLoadError(_reason(path, error, trust_pickle)) from error
-
-
 def _reason(path: Path, error: BaseException, trust_pickle: bool) -> str:
-    text = str(error)
-    if not trust_pickle and isinstance(error, pickle.UnpicklingError):
-        asked = re.search(r"GLOBAL ([\w.]+)", text)
-        if asked is not None:
-            return _explanation(path, f"it asks for {asked[1]}")
+    asked = re.search(r"GLOBAL ([\w.]+)", str(error))
+    if asked and not trust_pickle and isinstance(error, pickle.UnpicklingError):
+        return _explanation(path, f"it asks for {asked[1]}")
     if isinstance(error, ImportError | AttributeError):
-        return f"{path} needs its author's source code, which is not importable here: {text}"
+        return f"{path} needs its author's source code, which is not importable here: {error}"
     return f"{path} is truncated, damaged or no checkpoint: {reason_of(error)}"
 
 
@@ -203,10 +186,8 @@ def _tensors(found: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
     values = {name: _as_tensor(value) for name, value in found.items()}
     state = {name: value.detach() for name, value in values.items() if isinstance(value, Tensor)}
     if not state:
-        keys = listed(str(key) for key in found)
-        raise ModelLoadError(
-            f"{path} has no weights: none under {', '.join(WRAPPER_KEYS)}; it holds {keys or 'nothing'}"
-        )
+        holds = listed(map(str, found)) or "nothing"
+        raise ModelLoadError(f"{path} has no weights: none under {', '.join(WRAPPER_KEYS)}; it holds {holds}")
     unusable = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if unusable:
         raise ModelLoadError(

@@ -12,10 +12,7 @@ STAGE_CHANNELS = (32, 64, 128, 192)
 
 
 class DemoNetwork(nn.Module):
-    """Plain convolutional network: stem, four stages that halve the map, average pooling, two linear layers.
-
-    Images (N, 3, H, W), normalized by ImageNet's mean and deviation, sides of 64 pixels or more, give (N, 1).
-    """
+    """Plain convolutional network of normalised images (N, 3, H, W), sides of 64 pixels or more, giving (N, 1)."""
 
     def __init__(self) -> None:
         super().__init__()

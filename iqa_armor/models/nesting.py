@@ -1,7 +1,7 @@
 """Find the weights in what a training script saved: which of several sets, and what lies beside them."""
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -67,13 +67,15 @@ def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Store
         return None, []
     chosen, said = _averaged_or_raw(found)
     remarks += said
-    _refuse_ambiguous(chosen, found, source)
+    alike = [one.key for one in found if one.rank == chosen.rank and one.rank[0] == 3]
+    if len(alike) > 1:
+        raise ModelLoadError(
+            f"{source} holds several sets of weights: {', '.join(alike)}; choose with --weights-key KEY"
+        )
     others = ", ".join(repr(one.key) for one in found if one.keys and one.keys != chosen.keys)
-    place = f"under {chosen.key!r}" if chosen.keys else "at the top"
-    if others:
-        remarks.append(f"{source}: the weights {place} are opened; --weights-key chooses another of {others}")
-    elif chosen.rank[0] == 3:
-        remarks.append(f"{source}: the weights {place} are opened")
+    opened = f"{source}: the weights {f'under {chosen.key!r}' if chosen.keys else 'at the top'} are opened"
+    if others or chosen.rank[0] == 3:
+        remarks.append(f"{opened}; --weights-key chooses another of {others}" if others else opened)
     return chosen, remarks
 
 
@@ -97,7 +99,8 @@ def _with_names(every: list[Stored], source: str) -> tuple[list[Stored], list[st
     named, remarks = [one for one in every if one not in unnamed], []
     for one in unnamed:
         values = list(one.state().values())
-        like = next((other for other in named if list(_parameters(other).values()) == _sizes(values)), None)
+        sizes = [value.shape if isinstance(value, Tensor) else None for value in values]
+        like = next((other for other in named if list(_parameters(other).values()) == sizes), None)
         if like is not None:
             averaged = dict(zip(_parameters(like), values, strict=True))
             named.append(Stored(one.keys, {**like.state(), **averaged}))
@@ -111,12 +114,9 @@ def _with_names(every: list[Stored], source: str) -> tuple[list[Stored], list[st
 
 
 def _parameters(weights: Stored) -> dict[str, Any]:
+    """Return the sizes of parameters by name, None of what is no tensor."""
     state = {str(name): value for name, value in weights.state().items() if not str(name).endswith(_BUFFERS)}
-    return dict(zip(state, _sizes(state.values()), strict=True))
-
-
-def _sizes(values: Iterable[object]) -> list[Any]:
-    return [value.shape if isinstance(value, Tensor) else None for value in values]
+    return {name: value.shape if isinstance(value, Tensor) else None for name, value in state.items()}
 
 
 def _is_array(value: object) -> bool:
@@ -135,12 +135,9 @@ def _named(every: list[Stored], key: str, source: str, remarks: list[str]) -> St
         if inside:
             return Stored((key,), {name.removeprefix(start): value for name, value in inside.items()})
     keys = listed(repr(one.key) for one in every if one.keys)
-    firsts = listed(
-        {f"{str(name).partition('.')[0]!r}": 0 for one in every for name in one.state() if "." in str(name)}
-    )
-    raise ModelLoadError(
-        "; ".join((f"{source} has no weights under {key!r}; it has {keys or firsts or 'none'}", *remarks))
-    )
+    names = [str(name) for one in every for name in one.state() if "." in str(name)]
+    has = keys or listed(dict.fromkeys(repr(name.partition(".")[0]) for name in names)) or "none"
+    raise ModelLoadError("; ".join((f"{source} has no weights under {key!r}; it has {has}", *remarks)))
 
 
 def _averaged_or_raw(found: list[Stored]) -> tuple[Stored, list[str]]:
@@ -158,11 +155,3 @@ def _averaged_or_raw(found: list[Stored]) -> tuple[Stored, list[str]]:
         return Stored(first.keys, {**values, **known}), [said]
     said = f"the averaged weights under {first.key!r} are not opened, since they lack {listed(lacks, 3)}"
     return raw, [said]
-
-
-def _refuse_ambiguous(chosen: Stored, found: list[Stored], source: str) -> None:
-    alike = [one.key for one in found if one.rank == chosen.rank and one.rank[0] == 3]
-    if len(alike) > 1:
-        raise ModelLoadError(
-            f"{source} holds several sets of weights: {', '.join(alike)}; choose with --weights-key KEY"
-        )

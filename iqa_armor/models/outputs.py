@@ -14,6 +14,14 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.randomness import seeded
 
 CHOOSE = "choose with --output NAME|INDEX|mean, or wrap it so that its forward returns a tensor (N,) or (N, 1)"
+UNFOLLOWED = (
+    "the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does something "
+    "that a trace cannot hold, such as writing into a part of a tensor that is read whole afterwards (write into the "
+    "tensor itself), drawing numbers outside torch or keeping values between calls"
+)
+STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
+# In a stored graph's meta: whether it draws, and whether images depend on their company: "untried", "alone" or "any".
+DRAWS, COMPANY = "draws", "company"
 
 
 def shown(value: Any) -> str:
@@ -74,21 +82,11 @@ def _mean(parts: list[Any]) -> Any:
     return sum(part.flatten(1).mean(1) if part.ndim > 1 else part for part in parts) / len(parts)
 
 
-UNFOLLOWED = (
-    "the traced network is not the original: scores differ by {apart:.2g} of their spread; its forward does something "
-    "that a trace cannot hold, such as writing into a part of a tensor that is read whole afterwards (write into the "
-    "tensor itself), drawing numbers outside torch or keeping values between calls"
-)
-STEADY, ROUNDING = 1e-3, 1e-5  # of the scores' spread and of their size: more than float32 rounds
-# In a stored graph's meta: whether it draws, and whether images depend on their company: "untried", "alone" or "any".
-DRAWS, COMPANY = "draws", "company"
-
-
 def is_steady(network: nn.Module, images: Tensor) -> bool:
     """Return whether an image (of N, 3, H, W, N at least 2) has one score, every time and in any company."""
     with torch.no_grad():
         together = network.forward(images).double().flatten()
-        alone = torch.cat([network.forward(images[i : i + 1]).double().flatten() for i in range(len(images))])
+        alone = torch.cat([network.forward(image).double().flatten() for image in torch.split(images, 1)])
     tolerance = max(STEADY * float(together.std()), ROUNDING * float(together.abs().max()))
     return len(alone) == len(together) and bool(((alone - together).abs() <= tolerance).all())
 
@@ -105,10 +103,7 @@ def plain_attention() -> Iterator[None]:
 
 
 def followed(network: nn.Module, images: Tensor) -> fx.GraphModule:
-    """Return the graph of a network, which gives the same scores for images (N, 3, H, W), N at least 2.
-
-    A SurgeryError says that it does not; of a network that is in training, or random, it cannot be told.
-    """
+    """Return a network's graph; a SurgeryError if images (N, 3, H, W), N at least 2, get other scores by it."""
     traced = trace(network, images[:1])
     says = f"fails on images {tuple(images.shape)}"
     with calling("the network", ModelLoadError, says=says), torch.no_grad(), plain_attention():

@@ -19,7 +19,7 @@ class _Opaque:
 
     def __init__(self, *_: object) -> None: ...
 
-    def __setstate__(self, state: object) -> None: ...
+    __setstate__ = __init__
 
 
 class _Items:
@@ -74,18 +74,11 @@ def _scalar(kind: object, raw: object = b"") -> object:
     return None if numbers is None or numbers.size != 1 else numbers[0].item()
 
 
-_NUMPY: dict[str, Callable[..., Any]] = {
-    "dtype": _Kind,
-    "ndarray": PickledArray,
-    "scalar": _scalar,
-    "_reconstruct": PickledArray,
-}
-
-
 def stand_ins() -> list[Callable[..., Any] | tuple[Callable[..., Any], str]]:
     """Return what stands for which name, as `torch.serialization.safe_globals` takes it."""
     known = tomllib.loads(resources.files("iqa_armor.models").joinpath("plain_data.toml").read_text("utf-8"))
     named = [(stand, *each) for stand, kind in ((_Items, "items"), (_Opaque, "opaque")) for each in known[kind].items()]
     plain = [(stand, f"{home}.{name}") for stand, home, names in named for name in names.split()]
-    arrays = [(stand, f"{home}.{name}") for home in _NUMPY_HOMES for name, stand in _NUMPY.items()]
+    numpy: Any = {"dtype": _Kind, "ndarray": PickledArray, "scalar": _scalar, "_reconstruct": PickledArray}
+    arrays = [(stand, f"{home}.{name}") for home in _NUMPY_HOMES for name, stand in numpy.items()]
     return [*plain, *arrays, (_Entries, "collections.deque")]

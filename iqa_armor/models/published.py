@@ -16,6 +16,10 @@ from iqa_armor.models.weights import RESCALING
 
 # Output channels and stride of S-CNN's convolutions.
 SCNN = ((48, 1), (48, 2), (64, 1), (64, 2), (64, 1), (64, 2), (128, 1), (128, 1), (128, 2))
+_WINDOW = 8  # of KonCept512
+_MANY = 2**12  # more windows than any side has
+Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
+_REDUCED = 64  # numbers of a stage in Linearity
 
 
 class DBCNN(nn.Module):
@@ -49,10 +53,6 @@ class DBCNN(nn.Module):
         products = torch.bmm(scene, distortion.transpose(1, 2)) / scene.shape[2]
         pooled = functional.normalize(torch.sqrt(products.flatten(1) + 1e-8))
         return self.fc(pooled)  # type: ignore[no-any-return]
-
-
-_WINDOW = 8
-_MANY = 2**12  # more windows than any side has
 
 
 class KonCept512(nn.Module):
@@ -109,25 +109,16 @@ class MetaIQA(nn.Module):
 
         self.classifier_places = {part: f"resnet_layer.{part}" for part in (*RESNET_TRUNK, "fc")}
         self.resnet_layer: nn.Module = resnet18(weights=None)
-        self.net = _Regression()
+        self.net = nn.Sequential()
+        for place, (inputs, outputs) in enumerate(pairwise((1000, 1024, 512)), start=1):
+            layers = {"fc": nn.Linear(inputs, outputs), "bn": nn.BatchNorm1d(outputs), "relu": nn.PReLU()}
+            for name, layer in {**layers, "drop": nn.Dropout(0.5)}.items():
+                self.net.add_module(f"{name}{place}", layer)
+        self.net.add_module("fc3", nn.Linear(512, 1))
+        self.net.add_module("sigmoid", nn.Sigmoid())
 
     def forward(self, images: Tensor) -> Tensor:
         return self.net(self.resnet_layer(images))  # type: ignore[no-any-return]
-
-
-class _Regression(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.fc1, self.bn1, self.relu1 = nn.Linear(1000, 1024), nn.BatchNorm1d(1024), nn.PReLU()
-        self.drop1 = nn.Dropout(0.5)
-        self.fc2, self.bn2, self.relu2 = nn.Linear(1024, 512), nn.BatchNorm1d(512), nn.PReLU()
-        self.drop2 = nn.Dropout(0.5)
-        self.fc3, self.sigmoid = nn.Linear(512, 1), nn.Sigmoid()
-
-    def forward(self, logits: Tensor) -> Tensor:
-        hidden = self.drop1(self.relu1(self.bn1(self.fc1(logits))))
-        hidden = self.drop2(self.relu2(self.bn2(self.fc2(hidden))))
-        return self.sigmoid(self.fc3(hidden))  # type: ignore[no-any-return]
 
 
 class SPAQBaseline(nn.Module):
@@ -152,10 +143,6 @@ class SPAQBaseline(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         return self.backbone(images)  # type: ignore[no-any-return]
-
-
-Backbone = Literal["resnext101_32x8d", "resnet18", "resnet34", "resnet50"]
-_REDUCED = 64
 
 
 class Linearity(nn.Module):
@@ -194,10 +181,7 @@ class Linearity(nn.Module):
         return self.regression(reduced)  # type: ignore[no-any-return]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return an authors' state dict with the linear rescaling k, b stored beside it folded into the last layer.
-
-        score = k (w·x + c) + b, so w becomes k w and c becomes k c + b. Without k and b nothing changes.
-        """
+        """Fold the rescaling beside an authors' state dict into its last layer: score = k (w·x + c) + b."""
         adapted = {name: value for name, value in state.items() if name not in RESCALING}
         if all(name in state for name in (*RESCALING, "regression.weight", "regression.bias")):
             k, b = (state[name].double() for name in RESCALING)

@@ -1,12 +1,10 @@
 """Full-reference models: the quality of an image beside its pristine original."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -24,13 +22,18 @@ from iqa_armor.models.split import part_of
 PREPROCESSING = Preprocessing(size=(224, 224))
 STAGES = 4
 TINY = 1e-8  # keeps the slope of the root finite where an image equals its reference
+Perceptual = Literal["lpips", "dists"]
+_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
+_PIQ = "https://github.com/photosynthesis-team"
+WEIGHTS: dict[Perceptual, tuple[str, ...]] = {
+    "lpips": (_VGG, f"{_PIQ}/photosynthesis.metrics/releases/download/v0.4.0/lpips_weights.pt"),
+    "dists": (_VGG, f"{_PIQ}/piq/releases/download/v0.4.1/dists_weights.pt"),
+}
+LARGEST_DISTS = 256  # piq shrinks larger images inside DISTS
 
 
 class ReferenceModel(Prepared, ABC):
-    """Score float images (N, 3, H, W) in [0, 1] beside their references (N, 3, H, W), giving (N,).
-
-    Scores rise with quality. The two images meet only in `compare`, behind their features.
-    """
+    """Score images (N, 3, H, W) in [0, 1] beside references of the same shape, giving (N,) that rises with quality."""
 
     def __init__(self, preprocessing: Preprocessing, *, name: str) -> None:
         super().__init__()
@@ -92,7 +95,7 @@ class StageDistance(ReferenceModel):
         learned = self.top - torch.sqrt(energy @ weights + TINY)
         return self.offset + self.unit * learned
 
-    def train(self, mode: bool = True) -> StageDistance:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of all but the trunk, whose statistics and dropout stay those of eval mode."""
         super().train(mode)
         self.trunk.eval()
@@ -102,10 +105,7 @@ class StageDistance(ReferenceModel):
 def reference_network(
     backbone: str = "resnet18", preprocessing: Preprocessing = PREPROCESSING, *, grid: int = 4
 ) -> StageDistance:
-    """Return the built-in full-reference network `fr`, with random weights, on one of `models.TORCHVISION`.
-
-    A pretrained trunk is loaded into the classifier first: `StageDistance(classifier)`.
-    """
+    """Return the built-in full-reference network `fr`, with random weights, on one of `models.TORCHVISION`."""
     return StageDistance(torchvision_network(backbone), preprocessing, grid=grid, name=f"fr-{backbone}")
 
 
@@ -123,41 +123,25 @@ def _stages(network: nn.Module, example: Tensor) -> fx.GraphModule:
     return part_of(network, nodes[: nodes.index(ends[-1]) + 1], ends, name="Trunk").eval()
 
 
-Perceptual = Literal["lpips", "dists"]
-_VGG = "https://download.pytorch.org/models/vgg16-397923af.pth"
-_PIQ = "https://github.com/photosynthesis-team"
-WEIGHTS: dict[Perceptual, tuple[str, ...]] = {
-    "lpips": (_VGG, f"{_PIQ}/photosynthesis.metrics/releases/download/v0.4.0/lpips_weights.pt"),
-    "dists": (_VGG, f"{_PIQ}/piq/releases/download/v0.4.1/dists_weights.pt"),
-}
-LARGEST_DISTS = 256  # piq shrinks larger images inside DISTS
-
-
 def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untyped
-    """Return piq's network of a distance with the weights in torch.hub's folder of checkpoints, read anew.
-
-    Missing weights, which piq would download, and such that run code, which piq would let them, are a ModelLoadError.
-    """
+    """Return piq's network with weights from torch.hub's folder; a ModelLoadError if they are missing or run code."""
     from piq.perceptual import DISTS, LPIPS  # heavy, and needed here only
 
     folder = Path(torch.hub.get_dir()) / "checkpoints"
     for url in WEIGHTS[distance]:
-        _check(folder / Path(url).name, url, distance)
+        path = folder / Path(url).name
+        if not path.is_file():
+            raise ModelLoadError(f"distance {distance} needs {path}, and nothing is downloaded; get it from {url}")
+        try:
+            with warnings.catch_warnings(action="ignore"):
+                torch.load(path, map_location="cpu", weights_only=True)
+        except READ_ERRORS as error:
+            raise ModelLoadError(f"{path} is damaged or runs code when opened; get it again from {url}") from error
     try:
         with warnings.catch_warnings(action="ignore", category=UserWarning):  # torchvision's, for piq's old spelling
             return {"lpips": LPIPS, "dists": DISTS}[distance](reduction="none").eval()
     except READ_ERRORS as error:
         raise ModelLoadError(f"weights in {folder} do not fit {distance}: {error}") from error
-
-
-def _check(path: Path, url: str, distance: Perceptual) -> None:
-    if not path.is_file():
-        raise ModelLoadError(f"distance {distance} needs {path}, and nothing is downloaded; get it from {url}")
-    try:
-        with warnings.catch_warnings(action="ignore"):
-            torch.load(path, map_location="cpu", weights_only=True)
-    except READ_ERRORS as error:
-        raise ModelLoadError(f"{path} is damaged or runs code when opened; get it again from {url}") from error
 
 
 class PerceptualModel(ReferenceModel):

@@ -23,7 +23,9 @@ def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tup
     head reads anything else.
     """
     traced = trace_shared(network, example)
-    cut = _named(traced, node) if node else _features(traced)
+    cut = node_called(traced, node) if node else _features(traced)
+    if cut is None or not size_of(cut):
+        raise SurgeryError(f"no tensor is called {node!r} in this network; it can be split at {_listed(traced.graph)}")
     nodes = list(traced.graph.nodes)
     behind = set(descendants(cut)) - {cut}
     needed = ancestors(traced.graph.output_node(), stops=lambda each: each is cut)
@@ -66,13 +68,6 @@ def _features(traced: fx.GraphModule) -> fx.Node:
     linear = (n for n in behind if isinstance(layer_of(traced, n), nn.Linear) or n.target is functional.linear)
     first = next(linear, nodes[-1])
     return [node for node in vectors if node in nodes[: nodes.index(first)]][-1]
-
-
-def _named(traced: fx.GraphModule, name: str) -> fx.Node:
-    chosen = node_called(traced, name)
-    if chosen is None or not size_of(chosen):
-        raise SurgeryError(f"no tensor is called {name!r} in this network; it can be split at {_listed(traced.graph)}")
-    return chosen
 
 
 def _listed(graph: fx.Graph) -> str:

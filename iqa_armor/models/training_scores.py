@@ -42,10 +42,8 @@ class TrainingScores:
         Source: opinions are the isotonic regression of MOS on scores, least squares under monotonicity alone: Barlow et
         al., "Statistical Inference under Order Restrictions", 1972, Section 1.2.
         """
-        order = scores.double().sort()
-        values, ranks = order.values.numpy(), np.linspace(0, len(scores) - 1, RANKS)
-        places = np.arange(len(scores))
-        found = tuple(np.interp(ranks, places, values).tolist())
+        order, places, ranks = scores.double().sort(), np.arange(len(scores)), np.linspace(0, len(scores) - 1, RANKS)
+        found = tuple(np.interp(ranks, places, order.values.numpy()).tolist())
         if mos is None or not bool(mos.isfinite().all()):
             return cls(found)
         from scipy.optimize import isotonic_regression
@@ -61,12 +59,11 @@ def rescaling(model: QualityModel, kind: Kind) -> Callable[[float], float]:
     better, in %. `0-100`: 0 for the worst training image, 100 for the best one. None leaves its range.
     """
     known, scale, rising = model.training_scores, model.scale, model.higher_is_better
+    low, high = (0, 100) if rising else (100, 0)  # of the lowest and the highest score
     if kind == "0-100" and scale is not None:
-        ends = (0.0, 100.0) if rising else (100.0, 0.0)
-        return _interpolation((scale.low, scale.high), ends)
+        return _interpolation((scale.low, scale.high), (low, high))
     if kind == "percentile" and known is not None:
-        shares = np.linspace(0, 100, RANKS) if rising else np.linspace(100, 0, RANKS)
-        return _interpolation(known.scores, shares.tolist())
+        return _interpolation(known.scores, np.linspace(low, high, RANKS).tolist())
     if kind == "mos" and known is not None and known.opinions:
         return _interpolation(known.scores, known.opinions)
     lacks = "range of scores" if kind == "0-100" else "scores of training images" if known is None else "opinions"

@@ -13,6 +13,9 @@ from iqa_armor.models.weights import load_strict
 
 STAGES = (256, 512, 1024, 2048)  # channels of the four stages
 WIDTH = sum(STAGES)
+_JOINT = ".in_proj_"
+_PARTS = ("query", "key", "value")
+load_official = load_strict  # takes the authors' names, too
 
 
 class TReS(nn.Module):
@@ -69,11 +72,7 @@ class TReS(nn.Module):
         return stages
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return an authors' state dict under this network's names.
-
-        The joint projections of queries, keys and values are parted, the constant position weights added, and the
-        constant Hann windows left out. A window of other values stays, and so is refused as unexpected.
-        """
+        """Return an authors' state dict under this network's names; what is no Hann window stays, to be refused."""
         adapted = project({name: value for name, value in state.items() if not _is_hann(name, value)})
         for name, value in _position_weights(WIDTH).items():
             adapted.setdefault(f"position.{name}", value)
@@ -138,14 +137,6 @@ def _is_hann(name: str, value: Tensor) -> bool:
     return bool(torch.allclose(value.float(), torch.outer(side, side), atol=1e-6))
 
 
-tres_network = TReS
-load_official = load_strict  # takes the authors' names, too
-
-
-_JOINT = ".in_proj_"
-_PARTS = ("query", "key", "value")
-
-
 class Transformer(nn.Module):
     """Encoder over tokens (N, T, width) with positions (N, T, width), normalised before each part and at the end.
 
@@ -183,10 +174,7 @@ class _EncoderLayer(nn.Module):
 
 
 class Attention(nn.Module):
-    """Multi-head attention whose projections are layers of their own.
-
-    torch's joint projection holds all three in one tensor; apart, pruning the tokens' channels leaves the heads whole.
-    """
+    """Multi-head attention whose projections are layers: pruning the tokens' channels leaves the heads whole."""
 
     def __init__(self, width: int, heads: int, *, dropout: float) -> None:
         super().__init__()
@@ -217,3 +205,6 @@ def project(state: dict[str, Tensor]) -> dict[str, Tensor]:
         else:
             parted[name] = value
     return parted
+
+
+tres_network = TReS

@@ -5,7 +5,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,8 +23,12 @@ _COUNTERS = ("total_ops", "total_params", "n_averaged")
 _BESIDE = re.compile(
     r"(?:.*_)?(?:criterion|criteria|loss(?:es|_fn|_func|_fct)?|metrics?|accuracy|srcc|plcc|srocc)(?:_.*)?"
 )
-
-
+# Batch norm's counter is missing in checkpoints older than torch 0.4.1 and unused unless momentum is None.
+OPTIONAL_SUFFIX = "num_batches_tracked"
+# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions, and the names
+# under which `read_checkpoint` gives them.
+RESCALING_KEYS = ("k", "b")
+RESCALING = ("rescaling.k", "rescaling.b")
 Size = tuple[int, ...]
 Names = dict[str, str]  # names in a state dict by those that a network may have for them
 
@@ -38,9 +42,8 @@ def aligned_names(sizes: Mapping[str, Size], own: Mapping[str, Size]) -> Iterato
 
 
 def _taken_off(names: Names, sizes: Mapping[str, Size], own: Mapping[str, Size]) -> Iterator[tuple[str, Names]]:
-    votes = Counter(
-        name.removesuffix(end) for name in names for end in _endings(name) if own.get(end) == sizes[names[name]]
-    )
+    ends = [(name, name.split(".", dots)[-1]) for name in names for dots in range(name.count(".") + 1)]
+    votes = Counter(name.removesuffix(end) for name, end in ends if own.get(end) == sizes[names[name]])
     most = max(votes.values(), default=0)
     copies = [prefix for prefix, count in votes.items() if count == most and prefix]
     weights = [name for name in names if not _is_beside(name, own)]
@@ -49,13 +52,6 @@ def _taken_off(names: Names, sizes: Mapping[str, Size], own: Mapping[str, Size])
         bare = {name.removeprefix(prefix): stored for name, stored in names.items() if name.startswith(prefix)}
         kept = (name for name in bare if name in own or not (_is_beside(name, own) or name.startswith(others)))
         yield prefix, {name: bare[name] for name in kept}
-
-
-def _endings(name: str) -> Iterator[str]:
-    """Yield a name, and what is behind each of its dots."""
-    while name:
-        yield name
-        name = name.partition(".")[2]
 
 
 def _is_beside(name: str, own: Container[str]) -> bool:
@@ -79,22 +75,6 @@ def bare_names(names: Iterable[Any]) -> dict[str, str]:
     weights = [name for name in map(str, names) if not _is_beside(name, ())]
     prefix = ["", *_common_prefixes(weights)][-1]
     return {name.removeprefix(prefix): name for name in weights}
-
-
-# Batch norm's counter is missing in checkpoints older than torch 0.4.1 and unused unless momentum is None.
-OPTIONAL_SUFFIX = "num_batches_tracked"
-# Where Linearity's training script puts the numbers that bring its scores to the unit of the opinions, and the names
-# under which `read_checkpoint` gives them.
-RESCALING_KEYS = ("k", "b")
-RESCALING = ("rescaling.k", "rescaling.b")
-
-
-@runtime_checkable
-class Adapting(Protocol):
-    """A network whose authors' files name or hold some weights in another way."""
-
-    def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
-        """Return a state dict under the network's own names; one that has them already comes back unchanged."""
 
 
 @dataclass(frozen=True)
@@ -136,22 +116,22 @@ def _required(names: Iterable[str]) -> list[str]:
 
 
 def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
-    """Return how a state dict goes with a network: what of it, with which prefix taken off, fits best.
+    """Return how a state dict goes with a network: with which prefix taken off most fits, averaged copies preferred.
 
-    Names that fit as they are stay; an averaged copy is preferred to another. Copies that fit alike and differ are a
-    ModelLoadError.
+    Copies that fit alike and differ are a ModelLoadError. A network's `adapt` gives its authors' weights
+    the network's own names, and leaves those that have them.
     """
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     numbers = {name: state[name] for name in RESCALING if name in state}
     sizes = {name: tuple(value.shape) for name, value in state.items() if name not in numbers}
+    adapt: Any = getattr(network, "adapt", None)
     fits = []
     for prefix, stored in aligned_names(sizes, own):
-        used = set(stored.values())
         part = {name: state[stored[name]] for name in stored}
         part = _from_classifier(part, getattr(network, "classifier_places", {}))
-        if isinstance(network, Adapting):
-            part = network.adapt({**part, **numbers})
-        fits.append(Fit(part, own, prefix, tuple(name for name in sizes if name not in used)))
+        rest = sizes.keys() - stored.values()
+        part = adapt({**part, **numbers}) if callable(adapt) else part
+        fits.append(Fit(part, own, prefix, tuple(name for name in sizes if name in rest)))
     best = max(fits, key=lambda fit: (not fit.problems, len(fit.fitting), says_averaged(fit.prefix)))
     rivals = [fit for fit in fits if not fit.problems and _differ(fit.state, best.state)]
     if rivals and not (best.problems or says_averaged(best.prefix)):
@@ -167,11 +147,8 @@ def _differ(first: Mapping[str, Tensor], second: Mapping[str, Tensor]) -> bool:
 
 def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> dict[str, Tensor]:
     """Return a state dict in which the parts of an ImageNet classifier, to train from, have the names in `places`."""
-    parts = {name: name.partition(".") for name in state}
-    return {
-        f"{places[first]}.{rest}" if first in places and rest else name: state[name]
-        for name, (first, _, rest) in parts.items()
-    }
+    parts = [(name.partition("."), value) for name, value in state.items()]
+    return {f"{places.get(first, first) if rest else first}{dot}{rest}": value for (first, dot, rest), value in parts}
 
 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> str:
@@ -192,10 +169,7 @@ def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str 
 
 
 def load_matching(network: nn.Module, state: Mapping[str, Tensor], *, source: str) -> list[str]:
-    """Load the weights that a network has under the same name and size, in place; return the names of all others.
-
-    If they are fewer than half of the network's parameter tensors, it stays untouched, and that is an error.
-    """
+    """Load the weights that fit, in place, and return the names of the others; an error if those are more than half."""
     fit = fit_of(network, state)
     fitting, parameters = fit.fitting, [name for name, _ in network.named_parameters()]
     found = sum(name in fitting for name in parameters)
@@ -222,17 +196,15 @@ def match_architecture(state: Mapping[str, Tensor], candidates: Mapping[str, Cal
     if exact:
         raise ModelLoadError(f"the weights fit several architectures ({', '.join(exact)}); choose with --arch NAME")
     near = sorted((item for item in fits.items() if item[1].share > 0), key=lambda item: -item[1].share)[:3]
-    texts = [f"{name} ({fit.share:.0%} of the tensors; {_difference(fit)})" for name, fit in near]
+    texts = []
+    for name, fit in near:
+        every = [(kind, each) for kind, names in fit.problems.items() for each in names]
+        found = listed((each if kind == "of another size" else f"{each} {kind}" for kind, each in every), 2)
+        texts.append(f"{name} ({fit.share:.0%} of the tensors; {found})")
     raise ModelLoadError(
         f"the weights fit no built-in architecture exactly; nearest: {'; '.join(texts) or 'none'}. "
         "Name yours with --arch NAME, --arch package.module:factory or --arch path/file.py:factory"
     )
-
-
-def _difference(fit: Fit) -> str:
-    kinds = fit.problems.items()
-    found = [name if kind == "of another size" else f"{name} {kind}" for kind, names in kinds for name in names]
-    return listed(found, 2)
 
 
 def bare(network: nn.Module) -> nn.Module:

@@ -174,11 +174,7 @@ def _over(figure: Any, first: Any) -> Any:
 def measured_apart(
     path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
 ) -> int | None:
-    """Return the peak memory in bytes of a model's first call in a fresh process, or None where unknown here.
-
-    That is its own tensors and what the resident set grows by, gradients and optimizer state included. A process that
-    fails is an ArmorError.
-    """
+    """Return the peak memory in bytes of a model's first call in a fresh process; None where unknown here."""
     worker = Worker(bounds_memory=False)
     work = {"size": size, "batch": batch, "task": task, "cache_limit": cache_limit, "threads": torch.get_num_threads()}
     words = str(path), opening.model_dump(mode="json", include=set(Opening.model_fields)), work
@@ -211,11 +207,8 @@ def cuda_peak(model: TimedModel, task: Task, batch: int) -> int:
 
 
 def _growth(work: Callable[[], None]) -> int | None:
-    """Return by how much the resident set's highest mark passes its size before `work`.
-
-    Linux lets a process reset that mark; elsewhere it starts where loading left it, so the growth may look smaller.
-    """
-    is_reset = False
+    """Return by how much the resident set's highest mark passes its size before `work`."""
+    is_reset = False  # Linux can reset that mark; elsewhere it starts where loading left it
     with suppress(OSError):
         CLEAR.write_text("5")
         is_reset = STATUS.is_file() and "VmHWM" in STATUS.read_text()

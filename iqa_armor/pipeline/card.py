@@ -31,11 +31,8 @@ def card_file(model: Path | str) -> Path:
 
 
 def describe_file(path: Path | str) -> dict[str, Any]:
-    """Return what a model file and the card beside it say, as plain values; `run` is None without a card.
-
-    What two runs of one command differ in stands in the card. Raises ModelLoadError if it is no model file of ours.
-    """
-    path = Path(path)
+    """Return what a model file and its card (`run`, else None) say; a ModelLoadError if it is no model file of ours."""
+    path = Path(path)  # what two runs of one command differ in stands in the card
     stored, (_, tensors) = read_metadata(path), read_header(path)
     beside = card_file(path)
     with reading(beside, ModelLoadError, advice="remove it"):

@@ -108,10 +108,8 @@ def forecast_certificates(
 
 
 def _takes(smoother: Any, key: str) -> bool:
-    """Return whether an option changes this smoother.
-
-    A denoiser replaces one, it does not make MS a DMS; sigma is noise on pixels, not a smoother's own kind of noise.
-    """
+    """Return whether an option changes this smoother."""
+    # A denoiser replaces one, it does not make MS a DMS; sigma is noise on pixels, not a smoother's own kind of noise.
     if key in ("denoiser", "sigma") and not isinstance(smoother, InputSmoothing):
         return False
     return (key != "denoiser" or bool(smoother.denoiser)) and any(f.name == key and f.init for f in fields(smoother))

@@ -23,8 +23,7 @@ _LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[str, Any], Problems]:
     """Decode every image of a dataset once, as cheaply as its format allows; return what was found, and what is wrong.
 
-    The former are plain values for JSON, None for nothing. Sizes are (height, width), the commonest that of more pixels
-    where two are; "share" is that of its images.
+    The former are plain values for JSON, None for nothing; sizes are (height, width).
     """
     problems = Problems(dataset.spec)
     everything = [(images, index) for images in dataset.splits.values() for index in range(len(images))]

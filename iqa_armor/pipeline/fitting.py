@@ -83,10 +83,9 @@ def fit_to_opinion(
 ) -> tuple[FitHistory, Tensor]:
     """Fit a traced model in place on standardised scores; it is on the CPU afterwards.
 
-    Its scores, which have the moments `now`, then have those of `then` on the images fitted to. Standardising makes
-    step sizes and the MSE loss mean the same for a model that answers in 0–1 and for one that answers in 0–100 (ours).
+    Its scores, which have the moments `now`, then have those of `then` on the images fitted to, which it records.
     `between` may give the fitted model, on the device, other weights, and is told those it started with. Returned are
-    what each epoch gave and the fitted model's scores (N,) of all training images, which it records.
+    what each epoch gave and the scores (N,) of all training images.
     """
     network = model.network
     if not isinstance(network, fx.GraphModule):

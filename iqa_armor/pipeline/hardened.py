@@ -117,10 +117,7 @@ def frontier(
 
 
 def choose_point(points: list[FrontierPoint], *, original: float, drop: float | None) -> FrontierPoint:
-    """Return the most robust point whose SROCC is at most `drop` below the original's, if any is; else the cleanest.
-
-    Without a `drop` it is the one with the largest mean of both figures.
-    """
+    """Return the most robust point whose SROCC is at most `drop` below the original's, if any is; else the cleanest."""
     if drop is None:
         return max(points, key=lambda point: point.srocc + point.worst_srocc)
     kept = [point for point in points if point.srocc >= original - drop]

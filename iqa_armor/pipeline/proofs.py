@@ -86,10 +86,7 @@ def found_steady(network: nn.Module, images: Tensor) -> bool:
 def prove_same(
     step: str, original: nn.Module, other: nn.Module, images: Tensor, *, steady: bool, fault: str = FAULT
 ) -> SurgeryProof:
-    """Return the proof that networks in eval mode score normalised images (N, 3, H, W) alike; N is at least 2.
-
-    A SurgeryError tells the `fault` if they do not. Without `steady` scores there is nothing to compare.
-    """
+    """Return the proof that networks in eval mode score normalised images (N, 3, H, W) alike, or raise the `fault`."""
     if not steady:
         return SurgeryProof(step, None, TOLERANCE)
     with torch.no_grad(), plain_attention():

@@ -31,14 +31,12 @@ _PIXELS = 2**19  # of a batch per image that it may hold: what is larger goes in
 
 
 def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:
-    """Yield the image files that paths, folders (with all below) and patterns (`**` too) name, in order, one by one.
-
-    What is no folder, and no pattern that fits a file, is given as it is, whether or not such a file exists.
-    """
+    """Yield the image files that paths, folders (with all below) and patterns (`**` too) name, in order, one by one."""
     for path in map(Path, paths):
         if path.is_dir():
             yield from _below(path)
         else:
+            # What is no folder, and no pattern that fits a file, is given as it is, be it there or not.
             is_pattern = has_magic(str(path)) and not path.exists()
             fitting = sorted(iglob(str(path), recursive=True)) if is_pattern else []  # noqa: PTH207
             yield from [file for file in map(Path, fitting) if _is_image(file)] or [path]
@@ -183,17 +181,14 @@ def each_score(
 
 
 def score_prepared(model: QualityModel, images: Sequence[Tensor], *, seed: int = 0) -> list[float | ArmorError]:
-    """Return what a model in eval mode gives for prepared images (3, H, W) of one size: scores, or what is wrong.
-
-    Where it fails on several, or memory does, they are scored in halves, so that one image does not lose the others.
-    """
+    """Return what a model in eval mode gives for prepared images (3, H, W) of one size: scores, or what is wrong."""
     if isinstance(model, Defended):
         model.reseed(seed)
     try:
         with torch.inference_mode():
             scores = model(torch.stack(list(images)).to(model.mean.device)).tolist()
     except (ModelLoadError, torch.OutOfMemoryError) as error:
-        if len(images) > 1:
+        if len(images) > 1:  # so that one image does not lose the others
             halves = images[: len(images) // 2], images[len(images) // 2 :]
             return [found for half in halves for found in score_prepared(model, half, seed=seed)]
         return [error if isinstance(error, ArmorError) else DataError("the device has not enough memory for it")]

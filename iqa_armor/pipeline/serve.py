@@ -22,8 +22,7 @@ from iqa_armor.models.training_scores import KINDS, rescaling
 from iqa_armor.pipeline.score import score_prepared
 from iqa_armor.pipeline.settings import Service
 
-# How forms and JSON begin, and no image does; clients often send those.
-WRAPPED = (b"--", b"{")
+WRAPPED = (b"--", b"{")  # how forms and JSON begin, which clients often send, and no image does
 NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 
 
@@ -75,8 +74,7 @@ class Batcher:
 
     async def _answer(self, pool: ThreadPoolExecutor, batch: list[_Waiting]) -> None:
         self.told(len(batch))
-        images = [one.pixels for one in batch]
-        loop = asyncio.get_running_loop()
+        images, loop = [one.pixels for one in batch], asyncio.get_running_loop()
         try:
             found = await loop.run_in_executor(pool, lambda: score_prepared(self.model, images, seed=self.seed))
         except RuntimeError as error:  # whatever torch meets must not end the service
@@ -120,10 +118,6 @@ class _Api:
         yield
         self.work.cancel()
         self.decoders.shutdown(wait=False, cancel_futures=True)
-
-    @property
-    def is_well(self) -> bool:
-        return self.work is not None and not self.work.done()
 
     async def score(self, chunks: AsyncIterator[bytes]) -> tuple[int, dict[str, Any]]:
         start, status = time.perf_counter(), 200
@@ -171,8 +165,9 @@ def make_app(model: QualityModel, service: Service | None = None, *, seed: int =
         return JSONResponse(answer, status, headers={"Retry-After": "1"} if status == 503 else None)
 
     async def health() -> Response:
-        facts = {"status": "ok" if api.is_well else "stopped", "model": model.name, "version": __version__}
-        return JSONResponse(facts, 200 if api.is_well else 503)
+        is_well = api.work is not None and not api.work.done()
+        facts = {"status": "ok" if is_well else "stopped", "model": model.name, "version": __version__}
+        return JSONResponse(facts, 200 if is_well else 503)
 
     async def metrics() -> Response:
         return Response(generate_latest(api.registry), media_type="text/plain; version=0.0.4")

@@ -119,10 +119,8 @@ def probe_head(
 
 
 def ridge(features: Tensor, targets: Tensor) -> Tensor:
-    """Return weights (D, K) of centred features (N, D) that predict targets (N,), at every one of K strengths.
-
-    They minimise ‖A w − (y − ȳ)‖² + λ ‖w‖², λ being a strength times the mean squared singular value.
-    """
+    """Return weights (D, K) of centred features (N, D) that predict targets (N,), at every one of K strengths."""
+    # Minimising ‖A w − (y − ȳ)‖² + λ ‖w‖², λ being a strength times the mean squared singular value.
     left, singular, right = torch.linalg.svd(features, full_matrices=False)
     squared = singular.square()
     shrunk = singular / (squared + STRENGTHS[:, None] * squared.mean())

@@ -29,10 +29,9 @@ class Statistics:
 def kept_statistics(
     network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
 ) -> dict[str, Statistics]:
-    """Return statistics before pruning of the channels that stay, on a normalised input (N, 3, H, W), by module name.
+    """Return statistics before pruning of the channels that stay, by module, on a normalised input (N, 3, H, W).
 
-    They are of the output of layers with a bias, of the input of batch norms; modules that `kept` does not name keep
-    all channels.
+    Of outputs where there is a bias, of inputs of batch norms; modules that `kept` does not name keep all channels.
     """
     found: dict[str, Statistics] = {}
 

@@ -117,11 +117,7 @@ def decide(
 
 
 def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
-    """Return how many channels of each group stay where a share of each goes.
-
-    Groups of the same layers, such as what a slice reads and what it leaves, share out what is worth nothing in them if
-    that is enough.
-    """
+    """Return how many channels of each group stay where a share goes; those of the same layers share out their dead."""
     alike: dict[frozenset[str], list[Ranked]] = {}
     for each in groups:
         makers = frozenset(member.name for member in each.group.members if member.side == "gives")

@@ -90,10 +90,7 @@ def check_table_file(path: Path | str) -> None:
 
 
 def write_table(table: Table, path: Path | str) -> None:
-    """Write a table, whole or not at all, as its suffix says: CSV, JSON lines or Parquet; nan becomes empty or null.
-
-    Errors are those of `check_table_file`, and OutputError.
-    """
+    """Write a table, whole or not at all, as its suffix says; nan is empty or null. Raises as `check_table_file`."""
     path = Path(path)
     check_table_file(path)
     with replacing(path) as unfinished:

@@ -94,10 +94,7 @@ def _new_block(recipe: Recipe, channels: int, grid: TokenGrid | None, *, seed: i
 
 
 def rescale_output(traced: fx.GraphModule, *, gain: float, offset: float) -> None:
-    """Make a network give gain · score + offset, in place; a ValueError if the gain is zero.
-
-    The last linear layer takes it up if mere reshaping follows; else two operations are added to the graph.
-    """
+    """Make a network give gain · score + offset, in place; a ValueError if the gain is zero."""
     if gain == 0:
         raise ValueError("a gain of 0 would make every score the same")
     output = traced.graph.output_node()

@@ -105,10 +105,7 @@ def token_grids(lineage: Lineage) -> tuple[TokenGrid, ...]:
 
 
 def turned_tokens(lineage: Lineage) -> TokenGrid | None:
-    """Return the last tokens of a transformer that has them before the images, (tokens, N, C); None where it has not.
-
-    In place, they are turned for a block, (N, tokens, C), and back.
-    """
+    """Return the last tokens of a transformer that has them as (tokens, N, C), turned in place, or None for others."""
     graph, turned = lineage.traced.graph, list[fx.Node]()
     output = graph.output_node()
     for node in lineage.dominators.of(output) if output in lineage.dominators else ():
@@ -142,13 +139,11 @@ def _turned(graph: fx.Graph, node: fx.Node) -> fx.Node:
 
 
 def last_tokens(grids: Sequence[TokenGrid]) -> TokenGrid:
-    """Return what the last stage of a transformer with two grids or more reads (ours).
-
-    It is the last on a larger grid than the final one, else what the last quarter of units reads, at a block's end.
-    """
+    """Return what the last stage of a transformer with two grids or more reads (ours)."""
     larger = [grid for grid in grids if grid.size != grids[-1].size]
     if larger:
         return larger[-1]
+    # All are on one: those that the last quarter of the units reads, at the end of a block.
     before = len(grids) - max(1, len(grids) // 4)
     ends = [place for place in range(before) if grids[place].module != grids[place + 1].module]
     return grids[ends[-1] if ends else before - 1]
@@ -174,10 +169,7 @@ def _patches(image: tuple[int, ...]) -> set[tuple[int, ...]]:
 
 
 def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
-    """Return whether maps are (N, h, w, C): no convolution reads or makes them, or maps added to them and the like.
-
-    A layer that works on the last axis has to.
-    """
+    """Return whether maps are (N, h, w, C): a layer on the last axis touches them or maps like them, no convolution."""
 
     def alike(current: fx.Node) -> list[fx.Node]:
         return [

@@ -119,10 +119,7 @@ _REWRITERS: dict[str, Callable[[fx.Node, fx.Node, Labelling, Tensor], None]] = {
 
 
 def cut(traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.GraphModule:
-    """Return a copy of a labelled network without some channels: per label, `gone` is whether what it names goes.
-
-    Sizes in calls that reshape are those of the original; labelling the copy anew mends them.
-    """
+    """Return a copy of a labelled network without what is `gone` (per label); relabelling mends sizes in reshapes."""
     duplicate = copy.deepcopy(traced)
     holders = _holders(duplicate)
     done = _cut_layers(duplicate, labelling, gone, holders)

@@ -7,10 +7,7 @@ from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, ze
 
 
 def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False) -> Labels:
-    """Read channels along the second axis and make new ones; a depthwise filter passes them on.
-
-    The weight of a transposed one reads along its first axis.
-    """
+    """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
     weight, labels = labelling.operand(call, "weight", 1), labelling.of(call.sources[0])
     if weight is None or set(varying(labels)) - {1}:
         return lost(labelling, call)

@@ -34,8 +34,7 @@ _FILLING = ("softmax", "log_softmax", "softmin", "logsumexp", "logcumsumexp", "S
 def rest_of(labelling: Labelling, call: Call, kind: str, labels: Labels) -> Rest:
     """Return what a call gives for channels that its sources have as zero where layers made them.
 
-    Layers have numbers of their own for each channel, which go with it. So have stored tensors; what one adds to a zero
-    is not known.
+    Layers' own numbers for a channel go with it; what a stored tensor adds to a zero is not known.
     """
     known = {source: None if source.op == "get_attr" else labelling.rest.get(source, 0.0) for source in call.sources}
     found = {source: rest for source, rest in known.items() if has_channels(labelling, source)}
@@ -97,10 +96,7 @@ def can_be_summed(labelling: Labelling, call: Call, axes: tuple[int, ...]) -> bo
 
 
 def restore_sum(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tensor) -> None:
-    """Let a sum or mean over channels in a copied graph count those that went, in place: a mean, as many as there were.
-
-    `before` is the same node of the original.
-    """
+    """Let a sum or mean over channels count those that went, in place; `before` is the node in the original."""
     source, axes = before.all_input_nodes[0], labelling.rescaled.get(before, ())
     labels = labelling.of(source)
     old, new = labels.shape, kept_labels(labels, gone).shape
