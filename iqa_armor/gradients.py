@@ -32,10 +32,8 @@ def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> Imag
             return values
         stand_in = images if surrogate is None else surrogate(images)
         if stand_in.shape != values.shape:
-            raise ValueError(
-                f"a surrogate must give the shape of what it stands for, {tuple(values.shape)}, "
-                f"got {tuple(stand_in.shape)}"
-            )
+            shapes = f"{tuple(values.shape)}, got {tuple(stand_in.shape)}"
+            raise ValueError(f"a surrogate must give the shape of what it stands for, {shapes}")
         through: Tensor = _Replaced.apply(stand_in, values)
         return through
 

@@ -1,7 +1,5 @@
 """Measure what models cost, side by side in one run."""
 
-from __future__ import annotations
-
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -85,7 +83,7 @@ class _BenchedModel:
     figures: dict[str, Any]
     cache_bytes: int = 0
 
-    def cost(self, first: _BenchedModel) -> dict[str, Any]:
+    def cost(self, first: Self) -> dict[str, Any]:
         return {
             "name": self.model.model.name,
             "size": self.model.size,

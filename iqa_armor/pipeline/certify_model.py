@@ -106,10 +106,8 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
     if not isinstance(smoother, FeatureSmoothing) or smoother.mode != "calibrated" or smoother.jacobian:
         return smoother
     if subject.training is None or not len(subject.training):
-        raise UsageError(
-            "mode=calibrated measures the Jacobian on training images, and there are none here; name a dataset with a "
-            "training split by --data, or give jacobian=NUMBER"
-        )
+        problem = "mode=calibrated measures the Jacobian on training images, and there are none here"
+        raise UsageError(f"{problem}; name a dataset with a training split by --data, or give jacobian=NUMBER")
     images = subject.training.limit(CALIBRATION_IMAGES)
     largest = smoother
     for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):

@@ -30,10 +30,9 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
     sizes = Counter(each_read(checked_size, everything, problems, progress=progress, task="decoding images"))
     direction, warnings = measure_direction(dataset, progress=progress), []
     if direction is not None and direction.is_suspicious:
-        warnings.append(
-            f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} "
-            "images); if small values mean good quality, turn them round: scores must rise with quality"
-        )
+        found = f"SROCC {direction.correlation:.2f} on {direction.images} images"
+        advice = "if small values mean good quality, turn them round: scores must rise with quality"
+        warnings.append(f"labels fall as {direction.measure} rises ({found}); {advice}")
     labels = dataset.labels if dataset.is_labelled else None
     return {
         "schema": "iqa-armor/data-check/1",

@@ -65,10 +65,8 @@ def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
     with torch.no_grad():
         model(torch.full_like(examples[:2], 0.5))  # refuses what gives no score per image
     if FIXED_SIZE in traced.meta and model.preprocessing.size is None:
-        raise SurgeryError(
-            "this network asks for the size of its images, so its graph serves one size only; name that size with "
-            "--input-size HEIGHTxWIDTH"
-        )
+        problem = "this network asks for the size of its images, so its graph serves one size only"
+        raise SurgeryError(f"{problem}; name that size with --input-size HEIGHTxWIDTH")
     return traced
 
 

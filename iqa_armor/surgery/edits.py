@@ -176,7 +176,5 @@ def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -
 
 def _check_size(size: tuple[int, ...], views: int) -> None:
     if size and min(size[-2:]) <= MOVES[views][-1]:
-        raise SurgeryError(
-            f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}; pass "
-            "--views 2, or a larger --input-size"
-        )
+        problem = f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}"
+        raise SurgeryError(f"{problem}; pass --views 2, or a larger --input-size")

@@ -134,10 +134,8 @@ def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, fina
     # Dilation in the very unit that makes the maps smaller is how its filters look, not a stage that kept its size.
     unit = inside[0].meta.get("unit")
     if dilated and not (unit and any(node.meta.get("unit") == unit for node in dilated)):
-        return (
-            f"the dilated convolution {dilated[0].name!r} hides where the last stage begins: its maps are as large as "
-            "the stage's before"
-        )
+        problem = f"the dilated convolution {dilated[0].name!r} hides where the last stage begins"
+        return f"{problem}: its maps are as large as the stage's before"
     if last is None or not lineage.last_convolutions.get(last):
         return "the convolutions have one stage only, so the only cut is the image itself"
     return ""

@@ -37,8 +37,7 @@ class Lineage:
     @property
     def image_size(self) -> tuple[int, ...]:
         """Size (N, 3, H, W) of the example image."""
-        images = next(node for node in self.traced.graph.nodes if node.op == "placeholder")
-        return size_of(images) or ()
+        return size_of(next(node for node in self.traced.graph.nodes if node.op == "placeholder")) or ()
 
     def counts(self, node: fx.Node) -> set[int]:
         """Return how many images, or crops of them, the convolutions that a node comes from have seen."""
@@ -80,10 +79,8 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
     convolutions = lineage.last_convolutions.get(node)
     maps = {maps for convolution in convolutions or () if len(maps := size_of(convolution) or ()) == 4}
     if any(size[1:] == (channels, height * width) for _, channels, height, width in maps):
-        raise SurgeryError(
-            f"{described}, which has or may have its channels before its places; name a tensor of tokens "
-            "(N, tokens, C) behind it"
-        )
+        problem = f"{described}, which has or may have its channels before its places"
+        raise SurgeryError(f"{problem}; name a tensor of tokens (N, tokens, C) behind it")
     places = {each[2:] for each in maps} if convolutions else _patches(lineage.image_size)
     fitting = sorted(place for place in places if 0 <= size[1] - prod(place) <= MOST_EXTRA)
     if len(fitting) != 1:
