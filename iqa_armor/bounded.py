@@ -24,9 +24,7 @@ from iqa_armor.machine import memory_limit
 
 SECONDS = 20.0  # of one call, where the caller knows no better
 MOST_BYTES = 2**34  # of one message
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve(*sys.argv[2:])"
-)
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import iqa_armor.bounded as b; b.serve(sys.argv[2])"
 _SIZES = struct.Struct("<QQ")
 
 

@@ -106,16 +106,13 @@ def _probe(path: Path, parent: Path, prefix: str) -> None:
 
 
 @contextmanager
-def claiming(
-    path: Path | str, *, overwrite: bool, is_folder: bool = False, files: Sequence[str] = ()
-) -> Iterator[None]:
+def claiming(path: Path, *, overwrite: bool, is_folder: bool = False, files: Sequence[str] = ()) -> Iterator[None]:
     """Keep a name for what the block makes, from before the work until it stands there.
 
     Of two processes that claim one name, the second is refused at once. A folder is made, and removed again if it
     stays empty; `files` are those that are going to stand in it. Raises UsageError if one is there and not to be
     overwritten, or a folder in its place, OutputError if nothing can be written, or another process is about to.
     """
-    path = Path(path)
     if is_folder and path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; name a folder")
     existing = [file for file in (path / name for name in files or ([] if is_folder else [""])) if file.is_file()]

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-6
+CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
 
 
 def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
@@ -91,9 +92,6 @@ def _check(clean: Tensor, attacked: Tensor, score_range: float = 1.0) -> None:
         raise ValueError(f"scores must pair up, got {tuple(clean.shape)} and {tuple(attacked.shape)}")
     if score_range <= 0:
         raise ValueError(f"score_range must be positive, got {score_range}")
-
-
-CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
 
 
 def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:

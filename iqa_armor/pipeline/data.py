@@ -30,19 +30,15 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
     sizes = Counter(each_read(checked_size, everything, problems, progress=progress, task="decoding images"))
     direction, warnings = measure_direction(dataset, progress=progress), []
     if direction is not None and direction.is_suspicious:
-        found = f"SROCC {direction.correlation:.2f} on {direction.images} images"
+        said = f"SROCC {direction.correlation:.2f} on {direction.images} images"
         advice = "if small values mean good quality, turn them round: scores must rise with quality"
-        warnings.append(f"labels fall as {direction.measure} rises ({found}); {advice}")
+        warnings.append(f"labels fall as {direction.measure} rises ({said}); {advice}")
     labels = dataset.labels if dataset.is_labelled else None
-    return {
-        "schema": "iqa-armor/data-check/1",
-        "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "labels": labels},
-        "splits": {split: _summary(images) for split, images in dataset.splits.items()},
-        "sizes": _sizes(sizes),
-        "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
-        "warnings": warnings,
-        "problems": problems.found,
-    }, problems
+    data = {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "labels": labels}
+    splits = {split: _summary(images) for split, images in dataset.splits.items()}
+    found = {"schema": "iqa-armor/data-check/1", "data": data, "splits": splits, "sizes": _sizes(sizes)}
+    told = direction and {**asdict(direction), "suspicious": direction.is_suspicious}
+    return {**found, "direction": told, "warnings": warnings, "problems": problems.found}, problems
 
 
 def _summary(images: ImageSet) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -123,20 +123,12 @@ class _Hardening:
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         stored = rebuilt(model.to("cpu").eval()).network
         proofs.append(prove_same("saved = loaded", model.network, stored, images.cpu(), steady=steady))
-        record = provenance_of(
-            self.original,
-            self.dataset,
-            seed=recipe.seed,
-            blocks=[asdict(block) for block in blocks],
-            pruned=pruned.facts() if pruned else None,
-            checks=[asdict(proof) for proof in proofs],
-            smooth_activations=smooth,
-            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
-            unlabelled=self.unlabelled and self.unlabelled.spec,
-            held_out_srocc=self.srocc,
-            frontier=self.frontier.facts if self.frontier else [],
-            **history.facts(),
-        )
+        facts: dict[str, Any] = {"blocks": list(map(asdict, blocks)), "pruned": pruned.facts() if pruned else None}
+        facts |= {"checks": list(map(asdict, proofs)), "smooth_activations": smooth}
+        facts["images_used"] = {"training": len(self.images.fitted), "held_out": len(self.images.held_out)}
+        facts |= {"unlabelled": self.unlabelled and self.unlabelled.spec, "held_out_srocc": self.srocc}
+        facts |= {"frontier": self.frontier.facts if self.frontier else [], **history.facts()}
+        record = provenance_of(self.original, self.dataset, seed=recipe.seed, **facts)
         others = self.frontier.others if self.frontier else {}
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 

@@ -18,7 +18,7 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
-from iqa_armor.pipeline.card import sha256_of
+from iqa_armor.pipeline.card import record_of
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.randomness import seeded
@@ -59,8 +59,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
     spec = split_spec(arch or "")
     code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
-    names = [Path(file) for file in (weights, code) if file is not None]
-    records = tuple({"name": path.name, "sha256": sha256_of(path)} for path in names)
+    records = tuple(record_of(Path(file)) for file in (weights, code) if file is not None)
     return ({**records[0], "key": key}, *records[1:]) if key else records
 
 

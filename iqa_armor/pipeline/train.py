@@ -22,6 +22,8 @@ from iqa_armor.surgery.edits import last_linear
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, load_training_images, predict
 
+STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value
+
 
 @dataclass(frozen=True, repr=False)
 class Trained:
@@ -74,9 +76,6 @@ def train(
     )
     made = {"probe_srocc": probe, **history.facts(), "smooth_activations": smooth}
     return Trained(copied.eval(), settings, history, provenance_of(model, dataset, seed=settings.seed, **made))
-
-
-STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value
 
 
 def probe_head(

@@ -13,6 +13,9 @@ from iqa_armor.graph.calls import arguments, called_name, is_convolution, layer_
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import ADDITIONS, Dominators, reach
 
+MOST_EXTRA = 8  # class and distillation tokens and registers; no published network has more of them
+MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten"}
+
 
 class Lineage:
     """What the nodes of a traced graph that depend on the images come from.
@@ -43,11 +46,6 @@ class Lineage:
         """Return how many images, or crops of them, the convolutions that a node comes from have seen."""
         found = {maps[0] for each in self.last_convolutions.get(node, ()) if (maps := size_of(each))}
         return found or {self.image_size[0]}
-
-
-# Class and distillation tokens and registers; no published network has more of them.
-MOST_EXTRA = 8
-MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten"}
 
 
 @dataclass(frozen=True)
