@@ -192,3 +192,26 @@ def test_tensors_lie_in_memory_as_their_file_will_give_them(laid: Callable[[Weig
     torch.testing.assert_close(traced(images()), network(images()))
     model = QualityModel(traced, Preprocessing(), name="laid")
     assert torch.equal(rebuilt(model).network(images()), traced(images()))
+
+
+class CentralDifference(Network):
+    """A layer that is called, and whose weights make those of another: central difference convolution."""
+
+    def maps(self, x: Tensor) -> Tensor:
+        middle = self.conv.weight.sum((2, 3), keepdim=True)
+        return self.conv(x) - 0.7 * functional.conv2d(x, middle, None, 2)
+
+
+class Summed(Network):
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) + functional.linear(self.norm(self.maps(x)).mean((2, 3)), self.head.weight.abs())
+
+
+@pytest.mark.parametrize("kind", [CentralDifference, Summed])
+def test_layers_whose_weights_make_others_are_stored(kind: type[Network]) -> None:
+    torch.manual_seed(0)
+    network = kind().eval()
+    traced = trace(network, images())
+    model = QualityModel(traced, Preprocessing(), name="made")
+    assert torch.equal(rebuilt(model).network(images()), traced(images()))
+    torch.testing.assert_close(traced(images()), network(images()))

@@ -391,3 +391,24 @@ def test_rescaling_changes_scores_by_gain_and_offset(folds: bool) -> None:
     rescale_output(traced, gain=3.0, offset=-1.0)
     torch.testing.assert_close(traced(example()), 3 * before - 1)
     assert (len(traced.graph.nodes) == nodes) == folds
+
+
+class Beside(nn.Module):
+    """Stages on the image, and beside them other convolutions on what is made of it, each told by a function."""
+
+    def __init__(self, beside: nn.Module) -> None:
+        super().__init__()
+        self.trunk = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU(), nn.Conv2d(8, 8, 3, 2, 1))
+        self.beside = beside
+
+    def forward(self, images: Tensor) -> Tensor:
+        spectrum = torch.fft.fft2(images.mean(1, keepdim=True)).abs().log1p()
+        return self.trunk(images).mean((1, 2, 3)) + self.beside(spectrum).mean((1, 2, 3))
+
+
+def test_why_there_is_no_last_cut_is_said_of_the_branch_that_has_none() -> None:
+    one = Beside(nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU()))
+    with pytest.raises(SurgeryError, match="convolutions that lead to 'beside_0' have one stage only"):
+        choose(trace(one, example()[:1]), "last")
+    deep = Beside(nn.Sequential(nn.Conv2d(1, 4, 3, 2, 1), nn.ReLU(), nn.Conv2d(4, 4, 3, 2, 1)))
+    assert len(choose(trace(deep, example()[:1]), "last")) == 2

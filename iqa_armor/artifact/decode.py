@@ -226,5 +226,5 @@ def _callee(build: _Build, op: object, target: str) -> tuple[Any, Signature]:
     if op == "call_method" and target in METHODS:
         return target, METHODS[target]
     if op == "call_function" and target in FUNCTIONS:
-        return FUNCTIONS[target].target, FUNCTIONS[target].signature
+        return FUNCTIONS[target].target, FUNCTIONS[target]
     raise FormatError(f"{op} {shown(target)} is not allowed")

@@ -4,7 +4,7 @@ import math
 import re
 import tomllib
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from importlib import resources
 from pkgutil import resolve_name
@@ -35,6 +35,7 @@ class Signature:
     literals: bool = True  # whether lists, tuples and slices are accepted; operators on them could build huge values
     on_node: bool = False  # whether the first argument must be the value of another node
     needs_text: bool = False  # whether the last argument must be a literal string
+    target: Callable[..., Any] | None = None  # the function itself
 
     def accepts_text(self, text: str) -> bool:
         return text in self.texts or (self.pattern != "" and re.fullmatch(self.pattern, text) is not None)
@@ -96,14 +97,6 @@ class Table(Mapping[str, T]):
         return self._names.get(subject)
 
 
-@dataclass(frozen=True)
-class StoredFunction:
-    """A function that a stored graph may call, and with which arguments."""
-
-    target: Callable[..., Any]
-    signature: Signature
-
-
 def _signature(row: Any) -> Signature:
     return Signature(row) if isinstance(row, str) else Signature(**{**row, "largest": BOUNDS[row.get("largest")]})
 
@@ -116,14 +109,14 @@ _SIGNATURES = {
 METHODS: dict[str, Signature] = _SIGNATURES.pop("torch.Tensor")
 
 
-def functions_of(module: str) -> dict[str, StoredFunction]:
+def functions_of(module: str) -> dict[str, Signature]:
     """Return the functions of a module by their full names."""
     owner, rows = resolve_name(module), _SIGNATURES[module]
-    return {f"{module}.{name}": StoredFunction(getattr(owner, name), signature) for name, signature in rows.items()}
+    return {f"{module}.{name}": replace(signature, target=getattr(owner, name)) for name, signature in rows.items()}
 
 
 _MODULES = (module for module in _SIGNATURES if module != "torchvision.ops")
-FUNCTIONS: Table[StoredFunction] = Table(
+FUNCTIONS: Table[Signature] = Table(
     {name: function for module in _MODULES for name, function in functions_of(module).items()},
     partial(functions_of, "torchvision.ops"),
     lambda function: function.target,

@@ -64,17 +64,20 @@ class StoredLayer:
             raise FormatError(f"it cannot be built: {checks.shown(str(error))}") from error
 
 
-_SIDE, _SCALE, _WIDE = integer(1, 2**14), integer(1, 64), integer(1, 2**22)
+Entries = dict[str, StoredLayer]
+_SIDE, _LENGTH, _WIDE = integer(1, 2**14), integer(1, MAX_KERNEL), integer(1, 2**22)
 _FACTOR = checks.number(1 / 64, 64)
-# What an argument of this name is in all layers of torch.nn, but where their entry says otherwise.
-USUAL: Fields = {
-    name: check
-    for names, check in (
+
+
+def _usual(axes: int) -> Fields:
+    """Return what an argument of a name is in layers of torch.nn on so many axes, where its entry says no other."""
+    margin = checks.per_axis(axes, 0, MAX_PADDING)
+    rows = (
         ("in_channels out_channels num_channels groups num_groups num_features num_parameters", checks.channels),
         ("in1_features in2_features out_features input_size hidden_size", checks.channels),
         ("embedding_dim embed_dim num_heads kdim vdim", checks.channels),
         ("in_features num_embeddings", _WIDE),
-        ("upscale_factor downscale_factor", _SCALE),
+        ("upscale_factor downscale_factor", integer(1, 64)),
         ("affine track_running_stats elementwise_affine add_zero_attn batch_first bidirectional", checks.flag),
         ("inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
         ("align_corners recompute_scale_factor", optional(checks.flag)),
@@ -89,30 +92,34 @@ USUAL: Fields = {
         ("max_norm", optional(checks.any_number)),
         ("num_layers", integer(1, 16)),
         ("nonlinearity", choice("tanh", "relu")),
+        ("kernel_size stride dilation", checks.per_axis(axes, 1, MAX_KERNEL)),
+        ("padding output_padding", margin),
+        ("named", either(choice("same", "valid"), margin)),
+        ("edges", sequence(integer(-MAX_PADDING, MAX_PADDING), 2 * axes)),
         ("padding_mode", choice("zeros", "reflect", "replicate", "circular")),
+        ("output_size", either(optional(_LENGTH), sequence(optional(_LENGTH), axes))),
         ("mode", choice("nearest", "linear", "bilinear", "bicubic", "trilinear")),
         ("size", optional(either(_SIDE, sequence(_SIDE, 1, 3)))),
         ("scale_factor", optional(either(_FACTOR, sequence(_FACTOR, 1, 3)))),
     )
-    for name in names.split()
-}
+    return {name: check for names, check in rows for name in names.split()}
 
 
-def _layers(
-    kinds: str, names: str = "", *, call: str = "input", axes: int = 2, **own: checks.ArgumentCheck | Derived
-) -> dict[str, StoredLayer]:
-    """Return the entries of layers of torch.nn that take the same arguments; windows have so many axes."""
-    length, margin = checks.per_axis(axes, 1, MAX_KERNEL), checks.per_axis(axes, 0, MAX_PADDING)
-    windows = {"kernel_size": length, "stride": length, "dilation": length, "padding": margin, "output_padding": margin}
-    side = optional(integer(1, MAX_KERNEL))
-    known = {**USUAL, **windows, "output_size": either(side, sequence(side, axes)), **own}
-    fields = {name: known[name] for name in names.split()}
-    return {f"torch.nn.{kind}": StoredLayer(getattr(nn, kind), fields, Signature(call)) for kind in kinds.split()}
+USUAL = {1: _usual(1), 2: _usual(2)}
+
+
+def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.ArgumentCheck | Derived) -> Entries:
+    """Return the entries of layers of torch.nn with the same arguments; NAME=CHECK takes the check of another name."""
+    entries = {}
+    for kind in kinds.split():
+        known = {**USUAL[1 if kind.endswith("1d") else 2], **own}
+        fields = {name.partition("=")[0]: known[name.rpartition("=")[2]] for name in names.split()}
+        entries[f"torch.nn.{kind}"] = StoredLayer(getattr(nn, kind), fields, Signature(call))
+    return entries
 
 
 CONVOLUTION = "in_channels out_channels groups kernel_size stride dilation padding bias padding_mode"
 AVERAGE = "kernel_size stride padding ceil_mode count_include_pad"
-MAXIMUM = "kernel_size stride padding dilation return_indices ceil_mode"
 NORM = "num_features eps momentum affine track_running_stats"
 EMBEDDING = "num_embeddings embedding_dim padding_idx max_norm"
 POWER = "norm_type kernel_size stride ceil_mode"
@@ -121,7 +128,6 @@ RECURRENT = f"{CELL} batch_first bidirectional num_layers dropout"
 ATTENTION = "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv"
 # Each but the query may be left out where a graph leaves it out.
 ATTENDED = "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?"
-_named, _edge = choice("same", "valid"), integer(-MAX_PADDING, MAX_PADDING)
 _norm = Derived(checks.any_number, lambda module: module.norm)
 # Naming a backend in a file imports nothing but what is installed for that.
 _backend = checks.must_be(
@@ -134,40 +140,35 @@ def _reduction(given: dict[str, Any]) -> tuple[int, ...]:
     return given["channels"] // 2, given["channels"], 1, 1
 
 
-_ENTRIES: dict[str, StoredLayer] = {
-    **_layers("Conv1d", CONVOLUTION, axes=1, padding=either(_named, checks.per_axis(1, 0, MAX_PADDING))),
-    **_layers("Conv2d", CONVOLUTION, padding=either(_named, checks.per_axis(2, 0, MAX_PADDING))),
-    **_layers("ConvTranspose1d", f"{CONVOLUTION} output_padding", axes=1, padding_mode=choice("zeros")),
-    **_layers("ConvTranspose2d", f"{CONVOLUTION} output_padding", padding_mode=choice("zeros")),
+_ENTRIES: Entries = {
+    **_layers("Conv1d Conv2d", CONVOLUTION.replace("padding ", "padding=named ")),
+    **_layers("ConvTranspose1d ConvTranspose2d", f"{CONVOLUTION} output_padding", padding_mode=choice("zeros")),
     **_layers("BatchNorm1d BatchNorm2d InstanceNorm1d InstanceNorm2d", NORM),
     **_layers("LayerNorm", "normalized_shape eps elementwise_affine bias"),
     **_layers("GroupNorm", "num_groups num_channels eps affine"),
-    **_layers("RMSNorm", "normalized_shape eps elementwise_affine", call="x", eps=optional(checks.epsilon)),
-    **_layers("LocalResponseNorm", "size alpha beta k", size=integer(1, MAX_KERNEL)),
+    **_layers("RMSNorm", "normalized_shape eps elementwise_affine", "x", eps=optional(checks.epsilon)),
+    **_layers("LocalResponseNorm", "size alpha beta k", size=_LENGTH),
     **_layers("Linear", "in_features out_features bias"),
-    **_layers("Bilinear", "in1_features in2_features out_features bias", call="input1 input2?"),
+    **_layers("Bilinear", "in1_features in2_features out_features bias", "input1 input2?"),
     **_layers("Embedding", EMBEDDING, padding_idx=optional(integer(-(2**22), 2**22))),
     **_layers(
         "MultiheadAttention",
         ATTENTION,
-        call=ATTENDED,
+        ATTENDED,
         bias=Derived(checks.flag, lambda module: module.in_proj_bias is not None),
         add_bias_kv=Derived(checks.flag, lambda module: module.bias_k is not None),
     ),
-    **_layers("GRU", RECURRENT, call="input hx?"),
-    **_layers("LSTM", f"{RECURRENT} proj_size", call="input hx?", proj_size=integer(0, checks.MAX_CHANNELS)),
-    **_layers("RNN", f"{RECURRENT} nonlinearity", call="input hx?"),
-    **_layers("GRUCell LSTMCell", CELL, call="input hx?"),
-    **_layers("RNNCell", f"{CELL} nonlinearity", call="input hx?"),
-    **_layers("MaxPool1d", MAXIMUM, axes=1),
-    **_layers("MaxPool2d", MAXIMUM),
-    **_layers("AvgPool1d", AVERAGE, axes=1),
+    **_layers("GRU", RECURRENT, "input hx?"),
+    **_layers("LSTM", f"{RECURRENT} proj_size", "input hx?", proj_size=integer(0, checks.MAX_CHANNELS)),
+    **_layers("RNN", f"{RECURRENT} nonlinearity", "input hx?"),
+    **_layers("GRUCell LSTMCell", CELL, "input hx?"),
+    **_layers("RNNCell", f"{CELL} nonlinearity", "input hx?"),
+    **_layers("MaxPool1d MaxPool2d", "kernel_size stride padding dilation return_indices ceil_mode"),
+    **_layers("AvgPool1d", AVERAGE),
     **_layers("AvgPool2d", f"{AVERAGE} divisor_override", divisor_override=optional(integer(1, 2**20))),
     **_layers("LPPool2d", POWER, norm_type=checks.number(0.1, 64), stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
-    **_layers("AdaptiveAvgPool1d", "output_size", axes=1),
-    **_layers("AdaptiveAvgPool2d", "output_size"),
-    **_layers("AdaptiveMaxPool1d", "output_size return_indices", axes=1),
-    **_layers("AdaptiveMaxPool2d", "output_size return_indices"),
+    **_layers("AdaptiveAvgPool1d AdaptiveAvgPool2d", "output_size"),
+    **_layers("AdaptiveMaxPool1d AdaptiveMaxPool2d", "output_size return_indices"),
     **_layers("Sigmoid Tanh LogSigmoid Softsign Tanhshrink Softmax2d Identity"),
     **_layers("ReLU ReLU6 SELU SiLU Mish Hardswish Hardsigmoid", "inplace"),
     **_layers("Softmax LogSoftmax Softmin", "dim", dim=optional(checks.dimension)),
@@ -183,13 +184,12 @@ _ENTRIES: dict[str, StoredLayer] = {
     **_layers("Threshold", "threshold value inplace"),
     "iqa_armor.models.sqish.Sqish": StoredLayer(Sqish, dict.fromkeys(("alpha", "beta", "gamma"), checks.any_number)),
     **_layers("Dropout Dropout1d Dropout2d Dropout3d AlphaDropout FeatureAlphaDropout", "p inplace"),
-    **_layers("ReflectionPad1d ReplicationPad1d ZeroPad1d CircularPad1d", "padding", padding=sequence(_edge, 2)),
-    **_layers("ReflectionPad2d ReplicationPad2d ZeroPad2d CircularPad2d", "padding", padding=sequence(_edge, 4)),
-    **_layers("ConstantPad1d", "padding value", padding=sequence(_edge, 2)),
-    **_layers("ConstantPad2d", "padding value", padding=sequence(_edge, 4)),
+    **_layers("ReflectionPad1d ReplicationPad1d ZeroPad1d CircularPad1d", "padding=edges"),
+    **_layers("ReflectionPad2d ReplicationPad2d ZeroPad2d CircularPad2d", "padding=edges"),
+    **_layers("ConstantPad1d ConstantPad2d", "padding=edges value"),
     **_layers("ChannelShuffle", "groups"),
-    **_layers("CosineSimilarity", "dim eps", call="x1 x2?"),
-    **_layers("PairwiseDistance", "p eps keepdim", call="x1 x2?", p=_norm),
+    **_layers("CosineSimilarity", "dim eps", "x1 x2?"),
+    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=_norm),
     **_layers("Flatten", "start_dim end_dim"),
     **_layers("Fold", "output_size kernel_size dilation stride padding", output_size=checks.per_axis(2, 1, 2**14)),
     **_layers("Unfold", "kernel_size dilation stride padding"),
@@ -213,7 +213,7 @@ _ENTRIES: dict[str, StoredLayer] = {
 }
 
 
-def _of_vision() -> dict[str, StoredLayer]:
+def _of_vision() -> Entries:
     """Return the entries of torchvision's own layers."""
     from torchvision.models.convnext import LayerNorm2d
     from torchvision.ops import FrozenBatchNorm2d, StochasticDepth

@@ -172,7 +172,9 @@ def _call(
             raise FormatError(f"its graph splits a tensor of {longest} along one dimension")
     layer = layer_of(traced, node)
     quick = value_of_call(node.target, args) if layer is None else value_of_layer(layer, args)
-    is_apart = isinstance(layer, (*POINTWISE, RobustBlock)) or is_flattening(traced, node)
+    is_flat = layer is None and node.target in (torch.flatten, "flatten") and node.args[1:2] == (1,)
+    is_flat |= isinstance(layer, nn.Flatten) and layer.start_dim == 1
+    is_apart = is_flat or isinstance(layer, (*POINTWISE, RobustBlock))
     if any(each.op == "get_attr" for each in node.all_input_nodes) or not (is_apart or quick is not None):
         unproven.append(node)
     if kwargs or quick is None:
@@ -183,19 +185,11 @@ def _call(
     return quick
 
 
-def is_flattening(traced: fx.GraphModule, node: fx.Node) -> bool:
-    """Return whether a node makes one row of each image's values."""
-    if node.op == "call_module":
-        layer = layer_of(traced, node)
-        return isinstance(layer, nn.Flatten) and layer.start_dim == 1
-    return node.target in (torch.flatten, "flatten") and node.args[1:2] == (1,)
-
-
 def _check_value(value: object, name: str) -> None:
     if isinstance(value, int) and abs(value) > 2**63:
         raise FormatError(f"node {name!r} makes a number of {value.bit_length()} bits")
-    if isinstance(value, list | tuple):
-        if len(value) > MAX_LENGTH:
-            raise FormatError(f"node {name!r} makes a list of {len(value)} values; {MAX_LENGTH} are allowed")
-        for part in value:
-            _check_value(part, name)
+    parts = value if isinstance(value, list | tuple) else ()
+    if len(parts) > MAX_LENGTH:
+        raise FormatError(f"node {name!r} makes a list of {len(parts)} values; {MAX_LENGTH} are allowed")
+    for part in parts:
+        _check_value(part, name)

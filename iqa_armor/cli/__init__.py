@@ -26,7 +26,6 @@ class ArmorGroup(typer.core.TyperGroup):
         self.commands = {name: typer.core.TyperCommand(name, help=says) for name, says in COMMANDS.items()}
 
     def parse_args(self, ctx: Any, args: list[str]) -> Any:
-        """Note the words of the command as they were given."""
         COMMAND.set(("iqa-armor", *args))
         with _ending():
             try:
@@ -75,7 +74,6 @@ def _told(error: BaseException) -> tuple[str, int]:
 
 
 def load_command(name: str) -> Any:
-    """Return a command with its options, or a group of commands."""
     from iqa_armor.cli.options import ArmorCommand
 
     module = name.replace("-", "_")

@@ -10,18 +10,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from pydantic import Field
 
+from iqa_armor import machine
 from iqa_armor.cli.console import say, stderr
 from iqa_armor.cli.options import USUAL
 from iqa_armor.errors import UsageError
 from iqa_armor.files import claiming
-from iqa_armor.machine import (
-    choose_device,
-    is_main_process,
-    prepare_layout,
-    prepare_memory,
-    prepare_threads,
-    require_one_process,
-)
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import CallSettings, Flag, OneOf, Seed, SettingsModel
 
@@ -42,13 +35,12 @@ class Machine(CallSettings):
     max_memory: str | None = None
 
     def model_post_init(self, _: Any) -> None:
-        prepare_threads(self.threads)
-        prepare_memory(self.max_memory)
-        prepare_layout(channels_last=self.channels_last)
+        machine.prepare_threads(self.threads)
+        machine.prepare_memory(self.max_memory)
+        machine.prepare_layout(channels_last=self.channels_last)
 
     def chosen(self) -> torch.device:
-        """Return the device, or raise a UsageError if there is none such."""
-        return choose_device(self.device)
+        return machine.choose_device(self.device)
 
 
 SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
@@ -92,12 +84,11 @@ class Writing(CallSettings):
     ) -> Iterator[None]:
         """Keep an output for the block, if one is to be written: checked before any work, and no other process's.
 
-        Who `resumes` replaces what is there. Of several processes that a launcher started the first one holds it, where
-        the work is shared among them; where it is not, they are refused.
+        Who `resumes` replaces what is there. Only work that `is_shared` may have several processes; the first holds it.
         """
         if not is_shared:
-            require_one_process()
-        if target is None or self.dry_run or not is_main_process():
+            machine.require_one_process()
+        if target is None or self.dry_run or not machine.is_main_process():
             yield
             return
         if suffix and target.suffix != suffix:
@@ -149,14 +140,9 @@ class Defenses(SettingsModel):
         """Return a model behind these defenses, itself without any; several smoothers are a UsageError."""
         from iqa_armor.pipeline.load import defended_model
 
-        return defended_model(model, self.purify, self.smoother, threat=self.threat)
-
-    @property
-    def smoother(self) -> str | None:
-        """The one smoother; several are a UsageError."""
         if len(self.smooth) > 1:
             raise UsageError(f"--smooth: scores can be smoothed in one way only, got {', '.join(self.smooth)}")
-        return self.smooth[0] if self.smooth else None
+        return defended_model(model, self.purify, next(iter(self.smooth), None), threat=self.threat)
 
 
 def output_option(metavar: str, *, shown: str = "") -> Any:
@@ -174,21 +160,12 @@ ImagesArg = Annotated[list[Path], typer.Argument(metavar="IMAGE…", help="Image
 COMPARED = "The model that the others are compared with; measured as well."
 BaselineOpt = Annotated[Path | None, typer.Option(metavar="MODEL", help=COMPARED)]
 ReportOpt = Annotated[Path | None, typer.Option(metavar="OUT.html", help="Write a page that needs no network.")]
-UnlabelledOpt = Annotated[
-    str | None, typer.Option(metavar="SPEC", help="Images without scores, for --defense teacher; e.g. folder:DIR.")
-]
+UNLABELLED = "Images without scores, for --defense teacher; e.g. folder:DIR."
+UnlabelledOpt = Annotated[str | None, typer.Option(metavar="SPEC", help=UNLABELLED)]
 ResumeOpt = Annotated[bool, typer.Option("--resume", help="Continue an interrupted run of the same command.")]
-SeedsOpt = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        metavar="N",
-        help="Repeat with seeds from --seed on; {seed} in the name of a file stands for each. Figures "
-        "are means, with their spread.",
-    ),
-]
-
-
+EACH = "Repeat with seeds from --seed on; {seed} in the name of a file stands for each."
+SPREAD = "Figures are means, with their spread."
+SeedsOpt = Annotated[int, typer.Option(min=1, metavar="N", help=f"{EACH} {SPREAD}")]
 SEED = "{seed}"
 
 
@@ -202,6 +179,6 @@ def at_seeds(path: Path, seeds: Collection[int]) -> list[Path]:
 
 def with_baseline(models: list[Path], baseline: Path | None) -> tuple[list[Path], int | None]:
     """Return the models, the baseline among them, and the place of the baseline."""
-    if baseline is None or baseline in models:
-        return models, None if baseline is None else models.index(baseline)
-    return [baseline, *models], 0
+    if baseline is None:
+        return models, None
+    return (models, models.index(baseline)) if baseline in models else ([baseline, *models], 0)

@@ -134,7 +134,6 @@ class Bars:
 
 @contextmanager
 def progress() -> Iterator[Bars]:
-    """Show progress on stderr while the block runs."""
     if not stderr.is_terminal or BEAT.get() == QUIET:
         yield Bars(None)
         return
@@ -169,10 +168,9 @@ def show_forecasts(found: Sequence[Forecast], **facts: Any) -> None:
     for each in found:
         height, width = each.size
         memory = "" if each.memory is None else f", {each.memory / 2**30:.2f} GiB of memory so far"
-        say(
-            f"{each.name}: {each.parameters / 1e6:.2f} M parameters, {each.flops / 1e9:.3g} G operations and "
-            f"{1000 * each.call_seconds:.3g} ms per image of {height}x{width}, {each.images} images{memory}"
-        )
+        cost = f"{each.flops / 1e9:.3g} G operations and {1000 * each.call_seconds:.3g} ms per image"
+        size = f"{height}x{width}, {each.images} images"
+        say(f"{each.name}: {each.parameters / 1e6:.2f} M parameters, {cost} of {size}{memory}")
     say(f"expected time: {span(total)}, but for reading images")
     say("dry run: nothing was done or written", to=stderr)
 

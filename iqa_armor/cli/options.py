@@ -74,23 +74,15 @@ def _table(parameters: Iterable[Any], *, brief: bool) -> Table:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for each in parameters:
-        flags = (
-            "" if each.opts[0][0] != "-" else ", ".join(each.opts) + "".join(f"/{off}" for off in each.secondary_opts)
-        )
-        is_switch = getattr(each, "is_flag", False)
-        left = " ".join(
-            filter(None, (f"  {flags}".rstrip(), "" if is_switch else f"{'' if flags else '  '}{each.metavar}"))
-        )
+        flags = [", ".join(each.opts) + "".join(f"/{off}" for off in each.secondary_opts)] * (each.opts[0][0] == "-")
+        left = "  " + " ".join([*flags, *[str(each.metavar)] * (not getattr(each, "is_flag", False))])
         says = each.help + (f" \\[default: {each.default}]" if each.show_default and each.default else "")
-        table.add_row(left, Text.from_markup(_brief(says) if brief else says))
+        if brief:  # the first sentence, and the default
+            default = re.search(r"\\\[(default: [^;\]]+)", says)
+            said = re.split(r"(?<=[.;])(?<!e\.g\.)\s", says.partition(" \\[")[0], maxsplit=1)[0].rstrip(".;")
+            says = f"{said} \\[{default[1]}]" if default else said
+        table.add_row(left, Text.from_markup(says))
     return table
-
-
-def _brief(text: str) -> str:
-    """Return the first sentence of a help text, and the default."""
-    said = re.split(r"(?<=[.;])(?<!e\.g\.)\s", text.partition(" \\[")[0], maxsplit=1)[0].rstrip(".;")
-    default = re.search(r"\\\[(default: [^;\]]+)", text)
-    return f"{said} \\[{default[1]}]" if default else said
 
 
 LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
@@ -196,17 +188,12 @@ def _help(field: FieldInfo, default: str | None) -> str:
     if _metavar(field) == "WORD":
         says.append(f"One of {', '.join(get_args(written_type(field)))}.")
     says += [*(", ".join([choice.registry().summary(), *choice.also]) for choice in marks_of(field, OneOf))]
-    shown, limits = _default(field) if default is None else default, _limits(field)
-    facts = [f"default: {shown}"] * bool(shown) + [limits] * bool(limits)
-    return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
-
-
-def _limits(field: FieldInfo) -> str:
-    """Return the range of a number, such as "0 <= x < 1"."""
-    found = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
-    written = {key: LIMITS[key].format(bound) for key, bound in found.items() if bound < HUGE}
+    limits = {key: getattr(mark, key) for mark in field.metadata for key in LIMITS if hasattr(mark, key)}
+    written = {key: LIMITS[key].format(bound) for key, bound in limits.items() if bound < HUGE}
     low, high = written.get("ge") or written.get("gt", ""), written.get("le") or written.get("lt", "")
-    return f"{low}x{high}" if written else ""
+    shown = _default(field) if default is None else default
+    facts = [f"default: {shown}"] * bool(shown) + [f"{low}x{high}"] * bool(written)
+    return escape(" ".join(says) + (f" [{'; '.join(facts)}]" if facts else ""))
 
 
 def _default(field: FieldInfo) -> str:

@@ -16,22 +16,14 @@ from iqa_armor.settings import OneOf, SettingsModel, flag_of, flags_of, marks_of
 
 S = TypeVar("S", bound=SettingsModel)
 SUFFIX = ".safetensors"
-PANEL = "Recipe"
-RECIPE = typer.Option(
-    "--recipe",
-    metavar="NAME|FILE",
-    help=f"A TOML or model file, or {', '.join(shipped_recipes())}; options given here win.",
-)
-CHANGES = typer.Option(
-    "--set", metavar="KEY=VALUE", help="Change one setting of the recipe. May be repeated.", rich_help_panel=PANEL
-)
-PRINTED = typer.Option(
-    "--print-recipe", help="Show all settings and where each comes from, then stop.", rich_help_panel=PANEL
-)
+RECIPE = f"A TOML or model file, or {', '.join(shipped_recipes())}; options given here win."
+PANEL: Any = {"rich_help_panel": "Recipe"}
+CHANGES = "Change one setting of the recipe. May be repeated."
+PRINTED = "Show all settings and where each comes from, then stop."
 RECIPE_HINTS = {
-    "recipe": Annotated[str | None, RECIPE],
-    "changes": Annotated[list[str] | None, CHANGES],
-    "print_recipe": Annotated[bool, PRINTED],
+    "recipe": Annotated[str | None, typer.Option("--recipe", metavar="NAME|FILE", help=RECIPE)],
+    "changes": Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help=CHANGES, **PANEL)],
+    "print_recipe": Annotated[bool, typer.Option("--print-recipe", help=PRINTED, **PANEL)],
 }
 
 
@@ -52,7 +44,8 @@ class Sources:
         UsageError, and what is wrong with a recipe a RecipeError.
         """
         fields = kind.model_fields
-        changes = {name: value for name, value in self.of_changes.items() if name in fields} if kind.in_recipes else {}
+        of_recipes = fields.keys() if kind.in_recipes else set()
+        changes = {name: value for name, value in self.of_changes.items() if name in of_recipes}
         given = {**changes, **flags}
         called = {name: flags_of(name, fields[name])[0].split("/")[0] for name in flags}
         names = {**{name: f"--set {name}" for name in changes}, **called}
@@ -62,8 +55,7 @@ class Sources:
                     choice.check_all(value)
             except ArmorError as error:
                 raise UsageError(f"{names[name]}: {error}") from error
-        kept = {name: value for name, value in self.of_recipe.items() if name in fields and name not in given}
-        kept = kept if kind.in_recipes else {}
+        kept = {name: value for name, value in self.of_recipe.items() if name in of_recipes and name not in given}
         try:
             kind.read(kept, source=self.recipe)
         except ArmorError as error:
@@ -107,12 +99,7 @@ class Sources:
 
 
 def recipe_values(recipe: str) -> dict[str, Any]:
-    """Return the settings that a shipped recipe, a TOML file or a model file holds, unvalidated.
-
-    Raises:
-        RecipeError: If there are none.
-        ModelLoadError: If the model file is damaged.
-    """
+    """Return what a recipe, TOML or model file holds, unvalidated; a RecipeError or ModelLoadError if nothing."""
     if not recipe.endswith(SUFFIX):
         return read_recipe(recipe)
     from iqa_armor.artifact.storage import read_metadata

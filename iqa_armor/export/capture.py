@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 
+Size = tuple[int | None, int | None]  # (H, W), None where that side is free
 Sizes = dict[str, set[tuple[int, int]]]
 
 
@@ -38,7 +39,7 @@ class Captured:
     """A captured graph and what it accepts."""
 
     program: ExportedProgram  # takes `images` (N, 3, H, W) float32 in [0, 1], gives scores (N,)
-    size: tuple[int | None, int | None]  # (H, W) it accepts, None where that side is free
+    size: Size
 
 
 class Scorer(nn.Module):
@@ -81,10 +82,7 @@ def eager_scores(model: QualityModel, images: Tensor) -> Tensor:
 
 
 def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
-    """Return a copy of a model in which every orthogonal layer is folded into plain operations.
-
-    Sizes are what `layer_sizes` found for the size to export; one for each layer whose form fits one only.
-    """
+    """Return a copy of a model whose orthogonal layers are folded into plain operations at what `layer_sizes` found."""
     holder = nn.ModuleDict({"network": copy.deepcopy(model.network)})
     blocks = {name: module for name, module in holder.named_modules() if isinstance(module, RobustBlock)}
     layers = {name: module for name, module in holder.named_modules() if isinstance(module, OrthogonalConv2d)}
@@ -101,13 +99,8 @@ def plain_scorer(model: QualityModel, sizes: Sizes) -> Scorer:
 
 
 def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
-    """Return the graph of a scorer of plain operations, for any number of images such as the example (N ≥ 2, 3, H, W).
-
-    A dynamic one accepts other image sizes too, as far as the network allows.
-    """
-    free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)}
-    if is_dynamic:
-        free |= {2: Dim.AUTO, 3: Dim.AUTO}
+    """Return the graph of a plain scorer for images such as these (N ≥ 2, 3, H, W); dynamic, for other sizes too."""
+    free: dict[int, Any] = {0: Dim.DYNAMIC(min=1)} | ({2: Dim.AUTO, 3: Dim.AUTO} if is_dynamic else {})
     with failing("torch.export cannot capture this network"), torch.no_grad(), quiet():
         program = torch.export.export(scorer, (images,), dynamic_shapes=(free,))
     (placeholder,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
@@ -116,7 +109,7 @@ def capture(scorer: Scorer, images: Tensor, *, is_dynamic: bool) -> Captured:
 
 
 class _Others:
-    """A stream that takes what other threads than its maker's write, and is otherwise the one that it stands for."""
+    """A stream that takes what other threads than its maker's write."""
 
     def __init__(self, stream: Any) -> None:
         self._stream, self._thread = stream, threading.get_ident()
@@ -133,10 +126,7 @@ _ALONE = threading.RLock()  # two exporters would give back each other's setting
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Silence exporters that print and warn about their own insides, such as every relation between sizes.
-
-    One thread at a time; what others print is shown. Their Python warnings are not: those are a process's.
-    """
+    """Silence exporters, one thread at a time; what others print is shown, their Python warnings are not."""
     with _ALONE, ExitStack() as held, warnings.catch_warnings(), redirect_stdout(_Others(sys.stdout)):
         warnings.simplefilter("ignore")
         for logger in map(logging.getLogger, CHATTY):
@@ -168,14 +158,12 @@ class Format:
         return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
 
 
-def format_of(path: Path | str) -> Format:
+def format_of(path: Path) -> Format:
     """Return the format that a file's name asks for, once everything it takes is installed."""
-    path = Path(path)
-    suffix = path.suffix[1:]
-    if not FORMATS.knows(suffix):
+    if not FORMATS.knows(path.suffix[1:]):
         names = " or ".join(f"OUT.{name}" for name in FORMATS)
         raise UsageError(f"an export is named {names}, and {path.name!r} is not")
-    chosen = FORMATS.read(suffix)
+    chosen = FORMATS.read(path.suffix[1:])
     missing = [name for name in chosen.needs if find_spec(name) is None]
     if missing:
         wanted = chosen.install or " ".join(missing)

@@ -20,15 +20,12 @@ def write(captured: Captured, path: Path, metadata: str) -> None:
     """Write one ONNX file with its weights inside, if it can hold them and every operation has an ONNX form."""
     weight_bytes = sum(value.nbytes for value in captured.program.state_dict.values())
     if weight_bytes > LIMIT:
-        raise ArmorError(
-            f"an ONNX file holds at most 2 GiB and this model takes {weight_bytes / 2**30:.2f} GiB; "
-            "export to .pt2, or a smaller --input-size"
-        )
+        takes = f"an ONNX file holds at most 2 GiB and this model takes {weight_bytes / 2**30:.2f} GiB"
+        raise ArmorError(f"{takes}; export to .pt2, or a smaller --input-size")
+    names: Any = {"input_names": [INPUT], "output_names": [OUTPUT]}
     with quiet():
         with failing("this network has no ONNX form"):
-            program = torch.onnx.export(
-                captured.program, dynamo=True, verbose=False, input_names=[INPUT], output_names=[OUTPUT]
-            )
+            program = torch.onnx.export(captured.program, dynamo=True, verbose=False, **names)
         if program is None:
             raise ArmorError("the ONNX exporter of this PyTorch gave nothing back; update torch and onnxscript")
         _name_axes(program.model.graph)

@@ -16,18 +16,8 @@ from torch.nn import functional
 from iqa_armor.data.scenes import render_scene
 from iqa_armor.data.synthetic import DISTORTIONS, distort
 from iqa_armor.errors import ArmorError, OutputError, UsageError
-from iqa_armor.export.capture import (
-    INPUT,
-    OUTPUT,
-    Captured,
-    Format,
-    Score,
-    capture,
-    eager_scores,
-    format_of,
-    layer_sizes,
-    plain_scorer,
-)
+from iqa_armor.export import capture
+from iqa_armor.export.capture import INPUT, OUTPUT, Format, Score, Size, format_of
 from iqa_armor.export.smaller import Loss, LossError, Smaller, loss_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
@@ -37,6 +27,8 @@ TOLERANCE = 1e-3
 BATCHES = (1, 2, 5)  # of the recorded size
 OTHER_BATCH = 2  # of every other size
 _SIDES = (64, 256)  # of a rendered scene, which is then resized
+OWN_SIZE = (224, 288)  # of the check's images, for a model that leaves theirs alone
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -53,10 +45,7 @@ class Agreement:
 
 
 def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
-    """Return batches of rendered scenes, pristine and distorted, float (N, 3, H, W) in [0, 1].
-
-    The first of the sizes (H, W) comes in several batch sizes, the others once.
-    """
+    """Return batches of scenes, float (N, 3, H, W) in [0, 1]: several of the first size (H, W), one of others."""
     height, width = (min(max(side, _SIDES[0]), _SIDES[1]) for side in sizes[0])
     drawn, batches = [], []
     for index, kind in zip(range(max(BATCHES)), DISTORTIONS, strict=False):
@@ -66,8 +55,7 @@ def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
     scenes = torch.from_numpy(np.stack(drawn)).permute(0, 3, 1, 2).float() / 255
     for size in sizes:
         fitted = functional.interpolate(scenes, size=size, mode="bilinear", antialias=True).clamp(0, 1)
-        counts = BATCHES if size == sizes[0] else (OTHER_BATCH,)
-        batches += [fitted[:count] for count in counts]
+        batches += [fitted[:count] for count in (BATCHES if size == sizes[0] else (OTHER_BATCH,))]
     return batches
 
 
@@ -76,8 +64,7 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agr
 
     Raises ArmorError if they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
     """
-    expected = [eager_scores(model, images) for images in batches]
-    given = [score(images) for images in batches]
+    expected, given = [capture.eager_scores(model, images) for images in batches], [score(images) for images in batches]
     for images, ours, theirs in zip(batches, expected, given, strict=True):
         if theirs.shape != ours.shape:
             raise ArmorError(f"images {tuple(images.shape)} gave scores {tuple(theirs.shape)} in the exported file")
@@ -104,12 +91,6 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agr
     return found
 
 
-logger = logging.getLogger(__name__)
-
-# Size of the check's images for a model that leaves theirs alone.
-OWN_SIZE = (224, 288)
-
-
 @dataclass(frozen=True)
 class Exported:
     """An export that was read back and scores as its model does."""
@@ -117,8 +98,7 @@ class Exported:
     path: Path
     format: str  # what its format is called, such as "ONNX"
     size_bytes: int  # with what stands beside it
-    # (H, W) it accepts, None where that side is free; the number of images is always free.
-    size: tuple[int | None, int | None]
+    size: Size  # that it accepts; the number of images is always free
     fixed_because: str  # why the size is not free, or ""
     check: Agreement  # how the file in full precision agrees with the model
     loss: Loss | None = None  # what the file in fewer bits has lost, if it is one
@@ -174,23 +154,18 @@ def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | No
     return _exported(model, path, smaller, fixed_because=reason)
 
 
-def natural_size(model: QualityModel) -> tuple[int, int]:
-    """Return the (H, W) of the images on which a file is compared with its model."""
-    return model.preprocessing.size or OWN_SIZE
-
-
 def _exported(model: QualityModel, path: Path, smaller: Smaller | None, *, fixed_because: str) -> Exported:
-    size = natural_size(model)
+    size = model.preprocessing.size or OWN_SIZE
     example = torch.zeros(2, 3, *size)
-    scorer = plain_scorer(model, layer_sizes(model, example))
-    captured = capture(scorer, example, is_dynamic=not fixed_because)
+    scorer = capture.plain_scorer(model, capture.layer_sizes(model, example))
+    captured = capture.capture(scorer, example, is_dynamic=not fixed_because)
     if not fixed_because and None not in captured.size:
         fixed_because = "the network's graph depends on it"
     chosen, text = format_of(path), json.dumps(described(model, captured.size, smaller))
     with replacing(path, beside=chosen.beside) as unfinished:
         chosen.write(captured, unfinished, text)
         score = _read_back(chosen, unfinished, text)
-        check, loss = compare(model, score, natural_batches([size, *_other_sizes(size, captured)])), None
+        check, loss = compare(model, score, natural_batches(_sizes(size, captured.size))), None
         if smaller is not None and chosen.shrink is not None:
             chosen.shrink(unfinished, smaller)
             loss = loss_of(model, _read_back(chosen, unfinished, text), smaller)
@@ -205,17 +180,14 @@ def _read_back(chosen: Format, path: Path, text: str) -> Score:
     return score
 
 
-def _other_sizes(size: tuple[int, int], captured: Captured) -> list[tuple[int, int]]:
-    """Return sizes unlike the recorded one, odd sides and the other orientation among them, that should work too."""
+def _sizes(size: tuple[int, int], accepted: Size) -> list[tuple[int, int]]:
+    """Return the recorded size and others, odd sides and the other orientation among them, that should work too."""
     height, width = size
     wanted = [(width, height), (height + height // 4 + 1, width + width // 3 + 2), (height, height)]
-    fitting = [(captured.size[0] or rows, captured.size[1] or columns) for rows, columns in wanted]
-    return [other for other in dict.fromkeys(fitting) if other != size]
+    return [*dict.fromkeys([size, *((accepted[0] or rows, accepted[1] or columns) for rows, columns in wanted)])]
 
 
-def described(
-    model: QualityModel, size: tuple[int | None, int | None], smaller: Smaller | None = None
-) -> dict[str, object]:
+def described(model: QualityModel, size: Size, smaller: Smaller | None = None) -> dict[str, object]:
     """Return what a reader of the file must know, as plain values: its metadata, under the key `iqa_armor`."""
     scale = model.scale
     return ({} if smaller is None else {"precision": smaller.precision}) | {

@@ -110,6 +110,8 @@ def _learned(traced: fx.GraphModule, node: fx.Node) -> list[str]:
 def _store(traced: fx.GraphModule, node: fx.Node, value: Tensor) -> None:
     learned = _learned(traced, node)
     owner = learned[0].rpartition(".")[0] if learned else ""
+    if any(each.op == "call_module" and each.target == owner for each in traced.graph.nodes):
+        owner = owner.rpartition(".")[0]  # a layer keeps its own weights alone
     name, stored = f"folded_{node.name}", value.detach().clone()
     setattr(traced.get_submodule(owner), name, nn.Parameter(stored) if learned else nn.Buffer(stored))
     with traced.graph.inserting_before(node):

@@ -101,18 +101,19 @@ def call_node(traced: nn.Module, node: fx.Node, args: tuple[Any, ...], kwargs: d
     return target(*args, **kwargs)
 
 
-def interpret(traced: fx.GraphModule, *inputs: Any, call: Call = call_node) -> Iterator[tuple[fx.Node, Any]]:
-    """Yield each node of a graph with its value, the output last; values are dropped once nothing reads them.
+def interpret(
+    traced: fx.GraphModule, *inputs: Any, call: Call = call_node, values: dict[fx.Node, Any] | None = None
+) -> Iterator[tuple[fx.Node, Any]]:
+    """Yield each node of a graph with its value, the output last; `values` are dropped once nothing reads them.
 
     Placeholders without an input take their defaults; `call` computes the value of a node that calls something. The
     generated code is not used, so torch prints nothing when it fails. Raises NodeFailure if a node cannot be computed;
     says which, why, and where its author wrote it.
     """
-    values: dict[fx.Node, Any] = {}
-    given = iter(inputs)
+    values, given = {} if values is None else values, iter(inputs)
     last = {each: node for node in traced.graph.nodes for each in (node, *node.all_input_nodes)}
     for node in traced.graph.nodes:
-        args, kwargs = (fx.node.map_arg(each, values.__getitem__) for each in (node.args, node.kwargs))
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), values.__getitem__)
         try:
             values[node] = _value(traced, node, given, call, args, kwargs)
         except NETWORK_FAILURES as error:

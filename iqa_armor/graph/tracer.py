@@ -1,7 +1,5 @@
 """Follow a network symbolically while its values are computed beside, so that questions about sizes have answers."""
 
-from __future__ import annotations
-
 import inspect
 import operator
 import threading
@@ -68,12 +66,10 @@ class SizedTracer(fx.Tracer):
         return is_leaf and not isinstance(m, _MADE_OF_LAYERS)
 
     def proxy(self, node: fx.Node) -> fx.Proxy:
-        return self.holding(Known(node, self))
-
-    def holding(self, proxy: fx.Proxy) -> fx.Proxy:
-        """Keep the value of a node only as long as something that stands for it is there."""
-        self._holders[proxy.node] += 1
-        weakref.finalize(proxy, self._released, proxy.node).atexit = False
+        """Return what stands for a node, whose value is kept only as long as something that does is there."""
+        proxy = Known(node, self)
+        self._holders[node] += 1
+        weakref.finalize(proxy, self._released, node).atexit = False
         return proxy
 
     def _released(self, node: fx.Node) -> None:
@@ -171,8 +167,8 @@ class SizedTracer(fx.Tracer):
     def adopt(self, graph: fx.Graph) -> None:
         """Go on with a copy of the graph, which has the same nodes in the same order."""
         mates = dict(zip(self.graph.nodes, graph.nodes, strict=True))
-        self.values = {mates[node]: value for node, value in self.values.items() if node in mates}
-        self.asked = {mates[node]: value for node, value in self.asked.items() if node in mates}
+        every = (self.values, self.asked)
+        self.values, self.asked = ({mates[node]: each[node] for node in each if node in mates} for each in every)
         self.graph = graph
 
     def settled(self, obj: fx.Proxy, read: Any, *digits: Any) -> Any:
@@ -191,8 +187,7 @@ class SizedTracer(fx.Tracer):
     def _computed(self, node: fx.Node) -> Any:
         if node.op == "placeholder":
             return self.example if not self.values else (node.args[0] if node.args else None)
-        args: Any = fx.node.map_arg(node.args, self.values.__getitem__)
-        kwargs: Any = fx.node.map_arg(node.kwargs, self.values.__getitem__)
+        args, kwargs = fx.node.map_arg((node.args, node.kwargs), self.values.__getitem__)
         if node.op == "output":
             return args[0]
         before, self._is_computing = self._is_computing, True

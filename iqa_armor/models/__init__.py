@@ -35,10 +35,8 @@ ARCHITECTURES: Registry[Callable[[], Any]] = Registry(
     {
         "linearity": Entry("iqa_armor.models.published:Linearity", "Norm-in-Norm on ResNeXt-101, any size"),
         **{
-            f"linearity-{name}": Entry(
-                "iqa_armor.models.published:linearity_on", f"the same on {name}", {"backbone": name}
-            )
-            for name in ("resnet18", "resnet34", "resnet50")
+            f"linearity-{on}": Entry("iqa_armor.models.published:linearity_on", f"the same on {on}", {"backbone": on})
+            for on in ("resnet18", "resnet34", "resnet50")
         },
         "koncept512": Entry("iqa_armor.models.published:KonCept512", "Inception-ResNet-v2, 384x512"),
         "dbcnn": Entry("iqa_armor.models.published:DBCNN", "VGG-16 and S-CNN, bilinear, any size"),

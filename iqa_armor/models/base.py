@@ -1,7 +1,5 @@
 """The quality model: one network with its preprocessing and the range of its scores."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable
@@ -211,7 +209,7 @@ class QualityModel(Prepared):
             f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
         )
 
-    def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> QualityModel:
+    def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> "QualityModel":
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}
         return QualityModel(network, self.preprocessing, scale=scale, **kept)  # type: ignore[arg-type]
 

@@ -65,23 +65,28 @@ def inception_resnet_v2() -> nn.Sequential:
         _Conv(64, 80),
         _Conv(80, 192, 3),
         nn.MaxPool2d(3, stride=2),
-        _mixed_5b(),
+        _Branches(
+            _Conv(192, 96),
+            nn.Sequential(_Conv(192, 48), _Conv(48, 64, 5, same=True)),
+            nn.Sequential(_Conv(192, 64), _Conv(64, 96, 3, same=True), _Conv(96, 96, 3, same=True)),
+            nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), _Conv(192, 64)),
+        ),
         nn.Sequential(*(_block_35() for _ in range(10))),
-        _mixed_6a(),
+        _Branches(
+            _Conv(320, 384, 3, stride=2),
+            nn.Sequential(_Conv(320, 256), _Conv(256, 256, 3, same=True), _Conv(256, 384, 3, stride=2)),
+            nn.MaxPool2d(3, stride=2),
+        ),
         nn.Sequential(*(_factored(1088, (128, 160, 192), 7, scale=0.10) for _ in range(20))),
-        _mixed_7a(),
+        _Branches(
+            nn.Sequential(_Conv(1088, 256), _Conv(256, 384, 3, stride=2)),
+            nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, stride=2)),
+            nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, same=True), _Conv(288, 320, 3, stride=2)),
+            nn.MaxPool2d(3, stride=2),
+        ),
         nn.Sequential(*(_factored(2080, (192, 224, 256), 3, scale=0.20) for _ in range(9))),
         _factored(2080, (192, 224, 256), 3, scale=1.0, activate=False),
         _Conv(2080, WIDTH),
-    )
-
-
-def _mixed_5b() -> _Branches:
-    return _Branches(
-        _Conv(192, 96),
-        nn.Sequential(_Conv(192, 48), _Conv(48, 64, 5, same=True)),
-        nn.Sequential(_Conv(192, 64), _Conv(64, 96, 3, same=True), _Conv(96, 96, 3, same=True)),
-        nn.Sequential(nn.AvgPool2d(3, stride=1, padding=1, count_include_pad=False), _Conv(192, 64)),
     )
 
 
@@ -92,14 +97,6 @@ def _block_35() -> _Residual:
         nn.Sequential(_Conv(320, 32), _Conv(32, 48, 3, same=True), _Conv(48, 64, 3, same=True)),
         channels=(128, 320),
         scale=0.17,
-    )
-
-
-def _mixed_6a() -> _Branches:
-    return _Branches(
-        _Conv(320, 384, 3, stride=2),
-        nn.Sequential(_Conv(320, 256), _Conv(256, 256, 3, same=True), _Conv(256, 384, 3, stride=2)),
-        nn.MaxPool2d(3, stride=2),
     )
 
 
@@ -114,13 +111,4 @@ def _factored(
         channels=(192 + third, channels),
         scale=scale,
         activate=activate,
-    )
-
-
-def _mixed_7a() -> _Branches:
-    return _Branches(
-        nn.Sequential(_Conv(1088, 256), _Conv(256, 384, 3, stride=2)),
-        nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, stride=2)),
-        nn.Sequential(_Conv(1088, 256), _Conv(256, 288, 3, same=True), _Conv(288, 320, 3, stride=2)),
-        nn.MaxPool2d(3, stride=2),
     )

@@ -1,12 +1,10 @@
 """Full-reference models: the quality of an image beside its pristine original."""
 
-from __future__ import annotations
-
 import math
 import warnings
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Self, get_args
 
 import torch
 from torch import Tensor, fx, nn
@@ -97,7 +95,7 @@ class StageDistance(ReferenceModel):
         learned = self.top - torch.sqrt(energy @ weights + TINY)
         return self.offset + self.unit * learned
 
-    def train(self, mode: bool = True) -> StageDistance:
+    def train(self, mode: bool = True) -> Self:
         """Set the mode of all but the trunk, whose statistics and dropout stay those of eval mode."""
         super().train(mode)
         self.trunk.eval()

@@ -13,9 +13,8 @@ class AocConv2d(FoldedConv2d):
     """Circular convolution whose kernel is semi-orthogonal by construction.
 
     A 1×1 convolution with orthonormal columns, then k − 1 convolutions 2×1 and as many 1×2, whose two taps are
-    complementary orthogonal projectors of rank ⌊C_out/2⌋.
-    `mixing` is the raw matrix (C_out, C_in) of the 1×1 convolution, `subspaces` are the raw bases (2(k − 1), C_out,
-    ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.
+    complementary orthogonal projectors of rank ⌊C_out/2⌋. `mixing` is the raw matrix (C_out, C_in) of the first,
+    `subspaces` are the raw bases (2(k − 1), C_out, ⌊C_out/2⌋) of the projectors; by fours: 2×1, 1×2, 1×2, 2×1.
 
     Source: Boissin et al., "An Adaptive Orthogonal Convolution Scheme", 2025, arXiv:2501.07930, for the block
     convolution of projectors (there after Xiao et al. 2018 and Li et al. 2019). (ours) orthonormalization by
@@ -48,10 +47,7 @@ class AocConv2d(FoldedConv2d):
 
 
 def orthogonal_kernel(mixing: Tensor, subspaces: Tensor) -> Tensor:
-    """Return the semi-orthogonal circular kernel (C_out, C_in, k, k) of raw matrices, in float32 or better.
-
-    These are (C_out, C_in) and (2(k − 1), C_out, r), r < C_out, both of full column rank.
-    """
+    """Return the kernel (C_out, C_in, k, k), float32 or better, of a layer's raw matrices of full column rank."""
     working = torch.promote_types(mixing.dtype, torch.float32)
     bases = orthonormal_columns(subspaces.to(working))
     taps = orthonormal_columns(mixing.to(working))[..., None, None]
@@ -67,10 +63,8 @@ def orthogonal_kernel(mixing: Tensor, subspaces: Tensor) -> Tensor:
 
 
 def orthonormal_columns(matrices: Tensor) -> Tensor:
-    """Return the Q of the QR decomposition, with a positive diagonal of R, of matrices (…, m, n), m ≥ n.
-
-    Cholesky-QR twice: matrix products only, orthonormal to rounding for condition numbers up to 1e3 in float32.
-    """
+    """Return the Q of the QR decomposition, with a positive diagonal of R, of matrices (…, m, n), m ≥ n."""
+    # Cholesky-QR twice: matrix products only, orthonormal to rounding for condition numbers up to 1e3 in float32.
     for _ in range(2):
         lower = torch.linalg.cholesky(matrices.mT @ matrices)
         matrices = torch.linalg.solve_triangular(lower, matrices.mT, upper=False).mT

@@ -4,6 +4,7 @@ import math
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from iqa_armor.ortho.aoc import orthogonal_kernel
 from iqa_armor.ortho.circular import autocorrelation
@@ -41,20 +42,15 @@ class AolConv2d(FoldedConv2d):
 
     def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
         """Return a raw kernel that is the matrix in its center; its columns are orthonormal, so it is left alone."""
-        weight = self.weight.new_zeros(self.weight.shape, dtype=matrix.dtype)
-        weight[..., self.kernel_size // 2, self.kernel_size // 2] = matrix
-        return {"weight": weight}
+        return {"weight": functional.pad(matrix[..., None, None], (self.kernel_size // 2,) * 4)}
 
     def kernel(self) -> Tensor:
-        """Return the rescaled kernel (C_out, C_in, k, k), differentiable in the parameters."""
         return rescale(self.weight.to(torch.promote_types(self.weight.dtype, torch.float32)))
 
 
 def rescale(kernel: Tensor) -> Tensor:
-    """Return a kernel (C_out, C_in, k, k) with every input channel scaled so that its operator is 1-Lipschitz.
-
-    d_i = (Σ_j Σ_τ |(KᵀK)_ij(τ)|)^(−1/2); an input channel of zero weights stays zero.
-    """
+    """Return a kernel (C_out, C_in, k, k) with every input channel scaled so that its operator is 1-Lipschitz."""
+    # d_i = (Σ_j Σ_τ |(KᵀK)_ij(τ)|)^(−1/2); an input channel of zero weights stays zero.
     absolute = autocorrelation(kernel).abs().sum((1, 2, 3))
     scale = torch.where(absolute > 0, absolute, torch.ones_like(absolute)).rsqrt()
     return kernel * scale.view(1, -1, 1, 1)

@@ -44,10 +44,7 @@ class RobustBlock(nn.Module):
         nn.init.zeros_(self.reduction.bias)  # type: ignore[arg-type]
 
     def forward(self, features: Tensor) -> Tensor:
-        """Return (N, C, n, n), or (N, C, H, W) without pooling, of features (N, C, H, W).
-
-        Raises ValueError if there are no images or no pixels, or the number of channels is another.
-        """
+        """Return (N, C, n, n), or (N, C, H, W) unpooled, of features (N, C, H, W); a ValueError refuses empty ones."""
         shape = tuple(features.shape)
         if len(shape) != 4 or shape[1] != self.channels:
             raise ValueError(f"this RobustBlock takes features (N, {self.channels}, H, W), got {shape}")
@@ -70,16 +67,14 @@ class RobustBlock(nn.Module):
 
 
 def pool_square(features: Tensor) -> Tensor:
-    """Return maps (N, C, H, W) averaged to n × n, n = min(H, W), as `adaptive_avg_pool2d` does.
-
-    Only the longer side changes, so it is a product with one matrix of windows: several times faster on a
-    processor, and its gradient on an accelerator is the same at every run.
-    """
+    """Return maps (N, C, H, W) averaged to n × n, n = min(H, W), as `adaptive_avg_pool2d` does."""
     height, width = features.shape[-2:]
     if height == width:
         return features
     if torch.compiler.is_compiling():  # sizes may be symbols there
         return functional.adaptive_avg_pool2d(features, min(height, width))
+    # A product with a matrix of windows is several times faster on a processor, and its gradient on an accelerator the
+    # same at every run.
     inside = windows(max(height, width), min(height, width), like=features)
     if height < width:
         return features @ inside / inside.sum(0)
@@ -89,10 +84,9 @@ def pool_square(features: Tensor) -> Tensor:
 class TokenBlock(nn.Module):
     """Apply a RobustBlock to the tokens (N, extra + h·w, C) of a transformer, seen as maps (N, C, h, w).
 
-    Leading tokens that stand for no place (class, distillation, registers) pass by unchanged. Maps whose channels
-    come last, (N, h, w, C), are taken too. The block keeps the grid, since what follows counts on as many tokens;
-    so nothing is pooled, which on a square grid is what square pooling does. The size is (h, w) of the grid; channels
-    and backend are those of the block.
+    Leading tokens that stand for no place (class, distillation, registers) pass by unchanged; maps whose channels come
+    last, (N, h, w, C), are taken too. What follows counts on as many tokens, so nothing is pooled, which on a square
+    grid is what square pooling does. The size is (h, w) of the grid; channels and backend are those of the block.
 
     Source: (ours); Meleshin et al., "Robustness as Architecture", arXiv:2506.04951, speak of convolutional maps only.
     """
@@ -142,12 +136,10 @@ class TokenBlock(nn.Module):
 def initialize_identity(block: RobustBlock, features: Tensor) -> None:
     """Set a block, in place, to x → P Pᵀ(x − μ) + μ, P the top principal directions of `features`.
 
-    There are as many as the block's reduction has outputs, ⌊C/2⌋ in a block as built; any number from 1 to C
-    works, and with C of them the block is the identity. Where the features span fewer, nothing of them is lost.
-    Square pooling of maps that are not square still changes them; on square maps, or with pool "none", the
-    block computes the projection to rounding. Every parameter can be trained on from there. The features (N, C, H, W)
-    are what the block will stand on, for calibration images; a ValueError refuses features that are empty, not finite,
-    or of another number of channels.
+    There are as many as the block's reduction has outputs, ⌊C/2⌋ in a block as built; with C of them the block is the
+    identity. On square maps, or with pool "none", it computes the projection to rounding; every parameter can be
+    trained on from there. The features (N, C, H, W) are what the block will stand on, for calibration images; a
+    ValueError refuses features that are empty, not finite, or of another number of channels.
 
     Source: (ours), a principal component analysis over images and positions.
     """
@@ -165,10 +157,7 @@ def initialize_identity(block: RobustBlock, features: Tensor) -> None:
 
 
 def principal_directions(features: Tensor, count: int) -> tuple[Tensor, Tensor]:
-    """Return the `count` ≤ C directions of largest variance (C, count), orthonormal, and the mean (C,), in float64.
-
-    Every position of every image of the features (N, C, H, W) is a sample.
-    """
+    """Return `count` directions (C, count) of largest variance over all places of (N, C, H, W), and the mean (C,)."""
     samples = features.to(torch.promote_types(features.dtype, torch.float32)).movedim(1, 0).flatten(1)
     mean = samples.mean(1, dtype=torch.float64)
     centered = samples - mean.to(samples.dtype)[:, None]

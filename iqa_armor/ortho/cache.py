@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 T = TypeVar("T")
-# Enough for the spectrum of 512 -> 1024 channels on 32 × 32 maps (1.1 GB).
+# Bytes that a cache holds; it does not keep what is larger. Enough for 512 -> 1024 channels on 32 × 32 maps (1.1 GB).
 DEFAULT_LIMIT = 2 * 2**30
 
 
@@ -21,10 +21,7 @@ def may_keep_tensors() -> bool:
 
 
 class DerivedCache:
-    """Least-recently-used store of values computed from parameters; safe in threads; copies and pickles are empty.
-
-    It holds at most `limit` bytes; a larger value is computed anew at every use.
-    """
+    """Least-recently-used store of values computed from parameters; safe in threads; copies and pickles are empty."""
 
     def __init__(self, limit: int = DEFAULT_LIMIT) -> None:
         self.limit = limit
@@ -85,7 +82,6 @@ class CachingModule(nn.Module):
         self.cache = DerivedCache()
 
     def train(self, mode: bool = True) -> Self:
-        """Set training mode; entering it drops the cache."""
         if mode:
             self.cache.clear()
         return super().train(mode)

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Generator, Tensor, nn
+from torch.nn import functional
 
 from iqa_armor.ortho.circular import adjoint_kernel, autocorrelation, convolve, kernel_gradient
 from iqa_armor.ortho.layer import OrthogonalConv2d
@@ -20,12 +21,10 @@ class CayleyConv2d(OrthogonalConv2d):
 
     With the kernel split in U (C_in outputs) and V (the rest) and A = U − Uᵀ + VᵀV, the operator is
     Q = [(I + A)⁻¹(I − A); −2V(I + A)⁻¹]. It is never formed: z = (I + A)⁻¹x gives Qx = [2z − x; −2Vz].
-    The inverse is not a small kernel, so the layer reaches over the whole map and depends on its size. A kernel that
-    exceeds the map wraps around it.
+    The inverse reaches over the whole map and depends on its size; a kernel that exceeds the map wraps around it.
 
-    In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024
-    channels on 32 × 32 maps take 1.1 GB); over that limit it is computed anew at every call.
-    Its `weight` is the kernel (C_out, C_in, k, k), U above V.
+    In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024 channels on
+    32 × 32 maps take 1.1 GB). The `weight` is the kernel (C_out, C_in, k, k), U above V.
 
     Source: Trockman and Kolter, "Orthogonalizing Convolutional Layers with the Cayley Transform", ICLR 2021,
     arXiv:2104.07167, eq. 9 and Section 4. (ours) no rescaling of the kernel by a learned norm; solves
@@ -45,11 +44,8 @@ class CayleyConv2d(OrthogonalConv2d):
         nn.init.zeros_(self.bias)
 
     def aligned(self, matrix: Tensor) -> Tensor:
-        """Return P R with R such that the top square of P R is symmetric and positive.
-
-        With P₁ = W S Zᵀ and R = Z Wᵀ it is W S Wᵀ; without that, an orthogonal map whose top square has an
-        eigenvalue of −1 has no Cayley transform.
-        """
+        """Return P R with R such that the top square of P R is symmetric and positive, so that it has a transform."""
+        # With P₁ = W S Zᵀ and R = Z Wᵀ it is W S Wᵀ.
         left, _, right = torch.linalg.svd(matrix[: matrix.shape[1]])
         return matrix @ right.T @ left.T  # type: ignore[no-any-return]
 
@@ -63,10 +59,8 @@ class CayleyConv2d(OrthogonalConv2d):
         if torch.linalg.cond(identity + top) > SINGULAR:
             raise ValueError("an orthogonal map whose top square has an eigenvalue of −1 has no Cayley transform")
         algebra = torch.linalg.solve(identity + top, identity - top)
-        weight = self.weight.new_zeros(self.weight.shape, dtype=matrix.dtype)
-        center = self.kernel_size // 2
-        weight[..., center, center] = torch.cat([(algebra - algebra.T) / 4, -bottom @ (identity + algebra) / 2])
-        return {"weight": weight}
+        center = torch.cat([(algebra - algebra.T) / 4, -bottom @ (identity + algebra) / 2])
+        return {"weight": functional.pad(center[..., None, None], (self.kernel_size // 2,) * 4)}
 
     @torch.no_grad()
     def plain(self, size: tuple[int, int]) -> nn.Module:
@@ -78,17 +72,17 @@ class CayleyConv2d(OrthogonalConv2d):
 
     def compute(self, maps: Tensor) -> Tensor:
         """Return (N, C_out, H, W) of maps (N, C_in, H, W), in their dtype; computed in float32 or better."""
-        working = torch.promote_types(self.weight.dtype, torch.float32)
+        working, size = torch.promote_types(self.weight.dtype, torch.float32), maps.shape[-2:]
+        factor: Factor | Inverse
         with full_precision(maps.device):
             weight, signal = self.weight.to(working), maps.to(working)
-            solved, rest = _Resolvent.apply(signal, weight, self._factor(weight.detach(), *maps.shape[-2:]))
+            if self.training:
+                factor = factorize(cayley_matrix(weight.detach()), *size)
+            else:
+                factor = self.cache.get(size, (self.weight,), lambda: invert(cayley_matrix(weight.detach()), *size))
+            solved, rest = _Resolvent.apply(signal, weight, factor)
             output = torch.cat([2 * solved - signal, -2 * rest], dim=1)
             return (output + self.bias.to(working).view(-1, 1, 1)).to(maps.dtype)
-
-    def _factor(self, weight: Tensor, height: int, width: int) -> Factor | Inverse:
-        if self.training:
-            return factorize(cayley_matrix(weight), height, width)
-        return self.cache.get((height, width), (self.weight,), lambda: invert(cayley_matrix(weight), height, width))
 
 
 def cayley_matrix(weight: Tensor) -> Tensor:
@@ -124,13 +118,13 @@ class _Resolvent(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
-        weight, solved, rest = ctx.saved_tensors
-        of_solved, of_rest = gradients
+        (weight, solved, rest), (of_solved, of_rest) = ctx.saved_tensors, gradients
         lower = _split(weight)[1]
         dual = _Adjoint.apply(of_solved + convolve(of_rest, adjoint_kernel(lower)), weight, ctx.factor)
         if not ctx.needs_input_grad[1]:
             return dual, None, None
-        return dual, _weight_gradient(weight, (solved, rest), (dual, convolve(dual, lower)), of_rest), None
+        target = convolve(dual, lower) - of_rest
+        return dual, _weight_gradient(weight, solved, rest, dual=dual, target=target), None
 
 
 class _Adjoint(torch.autograd.Function):
@@ -151,20 +145,13 @@ class _Adjoint(torch.autograd.Function):
         primal, rest = _Resolvent.apply(gradients[0], weight, ctx.factor)
         if not ctx.needs_input_grad[1]:
             return primal, None, None
-        lower = _split(weight)[1]
-        return primal, _weight_gradient(weight, (primal, rest), (dual, convolve(dual, lower)), None), None
+        target = convolve(dual, _split(weight)[1])
+        return primal, _weight_gradient(weight, primal, rest, dual=dual, target=target), None
 
 
-def _weight_gradient(
-    weight: Tensor, primal: tuple[Tensor, Tensor], dual: tuple[Tensor, Tensor], of_rest: Tensor | None
-) -> Tensor:
-    """Return the gradient of −⟨w, A z⟩ + ⟨ḡ_v, V z⟩ in the weight, given (z, Vz), (w, Vw) and ḡ_v.
-
-    ⟨w, A z⟩ = ⟨w, U z⟩ − ⟨U w, z⟩ + ⟨V w, V z⟩.
-    """
-    (solved, rest), (adjoint, target) = primal, dual
-    if of_rest is not None:
-        target = target - of_rest
-    square, lower = _split(-kernel_gradient(solved, torch.cat([adjoint, target], dim=1), weight))
-    lower = lower - kernel_gradient(adjoint, rest, lower)
+def _weight_gradient(weight: Tensor, solved: Tensor, rest: Tensor, *, dual: Tensor, target: Tensor) -> Tensor:
+    """Return the gradient of −⟨w, A z⟩ + ⟨ḡ_v, V z⟩ in the weight, given z, Vz, w and Vw − ḡ_v."""
+    # ⟨w, A z⟩ = ⟨w, U z⟩ − ⟨U w, z⟩ + ⟨V w, V z⟩
+    square, lower = _split(-kernel_gradient(solved, torch.cat([dual, target], dim=1), weight))
+    lower = lower - kernel_gradient(dual, rest, lower)
     return torch.cat([square - adjoint_kernel(square), lower])

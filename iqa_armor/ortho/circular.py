@@ -24,15 +24,11 @@ def convolve(maps: Tensor, kernel: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def kernel_gradient(source: Tensor, target: Tensor, kernel: Tensor) -> Tensor:
-    """Return the gradient of ⟨target, convolve(source, kernel)⟩ in the kernel, differentiable once more.
-
-    Of maps (N, C_in, H, W) and (N, C_out, H, W); of the kernel (C_out, C_in, k, k) only its shape counts.
-    """
+    """Return the gradient of ⟨target, convolve(source, kernel)⟩ in a kernel, of which only the shape counts."""
     if not kernel.numel():
         return torch.zeros_like(kernel)
     padded = pad_circular(source, kernel.shape[-1] // 2)
-    gradient: Tensor = conv2d_weight(padded, kernel.shape, target)  # type: ignore[no-untyped-call]
-    return gradient
+    return conv2d_weight(padded, kernel.shape, target)  # type: ignore[no-untyped-call,no-any-return]
 
 
 def adjoint_kernel(kernel: Tensor) -> Tensor:

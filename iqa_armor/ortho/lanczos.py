@@ -33,10 +33,9 @@ class Roots(NamedTuple):
 
 
 def lanczos(product: Operator, start: Tensor, *, steps: int, noise: float) -> Iterator[Roots]:
-    """Yield, after each of at most `steps` products, what is known of operators JᵀJ on vectors (N, D).
+    """Yield, after each of at most `steps` products, what is known of N separate operators JᵀJ on vectors (N, D).
 
-    One operator does not influence another; `noise` is the relative length below which a direction is rounding. It
-    takes the memory of so many vectors.
+    It takes the memory of so many vectors; `noise` is the relative length below which a direction is rounding.
     """
     most = start.shape[1]
     steps = min(steps, most)
@@ -86,10 +85,9 @@ def extreme_gains(
 ) -> Gains:
     """Return the largest and, if asked for, the smallest gain of a linear-plus-bias layer.
 
-    Takes the memory of `max_steps` inputs in float64 and needs far fewer steps than power iteration. It stops where the
-    residual relative to the largest is within the tolerance, after `max_steps` in any case; the tolerance returned says
-    how far it came. Of the example only shape, type and device count; the whole batch is one vector. The layer's mode
-    is left alone.
+    Takes the memory of `max_steps` inputs in float64. It stops where the residual relative to the largest is within
+    the tolerance, after `max_steps` in any case; the tolerance returned says how far it came. Of the example only
+    shape, type and device count; the whole batch is one vector.
     """
     if tolerance <= 0 or max_steps < 1:
         raise ValueError(f"tolerance and max_steps must be positive, got {tolerance} and {max_steps}")
@@ -133,12 +131,10 @@ def largest_singular_value(
 ) -> Found:
     """Return the largest singular value of a function's Jacobian at every image of a batch.
 
-    An estimate has converged if in every start the last step changed it by no more than the tolerance and the residual,
-    which bounds the distance to some singular value, is no larger either, and all random starts agree, of which the
-    largest result counts.
-
     The function maps a batch (N, …) to (N, …) and treats images independently, as networks in eval mode do; `x` are the
-    points to differentiate at, `steps` the most products with the Jacobian and its transpose per start.
+    points to differentiate at, `steps` the most products with the Jacobian and its transpose per start. An estimate,
+    the largest of all starts, has converged if these agree and in each the last step changed it by no more than the
+    tolerance and the residual, which bounds the distance to some singular value, is no larger either.
     """
     if tolerance <= 0 or min(steps, starts, len(x)) < 1:
         given = f"{tolerance}, {steps}, {starts}, {len(x)}"
@@ -171,11 +167,7 @@ def _of_start(product: Operator, example: Tensor, tolerance: float, *, steps: in
 
 
 def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operator]:
-    """Return (f(x), v ↦ J v, u ↦ Jᵀ u) of a function at x.
-
-    Layers without a forward derivative are pushed through by differentiating Jᵀu, linear in u, by u: the same values
-    at several times the cost.
-    """
+    """Return (f(x), v ↦ J v, u ↦ Jᵀ u) of a function at x."""
     output, pulled = torch.func.vjp(function, x)[:2]
 
     def pull(vectors: Tensor) -> Tensor:
@@ -188,7 +180,9 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, at the first derivative
             push(torch.zeros_like(x))
-    except NotImplementedError:
+    except (
+        NotImplementedError
+    ):  # a layer without a forward derivative: Jᵀu, linear in u, by u, at several times the cost
         twice = torch.func.vjp(pull, torch.zeros_like(output))[1]
         return output, lambda vectors: twice(vectors)[0], pull
     return output, push, pull

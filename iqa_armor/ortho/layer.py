@@ -46,10 +46,9 @@ class OrthogonalConv2d(CachingModule, ABC):
 
     @abstractmethod
     def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
-        """Return parameters by name with which the layer is the 1×1 convolution by a matrix.
+        """Return parameters by name with which the layer is the 1×1 convolution by a matrix, as `aligned` returns it.
 
-        It is (C_out, C_in) with orthonormal columns, in float64. Raises ValueError if no parameters give it; some
-        always give what `aligned` returns.
+        It is (C_out, C_in) with orthonormal columns, in float64. Raises ValueError if no parameters give another.
         """
 
     @abstractmethod
@@ -88,10 +87,7 @@ class OrthogonalConv2d(CachingModule, ABC):
 
 
 class FoldedConv2d(OrthogonalConv2d):
-    """Orthogonal convolution that is one plain circular convolution once its kernel is built.
-
-    In eval mode, unless a gradient in its parameters is wanted, the kernel is built once and kept.
-    """
+    """Orthogonal convolution that is one plain circular convolution once its kernel is built."""
 
     @abstractmethod
     def kernel(self) -> Tensor:
@@ -99,6 +95,7 @@ class FoldedConv2d(OrthogonalConv2d):
 
     def compute(self, maps: Tensor) -> Tensor:
         raw = tuple(parameter for name, parameter in self.named_parameters() if name != "bias")
+        # In eval mode, unless a gradient in the parameters is wanted, the kernel is built once and kept.
         wants_gradient = torch.is_grad_enabled() and any(parameter.requires_grad for parameter in raw)
         if self.training or wants_gradient:
             kernel = self._built()

@@ -14,11 +14,10 @@ SPECTRUM_CHUNK = 2**22
 def singular_values(module: nn.Module, *, channels: int, size: tuple[int, int]) -> Tensor:
     """Return every singular value of a circular convolution on maps of one size, largest first, in float64.
 
-    Exact up to the module's own rounding (float32: about 1e-5 relative): the responses to one impulse per
-    channel, less the response to zero, are its kernel; its transform is one small matrix per frequency. Only
-    the half of them that is not the conjugate of another is decomposed; 16 · C_in · C_out bytes are held for each. They
-    are (H · W · min(C_in, C_out),), on the CPU. The module takes maps of `channels` and of a size (H, W); it is
-    linear-plus-bias and circular: it commutes with shifts.
+    They are (H · W · min(C_in, C_out),), on the CPU, exact up to the module's own rounding (float32: about 1e-5
+    relative): the responses to one impulse per channel, less the response to zero, are its kernel; its transform is one
+    small matrix per frequency, of which the half that are no conjugates are decomposed; each takes 16 · C_in · C_out
+    bytes. The module, linear-plus-bias, commutes with shifts and takes maps of `channels` and of a size (H, W).
 
     Source: Sedghi et al., "The Singular Values of Convolutional Layers", ICLR 2019, arXiv:1805.10408.
     """
@@ -41,10 +40,9 @@ def _responses(module: nn.Module, channels: int, size: tuple[int, int]) -> list[
         became = tuple(offset.shape[-2:])
         raise ValueError(f"maps of {size} became {became}; only a layer that keeps their size is measured")
     spectra = []
-    for start in range(0, channels, CHUNK):
-        count = min(CHUNK, channels - start)
-        impulses = zero.repeat(count, 1, 1, 1)
-        impulses[torch.arange(count), torch.arange(start, start + count), 0, 0] = 1
+    for part in torch.split(torch.arange(channels), CHUNK):
+        impulses = zero.repeat(len(part), 1, 1, 1)
+        impulses[torch.arange(len(part)), part, 0, 0] = 1
         spectra.append(torch.fft.rfft2((module(impulses) - offset).double().cpu()))
     return spectra
 
@@ -57,12 +55,11 @@ AFFORDABLE = 2e9  # multiplications that one singular value decomposition per fr
 def convolution_bound(weight: Tensor, *, groups: int = 1) -> float:
     """Return an upper bound on the largest singular value of a convolution as an operator on maps.
 
-    Every zero-padded, strided, dilated or circular convolution takes inputs and outputs of one on the infinite grid
-    away, whose norm is the largest that the kernel's transform reaches at any frequency. That is exact for 1 × 1
-    kernels; else it is measured on a grid of frequencies and divided by cos(π n / M) per dimension, n being the reach
-    and M the frequencies (1 % in all), or, where that would take long, bounded by the kernel laid out as a matrix in
-    four ways (loose by up to the root of the kernel's area). The weight is (C_out, C_in / groups, h, w); a matrix
-    (C_out, C_in) is a 1 × 1 kernel.
+    The weight is (C_out, C_in / groups, h, w), or a matrix. Every zero-padded, strided, dilated or circular convolution
+    takes inputs and outputs of one on the infinite grid away, whose norm is the largest that the kernel's transform
+    reaches at any frequency. That is exact for 1 × 1 kernels; else it is measured on a grid of frequencies and divided
+    by cos(π n / M) per dimension, n being the reach and M the frequencies (1 % in all), or, where that would take long,
+    bounded by the kernel laid out as a matrix in four ways (loose by up to the root of the kernel's area).
 
     Source: M. Riesz's inequality for trigonometric polynomials, Ehlich and Zeller, "Schwankung von Polynomen zwischen
     Gitterpunkten", Math. Zeitschrift 86, 1964, applied to u*K(ω)v; Singla and Feizi, "Fantastic Four: Differentiable

@@ -11,12 +11,10 @@ from iqa_armor.ortho.spectrum import Grid
 
 
 def wrapped(maps: Tensor, margin: int) -> Tensor:
-    """Return maps (N, C, H, W) continued circularly by `margin` ≤ min(H, W) pixels on every side.
-
-    Explicit slices: exporters have translated the padding mode "circular" wrongly.
-    """
+    """Return maps (N, C, H, W) continued circularly by `margin` ≤ min(H, W) pixels on every side."""
     if margin == 0:
         return maps
+    # Explicit slices: exporters have translated the padding mode "circular" wrongly.
     maps = torch.cat([maps[..., -margin:, :], maps, maps[..., :margin, :]], dim=-2)
     return torch.cat([maps[..., -margin:], maps, maps[..., :margin]], dim=-1)
 

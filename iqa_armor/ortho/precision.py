@@ -29,10 +29,8 @@ def full_precision(device: torch.device) -> AbstractContextManager[object]:
 
 @contextmanager
 def exact_products(device: torch.device) -> Iterator[None]:
-    """Compute float32 products on a device in float32, whatever the process allows; restore that on leaving.
-
-    With TF32, which cuDNN uses by default, singular values that are 1 to 1e-6 are so to 3e-4 only.
-    """
+    """Compute float32 products on a device in float32, whatever the process allows; restore that on leaving."""
+    # With TF32, which cuDNN uses by default, singular values that are 1 to 1e-6 are so to 3e-4 only.
     kind = device.type
     with _lock:
         _users[kind] += 1

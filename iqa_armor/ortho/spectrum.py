@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
@@ -19,12 +20,9 @@ ACCELERATOR_CHUNK = 2**26
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """Frequencies of real maps (H, W) that determine all others, as `grid_of` gives them.
+    """Frequencies of real maps (H, W) that determine all others, as `grid_of` gives them."""
 
-    The half spectrum still holds its first and (for even W) last column twice, as conjugates; those
-    rows are left out too.
-    """
-
+    # The half spectrum still holds its first and (for even W) last column twice, as conjugates, which are left out too.
     height: int
     width: int
     mirrored: Tensor  # which entries of the half spectrum are conjugates of kept ones, boolean (H · (W // 2 + 1),)
@@ -53,17 +51,13 @@ def grid_of(height: int, width: int, device: torch.device) -> Grid:
 @lru_cache(maxsize=64)
 def _grid(height: int, width: int, device: torch.device) -> Grid:
     columns = width // 2 + 1
-    places = [divmod(entry, columns) for entry in range(height * columns)]
-    mirrored = [2 * column % width == 0 and 2 * row > height for row, column in places]
-    kept = [entry for entry, is_mirrored in enumerate(mirrored) if not is_mirrored]
-    number = {places[entry]: i for i, entry in enumerate(kept)}
-    source = [
-        number[height - row if is_mirrored else row, column]
-        for (row, column), is_mirrored in zip(places, mirrored, strict=True)
-    ]
+    row, column = np.divmod(np.arange(height * columns), columns)
+    mirrored = (2 * column % width == 0) & (2 * row > height)
+    number = (~mirrored).cumsum() - 1  # of an entry among those kept
+    source = np.where(mirrored, number[(height - row) % height * columns + column], number)
     # A tensor made in inference mode could take no part in a backward pass.
     with torch.inference_mode(False):
-        tensors = [torch.tensor(values, device=device) for values in (mirrored, kept, source)]
+        tensors = [torch.tensor(values, device=device) for values in (mirrored, np.flatnonzero(~mirrored), source)]
     return Grid(height, width, *tensors)
 
 
@@ -101,10 +95,7 @@ class Factor:
 
 
 def factorize(kernel: Tensor, height: int, width: int) -> Factor:
-    """Return I + A at the frequencies of maps (height, width), ready to be solved against.
-
-    The kernel of A is (C, C, s, s), s odd; where it is larger than the map, it wraps.
-    """
+    """Return I + A at the frequencies of maps (height, width); the kernel of A (C, C, s, s), s odd, may exceed them."""
     grid = grid_of(height, width, kernel.device)
     channels, count = len(kernel), len(grid.kept)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
@@ -126,28 +117,23 @@ def inverses(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
 
 
 def _factor_into(systems: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Write LU factors, pivots and flags of matrices (f, C, C).
-
-    On a processor one by one: after `torch.set_num_threads`, PyTorch's batched factorization runs MKL's from
-    several threads at once and returns wrong factors above some 150 channels without a word
-    (https://github.com/pytorch/pytorch/issues/141358).
-    """
+    """Write LU factors, pivots and flags of matrices (f, C, C)."""
     if systems.device.type != "cpu":
         torch.linalg.lu_factor_ex(systems, out=out)
         return
+    # After `torch.set_num_threads`, PyTorch's batched factorization runs MKL's from several threads at once and returns
+    # wrong factors above some 150 channels without a word (https://github.com/pytorch/pytorch/issues/141358).
     for each in zip(systems, *out, strict=True):
         torch.linalg.lu_factor_ex(each[0], out=each[1:])
 
 
 def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
-    """Yield I + A (f, C, C), columns contiguous, for consecutive slices of the kept frequencies.
-
-    The transform is a product with the DFT matrix: kernels have few taps, and real ones fold onto half of
-    them, since Σ_τ a(τ) e^{iωτ} = Σ_τ≥0 cos(ωτ)(a(τ) + a(−τ)) + i sin(ωτ)(a(τ) − a(−τ)).
-    """
+    """Yield I + A (f, C, C), columns contiguous, for consecutive slices of the kept frequencies."""
     channels, limit = len(kernel), CHUNK if kernel.device.type == "cpu" else ACCELERATOR_CHUNK
     step = max(1, limit // channels**2)
     taps = kernel.flatten(2).permute(2, 1, 0).reshape(-1, channels**2)  # transposed, for LAPACK
+    # A product with the DFT matrix: kernels have few taps, and real ones fold onto half of them, since
+    # Σ_τ a(τ) e^{iωτ} = Σ_τ≥0 cos(ωτ)(a(τ) + a(−τ)) + i sin(ωτ)(a(τ) − a(−τ)).
     half = len(taps) // 2 + 1
     even, odd = (taps + taps.flip(0))[:half], (taps - taps.flip(0))[:half]
     even[-1] /= 2
@@ -161,13 +147,11 @@ def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
 
 @dataclass(frozen=True)
 class Inverse:
-    """(I + A)⁻¹ at the kept frequencies of a map size, dearer to make than LU factors and cheaper to use.
-
-    Tables are real (F, B, C, 2C / B): row d of a frequency's blocks, side by side, is column d of the inverse, its real
-    parts before its imaginary ones.
-    """
+    """(I + A)⁻¹ at the kept frequencies of a map size, dearer to make than LU factors and cheaper to use."""
 
     grid: Grid
+    # Real (F, B, C, 2C / B): row d of a frequency's blocks, side by side, is column d of the inverse, its real parts
+    # before its imaginary ones.
     tables: Tensor
 
     @property
@@ -191,12 +175,9 @@ class Inverse:
         return torch.complex(real_real - imaginary_imaginary, real_imaginary + imaginary_real).mT
 
     def _sum_rows(self, rows: Tensor) -> Tensor:
-        """Return `rows @ tables` for one image, (F, B, 2, 2C / B).
-
-        That is bound by reading the tables, and a weighted sum of table rows is what an embedding bag is: on a
-        processor its code reads almost twice as fast as that of matrix products. A block stays in the cache for
-        both sums.
-        """
+        """Return `rows @ tables` for one image, (F, B, 2, 2C / B)."""
+        # That is bound by reading the tables, which a processor does almost twice as fast in an embedding bag, itself a
+        # weighted sum of table rows, as in a matrix product. A block stays in the cache for both sums.
         frequencies, blocks, channels, width = self.tables.shape
         weights = rows.expand(frequencies, blocks, 2, channels).reshape(-1)
         table = self.tables.view(-1, width)

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.calls import tensors_in
 from iqa_armor.graph.walk import ancestors
 from iqa_armor.pruning.channels.cut import cut
 from iqa_armor.pruning.channels.labelling import Labelling
@@ -81,7 +80,9 @@ class Coupling:
             for name, _ in (*layer.named_parameters(recurse=False), *layer.named_buffers(recurse=False))
             if path and not isinstance(layer, fx.GraphModule)
         }
-        self._try_out()
+        # Channels at which a trial breaks the network stay; it goes on until it does not.
+        while self._without(unit for group in self.groups for unit in group.units[_some(len(group.units))]) is None:
+            pass
 
     @property
     def groups(self) -> list[ChannelGroup]:
@@ -105,10 +106,10 @@ class Coupling:
 
         The groups are without the channels that did it then. Raises SurgeryError if it would break for another reason.
         """
-        gone = self._marked([group.units[channel % len(group.units)] for group, gone in removed for channel in gone])
-        pruned = cut(self.network, self.labelling, gone)
-        if self._breaks(pruned, gone):
+        found = self._without(group.units[channel % len(group.units)] for group, gone in removed for channel in gone)
+        if found is None:
             return None
+        pruned, gone = found
         made = {
             self._owners[name][0]: gone[labels]
             for (name, axis), labels in self.labelling.sites.items()
@@ -117,37 +118,25 @@ class Coupling:
         kept = {name: torch.nonzero(~leaves).flatten().tolist() for name, leaves in made.items()}
         return Cut(pruned, kept, {name: len(leaves) for name, leaves in made.items()}, gone)
 
-    def _marked(self, units: Iterable[Tensor]) -> Tensor:
+    def _without(self, units: Iterable[Tensor]) -> tuple[fx.GraphModule, Tensor] | None:
+        """Return a copy without some units, and per label whether it went; None if it is broken: what did it stays."""
         roots = self.labelling.units.roots()
         marked = torch.zeros(len(roots), dtype=torch.bool)
         marked[torch.tensor([int(unit) for unit in units], dtype=torch.long)] = True
         marked[0] = False
-        return marked[roots]
-
-    def _try_out(self) -> None:
-        """Take channels out for a trial, and keep those at which that breaks the network, until it does not."""
-        while True:
-            chosen = [group.units[_some(len(group.units))] for group in self.groups]
-            gone = self._marked(unit for units in chosen for unit in units)
-            pruned = cut(self.network, self.labelling, gone)
-            if not self._breaks(pruned, gone):
-                return
-
-    def _breaks(self, pruned: fx.GraphModule, gone: Tensor) -> bool:
-        """Return whether a copy is broken, and let the channels stay that did it."""
+        pruned, gone = cut(self.network, self.labelling, marked[roots]), marked[roots]
         node = broken_at(pruned, self.network, self.labelling, gone)
         is_late = time.monotonic() > self._deadline  # then what cannot be followed is given up in larger pieces
         if node is not None and not self._keep(node, far=is_late) and not self._keep(node, far=True):
             raise SurgeryError(f"channels cannot be followed past {node.name!r}; keep the network's width by --prune 0")
-        return node is not None
+        return (pruned, gone) if node is None else None
 
     def _keep(self, node: fx.Node, *, far: bool) -> bool:
         """Let the channels stay that a node reads, if `far` also their sources; say whether any could go before."""
         units, labels = self.labelling.units, self.labelling.labels
         before = units.roots()
         for source in ancestors(node, stops=lambda each: not far and isinstance(labels.get(each), Tensor)):
-            for found in tensors_in(self.labelling.of(source)):
-                units.fix(found)
+            self.labelling.fix(self.labelling.of(source))
         self.labelling.reasons.setdefault(node, "what it does to channels depends on their number")
         return not torch.equal(before, units.roots())
 

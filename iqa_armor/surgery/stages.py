@@ -137,7 +137,10 @@ def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, fina
         problem = f"the dilated convolution {dilated[0].name!r} hides where the last stage begins"
         return f"{problem}: its maps are as large as the stage's before"
     if last is None or not lineage.last_convolutions.get(last):
-        return "the convolutions have one stage only, so the only cut is the image itself"
+        which = "" if own == lineage.convolutions else f" that lead to {own[-1].name!r}"
+        if len({_map_size(node) for node in own}) > 1:
+            return f"the convolutions{which} have nothing but the image in common, so no cut lies before the last stage"
+        return f"the convolutions{which} have one stage only, so the only cut is the image itself"
     return ""
 
 

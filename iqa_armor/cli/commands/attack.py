@@ -1,5 +1,6 @@
 """`iqa-armor attack`: attacked images as files."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -11,16 +12,8 @@ from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import LEVELS, Attacks, Direction, SettingsModel
 
-# What the table shows: field of an AttackedImage, and how it is written, by heading.
-SHOWN = {
-    **{"file": ("file", "{}"), "clean": ("clean_score", "{:.4f}"), "attacked": ("attacked_score", "{:.4f}")},
-    **{
-        "gain": ("gain", "{:+.4f}"),
-        "L∞·255": ("linf", "{:.2f}"),
-        "PSNR": ("psnr", "{:.1f}"),
-        "SSIM": ("ssim", "{:.4f}"),
-    },
-}
+HEADINGS = ("file", "clean", "attacked", "gain", "L∞·255", "PSNR", "SSIM")
+NUMBERS = "{0.clean_score:.4f} {0.attacked_score:.4f} {0.gain:+.4f} {0.linf:.2f} {0.psnr:.1f} {0.ssim:.4f}"
 
 
 class AttackSettings(SettingsModel):
@@ -65,21 +58,13 @@ def attack(
             found = forecast(defended, image, device=device, images=count, calls=calls, gradients=steps, batch_size=1)
             show_forecasts([found])
             return
-        done = attack_images(
-            defended,
-            images,
-            output,
-            attacks=built,
-            seed=draws.seed,
-            device=device,
-            overwrite=call.overwrite,
-            progress=bars,
-        )
+        run = partial(attack_images, attacks=built, seed=draws.seed, device=device, progress=bars)
+        done = run(defended, images, output, overwrite=call.overwrite)
     facts = {"model": defended.name, "direction": attacks.direction, "seed": draws.seed, "table": str(output / TABLE)}
     if show_if_json({**facts, "images": [entry.as_row() for entry in done]}):
         return
-    rows = ([written.format(getattr(entry, name)) for name, written in SHOWN.values()] for entry in done)
-    show_table([*SHOWN], rows, caption=SCALE_NOTE.format(defended.scale) if defended.scale else None)
+    rows = ([entry.file, *NUMBERS.format(entry).split()] for entry in done)
+    show_table(HEADINGS, rows, caption=SCALE_NOTE.format(defended.scale) if defended.scale else None)
     say(f"wrote {len(done)} images and {TABLE} to {output}")
     words = [word for each in attacks.attacks for word in ("--attack", each)]
     say_next("evaluate", model, "--data", "csv:labels.csv", *words, *call.words(Opening))

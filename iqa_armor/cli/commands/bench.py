@@ -30,10 +30,8 @@ def bench(models: ModelsArg, settings: BenchSettings, call: ModelCall) -> None:
     if show_if_json(found):
         return
     _show(found)
-    if models[1:]:
-        say_next("evaluate", *models[1:], "--baseline", models[0], *call.words(Opening))
-    else:
-        say_next("harden", models[0], *call.words(Opening))
+    follows = ["evaluate", *models[1:], "--baseline"] if models[1:] else ["harden"]
+    say_next(*follows, models[0], *call.words(Opening))
 
 
 def _show(found: dict[str, Any]) -> None:
@@ -61,12 +59,9 @@ def _show(found: dict[str, Any]) -> None:
     for task in plain[0]["peak_memory"]:
         add(f"peak memory, {task}", _memory, "peak_memory", task)
     kept = (f"{_memory(cost['cache_bytes'])} of {_memory(cost['cache_limit_bytes'])}" for cost in plain)
-    show_table(
-        ["", *(cost["name"] for cost in plain)],
-        [*rows, ["kept between calls", *kept]],
-        caption=f"{used['device']}, {used['threads']} threads, torch {used['torch']}; medians of {used['repeats']} "
-        f"rounds; in brackets: times the first model; memory: {used['memory_method']}, the model included",
-    )
+    how = f"{used['device']}, {used['threads']} threads, torch {used['torch']}; medians of {used['repeats']} rounds"
+    caption = f"{how}; in brackets: times the first model; memory: {used['memory_method']}, the model included"
+    show_table(["", *(cost["name"] for cost in plain)], [*rows, ["kept between calls", *kept]], caption=caption)
 
 
 def _time(seconds: float) -> str:

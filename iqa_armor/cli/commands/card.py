@@ -10,15 +10,14 @@ from iqa_armor.cli.console import say, say_next, show_if_json, stderr
 from iqa_armor.cli.options import options
 
 LICENCE = typer.Option(metavar="TEXT", help="Licence that the card names. \\[default: as its card says, else unknown]")
+RESULTS = typer.Option(metavar="FILE", help="Figures of evaluate --json, or its outcome.json.")
 
 
 @options(without={"dry_run"})
 def card(
     model: arguments.ModelArg,
     writing: arguments.Writing,
-    results: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Figures of evaluate --json, or its outcome.json.")
-    ] = None,
+    results: Annotated[Path | None, RESULTS] = None,
     licence: Annotated[str | None, LICENCE] = None,
     output: Annotated[Path | None, arguments.output_option("OUT.md", shown="stdout")] = None,
 ) -> None:

@@ -10,15 +10,12 @@ from iqa_armor.cli.console import progress, say, say_next, show_forecasts, show_
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import CertifySettings, Opening
 
-FILES = typer.Argument(
-    metavar="MODEL… [IMAGE…]",
-    help="Model files, and image files or folders of them; without images those of --data.",
-)
+FILES = "Model files, and image files or folders of them; without images those of --data."
 
 
 @options(usual=("methods", "samples", "sigma", "radius", "limit", "device"))
 def certify(
-    files: Annotated[list[Path], FILES],
+    files: Annotated[list[Path], typer.Argument(metavar="MODEL… [IMAGE…]", help=FILES)],
     settings: CertifySettings,
     call: arguments.DataCall,
     baseline: arguments.BaselineOpt = None,
@@ -34,9 +31,7 @@ def certify(
     from iqa_armor.files import write_whole
     from iqa_armor.pipeline.certify import build_smoothers, certify_images, forecast_certificates
     from iqa_armor.pipeline.load import load_models
-    from iqa_armor.report.certification import certification_report
-    from iqa_armor.report.page import render_page
-    from iqa_armor.report.terminal import TerminalReport
+    from iqa_armor.report import certification, page, terminal
 
     images = [path for path in files if path.is_dir() or path.suffix.lower() in EXTENSIONS]
     named = list(dict.fromkeys(path for path in files if path not in images))
@@ -55,9 +50,9 @@ def certify(
             return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
         if report is not None:
-            write_whole(report, render_page(certification_report(found)))
+            write_whole(report, page.render_page(certification.certification_report(found)))
             say(f"wrote {report}", to=stderr)
     if show_if_json(found.model_dump(mode="json")):
         return
-    stdout.print(TerminalReport(certification_report(found)))
+    stdout.print(terminal.TerminalReport(certification.certification_report(found)))
     say_next("evaluate", *named, "--smooth", settings.methods[0], *call.words(arguments.Labels, Opening))

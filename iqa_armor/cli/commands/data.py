@@ -10,6 +10,7 @@ from iqa_armor.cli.console import progress, say, say_next, show_if_json, show_ta
 from iqa_armor.cli.options import ArmorCommand, options
 
 data = typer.Typer(no_args_is_help=True, help=COMMANDS["data"], add_completion=False)
+SPEC = typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
 
 
 @data.callback()
@@ -19,13 +20,7 @@ def _root() -> None:
 
 @data.command(cls=ArmorCommand)
 @options(without={"device", "data"})
-def check(
-    spec: Annotated[
-        str, typer.Argument(metavar="SPEC", help="A dataset as --data takes it: csv:labels.csv or kadid10k:DIR.")
-    ],
-    labels: Labels,
-    machine: Machine,
-) -> None:
+def check(spec: Annotated[str, SPEC], labels: Labels, machine: Machine) -> None:
     """Show what a dataset holds, read every image once, and see whether its labels rise with quality.
 
     Ends with exit code 5 where images or labels are missing or cannot be read. Labels that seem to fall with

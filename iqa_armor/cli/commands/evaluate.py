@@ -91,9 +91,12 @@ def evaluate(
             return
         for seed, folder in runs.items():
             found.append(evaluate_once(*opened(seed), settings=settings.changed(seed=seed), output=folder))
-            _write(found[-1], output=folder, scores=tables[seed])
+            _write(found[-1], folder, tables[seed])
         whole = replace(found[0], outcome=over_seeds([each.outcome for each in found]))
-        _write(whole, output=output, report=report, bars=bars)
+        _write(whole, output)
+        if report is not None and is_main_process():
+            write_whole(report, page_of(whole, bars))
+            say(f"wrote {report}", to=stderr)
     if is_main_process():
         _show(whole.outcome, requirements)
         (last,) = arguments.at_seeds(models[-1], [settings.seed])
@@ -114,26 +117,14 @@ def _opened(
     return defended_models(found, defenses.purify, defenses.smooth, threats=threats), datasets
 
 
-def _write(
-    found: Evaluation,
-    *,
-    bars: Progress = silent,
-    output: Path | None = None,
-    scores: Path | None = None,
-    report: Path | None = None,
-) -> None:
+def _write(found: Evaluation, output: Path | None, scores: Path | None = None) -> None:
     from iqa_armor.results.table import write_table
 
-    if not is_main_process():
-        return
-    if output is not None:
+    if output is not None and is_main_process():
         write_whole(output / "outcome.json", found.outcome.to_json() + "\n")
-    if scores is not None:
+    if scores is not None and is_main_process():
         write_table(found.table, scores)
         say(f"wrote {scores}", to=stderr)
-    if report is not None:
-        write_whole(report, page_of(found, bars))
-        say(f"wrote {report}", to=stderr)
 
 
 def page_of(found: Evaluation, bars: Progress = silent) -> str:
@@ -149,7 +140,6 @@ def page_of(found: Evaluation, bars: Progress = silent) -> str:
 
 
 def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
-    """Show the outcome, then fail if a requirement does not hold."""
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
         from iqa_armor.report.evaluation import evaluation_report

@@ -48,7 +48,7 @@ def export(
 
     from iqa_armor.export.capture import format_of
     from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
-    from iqa_armor.export.write import export_model, natural_size
+    from iqa_armor.export.write import OWN_SIZE, export_model
     from iqa_armor.pipeline.forecast import forecast
 
     files, count, is_smaller = format_of(output).files(output), bits.count, bits.int8 or bits.fp16
@@ -61,7 +61,7 @@ def export(
         opened, smaller = call.load(model), None
         if call.dry_run:  # what it takes to compare the file with the model
             steps = 2 * ATTACK.steps * min(ATTACKED, count) / count * is_smaller
-            image = torch.zeros(3, *natural_size(opened))
+            image = torch.zeros(3, *(opened.preprocessing.size or OWN_SIZE))
             found = forecast(opened, image, device=torch.device("cpu"), images=count, calls=2, gradients=steps)
             show_forecasts([found])
             return
@@ -92,9 +92,7 @@ def _show(model: QualityModel, exported: Exported) -> None:
     say(f"compared on {check.images} images: off by at most {error}")
     if (loss := exported.loss) is not None:
         (model_gain, file_gain), way = loss.gains, "lower" if loss.srocc > 0 else "higher"
-        say(
-            f"{loss.precision}: on {loss.images} images off by {loss.error:.2%} of the range in the mean, rank "
-            f"correlation {way} by {abs(loss.srocc):.3f}, an attack gains {file_gain:.2%} of the range (model: "
-            f"{model_gain:.2%})"
-        )
+        told = f"{loss.precision}: on {loss.images} images off by {loss.error:.2%} of the range in the mean"
+        gained = f"an attack gains {file_gain:.2%} of the range (model: {model_gain:.2%})"
+        say(f"{told}, rank correlation {way} by {abs(loss.srocc):.3f}, {gained}")
     say(f"wrote {exported.path} ({exported.format}, {exported.size_bytes / 2**20:.1f} MiB)")

@@ -38,14 +38,12 @@ def harden(
         iqa-armor harden other.pt --data csv:l.csv --recipe hardened.safetensors
     """
     from iqa_armor.files import discard
+    from iqa_armor.pipeline import fitting, forecast, hub
     from iqa_armor.pipeline import harden as hardening
-    from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.forecast import forecast, slowdown
-    from iqa_armor.pipeline.hub import local_target, on_hub, push
 
-    suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if on_hub(model) else ".safetensors")
+    suffix = f"-{arguments.SEED}" * (seeds > 1) + ("" if hub.on_hub(model) else ".safetensors")
     named = output or model.with_name(f"{model.stem}-hardened{suffix}")
-    target, words = local_target(named), call.words(arguments.Labels, Opening)
+    target, words = hub.local_target(named), call.words(arguments.Labels, Opening)
     if seeds > 1 and not call.dry_run:
         _each(range(settings.seed, settings.seed + seeds), settings, named, model, call, resume=resume)
         _say_next(target, model, ["--seeds", str(seeds), "--seed", str(settings.seed), *words])
@@ -55,23 +53,23 @@ def harden(
     claim = call.claimed(target, source=model, suffix=".safetensors")
     with claim, going_on(RESUME, checkpoint), console.progress() as bars:
         original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
+        how = fitting.RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
         work = hardening.plan if dry_run else hardening.harden
         result = work(original, dataset, settings, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
-        seconds = slowdown(original, result.model, image, device)
+        seconds = forecast.slowdown(original, result.model, image, device)
         if not dry_run:
             result.save_all(target, command=COMMAND.get(), source=model, call_seconds=seconds)
             discard(checkpoint)
-            push(target, output)
+            hub.push(target, output)
     say(*(f"warning: {warning}" for warning in result.warnings), to=console.stderr)
     plain = {"output": None if dry_run else str(target), "call_seconds": seconds, **result.as_plain()}
     if not JSON.get():
         _show(result, seconds, synthetic=dataset.is_synthetic)
     if dry_run:
         steps = {"images": len(dataset.training()), "epochs": settings.epochs, "batch_size": settings.batch_size}
-        console.show_forecasts([forecast(result.model, image, device=device, **steps)] * seeds, **plain)
+        console.show_forecasts([forecast.forecast(result.model, image, device=device, **steps)] * seeds, **plain)
         return
     if not console.show_if_json(plain):
         say(f"wrote {target}")
@@ -131,15 +129,14 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
         say(f"check: {proof['step']}: {found}")
-    if result.provenance["frontier"]:
-        points = result.provenance["frontier"]
-        cells = (
-            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
-        )
+    if points := result.provenance["frontier"]:
+        cells = [
+            (f"{p['share']:.2f}{' *' * p['chosen']}", *(f"{p[k]:.3f}" for k in ("srocc", "worst_srocc")))
+            for p in points
+        ]
         headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
         console.show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
-    scale = result.model.scale
-    if scale is not None:
+    if (scale := result.model.scale) is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
         say("fine-tuned on synthetic images with computed scores, not on human opinion")

@@ -37,21 +37,15 @@ def inspect(model: ModelArg, call: ModelCall) -> None:
         title = "tokens at the end of a transformer's units"
         show_table(("node", "channels", "grid", "further tokens", "module"), cells, title=title)
     for block in found.spectra:
-        shown: dict[str, Any] = {
-            "reduction": (block.size, block.reduction.largest, "", block.reduction.tolerance),
-            "orthogonal": (block.size, block.largest, f"{block.smallest:.5f}", block.tolerance),
-            **{f"{each.name} ({each.kind})": (each.size, each.largest, "", each.tolerance) for each in block.after},
-        }
-        lines = (
-            (name, "" if size is None else "{}x{}".format(*size), f"{largest:.5f}", smallest, f"{tolerance:.0e}")
-            for name, (size, largest, smallest, tolerance) in shown.items()
-        )
+        shown: list[tuple[Any, ...]] = [
+            ("reduction", block.size, block.reduction.largest, "", block.reduction.tolerance),
+            ("orthogonal", block.size, block.largest, f"{block.smallest:.5f}", block.tolerance),
+            *((f"{each.name} ({each.kind})", each.size, each.largest, "", each.tolerance) for each in block.after),
+        ]
+        lines = [(name, size and "{}x{}".format(*size), f"{a:.5f}", b, f"{by:.0e}") for name, size, a, b, by in shown]
         missing = f"; not measured: {', '.join(block.unmeasured)}" if block.unmeasured else ""
-        show_table(
-            ("layer", "map", "largest", "smallest", "±"),
-            lines,
-            title=f"singular values of {block.name} ({block.backend}) and behind it",
-            caption=f"orthogonal part: {block.method}; ± is how far a value may be from a singular value{missing}",
-        )
+        caption = f"orthogonal part: {block.method}; ± is how far a value may be from a singular value{missing}"
+        title = f"singular values of {block.name} ({block.backend}) and behind it"
+        show_table(("layer", "map", "largest", "smallest", "±"), lines, title=title, caption=caption)
     say(*found.remarks)
     say_next("harden", model, "--data", "csv:labels.csv", *call.words(Opening))

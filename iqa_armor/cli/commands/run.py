@@ -60,6 +60,7 @@ def run(
 
 def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
     """Yield the steps of a pipeline; one that is no command, or has settings that its command has not, is refused."""
+    from iqa_armor.data.specs import koniq10k_folder
     from iqa_armor.pipeline.steps import Step
 
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
@@ -76,21 +77,15 @@ def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
             words = _words(given, parameters, where)
             made = tuple(str(given[key]) for key in WRITTEN if key in given)
             resumes = command in ("train", "harden", "train-purifier") and "seeds" not in given
-            yield Step(name, (command, *words), made, resumes=resumes, reads=_unnamed(given, parameters))
+            # What a command takes from the environment where no dataset is given.
+            takes_data = "data" in parameters and "data" not in map(_plain, given)
+            reads = tuple(filter(None, [koniq10k_folder()])) if takes_data else ()
+            yield Step(name, (command, *words), made, resumes=resumes, reads=reads)
     if unused := [key for key in shared if key not in used]:
         raise RecipeError(f"{source}: no command has the option {unused[0]!r}")
 
 
-def _unnamed(given: Mapping[str, Any], parameters: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the dataset that a command takes from the environment where none is given."""
-    from iqa_armor.data.specs import koniq10k_folder
-
-    takes_data = "data" in parameters and not any(_plain(key) == "data" for key in given)
-    return tuple(filter(None, [koniq10k_folder()])) if takes_data else ()
-
-
 def _parameters(command: str, where: str) -> dict[str, Any]:
-    """Return the parameters of a command by every name that they may be given by."""
     from iqa_armor.cli import load_command
     from iqa_armor.cli.commands import COMMANDS
 
@@ -127,7 +122,6 @@ def _words(given: Mapping[str, Any], parameters: Mapping[str, Any], where: str) 
 
 
 def _option(parameter: Any, value: Any) -> list[str]:
-    """Return the words that give an option a value of a TOML file."""
     flag = parameter.opts[-1]
     if isinstance(value, bool) and parameter.is_flag:
         return [flag] if value else parameter.secondary_opts[:1]

@@ -14,14 +14,11 @@ from iqa_armor.errors import UsageError
 from iqa_armor.settings import SettingsModel, flag_of
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
+NAME = typer.Argument(metavar="NAME", help="COMMAND, for its recipes; COMMAND-output, for its --json.")
 
 
 @options()
-def schema(
-    name: Annotated[
-        str, typer.Argument(metavar="NAME", help="COMMAND, for its recipes; COMMAND-output, for its --json.")
-    ] = "",
-) -> None:
+def schema(name: Annotated[str, NAME] = "") -> None:
     """Without NAME, all names. dry-run-output and print-recipe-output are what these options write with --json.
 
     Examples:
@@ -35,7 +32,6 @@ def schema(
 
 
 def schema_names() -> list[str]:
-    """Return the names of all schemas: of recipes, by command, and of outputs."""
     return [*filter(recipe_kinds, COMMANDS), *_outputs()]
 
 
@@ -45,17 +41,12 @@ def schema_of(name: str) -> dict[str, Any]:
         raise UsageError(f"there is no schema {name!r}; known are {', '.join(schema_names())}")
     if name in (outputs := _outputs()):
         return {"$schema": DIALECT, "title": f"iqa-armor: {name}", **outputs[name]}
-    return {
-        "$schema": DIALECT,
-        "title": f"Recipe of iqa-armor {name}",
-        "type": "object",
-        "properties": {key: value for kind in recipe_kinds(name) for key, value in _properties(kind)},
-        "additionalProperties": False,
-    }
+    properties = {key: value for kind in recipe_kinds(name) for key, value in _properties(kind)}
+    facts = {"type": "object", "properties": properties, "additionalProperties": False}
+    return {"$schema": DIALECT, "title": f"Recipe of iqa-armor {name}", **facts}
 
 
 def _outputs() -> dict[str, dict[str, Any]]:
-    """Return the schemas of all outputs: of the classes that are written, and of outputs.json."""
     from iqa_armor.results.outcome import Certification, Outcome
 
     evaluated, certified = (kind.model_json_schema(by_alias=True) for kind in (Outcome, Certification))

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from iqa_armor.pipeline.score import Scored
 
 Row = dict[str, Any]
+IMAGES = "Image files, folders of them, or patterns. \\[default: those of LIST]"
 
 
 class Throughput(CallSettings):
@@ -51,10 +52,7 @@ def score(
     defenses: arguments.Defenses,
     call: arguments.ModelCall,
     draws: arguments.Draws,
-    images: Annotated[
-        list[Path] | None,
-        typer.Argument(metavar="IMAGE…", help="Image files, folders of them, or patterns. \\[default: those of LIST]"),
-    ] = None,
+    images: Annotated[list[Path] | None, typer.Argument(metavar="IMAGE…", help=IMAGES)] = None,
     output: Annotated[Path | None, arguments.output_option("FILE", shown="stdout")] = None,
     resume: arguments.ResumeOpt = False,
 ) -> None:
@@ -78,9 +76,7 @@ def score(
 
             known = arguments.Labels().open(wanted.scale_data, seed=draws.seed, progress=bars).training()
             measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
-        means: dict[str, Callable[[float], float]] = (
-            {} if wanted.scale is None else {wanted.scale: rescaling(opened, wanted.scale)}
-        )
+        means: dict[str, Any] = {} if wanted.scale is None else {wanted.scale: rescaling(opened, wanted.scale)}
         columns = ("image", "score", *means)
 
         def scores(files: Iterable[Path]) -> Iterator[Scored]:
@@ -106,14 +102,18 @@ def score(
 
 def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, columns: tuple[str, ...]) -> list[Row]:
     """Write rows as they come, to a file or to stdout; or return them, where they are shown at the end."""
-    collected: list[Row] = []
-    keep = collected.append if kind is None else partial(_show_line, kind) if file is None else file.add
+    if kind is None:
+        return [*rows]
     if file is None and kind == "csv":
-        keep(dict(zip(columns, columns, strict=True)))
+        rows = itertools.chain([dict(zip(columns, columns, strict=True))], rows)
     with file or nullcontext():
         for row in rows:
-            keep(row)
-    return collected
+            if file is not None:
+                file.add(row)
+            else:
+                stdout.file.write(printable(line_of(row, kind)))
+                stdout.file.flush()
+    return []
 
 
 def _kind(wanted: Rows, images: Any, output: Path | None, *, resume: bool) -> Format | None:
@@ -132,11 +132,6 @@ def _kind(wanted: Rows, images: Any, output: Path | None, *, resume: bool) -> Fo
     return found  # type: ignore[no-any-return]
 
 
-def _show_line(kind: Format, row: Row) -> None:
-    stdout.file.write(printable(line_of(row, kind)))
-    stdout.file.flush()
-
-
 @dataclass
 class _Run:
     """What is told of a run while it goes on, and in the end; `means` are the columns beside the score."""
@@ -150,7 +145,6 @@ class _Run:
     first: ArmorError | None = None
 
     def new(self, paths: Iterable[Path], done: Collection[str]) -> Iterator[Path]:
-        """Yield the paths that have no score yet."""
         for path in paths:
             if done and printable(str(path)) in done:
                 self.kept += 1
@@ -172,13 +166,14 @@ class _Run:
 
     def finish(self, named: Any, *, strict: bool) -> None:
         """Say what was left out; an error of the first one's kind if nothing has a score, or a DataError if strict."""
-        count = self.kept + self.scored + len(self.failed)
+        failed = len(self.failed)
+        count = self.kept + self.scored + failed
         if not count:
             raise DataError(f"no images in {', '.join(map(str, named or ())) or 'the list'}")
-        if self.first is not None and count == len(self.failed):
+        if self.first is not None and count == failed:
             raise type(self.first)(f"none of {count} images could be scored; the first one: {self.first}")
-        if self.failed and strict:
-            raise DataError(f"{len(self.failed)} of {count} images could not be scored")
-        if self.failed or self.kept:
-            kept = f", {self.kept} were there already" if self.kept else ""
-            say(f"scored {self.scored} images{kept}; {len(self.failed)} could not be scored", to=stderr)
+        if failed and strict:
+            raise DataError(f"{failed} of {count} images could not be scored")
+        if failed or self.kept:
+            kept = f", {self.kept} were there already" * bool(self.kept)
+            say(f"scored {self.scored} images{kept}; {failed} could not be scored", to=stderr)

@@ -10,15 +10,10 @@ from iqa_armor.cli.console import COMMAND, RESUME, say, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import TrainSettings
 
-ARCH = typer.Argument(
-    metavar="ARCH",
-    help="A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to "
-    "train further.",
+ARCH = (
+    "A built-in name such as resnet18, package.module:factory, path/file.py:factory, or a model file to train further."
 )
-WEIGHTS = typer.Option(
-    metavar="FILE",
-    help="Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew.",
-)
+WEIGHTS = "Pretrained checkpoint: tensors whose name and shape fit are taken, the others start anew."
 
 
 @options(
@@ -26,11 +21,11 @@ WEIGHTS = typer.Option(
     usual=("epochs", "batch_size", "learning_rate", "loss", "device"),
 )
 def train(
-    arch: Annotated[str, ARCH],
+    arch: Annotated[str, typer.Argument(metavar="ARCH", help=ARCH)],
     settings: TrainSettings,
     call: arguments.FitCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("trained.safetensors"),
-    weights: Annotated[Path | None, WEIGHTS] = None,
+    weights: Annotated[Path | None, typer.Option(metavar="FILE", help=WEIGHTS)] = None,
     resume: arguments.ResumeOpt = False,
 ) -> None:
     """A tenth of the training images is held out: it chooses the epoch.
@@ -40,32 +35,28 @@ def train(
         iqa-armor train network.py:make --data csv:labels.csv --weights pretrained.pt
     """
     from iqa_armor.files import discard, staging
+    from iqa_armor.pipeline import card, fitting, forecast, hub, load
     from iqa_armor.pipeline import train as training
-    from iqa_armor.pipeline.card import write_card
-    from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.forecast import forecast
-    from iqa_armor.pipeline.hub import local_target, push
-    from iqa_armor.pipeline.load import start_model
 
-    place, output, device = output, local_target(output), call.chosen()
+    place, output, device = output, hub.local_target(output), call.chosen()
     checkpoint = None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
     claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
     with claim, console.going_on(RESUME, checkpoint), console.progress() as bars:
-        model, fresh = start_model(arch, opening=call, weights=weights, seed=settings.seed)
+        model, fresh = load.start_model(arch, opening=call, weights=weights, seed=settings.seed)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
             images = dataset.training()
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": settings.batch_size}
-            console.show_forecasts([forecast(model, model.prepare(images[0]), device=device, **work)])
+            console.show_forecasts([forecast.forecast(model, model.prepare(images[0]), device=device, **work)])
             return
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
+        how = fitting.RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
         result.model.name = output.stem
         with staging(output.parent) as folder:
             result.save(folder / output.name)
-            write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
+            card.write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
         discard(checkpoint)
-        push(output, place)
+        hub.push(output, place)
     scale, rows, fit = result.model.scale, [], result.fit
     span = scale and [scale.low, scale.high]
     if show_if_json({"output": str(output), "score_range": span, **result.provenance}):

@@ -4,16 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 from iqa_armor.cli import arguments
-from iqa_armor.cli.console import (
-    RESUME,
-    going_on,
-    progress,
-    say,
-    say_next,
-    show_forecasts,
-    show_if_json,
-    show_table,
-)
+from iqa_armor.cli.console import RESUME, going_on, progress, say, say_next, show_forecasts, show_if_json, show_table
 from iqa_armor.cli.options import options
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.training.filter_settings import PurifierSettings
@@ -54,19 +45,17 @@ def train_purifier(
         discard(checkpoint)
     if show_if_json({"output": str(output), **result.provenance}):
         return
-    rows = []
-    for each in result.fitted.epochs:
-        number, loss = f"{each.number}{' *' * (each.number == result.fitted.best)}", f"{each.loss:.6f}"
-        measured = (f"{each.held_out:.6f}", f"{each.psnr:.2f}", f"{each.seconds:.1f}")
-        rows.append((number, loss if each.number else "-", *measured))
+    rows, fit, undone, figures = [], result.fitted, result.undone, []
+    for each in fit.epochs:
+        mark, loss = " *" * (each.number == fit.best), f"{each.loss:.6f}" if each.number else "-"
+        rows.append((f"{each.number}{mark}", loss, f"{each.held_out:.6f}", f"{each.psnr:.2f}", f"{each.seconds:.1f}"))
     headings = ("epoch", "loss", "held-out loss", "held-out PSNR", "seconds")
     show_table(headings, rows, title=f"{opened.name} on {dataset.spec}")
-    undone, figures = result.undone, []
     for name, state in (("attacked", "before"), ("attacked, filtered", "after"), ("clean, filtered", "clean")):
         quality = f"{undone[f'quality_{state}']:.4f}" if state != "clean" else ""
         figures.append((name, f"{undone[f'psnr_{state}']:.2f}", quality, f"{undone[f'gain_{state}']:.3f}"))
     show_table(("", "PSNR", "quality score", "gain score"), figures, title=f"{undone['images']} held-out images")
     if undone["gain_after"] >= undone["gain_before"]:
         say("warning: the filter undoes none of the attacks' effect on the score")
-    say(f"wrote {output} (epoch {result.fitted.best})")
+    say(f"wrote {output} (epoch {fit.best})")
     say_next("evaluate", model, "--purify", f"fcn:path={output}", *call.words(arguments.Labels, Opening))

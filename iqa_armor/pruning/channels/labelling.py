@@ -1,17 +1,15 @@
 """Follow every channel of a traced network from the layer that makes it to all that read it."""
 
-from __future__ import annotations
-
 import operator
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import layer_of, plain_name, tensors_in
-from iqa_armor.graph.interpret import call_node
+from iqa_armor.graph.interpret import call_node, interpret
 from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
 from iqa_armor.pruning.channels.zero import Rest, rest_of
 
@@ -58,27 +56,17 @@ class Labelling:
         self.values: dict[fx.Node, Any] = {}
         self.names = {id(t): n for n, t in reversed([*traced.named_buffers(), *traced.named_parameters()])}
 
-    def run(self) -> Labelling:
-        """Label every node, in order; values are dropped once nothing reads them."""
-        last = {source: node for node in self.traced.graph.nodes for source in node.all_input_nodes}
+    def run(self) -> Self:
+        """Label every node, in order."""
         with torch.no_grad():
-            for node in self.traced.graph.nodes:
-                self.values[node] = self.value(node)
-                if isinstance(self.values[node], int | float):
-                    self.numbers[node] = self.values[node]
+            for node, value in interpret(self.traced, self.example, call=self.call, values=self.values):
+                if isinstance(value, int | float):
+                    self.numbers[node] = value
                 self.labels[node] = self._label(node)
-                for source in node.all_input_nodes:
-                    if last[source] is node:
-                        del self.values[source]
         return self
 
-    def value(self, node: fx.Node) -> Any:
-        if node.op == "placeholder":
-            return self.example if not self.labels else (node.args[0] if node.args else None)
-        if node.op == "get_attr":
-            return self.stored(str(node.target))
-        args, kwargs = self.real(node.args), self.real(node.kwargs)
-        return args[0] if node.op == "output" else call_node(self.traced, node, args, kwargs)
+    def call(self, traced: nn.Module, node: fx.Node, args: Any, kwargs: Any) -> Any:
+        return call_node(traced, node, args, kwargs)
 
     def real(self, args: Any) -> Any:
         """Return arguments with the values of the nodes in them."""

@@ -6,8 +6,6 @@ there belongs to; 0 means that the value cannot go. Labels of maps are constant 
 so they cost no memory. What two labels must share is noted as a link; what must stay is noted as fixed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -81,7 +79,7 @@ def kept_labels(labels: Tensor, gone: Tensor) -> Tensor:
 class Units:
     """Units of a network, which of them are linked and which must stay."""
 
-    def __init__(self, known: Units | None = None) -> None:
+    def __init__(self, known: "Units | None" = None) -> None:
         self.count: int = 0 if known is None else known.count
         # Per label, whether a layer makes it.
         self.made: Tensor = torch.zeros(1, dtype=torch.bool) if known is None else known.made

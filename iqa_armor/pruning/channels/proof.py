@@ -1,18 +1,16 @@
 """Prove that a pruned network holds just the channels that stay, and computes what the original does with them."""
 
-from __future__ import annotations
-
 import copy
 import operator
 from contextlib import suppress
-from typing import Any, cast
+from typing import Any, Self, cast
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
 
 from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import plain_name, tensors_in, writes
-from iqa_armor.graph.interpret import call_node
+from iqa_armor.graph.interpret import NodeFailure, call_node
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.labels import Units, compressed, kept_labels, leaving, varying
 from iqa_armor.pruning.channels.rules import FUNCTIONS
@@ -52,9 +50,9 @@ class Relabelling(Labelling):
         self._numbers = {node.name: number for node, number in labelling.numbers.items()}
         self._gone = gone
 
-    def run(self) -> Relabelling:
+    def run(self) -> Self:
         """Label nodes in order up to the first that fails."""
-        with suppress(*NETWORK_FAILURES):  # the node that fails has no labels, which says where
+        with suppress(*NETWORK_FAILURES, NodeFailure):  # the node that fails has no labels, which says where
             super().run()
         return self
 
@@ -64,7 +62,7 @@ class Relabelling(Labelling):
     def labels_of_made(self, weight: str, count: int) -> Tensor:
         return self._made[weight][:count]
 
-    def value(self, node: fx.Node) -> Any:
+    def call(self, traced: nn.Module, node: fx.Node, *_: Any) -> Any:
         """Return what a node gives; numbers that it is given wrongly are mended in the graph."""
         if FUNCTIONS.get(plain_name(node)) == "elementwise" and tensors_in(fx.node.map_arg(node.args, self.values.get)):
             # A number of channels in arithmetic, such as a root to divide by, is that of the original.
@@ -75,7 +73,7 @@ class Relabelling(Labelling):
             given: Any = node.args[1] if is_packed else node.args[1:]
             sizes = tuple(map(self._size, given, kept_labels(labels, self._gone).shape))
             node.args = (node.args[0], sizes) if is_packed else (node.args[0], *sizes)
-        return super().value(node)
+        return call_node(traced, node, *self.real((node.args, node.kwargs)))
 
     def _original(self, given: Any) -> Any:
         number = self._numbers.get(given.name) if isinstance(given, fx.Node) else None
