@@ -39,8 +39,7 @@ class Worker:
         self.bounds_memory = bounds_memory
         self._process: subprocess.Popen[bytes] | None = None
         self._imported: set[str] = set()
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._owner, self._lock = os.getpid(), threading.Lock()
 
     def call(self, function: str, *arguments: Any, payload: bytes = b"", seconds: float = SECONDS) -> tuple[Any, bytes]:
         """Return what `module:function` gives for JSON values and bytes; raises its ArmorError, else EndedError."""

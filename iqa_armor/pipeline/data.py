@@ -97,8 +97,7 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
 def sharpness(image: Tensor) -> Tensor:
     """Return the variance of the Laplacian of an image's luma, uint8 (3, H, W), in squared gray levels; 0 below 3×3.
 
-    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of the four
-    neighbors, image borders left out (ours).
+    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; without borders (ours).
     """
     if min(image.shape[-2:]) < 3:
         return torch.zeros(())

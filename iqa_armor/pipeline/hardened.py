@@ -98,8 +98,7 @@ def frontier(
 ) -> list[FrontierPoint]:
     """Return `count` points between the weights that a model started with and those it has, the start first.
 
-    Batch norms whose statistics differ between the ends get those of training images; the model is left as it was.
-    `sign` is −1 where small scores are good.
+    Batch norms that differ between the ends get the statistics of training images; the model is left as it was.
     """
     end, points, held = copy.deepcopy(model.state_dict()), [], images.held_out
     for number in range(count):

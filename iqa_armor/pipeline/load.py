@@ -32,8 +32,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     """Return the model stored in a file, in eval mode on the CPU; a ModelLoadError says what would work.
 
     The file is one of iqa-armor, a state dict or a pickled module, told by its content, or `hf:owner/name` on the hub.
-    `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest
-    of what may be said about a foreign file.
+    `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest.
     """
     from iqa_armor.models.build import build
 

@@ -54,8 +54,7 @@ def train(
 
     `fresh` names the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None says that
     none is pretrained. Raises DataError if images are missing or unreadable, before anything else starts, SurgeryError
-    if the model cannot be traced (its file could then not be opened without its source), or has no activation to
-    replace.
+    if the model cannot be traced (its file could then not be opened alone), or has no activation to replace.
     """
     options = options or RunOptions()
     images = load_training_images(dataset.training(), model, options.progress)

@@ -68,8 +68,7 @@ def install(
     nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
     blocks: list[InstalledBlock] = []
     for name, cut in names.items():
-        grid = token_grid(lineage, nodes[name])
-        size = size_of(nodes[name]) or ()
+        grid, size = token_grid(lineage, nodes[name]), size_of(nodes[name]) or ()
         place = InstalledBlock(cut, grid.channels if grid else size[1], grid.size if grid else (size[2], size[3]))
         block = _new_block(recipe, place.channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
         if recipe.init == "identity":

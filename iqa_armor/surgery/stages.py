@@ -21,8 +21,7 @@ PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad
 class Cut:
     """A tensor through which everything that reaches a branch's last convolutions passes.
 
-    Branches count from 0, positions from 1 at the input; `size` is (height, width); `ratio` is output ÷ input elements
-    of the first convolution behind it, a heuristic ([RA] eq. 7).
+    Branches count from 0, positions from 1; `ratio` is output ÷ input elements of the convolution behind ([RA] eq. 7).
     """
 
     node: str

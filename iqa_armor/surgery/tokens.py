@@ -24,8 +24,7 @@ class Lineage:
     """
 
     def __init__(self, traced: fx.GraphModule) -> None:
-        self.traced = traced
-        self.dominators = Dominators(traced.graph)
+        self.traced, self.dominators = traced, Dominators(traced.graph)
         self.convolutions: list[fx.Node] = []
         self.last_convolutions: dict[fx.Node, frozenset[fx.Node]] = {}
         for node in traced.graph.nodes:
