@@ -23,13 +23,12 @@ CALLS = {
 
 
 def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collection[str] | None = None) -> list[str]:
-    """Put a smooth activation in the place of each ReLU, ReLU6 and leaky ReLU, in place.
+    """Put a smooth activation in the place of each ReLU, ReLU6 and leaky ReLU, in place; return the nodes' names.
 
-    Layers, functions and methods of these names are replaced; other bent functions (clamp, hard swish, PReLU, those
-    inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound. Returned are the
-    names of the nodes that became smooth, at least one: of places, not of layers. With `fresh`, names of parameters
-    that are not pretrained, only activations are replaced of which every nearest layer with parameters before them has
-    one of these.
+    Layers, functions and methods of these names are replaced, at least one; other bent functions (clamp, hard swish,
+    PReLU, those inside a layer of torch.nn such as a transformer's) stay as they are. ReLU6 loses its upper bound. With
+    `fresh`, names of parameters that are not pretrained, only activations are replaced of which every nearest layer
+    with parameters before them has one of these.
 
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.
@@ -39,10 +38,8 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
     if fresh is not None:
         chosen = [node for node in chosen if _is_behind_new(traced, node, frozenset(fresh))]
     if not chosen:
-        where = "" if fresh is None else " behind layers that are not pretrained"
-        raise SurgeryError(
-            f"the network has no ReLU, ReLU6 or leaky ReLU{where} that could become {kind}; use --activation keep"
-        )
+        none = "no ReLU, ReLU6 or leaky ReLU" + ("" if fresh is None else " behind layers that are not pretrained")
+        raise SurgeryError(f"the network has {none} that could become {kind}; use --activation keep")
     for node in chosen:
         _replace(traced, node, SMOOTH[kind]().train(traced.training))
     traced.delete_all_unused_submodules()
@@ -52,8 +49,8 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
 
 
 def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> None:
-    source = node.all_input_nodes[0]
-    if _works_in_place(traced, node):
+    source, asks = node.all_input_nodes[0], node.op != "call_method" and node.target not in OF_TORCH
+    if called_name(node).endswith("_") or (asks and argument(traced, node, "inplace")):
         # What reads the rectified tensor under its old name must now read the activation.
         order = list(traced.graph.nodes)
         later = set(order[order.index(node) + 1 :])
@@ -62,12 +59,6 @@ def _replace(traced: fx.GraphModule, node: fx.Node, activation: nn.Module) -> No
     traced.add_submodule(name, activation)
     # The node keeps its name, by which users may call a cut.
     node.op, node.target, node.args, node.kwargs = "call_module", name, (source,), {}
-
-
-def _works_in_place(traced: fx.GraphModule, node: fx.Node) -> bool:
-    return called_name(node).endswith("_") or bool(
-        node.op != "call_method" and node.target not in OF_TORCH and argument(traced, node, "inplace")
-    )
 
 
 def _is_behind_new(traced: fx.GraphModule, node: fx.Node, fresh: frozenset[str]) -> bool:

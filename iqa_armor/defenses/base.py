@@ -89,7 +89,7 @@ class BoundSmoother(Protocol):
     """A smoother of one model."""
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], differentiably.
+        """Return smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], estimated differentiably.
 
         Noise is that of `samples` copies instead of the smoother's own number; activations of all are kept.
         """
@@ -100,12 +100,10 @@ class BoundSmoother(Protocol):
 
 @runtime_checkable
 class Smoother(Protocol):
-    """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …).
+    """One way of smoothing: a frozen dataclass of hyperparameters (samples, sigma, radius, confidence, …)."""
 
-    Its guarantee says what bounds are worth: "global" where they hold for every change within the radius, with the
-    stated confidence; else what they are instead, such as "local, first-order".
-    """
-
+    # What bounds are worth: "global" where they hold for every change within the radius, with the stated confidence;
+    # else what they are instead, such as "local, first-order".
     guarantee: ClassVar[str]
 
     def bind(self, model: QualityModel) -> BoundSmoother:
@@ -129,21 +127,17 @@ def accepted_smoother(found: object, name: str) -> Smoother:
 class Defended(QualityModel, ABC):
     """A model behind a defense, itself a quality model: `forward` gives what the defense lets through.
 
-    It shares the inner model's network. What the defense draws at call number k follows from the seed and k alone, so
-    that results can be repeated: `reseed` starts anew. The description is the defense in words that the command line
-    reads; the suffix is added to the inner model's name. The inner model may be defended itself.
+    It shares the network of the inner model, which may be defended itself. What the defense draws at call number k
+    follows from the seed and k alone, so that results can be repeated: `reseed` starts anew. The description is the
+    defense in words that the command line reads; the suffix is added to the inner model's name.
     """
 
     is_random: bool  # whether the score of an image is another one at every call
 
     def __init__(self, inner: QualityModel, *, description: str, threat: Threat = "adaptive", suffix: str = "") -> None:
+        rising, name = inner.higher_is_better, inner.name + suffix
         super().__init__(
-            inner.network,
-            inner.preprocessing,
-            scale=inner.scale,
-            higher_is_better=inner.higher_is_better,
-            name=inner.name + suffix,
-            arch=inner.arch,
+            inner.network, inner.preprocessing, scale=inner.scale, higher_is_better=rising, name=name, arch=inner.arch
         )
         self.inner, self.description, self.training_scores = inner, description, inner.training_scores
         self.threat: Threat = threat
@@ -165,10 +159,7 @@ class Defended(QualityModel, ABC):
 
     @abstractmethod
     def attacked_scores(self, images: Tensor) -> Tensor:
-        """Return the scores (N,) that an adaptive attacker differentiates: all of the defense, approximated if need be.
-
-        Several draws are averaged by the attacker, not here.
-        """
+        """Return the scores (N,) of one draw that an adaptive attacker differentiates, approximated if need be."""
 
     def extra_repr(self) -> str:
         return f"{self.description}, {self.threat}"

@@ -29,10 +29,10 @@ class Purified(Defended):
         for word, purifier in self.chain.items():
             with calling(f"the purifier {word!r}", ModelLoadError):
                 purified: object = purifier(images.clone(), generator)  # which it may change
+            given = tuple(purified.shape) if isinstance(purified, Tensor) else type(purified).__name__
             if not isinstance(purified, Tensor) or purified.shape != images.shape:
-                given = tuple(purified.shape) if isinstance(purified, Tensor) else type(purified).__name__
-                shapes = f"{given} for {tuple(images.shape)}"
-                raise ModelLoadError(f"the purifier {word!r} must keep the shape of images, but gave {shapes}")
+                wanted = f"must keep the shape of images, but gave {given} for {tuple(images.shape)}"
+                raise ModelLoadError(f"the purifier {word!r} {wanted}")
             images = purified
         return images
 
@@ -42,9 +42,8 @@ class Purified(Defended):
     def attacked_scores(self, images: Tensor) -> Tensor:
         """Return the scores (N,) that an adaptive attacker differentiates.
 
-        Purifiers without a gradient are computed and their stand-in, else the identity, is differentiated.
-
-        Source: BPDA, Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.1.
+        In the place of purifiers without a gradient, that is their stand-in, else the identity. Source: BPDA, Athalye
+        et al., ICML 2018, arXiv:1802.00420, Section 4.1.
         """
         generator = self.next_generator(images)
         for word, purifier in self.chain.items():
@@ -61,14 +60,11 @@ def _attacked(purifier: Purifier, images: Tensor, generator: Generator) -> Tenso
     return straight_through(lambda given: purifier(given, generator), stand_in)(images)
 
 
-ATTACKED_COPIES = 4
+ATTACKED_COPIES = 4  # that an adaptive attacker averages at every call, whose activations are kept
 
 
 class Smoothed(Defended):
-    """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`.
-
-    An adaptive attacker averages a few noisy copies at every call, whose activations are kept.
-    """
+    """A model whose score of an image is that of many noisy copies; errors as in `smoother.bind`."""
 
     def __init__(self, inner: QualityModel, smoother: Smoother, *, word: str, threat: Threat = "adaptive") -> None:
         super().__init__(inner, description=word, threat=threat, suffix=f" + {word}")
@@ -86,10 +82,8 @@ class Smoothed(Defended):
     def attacked_scores(self, images: Tensor) -> Tensor:
         """Return the scores (N,) that an adaptive attacker differentiates: means over a few noisy copies.
 
-        Mean, not median: its gradient uses every copy, and for the small noise in use it points where the median's
-        expectation does (ours).
-
-        Source: SmoothAdv, Salman et al., NeurIPS 2019, arXiv:1906.04584, Section 3, with fewer copies.
+        Source: SmoothAdv, Salman et al., NeurIPS 2019, arXiv:1906.04584, Section 3, with fewer copies. Mean, not median
+        (ours): its gradient uses every copy, and for the small noise in use points where the median's expectation does.
         """
         generator = self.next_generator(images)
         copies = [self.attacked.scores(images, generator, samples=1) for _ in range(ATTACKED_COPIES)]

@@ -26,7 +26,7 @@ _TARGET = re.compile(
     rf"torch\.ops\.aten\.(?P<name>{_OPERATORS})\.(?P<overload>\w+)"
     r"|torch\.sym_(int|float|max|min|not|sum)|_operator\.(add|sub|mul|floordiv|truediv|mod|neg|pos|pow|eq|ne|lt|le|gt|ge|getitem|and_|or_)"
 )
-_MOST = 2**31  # of a number among arguments; the end of a slice may be open
+_MOST, _OPEN = 2**31, 2**63 - 1  # of a number among arguments; the open end of a slice
 _LONGEST = 4096  # of a list of arguments
 _PLAIN = re.compile(r"[\w.+:\-]*")
 _KEY = re.compile(r"[\w.]*")
@@ -52,19 +52,17 @@ class _Unsafe(ValueError):
 def checked_archive(path: str, content: bytes) -> io.BytesIO:
     """Return an archive for `torch.export.load`, made anew of the checked parts of a file's bytes.
 
-    `torch.export.load` unpickles what the archive asks for, resolves names to any attribute of torch, evaluates
-    strings as expressions and compiles others to Python source. So only what `torch.export.save` writes for a network
-    of aten operations passes; comments on the author's source, and guards written in Python, are dropped.
-    Raises ModelLoadError if the file is damaged, TorchScript, or holds anything else.
+    That function unpickles what the archive asks for, resolves names to any attribute of torch, evaluates strings and
+    compiles others to Python source. So only what `torch.export.save` writes for a network of aten operations passes;
+    comments on the author's source, and guards written in Python, are dropped. All else is a ModelLoadError.
     """
     with reading(path, ModelLoadError, says="is no torch.export archive, or is damaged", advice="export it again"):
         try:
             with zipfile.ZipFile(io.BytesIO(content)) as archive:
                 return _rebuilt(archive)
         except _Unsafe as error:
-            raise ModelLoadError(
-                f"{path} was not opened, because {error}; save the network with torch.export.save or as ONNX"
-            ) from error
+            advice = "save the network with torch.export.save or as ONNX"
+            raise ModelLoadError(f"{path} was not opened, because {error}; {advice}") from error
 
 
 def _rebuilt(archive: zipfile.ZipFile) -> io.BytesIO:
@@ -91,25 +89,18 @@ def _checked_member(name: str, content: bytes) -> bytes:
     if name.startswith("models/"):
         return json.dumps(_checked(json.loads(content), "")).encode()
     if name.endswith(".json"):
-        return json.dumps(_with_plain_payloads(json.loads(content))).encode()
+        config = json.loads(content)
+        for payload in config["config"].values():
+            if payload.get("use_pickle") is not False or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
+                raise _Unsafe("it holds pickled objects")
+        return json.dumps(config).encode()
     if name.endswith(".pt"):
-        _check_sample(content)
+        try:
+            with reading("its sample", ModelLoadError):
+                torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        except ModelLoadError as error:
+            raise _Unsafe("its sample inputs are more than tensors") from error
     return content
-
-
-def _with_plain_payloads(config: Any) -> Any:
-    for payload in config["config"].values():
-        if payload.get("use_pickle") is not False or not re.fullmatch(r"(weight|tensor)_\d+", payload["path_name"]):
-            raise _Unsafe("it holds pickled objects")
-    return config
-
-
-def _check_sample(content: bytes) -> None:
-    try:
-        with reading("its sample", ModelLoadError):
-            torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except ModelLoadError as error:
-        raise _Unsafe("its sample inputs are more than tensors") from error
 
 
 def _checked(value: Any, key: str) -> Any:
@@ -123,15 +114,11 @@ def _checked(value: Any, key: str) -> Any:
         if key.startswith("as_") and len(value) > _LONGEST:
             raise _Unsafe(f"its graph has a list of {len(value)} arguments")
         return [_checked(item, key) for item in value]
-    if key in ("as_int", "as_ints") and not _is_small(value):
+    if key in ("as_int", "as_ints") and not (type(value) in (int, bool) and (abs(value) <= _MOST or value == _OPEN)):
         raise _Unsafe(f"its graph has the number {str(value)[:40]} among its arguments")
     if isinstance(value, str) and not _is_harmless(value, key):
         raise _Unsafe(f"its graph has {key} {value[:80]!r}, which is no part of a network of tensor operations")
     return value
-
-
-def _is_small(value: Any) -> bool:
-    return type(value) in (int, bool) and (abs(value) <= _MOST or value == 2**63 - 1)
 
 
 def _is_harmless(text: str, key: str) -> bool:

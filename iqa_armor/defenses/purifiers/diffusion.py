@@ -13,7 +13,7 @@ from torch import Generator, Tensor, nn
 
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import Unsharp, on_padded
-from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, failing, first_line
+from iqa_armor.errors import NETWORK_FAILURES, ArmorError, ModelLoadError, failing
 from iqa_armor.limits import check_limits
 
 WEIGHTS = "unet/diffusion_pytorch_model.safetensors"
@@ -33,12 +33,10 @@ class DiffusionFolder:
     # Folder of an unconditional pixel-space pipeline of diffusers (a UNet2DModel with a DDPM or DDIM schedule) with
     # safetensors weights; nothing is downloaded and no code of the folder is run.
     path: str = ""
-    # Step up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with.
-    step: int = 150
+    step: int = 150  # up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with
     stride: int = 1  # denoise every so many steps, from 1 to `step`; 1 is the paper's
     unsharp: bool = False  # whether the result is sharpened, by `unsharp`'s own settings
-    # Whether attackers differentiate all denoising, which keeps every step's activations; otherwise they take the
-    # identity's gradient.
+    # Whether attackers differentiate all denoising, keeping every step's activations, instead of the identity.
     gradient: bool = False
 
     def __post_init__(self) -> None:
@@ -51,9 +49,8 @@ class DiffusionFolder:
             raise ArmorError("diffusion takes diffusers, not installed here; run pip install 'iqa-armor[diffusion]'")
         _check_index(folder)
         if not (folder / WEIGHTS).is_file():
-            raise ModelLoadError(
-                f"{folder} has no {WEIGHTS}; save the pipeline with save_pretrained(FOLDER, safe_serialization=True)"
-            )
+            advice = "save the pipeline with save_pretrained(FOLDER, safe_serialization=True)"
+            raise ModelLoadError(f"{folder} has no {WEIGHTS}; {advice}")
         from diffusers import DDPMScheduler, UNet2DModel
 
         with failing(f"{folder} cannot be opened by diffusers", (OSError, *NETWORK_FAILURES), error=ModelLoadError):
@@ -72,8 +69,7 @@ class Diffusion(nn.Module):
         config: Any = unet.config
         if config.in_channels != 3 or config.num_class_embeds is not None:
             raise ModelLoadError(f"{settings.path} is not a model of RGB images without classes; name one that is")
-        steps = schedule.config.num_train_timesteps
-        if settings.step > steps:
+        if settings.step > (steps := schedule.config.num_train_timesteps):
             raise ModelLoadError(f"{settings.path} is trained with {steps} steps, got step={settings.step}")
         self.unet, self.schedule, self.settings = unet, schedule, settings
         self.multiple = 2 ** (len(config.block_out_channels) - 1)
@@ -92,12 +88,10 @@ class Diffusion(nn.Module):
         schedule.set_timesteps(timesteps=steps, device=images.device)
         noise = torch.randn(images.shape, generator=generator, device=generator.device).to(images)
         current = schedule.add_noise(2 * images - 1, noise, torch.full((len(images),), steps[0], device=images.device))
+        refusal = f"{self.settings.path} does not take images of {tuple(images.shape[-2:])}"
         for step in schedule.timesteps:
-            try:
+            with failing(refusal, (RuntimeError,), error=ModelLoadError):
                 predicted = self.unet(current, step).sample
-            except RuntimeError as error:
-                refusal = f"{self.settings.path} does not take images of {tuple(images.shape[-2:])}"
-                raise ModelLoadError(f"{refusal}: {first_line(error)}") from error
             current = schedule.step(predicted, step, current, generator=generator).prev_sample
         return torch.as_tensor((current + 1) / 2)
 

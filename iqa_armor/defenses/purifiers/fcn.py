@@ -6,7 +6,7 @@ import json
 from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from torch import Generator, Tensor, nn
 
@@ -33,10 +33,7 @@ class FCNFile:
 
 
 class FCN(nn.Module):
-    """Add a correction to images that three convolutions compute: 3 → 64 → 16 → 3 channels.
-
-    A new filter changes nothing, since its last layer starts at zero. Statistics are those of one image, so images
-    of a batch do not influence one another.
+    """Add a correction to images that three convolutions compute: 3 → 64 → 16 → 3 channels; none where it is new.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957: three convolutions, widths, instance normalisation, LeakyReLU,
     tanh. Kernels of 3×3, repeated borders, a normalisation and LeakyReLU (slope 0.2) after the first two
@@ -44,8 +41,7 @@ class FCN(nn.Module):
     normalised features have lost the brightness that an image would have to be rebuilt with.
     """
 
-    is_differentiable: ClassVar[bool] = True
-    is_random: ClassVar[bool] = False
+    is_differentiable, is_random = True, False
 
     def __init__(self) -> None:
         super().__init__()
@@ -54,7 +50,7 @@ class FCN(nn.Module):
             layers.append(nn.Conv2d(inputs, outputs, 3, padding=1, padding_mode="replicate"))
             layers += [nn.InstanceNorm2d(outputs, affine=True), nn.LeakyReLU(0.2)]
         self.layers = nn.Sequential(*layers[:-2], nn.Tanh())
-        for parameter in self.layers[-2].parameters():
+        for parameter in self.layers[-2].parameters():  # so that a new filter changes nothing
             nn.init.zeros_(parameter)
 
     def forward(self, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002
@@ -89,9 +85,9 @@ def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
             tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ModelLoadError(f"{path} is no FCN filter; train one with iqa-armor train-purifier")
-    if record.get("format") != FORMAT:
+    if (given := record.get("format")) != FORMAT:
         raise ModelLoadError(
-            f"{path} has format {record.get('format')!r} and this version reads {FORMAT}; a newer iqa-armor may open it"
+            f"{path} has format {given!r} and this version reads {FORMAT}; a newer iqa-armor may open it"
         )
     provenance = record.get("provenance")
     return _with_weights(path, tensors), provenance if isinstance(provenance, dict) else {}

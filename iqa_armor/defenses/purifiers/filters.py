@@ -69,9 +69,8 @@ class Median(_Windowed):
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         from kornia.filters import median_blur
 
-        # kornia's own border would be black, or mirrored, by version.
         rim = self.kernel // 2
-        bordered = functional.pad(images, (rim, rim, rim, rim), mode="replicate")
+        bordered = functional.pad(images, (rim,) * 4, mode="replicate")  # kornia's border is black or mirrored
         filtered: Tensor = median_blur(bordered, (self.kernel, self.kernel))
         return filtered[..., rim:-rim, rim:-rim].clamp(0, 1)
 
@@ -115,10 +114,7 @@ class DiffJPEG(Plain):
 
 @dataclass(frozen=True)
 class JPEG(DiffJPEG):
-    """Compress images as JPEG files and read them again, at 8 bits and with halved color resolution.
-
-    Attackers differentiate `DiffJPEG` of the same quality, which says argument and source.
-    """
+    """Compress images as JPEG files with halved color resolution, and read them; attackers differentiate `DiffJPEG`."""
 
     is_differentiable: ClassVar[bool] = False
 
@@ -142,13 +138,11 @@ class JPEG(DiffJPEG):
 class Quantize(Plain):
     """Round every value of a channel to one of `levels`, from 2 to 256, evenly spaced from black to white.
 
-    Attackers pass it straight through.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; as bit depth in Xu et al., "Feature Squeezing", NDSS 2018,
     arXiv:1704.01155, Section III-A. The 32 levels are (ours).
     """
 
-    is_differentiable: ClassVar[bool] = False
+    is_differentiable: ClassVar[bool] = False  # attackers pass it straight through
     levels: Annotated[int, "[2, 256]"] = 32
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
@@ -184,7 +178,7 @@ class Rotate(Limited):
     """
 
     is_differentiable: ClassVar[bool] = True
-    degrees: Annotated[float, "[-180, 180]"] = 5.0  # angle, counter-clockwise, in [-180, 180]
+    degrees: Annotated[float, "[-180, 180]"] = 5.0  # angle, counter-clockwise
     random: bool = False  # whether each image draws its own angle, uniformly from -degrees to degrees
 
     @property
@@ -196,7 +190,7 @@ class Rotate(Limited):
 
         degrees = torch.full((len(images),), self.degrees, device=generator.device)
         if self.random:
-            degrees = degrees * (2 * torch.rand(len(images), generator=generator, device=generator.device) - 1)
+            degrees *= 2 * torch.rand(len(images), generator=generator, device=generator.device) - 1
         turned = rotate(images, degrees.to(images), mode="bilinear", padding_mode="reflection")
         return torch.as_tensor(turned).clamp(0, 1)
 
@@ -205,8 +199,7 @@ class Rotate(Limited):
 class Crop(Plain):
     """Cut a random part out of each image, a `share` in (0, 1] of its height and width, and resize it to its size.
 
-    Source: [AP] Gushchin et al., arXiv:2404.06957. Resizing back (bilinear), so that the model sees the size it is
-    made for, and the share of 0.9 are (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957. Resizing back (bilinear) and the share of 0.9 are (ours).
     """
 
     is_random: ClassVar[bool] = True
@@ -232,10 +225,8 @@ class Resize(Plain):
     Source: [AP] Gushchin et al., arXiv:2404.06957; the factor of 0.5 and the low pass are (ours).
     """
 
-    # Of both sides on the way out, in [1/16, 16]; above 1 the image is enlarged first.
-    factor: Annotated[float, "[0.0625, 16]"] = 0.5
-    # "nearest", "bilinear" or "bicubic"; the latter two low-pass the image when shrinking it.
-    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"
+    factor: Annotated[float, "[0.0625, 16]"] = 0.5  # of both sides on the way out; above 1 the image is enlarged first
+    mode: Literal["nearest", "bilinear", "bicubic"] = "bilinear"  # the latter two low-pass an image that they shrink
 
     def __call__(self, images: Tensor, generator: Generator) -> Tensor:  # noqa: ARG002
         from torchvision.transforms import InterpolationMode

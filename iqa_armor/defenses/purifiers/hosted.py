@@ -41,8 +41,7 @@ def run(network: Name, shape: Sequence[int], content: bytes) -> tuple[dict[str, 
     purified = _named(*network)[1](images)
     if not isinstance(purified, Tensor):
         return {"kind": type(purified).__name__}, b""
-    said = {"shape": list(purified.shape), "has_gradient": purified.requires_grad}
-    return said, as_bytes(purified)
+    return {"shape": list(purified.shape), "has_gradient": purified.requires_grad}, as_bytes(purified)
 
 
 def pull_back(network: Name, shape: Sequence[int], content: bytes) -> tuple[None, bytes]:
@@ -88,13 +87,13 @@ def _exported(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
     (entry,) = (node for node in program.graph.nodes if node.name in names)
     module: Any = move_to_device_pass(program, torch.device(device)).module()
     module.requires_grad_(False)
-    stored = [value for part in module.modules() for value in (*part._parameters.values(), *part._buffers.values())]
-    stored += [value for part in module.modules() for value in vars(part).values() if isinstance(value, Tensor)]
-    versions = [value._version for value in stored if value is not None]
+    homes = [home for part in module.modules() for home in (part._parameters, part._buffers, vars(part))]
+    stored = [value for home in homes for value in home.values() if isinstance(value, Tensor)]
+    versions = [value._version for value in stored]
 
     def purify(images: Tensor) -> Tensor:
         purified: Tensor = module(images)
-        if versions != [value._version for value in stored if value is not None]:
+        if versions != [value._version for value in stored]:
             raise ModelLoadError(f"{path} changes its own weights or buffers; export it in eval mode")
         return purified
 

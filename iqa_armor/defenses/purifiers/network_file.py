@@ -18,7 +18,7 @@ from iqa_armor.bounded import SECONDS, EndedError, worker
 from iqa_armor.defenses.base import existing
 from iqa_armor.defenses.purifiers.filters import on_padded
 from iqa_armor.defenses.purifiers.hosted import as_bytes, as_tensor
-from iqa_armor.errors import ArmorError, ModelLoadError, failing, first_line, reading
+from iqa_armor.errors import ArmorError, ModelLoadError, failing, reading
 from iqa_armor.limits import Limited
 
 
@@ -55,9 +55,8 @@ class FileNetwork(nn.Module):
 
     def __init__(self, path: Path, multiple: int) -> None:
         super().__init__()
-        self.path, self.multiple = path, multiple
+        self.path, self.multiple, self.seconds_per_value = path, multiple, 0.0
         self.is_differentiable = path.suffix == ".pt2"
-        self.seconds_per_value = 0.0
         with reading(path, ModelLoadError), path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256")
         # Tells models behind different networks apart by their weights.
@@ -81,13 +80,12 @@ class FileNetwork(nn.Module):
 
     def run(self, images: Tensor) -> Tensor:
         """Return what the network gives for float32 images, without a gradient."""
-        try:
-            said, content = self.call("run", images.device, list(images.shape), payload=as_bytes(images))
-        except EndedError as error:
-            raise self._failed(f"fails on images {tuple(images.shape)}: {first_line(error)}") from error
-        if said.get("shape") != list(images.shape):
-            shape = said.get("kind") or tuple(said["shape"])
-            raise self._failed(f"must keep the shape of images, but gave {shape} for {tuple(images.shape)}")
+        shape, advice = tuple(images.shape), "if its sides must be multiples of a number, add multiple=NUMBER"
+        with failing(f"{self.path} fails on images {shape}", (EndedError,), error=ModelLoadError, advice=advice):
+            said, content = self.call("run", images.device, list(shape), payload=as_bytes(images))
+        if said.get("shape") != list(shape):
+            given = said.get("kind") or tuple(said["shape"])
+            raise ModelLoadError(f"{self.path} must keep the shape of images, but gave {given} for {shape}; {advice}")
         self.is_differentiable = self.is_differentiable and said["has_gradient"]
         return as_tensor(content, images.shape).to(images.device)
 
@@ -101,26 +99,19 @@ class FileNetwork(nn.Module):
         started = time.perf_counter()
         together = self(images)
         self.seconds_per_value = (time.perf_counter() - started) / images.nbytes
-        alone = self(images[:1])
         if not bool(together.isfinite().all()):
             raise ModelLoadError(f"{self.path} gives pixels that are not finite; check its weights")
-        if not torch.allclose(alone, together[:1], atol=1e-3):
+        if not torch.allclose(self(images[:1]), together[:1], atol=1e-3):
             raise ModelLoadError(f"{self.path} mixes the images of a batch; export it in eval mode, or for one image")
 
     def _grouped(self, images: Tensor) -> Tensor:
-        groups = torch.split(images.float(), self.sides[0] or len(images))
-        return torch.cat([self._checked(group) for group in groups]).to(images.dtype)
-
-    def _checked(self, images: Tensor) -> Tensor:
         wanted, got = self.sides[2:], images.shape[-2:]
         if any(side not in (None, actual) for side, actual in zip(wanted, got, strict=True)):
-            raise ModelLoadError(
-                f"{self.path} takes images of {_shown(wanted)} only, got {_shown(got)}; export it with free sides"
-            )
-        return _Hosted.apply(images, self) if self.is_differentiable else self.run(images.detach())
-
-    def _failed(self, says: str) -> ModelLoadError:
-        return ModelLoadError(f"{self.path} {says}; if its sides must be multiples of a number, add multiple=NUMBER")
+            only = f"takes images of {_shown(wanted)} only"
+            raise ModelLoadError(f"{self.path} {only}, got {_shown(got)}; export it with free sides")
+        groups = torch.split(images.float(), self.sides[0] or len(images))
+        found = [_Hosted.apply(each, self) if self.is_differentiable else self.run(each.detach()) for each in groups]
+        return torch.cat(found).to(images.dtype)
 
 
 class _Hosted(torch.autograd.Function):

@@ -38,22 +38,17 @@ class FeatureCertificate(Certificate):
         return self.radius * self.jacobian / lipschitz
 
 
+@dataclass(frozen=True)
 class SplitSmoother:
-    """Feature smoothing of a model, whose layers it shares.
+    """Feature smoothing of a model, whose layers it shares."""
 
-    Features are mapped from prepared images (N, 3, H, W) in [0, 1]; the head maps noisy ones (N · k, …), the k copies
-    of an image in a row, to scores (N · k,).
-    """
-
-    def __init__(self, settings: FeatureSmoothing, model: nn.Module, features: Operator, head: Operator) -> None:
-        self.settings, self.model, self.features, self.head = settings, model, features, head
+    settings: FeatureSmoothing
+    model: nn.Module
+    features: Operator  # from prepared images (N, 3, H, W) in [0, 1]
+    head: Operator  # from noisy features (N · k, …), the k copies of an image in a row, to scores (N · k,)
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return estimated smoothed scores (N,) after one pass of the backbone.
-
-        The noise level is a constant to gradients. With mode "image" and no sigma it follows from s, which is measured
-        first and costs as much as it does for a certificate.
-        """
+        """Return estimated smoothed scores (N,); the noise level, for which s is measured, is constant to gradients."""
         settings = self.settings
         with evaluating(self.model):
             known = torch.zeros(len(images), dtype=torch.float64, device=images.device)
@@ -73,7 +68,7 @@ class SplitSmoother:
         # With σ_z a multiple of s·r the shift is the same for every image, even one without gradient.
         given = (jacobian * settings.radius / sigma).tolist()
         shifts = given if settings.sigma else [1 / settings.multiple] * len(scores)
-        lower, upper = torch.full_like(ordered[:, 0], -math.inf), torch.full_like(ordered[:, 0], math.inf)
+        lower, upper = (torch.full_like(ordered[:, 0], end) for end in (-math.inf, math.inf))
         for index in (converged & ~scores.isnan().any(dim=1)).nonzero().flatten().tolist():
             lower[index], upper[index] = median_bounds(ordered[index], shift=shifts[index], confidence=confidence)
         median = ordered.median(dim=1).values
@@ -92,17 +87,12 @@ class SplitSmoother:
         return torch.cat(parts, dim=1)
 
 
+@dataclass(frozen=True)
 class BoundFeatureSmoother(SplitSmoother):
     """Feature smoothing of one model, split into a backbone and a head."""
 
     model: QualityModel
-
-    def __init__(self, settings: FeatureSmoothing, model: QualityModel) -> None:
-        if isinstance(model, Defended):
-            raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")
-        example = torch.zeros(1, 3, *(model.preprocessing.size or FREE_SIZE)).to(model.mean)
-        self.backbone, head = split_network(model.network, settings.node, example=example)
-        super().__init__(settings, model, lambda images: self.backbone(model.normalize(images)), head)
+    backbone: nn.Module
 
     def global_bound(self, size: tuple[int, int] | None = None) -> ProductBound:
         """Return how far features can move per unit of L2 change of images (H, W) in [0, 1]; takes up to minutes."""
@@ -115,8 +105,7 @@ class BoundFeatureSmoother(SplitSmoother):
 class BoundReferenceSmoother:
     """Feature smoothing of one full-reference model, for prepared images (N, 3, H, W) beside their references.
 
-    The reference is taken as it is: it is not attacked, its features carry no noise, and bounds hold for changes of the
-    distorted image alone.
+    The reference carries no noise and is not attacked: bounds hold for changes of the distorted image alone.
     """
 
     settings: FeatureSmoothing
@@ -133,14 +122,13 @@ class BoundReferenceSmoother:
         return self._beside(reference).certify(distorted, generator)
 
     def _beside(self, reference: Tensor) -> SplitSmoother:
-        model = self.model
-        with evaluating(model):
-            fixed = model.features(reference)
+        with evaluating(self.model):
+            fixed = self.model.features(reference)
 
         def head(noisy: Tensor) -> Tensor:
-            return model.compare(fixed.repeat_interleave(len(noisy) // len(fixed), dim=0), noisy)
+            return self.model.compare(fixed.repeat_interleave(len(noisy) // len(fixed), dim=0), noisy)
 
-        return SplitSmoother(self.settings, model, model.features, head)
+        return SplitSmoother(self.settings, self.model, self.model.features, head)
 
 
 @dataclass(frozen=True)
@@ -149,8 +137,7 @@ class FeatureSmoothing(Limited):
 
     A change δ of the image with ‖δ‖₂ ≤ r moves the features by s·r at most to first order, s being the largest
     singular value of the backbone's Jacobian there, so the bounds are those of median smoothing at Φ(±s·r/σ_z). They
-    are *local, first-order*: no global guarantee, and for the smoothed score whose σ_z is the one used here. The
-    global product bound stands beside them.
+    are *local, first-order*: no global guarantee, and for the smoothed score whose σ_z is the one used here.
 
     Source: Shumitskaya et al., "FS-IQA: Certified Feature Smoothing for Robust IQA", arXiv:2508.05516; median bounds
     of Chiang et al., NeurIPS 2020. (ours) the 1 % margin, the multiple, calibration, and the convergence check.
@@ -161,13 +148,11 @@ class FeatureSmoothing(Limited):
     samples: Count = 1000  # number n of noisy copies of the features
     radius: Positive = 0.05  # L2 radius r, images being in [0, 1]
     confidence: Annotated[float, "(0, 1)"] = 0.999  # 1 − α, probability that both bounds of an image hold
-    # Σ_z in units of s·r; without effect where sigma is given. The default is the σ/r of the field's input smoothing,
-    # 0.12 / 0.05.
+    # Σ_z in units of s·r where no sigma is given. The default is the σ/r of the field's input smoothing, 0.12 / 0.05.
     multiple: Positive = 2.4
     sigma: NotNegative = 0.0  # σ_z itself, in the features' unit; 0 derives it from s
     node: str = ""  # tensor to split at, by default what the head reads
-    # "image" measures s at every image; "calibrated" takes `jacobian` for all of them.
-    mode: Literal["image", "calibrated"] = "image"
+    mode: Literal["image", "calibrated"] = "image"  # where s is from: measured at every image, or `jacobian` for all
     jacobian: NotNegative = 0.0  # s in calibrated mode, from `calibrate`; other images may exceed it
     tolerance: Positive = 1e-3  # relative change at which the measurement of s stops; 1 % is added to what it gives
     # Most products with the Jacobian and its transpose per start; an image that needs more is not certified.
@@ -186,7 +171,11 @@ class FeatureSmoothing(Limited):
         calibrated mode without a jacobian.
         """
         self._require_jacobian()
-        return BoundFeatureSmoother(self, model)
+        if isinstance(model, Defended):
+            raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")
+        example = torch.zeros(1, 3, *(model.preprocessing.size or FREE_SIZE)).to(model.mean)
+        backbone, head = split_network(model.network, self.node, example=example)
+        return BoundFeatureSmoother(self, model, lambda images: backbone(model.normalize(images)), head, backbone)
 
     def bind_reference(self, model: ReferenceModel) -> BoundReferenceSmoother:
         """Return this smoother of a full-reference model, which is not changed; a UsageError as in `bind`."""
@@ -206,17 +195,14 @@ class FeatureSmoothing(Limited):
         with evaluating(model):
             batches = torch.split(images, batch_size) if len(images) else ()
             found = [measuring.measured(features, batch) for batch in batches]
-        failed = sum(int((~converged).sum()) for _, converged in found)
-        if failed:
-            raise ArmorError(
-                f"the Jacobian of {failed} of {len(images)} calibration images did not converge in {self.steps} steps; "
-                "raise steps or tolerance"
-            )
+        if failed := sum(int((~converged).sum()) for _, converged in found):
+            which = f"{failed} of {len(images)} calibration images"
+            told = f"the Jacobian of {which} did not converge in {self.steps} steps"
+            raise ArmorError(f"{told}; raise steps or tolerance")
         largest = max((float(jacobian.max()) for jacobian, _ in found), default=0.0)
         if not largest:
-            raise ArmorError(
-                "none of the calibration images moves the features; give images and a model that reads them"
-            )
+            none = "none of the calibration images moves the features"
+            raise ArmorError(f"{none}; give images and a model that reads them")
         return replace(self, mode="calibrated", jacobian=largest)
 
     @torch.no_grad()

@@ -35,9 +35,8 @@ def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, in
     from scipy.stats import binom
 
     if samples < 1 or not 0 <= shift < math.inf or not 0 < confidence < 1:
-        raise ValueError(
-            f"samples >= 1, shift >= 0 and 0 < confidence < 1 are needed, got {samples}, {shift}, {confidence}"
-        )
+        needed = "samples >= 1, shift >= 0 and 0 < confidence < 1 are needed"
+        raise ValueError(f"{needed}, got {samples}, {shift}, {confidence}")
     below = binom.cdf(np.arange(samples), samples, ndtr(-shift))
     # Φ(shift) = 1 − Φ(−shift), so the upper bound's rank mirrors the lower one's.
     low = int((below <= (1 - confidence) / 2).sum())
@@ -47,10 +46,10 @@ def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, in
 def median_bounds(ordered: Tensor, *, shift: float, confidence: float) -> tuple[Tensor, Tensor]:
     """Return lower and upper bounds (...) of the median of f(x + δ + σz) for every ‖δ‖₂ ≤ shift · σ.
 
-    Both hold together with probability `confidence` over the samples; −inf and inf where there are too few of them.
-    They bound the true median, not an empirical one. Where medians fill an interval, the lower bound is one of its
-    upper end, the upper bound one of its lower end.
-    `ordered` are ascending scores of n noisy copies f(x + σz), (..., n), in any unit. Source: see `median_ranks`.
+    `ordered` are ascending scores of n noisy copies f(x + σz), (..., n), in any unit. Both bounds hold together with
+    probability `confidence` over the samples; −inf and inf where there are too few. They bound the true median, not an
+    empirical one, and where medians fill an interval, its upper end from below, its lower end from above. Source: see
+    `median_ranks`.
     """
     low, high = median_ranks(ordered.shape[-1], shift, confidence)
     missing = torch.full_like(ordered[..., 0], math.inf)
@@ -69,20 +68,17 @@ def mean_bounds(values: Tensor, *, shift: float, confidence: float) -> tuple[Ten
     """
     if not bool(((values >= 0) & (values <= 1)).all()):
         raise ValueError(f"mean bounds take values in [0, 1], got {float(values.min())} to {float(values.max())}")
-    reach = math.sqrt(math.log(2 / (1 - confidence)) / (2 * values.shape[-1]))
-    mean = values.double().mean(-1)
+    reach, mean = math.sqrt(math.log(2 / (1 - confidence)) / (2 * values.shape[-1])), values.double().mean(-1)
     lower = torch.special.ndtr(torch.special.ndtri((mean - reach).clamp(0, 1)) - shift)
-    upper = torch.special.ndtr(torch.special.ndtri((mean + reach).clamp(0, 1)) + shift)
-    return lower, upper
+    return lower, torch.special.ndtr(torch.special.ndtri((mean + reach).clamp(0, 1)) + shift)
 
 
 @dataclass(frozen=True)
 class InputSmoothing(Limited, ABC):
     """What both ways of smoothing by noise on the image share.
 
-    What is certified is f(x + σz): by default the model sees noisy pixels outside [0, 1] as they are. With `clamp`
-    f itself begins by cutting them off, which is another function with a certificate as valid (ours). It is always
-    done where f begins with a defense of its own, since purifiers take images in [0, 1].
+    What is certified is f(x + σz), noisy pixels outside [0, 1] as they are. With `clamp` f itself begins by cutting
+    them off, which is another function with a certificate as valid (ours); always where it begins with a defense.
     """
 
     guarantee: ClassVar[str] = "global"
@@ -97,9 +93,8 @@ class InputSmoothing(Limited, ABC):
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
         """Return this smoother of a model, which is not changed; a denoiser's word is read by `read_purifier`."""
-        denoiser: str | Purifier | None = self.denoiser
-        if isinstance(denoiser, str):
-            denoiser = read_purifier(denoiser) if denoiser else None
+        given = self.denoiser or None
+        denoiser = read_purifier(given) if isinstance(given, str) else given
         if isinstance(denoiser, nn.Module):
             denoiser.to(model.mean.device)
         return BoundInputSmoother(self, model, denoiser)
@@ -117,10 +112,8 @@ class InputSmoothing(Limited, ABC):
 class MedianSmoothing(InputSmoothing):
     """Median of the scores of noisy copies (MS), with a denoiser in front DMS; arguments as in `InputSmoothing`.
 
-    The estimate is the middle score, for an even number the mean of the two middle ones, and so is its gradient. It
-    abstains where there are too few samples for the confidence.
-
-    Source: Chiang et al., NeurIPS 2020, arXiv:2007.03730; with a denoiser, also its Section 4.
+    The mean of both middle scores where their number is even, and so is its gradient. It abstains where there are too
+    few samples for the confidence. Source: Chiang et al., NeurIPS 2020, arXiv:2007.03730; denoiser: its Section 4.
     """
 
     def _estimate(self, scores: Tensor, model: QualityModel) -> Tensor:  # noqa: ARG002
@@ -182,19 +175,16 @@ class BoundInputSmoother:
     def noisy_scores(self, images: Tensor, generator: Generator, *, samples: int) -> Tensor:
         """Return scores (N, samples) of noisy copies of images (N, 3, H, W) in [0, 1], in the order of the draws.
 
-        Noise is drawn copy by copy, image by image. So the first copies of an image are the same however many there
-        are, the noise does not depend on `batch_size`, and images scored together get the noise that they get one
-        after another from the same generator. Scores may still differ by rounding, and all of it ends where the model
-        or the denoiser draws as well. A ModelLoadError refuses scores that are not finite.
+        Noise is drawn copy by copy, image by image: unless the model or the denoiser draws as well, the first copies
+        of an image are the same however many there are, and so is noise whatever the `batch_size`, and for images
+        scored together or one after another. A ModelLoadError refuses scores that are not finite.
         """
         if samples < 1 or not len(images):
             raise ValueError(f"noisy scores need images and samples >= 1, got {len(images)} and {samples}")
         scores = torch.stack([torch.cat(list(self._of_one(image, generator, samples))) for image in images])
         if not bool(scores.isfinite().all()):
-            raise ModelLoadError(
-                f"{self.model.name} gives noisy images scores that are not finite; check its weights, or smooth with "
-                "a smaller sigma"
-            )
+            told = f"{self.model.name} gives noisy images scores that are not finite"
+            raise ModelLoadError(f"{told}; check its weights, or smooth with a smaller sigma")
         return scores
 
     def _of_one(self, image: Tensor, generator: Generator, samples: int) -> Iterator[Tensor]:

@@ -33,25 +33,20 @@ class _Unknown(Exception):
 def product_bound(network: nn.Module, example: Tensor) -> ProductBound:
     """Return the product of the operator norms of a network's layers, in eval mode.
 
-    Layers in a row multiply, branches that are added add, branches that are joined add in squares. Known are
-    convolutions and linear layers (`convolution_bound`), batch norm, pooling (exact on maps of the example's size) and
-    the usual activations. What a layer can stretch most need not be what the layer before lets through, so the bound
-    is sound and far from tight for a deep network. It holds for normalised inputs (N, 3, H, W) of the example's size.
-    A SurgeryError refuses networks that cannot be traced.
+    Layers in a row multiply, branches that are added add, branches that are joined add in squares. What a layer can
+    stretch most need not be what the layer before lets through, so the bound is sound and far from tight for a deep
+    network. It holds for normalised inputs (N, 3, H, W) of the example's size. A SurgeryError refuses networks that
+    cannot be traced.
     """
     traced = trace_shared(network, example)
     bounds: dict[fx.Node, float] = {}
     for node in traced.graph.nodes:
-        if node.op == "placeholder":
-            bounds[node] = 1.0
-            continue
-        sources = [source for source in node.all_input_nodes if source in bounds]
+        given = [bounds[source] for source in node.all_input_nodes if source in bounds]
         if node.op == "output":
-            return ProductBound(bounds[sources[0]])
-        if not sources:
-            continue
+            return ProductBound(given[0])
         try:
-            bounds[node] = _bound(traced, node, [bounds[source] for source in sources])
+            if node.op == "placeholder" or given:
+                bounds[node] = _bound(traced, node, given) if given else 1.0
         except _Unknown as unknown:
             return ProductBound(None, f"not computed: node {node.name} ({unknown}) has no known bound")
     return ProductBound(None, "not computed: the network gives nothing")
@@ -61,7 +56,10 @@ def _bound(traced: fx.GraphModule, node: fx.Node, given: list[float]) -> float:
     layer, name = layer_of(traced, node), called_name(node)
     if layer is None:
         if name in ("add", "iadd", "add_") and not node.kwargs:
-            return _added(node, name, given)
+            if name != "add":
+                _refuse_other_readers(node)
+            times = sum(argument in node.all_input_nodes for argument in node.args)
+            return sum(given) if len(given) == times else 2 * given[0]  # x + x
         if name == "cat":
             return math.sqrt(sum(bound**2 for bound in given))
         before, after = size_of(node.all_input_nodes[0]), size_of(node)
@@ -78,13 +76,6 @@ def _factor(layer: nn.Module | None, name: str, node: fx.Node) -> float:
     if rule is None:
         raise _Unknown(name if layer is None else type(layer).__name__)
     return rule if isinstance(rule, float) else rule(layer, node)
-
-
-def _added(node: fx.Node, name: str, given: list[float]) -> float:
-    if name != "add":
-        _refuse_other_readers(node)
-    times = sum(argument in node.all_input_nodes for argument in node.args)
-    return sum(given) if len(given) == times else 2 * given[0]  # x + x
 
 
 def _refuse_other_readers(node: fx.Node) -> None:
@@ -140,17 +131,14 @@ def _of_mean(_: None, node: fx.Node) -> float:
 # What activations, and what only moves numbers, can stretch at most, and rules for the rest, by layer or function.
 RULES: dict[type[nn.Module] | str, float | Callable[[Any, fx.Node], float]] = {
     **dict.fromkeys((nn.ReLU, nn.ReLU6, nn.Hardtanh, nn.Tanh, nn.Softplus, nn.LogSigmoid, nn.Softsign), 1.0),
-    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d), 1.0),
-    **dict.fromkeys((nn.ZeroPad2d, StochasticDepth), 1.0),
+    **dict.fromkeys((nn.Identity, nn.Flatten, nn.Dropout, nn.Dropout1d, nn.Dropout2d, nn.ZeroPad2d), 1.0),
     **dict.fromkeys(("relu", "relu_", "relu6", "tanh", "abs", "abs_", "dropout", "flatten", "view", "reshape"), 1.0),
     **dict.fromkeys(("squeeze", "unsqueeze", "contiguous", "permute", "transpose"), 1.0),
     **dict.fromkeys((nn.Sigmoid, "sigmoid"), 0.25),
     **dict.fromkeys((nn.BatchNorm1d, nn.BatchNorm2d), _of_norm),
     **dict.fromkeys((nn.AvgPool2d, nn.AdaptiveAvgPool2d, "adaptive_avg_pool2d"), _of_pooling),
+    **{StochasticDepth: 1.0, nn.Hardsigmoid: 1 / 6, nn.SiLU: 1.0999, nn.Hardswish: 1.5},
     "mean": _of_mean,
-    nn.Hardsigmoid: 1 / 6,
-    nn.SiLU: 1.0999,
-    nn.Hardswish: 1.5,
     nn.Conv2d: _of_convolution,
     nn.Linear: lambda layer, _: convolution_bound(layer.weight),
     nn.MaxPool2d: _of_maximum,
