@@ -102,12 +102,11 @@ def _version(value: bool) -> None:
         raise typer.Exit
 
 
+VERSION = typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+
+
 @app.callback()
-def _root(
-    version: Annotated[  # noqa: ARG001
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
-    ] = False,
-) -> None:
+def _root(version: Annotated[bool, VERSION] = False) -> None:  # noqa: ARG001
     show_messages()
 
 

@@ -25,6 +25,12 @@ if TYPE_CHECKING:
     from iqa_armor.models.base import QualityModel
     from iqa_armor.progress import Progress
 
+SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
+DATA = Flag(panel=USUAL)
+OWN = ("package.module:NAME or file.py:NAME",)
+PURIFIED = OneOf("iqa_armor.defenses.purifiers:PURIFIERS", OWN, is_checked=False)
+SMOOTHED = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS", OWN, is_checked=False)
+
 
 class Machine(CallSettings):
     """What this machine computes with; threads are prepared at once, since torch must not be imported before."""
@@ -41,10 +47,6 @@ class Machine(CallSettings):
 
     def chosen(self) -> torch.device:
         return machine.choose_device(self.device)
-
-
-SPECS = OneOf("iqa_armor.data:DATASETS", is_checked=False)
-DATA = Flag(panel=USUAL)
 
 
 class Labels(CallSettings):
@@ -122,11 +124,6 @@ class Draws(SettingsModel):
     """What is drawn at random."""
 
     seed: Seed = 0
-
-
-OWN = ("package.module:NAME or file.py:NAME",)
-PURIFIED = OneOf("iqa_armor.defenses.purifiers:PURIFIERS", OWN, is_checked=False)
-SMOOTHED = OneOf("iqa_armor.defenses.smoothing:SMOOTHERS", OWN, is_checked=False)
 
 
 class Defenses(SettingsModel):

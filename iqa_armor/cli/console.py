@@ -31,6 +31,17 @@ if TYPE_CHECKING:
     from iqa_armor.pipeline.forecast import Forecast
 
 _CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\ud800-\udfff]")
+JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was given
+COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())  # words of the one that is running
+# Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
+MINUTE, QUIET, LONG = 60.0, math.inf, 86400.0  # within LONG a step tells the time left
+BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
+SCALE_NOTE = "training images score {0.low:.4g} to {0.high:.4g}"  # of a `ScoreScale`
+RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
+SCORED = "what is scored is kept; run the same command with --resume to go on"
+AGAIN = "what is finished is kept; run the same command again to go on"
+_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 class _Screen(Console):
@@ -62,13 +73,6 @@ def show_messages() -> None:
     logger.propagate = False
     BEAT.set(MINUTE)
     JSON.set(False)
-
-
-JSON: ContextVar[bool] = ContextVar("JSON", default=False)  # whether --json was given
-COMMAND: ContextVar[tuple[str, ...]] = ContextVar("COMMAND", default=())  # words of the one that is running
-# Seconds between lines on work in progress where there is no terminal; none at all with --quiet.
-MINUTE, QUIET, LONG = 60.0, math.inf, 86400.0  # within LONG a step tells the time left
-BEAT: ContextVar[float] = ContextVar("BEAT", default=MINUTE)
 
 
 def show_if_json(value: dict[str, Any]) -> bool:
@@ -151,7 +155,6 @@ def say(*lines: str, to: Console = stdout) -> None:
 def show_table(
     headings: Sequence[str], rows: Iterable[Sequence[str]], *, title: str | None = None, caption: str | None = None
 ) -> None:
-    """Show a table on stdout; what stands in the first column is text, in the others numbers."""
     table = Table(title=title, caption=caption)
     for number, heading in enumerate(headings):
         table.add_column(heading, justify="right" if number else "left", overflow="ellipsis" if number else "fold")
@@ -194,14 +197,6 @@ def in_shell(lead: str, words: Sequence[str], to: Console = stdout) -> str:
     width = to.width - 2 if to.is_terminal else 2**20
     lines = textwrap.wrap(text, width, subsequent_indent="    ", break_long_words=False, break_on_hyphens=False)
     return " \\\n".join(lines).replace("\0", " ")
-
-
-SCALE_NOTE = "training images score {0.low:.4g} to {0.high:.4g}"  # of a `ScoreScale`
-RESUME = "the state after the last epoch is kept; run the same command with --resume to go on"
-SCORED = "what is scored is kept; run the same command with --resume to go on"
-AGAIN = "what is finished is kept; run the same command again to go on"
-_SIGNALS = [getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
-_NO_ROOM = {errno.ENOSPC, errno.EFBIG, errno.EIO, getattr(errno, "EDQUOT", errno.ENOSPC)}
 
 
 def stop_on_signals() -> None:

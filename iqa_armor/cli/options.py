@@ -20,8 +20,13 @@ from iqa_armor.settings import CallSettings, Flag, OneOf, SettingsModel, flag_of
 MORE = "More options"
 EXAMPLES = "Examples:"
 FIRST = ("output", "data")  # what nearly every call names
-# What is asked for least often comes last.
-LAST = (MORE, "Recipe", "Foreign model files")
+LAST = (MORE, "Recipe", "Foreign model files")  # what is asked for least often
+LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
+HUGE = 2**31
+WIDE = 22  # of a metavar in a help text
+USUAL = ""  # panel of options that --help shows, too
+KEYWORD = inspect.Parameter.KEYWORD_ONLY
+METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class ArmorCommand(typer.core.TyperCommand):
@@ -43,7 +48,6 @@ HELP_ALL = Annotated[
 
 
 def show_help(ctx: Any, *, everything: bool) -> None:
-    """Show what a command does, how it is called, and its usual options or all."""
     command = ctx.command
     says, _, examples = (command.help or "").partition(EXAMPLES)
     arguments = [each for each in command.params if not each.opts[0].startswith("-")]
@@ -83,14 +87,6 @@ def _table(parameters: Iterable[Any], *, brief: bool) -> Table:
             says = f"{said} \\[{default[1]}]" if default else said
         table.add_row(left, Text.from_markup(says))
     return table
-
-
-LIMITS = {"ge": "{:g} <= ", "gt": "{:g} < ", "le": " <= {:g}", "lt": " < {:g}"}
-HUGE = 2**31
-WIDE = 22  # of a metavar in a help text
-USUAL = ""  # panel of options that --help shows, too
-KEYWORD = inspect.Parameter.KEYWORD_ONLY
-METAVARS = {int: "N", float: "X", str: "TEXT"}
 
 
 class Told(CallSettings):

@@ -18,13 +18,12 @@ def _accepts(found: Any, name: str) -> Any:
 
 _HOME = "iqa_armor.data"
 RELEASES: dict[str, dict[str, Any]] = tomllib.loads(files(_HOME).joinpath("releases.toml").read_text("utf-8"))
-
-
-def _release(name: str, row: dict[str, Any]) -> Entry:
-    own = row.get("home")
-    return (
-        Entry(f"{_HOME}.{own}", row["says"]) if own else Entry(f"{_HOME}.releases:release", row["says"], {"name": name})
-    )
+_OPENED = {
+    name: Entry(f"{_HOME}.releases:{row['home']}", row["says"])
+    if "home" in row
+    else Entry(f"{_HOME}.releases:release", row["says"], {"name": name})
+    for name, row in RELEASES.items()
+}
 
 
 # Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
@@ -34,7 +33,7 @@ DATASETS: Registry[Any] = Registry(
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
         "folder": Entry(f"{_HOME}.csv_file:open_folder", "DIR: every image below it; no scores"),
-        **{name: _release(name, row) for name, row in RELEASES.items()},
+        **_OPENED,
     },
     group="iqa_armor.datasets",
     accepts=_accepts,

@@ -40,15 +40,11 @@ class ImageSet:
         return self.read(self.positions[index])
 
     def select(self, indices: Sequence[int]) -> ImageSet:
-        return replace(
-            self,
-            names=tuple(self.names[i] for i in indices),
-            mos=None if self.mos is None else self.mos[torch.as_tensor(list(indices), dtype=torch.long)],
-            positions=tuple(self.positions[i] for i in indices),
-        )
+        mos = None if self.mos is None else self.mos[torch.as_tensor(list(indices), dtype=torch.long)]
+        names, positions = tuple(self.names[i] for i in indices), tuple(self.positions[i] for i in indices)
+        return replace(self, names=names, mos=mos, positions=positions)
 
     def limit(self, count: int | None) -> ImageSet:
-        """Return `count` images spread evenly over the set, or the set itself if it has no more."""
         return self if count is None or count >= len(self) else self.select(evenly(len(self), count))
 
 
@@ -86,7 +82,6 @@ class Dataset:
 
     @property
     def is_labelled(self) -> bool:
-        """Whether every image has an opinion score."""
         return all(images.mos is not None for images in self.splits.values())
 
     def training(self) -> ImageSet:

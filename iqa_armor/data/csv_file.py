@@ -66,8 +66,7 @@ def _read(text: str) -> dict[str, str]:
 def _found(table: Table) -> dict[str, str]:
     names = table.header
     if not table.has_names:
-        first = table.rows[0]
-        numbers = [name for name in names if is_number(first[name])]
+        numbers = [name for name in names if is_number(table.rows[0][name])]
         others = [name for name in names if name not in numbers]
         return {"image": others[0], "mos": numbers[0]} if len(others) == len(numbers) == 1 else {}
     by_usual = {name.replace(" ", "_").replace("-", "_"): name for name in reversed(names)}
@@ -105,8 +104,7 @@ def open_csv(spec: str, location: str, *, columns: str = "", image_root: Path | 
     chosen, roots = choose_columns(table, columns), (file.parent,) if image_root is None else (image_root, file.parent)
     places = Places((*roots, *(root / "images" for root in roots)), roots)
     remarks = [f"{file}: {says}" for says in (chosen.says, _comma(table.rows, chosen, problems)) if says]
-    images = [_image(row, chosen, places, problems) for row in table.rows]
-    found = [image for image in images if image is not None]
+    found = [image for row in table.rows if (image := _image(row, chosen, places, problems)) is not None]
     labels = f"minus the column {chosen.of['mos']}, which falls with quality" if chosen.falls else Dataset.labels
     dataset = labelled_dataset(found, problems, labels=labels, hint=places.near, files=(file,), advice=MEND)
     return replace(dataset, remarks=tuple(remarks))

@@ -73,8 +73,7 @@ class FileImages:
         """Return the sha256 of the bytes of image `index`, which are read again only where the file has changed."""
         path = self.paths[index]
         with reading(path, DataError):
-            known = _digests().get(file_version(path))
-            return known or _contents(path)[1]
+            return _digests().get(file_version(path)) or _contents(path)[1]
 
 
 def read_image(source: Path | str | Image.Image) -> Tensor:
@@ -99,7 +98,11 @@ def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Ite
     with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
         content = _contents(source)[0] if isinstance(source, Path) else source
         if content[4:8] == b"ftyp" and content[8:12] in _HEIF_BRANDS and b"avif" not in content[:64]:
-            _add_heif(name)
+            try:
+                from pillow_heif import register_heif_opener
+            except ImportError as error:
+                raise DataError(f"{name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
+            register_heif_opener()
         Image.init()
         try:  # JPEG opens MPO
             image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in Image.OPEN])
@@ -107,14 +110,6 @@ def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Ite
             raise DataError(f"{name}: it is not an image in any of the formats {', '.join(formats)}") from error
         with image, _room().of(image, name):
             yield image
-
-
-def _add_heif(name: str) -> None:
-    try:
-        from pillow_heif import register_heif_opener
-    except ImportError as error:
-        raise DataError(f"{name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
-    register_heif_opener()
 
 
 @contextmanager
@@ -171,7 +166,6 @@ def _digests() -> dict[tuple[str, int, int, int], str]:
 
 
 def _contents(path: Path) -> tuple[bytes, str]:
-    """Return the bytes of a file and their digest, which is remembered."""
     version, content = file_version(path), contents(path, memory_limit())
     digest = hashlib.sha256(content).hexdigest()
     if len(_digests()) < _REMEMBERED:

@@ -99,8 +99,7 @@ def labelled_dataset(
     by_split = {split: [image for image in images if image.split == split] for split in SPLITS}
     for split, chosen in by_split.items():  # of scores that are all equal nothing can be learned or ranked
         if len(chosen) > 1 and len({image.mos for image in chosen}) == 1:
-            said = f"{split}: {len(chosen)} images, all {chosen[0].mos:g}"
-            problems.add("splits with constant scores", said)
+            problems.add("splits with constant scores", f"{split}: {len(chosen)} images, all {chosen[0].mos:g}")
     problems.raise_if_any(advice)
     sets = {split: _image_set(chosen) for split, chosen in by_split.items() if chosen}
     return Dataset(problems.spec, sets, labels=labels, files=tuple(files))
@@ -118,12 +117,9 @@ def _check_duplicates(images: Sequence[LabelledImage], problems: Problems) -> No
 
 def _image_set(images: Sequence[LabelledImage]) -> ImageSet:
     originals = tuple(image.reference for image in images if image.reference is not None and is_file(image.reference))
-    return ImageSet(
-        tuple(image.name for image in images),
-        FileImages(tuple(image.path for image in images)),
-        torch.tensor([image.mos for image in images], dtype=torch.float32),
-        references=FileImages(originals) if len(originals) == len(images) else None,
-    )
+    names, read = tuple(image.name for image in images), FileImages(tuple(image.path for image in images))
+    mos = torch.tensor([image.mos for image in images], dtype=torch.float32)
+    return ImageSet(names, read, mos, references=FileImages(originals) if len(originals) == len(images) else None)
 
 
 @dataclass(frozen=True)

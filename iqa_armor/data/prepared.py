@@ -54,7 +54,6 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
 
     @torch.no_grad()
     def prepared(self, index: int) -> Tensor:
-        """Return an image (3, H, W), decoded and prepared now."""
         return self.prepare(self.images[index]).contiguous()
 
     def select(self, indices: Sequence[int]) -> PreparedImages:
@@ -152,8 +151,7 @@ def batches(prepared: PreparedImages, batch_size: int) -> Iterator[tuple[Tensor,
     """Yield (images (N, 3, H, W), scores (N,), indices (N,)) in order, N ≤ `batch_size`; less where sizes change."""
     if batch_size < 1:
         raise ValueError(f"batch_size must be positive, got {batch_size}")
-    items = (prepared[index] for index in range(len(prepared)))
-    for _, alike in groupby(items, key=lambda item: item[0].shape):
+    for _, alike in groupby((prepared[index] for index in range(len(prepared))), key=lambda item: item[0].shape):
         while group := list(islice(alike, batch_size)):
             images, scores, indices = zip(*group, strict=True)
             yield torch.stack(images), torch.stack(scores), torch.tensor(indices)

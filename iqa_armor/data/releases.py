@@ -19,6 +19,12 @@ from iqa_armor.data.table import SPLIT_NAMES, Row, finite_score, read_labels
 from iqa_armor.errors import DataError, contents, expanded, is_file, reading
 
 _NO_SPLIT = "no official split is in its label file: figures on its test images are not those of publications"
+_CSIQ_NAMES = MappingProxyType({"noise": "awgn", "jpeg 2000": "jpeg2000"})
+AGAIN = "unpack the release again"
+LIVE, CLIVE = RELEASES["live"], RELEASES["clive"]
+# The vectors run over these folders in this order, img1.bmp to the last of each.
+FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
+PRACTICE = 7  # the first of the list, in Images/trainingImages: shown to every subject to learn the task
 
 
 @dataclass(frozen=True)
@@ -47,8 +53,7 @@ class Release:
         """Return the dataset of its folder or the one above; a DataError lists what it lacks."""
         files, problems = find_labels(location, self.files, how_to_get=self.get), Problems(spec)
         rows = [row for file in files for row in self._rows(file)]
-        depth = next(name.count("/") for name in self.files if files[0].match(name))
-        root = files[0].parents[depth]
+        root = files[0].parents[next(name.count("/") for name in self.files if files[0].match(name))]
         folder = self._folder((root, expanded(location)), [name for _, name, _ in rows])
         images, pristine = self._places(folder), self._places(root / self.originals)
         has_split = self.split != "" and all(self.split in row.values for row, _, _ in rows)
@@ -99,9 +104,6 @@ class Release:
         return Places((folder,), (folder,), ignores_case=True)
 
 
-_CSIQ_NAMES = MappingProxyType({"noise": "awgn", "jpeg 2000": "jpeg2000"})
-
-
 def release(name: str) -> Callable[[str, str], Dataset]:
     return Release(**{key: value for key, value in RELEASES[name].items() if key != "says"}).open
 
@@ -117,10 +119,6 @@ def open_nips2017(spec: str, location: str) -> Dataset:
     problems.add("missing images", *(f"images/{each.name}" for each in files if not is_file(each)))
     problems.raise_if_any()
     return Dataset(spec, {"test": ImageSet(tuple(names), FileImages(files))}, keeps_size=True)
-
-
-AGAIN = "unpack the release again"
-LIVE, CLIVE = RELEASES["live"], RELEASES["clive"]
 
 
 def variable(kind: str, path: str, name: str, content: bytes) -> tuple[list[Any], bytes]:
@@ -149,18 +147,13 @@ def read_variable(kind: Literal["numbers", "texts"], path: Path, name: str) -> l
         return list(found)
 
 
-# The vectors run over these folders in this order, img1.bmp to the last of each.
-FOLDERS = (("jp2k", 227), ("jpeg", 233), ("wn", 174), ("gblur", 174), ("fastfading", 174))
-
-
 def open_live(spec: str, location: str) -> Dataset:
-    """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name.
+    """Return the 779 distorted images of a folder of LIVE release 2, divided by a hash of the reference's name (ours).
 
-    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so too. The
-    originals, which the vectors list as images of their own, are left out.
+    DMOS falls with quality, so the score is 100 − DMOS; published DMOS leave [0, 100] a little, scores do so too.
 
     Source: Sheikh, Sabir and Bovik, "A Statistical Evaluation of Recent Full Reference Image Quality Assessment
-    Algorithms", IEEE TIP 2006. It has no official split; this one is by reference (ours).
+    Algorithms", IEEE TIP 2006.
     """
     file = find_labels(location, ["dmos.mat"], how_to_get=LIVE["get"])[0]
     problems, folder, pristine = Problems(spec), file.parent, file.parent / "refimgs"
@@ -170,28 +163,20 @@ def open_live(spec: str, location: str) -> Dataset:
     for variable, length in (("dmos", len(dmos)), ("orgs", len(originals)), ("refnames_all", len(references))):
         if length != len(names):
             raise DataError(f"{variable} in {folder} has {length} entries, not {len(names)}. {LIVE['get']}")
-    images = [
-        LabelledImage(
-            name, folder / name, finite_score(100 - value, name, problems), scene=scene, reference=pristine / scene
-        )
-        for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True)
-        if not is_original
-    ]
+    images = []
+    for name, value, is_original, scene in zip(names, dmos, originals, references, strict=True):
+        if not is_original:
+            score = finite_score(100 - value, name, problems)
+            images.append(LabelledImage(name, folder / name, score, scene=scene, reference=pristine / scene))
     files = (file, folder / "refnames_all.mat")
     return labelled_dataset(images, problems, folder=folder, labels=LIVE["labels"], advice=LIVE["get"], files=files)
 
 
-PRACTICE = 7  # the first of the list, in Images/trainingImages: shown to every subject to learn the task
-
-
 def open_clive(spec: str, location: str) -> Dataset:
-    """Return LIVE In the Wild, divided by a hash of the names, from a folder with `Data` and `Images` or the one above.
-
-    The seven practice images at the head of the list are left out: they are not among the 1,162 of the publication, and
-    every subject saw them first.
+    """Return the 1,162 images of LIVE In the Wild, divided by a hash of the names (ours), without the practice images.
 
     Source: Ghadiyaram and Bovik, "Massive Online Crowdsourced Study of Subjective and Objective Picture Quality", IEEE
-    TIP 2016. It has no official split; this one is by name (ours).
+    TIP 2016.
     """
     file = find_labels(location, ["Data/AllImages_release.mat"], how_to_get=CLIVE["get"])[0]
     names = read_variable("texts", file, "AllImages_release")

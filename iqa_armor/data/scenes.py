@@ -30,9 +30,8 @@ class Leaf:
 def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     """Return a pristine scene (height, width, 3), 8 bits, the same for the same state of `rng`.
 
-    Leaves with power-law radii cover each other from back to front; each has a color near one of a small palette, a
-    patch of a noise field with a 1/f^a spectrum and a shading; larger ones cast soft shadows. In half of the scenes
-    the back layer is out of focus. Scenes range from a few plain shapes to dense clutter.
+    Leaves with power-law radii cover each other from back to front, each with a color near one of a small palette, a
+    patch of a noise field with a 1/f^a spectrum and a shading; in half of the scenes the back layer is out of focus.
 
     Source: Lee, Mumford & Huang, "Occlusion Models for Natural Images", IJCV 2001 (radii and occlusion);
     Ruderman & Bialek, "Statistics of Natural Images", PRL 1994 (1/f spectra). Shading, shadows, focus (ours).
@@ -43,7 +42,10 @@ def render_scene(rng: Generator, height: int, width: int) -> NDArray[np.uint8]:
     hues = rng.uniform() + rng.normal(0, 0.18, 7)
     colors = [colorsys.hsv_to_rgb(hue % 1.0, rng.beta(1.3, 3.0), rng.uniform(0.08, 0.95)) for hue in hues.tolist()]
     palette = np.array(colors, np.float32)
-    canvas = _background(rng, palette, textures[0])
+    mix = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
+    sky = (1 - mix) * palette[0] + mix * palette[1]
+    background = sky * (1 + _log_uniform(rng, 0.005, 0.2) * textures[0][..., None])
+    canvas = np.broadcast_to(background, (height, width, 3)).astype(np.float32)
     smallest = _log_uniform(rng, _MIN_RADIUS, 6)
     count = 4 + int(height * width / 49152 * _log_uniform(rng, 30, 2500) * (_MIN_RADIUS / smallest) ** 0.7)
     softness, roughness = rng.uniform(0.6, 1.3), _log_uniform(rng, 0.2, 2.7)
@@ -76,21 +78,12 @@ def _texture(rng: Generator, height: int, width: int) -> Floats:
     return np.asarray(field / field.std(), np.float32)
 
 
-def _background(rng: Generator, palette: Floats, texture: Floats) -> Floats:
-    height, width = texture.shape
-    mix = np.linspace(0, 1, height, dtype=np.float32)[:, None, None]
-    sky = (1 - mix) * palette[0] + mix * palette[1]
-    canvas = sky * (1 + _log_uniform(rng, 0.005, 0.2) * texture[..., None])
-    return np.broadcast_to(canvas, (height, width, 3)).astype(np.float32)
-
-
 def _leaf(
     rng: Generator, size: tuple[int, int], palette: Floats, *, smallest: float, softness: float, roughness: float
 ) -> Leaf:
     low, high = smallest, 0.45 * min(size)
     # Inverse of the cumulative distribution of a density r^-3, that of scale-invariant dead leaves, from low to high.
-    share = rng.random()
-    radius = (low**-2 - share * (low**-2 - high**-2)) ** -0.5
+    radius = (low**-2 - rng.random() * (low**-2 - high**-2)) ** -0.5
     radius = max(radius, low * np.exp(rng.uniform(0, 2.0)))  # fewer specks than the pure model
     aspect = np.exp(rng.normal(0, 0.5))
     color = palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3)

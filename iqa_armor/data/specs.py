@@ -76,8 +76,7 @@ def default_spec() -> str:
     """Return the spec of the KonIQ-10k folder that the environment variable names; a DataError if it names none."""
     if folder := koniq10k_folder():
         return f"koniq10k:{folder}"
-    raise DataError(
-        "no dataset is named. Give --data csv:FILE (columns image, mos, optional split) for images of your "
-        f"own, or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {RELEASES['koniq10k']['get']}. "
-        "--data synthetic needs no files, but its scores are computed, not human"
-    )
+    own = "Give --data csv:FILE (columns image, mos, optional split) for images of your own"
+    release = f"or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {RELEASES['koniq10k']['get']}"
+    rest = "--data synthetic needs no files, but its scores are computed, not human"
+    raise DataError(f"no dataset is named. {own}, {release}. {rest}")

@@ -123,6 +123,8 @@ DISTORTIONS: Mapping[str, Distortion] = {
     "blur_jpeg": _blurred_before(jpeg),
     "blur_noise": _blurred_before(white_noise),
 }
+IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
+_DESTROYED = 0.3  # chromatic multi-scale GMSD of a destroyed image
 
 
 def distort(image: Pixels, kind: str, *, severity: float, rng: Generator) -> Pixels:
@@ -132,10 +134,6 @@ def distort(image: Pixels, kind: str, *, severity: float, rng: Generator) -> Pix
     if not 0 <= severity <= 1:
         raise ValueError(f"severity must be in [0, 1], got {severity}")
     return DISTORTIONS[kind](image, severity, rng)
-
-
-IMAGES_PER_SCENE = 1 + len(DISTORTIONS)
-_DESTROYED = 0.3  # chromatic multi-scale GMSD of a destroyed image
 
 
 @dataclass(frozen=True)
@@ -201,7 +199,6 @@ def make_scene(settings: SyntheticSettings, index: int) -> Scene:
 
 
 def stacked(images: Sequence[NDArray[np.uint8]]) -> Tensor:
-    """Return images (H, W, 3) as one uint8 tensor (N, 3, H, W)."""
     return torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).contiguous()
 
 

@@ -41,11 +41,9 @@ class Row:
         return self.values[column]
 
     def score(self, column: str, problems: Problems) -> float:
-        """Return a finite score; anything else is noted as a problem."""
         return finite_score(self[column], f"line {self.line}", problems)
 
     def split(self, column: str, problems: Problems, words: Mapping[str, Split] = SPLIT_NAMES) -> Split:
-        """Return the split a cell names; an unknown word is noted as a problem."""
         split = words.get(self[column].lower())
         if split is None:
             problems.add("splits that are not training, validation or test", f"line {self.line}: {self[column]!r}")
@@ -112,8 +110,7 @@ def _table(path: Path, columns: Sequence[str], sheet: str) -> Table:
     problems, rows = Problems(str(path)), []
     for number, cells in lines[start + has_names :]:
         if len(cells) < len(names) or any(cells[len(names) :]):
-            said = f"line {number}: {len(cells)} cells, the header has {len(names)}"
-            problems.add("rows of the wrong length", said)
+            problems.add("rows of the wrong length", f"line {number}: {len(cells)} cells, the header has {len(names)}")
         else:
             rows.append(Row(number, dict(zip(names, cells, strict=False))))
     problems.raise_if_any("quote names that hold the separator and numbers with a decimal comma, then run again")

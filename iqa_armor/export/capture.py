@@ -29,9 +29,14 @@ if TYPE_CHECKING:
     from iqa_armor.export.smaller import Smaller
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
+_ALONE = threading.RLock()  # two exporters would give back each other's settings
 
 Size = tuple[int | None, int | None]  # (H, W), None where that side is free
 Sizes = dict[str, set[tuple[int, int]]]
+METADATA_KEY = "iqa_armor"
+EXTRA_FILE = f"{METADATA_KEY}.json"
+INPUT, OUTPUT = "images", "scores"
+Score = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -121,9 +126,6 @@ class _Others:
         return getattr(self._stream, name)
 
 
-_ALONE = threading.RLock()  # two exporters would give back each other's settings
-
-
 @contextmanager
 def quiet() -> Iterator[None]:
     """Silence exporters, one thread at a time; what others print is shown, their Python warnings are not."""
@@ -133,12 +135,6 @@ def quiet() -> Iterator[None]:
             held.callback(logger.setLevel, logger.level)
             logger.setLevel(logging.ERROR)
         yield
-
-
-METADATA_KEY = "iqa_armor"
-INPUT, OUTPUT = "images", "scores"
-
-Score = Callable[[Tensor], Tensor]
 
 
 @dataclass(frozen=True)
@@ -154,7 +150,6 @@ class Format:
     shrink: Callable[[Path, Smaller], None] | None = None  # rewrites a file in fewer bits, where the format can
 
     def files(self, path: Path) -> list[Path]:
-        """Return what an export to a path consists of."""
         return [path, *([path.with_suffix(self.beside)] if self.beside else [])]
 
 
@@ -169,9 +164,6 @@ def format_of(path: Path) -> Format:
         wanted = chosen.install or " ".join(missing)
         raise ArmorError(f"{chosen.name} takes {', '.join(missing)}, not installed here; run pip install {wanted}")
     return chosen
-
-
-EXTRA_FILE = f"{METADATA_KEY}.json"
 
 
 def write(captured: Captured, path: Path, metadata: str) -> None:

@@ -14,6 +14,7 @@ from iqa_armor.machine import onnx_session
 AXES = ("batch", "channels", "height", "width")
 # A protobuf message ends at 2 GiB; the graph itself needs a little of it.
 LIMIT = 2**31 - 2**22
+PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 by themselves
 
 
 def write(captured: Captured, path: Path, metadata: str) -> None:
@@ -58,11 +59,6 @@ def read(path: Path) -> tuple[str, Score]:
     return session.get_modelmeta().custom_metadata_map.get(METADATA_KEY, ""), score
 
 
-ONNX = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
-
-PRECISE = {"INFERENCE_PRECISION_HINT": "f32"}  # some processors would compute in bfloat16 by themselves
-
-
 def write_openvino(captured: Captured, path: Path, metadata: str) -> None:
     """Write OUT.xml and OUT.bin, in float32, if every operation has a form in OpenVINO."""
     import openvino
@@ -91,4 +87,5 @@ def read_openvino(path: Path) -> tuple[str, Score]:
 
 
 _NEEDS = ("openvino", "onnx", "onnxscript")
+ONNX = Format("ONNX", ("onnx", "onnxruntime", "onnxscript"), write, read, "'iqa-armor[onnx]'", shrink=shrink)
 OPENVINO = Format("OpenVINO", _NEEDS, write_openvino, read_openvino, "'iqa-armor[openvino]'", beside=".bin")

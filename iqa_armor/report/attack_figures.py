@@ -13,10 +13,13 @@ from iqa_armor.results.outcome import Outcome
 
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"
 WORST = "worst case"
+Reading = Literal["better", "worse", "not separable", "not defined"]
+RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
+Pair = tuple[ModelEntry, ModelEntry]
 
 
 def headline(outcome: Outcome) -> tuple[str, str]:
-    """Return the attack and budget key of one-line summaries: PGD-8 at 4/255, else the last attack, at its own last."""
+    """Return attack and budget of one-line summaries: PGD-8 at 4/255 where run, else the last one at shared budgets."""
     attacks = list(outcome.settings.attacks)
     shared = [name for name in attacks if not has_own_budget(outcome, name)]
     attack = HEADLINE_ATTACK if HEADLINE_ATTACK in attacks or not attacks else (shared or attacks)[-1]
@@ -69,7 +72,6 @@ def distinct(figures: AttackFigures) -> list[str]:
 
 
 def saturation_note(outcome: Outcome) -> tuple[str, ...]:
-    """Return which attacks spend no more than some budget, where there are any."""
     spent = {}
     for name in outcome.settings.attacks:
         runs = [found for model in outcome.models if (found := figures_of(model, name)).abs_gain]
@@ -101,7 +103,6 @@ def star_note(outcome: Outcome) -> tuple[str, ...]:
 
 
 def reach(outcome: Outcome) -> str:
-    """Return which attacks were run within what, in words."""
     settings = outcome.settings
     if not settings.attacks:
         return "No attack was run."
@@ -122,24 +123,16 @@ def _budgets(outcome: Outcome, attack: str) -> list[str]:
     return next((list(run) for run in runs if run), [f"{epsilon:g}" for epsilon in outcome.settings.epsilons])
 
 
-Reading = Literal["better", "worse", "not separable", "not defined"]
-RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
-Pair = tuple[ModelEntry, ModelEntry]
-
-
 @dataclass(frozen=True)
 class Comparison:
-    """One figure of a model beside the baseline's, `better` being +1 where more is better, -1 where less is.
-
-    `ratio` is model ÷ baseline; None for figures without, and where the baseline is not positive.
-    """
+    """One figure of a model beside the baseline's."""
 
     figure: str
     baseline: float | None
     value: float | None
     interval: Interval
-    better: int
-    ratio: float | None = None
+    better: int  # +1 where more is better, -1 where less is
+    ratio: float | None = None  # model ÷ baseline; None for figures without, and where the baseline is not positive
 
     @property
     def reading(self) -> Reading:
@@ -174,8 +167,7 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
 def _ranked(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
     """Yield the figures of the attack on the ranking: at 1/255 where it was run, and the mean over its budgets."""
     for figure in (each for each in declared("ranked") if each.compared):
-        by_key = getattr(model, figure.name)
-        if RANKED_AT in by_key:
+        if RANKED_AT in getattr(model, figure.name):
             before, after, found = (getattr(each, figure.name).get(RANKED_AT) for each in (base, model, difference))
             name = f"{figure.label} at {budget(RANKED_AT)}"
             yield Comparison(name, before, after, found or Interval(), figure.better)

@@ -31,14 +31,9 @@ def certification_report(found: Certification) -> Report:
     sections.insert(-1 if has_data else 0, images)
     named = [_shown_name(found, model) + f" – {model.arch}" * bool(model.arch) for model in found.models]
     term = "Model" if len(named) == 1 else "Models"
-    return Report(
-        title=f"Certified scores of {', '.join(model.name for model in found.models)}",
-        facts=document.Terms((*((term, name) for name in named), ("Data", told))),
-        sections=tuple(sections),
-        kind="certification",
-        json=found.to_json(indent=None),
-        notes=_notes(found),
-    )
+    title = f"Certified scores of {', '.join(model.name for model in found.models)}"
+    about = document.Terms((*((term, name) for name in named), ("Data", told)))
+    return Report(title, about, tuple(sections), "certification", found.to_json(indent=None), notes=_notes(found))
 
 
 def _summary(found: Certification) -> Table:

@@ -27,14 +27,9 @@ def evaluation_report(outcome: Outcome, table: Table | None = None, pictures: Se
     names = [model.name for model in outcome.compared]
     models = ", ".join(names) if len(names) <= NAMES_IN_TITLE else f"{len(names)} models"
     others = [f" against {model.name}" for model in outcome.models if model.name not in names]
-    return Report(
-        title=f"Robustness of {models}{''.join(others)}",
-        facts=Terms(tuple(_facts(outcome))),
-        sections=tuple(each for each in _sections(outcome, table, pictures) if each.parts),
-        kind="outcome",
-        json=outcome.to_json(indent=None),
-        verdict=verdict(outcome),
-    )
+    facts, sections = Terms(tuple(_facts(outcome))), _sections(outcome, table, pictures)
+    title, shown = f"Robustness of {models}{''.join(others)}", tuple(each for each in sections if each.parts)
+    return Report(title, facts, shown, "outcome", outcome.to_json(indent=None), verdict(outcome))
 
 
 def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]) -> Iterator[Section]:
@@ -42,8 +37,8 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     main = (tables.models_table(outcome), tables.attacks_table(outcome), Note(says))
     yield _section("Figures", *main, tables.seeds_table(outcome), tables.datasets_table(outcome))
     differences = tables.differences_table(outcome)
-    count = len(differences.groups) if differences else 0
-    summary = f"Differences of {count} models" if count > MOST_UNFOLDED else ""
+    count = len(differences.groups)
+    summary = f"Differences of {count} models" * (count > MOST_UNFOLDED)
     yield _section("Against the baseline", differences, summary=summary)
     has_hollow = any(model.threat == "bare" for model in outcome.models)
     note, note_of_lines = (NOTES["hollow"].format(lines) * has_hollow for lines in ("", " and broken lines"))
@@ -60,8 +55,9 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)
     some = Note(f"Of {shown} of {count} models.") if 0 < shown < count else None
     yield _section("Images that moved most", some, *map(_picture, pictures))
-    checks = tables.checks_table(outcome) or Note(NOTES["unchecked"], "plain")
-    yield _section("Strength of the attacks", checks, Note(NOTES["strength"]))
+    checks = tables.checks_table(outcome)
+    unchecked = None if checks.groups else Note(NOTES["unchecked"], "plain")
+    yield _section("Strength of the attacks", checks, unchecked, Note(NOTES["strength"]))
     summary = "Table of all figures by model, attack and budget"
     yield _section("Every budget", tables.budgets_table(outcome), is_detail=True, summary=summary)
     defined = tuple(_definitions(has_purifiers=bool(purifications(outcome))))
@@ -70,8 +66,9 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
 
 
 def _section(title: str, *parts: Part | None, is_detail: bool = False, summary: str = "") -> Section:
-    kept = (part for part in parts if part is not None and not (isinstance(part, Panels) and not part.charts))
-    return Section(title, tuple(kept), is_detail, summary)
+    # A table without rows says nothing, nor do panels without charts.
+    filled = (part for part in parts if part is not None and getattr(part, "groups", getattr(part, "charts", True)))
+    return Section(title, tuple(filled), is_detail, summary)
 
 
 def _picture(shown: Picture) -> Gallery:
@@ -88,7 +85,6 @@ def _picture(shown: Picture) -> Gallery:
 
 
 def _facts(outcome: Outcome) -> Iterator[tuple[str, str]]:
-    """Yield the models, one line for all defenses of one, and the data."""
     term, defended = "Model" if len(outcome.models) == 1 else "Models", dict[str, dict[str, None]]()
     for model in outcome.models:
         if model.threat is None:

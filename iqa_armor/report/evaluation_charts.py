@@ -16,6 +16,7 @@ from iqa_armor.results.table import Table
 CLEAN, ATTACKED = Mark(GREY, "o", "●"), Mark("#b84300", "o", "●")
 POINTS_PER_PANEL, POINTS_PER_PAGE = 300, 2400
 PANELS = 12  # of scores before and after
+Lines = Mapping[str, Mapping[float, float]]  # a figure by budget, by model
 
 
 def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
@@ -36,11 +37,8 @@ def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
 
 def ranking_curve(outcome: Outcome) -> tuple[Chart, ...]:
     """Return SROCC over the budget of the attack on the ranking, a line per model, from the clean one at 0."""
-    lines = {
-        model.name: {0.0: model.srocc} | _numbers(model.worst_case_srocc)
-        for model in outcome.models
-        if model.srocc is not None and model.worst_case_srocc
-    }
+    ranked = [(model.name, model.srocc, _numbers(model.worst_case_srocc)) for model in outcome.models]
+    lines = {name: {0.0: srocc} | line for name, srocc, line in ranked if srocc is not None and line}
     return (_over_budget(outcome, lines, "Worst-case SROCC", "SROCC", limits=(-1.0, 1.0), spare=1),) if lines else ()
 
 
@@ -84,13 +82,7 @@ def score_scatters(outcome: Outcome, table: Table) -> Panels:
 
 
 def _over_budget(
-    outcome: Outcome,
-    lines: Mapping[str, Mapping[float, float]],
-    title: str,
-    figure: str,
-    *,
-    limits: tuple[float, float],
-    spare: float = 0,
+    outcome: Outcome, lines: Lines, title: str, figure: str, *, limits: tuple[float, float], spare: float = 0
 ) -> Chart:
     """Return a line per model, without ticks at budgets between 0 and `spare`."""
     marks, labels = model_marks(outcome), model_labels(outcome)
@@ -99,14 +91,9 @@ def _over_budget(
     for name, line in lines.items():
         words = (f"{short(None if math.isnan(v) else v)} {f'at {e:g}/255' if e else 'clean'}" for e, v in line.items())
         told.append(f"{name}: {', '.join(words)}")
-    return Chart(
-        title=title,
-        description=f"{'; '.join(told)}.",
-        axes=("budget ε, in 1/255", figure),
-        series=tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items()),
-        ticks={budget: f"{budget:g}" for budget in budgets if not 0 < budget < spare},
-        limits=limits,
-    )
+    series = tuple(Series(tuple(line.items()), marks[n], labels[n], "line") for n, line in lines.items())
+    ticks = {epsilon: f"{epsilon:g}" for epsilon in budgets if not 0 < epsilon < spare}
+    return Chart(title, f"{'; '.join(told)}.", ("budget ε, in 1/255", figure), series, ticks, limits)
 
 
 def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
@@ -135,13 +122,9 @@ def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table
     told = [f"On {spec} the attack takes the mean score from {fmean(before):.4g} to {fmean(after):.4g}"]
     figures = model.datasets.get(spec)
     if figures and figures.srocc is not None:
-        under = figures_of(figures, attack).srocc.get(key)
-        told.append(f"SROCC from {short(figures.srocc)} to {short(under)}")
+        told.append(f"SROCC from {short(figures.srocc)} to {short(figures_of(figures, attack).srocc.get(key))}")
     drawing = f"{len(drawn)} of {len(before)} images are drawn" if step > 1 else f"{len(before)} images"
-    return Chart(
-        title=f"{model.name}, {attack} at {budget(key)}" + f" on {spec}" * (len(outcome.data) > 1),
-        description=f"{', '.join(told)}; {drawing}.",
-        axes=("opinion (MOS)", "score") if has_opinion else ("score of the clean image", "score when attacked"),
-        series=(Series(rises, ATTACKED, style="segments"), clean, attacked) if has_opinion else (attacked,),
-        has_diagonal=not has_opinion,
-    )
+    title = f"{model.name}, {attack} at {budget(key)}" + f" on {spec}" * (len(outcome.data) > 1)
+    axes = ("opinion (MOS)", "score") if has_opinion else ("score of the clean image", "score when attacked")
+    series = (Series(rises, ATTACKED, style="segments"), clean, attacked) if has_opinion else (attacked,)
+    return Chart(title, f"{', '.join(told)}; {drawing}.", axes, series, has_diagonal=not has_opinion)

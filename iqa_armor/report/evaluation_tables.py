@@ -29,16 +29,15 @@ def models_table(outcome: Outcome) -> Table:
     return Table("Quality, robustness and cost", (Column("Model", kind="text"), *columns), (Rows(rows),), notes)
 
 
-def attacks_table(outcome: Outcome) -> Table | None:
-    """Return the rows of every model, one per attack; None where `models_table` has room for them."""
-    if len(outcome.settings.attacks) <= SIDE_BY_SIDE:
-        return None
+def attacks_table(outcome: Outcome) -> Table:
+    """Return the rows of every model, one per attack; none where `models_table` has room for them."""
+    shown = attacks_shown(outcome) if len(outcome.settings.attacks) > SIDE_BY_SIDE else []
     gain, r_score, std = _areas(outcome)
     words = (gain, r_score, f"SROCC, {budget(headline(outcome)[1])}{UP}")
     columns = (Column("Attack", kind="text"), *number_columns(words), Column(std, spare=1))
 
     def rows(model: ModelEntry) -> Iterator[Row]:
-        for name in attacks_shown(outcome):
+        for name in shown:
             figures = figures_of(model, name)
             ranked = figures.srocc.get(shown_budget(outcome, name))
             values = (area(figures, "abs_gain"), area(figures, "r_score"), ranked, area(figures, "abs_gain_std"))
@@ -48,8 +47,8 @@ def attacks_table(outcome: Outcome) -> Table | None:
     return Table("Every attack", columns, _by_model(outcome, rows), notes)
 
 
-def differences_table(outcome: Outcome) -> Table | None:
-    """Return a group of rows per compared model: difference, interval, ratio, reading; None without a baseline."""
+def differences_table(outcome: Outcome) -> Table:
+    """Return a group of rows per compared model: difference, interval, ratio, reading; none without a baseline."""
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for each in attack_figures.compare(outcome, model):
@@ -59,27 +58,17 @@ def differences_table(outcome: Outcome) -> Table | None:
             values = (short(each.baseline), short(each.value), signed(each.interval.value), limits, ratio)
             yield row(each.figure, *values, Cell(each.reading, READINGS[each.reading]))
 
-    groups, settings = _by_model(outcome, rows), outcome.settings
-    if not groups:
-        return None
-    columns = (
-        Column("Figure", kind="text"),
-        *number_columns((outcome.baseline or "", "Model"), spare=1),
-        *number_columns(("Difference", f"{settings.confidence * 100:g} % interval", "Ratio")),
-        Column("Reading", kind="text"),
-    )
-    notes = (
-        "A difference is called better or worse where its interval leaves out zero. "
-        f"Paired bootstrap over images, {settings.resamples} resamples, seed {settings.seed}; "
-        "intervals cover the choice of images, not the luck of a training run.",
-    )
-    return Table(f"Difference to {outcome.baseline}", columns, groups, notes)
+    settings, sides = outcome.settings, number_columns((outcome.baseline or "", "Model"), spare=1)
+    found = number_columns(("Difference", f"{settings.confidence * 100:g} % interval", "Ratio"))
+    columns = (Column("Figure", kind="text"), *sides, *found, Column("Reading", kind="text"))
+    how = f"Paired bootstrap over images, {settings.resamples} resamples, seed {settings.seed}"
+    covers = "intervals cover the choice of images, not the luck of a training run"
+    note = f"A difference is called better or worse where its interval leaves out zero. {how}; {covers}."
+    return Table(f"Difference to {outcome.baseline}", columns, _by_model(outcome, rows), (note,))
 
 
-def seeds_table(outcome: Outcome) -> Table | None:
-    """Return means and deviations of the main figures over seeds; None where there was one only."""
-    if not outcome.seeds:
-        return None
+def seeds_table(outcome: Outcome) -> Table:
+    """Return means and deviations of the main figures over seeds; no rows where there was one only."""
     shown = {"srocc": "SROCC", "plcc": "PLCC"}
     for name in outcome.settings.attacks:
         key = shown_budget(outcome, name)
@@ -88,7 +77,7 @@ def seeds_table(outcome: Outcome) -> Table | None:
     found = {model.name: flattened(model.model_dump()) for model in outcome.models}
 
     def rows(model: ModelEntry) -> Iterator[Row]:
-        spread = outcome.spread[model.name]
+        spread = outcome.spread.get(model.name, {})
         for path, label in shown.items():
             if path in spread:
                 yield row(label, short(found[model.name][path]), short(spread[path]))
@@ -97,10 +86,8 @@ def seeds_table(outcome: Outcome) -> Table | None:
     return Table(f"Over seeds {', '.join(map(str, outcome.seeds))}", columns, _by_model(outcome, rows), (SEEDED,))
 
 
-def datasets_table(outcome: Outcome) -> Table | None:
-    """Return the figures of every dataset by itself; None where there is one only."""
-    if len(outcome.data) < 2:
-        return None
+def datasets_table(outcome: Outcome) -> Table:
+    """Return the figures of every dataset by itself; no rows where there is one only."""
     attack, key = headline(outcome)
     parts = [part for model in outcome.models for part in model.datasets.values()]
     shown = [figure for figure in declared("clean", "data") if any(getattr(p, figure.name) is not None for p in parts)]
@@ -109,7 +96,7 @@ def datasets_table(outcome: Outcome) -> Table | None:
     columns = (Column("Dataset", kind="text"), Column("Images"), *declared_columns, *under)
 
     def rows(model: ModelEntry) -> Iterator[Row]:
-        for spec, part in model.datasets.items():
+        for spec, part in model.datasets.items() if len(outcome.data) > 1 else ():
             attacked = figures_of(part, attack)
             clean = ((plain if each.is_plain else short)(getattr(part, each.name)) for each in shown)
             found = (area(attacked, "abs_gain"), attacked.srocc.get(key))
@@ -118,8 +105,8 @@ def datasets_table(outcome: Outcome) -> Table | None:
     return Table("Every dataset", columns, _by_model(outcome, rows))
 
 
-def budgets_table(outcome: Outcome) -> Table | None:
-    """Return a row per model, attack and budget, with every figure that has a value anywhere; None without attacks."""
+def budgets_table(outcome: Outcome) -> Table:
+    """Return a row per model, attack and budget, with every figure that has a value anywhere."""
     found = [figures_of(model, attack) for model in outcome.models for attack in attacks_shown(outcome)]
     values = {each: [v for f in found for v in getattr(f, each.name).values()] for each in declared("attacked")}
     shown = [each for each, given in values.items() if any(value is not None for value in given)]
@@ -133,27 +120,20 @@ def budgets_table(outcome: Outcome) -> Table | None:
                 texts = ((plain if each.is_plain else short)(getattr(figures, each.name).get(key)) for each in shown)
                 yield row(attack, key if key != keys[-1] or [key] == last else f"{key} to {last[0]}", *texts)
 
-    groups = _by_model(outcome, rows)
     notes = ("ε and distances in 1/255.", *attack_figures.saturation_note(outcome))
-    return Table("Every budget", columns, groups, notes) if groups else None
+    return Table("Every budget", columns, _by_model(outcome, rows), notes)
 
 
-def checks_table(outcome: Outcome) -> Table | None:
-    """Return a row per model and strength check; None where none was made."""
-    columns = (
-        Column("Check", kind="text"),
-        Column("Result", kind="text"),
-        Column("What it says", kind="prose", spare=1),
-        Column("Figures", kind="text"),
-    )
+def checks_table(outcome: Outcome) -> Table:
+    says = Column("What it says", kind="prose", spare=1)
+    columns = (Column("Check", kind="text"), Column("Result", kind="text"), says, Column("Figures", kind="text"))
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for check in model.checks:
             symbol, tone = STATUS[check.status]
             yield row(check.name, Cell(f"{symbol} {check.status}", tone), check.says, listed(check.figures))
 
-    groups = _by_model(outcome, rows)
-    return Table("Were the attacks strong?", columns, groups) if groups else None
+    return Table("Were the attacks strong?", columns, _by_model(outcome, rows))
 
 
 def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:

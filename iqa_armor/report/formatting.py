@@ -14,6 +14,14 @@ from iqa_armor.results.outcome import Outcome
 DASH = "–"
 UP, DOWN = "\u00a0↑", "\u00a0↓"  # which way is better, behind a space that does not break
 NORMS = {"linf": "L∞", "l2": "L2", "rmse": "RMSE", "flow": "displacement", "none": "no limit"}
+GREY = "#5c6370"
+LABEL_LENGTH = 21
+# Dark enough to be read as text on white (contrast over 4.5), apart for the colour-blind by lightness and marker.
+COLORS = ("#0067b1", "#b84300", "#00734f", "#97347f", "#7a5c00", "#3a3aa8", "#8c1c2e")
+MARKERS = ("s", "^", "D", "v", "P", "X", "*")
+SYMBOLS = ("■", "▲", "◆", "▼", "✚", "✖", "★")
+HOLLOW = dict(zip((*SYMBOLS, "●"), "□△◇▽✙✗☆○", strict=True))
+UNAWARE = "○"  # marks what an attack without knowledge of the defense found
 
 
 def short(value: float | None) -> str:
@@ -34,7 +42,6 @@ def plain(value: float | str | None) -> str:
 
 
 def is_number(key: str) -> bool:
-    """Return whether the key of a budget is its size in 1/255, not the word "own"."""
     return key != "own"
 
 
@@ -43,7 +50,6 @@ def budget(key: str) -> str:
 
 
 def listed(values: Mapping[str, float | int | str | None]) -> str:
-    """Return named values in one line, none of them to be broken."""
     return ", ".join(f"{name}\u00a0=\u00a0{plain(value)}" for name, value in values.items())
 
 
@@ -57,16 +63,6 @@ def sentences(template: str, told: Mapping[str, Any]) -> tuple[str, ...]:
     text = resources.files("iqa_armor.report").joinpath(template).read_text(encoding="utf-8")
     lines = Environment(trim_blocks=True).from_string(text).render(told).split("\n")
     return tuple(filter(None, dict.fromkeys(lines)))
-
-
-GREY = "#5c6370"
-LABEL_LENGTH = 21
-# Dark enough to be read as text on white (contrast over 4.5), apart for the colour-blind by lightness and marker.
-COLORS = ("#0067b1", "#b84300", "#00734f", "#97347f", "#7a5c00", "#3a3aa8", "#8c1c2e")
-MARKERS = ("s", "^", "D", "v", "P", "X", "*")
-SYMBOLS = ("■", "▲", "◆", "▼", "✚", "✖", "★")
-HOLLOW = dict(zip((*SYMBOLS, "●"), "□△◇▽✙✗☆○", strict=True))
-UNAWARE = "○"  # marks what an attack without knowledge of the defense found
 
 
 def marks(names: Sequence[str], baseline: str | None) -> dict[str, Mark]:

@@ -25,23 +25,32 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+INK = "#1f2328"
+WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
+BELOW, ABOVE = 46, 14  # the axes of a panel
+LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
+# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
+_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
+_LIGHTER: Mapping[str, str] = {
+    r"\s+": " ",
+    r"xlink:href": "href",
+    r"font-family: [^;\"]*;? ?": "",
+    r' transform="rotate\(-0 [^"]*"': "",
+    r' (z )?(["/])': r"\1\2",
+}
+
 
 def render_page(report: Report) -> str:
     """Return a report as the text of one HTML file that needs no other file and no network."""
     home = resources.files("iqa_armor.report")
     rules = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True)
+    template, style = (home.joinpath(name).read_text(encoding="utf-8") for name in ("page.html", "page.css"))
+    # It cannot close the element that it stands in; JSON may spell these as escapes.
+    json = report.json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e")
     numbers = itertools.count()
-    return rules.from_string(home.joinpath("page.html").read_text(encoding="utf-8")).render(
-        report=report,
-        style=home.joinpath("page.css").read_text(encoding="utf-8"),
-        # It cannot close the element that it stands in; JSON may spell these as escapes.
-        json=report.json.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"),
-        draw=lambda chart: draw(chart, f"chart{next(numbers)}"),
-        spoken=_spoken,
-        minus=_minus,
-        rows_below=_rows_below,
-        embedded=_embedded,
-    )
+    tools = {"spoken": _spoken, "minus": _minus, "rows_below": _rows_below, "embedded": _embedded}
+    tools["draw"] = lambda chart: draw(chart, f"chart{next(numbers)}")
+    return rules.from_string(template).render(report=report, style=style, json=json, **tools)
 
 
 def _minus(text: str) -> str:
@@ -64,25 +73,9 @@ def _rows_below(table: Table, group: int, place: tuple[int, int]) -> int:
 
 
 def _embedded(file: ImageFile) -> tuple[str, int, int]:
-    """Return an image file as a data URI, with its width and height."""
     with opened(file.data) as picture:
         kind = Image.MIME[picture.format or "PNG"]
         return f"data:{kind};base64,{base64.b64encode(file.data).decode('ascii')}", *picture.size
-
-
-INK = "#1f2328"
-WIDTH, HEIGHT = 372, 232  # of a panel, in CSS pixels: a phone shows it without shrinking the text much
-BELOW, ABOVE = 46, 14  # the axes of a panel
-LABEL_GAP = 12.0  # pixels between the middles of neighbouring labels
-# What matplotlib writes that an inline picture does not need: whole elements, and parts of tags.
-_NEEDLESS = r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>"
-_LIGHTER: Mapping[str, str] = {
-    r"\s+": " ",
-    r"xlink:href": "href",
-    r"font-family: [^;\"]*;? ?": "",
-    r' transform="rotate\(-0 [^"]*"': "",
-    r' (z )?(["/])': r"\1\2",
-}
 
 
 def draw(chart: Chart, identifier: str) -> str:
@@ -179,7 +172,6 @@ def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
 
 
 def _element(figure: Figure, chart: Chart) -> str:
-    """Return the figure without ids nobody uses and without namespaces."""
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata=dict.fromkeys(("Date", "Creator", "Format", "Type")))
     markup = buffer.getvalue()

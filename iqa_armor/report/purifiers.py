@@ -17,16 +17,12 @@ def purifications(outcome: Outcome) -> list[list[ModelEntry]]:
     found: dict[tuple[str, str], list[ModelEntry]] = {(each.defends, each.defense): [] for each in outcome.models}
     for model in sorted(outcome.models, key=lambda model: model.threat == "adaptive"):
         is_purified = model.clean_quality is not None or any(each.quality for each in model.attacks.values())
-        if model.threat is not None and is_purified:
-            found[model.defends, model.defense].append(model)
+        found[model.defends, model.defense] += [model] * (model.threat is not None and is_purified)
     return [entries for entries in found.values() if entries]
 
 
-def purifiers_table(outcome: Outcome) -> Table | None:
-    """Return a group of rows per model and purifier, a row per threat; None without purifiers."""
-    found = purifications(outcome)
-    if not found:
-        return None
+def purifiers_table(outcome: Outcome) -> Table:
+    """Return a group of rows per model and purifier, a row per threat."""
     names, (attack, key) = _columns(outcome), headline(outcome)
     attacks = {name: starred(outcome, name) for name in outcome.settings.attacks}
 
@@ -44,7 +40,7 @@ def purifiers_table(outcome: Outcome) -> Table | None:
         *(*each_attack(f"Quality{UP}"), *each_attack(f"Gain score{DOWN}")),
         *both(f"SROCC, {attack}, {budget(key)}{UP}"),
     )
-    groups = tuple(Rows(tuple(_rows(outcome, each))) for each in found)
+    groups = tuple(Rows(tuple(_rows(outcome, each))) for each in purifications(outcome))
     shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
     where = [f"at {budget(key)}" for key in shared]
     where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []

@@ -6,6 +6,7 @@ import itertools
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
@@ -27,28 +28,22 @@ Row = dict[str, Any]
 IMAGES = "Image files, folders of them, or patterns. \\[default: those of LIST]"
 
 
-class Throughput(CallSettings):
-    """How many images are decoded and scored at once; no score depends on it."""
-
-    batch_size: int | None = Field(None, ge=1)
-    workers: int | None = Field(None, ge=1, le=256)
-
-
 class Rows(CallSettings):
-    """Of which images, and what, there are rows."""
+    """Of which images, and what, there are rows; no score depends on how many are decoded and scored at once."""
 
     from_file: str | None = None
     kind: Annotated[Format | None, Flag(("--format",))] = None
     scale: Literal["mos", "percentile", "0-100"] | None = None
     scale_data: str | None = None
     strict: bool = False
+    batch_size: int | None = Field(None, ge=1)
+    workers: int | None = Field(None, ge=1, le=256)
 
 
-@options(without={"threat", "lower_is_better", "dry_run"}, usual=(*Rows.model_fields, "batch_size", "device"))
+@options(without={"threat", "lower_is_better", "dry_run"}, usual={*Rows.model_fields, "device"} - {"workers"})
 def score(
     model: arguments.ModelArg,
     wanted: Rows,
-    throughput: Throughput,
     defenses: arguments.Defenses,
     call: arguments.ModelCall,
     draws: arguments.Draws,
@@ -78,10 +73,8 @@ def score(
             measure_training_scores(opened, known, lambda done: bars("scoring training images", done, len(known)))
         means: dict[str, Any] = {} if wanted.scale is None else {wanted.scale: rescaling(opened, wanted.scale)}
         columns = ("image", "score", *means)
-
-        def scores(files: Iterable[Path]) -> Iterator[Scored]:
-            return each_score(opened, files, device=device, seed=draws.seed, **throughput.model_dump())
-
+        work = partial(each_score, batch_size=wanted.batch_size, workers=wanted.workers)
+        scores = partial(work, opened, device=device, seed=draws.seed)
         run = _Run(bars, count_images(images or (), listed), means)
         file = None if output is None or kind is None else RowFile(output, kind, columns, resume=resume)
         if file is not None:
@@ -152,7 +145,6 @@ class _Run:
                 yield path
 
     def rows(self, found: Iterable[Scored]) -> Iterator[Row]:
-        """Yield the row of each image that has a score, and tell of the others."""
         for one in found:
             if one.error is None:
                 self.scored += 1

@@ -39,8 +39,7 @@ def serve(
     with failing(says, (OSError, UnicodeError), error=OutputError, advice=advice):
         listening = socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     with listening:
-        bound = listening.getsockname()[1]
-        url = f"http://{f'[{host}]' if ':' in host else host}:{bound}"
+        url = f"http://{f'[{host}]' if ':' in host else host}:{listening.getsockname()[1]}"
         if not show_if_json({"url": url, "model": opened.name}):
             say(f"{opened.name} answers at {url}/score; Ctrl-C ends it")
             say_next("--data-binary", "@photo.jpg", f"{url}/score", program="curl")
