@@ -46,11 +46,10 @@ def inspect_model(model: QualityModel) -> Inspection:
     if not (found or grids):
         branches(lineage)  # says what is missing
     spectra = measure_blocks(traced)
+    problems = filter(None, (branch.problem for branch in found))
+    remarks = [f"no cut is recommended: {each}; name the tensor with --position NODE" for each in problems]
     if tokens:
         remarks = [f"the last position of this transformer is {tokens.node}; name others with --position NODE"]
-    else:
-        problems = [branch.problem for branch in found if branch.problem]
-        remarks = [f"no cut is recommended: {each}; name the tensor with --position NODE" for each in problems]
     if FIXED_SIZE in traced.meta:
         remarks.append("its graph serves images of {}x{} only".format(*traced.meta[FIXED_SIZE]))
     blocks = tuple(spectrum.name for spectrum in spectra)

@@ -40,9 +40,8 @@ def prove_blocks(traced: fx.GraphModule, recipe: Recipe, images: Tensor) -> list
     with torch.no_grad():
         fed = {source: value for source, value in interpret(traced, images[:IMAGES]) if nodes.keys() & source.users}
         for node, layer in nodes.items():
-            robust = layer.block if isinstance(layer, TokenBlock) else layer
-            maps = fed[node.all_input_nodes[0]]
-            maps = layer.maps(maps) if isinstance(layer, TokenBlock) else maps
+            value = fed[node.all_input_nodes[0]]
+            maps, robust = (layer.maps(value), layer.block) if isinstance(layer, TokenBlock) else (value, layer)
             found = robust(maps)
             folded = robust.plain((found.shape[-2], found.shape[-1]))
             proofs.append(_shown_equal("folded = unfolded", found, folded(maps), BLOCK_TOLERANCE))
@@ -65,10 +64,8 @@ def traced_for(model: QualityModel, examples: Tensor) -> fx.GraphModule:
     with torch.no_grad():
         model(torch.full_like(examples[:2], 0.5))  # refuses what gives no score per image
     if FIXED_SIZE in traced.meta and model.preprocessing.size is None:
-        raise SurgeryError(
-            "this network asks for the size of its images, so its graph serves one size only; name that size with "
-            "--input-size HEIGHTxWIDTH"
-        )
+        problem = "this network asks for the size of its images, so its graph serves one size only"
+        raise SurgeryError(f"{problem}; name that size with --input-size HEIGHTxWIDTH")
     return traced
 
 

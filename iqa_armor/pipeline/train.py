@@ -22,6 +22,8 @@ from iqa_armor.surgery.edits import last_linear
 from iqa_armor.training.history import FitHistory, ScoreMoments
 from iqa_armor.training.images import TrainingImages, load_training_images, predict
 
+STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value
+
 
 @dataclass(frozen=True, repr=False)
 class Trained:
@@ -50,18 +52,9 @@ def train(
 ) -> Trained:
     """Return a traced copy of a model, fitted to the training split; the model itself is left untouched.
 
-    Args:
-        model: Architecture with initial or pretrained weights.
-        dataset: Scored images; only its training split is used.
-        settings: Epochs, step size, loss and the rest.
-        options: How this machine does it.
-        fresh: Names of the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None
-            says that none is pretrained.
-
-    Raises:
-        DataError: If images are missing or unreadable, before anything else starts.
-        SurgeryError: If the model cannot be traced (its file could then not be opened without its source),
-            or has no activation to replace.
+    `fresh` names the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None says that
+    none is pretrained. Raises DataError if images are missing or unreadable, before anything else starts, SurgeryError
+    if the model cannot be traced (its file could then not be opened alone), or has no activation to replace.
     """
     options = options or RunOptions()
     images = load_training_images(dataset.training(), model, options.progress)
@@ -81,11 +74,7 @@ def train(
         copied, images, settings, then=labels, options=options, checkpoint=checkpoint, is_pretrained=fresh is not None
     )
     made = {"probe_srocc": probe, **history.facts(), "smooth_activations": smooth}
-    record = provenance_of(model, dataset, seed=settings.seed, **made)
-    return Trained(copied.eval(), settings, history, record)
-
-
-STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value
+    return Trained(copied.eval(), settings, history, provenance_of(model, dataset, seed=settings.seed, **made))
 
 
 def probe_head(

@@ -90,18 +90,12 @@ def train_purifier(
     fitted = fit_filter(model, images, ready, settings=settings, checkpoint=checkpoint, progress=options.progress)
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
-    facts = {
-        "settings": settings.model_dump(include=set(FilterSettings.model_fields)),
-        "attacks": {
-            "words": list(map(str, settings.attacks)),
-            "epsilons": [round(value * 255, 6) for value in settings.epsilons],
-            "direction": settings.direction,
-        },
-        "images_used": {"training": len(images.fitted), "held_out": len(images.held_out)},
-        "epochs": [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs],
-        "best_epoch": fitted.best,
-        "held_out": undone,
-    }
+    words, levels = list(map(str, settings.attacks)), [round(value * 255, 6) for value in settings.epsilons]
+    threats = {"words": words, "epsilons": levels, "direction": settings.direction}
+    used = {"training": len(images.fitted), "held_out": len(images.held_out)}
+    epochs = [{**asdict(epoch), "loss": epoch.loss if epoch.number else None} for epoch in fitted.epochs]
+    given = {"settings": settings.model_dump(include=set(FilterSettings.model_fields)), "attacks": threats}
+    facts = {**given, "images_used": used, "epochs": epochs, "best_epoch": fitted.best, "held_out": undone}
     return TrainedPurifier(fitted, undone, provenance_of(model, dataset, seed=settings.seed, **facts))
 
 
