@@ -41,9 +41,7 @@ def layer_of(traced: nn.Module, node: fx.Node) -> Any:
 
 def called_name(node: fx.Node) -> str:
     """Return the name of the function or method that a node calls, or "" if it calls none."""
-    if node.op not in ("call_function", "call_method"):
-        return ""
-    return str(getattr(node.target, "__name__", node.target))
+    return str(getattr(node.target, "__name__", node.target)) if node.op in ("call_function", "call_method") else ""
 
 
 def plain_name(node: fx.Node) -> str:
