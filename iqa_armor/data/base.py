@@ -1,12 +1,10 @@
 """What a dataset is: named images, perhaps with opinion scores, in fixed splits."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -39,12 +37,12 @@ class ImageSet:
     def __getitem__(self, index: int) -> Tensor:
         return self.read(self.positions[index])
 
-    def select(self, indices: Sequence[int]) -> ImageSet:
+    def select(self, indices: Sequence[int]) -> Self:
         mos = None if self.mos is None else self.mos[torch.as_tensor(list(indices), dtype=torch.long)]
         names, positions = tuple(self.names[i] for i in indices), tuple(self.positions[i] for i in indices)
         return replace(self, names=names, mos=mos, positions=positions)
 
-    def limit(self, count: int | None) -> ImageSet:
+    def limit(self, count: int | None) -> Self:
         return self if count is None or count >= len(self) else self.select(evenly(len(self), count))
 
 

@@ -121,12 +121,14 @@ def loss_of(model: QualityModel, score: Score, smaller: Smaller) -> Loss:
     with frozen(model):
         eager, ours = (scored(way, smaller.each("comparing scores", smaller.images)) for way in (model, score))
         width = model.scale.width if model.scale is not None else float(eager.max() - eager.min())
-        ways: dict[str, Score] = {"model": model, "file": straight_through(score, model)}
-        moved = {
-            name: scored(way, (ATTACK(way, each) for each in smaller.each(f"attacking the {name}", attacked)))
-            for name, way in ways.items()
+        ways: dict[str, tuple[Score, Tensor]] = {
+            "model": (model, eager),
+            "file": (straight_through(score, model), ours),
         }
-    gains = [float((moved[n] - base[: len(attacked)]).mean() / width) for n, base in (("model", eager), ("file", ours))]
+        gains = []
+        for name, (way, before) in ways.items():
+            moved = (ATTACK(way, each) for each in smaller.each(f"attacking the {name}", attacked))
+            gains.append(float((scored(way, moved) - before[: len(attacked)]).mean() / width))
     sign = 1 if model.higher_is_better else -1
     mos = smaller.mos.double() if smaller.mos is not None else sign * eager
     lost = float(srocc(sign * eager, mos) - srocc(sign * ours, mos))

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Panels, Series
-from iqa_armor.report.formatting import GREY, budget, is_number, model_labels, model_marks, short
+from iqa_armor.report.formatting import GREY, budget, model_labels, model_marks, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import CLEAN as UNATTACKED
@@ -106,7 +106,7 @@ def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
 
 
 def _numbers(by_key: Mapping[str, float | None]) -> dict[float, float]:
-    return {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
+    return {float(key): math.nan if v is None else v for key, v in by_key.items() if key != "own"}
 
 
 def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table, Table], *, most: int) -> Chart:

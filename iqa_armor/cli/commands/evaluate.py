@@ -22,7 +22,6 @@ from iqa_armor.results.requirements import Requirement, over_seeds, parse_requir
 from iqa_armor.settings import Flag
 
 if TYPE_CHECKING:
-    from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
@@ -104,7 +103,7 @@ def evaluate(
 
 
 def _opened(
-    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Bars
+    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Progress
 ) -> tuple[list[QualityModel], list[Dataset]]:
     """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
     from iqa_armor.pipeline.load import THREATS, defended_models, load_models
