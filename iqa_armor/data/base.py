@@ -113,10 +113,7 @@ def evenly(total: int, count: int) -> list[int]:
 
 
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Split training images into (fitting, held-out tenth) by a hash of each name, the same in larger sets too.
-
-    The held-out tenth chooses the best epoch; the reported splits never do.
-    """
+    """Split training images into (fitting, held-out tenth, which chooses the epoch) by a hash of each name."""
     ranks = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in images.names]
     out = [i for i, rank in enumerate(ranks) if rank % 10 == 0]
     least = min(2, len(ranks) // 2)  # a correlation needs two images; tiny sets may have none
@@ -128,8 +125,7 @@ def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 def hashed_splits(names: Sequence[str]) -> list[Split]:
     """Return a split for each name: exactly 70/10/20 %, by the order of a hash; from three on none is empty."""
     count = len(names)
-    test = max(round(0.2 * count), int(count >= 3))
-    validation = max(round(0.1 * count), int(count >= 3))
+    test, validation = (max(round(share * count), int(count >= 3)) for share in (0.2, 0.1))
     sizes = (count - test - validation, validation, test)
     ranked = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     order = sorted(range(count), key=lambda i: hashlib.sha256(names[i].encode()).digest())

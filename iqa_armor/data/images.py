@@ -90,10 +90,7 @@ def read_image(source: Path | str | Image.Image) -> Tensor:
 
 @contextmanager
 def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
-    """Give an image file of one of Pillow's formats, or the bytes of one; here alone are images opened.
-
-    Whatever the decoders raise in the block, HEIC without its decoder, and too much memory for work is a DataError.
-    """
+    """Give an image file of one of Pillow's formats, or the bytes of one; what fails in the block is a DataError."""
     name = source.name if isinstance(source, Path) else "the image"
     with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
         content = _contents(source)[0] if isinstance(source, Path) else source

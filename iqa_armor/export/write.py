@@ -60,10 +60,7 @@ def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 
 def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agreement:
-    """Return how a file's scores of batches of images (N, 3, H, W) compare with an eager model's on the CPU.
-
-    Raises ArmorError if they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
-    """
+    """Return how a file's scores of images (N, 3, H, W) differ from a model's; ArmorError beyond 1e-3 of the range."""
     expected, given = [capture.eager_scores(model, images) for images in batches], [score(images) for images in batches]
     for images, ours, theirs in zip(batches, expected, given, strict=True):
         if theirs.shape != ours.shape:

@@ -129,22 +129,19 @@ def _write(found: Evaluation, output: Path | None, scores: Path | None = None) -
 def page_of(found: Evaluation, bars: Progress = silent) -> str:
     """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
-    from iqa_armor.report.attack_figures import headline
-    from iqa_armor.report.evaluation import evaluation_report
-    from iqa_armor.report.page import render_page
+    from iqa_armor.report import attack_figures, evaluation, page
 
-    attack, budget = headline(found.outcome)
+    attack, budget = attack_figures.headline(found.outcome)
     pictures = take_pictures(found, attack=attack, budget=budget, progress=bars)
-    return render_page(evaluation_report(found.outcome, found.table, pictures))
+    return page.render_page(evaluation.evaluation_report(found.outcome, found.table, pictures))
 
 
 def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
-        from iqa_armor.report.evaluation import evaluation_report
-        from iqa_armor.report.terminal import TerminalReport
+        from iqa_armor.report import evaluation, terminal
 
-        stdout.print(TerminalReport(evaluation_report(outcome)))
+        stdout.print(terminal.TerminalReport(evaluation.evaluation_report(outcome)))
     if failures:
         raise RequirementError("; ".join(failures))
     if requirements:
