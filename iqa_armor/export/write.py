@@ -18,7 +18,7 @@ from iqa_armor.data.synthetic import DISTORTIONS, distort
 from iqa_armor.errors import ArmorError, OutputError, UsageError
 from iqa_armor.export import capture
 from iqa_armor.export.capture import INPUT, OUTPUT, Format, Score, Size, format_of
-from iqa_armor.export.smaller import Loss, LossError, Smaller, loss_of
+from iqa_armor.export.onnx import Loss, LossError, Smaller, loss_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.layer import OrthogonalConv2d
