@@ -1,7 +1,6 @@
 """Failures a user can cause and mend, each with the exit code of the command line.
 
-Whatever else a library raises on a stranger's file becomes one of them in `reading`, and whatever the code of others
-raises in `calling`: the two places that catch all.
+Whatever a library raises on a stranger's file becomes one of them in `reading`, what others' code raises in `calling`.
 """
 
 import errno

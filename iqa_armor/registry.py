@@ -16,6 +16,9 @@ from typing import Any, Generic, TypeVar
 
 from iqa_armor.errors import ArmorError, UsageError, calling, failing
 
+T = TypeVar("T")
+Setting = int | float | str | bool
+SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
 
 
@@ -62,11 +65,6 @@ def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-T = TypeVar("T")
-Setting = int | float | str | bool
-SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True)

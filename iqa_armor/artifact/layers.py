@@ -77,6 +77,7 @@ def _usual(axes: int) -> Fields:
         ("in1_features in2_features out_features input_size hidden_size", checks.channels),
         ("embedding_dim embed_dim num_heads kdim vdim", checks.channels),
         ("in_features num_embeddings", _WIDE),
+        ("padding_idx", optional(integer(-(2**22), 2**22))),
         ("upscale_factor downscale_factor", integer(1, 64)),
         ("affine track_running_stats elementwise_affine add_zero_attn batch_first bidirectional", checks.flag),
         ("inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
@@ -90,6 +91,7 @@ def _usual(axes: int) -> Fields:
         ("eps", checks.epsilon),
         ("normalized_shape", sequence(checks.channels, 1, 4)),
         ("max_norm", optional(checks.any_number)),
+        ("norm_type", checks.number(0.1, 64)),
         ("num_layers", integer(1, 16)),
         ("nonlinearity", choice("tanh", "relu")),
         ("kernel_size stride dilation", checks.per_axis(axes, 1, MAX_KERNEL)),
@@ -121,19 +123,15 @@ def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.Argu
 CONVOLUTION = "in_channels out_channels groups kernel_size stride dilation padding bias padding_mode"
 AVERAGE = "kernel_size stride padding ceil_mode count_include_pad"
 NORM = "num_features eps momentum affine track_running_stats"
-EMBEDDING = "num_embeddings embedding_dim padding_idx max_norm"
-POWER = "norm_type kernel_size stride ceil_mode"
 CELL = "input_size hidden_size bias"
 RECURRENT = f"{CELL} batch_first bidirectional num_layers dropout"
-ATTENTION = "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv"
-# Each but the query may be left out where a graph leaves it out.
-ATTENDED = "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?"
-_norm = Derived(checks.any_number, lambda module: module.norm)
 # Naming a backend in a file imports nothing but what is installed for that.
 _backend = checks.must_be(
     f"one of {BACKENDS.summary()}", lambda value: isinstance(value, str) and BACKENDS.knows(value)
 )
-_halved = {"channels": integer(2, checks.MAX_CHANNELS)}
+_even = integer(2, checks.MAX_CHANNELS)
+ROBUST: Fields = {"channels": _even, "backend": _backend, "pool": choice("square", "none")}
+TOKENS: Fields = {"channels": _even, "size": sequence(_SIDE, 2), "extra": integer(0, 2**14), "backend": _backend}
 
 
 def _reduction(given: dict[str, Any]) -> tuple[int, ...]:
@@ -150,11 +148,11 @@ _ENTRIES: Entries = {
     **_layers("LocalResponseNorm", "size alpha beta k", size=_LENGTH),
     **_layers("Linear", "in_features out_features bias"),
     **_layers("Bilinear", "in1_features in2_features out_features bias", "input1 input2?"),
-    **_layers("Embedding", EMBEDDING, padding_idx=optional(integer(-(2**22), 2**22))),
+    **_layers("Embedding", "num_embeddings embedding_dim padding_idx max_norm"),
     **_layers(
         "MultiheadAttention",
-        ATTENTION,
-        ATTENDED,
+        "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv",
+        "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?",
         bias=Derived(checks.flag, lambda module: module.in_proj_bias is not None),
         add_bias_kv=Derived(checks.flag, lambda module: module.bias_k is not None),
     ),
@@ -166,7 +164,7 @@ _ENTRIES: Entries = {
     **_layers("MaxPool1d MaxPool2d", "kernel_size stride padding dilation return_indices ceil_mode"),
     **_layers("AvgPool1d", AVERAGE),
     **_layers("AvgPool2d", f"{AVERAGE} divisor_override", divisor_override=optional(integer(1, 2**20))),
-    **_layers("LPPool2d", POWER, norm_type=checks.number(0.1, 64), stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
+    **_layers("LPPool2d", "norm_type kernel_size stride ceil_mode", stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
     **_layers("AdaptiveAvgPool1d AdaptiveAvgPool2d", "output_size"),
     **_layers("AdaptiveMaxPool1d AdaptiveMaxPool2d", "output_size return_indices"),
     **_layers("Sigmoid Tanh LogSigmoid Softsign Tanhshrink Softmax2d Identity"),
@@ -189,7 +187,7 @@ _ENTRIES: Entries = {
     **_layers("ConstantPad1d ConstantPad2d", "padding=edges value"),
     **_layers("ChannelShuffle", "groups"),
     **_layers("CosineSimilarity", "dim eps", "x1 x2?"),
-    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=_norm),
+    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=Derived(checks.any_number, lambda module: module.norm)),
     **_layers("Flatten", "start_dim end_dim"),
     **_layers("Fold", "output_size kernel_size dilation stride padding", output_size=checks.per_axis(2, 1, 2**14)),
     **_layers("Unfold", "kernel_size dilation stride padding"),
@@ -199,16 +197,10 @@ _ENTRIES: Entries = {
     **_layers("Upsample", "size scale_factor mode align_corners recompute_scale_factor"),
     **_layers("UpsamplingBilinear2d UpsamplingNearest2d", "size scale_factor"),
     "iqa_armor.ortho.RobustBlock": StoredLayer(
-        RobustBlock,
-        {**_halved, "backend": _backend, "pool": choice("square", "none")},
-        Signature("features"),
-        {"reduction.weight": _reduction},
+        RobustBlock, ROBUST, Signature("features"), {"reduction.weight": _reduction}
     ),
     "iqa_armor.ortho.TokenBlock": StoredLayer(
-        TokenBlock,
-        {**_halved, "size": sequence(_SIDE, 2), "extra": integer(0, 2**14), "backend": _backend},
-        Signature("tokens"),
-        {"block.reduction.weight": _reduction},
+        TokenBlock, TOKENS, Signature("tokens"), {"block.reduction.weight": _reduction}
     ),
 }
 
@@ -219,16 +211,16 @@ def _of_vision() -> Entries:
     from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
     from torchvision.ops.misc import Permute
 
-    count, on_x = Derived(checks.channels, lambda module: len(module.weight)), Signature("x")
-    norm = _ENTRIES["torch.nn.LayerNorm"].fields
+    norm, on_x = _ENTRIES["torch.nn.LayerNorm"].fields, Signature("x")
+    frozen: Fields = {
+        "num_features": Derived(checks.channels, lambda module: len(module.weight)),
+        "eps": checks.epsilon,
+    }
+    depth = {"p": checks.share, "mode": choice("batch", "row")}
     return {
         "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, norm, on_x),
-        "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
-            FrozenBatchNorm2d, {"num_features": count, "eps": checks.epsilon}, on_x
-        ),
-        "torchvision.ops.StochasticDepth": StoredLayer(
-            StochasticDepth, {"p": checks.share, "mode": choice("batch", "row")}
-        ),
+        "torchvision.ops.FrozenBatchNorm2d": StoredLayer(FrozenBatchNorm2d, frozen, on_x),
+        "torchvision.ops.StochasticDepth": StoredLayer(StochasticDepth, depth),
         "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(checks.dimension, 1, 6)}, on_x),
     }
 

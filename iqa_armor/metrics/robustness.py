@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-6
+CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
 
 
 def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
@@ -63,8 +64,7 @@ def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
 
     `clean` are scores without the purifier, `purified` those attacked and purified, both in score ranges of the model.
 
-    Source: [AP] Gushchin et al., arXiv:2404.06957; the denominator's floor of 0.05, without which one image of
-    score 0 decides the mean, is (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957; the floor of 0.05, lest one score of 0 decides, is (ours).
     """
     _check(clean, purified)
     return (clean - purified).abs() / clean.abs().clamp_min(0.05)
@@ -93,9 +93,6 @@ def _check(clean: Tensor, attacked: Tensor, score_range: float = 1.0) -> None:
         raise ValueError(f"score_range must be positive, got {score_range}")
 
 
-CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
-
-
 def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:
     """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all; ValueError below 1.
 
@@ -103,8 +100,7 @@ def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Ten
     """
     if count < 1 or resamples < 1:
         raise ValueError(f"need at least one image and one resample, got {count} and {resamples}")
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, CHUNK_ELEMENTS // count)
+    generator, rows = torch.Generator().manual_seed(seed), max(1, CHUNK_ELEMENTS // count)
     for start in range(0, resamples, rows):
         yield torch.randint(count, (min(rows, resamples - start), count), generator=generator)
 

@@ -18,7 +18,7 @@ from iqa_armor.errors import ModelLoadError
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
-from iqa_armor.pipeline.card import sha256_of
+from iqa_armor.pipeline.card import record_of
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.randomness import seeded
@@ -29,15 +29,10 @@ THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
-    """Return the model stored in a file, in eval mode on the CPU.
+    """Return the model stored in a file, in eval mode on the CPU; a ModelLoadError says what would work.
 
-    Args:
-        path: An iqa-armor file, a state dict or a pickled module, told by its content; or `hf:owner/name` on the hub.
-        arch: Architecture of a state dict; matched against the built-in ones by default.
-        opening: The rest of what may be said about a foreign file.
-
-    Raises:
-        ModelLoadError: If the file cannot be opened as asked; says what would work.
+    The file is one of iqa-armor, a state dict or a pickled module, told by its content, or `hf:owner/name` on the hub.
+    `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest.
     """
     from iqa_armor.models.build import build
 
@@ -63,8 +58,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
     spec = split_spec(arch or "")
     code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
-    names = [Path(file) for file in (weights, code) if file is not None]
-    records = tuple({"name": path.name, "sha256": sha256_of(path)} for path in names)
+    records = tuple(record_of(Path(file)) for file in (weights, code) if file is not None)
     return ({**records[0], "key": key}, *records[1:]) if key else records
 
 

@@ -68,8 +68,7 @@ def install(
     nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
     blocks: list[InstalledBlock] = []
     for name, cut in names.items():
-        grid = token_grid(lineage, nodes[name])
-        size = size_of(nodes[name]) or ()
+        grid, size = token_grid(lineage, nodes[name]), size_of(nodes[name]) or ()
         place = InstalledBlock(cut, grid.channels if grid else size[1], grid.size if grid else (size[2], size[3]))
         block = _new_block(recipe, place.channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
         if recipe.init == "identity":
@@ -176,7 +175,5 @@ def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -
 
 def _check_size(size: tuple[int, ...], views: int) -> None:
     if size and min(size[-2:]) <= MOVES[views][-1]:
-        raise SurgeryError(
-            f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}; pass "
-            "--views 2, or a larger --input-size"
-        )
+        problem = f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}"
+        raise SurgeryError(f"{problem}; pass --views 2, or a larger --input-size")
