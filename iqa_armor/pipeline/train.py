@@ -98,7 +98,6 @@ def probe_head(
 
     The features are standardised, the scores by `labels`; the strength is the best on the held-out tenth, the SROCC on
     which is returned, or None where there is no such layer on the device, or it is not `fresh` (None: all are).
-
     Source: Kumar et al., "Fine-Tuning can Distort Pretrained Features and Underperform Out-of-Distribution", ICLR
     2022, arXiv:2202.10054: linear probing, then fine-tuning.
     """
