@@ -20,8 +20,7 @@ _FILTERS = ("stride", "padding", "dilation", "output_padding")
 def restore_functions(traced: fx.GraphModule) -> None:
     """Replace calls of convolutions, linear maps and normalisations on stored weights by layers, in place.
 
-    A layer takes the place of the module whose weights it has where nothing else of that is used, so that names stay.
-    Calls with the same weights and settings become calls of one layer.
+    A layer takes the place of the module that has its weights, where that is free; calls alike become one layer's.
     """
     made: dict[tuple[object, ...], str] = {}
     replaced: set[fx.Node] = set()
@@ -47,7 +46,6 @@ def stored_at(traced: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def replace_call(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.Node) -> None:
-    """Replace a node by the call of a layer, in place."""
     with traced.graph.inserting_after(node):
         call = traced.graph.call_module(layer, (given,))
     call.meta = dict(node.meta)

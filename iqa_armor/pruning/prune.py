@@ -26,9 +26,9 @@ PROOF_TOLERANCE = 1e-4  # of the scores' spread
 class Pruned:
     """A pruned copy and what was removed; pairs are (before, after).
 
-    The proof is the largest difference, in the spread of the scores, between the pruned network before any correction
-    and the original with what was removed set to zero; None where the original's own scores are random, or depend on
-    the other images of a batch. It normalises over the channels that stay at nodes in `across`, which do so over all.
+    The proof is the largest difference, in the scores' spread, between the network before any correction and the
+    original with what was removed set to zero, which normalises over what stays at nodes in `across`; None where the
+    original's scores are random, or depend on the other images of a batch.
     """
 
     network: fx.GraphModule

@@ -3,7 +3,6 @@
 from collections import Counter
 from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
 
@@ -16,14 +15,7 @@ from iqa_armor.pruning.samples import channel_axis
 Hook = Callable[[str, Any, tuple[Tensor, ...], Tensor], Tensor | None]  # of a module's name, it, its inputs and output
 BIASED = (nn.Conv1d, nn.Conv2d, nn.Linear)
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """Mean and variance (C,) of each channel over images and pixels."""
-
-    mean: Tensor
-    variance: Tensor
+Statistics = tuple[Tensor, Tensor]  # mean and variance (C,) of each channel over images and pixels
 
 
 def kept_statistics(
@@ -36,9 +28,9 @@ def kept_statistics(
     found: dict[str, Statistics] = {}
 
     def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        whole = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
-        keep = kept.get(name, list(range(len(whole.mean))))
-        found[name] = Statistics(whole.mean[keep], whole.variance[keep])
+        mean, variance = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
+        keep = kept.get(name, list(range(len(mean))))
+        found[name] = mean[keep], variance[keep]
 
     _run(network, calibration, record)
     return found
@@ -47,28 +39,27 @@ def kept_statistics(
 def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calibration: Tensor) -> None:
     """Match a pruned network's channel statistics to those before pruning, in place, from input to output.
 
-    A bias absorbs the change of its layer's mean output, which folds the mean of the removed channels into it. A
-    batch norm's running mean and variance move by the change of its input's, which keeps the original statistics'
-    precision where a re-estimate from few images would lose it. Every layer sees the layers before it corrected.
-    Layers that run more than once are left alone. The targets are what `kept_statistics` gave for the same input.
+    A bias absorbs the change of its layer's mean output. A batch norm's running mean and variance move by the change of
+    its input's: a re-estimate from few images would be less precise. Every layer sees those before it corrected; those
+    that run more than once are left alone. The targets are what `kept_statistics` gave for the same input.
 
     Source: ours; bias correction as in Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
     Correction", ICCV 2019, Section 4.2, here for pruning.
     """
 
     def correct(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
-        target, is_norm = targets.get(name), isinstance(module, NORMS)
-        if target is None:
+        if name not in targets:
             return None
-        now = _statistics(module, inputs[0] if is_norm else output)
-        change = target.mean - now.mean
+        is_norm, (before, spread) = isinstance(module, NORMS), targets[name]
+        mean, variance = _statistics(module, inputs[0] if is_norm else output)
+        change = before - mean
         if not is_norm:
             module.bias += change
             return output + change.view(-1, *[1] * (output.ndim - 1 - channel_axis(module, output)))
         module.running_mean -= change
-        tiny = torch.finfo(now.variance.dtype).tiny
+        tiny = torch.finfo(variance.dtype).tiny
         # A channel that is constant on the calibration images says nothing about its variance.
-        scale = torch.where(target.variance > 1e-12, now.variance / target.variance.clamp_min(tiny), 1.0)
+        scale = torch.where(spread > 1e-12, variance / spread.clamp_min(tiny), 1.0)
         module.running_var *= scale.clamp(0.1, 10.0)
         return cast(Tensor, module.forward(inputs[0]))
 
@@ -92,4 +83,4 @@ def _statistics(module: nn.Module, values: Tensor) -> Statistics:
     channel = channel_axis(module, values)
     axes = tuple(axis for axis in range(values.ndim) if axis != channel)
     variance, mean = torch.var_mean(values, dim=axes, correction=0)
-    return Statistics(mean, variance)
+    return mean, variance

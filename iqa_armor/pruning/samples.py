@@ -30,9 +30,8 @@ class Inputs:
 def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     """Return the pooled inputs of every convolution and linear layer; restores the network's mode.
 
-    One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several crops
-    of an image, crops of one image together, gets their mean. Raises SurgeryError if a layer does not see each image by
-    itself, and ValueError if there are no images.
+    Of several runs of a layer, or crops of an image side by side, that is the mean. Raises SurgeryError if a layer does
+    not see each image by itself, and ValueError if there are no images.
     """
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
@@ -72,8 +71,7 @@ def _per_image(name: str, seen: list[Tensor], images: int) -> Tensor:
 def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return what each channel that a layer reads does to the scores, to first order; restores the network's mode.
 
-    That is, for normalised images (N, 3, H, W), a·∂score/∂a (N, C) per name of a convolution or linear layer, summed
-    over all places (and runs) of the channel a, float64 on the CPU.
+    Of images (N, 3, H, W): a·∂score/∂a (N, C) by layer, summed over places and runs of a channel a, float64 on the CPU.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, Reader)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}

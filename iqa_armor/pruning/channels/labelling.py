@@ -2,7 +2,7 @@
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +11,9 @@ from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import layer_of, plain_name, tensors_in
 from iqa_armor.graph.interpret import call_node, interpret
 from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
-from iqa_armor.pruning.channels.zero import Rest, rest_of
+
+# What stands where a channel is zero: a number; "computed" where other values say it; None where nothing is known.
+Rest = float | Literal["computed"] | None
 
 
 @dataclass(frozen=True)
@@ -136,6 +138,7 @@ class Labelling:
 
     def _label(self, node: fx.Node) -> Labels:
         from iqa_armor.pruning.channels.rules import RULES, kind_of
+        from iqa_armor.pruning.channels.zero import rest_of
 
         value, layer = self.values[node], layer_of(self.traced, node)
         if node.op == "placeholder" or self.of_images.intersection(node.all_input_nodes):
