@@ -17,12 +17,14 @@ from iqa_armor.errors import SurgeryError
 # Parameters of functions without a signature that Python could read.
 CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
+DROPOUT = "input p train"
 _PARAMETERS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), CONVOLUTION),
     **dict.fromkeys([getattr(functional, f"conv_transpose{axes}d") for axes in (1, 2, 3)], TRANSPOSED),
     functional.linear: "input weight bias",
-    **dict.fromkeys((torch.dropout, torch.feature_dropout), "input p train"),
-    **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"),
+    **dict.fromkeys(
+        [getattr(torch, f"{kind}dropout") for kind in ("", "feature_", "alpha_", "feature_alpha_")], DROPOUT
+    ),
 }
 _ON_MAPS = (nn.Conv2d, nn.ConvTranspose2d)
 _SIZES = ("size", "dim", "ndimension", "numel", "nelement")
@@ -56,8 +58,7 @@ def writes(traced: nn.Module, node: fx.Node) -> bool:
     if layer is not None:
         return bool(getattr(layer, "inplace", False))
     is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
-    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
-    return is_operator or is_function or name.endswith("_")
+    return is_operator or bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None or name.endswith("_")
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -66,8 +66,7 @@ def _from_source(network: nn.Module) -> Iterator[nn.Module]:
 
 def _source_of(module: torch.jit.ScriptModule) -> nn.Module | None:
     """Return what a module was compiled from, with its own weights and modes; None of one loaded or recorded."""
-    method: Any = getattr(vars(module).get("forward"), "__wrapped__", None)
-    source = getattr(method, "__self__", None)
+    source = getattr(getattr(vars(module).get("forward"), "__wrapped__", None), "__self__", None)
     if not isinstance(source, nn.Module):
         return None
     own, others = (

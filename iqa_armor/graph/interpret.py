@@ -62,8 +62,7 @@ def failed_at(error: BaseException) -> str:
 
 def shown_line(line: Line) -> str:
     """Return a line of source as messages show it: file, number, text."""
-    path, number = line
-    return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
+    return f"{Path(line[0]).name}:{line[1]}: {linecache.getline(*line).strip()}"
 
 
 def line_of(node: fx.Node) -> str:

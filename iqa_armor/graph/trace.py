@@ -110,8 +110,7 @@ def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _differs_in_training(layer: nn.Module) -> bool:
     is_random = type(layer).__name__ in ("RReLU", "StochasticDepth") or isinstance(layer, nn.modules.dropout._DropoutNd)
-    has_statistics = getattr(layer, "track_running_stats", False)
-    return is_random or bool(has_statistics) or bool(getattr(layer, "dropout", 0))
+    return is_random or bool(getattr(layer, "track_running_stats", False) or getattr(layer, "dropout", 0))
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:

@@ -29,8 +29,7 @@ class DemoNetwork(nn.Module):
 
 
 def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()
+    return nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 demo_network = DemoNetwork  # the name in the file that is shipped

@@ -5,6 +5,8 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels.labelling import Call, Labelling
 from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, zeros
 
+Factor = tuple[fx.Node, Tensor, int]  # of a product, its labels, and the axis that is summed over
+
 
 def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False) -> Labels:
     """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
@@ -147,9 +149,7 @@ def _adds_nothing(labelling: Labelling, *factors: fx.Node) -> bool:
     return bool(of_images) and any(each not in of_images or labelling.rest.get(each, 0.0) == 0 for each in factors)
 
 
-def _contracted(
-    labelling: Labelling, call: Call, left: tuple[fx.Node, Tensor, int], right: tuple[fx.Node, Tensor, int]
-) -> None:
+def _contracted(labelling: Labelling, call: Call, left: Factor, right: Factor) -> None:
     labelling.units.link(along(*left[1:]), along(*right[1:]))
     for source, labels, _ in (left, right):
         labelling.read(call, source, labels)
