@@ -17,14 +17,12 @@ from iqa_armor.errors import SurgeryError
 # Parameters of functions without a signature that Python could read.
 CONVOLUTION = "input weight bias stride padding dilation groups"
 TRANSPOSED = "input weight bias stride padding output_padding groups dilation"
-DROPOUT = "input p train"
 _PARAMETERS: dict[Callable[..., Any], str] = {
     **dict.fromkeys((functional.conv1d, functional.conv2d, functional.conv3d), CONVOLUTION),
     **dict.fromkeys([getattr(functional, f"conv_transpose{axes}d") for axes in (1, 2, 3)], TRANSPOSED),
     functional.linear: "input weight bias",
-    **dict.fromkeys(
-        [getattr(torch, f"{kind}dropout") for kind in ("", "feature_", "alpha_", "feature_alpha_")], DROPOUT
-    ),
+    **dict.fromkeys((torch.dropout, torch.feature_dropout), "input p train"),
+    **dict.fromkeys((torch.alpha_dropout, torch.feature_alpha_dropout), "input p train"),
 }
 _ON_MAPS = (nn.Conv2d, nn.ConvTranspose2d)
 _SIZES = ("size", "dim", "ndimension", "numel", "nelement")

@@ -85,8 +85,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
 
     def says(failure: BaseException) -> str:  # such as of a file that it opens
-        # Which module's code could not be followed.
-        failure.place = tracer.failed or ""  # type: ignore[attr-defined]
+        failure.place = tracer.failed or ""  # type: ignore[attr-defined]  # whose code could not be followed
         return f"cannot be traced: {cause_of(failure)} ({failed_at(failure)})"
 
     with calling(kind, SurgeryError, says=says):

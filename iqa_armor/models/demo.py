@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from iqa_armor.models.base import Preprocessing
 
 DEMO_PREPROCESSING = Preprocessing(size=None)  # images keep their size
-STEM_CHANNELS = 16
-STAGE_CHANNELS = (32, 64, 128, 192)
+STEM_CHANNELS, STAGE_CHANNELS = 16, (32, 64, 128, 192)
 
 
 class DemoNetwork(nn.Module):

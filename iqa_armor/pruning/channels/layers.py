@@ -102,10 +102,8 @@ def scaled(labelling: Labelling, call: Call, *, axis: int, **places: int) -> Lab
 def product(labelling: Labelling, call: Call) -> Labels:
     """Multiply matrices: what is summed over goes from both factors, the other axes stay what they are."""
     parts = [labelling.of(source) for source in call.sources]
-    is_simple = len(parts) == 2 and all(
-        part.ndim == parts[0].ndim >= 2 and len(varying(part)) <= 1 for part in parts if isinstance(part, Tensor)
-    )
-    if not is_simple:
+    is_simple = all(p.ndim == parts[0].ndim >= 2 and len(varying(p)) <= 1 for p in parts if isinstance(p, Tensor))
+    if len(parts) != 2 or not is_simple:
         return lost(labelling, call)
     first, second = parts
     left, right = call.sources
