@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, calling
+from iqa_armor.graph.calls import graph_module
 from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE, NodeFailure, cause_of, failed_at, for_each, line_of, place_of
-from iqa_armor.graph.names import graph_module
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors

@@ -90,8 +90,7 @@ def _layer(node: fx.Node, given: Given, stored: Given) -> nn.Module | None:
 
 def _convolution(kind: Any, given: Given, stored: Given, _: int) -> nn.Module | None:
     weight, groups = stored["weight"], given.get("groups") or 1
-    filters = {name: given[name] for name in _FILTERS if name in given}
-    filters = {name: tuple(value) if isinstance(value, list) else value for name, value in filters.items()}
+    filters = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items() if n in _FILTERS}
     one, other = weight.shape[:2]
     channels = (one, other * groups) if kind is nn.ConvTranspose2d else (other * groups, one)
     layer: nn.Module = kind(*channels, tuple(weight.shape[2:]), groups=groups, bias="bias" in stored, **filters)

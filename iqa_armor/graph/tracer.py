@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.graph.calls import allowed_path, hides_network
 from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
-from iqa_armor.graph.names import allowed_path, hides_network
 from iqa_armor.graph.plain import Known, proxies
 from iqa_armor.graph.walk import ancestors
 

@@ -92,7 +92,6 @@ class Prepared(nn.Module):
     """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
 
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """Take images in another way from now on, in place."""
         self.preprocessing = preprocessing
         # A network without storage (a file being opened) will get its parameters on the CPU.
         device = next((parameter.device for parameter in self.parameters() if not parameter.is_meta), None)

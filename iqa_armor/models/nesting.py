@@ -117,9 +117,7 @@ def _parameters(weights: Stored) -> dict[str, Any]:
 
 
 def _is_array(value: object) -> bool:
-    if isinstance(value, PickledArray):
-        return value.value is not None
-    return isinstance(value, Tensor) and value.ndim > 0
+    return value.value is not None if isinstance(value, PickledArray) else isinstance(value, Tensor) and value.ndim > 0
 
 
 def _named(every: list[Stored], key: str, source: str, remarks: list[str]) -> Stored:

@@ -42,8 +42,7 @@ def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
 
     The choice is a name in a dict or named tuple, an index in a tuple or list or of a column (N, K), or "mean": of a
     distribution over K bins, worth 1 to K as in NIMA, that is its mean, else that of all scores. It is tried on
-    normalised images (N, 3, H, W), and the network left in eval mode. Raises ModelLoadError, with what there is, if
-    there is none.
+    normalised images (N, 3, H, W) in eval mode, which stays; a ModelLoadError lists what there is instead.
     """
     with calling("the network", ModelLoadError, says=f"fails on images {tuple(images.shape)}"), torch.no_grad():
         found = network.eval()(images)

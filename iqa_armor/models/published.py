@@ -121,8 +121,7 @@ class MetaIQA(nn.Module):
 class SPAQBaseline(nn.Module):
     """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1), about 0 to 100.
 
-    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
-    whole image is scored at once, at 512 × 682 whatever its shape.
+    The paper averages patches of 224 × 224, 512 being the shorter side. (ours) Images are scored whole, at 512 × 682.
 
     Source: Fang, Zhu, Zeng, Ma, Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020,
     Section 4.1 (baseline model BL).

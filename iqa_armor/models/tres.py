@@ -62,19 +62,15 @@ class TReS(nn.Module):
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         network: Any = self.model
-        maps = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-        stages = []
+        maps = [network.maxpool(network.relu(network.bn1(network.conv1(images))))]
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-            maps = stage(maps)
-            stages.append(maps)
-        return stages
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return an authors' state dict under this network's names; what is no Hann window stays, to be refused."""
-        adapted = project({name: value for name, value in state.items() if not _is_hann(name, value)})
-        for name, value in _position_weights(WIDTH).items():
-            adapted.setdefault(f"position.{name}", value)
-        return adapted
+        positions = {f"position.{name}": value for name, value in _position_weights(WIDTH).items()}
+        return positions | project({name: value for name, value in state.items() if not _is_hann(name, value)})
 
 
 class L2Pooling(nn.Module):
@@ -86,8 +82,7 @@ class L2Pooling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.AvgPool2d(2, stride=1, padding=1)
-        self.second = nn.AvgPool2d(2, stride=1)
+        self.first, self.second = nn.AvgPool2d(2, stride=1, padding=1), nn.AvgPool2d(2, stride=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.sqrt(self.second(self.first(maps * maps)) + 1e-12)
@@ -97,8 +92,7 @@ class Position(nn.Module):
     """Sinusoidal embedding of the places of a map (N, C, H, W), row by row: (N, H·W, C).
 
     Half the channels speak of the row, half of the column, counted from 1 and scaled to 2π; sine and cosine take turns:
-    sin(a_c · row + b_c · column + p_c), a linear layer and a sine, whose channels pruning takes with those it is added
-    to.
+    sin(a_c · row + b_c · column + p_c), a linear layer and a sine, whose channels pruning takes along with the maps'.
 
     Source: Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, Appendix A.4.
     """

@@ -59,7 +59,6 @@ class Labelling:
         self.names = {id(t): n for n, t in reversed([*traced.named_buffers(), *traced.named_parameters()])}
 
     def run(self) -> Self:
-        """Label every node, in order."""
         with torch.no_grad():
             for node, value in interpret(self.traced, self.example, call=self.call, values=self.values):
                 if isinstance(value, int | float):
@@ -71,7 +70,6 @@ class Labelling:
         return call_node(traced, node, args, kwargs)
 
     def real(self, args: Any) -> Any:
-        """Return arguments with the values of the nodes in them."""
         return fx.node.map_arg(args, self.values.__getitem__)
 
     def stored(self, name: str) -> Any:
@@ -133,7 +131,6 @@ class Labelling:
         return None if given is None else self.names.get(id(given))
 
     def argument(self, call: Call, name: str, place: int, default: Any = None) -> Any:
-        """Return the value of an argument of a function, or of a layer's setting."""
         return self.real(call.given(name, place, default))
 
     def _label(self, node: fx.Node) -> Labels:

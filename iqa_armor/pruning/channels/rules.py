@@ -26,9 +26,8 @@ def kind_of(node: fx.Node, layer: nn.Module | None) -> str:
     """Return what a call does to channels, as `kinds.toml` names it; "unknown" where nothing is known of it."""
     if layer is not None:
         return MODULES.get(type(layer)) or BY_NAME.get(type(layer).__name__, "unknown")
-    if node.target is getattr:  # of a tensor: its transpose
-        return "moves"
-    return FUNCTIONS.get(plain_name(node), "unknown")
+    # An attribute of a tensor is its transpose.
+    return "moves" if node.target is getattr else FUNCTIONS.get(plain_name(node), "unknown")
 
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
