@@ -33,9 +33,8 @@ class Problems:
         """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
         lines = []
         for kind, entries in self.found.items():
-            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
-            if len(entries) > SHOWN:
-                lines.append(f"    … and {len(entries) - SHOWN} more")
+            more = [f"    … and {len(entries) - SHOWN} more"] * (len(entries) > SHOWN)
+            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN]), *more]
         if lines:
             raise DataError("\n".join([f"{self.spec} cannot be used:", *lines, advice]))
 

@@ -139,7 +139,6 @@ def each_read(
 
 
 def checked_size(images: ImageSet, index: int) -> tuple[int, int]:
-    """Decode an image to its end as cheaply as its format allows, and return its (height, width)."""
     if isinstance(images.read, FileImages):
         return images.read.check(images.positions[index])
     height, width = images[index].shape[-2:]

@@ -166,8 +166,7 @@ class Scene(NamedTuple):
 def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progress = silent) -> Dataset:
     """Return the dataset that a spec such as `synthetic:scenes=96,size=192x256,seed=3` describes.
 
-    A scene and all its distorted images belong to one split, 70/10/20 % of the scenes. Images and scores depend on the
-    settings behind the colon alone (`parse_settings`; `seed` where they name none), not on the number of processors.
+    A scene and all its distorted images belong to one split. Images and scores depend on these settings alone.
     """
     chosen = parse_settings(settings, seed=seed)
     scenes, scores = list[Scene](), list[Tensor]()

@@ -92,7 +92,6 @@ def attacks_shown(outcome: Outcome) -> list[str]:
 
 
 def starred(outcome: Outcome, attack: str) -> str:
-    """Return the name of an attack, marked where it was run at one budget of its own."""
     return f"{attack}*" if has_own_budget(outcome, attack) else attack
 
 

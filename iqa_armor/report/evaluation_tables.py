@@ -12,11 +12,8 @@ from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import flattened
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
-STATUS: Mapping[str, tuple[str, Tone]] = {
-    "passed": ("✓", "good"),
-    "failed": ("✗", "caution"),
-    "not applicable": (DASH, "dim"),
-}
+SYMBOLS = {"passed": "✓", "failed": "✗", "not applicable": DASH}
+TONES: Mapping[str, Tone] = {"passed": "good", "failed": "caution", "not applicable": "dim"}
 
 
 def models_table(outcome: Outcome) -> Table:
@@ -130,8 +127,8 @@ def checks_table(outcome: Outcome) -> Table:
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for check in model.checks:
-            symbol, tone = STATUS[check.status]
-            yield row(check.name, Cell(f"{symbol} {check.status}", tone), check.says, listed(check.figures))
+            status = Cell(f"{SYMBOLS[check.status]} {check.status}", TONES[check.status])
+            yield row(check.name, status, check.says, listed(check.figures))
 
     return Table("Were the attacks strong?", columns, _by_model(outcome, rows))
 

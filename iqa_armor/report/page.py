@@ -180,8 +180,7 @@ def _element(figure: Figure, chart: Chart) -> str:
     body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lambda tag: _lighter(tag[0], used), body))
     height = round(figure.get_figheight() * 72)
     head = f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-    words = f"<title>{escape(chart.title)}</title><desc>{escape(chart.description)}</desc>"
-    return head + words + body.strip()
+    return f"{head}<title>{escape(chart.title)}</title><desc>{escape(chart.description)}</desc>{body.strip()}"
 
 
 def _lighter(tag: str, used: Set[str]) -> str:

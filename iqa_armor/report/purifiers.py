@@ -24,8 +24,9 @@ def purifications(outcome: Outcome) -> list[list[ModelEntry]]:
 
 def purifiers_table(outcome: Outcome) -> Table:
     """Return a group of rows per model and purifier, a row per threat."""
-    names, (attack, key) = _columns(outcome), headline(outcome)
-    attacks = {name: starred(outcome, name) for name in outcome.settings.attacks}
+    attacks, (attack, key) = {name: starred(outcome, name) for name in outcome.settings.attacks}, headline(outcome)
+    names = [*attacks] if len(attacks) <= SIDE_BY_SIDE else [attack]
+    names += [OVERALL] * (len(attacks) > 1)
 
     def both(group: str) -> tuple[Column, Column]:
         return Column("before", group, spare=2), Column("after", group)
@@ -41,7 +42,7 @@ def purifiers_table(outcome: Outcome) -> Table:
         *(*each_attack(f"Quality{UP}"), *each_attack(f"Gain score{DOWN}")),
         *both(f"SROCC, {attack}, {budget(key)}{UP}"),
     )
-    groups = tuple(Rows(tuple(_rows(outcome, each))) for each in purifications(outcome))
+    groups = tuple(Rows(tuple(_rows(outcome, each, names))) for each in purifications(outcome))
     shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
     where = [f"at {budget(key)}" for key in shared]
     where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []
@@ -74,16 +75,8 @@ def plane(outcome: Outcome) -> Panels:
     return Panels((chart,) if series else (), "The gain–quality plane", note=note)
 
 
-def _columns(outcome: Outcome) -> list[str]:
-    """Return the attacks whose figures stand side by side, and `OVERALL` where more than one was run."""
-    attacks = list(outcome.settings.attacks)
-    named = attacks if len(attacks) <= SIDE_BY_SIDE else [headline(outcome)[0]]
-    return [*named, OVERALL] if len(attacks) > 1 else named
-
-
-def _rows(outcome: Outcome, entries: Sequence[ModelEntry]) -> Iterator[Row]:
-    attack, key = headline(outcome)
-    names, last = _columns(outcome), entries[-1]
+def _rows(outcome: Outcome, entries: Sequence[ModelEntry], names: Sequence[str]) -> Iterator[Row]:
+    (attack, key), last = headline(outcome), entries[-1]
     bare = next((model for model in outcome.models if model.name == last.defends and model.threat is None), None)
     named = Cell(defense_label(outcome, last), "strong", model_marks(outcome)[last.name])
     clean = (last.clean_quality, last.clean_gain_score, bare.srocc if bare else None, last.srocc)

@@ -22,12 +22,10 @@ MOST_DEFENDED = 4  # defended models, each with a sentence of its own
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    warnings = tuple(
-        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
-        for model in outcome.models
-        for check in model.checks
-        if check.status == "failed"
-    )
+    failed = [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
+    figures = [f" ({listed(check.figures)})" * bool(check.figures) for _, check in failed]
+    told = zip(failed, figures, strict=True)
+    warnings = tuple((f"{model.name}: {check.name} failed.", check.says + known) for (model, check), known in told)
     readings = [{row.reading for row in _spoken(outcome, model).values()} for model in outcome.compared]
     standings = [_together(each) for each in readings]
     is_compared = any(compare(outcome, model) for model in outcome.compared)

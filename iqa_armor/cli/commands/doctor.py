@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,6 @@ def doctor(machine: Machine) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    try:
+    with suppress(PackageNotFoundError):
         return bool(version(name))
-    except PackageNotFoundError:
-        return False
+    return False

@@ -87,8 +87,7 @@ def _show(model: QualityModel, exported: Exported) -> None:
     if exported.fixed_because:
         say(f"the image size is fixed: {exported.fixed_because}")
     if used.size is not None:
-        resize = "{}x{}".format(*used.size)
-        say(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside")
+        say("resize images to {}x{} ({}) before; normalisation is inside".format(*used.size, used.interpolation))
     against = "their spread" if check.range_measured_here else "the score range"
     error = f"{check.largest_error:.2g}, {check.share_of_range:.2g} of {against}"
     say(f"compared on {check.images} images: off by at most {error}")

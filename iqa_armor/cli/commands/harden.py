@@ -115,8 +115,7 @@ def _say_next(target: Path, model: Path, words: list[str]) -> None:
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
-    title = f"{result.model.name}, step by step"
-    console.show_table(("step", "SROCC on held-out training images"), rows, title=title)
+    console.show_table(("step", "SROCC on held-out training images"), rows, title=f"{result.model.name}, step by step")
     for block in result.blocks:
         place = f"{block.channels} channels, {block.size[0]}x{block.size[1]}"
         say(f"block: {result.recipe.backend}, behind {block.node} ({place})")

@@ -125,8 +125,5 @@ def _option(parameter: Any, value: Any) -> list[str]:
     flag = parameter.opts[-1]
     if isinstance(value, bool) and parameter.is_flag:
         return [flag] if value else parameter.secondary_opts[:1]
-    if not isinstance(value, list):
-        return [flag, str(value)]
-    if parameter.multiple:
-        return [word for each in value for word in (flag, str(each))]
-    return [flag, ",".join(map(str, value))]
+    texts = [str(each) for each in (value if isinstance(value, list) else [value])]
+    return [word for text in (texts if parameter.multiple else [",".join(texts)]) for word in (flag, text)]

@@ -58,8 +58,7 @@ def train(
         discard(checkpoint)
         hub.push(output, place)
     scale, rows, fit = result.model.scale, [], result.fit
-    span = scale and [scale.low, scale.high]
-    if show_if_json({"output": str(output), "score_range": span, **result.provenance}):
+    if show_if_json({"output": str(output), "score_range": scale and [scale.low, scale.high], **result.provenance}):
         return
     for each in fit.epochs:
         mark, loss = " *" * (each.number == fit.best), f"{each.loss:.4f}" if each.number else "-"
