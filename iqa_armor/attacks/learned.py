@@ -97,9 +97,7 @@ def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tenso
 
 
 class PerturbationNetwork(nn.Module):
-    """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] of any size to directions (N, 3, H, W) in [-1, 1].
-
-    No layer mixes the images of a batch. A new network gives zeros, since its last layers start at zero.
+    """U-Net with two halvings, from each image (N, 3, H, W) in [0, 1] by itself to directions (N, 3, H, W) in [-1, 1].
 
     Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape. The widths, normalisation
     over each image's features, and a sub-pixel path (Shi et al., CVPR 2016, arXiv:1609.05158) that lets a pixel's
@@ -115,7 +113,7 @@ class PerturbationNetwork(nn.Module):
         self.doubled = nn.Upsample(scale_factor=2)
         self.exit, self.subpixel_exit = nn.Conv2d(full, 3, 3, padding=1), nn.Conv2d(half, 3 * 2**2, 1)
         for parameter in (*self.exit.parameters(), *self.subpixel_exit.parameters()):
-            nn.init.zeros_(parameter)
+            nn.init.zeros_(parameter)  # so a new network gives zeros
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]

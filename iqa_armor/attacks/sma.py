@@ -63,7 +63,6 @@ class SMA(FittedLinf):
     direction: Direction = +1
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Targeted:  # noqa: ARG002
-        """Return the attack that knows the targets of these images."""
         down, up = (MIFGSM(self.epsilon, self.step_size, self.steps, 0, direction) for direction in (-1, 1))
         reached = [
             torch.stack([evaluate_score(score, each) for each in (images, down(score, images), up(score, images))])

@@ -74,8 +74,8 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 def roughness(flow: Tensor) -> Tensor:
     """Mean over pixels, (N,), of the summed distances between a pixel's displacement and its neighbours', in pixels.
 
-    The flow is (N, 2, H, W). Source: Xiao et al., arXiv:1801.02612, equation 4, where it is a sum; √(d² + c²) − c for
-    d, differentiable at 0, is (ours).
+    The flow is (N, 2, H, W). Source: Xiao et al., arXiv:1801.02612, eq. 4, where it is a sum; √(d² + c²) − c for d is
+    (ours).
     """
     steps = (flow.diff(dim=2), flow.diff(dim=3))
     lengths = [(step.square().sum(1) + _CORNER**2).sqrt() - _CORNER for step in steps]

@@ -171,7 +171,6 @@ def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) ->
 
 
 def data_entry(dataset: Dataset, *, limit: int | None, weight: float) -> DataEntry:
-    """Return what is told of the images that results of a dataset are reported on."""
     split, images = dataset.reported()
     return DataEntry(
         spec=dataset.spec,

@@ -55,9 +55,12 @@ class _SetScorer:
         mine = [n for n in self._numbers if n in blocks or n % shard.count == shard.rank]
         with frozen(self.model):
             for number, parts in self._decoded(mine):
-                if number in blocks:
-                    _require_same(blocks[number], parts)
-                else:
+                if number in blocks and blocks[number].digest != digest_of(parts):
+                    rows = blocks[number].rows
+                    which = f"{len(rows.where(attack=CLEAN))} images from {rows['image'][0]!r} on"
+                    advice = "restore them, or name another output folder"
+                    raise DataError(f"the {which} are not those that this evaluation began with; {advice}")
+                if number not in blocks:
                     blocks[number] = self._block(number, parts)
                     run.journal.add(part, blocks[number])
                 done += sum(map(len, parts))
@@ -117,14 +120,6 @@ class _SetScorer:
                 rows.append(batch.turned(ranked, [self.ways[name] for name in now]))
             done += len(pixels)
         return Block(number, digest_of(parts), Table.joined(rows))
-
-
-def _require_same(block: Block, parts: Sequence[Tensor]) -> None:
-    if block.digest != digest_of(parts):
-        images = f"{len(block.rows.where(attack=CLEAN))} images from {block.rows['image'][0]!r} on"
-        raise DataError(
-            f"the {images} are not those that this evaluation began with; restore them, or name another output folder"
-        )
 
 
 @dataclass(frozen=True)

@@ -65,7 +65,6 @@ class AttackGains:
         return self.settings.sign * torch.cat(parts).double().cpu() / self.width
 
     def pgd8(self, through: ScoreFn) -> Tensor:
-        """Return the gain (N,) of PGD-8 on another score."""
         return self.of(PGD(self.epsilon, steps=8), through=through)
 
     def known(self, name: str) -> Tensor:
@@ -93,9 +92,7 @@ def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
 
 
 def check_strength(run: Run, model: QualityModel) -> tuple[StrengthCheck, ...]:
-    """Return checks of the attacks on a model; one that fails means that the figures may flatter it.
-
-    There are none where attacks do not know its defense.
+    """Return checks of attacks that know a model's defense; one that fails means that the figures may flatter it.
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).

@@ -106,15 +106,7 @@ def run_epoch(
     return loss
 
 
-def freeze_norms(network: nn.Module) -> None:
-    """Let batch norms of a network in training mode use, and keep, the statistics that they have."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 def epoch_seed(seed: int, number: int) -> int:
-    """Return the seed of what one epoch draws."""
     return (seed * 1_000_003 + number) % 2**63
 
 
@@ -147,8 +139,7 @@ class Epochs(Generic[E]):
 class AveragedWeights:
     """Exponential moving average of all floating-point tensors of a module; others are those of the last step.
 
-    After step t the average is d · average + (1 − d) · weights, d = min(decay, (1 + t) / (10 + t)): the first steps
-    are forgotten sooner.
+    After step t the average is d · average + (1 − d) · weights, d = min(decay, (1 + t) / (10 + t)).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -156,7 +147,6 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's weights, after a step."""
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in self.module.state_dict().items():
@@ -167,7 +157,6 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the module the averaged weights while the block runs."""
         own = copied(self.module)
         self.module.load_state_dict(self.values)
         try:
@@ -185,5 +174,4 @@ class AveragedWeights:
 
 
 def copied(module: nn.Module, *, on: str | None = None) -> dict[str, Tensor]:
-    """Return a copy of a module's state, on its device by default."""
     return {name: value.detach().to(device=on, copy=True) for name, value in module.state_dict().items()}

@@ -93,8 +93,6 @@ def fit(
 
 @dataclass
 class _Fitting:
-    """One fit under way."""
-
     model: QualityModel
     images: TrainingImages
     settings: Training
@@ -151,8 +149,9 @@ class _Fitting:
         before, total = (number - 1) * steps, self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
-        if self.is_frozen:
-            descent.freeze_norms(self.network)
+        for module in self.network.modules() if self.is_frozen else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # so that it uses, and keeps, the statistics that it has
         generator = Generator().manual_seed(descent.epoch_seed(self.settings.seed, number))
         loss = descent.run_epoch(
             read_by_workers(self.loader),

@@ -12,9 +12,7 @@ Loss = Callable[[Tensor, Tensor], Tensor]
 
 
 def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
-    """‖ŷ′ − y′‖₁ / (2√N), in [0, 1], both centred over the batch and divided by their L2 norm.
-
-    It is blind to the scores' offset and unit.
+    """‖ŷ′ − y′‖₁ / (2√N), in [0, 1], both centered over the batch and divided by their L2 norm: blind to offset, unit.
 
     Source: Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, Section 3 with p = 1, q = 2.

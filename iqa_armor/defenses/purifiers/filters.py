@@ -94,9 +94,8 @@ class Noise(Plain):
 class DiffJPEG(Plain):
     """Quantise images as JPEG does at libjpeg's `quality`, from 1 to 100, with rounding that has a gradient.
 
-    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
-    in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
-    (Pillow's) are (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is in
+    the Details", WACV 2024. The border repeated to multiples of 16 pixels, and Pillow's quality, 75, are (ours).
     """
 
     quality: Annotated[int, "[1, 100]"] = 75

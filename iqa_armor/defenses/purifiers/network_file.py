@@ -36,10 +36,9 @@ class NetworkFile(Limited):
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
         path = existing(self.path, owner="file")
         if path.suffix not in (".pt2", ".onnx"):
-            raise ModelLoadError(
-                f"{path} ends in neither .pt2 nor .onnx; TorchScript and pickled networks run code when opened, so "
-                "save the network with torch.export.save(program, 'network.pt2') or as ONNX"
-            )
+            advice = "so save the network with torch.export.save(program, 'network.pt2') or as ONNX"
+            why = "TorchScript and pickled networks run code when opened"
+            raise ModelLoadError(f"{path} ends in neither .pt2 nor .onnx; {why}, {advice}")
         if path.suffix == ".onnx" and find_spec("onnxruntime") is None:
             raise ArmorError(f"{path} takes onnxruntime, not installed here; run pip install 'iqa-armor[onnx]'")
         network = FileNetwork(path, self.multiple)
@@ -115,8 +114,6 @@ class FileNetwork(nn.Module):
 
 
 class _Hosted(torch.autograd.Function):
-    """A network elsewhere, with its gradient."""
-
     @staticmethod
     def forward(ctx: Any, images: Tensor, network: FileNetwork) -> Tensor:
         ctx.save_for_backward(images)

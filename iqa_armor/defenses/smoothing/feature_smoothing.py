@@ -118,7 +118,6 @@ class BoundReferenceSmoother:
 
     @torch.no_grad()
     def certify(self, reference: Tensor, distorted: Tensor, generator: Generator) -> FeatureCertificate:
-        """Return smoothed scores with local first-order bounds; images whose s did not converge have none."""
         return self._beside(reference).certify(distorted, generator)
 
     def _beside(self, reference: Tensor) -> SplitSmoother:
@@ -216,7 +215,7 @@ class FeatureSmoothing(Limited):
 
     def _require_jacobian(self) -> None:
         if self.mode == "calibrated" and not self.jacobian:
+            needed = "feature smoothing with mode=calibrated needs the largest s of clean images"
             raise UsageError(
-                "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
-                "FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
+                f"{needed}: take it from FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
             )
