@@ -17,7 +17,6 @@ def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> Imag
 
     `exact` is computed, (N, 3, H, W) to (N, 3, H', W'), without gradients, so that it may leave torch; the backward is
     that of a `surrogate` near it, the identity if None. The map raises ValueError where that gives another shape.
-
     Source: backward pass differentiable approximation, Athalye et al., "Obfuscated Gradients Give a False Sense of
     Security", ICML 2018, arXiv:1802.00420, Section 4.1.
     """

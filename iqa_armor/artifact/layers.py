@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,15 +21,20 @@ SOURCE = "source"  # stands for the class of a module that is taken from the use
 INPUT = Signature("input")
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A constructor argument that a layer does not keep under its name: its check, and how it is read from a layer."""
-
-    check: checks.ArgumentCheck
-    read: Callable[[Any], object]
+Fields = Mapping[str, checks.ArgumentCheck]
 
 
-Fields = Mapping[str, checks.ArgumentCheck | Derived]
+def _is_given(value: object) -> bool:
+    return value is True or isinstance(value, Tensor)
+
+
+# How the constructor arguments are read from a layer that not every class keeps under their names.
+READ: Mapping[str, Callable[[Any], object]] = {
+    "bias": lambda layer: _is_given(layer.in_proj_bias if hasattr(layer, "in_proj_bias") else layer.bias),
+    "add_bias_kv": lambda layer: layer.bias_k is not None,
+    "p": lambda layer: layer.norm if isinstance(layer, nn.PairwiseDistance) else layer.p,
+    "num_features": lambda layer: layer.num_features if hasattr(layer, "num_features") else len(layer.weight),
+}
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,12 @@ class StoredLayer:
 
     def describe(self, module: nn.Module) -> dict[str, object]:
         """Return the constructor arguments of an existing layer as JSON values."""
-        read = {
-            name: check.read(module) if isinstance(check, Derived) else getattr(module, name)
-            for name, check in self.fields.items()
-        }
+        read = {name: READ.get(name, attrgetter(name))(module) for name in self.fields}
         return {name: list(value) if isinstance(value, tuple | list) else value for name, value in read.items()}
 
     def arguments(self, stored: object) -> dict[str, Any]:
         """Return constructor arguments, each checked on its own."""
-        each = {name: check.check if isinstance(check, Derived) else check for name, check in self.fields.items()}
-        return checks.checked_fields(stored, each, "its constructor arguments")
+        return checks.checked_fields(stored, self.fields, "its constructor arguments")
 
     def build(self, arguments: dict[str, Any]) -> nn.Module:
         """Return a new layer on the meta device, or refuse arguments that do not go together."""
@@ -80,10 +82,8 @@ def _usual(axes: int) -> Fields:
         ("padding_idx", optional(integer(-(2**22), 2**22))),
         ("upscale_factor downscale_factor", integer(1, 64)),
         ("affine track_running_stats elementwise_affine add_zero_attn batch_first bidirectional", checks.flag),
-        ("inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
+        ("bias add_bias_kv inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
         ("align_corners recompute_scale_factor", optional(checks.flag)),
-        # A flag in recurrent layers, a tensor or None in others.
-        ("bias", Derived(checks.flag, lambda module: module.bias is True or isinstance(module.bias, Tensor))),
         ("dim start_dim end_dim", checks.dimension),
         ("alpha beta k min_val max_val negative_slope threshold value", checks.any_number),
         ("p lower upper dropout", checks.share),
@@ -110,7 +110,7 @@ def _usual(axes: int) -> Fields:
 USUAL = {1: _usual(1), 2: _usual(2)}
 
 
-def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.ArgumentCheck | Derived) -> Entries:
+def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.ArgumentCheck) -> Entries:
     """Return the entries of layers of torch.nn with the same arguments; NAME=CHECK takes the check of another name."""
     entries = {}
     for kind in kinds.split():
@@ -153,8 +153,6 @@ _ENTRIES: Entries = {
         "MultiheadAttention",
         "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv",
         "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?",
-        bias=Derived(checks.flag, lambda module: module.in_proj_bias is not None),
-        add_bias_kv=Derived(checks.flag, lambda module: module.bias_k is not None),
     ),
     **_layers("GRU", RECURRENT, "input hx?"),
     **_layers("LSTM", f"{RECURRENT} proj_size", "input hx?", proj_size=integer(0, checks.MAX_CHANNELS)),
@@ -187,7 +185,7 @@ _ENTRIES: Entries = {
     **_layers("ConstantPad1d ConstantPad2d", "padding=edges value"),
     **_layers("ChannelShuffle", "groups"),
     **_layers("CosineSimilarity", "dim eps", "x1 x2?"),
-    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=Derived(checks.any_number, lambda module: module.norm)),
+    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=checks.any_number),
     **_layers("Flatten", "start_dim end_dim"),
     **_layers("Fold", "output_size kernel_size dilation stride padding", output_size=checks.per_axis(2, 1, 2**14)),
     **_layers("Unfold", "kernel_size dilation stride padding"),
@@ -212,10 +210,7 @@ def _of_vision() -> Entries:
     from torchvision.ops.misc import Permute
 
     norm, on_x = _ENTRIES["torch.nn.LayerNorm"].fields, Signature("x")
-    frozen: Fields = {
-        "num_features": Derived(checks.channels, lambda module: len(module.weight)),
-        "eps": checks.epsilon,
-    }
+    frozen: Fields = {"num_features": checks.channels, "eps": checks.epsilon}
     depth = {"p": checks.share, "mode": choice("batch", "row")}
     return {
         "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, norm, on_x),

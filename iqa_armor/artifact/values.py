@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from iqa_armor.artifact.checks import MAX_ARGUMENT_DEPTH, MAX_LENGTH, MAX_NAME, FormatError, shown
-from iqa_armor.graph.names import hides_network, is_allowed
+from iqa_armor.graph.calls import hides_network, is_allowed
 
 
 def check_path(path: object) -> str:

@@ -39,7 +39,6 @@ def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
     """Pearson correlation of vectors after fitting the scores to the opinions by a four-parameter logistic.
 
     Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, losing the sign; nan if it fails or N < 4.
-
     Source: VQEG, "Final report on the validation of objective models of video quality assessment,
     phase II", 2003; starting point from the data's range, scores standardised before the fit (ours).
     """

@@ -49,7 +49,6 @@ def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tens
 
     Per image log10( max{β1 − f(x̃), f(x) − β0} / |f(x̃) − f(x)| ) on scores normalised by the range, from `low` (β0) to
     `high` (β1): at most 6 while the scores stay in the range, negative where they left it.
-
     Source: [RA] eq. 9. Numerator and denominator are floored at 1e-6 of the range (ours).
     """
     _check(clean, attacked, high - low)
@@ -63,7 +62,6 @@ def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
     """Change of each score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|, shaped as they.
 
     `clean` are scores without the purifier, `purified` those attacked and purified, both in score ranges of the model.
-
     Source: [AP] Gushchin et al., arXiv:2404.06957; the floor of 0.05, lest one score of 0 decides, is (ours).
     """
     _check(clean, purified)
@@ -75,7 +73,6 @@ def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
 
     That is the trapezoid area ÷ (last − first budget), (...), of values (..., E) at E ascending budgets of one unit,
     else a ValueError; with one budget, the value there.
-
     Source: [RA] Section 4; the division by the range is (ours).
     """
     budgets = torch.tensor(epsilons, dtype=values.dtype, device=values.device)
@@ -109,7 +106,6 @@ def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[flo
     """Return the percentile limits of the resamples (R,) of a statistic; a ValueError for a confidence outside (0, 1).
 
     Undefined resamples (nan) are left out; where they are half of all, the limits are nan.
-
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile interval.
     """
     if not 0 < confidence < 1:

@@ -52,9 +52,6 @@ class AttackedImage:
         return asdict(self) | {"image": str(self.image)}
 
 
-COLUMNS = tuple(field.name for field in fields(AttackedImage))
-
-
 def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
     """Return attacks, some given as words that `ATTACKS.read` reads, by their names.
 
@@ -109,7 +106,7 @@ def attack_images(
             progress("attacking", count, len(files))
         # File names need not be text; their bytes are kept.
         with (folder / TABLE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
-            writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(table, [field.name for field in fields(AttackedImage)], lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: None if v != v else v for name, v in row.as_row().items()} for row in done)
     return done

@@ -164,7 +164,7 @@ def _over(figure: Any, first: Any) -> Any:
 
 
 def measured_apart(
-    path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
+    path: Path | str, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
 ) -> int | None:
     """Return the peak memory in bytes of a model's first call in a fresh process; None where unknown here."""
     worker = Worker(bounds_memory=False)

@@ -23,7 +23,7 @@ from iqa_armor.pipeline.card import provenance_of
 from iqa_armor.pipeline.fitting import RunOptions, moments_of, takes_samples
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.hardened import Frontier, Hardened
-from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
+from iqa_armor.pipeline.inspect import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe

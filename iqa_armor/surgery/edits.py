@@ -132,7 +132,6 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
     Two views are the image and its mirror image, four also both moved down and to the right by 16 pixels, eight by 8,
     16 and 24 pixels; what was in the image is mirrored into the free edge. Gradients agree less from view to view than
     scores do, above all where strides skip pixels. The graph maps (N, 3, H, W) to (N,) or (N, 1), else a SurgeryError.
-
     Source: ours. That strides make scores depend on small moves: Zhang, "Making Convolutional Networks Shift-Invariant
     Again", ICML 2019.
     """
