@@ -66,8 +66,8 @@ class UAP(FittedLinf):
             gradient, mean = self._survey(score, batches, pattern)
             if self.direction * mean > best_mean:
                 best, best_mean = pattern, self.direction * mean
-            moved = pattern + self.direction * self.step_size * gradient.sign()
-            pattern = moved.clamp(-self.epsilon, self.epsilon)
+            step = self.direction * self.step_size * gradient.sign()
+            pattern = (pattern + step).clamp(-self.epsilon, self.epsilon)
         last, kept = (Pattern(each, self.epsilon, self.direction, self.placement) for each in (pattern, best))
         return last if self.direction * mean_score(score, last, batches, generator) > best_mean else kept
 
@@ -188,5 +188,5 @@ class FACPA(FittedLinf):
 
 def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
     # The network stays in float32: its weights would not survive Adam in half precision.
-    change = epsilon * network(images.float()).to(images.dtype)
-    return project_linf(images + change, images, epsilon).clamp(0, 1)
+    moved = images + epsilon * network(images.float()).to(images.dtype)
+    return project_linf(moved, images, epsilon).clamp(0, 1)

@@ -140,8 +140,7 @@ class MIFGSM(LinfAttack):
         def move(attacked: Tensor, gradient: Tensor) -> Tensor:
             nonlocal accumulated
             accumulated = self.momentum * accumulated + divide_by_norm(gradient, order=1)
-            signs = accumulated.sign().to(images)
-            return torch.clamp(attacked + self.direction * self.step_size * signs, low, high)
+            return torch.clamp(attacked + self.direction * self.step_size * accumulated.sign().to(images), low, high)
 
         return climb(score, images, move, direction=self.direction, steps=self.steps)
 

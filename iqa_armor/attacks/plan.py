@@ -68,12 +68,7 @@ def _kinds(attacks: Sequence[Any]) -> dict[PGD, list[float]]:
 
 
 def _family(
-    pgd: PGD,
-    names: Mapping[int, Sequence[str]],
-    groups: list[_Group],
-    *,
-    score: ScoreFn,
-    begin: Callable[[str], object],
+    pgd: PGD, names: dict[int, list[str]], groups: list[_Group], *, score: ScoreFn, begin: Callable[[str], object]
 ) -> Iterator[Attacked]:
     """Yield the images of PGDs that share a trajectory, by their numbers of steps; the one group is of clean images."""
     ((_, clean),) = groups

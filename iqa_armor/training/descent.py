@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, autograd, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from iqa_armor.errors import ArmorError
 from iqa_armor.recipe import Training
@@ -58,7 +60,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def warm_cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
     """Return a schedule of step sizes: linear over the first tenth of the steps, then half a cosine to zero."""
     warm = max(1, steps // 10)
 
@@ -66,22 +68,18 @@ def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_
         falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
         return (step + 1) / warm if step < warm else falling
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
-def decayed_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def decayed_optimizer(model: nn.Module, settings: Training) -> Optimizer:
     """Return AdamW under which weights decay, biases and the gains of norms do not."""
     decaying = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": settings.weight_decay}
     others = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
-    return torch.optim.AdamW([decaying, others], lr=settings.learning_rate)
+    return AdamW([decaying, others], lr=settings.learning_rate)
 
 
 def descend(
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    *,
-    backward: Callable[[Tensor], None] = torch.autograd.backward,
+    loss: Tensor, optimizer: Optimizer, schedule: LRScheduler, *, backward: Callable[[Tensor], None] = autograd.backward
 ) -> Tensor:
     """Make one step down the gradient of a loss, which `backward` takes, and return the loss without its graph."""
     optimizer.zero_grad(set_to_none=True)

@@ -79,9 +79,8 @@ def fit(
         tracked = accelerator_on(device, precision=settings.precision, log_to=log_to, settings=told)
         # Dropout draws from the global generators.
         with seeded(settings.seed, device), tracked as accelerator:
-            fitting = begin(settings=slower, accelerator=accelerator)
             try:
-                return fitting.run(checkpoint, progress)
+                return begin(settings=slower, accelerator=accelerator).run(checkpoint, progress)
             except Diverged as error:
                 if rate <= least:
                     tried = f"{error}, even at a step size of {rate:g}"

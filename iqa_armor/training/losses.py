@@ -7,8 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Of predictions and opinion scores, (N,) each, N ≥ 2.
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of predictions and opinion scores, (N,) each, N ≥ 2
 
 
 def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
@@ -32,5 +31,4 @@ def plcc_and_mse(scores: Tensor, mos: Tensor) -> Tensor:
 
 def _unit(values: Tensor) -> Tensor:
     centred = values - values.mean()
-    length: Tensor = torch.linalg.vector_norm(centred)
-    return centred / length.clamp_min(1e-6)
+    return torch.div(centred, torch.linalg.vector_norm(centred).clamp_min(1e-6))

@@ -124,9 +124,8 @@ def fit_filter(
     """
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
-    training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
     try:
-        return training.run(checkpoint)
+        return _FilterTraining(model, images, attacks, settings=settings, progress=progress).run(checkpoint)
     except Diverged as error:
         raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
 

@@ -93,8 +93,7 @@ class FileNetwork(nn.Module):
         count, channels, height, width = self.sides
         if count not in (None, 1) or channels not in (None, 3):
             raise ModelLoadError(f"{self.path} takes {_shown(self.sides)}; export it for Nx3xHxW with N free or 1")
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=generator)
+        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=torch.Generator().manual_seed(0))
         started = time.perf_counter()
         together = self(images)
         self.seconds_per_value = (time.perf_counter() - started) / images.nbytes

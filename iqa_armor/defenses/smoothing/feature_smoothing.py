@@ -82,8 +82,8 @@ class SplitSmoother:
         for start in range(0, samples, at_once):
             shape = (len(features), min(at_once, samples - start), *features.shape[1:])
             noise = torch.randn(shape, generator=generator, device=features.device, dtype=features.dtype)
-            noisy = torch.addcmul(features[:, None], noise, scale)
-            parts.append(self.head(noisy.flatten(0, 1)).reshape(shape[:2]))
+            noisy = torch.addcmul(features[:, None], noise, scale).flatten(0, 1)
+            parts.append(self.head(noisy).reshape(shape[:2]))
         return torch.cat(parts, dim=1)
 
 

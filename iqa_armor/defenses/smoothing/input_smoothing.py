@@ -121,8 +121,7 @@ class MedianSmoothing(InputSmoothing):
         return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
     def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        shift = self.radius / self.sigma
-        bounds = median_bounds(scores.sort(-1).values, shift=shift, confidence=self.confidence)
+        bounds = median_bounds(scores.sort(-1).values, shift=self.radius / self.sigma, confidence=self.confidence)
         return Certificate(self._estimate(scores, model), *bounds)
 
 
