@@ -12,10 +12,8 @@ from pathlib import Path
 
 # What torch and the code of a network raise where a graph, a size or a type does not fit: every kind of mistake that a
 # network may hold, none of those that a machine makes (memory, interrupts, files).
-NETWORK_FAILURES = (
-    *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
-    *(LookupError, ArithmeticError, NameError, ImportError),
-)
+_USUAL = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError)
+NETWORK_FAILURES = (*_USUAL, LookupError, ArithmeticError, NameError, ImportError)
 Says = Callable[[BaseException], str]  # what a message says of an exception
 
 
@@ -29,11 +27,7 @@ class ArmorError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end; the notes (PEP 678) say how to go on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal, its argument, asked this process to end; the notes (PEP 678) say how to go on."""
 
 
 class ModelLoadError(ArmorError, exit_code=3):

@@ -116,10 +116,8 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
     return largest
 
 
-def _certify(
-    subject: Subject, word: str, method: tuple[Smoother, BoundSmoother], *, plain: Sequence[float]
-) -> MethodFigures:
-    (smoother, bound), scale = method, subject.scale
+def _certify(subject: Subject, word: str, how: tuple[Smoother, BoundSmoother], *, plain: list[float]) -> MethodFigures:
+    (smoother, bound), scale = how, subject.scale
     found: list[CertifiedImage] = []
     smoothed: list[float] = []
     slopes: list[float] = []

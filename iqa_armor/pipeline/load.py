@@ -15,7 +15,10 @@ from iqa_armor.defenses.base import Defended, Threat, read_chain
 from iqa_armor.defenses.defended import Purified, Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.build import build
+from iqa_armor.models.checkpoints import read_checkpoint
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
 from iqa_armor.pipeline.card import record_of
@@ -34,8 +37,6 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
     The file is one of iqa-armor, a state dict or a pickled module, told by its content, or `hf:owner/name` on the hub.
     `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest.
     """
-    from iqa_armor.models.build import build
-
     opening = opening or Opening()
     _check(opening)
     named, path = Path(path), fetched(path)
@@ -79,9 +80,6 @@ def start_model(
     These are None where nothing is from a file; an architecture's factory does not tell. `arch` may also be a model
     file. Raises ModelLoadError if there is no such architecture, or too few of the weights fit.
     """
-    from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_checkpoint
-
     _check(opening)
     arch = str(arch)
     if arch.endswith(".py"):
@@ -112,10 +110,6 @@ def _check(opening: Opening) -> None:
 
 def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str, str]:
     """Return the pickled module of a file, or an architecture with its weights; the architecture; the weights' key."""
-    from iqa_armor.models import ARCHITECTURES
-    from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_checkpoint
-
     stored = read_checkpoint(path, trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
     _say(*stored.remarks)
     if isinstance(stored.weights, nn.Module):

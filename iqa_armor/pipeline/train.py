@@ -32,10 +32,8 @@ from iqa_armor.training.images import TrainingImages, load_training_images, pred
 from iqa_armor.training.purifier import FittedFilter, fit_attacks, fit_filter
 
 STRENGTHS = 10.0 ** torch.arange(-4, 5, 0.5, dtype=torch.float64)  # of the mean squared singular value
-UNDONE = (
-    *("psnr_before", "psnr_after", "psnr_clean", "quality_before", "quality_after"),
-    *("gain_before", "gain_after", "gain_clean"),
-)
+_FIDELITY = ("psnr_before", "psnr_after", "psnr_clean", "quality_before", "quality_after")
+UNDONE = (*_FIDELITY, "gain_before", "gain_after", "gain_clean")
 DIRECTIONS: dict[str, tuple[Direction, ...]] = {"up": (1,), "down": (-1,), "both": (1, -1)}
 
 

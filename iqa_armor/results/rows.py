@@ -36,11 +36,10 @@ def require_writer(kind: str) -> None:
 
 
 def write_parquet(path: Path, rows: Iterable[Row], *, texts: Sequence[str], numbers: Sequence[str]) -> None:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
+    import pyarrow.parquet
 
     kinds, left = {**dict.fromkeys(texts, pyarrow.string()), **dict.fromkeys(numbers, pyarrow.float64())}, iter(rows)
-    with ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
+    with pyarrow.parquet.ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
         while group := list(islice(left, _GROUP)):
             plain = [{**row, **{name: printable(row[name]) for name in texts}} for row in group]
             writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))

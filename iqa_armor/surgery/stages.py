@@ -151,16 +151,12 @@ def _dilation(lineage: Lineage, node: fx.Node) -> int:
 def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> fx.Node | None:
     """Return the last dominator with maps that `first` depends on, outside the residual unit of `first`."""
     before, unit = ancestors(first), first.meta.get("unit")
-    usable = (
-        node
-        for node in reversed(passed)
-        if node in before
-        and node is not first
-        and not (isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad)
-        and not (unit and node.meta.get("unit") == unit)
-        and _has_maps(lineage, node)
-    )
-    return next(usable, None)
+    for node in reversed(passed):
+        is_padding = isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad
+        is_outside = node is not first and not (unit and node.meta.get("unit") == unit)
+        if node in before and is_outside and not is_padding and _has_maps(lineage, node):
+            return node
+    return None
 
 
 def _has_maps(lineage: Lineage, node: fx.Node) -> bool:

@@ -166,17 +166,13 @@ def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
     """Return whether maps are (N, h, w, C): a layer on the last axis touches them or maps like them, no convolution."""
 
     def alike(current: fx.Node) -> list[fx.Node]:
-        return [
-            other
-            for other in (*current.all_input_nodes, *current.users)
-            if size_of(other) == size_of(node) and not {called_name(other), called_name(current)} & MOVES
-        ]
+        near = [other for other in (*current.all_input_nodes, *current.users) if size_of(other) == size_of(node)]
+        return [other for other in near if not {called_name(other), called_name(current)} & MOVES]
 
     maps = reach(node, alike)
     touching = {other for current in maps for other in (current, *current.all_input_nodes, *current.users)}
-    if any(is_convolution(lineage.traced, other) for other in touching):
-        return False
-    return any(_works_on_last_axis(lineage, other) for other in touching)
+    is_convolved = any(is_convolution(lineage.traced, other) for other in touching)
+    return not is_convolved and any(_works_on_last_axis(lineage, other) for other in touching)
 
 
 def _works_on_last_axis(lineage: Lineage, node: fx.Node) -> bool:
