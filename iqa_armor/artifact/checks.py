@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
+from iqa_armor.graph.calls import hides_network, is_allowed
+
 MAX_HEADER_BYTES = 2**24  # graph, settings and tensor table of DenseNet-201 together take 0.4 MB
 MAX_JSON_DEPTH = 32
 MAX_NODES = 20_000
@@ -39,6 +41,18 @@ def shown(value: object) -> str:
     """Return a short printable form of something that a stranger wrote."""
     text = ascii(value)
     return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def check_path(path: object) -> str:
+    """Return a dotted module path whose every part is an ordinary name or an index."""
+    if not isinstance(path, str) or not 0 < len(path) <= MAX_NAME:
+        raise FormatError(f"{shown(path)} is no module path")
+    for part in path.split("."):
+        if not is_allowed(part):
+            raise FormatError(f"{shown(path)} is no module path: {shown(part)} is not allowed as a name in it")
+    if hides_network(path):
+        raise FormatError(f"{shown(path)} is no module path: it would hide the network itself")
+    return path
 
 
 def expect_fields(value: object, names: Set[str], where: str) -> dict[str, object]:

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.checks import FormatError, shown
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, encode_value
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS, SOURCE
-from iqa_armor.artifact.values import encode_value
 from iqa_armor.graph.interpret import FIXED_SIZE, place_of
 
 INPUT = "images"

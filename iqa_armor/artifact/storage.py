@@ -102,14 +102,9 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 
     Nothing in the file is executed. The memory and operations that its graph takes are bounded at the recorded image
     size (--max-memory, `checks.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
-    image only: a graph that changes its tensors is refused, one that mixes images gets them one by one.
-
-    Args:
-        path: The file.
-        source: Network with the parts that are user code, for a file that needs its source; they do run.
-
-    Raises:
-        ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
+    image only: a graph that changes its tensors is refused, one that mixes images gets them one by one. For a file that
+    needs its source, `source` is a network with the parts that are user code, which do run. A ModelLoadError says that
+    the file is missing, damaged, or holds anything that is not in the tables.
     """
     path = Path(path)
     with within(f"{path} is refused:", ModelLoadError):
