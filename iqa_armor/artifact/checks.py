@@ -70,8 +70,7 @@ ArgumentCheck = Callable[[object], object]
 
 _LARGEST = sys.float_info.max  # whole numbers may be larger, and no float then
 MAX_CHANNELS = 2**17
-MAX_KERNEL = 2**10
-MAX_PADDING = 2**10
+MAX_KERNEL = MAX_PADDING = 2**10
 
 
 def must_be(what: str, passes: Callable[[Any], bool]) -> ArgumentCheck:

@@ -43,10 +43,9 @@ def decode_network(
     _check_table(description["tensors"], header)
     build = _skeleton(description, header, source)
     _check_state(build.root, header)
-    nodes = description["nodes"]
-    if not isinstance(nodes, list) or not 2 <= len(nodes) <= checks.MAX_NODES:
-        count = len(nodes) if isinstance(nodes, list) else 0
-        raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {count}")
+    nodes = description["nodes"] if isinstance(description["nodes"], list) else []
+    if not 2 <= len(nodes) <= checks.MAX_NODES:
+        raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {len(nodes)}")
     for index, stored in enumerate(nodes):
         with within(f"node {index}:"):
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))

@@ -155,7 +155,7 @@ def encode_value(value: object, refer: Callable[[fx.Node], object]) -> object:
 
 
 def decode_value(value: object, nodes: Sequence[fx.Node], signature: Signature, *, depth: int = 0) -> object:
-    """Return the argument that parsed JSON, inside `depth` containers, stands for, of which `nodes` may be parts."""
+    """Return the argument that parsed JSON, inside `depth` containers, stands for; it may refer to these nodes."""
     if depth > MAX_ARGUMENT_DEPTH:
         raise FormatError(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
     if isinstance(value, str) and not signature.accepts_text(value):
@@ -168,7 +168,11 @@ def decode_value(value: object, nodes: Sequence[fx.Node], signature: Signature, 
     if kind in ("list", "tuple", "slice"):
         if not isinstance(content, list) or len(content) > MAX_LENGTH:
             raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
-        return _container(kind, content, [decode_value(part, nodes, signature, depth=depth + 1) for part in content])
+        parts = [decode_value(part, nodes, signature, depth=depth + 1) for part in content]
+        is_slice = len(parts) == 3 and all(type(part) is int or isinstance(part, fx.Node | None) for part in parts)
+        if kind == "slice" and not is_slice:
+            raise FormatError(f"a slice needs three numbers, got {shown(content)}")
+        return slice(*parts) if kind == "slice" else tuple(parts) if kind == "tuple" else parts
     return _atom(kind, content, nodes)
 
 
@@ -180,11 +184,3 @@ def _atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
     if isinstance(content, str) and content in ATOMS.get(kind, ()):
         return ATOMS[kind][content]
     raise FormatError(f"{shown({kind: content})} is no argument")
-
-
-def _container(kind: str, content: object, parts: list[object]) -> object:
-    if kind != "slice":
-        return parts if kind == "list" else tuple(parts)
-    if len(parts) != 3 or not all(part is None or type(part) is int or isinstance(part, fx.Node) for part in parts):
-        raise FormatError(f"a slice needs three numbers, got {shown(content)}")
-    return slice(*parts)
