@@ -225,7 +225,7 @@ def going_on(how: str, kept: Path | None) -> Iterator[None]:
 
 def told(stop: KeyboardInterrupt) -> tuple[str, int]:
     """Return in one sentence that, and how, a signal ended this, and the exit code."""
-    number = stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
+    number = stop.args[0] if isinstance(stop, Stopped) else int(signal.SIGINT)
     notes = getattr(stop, "__notes__", None) or ["nothing is kept of it; run the same command again"]
     return f"stopped by {signal.Signals(number).name}: {notes[0]}", 128 + number
 

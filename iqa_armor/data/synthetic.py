@@ -67,8 +67,8 @@ def downscale(image: Pixels, severity: float, _rng: Generator) -> Pixels:
     factor = _between(1.3, 7.0, severity)
     source = Image.fromarray(image)
     small = (max(round(source.width / factor), 4), max(round(source.height / factor), 4))
-    shrunk = source.resize(small, Image.Resampling.BICUBIC)
-    return np.asarray(shrunk.resize(source.size, Image.Resampling.BICUBIC))
+    bicubic = Image.Resampling.BICUBIC
+    return np.asarray(source.resize(small, bicubic).resize(source.size, bicubic))
 
 
 def white_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:

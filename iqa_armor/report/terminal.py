@@ -128,9 +128,8 @@ def _joined(table: Table) -> Iterator[_Shown]:
     """Yield the columns, those with a common heading as one: "pgd1/pgd8" over ".455/1.821"."""
     for group, places in table.column_groups:
         heading = f"/{BREAK}".join(table.columns[place].heading for place in places)
-        kind = table.columns[places[0]].kind
         cells = tuple(tuple(_cell(each, row, places) for row in each.rows) for each in table.groups)
-        yield _Shown(f"{group}\n{heading}" if group else heading, kind, cells)
+        yield _Shown(f"{group}\n{heading}" if group else heading, table.columns[places[0]].kind, cells)
 
 
 def _cell(group: Rows, row: Sequence[Cell | None], places: Sequence[int]) -> Text:

@@ -31,8 +31,7 @@ def doctor(machine: Machine) -> None:
     for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
         if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
             lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
-    here = Path.cwd()
-    free = f"{shutil.disk_usage(here).free / 2**30:.1f} GiB"
+    here, free = Path.cwd(), f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"
     found: dict[str, dict[str, Any]] = {
         "versions": versions(),
         "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},

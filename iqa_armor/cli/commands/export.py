@@ -67,9 +67,8 @@ def export(
             show_forecasts([found])
             return
         if is_smaller:
-            dataset = call.open(progress=bars)
             kind: Precision = "int8" if bits.int8 else "fp16"
-            made = Smaller.on(opened, dataset, kind, limit=count)
+            made = Smaller.on(opened, call.open(progress=bars), kind, limit=count)
             smaller = replace(made, max_loss=bits.max_loss, progress=bars)
         bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
