@@ -42,11 +42,9 @@ class TReS(nn.Module):
         self.classifier_places = {part: f"model.{part}" for part in RESNET_TRUNK}
         self.model: nn.Module = resnet50(weights=None)
         self.pools = nn.ModuleList(L2Pooling() for _ in STAGES)
-        self.drop2d = nn.Dropout(0.1)
-        self.position = Position(WIDTH)
+        self.drop2d, self.position = nn.Dropout(0.1), Position(WIDTH)
         self.transformer = Transformer(WIDTH, heads=16, layers=2, hidden=64, dropout=0.5)
-        self.fc2 = nn.Linear(WIDTH, STAGES[-1])
-        self.fc = nn.Linear(2 * STAGES[-1], 1)
+        self.fc2, self.fc = nn.Linear(WIDTH, STAGES[-1]), nn.Linear(2 * STAGES[-1], 1)
 
     def forward(self, images: Tensor) -> Tensor:
         stages = self._stages(images)
@@ -169,11 +167,9 @@ class Attention(nn.Module):
 
     def __init__(self, width: int, heads: int, *, dropout: float) -> None:
         super().__init__()
-        self.heads = heads
-        self.scale = (width // heads) ** -0.5
+        self.heads, self.scale = heads, (width // heads) ** -0.5
         self.query, self.key, self.value = (nn.Linear(width, width) for _ in _PARTS)
-        self.softmax = nn.Softmax(dim=-1)
-        self.dropout = nn.Dropout(dropout)
+        self.softmax, self.dropout = nn.Softmax(dim=-1), nn.Dropout(dropout)
         self.out_proj = nn.Linear(width, width)
 
     def forward(self, tokens: Tensor, placed: Tensor) -> Tensor:

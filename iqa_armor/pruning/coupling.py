@@ -93,7 +93,10 @@ class Coupling:
         present = {key: torch.unique(names[labels[labels > 0]]).tolist() for key, labels in sites.items()}
         makers = [key for key in self.labelling.made_axis.items() if key[0] not in self.labelling.heads]
         made = dict.fromkeys(name for key in makers for name in present[key])
-        standing = {name: {key: labels for key, labels in sites.items() if name in present[key]} for name in made}
+        standing: dict[int, dict[tuple[str, int], Tensor]] = {}  # by name of a set, where it stands
+        for key, labels in sites.items():
+            for name in present[key]:
+                standing.setdefault(name, {})[key] = labels
         return [self._group(torch.nonzero(names == name).flatten(), standing[name]) for name in made]
 
     @property
