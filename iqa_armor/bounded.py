@@ -24,9 +24,7 @@ from iqa_armor.machine import memory_limit
 
 SECONDS = 20.0  # of one call, where the caller knows no better
 MOST_BYTES = 2**34  # of one message
-_CODE = (
-    "import json, sys; sys.path[:] = json.loads(sys.argv[1]); from iqa_armor.bounded import serve; serve(*sys.argv[2:])"
-)
+_CODE = "import json, sys; sys.path[:] = json.loads(sys.argv[1]); import iqa_armor.bounded as b; b.serve(sys.argv[2])"
 _SIZES = struct.Struct("<QQ")
 
 
@@ -41,8 +39,7 @@ class Worker:
         self.bounds_memory = bounds_memory
         self._process: subprocess.Popen[bytes] | None = None
         self._imported: set[str] = set()
-        self._owner = os.getpid()
-        self._lock = threading.Lock()
+        self._owner, self._lock = os.getpid(), threading.Lock()
 
     def call(self, function: str, *arguments: Any, payload: bytes = b"", seconds: float = SECONDS) -> tuple[Any, bytes]:
         """Return what `module:function` gives for JSON values and bytes; raises its ArmorError, else EndedError."""

@@ -1,7 +1,6 @@
 """Failures a user can cause and mend, each with the exit code of the command line.
 
-Whatever else a library raises on a stranger's file becomes one of them in `reading`, and whatever the code of others
-raises in `calling`: the two places that catch all.
+Whatever a library raises on a stranger's file becomes one of them in `reading`, what others' code raises in `calling`.
 """
 
 import errno
@@ -13,10 +12,8 @@ from pathlib import Path
 
 # What torch and the code of a network raise where a graph, a size or a type does not fit: every kind of mistake that a
 # network may hold, none of those that a machine makes (memory, interrupts, files).
-NETWORK_FAILURES = (
-    *(TypeError, ValueError, RuntimeError, AttributeError, AssertionError),
-    *(LookupError, ArithmeticError, NameError, ImportError),
-)
+_USUAL = (TypeError, ValueError, RuntimeError, AttributeError, AssertionError)
+NETWORK_FAILURES = (*_USUAL, LookupError, ArithmeticError, NameError, ImportError)
 Says = Callable[[BaseException], str]  # what a message says of an exception
 
 

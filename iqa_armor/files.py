@@ -24,8 +24,7 @@ def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
     """Give a name to write to, and make what stands there the file at `path` once the block has ended well.
 
     It has the suffix of `path` and a folder of its own, in which side files are dropped, but for one with the suffix
-    `beside`, which appears first. If the block fails, all stays as it was. Raises OutputError if the file cannot be
-    written; also in place of an OSError of the block.
+    `beside`, which appears first. If the block fails, all stays as it was. An OSError becomes an OutputError.
     """
     path = Path(path)
     with refusing(path), _unfinished(path.parent, prefix=f".{path.name}{MARK}") as folder:
@@ -41,8 +40,7 @@ def replacing(path: Path | str, *, beside: str = "") -> Iterator[Path]:
 def staging(output: Path | str) -> Iterator[Path]:
     """Give a folder for unfinished files; all of them appear in `output` together once the block has ended well.
 
-    If the block fails, `output` is removed where it is new. Raises OutputError, also in place of an OSError of the
-    block.
+    If the block fails, `output` is removed where it is new. Raises OutputError, also for an OSError of the block.
     """
     output = Path(output)
     is_new = not output.exists()
@@ -106,16 +104,13 @@ def _probe(path: Path, parent: Path, prefix: str) -> None:
 
 
 @contextmanager
-def claiming(
-    path: Path | str, *, overwrite: bool, is_folder: bool = False, files: Sequence[str] = ()
-) -> Iterator[None]:
+def claiming(path: Path, *, overwrite: bool, is_folder: bool = False, files: Sequence[str] = ()) -> Iterator[None]:
     """Keep a name for what the block makes, from before the work until it stands there.
 
     Of two processes that claim one name, the second is refused at once. A folder is made, and removed again if it
     stays empty; `files` are those that are going to stand in it. Raises UsageError if one is there and not to be
     overwritten, or a folder in its place, OutputError if nothing can be written, or another process is about to.
     """
-    path = Path(path)
     if is_folder and path.exists() and not path.is_dir():
         raise UsageError(f"{path} is a file; name a folder")
     existing = [file for file in (path / name for name in files or ([] if is_folder else [""])) if file.is_file()]

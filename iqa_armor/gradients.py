@@ -7,11 +7,8 @@ import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
-_PASSED = frozenset(
-    getattr(home, name)
-    for name in ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "detach")
-    for home in (torch, Tensor)
-)
+_NAMES = ("round", "floor", "ceil", "trunc", "fix", "sign", "sgn", "detach")
+_PASSED = frozenset(getattr(home, name) for name in _NAMES for home in (torch, Tensor))
 ImageMap = Callable[[Tensor], Tensor]
 
 
@@ -20,7 +17,6 @@ def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> Imag
 
     `exact` is computed, (N, 3, H, W) to (N, 3, H', W'), without gradients, so that it may leave torch; the backward is
     that of a `surrogate` near it, the identity if None. The map raises ValueError where that gives another shape.
-
     Source: backward pass differentiable approximation, Athalye et al., "Obfuscated Gradients Give a False Sense of
     Security", ICML 2018, arXiv:1802.00420, Section 4.1.
     """
@@ -32,10 +28,8 @@ def straight_through(exact: ImageMap, surrogate: ImageMap | None = None) -> Imag
             return values
         stand_in = images if surrogate is None else surrogate(images)
         if stand_in.shape != values.shape:
-            raise ValueError(
-                f"a surrogate must give the shape of what it stands for, {tuple(values.shape)}, "
-                f"got {tuple(stand_in.shape)}"
-            )
+            shapes = f"{tuple(values.shape)}, got {tuple(stand_in.shape)}"
+            raise ValueError(f"a surrogate must give the shape of what it stands for, {shapes}")
         through: Tensor = _Replaced.apply(stand_in, values)
         return through
 
@@ -63,9 +57,7 @@ class PassThrough(TorchFunctionMode):
 
     passed = 0
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         rest = kwargs or {}
         is_step = func in _PASSED and args and isinstance(args[0], Tensor) and args[0].requires_grad
         if not (is_step and torch.is_grad_enabled()):

@@ -80,10 +80,9 @@ def is_main_process() -> bool:
 def require_one_process() -> None:
     """Refuse (UsageError) work that a launcher has started several times: each process would have its own result."""
     if (count := launched()[1]) != 1:
-        raise UsageError(
-            f"a launcher has started {count} processes, and only evaluate shares its work among them: batches that are "
-            "split would give other weights; start this without torchrun or accelerate launch"
-        )
+        problem = f"a launcher has started {count} processes, and only evaluate shares its work among them"
+        advice = "batches that are split would give other weights; start this without torchrun or accelerate launch"
+        raise UsageError(f"{problem}: {advice}")
 
 
 def usable_processors() -> int:

@@ -30,9 +30,7 @@ def seeded(seed: int, device: torch.device = CPU) -> Iterator[None]:
 class Undrawn(TorchFunctionMode):
     """Leaves first weights undrawn, for shapes: on the meta device torch would import its compiler for them."""
 
-    def __torch_function__(
-        self, func: Any, types: Any, args: tuple[Any, ...] = (), kwargs: dict[str, Any] | None = None
-    ) -> Any:
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == "torch.nn.init" or func in (Tensor.normal_, Tensor.uniform_):
             return kwargs["tensor"] if "tensor" in kwargs else args[0]

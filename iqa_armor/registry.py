@@ -16,6 +16,9 @@ from typing import Any, Generic, TypeVar
 
 from iqa_armor.errors import ArmorError, UsageError, calling, failing
 
+T = TypeVar("T")
+Setting = int | float | str | bool
+SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 _SPEC = re.compile(r"(?P<source>.+?\.py|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*):(?P<name>[A-Za-z_]\w*)(?P<rest>:.*)?", re.S)
 
 
@@ -62,11 +65,6 @@ def _from_file(path: Path, kind: str, failure: type[ArmorError]) -> ModuleType:
         del sys.modules[name]
         raise
     return module
-
-
-T = TypeVar("T")
-Setting = int | float | str | bool
-SWITCHES = {"true": True, "false": False, "yes": True, "no": False, "1": True, "0": False}
 
 
 @dataclass(frozen=True)
@@ -140,7 +138,10 @@ class Registry(Mapping[str, T], Generic[T]):
         if (special := self.pattern(name)) is not None:
             return special, rest
         if name in self._installed():
-            return self._accepted(self._load(name), name), rest
+            says = f"the installed {self.kind} {name!r} cannot be imported"
+            with failing(says, (ImportError, AttributeError), error=self.error):
+                found = self._installed()[name].load()
+            return self._accepted(found, name), rest
         if (spec := split_spec(word)) is not None:
             return self._accepted(self._imported(*spec[:2]), word), spec[2]
         raise self.error(f"unknown {self.kind} {name!r}; {self._meant(name)}known are {self.summary()}")
@@ -173,11 +174,6 @@ class Registry(Mapping[str, T], Generic[T]):
 
     def _installed(self) -> Mapping[str, EntryPoint]:
         return _entry_points(self.group) if self.group else {}
-
-    def _load(self, name: str) -> Any:
-        says = f"the installed {self.kind} {name!r} cannot be imported"
-        with failing(says, (ImportError, AttributeError), error=self.error):
-            return self._installed()[name].load()
 
     def _meant(self, name: str) -> str:
         near = difflib.get_close_matches(name, self.names(), n=1)

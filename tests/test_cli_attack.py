@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from iqa_armor.cli import app
 from iqa_armor.data.images import read_image
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline.attack import COLUMNS, attack_images, build_attacks, name_files, to_levels
+from iqa_armor.pipeline.attack import AttackedImage, attack_images, build_attacks, name_files, to_levels
 from iqa_armor.pipeline.load import load_model
 from iqa_armor.pipeline.score import score_files
 
@@ -36,6 +37,8 @@ def make():
     network = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(32, 1))
     return QualityModel(network, Preprocessing(size=(24, 31)))
 """
+
+COLUMNS = [field.name for field in fields(AttackedImage)]
 
 
 def run(*arguments: object):
@@ -76,7 +79,7 @@ def test_attack_writes_images_that_score_as_the_table_says(model: list[object], 
     assert done.exit_code == 0, done.stderr
     assert f"wrote 6 images and attacks.csv to {output}" in done.stdout
     rows = table(output)
-    assert list(rows[0]) == list(COLUMNS)
+    assert list(rows[0]) == COLUMNS
     assert [row["attack"] for row in rows[:2]] == ["pgd8", "pgd:steps=3,epsilon=1.5"]
     assert sorted(path.name for path in output.iterdir()) == sorted([*(row["file"] for row in rows), "attacks.csv"])
     clean = json.loads(run("score", *model, photos, "--json").stdout)["images"]
@@ -122,7 +125,7 @@ def test_direction_down_lowers_and_epsilon_bounds_what_words_leave_open(
     assert [entry["epsilon"] for entry in shown["images"]] == [6, 2]
     assert [entry["linf"] for entry in shown["images"]] == pytest.approx([6, 2], abs=1.01)
     assert all(entry["gain"] < 0 for entry in shown["images"])
-    assert all(list(entry) == list(COLUMNS) for entry in shown["images"])
+    assert all(list(entry) == COLUMNS for entry in shown["images"])
 
 
 def test_same_command_gives_the_same_bytes(model: list[object], photos: Path, output: Path, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from iqa_armor.artifact.storage import save_artifact
 from iqa_armor.cli import app
 from iqa_armor.errors import ArmorError, DataError, UsageError
-from iqa_armor.export.smaller import Smaller, loss_of
+from iqa_armor.export.onnx import Smaller, loss_of
 from iqa_armor.export.write import export_model
 from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
@@ -51,7 +51,7 @@ def model(*, backend: str | None = None) -> QualityModel:
 def test_fewer_bits_are_smaller_and_score_nearly_alike(precision: str, backend: str | None, tmp_path: Path) -> None:
     made = model(backend=backend)
     plain = export_model(made, tmp_path / "plain.onnx")
-    smaller = Smaller.on(made, DATA, precision, limit=6, max_loss=1.0)
+    smaller = replace(Smaller.on(made, DATA, precision, limit=6), max_loss=1.0)
     exported = export_model(made, tmp_path / "small.onnx", smaller=smaller)
     assert exported.loss is not None
     assert exported.loss.precision == precision
@@ -85,7 +85,9 @@ def test_each_kind_of_loss_is_seen(rising: bool) -> None:
     made = model()
     made.higher_is_better = rising
     tasks: list[str] = []
-    smaller = Smaller.on(made, DATA, "int8", limit=6, max_loss=9.0, progress=lambda task, *_: tasks.append(task))
+    smaller = replace(
+        Smaller.on(made, DATA, "int8", limit=6), max_loss=9.0, progress=lambda task, *_: tasks.append(task)
+    )
     smaller = replace(smaller, mos=None)
 
     def plain(images: Tensor) -> Tensor:

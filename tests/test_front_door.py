@@ -25,7 +25,7 @@ from iqa_armor.models.base import Preprocessing
 from iqa_armor.pipeline.attack import attack_images, build_attacks
 from iqa_armor.pipeline.score import score_files
 
-MODULES = ("attack", "bench", "certify", "harden", "load", "score", "train", "train_purifier")
+MODULES = ("attack", "bench", "certify", "harden", "load", "score", "train")
 QUICK = EvaluationSettings(attacks=("pgd1",), epsilons=(4 / 255,), ranking="none", resamples=10, limit=4)
 
 

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from iqa_armor import save_model, train
 from iqa_armor.errors import SurgeryError
 from iqa_armor.models.base import Preprocessing, QualityModel
-from iqa_armor.pipeline import proofs
+from iqa_armor.pipeline import inspect
 from iqa_armor.pipeline.harden import harden
 from iqa_armor.recipe import Recipe, Training
 
@@ -122,7 +122,7 @@ def test_identity_blocks_are_projections(backend: str) -> None:
 @pytest.mark.parametrize("kind", [Dropping, BatchDependent, PythonRandom])
 def test_scores_that_change_by_themselves_are_said_once(kind: type[nn.Module], monkeypatch: pytest.MonkeyPatch) -> None:
     said: list[str] = []
-    monkeypatch.setattr(proofs.logger, "warning", said.append)
+    monkeypatch.setattr(inspect.logger, "warning", said.append)
     checks = hardened(kind())
     assert ["scores of this network are random" in text for text in said] == [True]
     assert checks[0]["difference"] is None

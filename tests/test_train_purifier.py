@@ -26,7 +26,7 @@ from iqa_armor.defenses.purifiers.fcn import load_fcn
 from iqa_armor.errors import ArmorError, DataError, RecipeError, UsageError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.train_purifier import build_threats, train_purifier
+from iqa_armor.pipeline.train import build_threats, train_purifier
 from iqa_armor.progress import silent
 from iqa_armor.training.filter_settings import FilterSettings, PurifierSettings
 from iqa_armor.training.images import TrainingImages, load_training_images

@@ -20,8 +20,7 @@ from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.recipe import Training
 from iqa_armor.training import DEFENSES, LOSSES
 from iqa_armor.training.adversarial import TeacherConsistency
-from iqa_armor.training.defenses import FitContext, Step, TrainingDefense
-from iqa_armor.training.flatness import GradientNorm, gradient_norms
+from iqa_armor.training.defenses import FitContext, GradientNorm, Step, TrainingDefense, gradient_norms
 
 BARE = Preprocessing(size=None, mean=(0.0, 0.0, 0.0), std=(1.0, 1.0, 1.0))
 

@@ -11,8 +11,7 @@ from test_training_robust import drawn, linear_model, made
 from torch import nn
 
 from iqa_armor.training.adversarial import AnchoredRanking
-from iqa_armor.training.defenses import Step, Together
-from iqa_armor.training.flatness import WeightPerturbation
+from iqa_armor.training.defenses import Step, Together, WeightPerturbation
 
 
 def test_awp_by_hand() -> None:

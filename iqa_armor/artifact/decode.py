@@ -205,7 +205,19 @@ def _add_border(build: _Build, op: str, target: str, *, args: list[object], kwar
 
 
 def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwargs: dict[str, object]) -> fx.Node:
-    callee, signature = _callee(build, op, target)
+    callee: Any = target
+    if op == "call_module":
+        if check_path(target) not in build.leaves:
+            raise FormatError(f"it calls {shown(target)}, which is no declared layer")
+        signature = build.leaves[target].signature
+    elif op == "call_method" and target in METHODS:
+        signature = METHODS[target]
+    elif op == "call_function" and target in FUNCTIONS:
+        signature, callee = FUNCTIONS[target], FUNCTIONS[target].target
+    elif op in ("call_function", "call_method"):
+        raise FormatError(f"{op} {shown(target)} is not allowed")
+    else:
+        raise FormatError(f"{shown(op)} is no kind of node")
     with within(f"{op} {shown(target)}:"):
         values = tuple(decode_value(arg, build.nodes, signature.accepts_text) for arg in args)
         named = {name: decode_value(arg, build.nodes, signature.accepts_text) for name, arg in kwargs.items()}
@@ -213,18 +225,3 @@ def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwa
             raise FormatError("a method needs the node whose value it belongs to")
         signature.check(values[1:] if op == "call_method" else values, named)
     return build.graph.create_node(str(op), callee, values, named)  # type: ignore[arg-type]
-
-
-def _callee(build: _Build, op: object, target: str) -> tuple[Any, Signature]:
-    """Return what a node calls, and the arguments it takes."""
-    if op == "call_module":
-        if check_path(target) not in build.leaves:
-            raise FormatError(f"it calls {shown(target)}, which is no declared layer")
-        return target, build.leaves[target].signature
-    if op not in ("call_function", "call_method"):
-        raise FormatError(f"{shown(op)} is no kind of node")
-    if op == "call_method" and target in METHODS:
-        return target, METHODS[target]
-    if op == "call_function" and target in FUNCTIONS:
-        return FUNCTIONS[target].target, FUNCTIONS[target]
-    raise FormatError(f"{op} {shown(target)} is not allowed")

@@ -91,9 +91,7 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
 
 
 def _target(node: fx.Node) -> str:
-    if isinstance(node.target, str):
-        return node.target
-    name = FUNCTIONS.name_of(node.target)
+    name = node.target if isinstance(node.target, str) else FUNCTIONS.name_of(node.target)
     if name is None:
         raise FormatError(
             f"it calls {node._pretty_print_target(node.target)}, "

@@ -24,8 +24,7 @@ BOUNDS = {None: MAX_INTEGER, "growth": 2**14, "exponent": EXPONENT}
 class Signature:
     """The arguments that a stored graph may give a function, a Tensor method or a layer."""
 
-    # Its parameters in order, separated by spaces, for a method without the tensor itself; "?" marks those that may be
-    # left out.
+    # Its parameters in order, for a method without the tensor itself; "?" marks those that may be left out.
     names: str = ""
     texts: Collection[str] = ()  # strings it accepts as arguments
     pattern: str = ""  # regular expression of further strings it accepts

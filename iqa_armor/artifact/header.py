@@ -73,8 +73,7 @@ def _check_depth(value: object) -> None:
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     """Return metadata and tensors of a safetensors file whose header declares just the bytes that the file has."""
-    entries, data_bytes = _read_entries(path)
-    metadata = _metadata(entries.pop("__metadata__", {}))
+    metadata, entries, data_bytes = _read_entries(path)
     if len(entries) > checks.MAX_TENSORS:
         raise FormatError(f"it declares {len(entries)} tensors; at most {checks.MAX_TENSORS} are allowed")
     spans = {name: _tensor(name, entry) for name, entry in entries.items()}
@@ -94,11 +93,11 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
 
 def read_metadata_text(path: Path) -> dict[str, str]:
     """Return the text metadata of a safetensors file without looking at its tensors."""
-    return _metadata(_read_entries(path)[0].get("__metadata__", {}))
+    return _read_entries(path)[0]
 
 
-def _read_entries(path: Path) -> tuple[dict[str, object], int]:
-    """Return the parsed header and the number of bytes that follow it."""
+def _read_entries(path: Path) -> tuple[dict[str, str], dict[str, object], int]:
+    """Return metadata and entries of the header, and the number of bytes that follow it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)
@@ -112,13 +111,10 @@ def _read_entries(path: Path) -> tuple[dict[str, object], int]:
         header = parse_json(file.read(length))
     if not isinstance(header, dict):
         raise FormatError("it has a wrong header: not a JSON object")
-    return header, size - 8 - length
-
-
-def _metadata(value: object) -> dict[str, str]:
-    if not isinstance(value, dict) or not all(isinstance(text, str) for text in value.values()):
+    metadata = header.pop("__metadata__", {})
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         raise FormatError("it has a wrong header: metadata must map names to text")
-    return value
+    return metadata, header, size - 8 - length
 
 
 def _tensor(name: str, entry: object) -> tuple[TensorInfo, int, int]:

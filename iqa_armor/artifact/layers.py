@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any
 
 import torch
@@ -20,15 +21,20 @@ SOURCE = "source"  # stands for the class of a module that is taken from the use
 INPUT = Signature("input")
 
 
-@dataclass(frozen=True)
-class Derived:
-    """A constructor argument that a layer does not keep under its name: its check, and how it is read from a layer."""
-
-    check: checks.ArgumentCheck
-    read: Callable[[Any], object]
+Fields = Mapping[str, checks.ArgumentCheck]
 
 
-Fields = Mapping[str, checks.ArgumentCheck | Derived]
+def _is_given(value: object) -> bool:
+    return value is True or isinstance(value, Tensor)
+
+
+# How the constructor arguments are read from a layer that not every class keeps under their names.
+READ: Mapping[str, Callable[[Any], object]] = {
+    "bias": lambda layer: _is_given(layer.in_proj_bias if hasattr(layer, "in_proj_bias") else layer.bias),
+    "add_bias_kv": lambda layer: layer.bias_k is not None,
+    "p": lambda layer: layer.norm if isinstance(layer, nn.PairwiseDistance) else layer.p,
+    "num_features": lambda layer: layer.num_features if hasattr(layer, "num_features") else len(layer.weight),
+}
 
 
 @dataclass(frozen=True)
@@ -44,16 +50,12 @@ class StoredLayer:
 
     def describe(self, module: nn.Module) -> dict[str, object]:
         """Return the constructor arguments of an existing layer as JSON values."""
-        read = {
-            name: check.read(module) if isinstance(check, Derived) else getattr(module, name)
-            for name, check in self.fields.items()
-        }
+        read = {name: READ.get(name, attrgetter(name))(module) for name in self.fields}
         return {name: list(value) if isinstance(value, tuple | list) else value for name, value in read.items()}
 
     def arguments(self, stored: object) -> dict[str, Any]:
         """Return constructor arguments, each checked on its own."""
-        each = {name: check.check if isinstance(check, Derived) else check for name, check in self.fields.items()}
-        return checks.checked_fields(stored, each, "its constructor arguments")
+        return checks.checked_fields(stored, self.fields, "its constructor arguments")
 
     def build(self, arguments: dict[str, Any]) -> nn.Module:
         """Return a new layer on the meta device, or refuse arguments that do not go together."""
@@ -77,12 +79,11 @@ def _usual(axes: int) -> Fields:
         ("in1_features in2_features out_features input_size hidden_size", checks.channels),
         ("embedding_dim embed_dim num_heads kdim vdim", checks.channels),
         ("in_features num_embeddings", _WIDE),
+        ("padding_idx", optional(integer(-(2**22), 2**22))),
         ("upscale_factor downscale_factor", integer(1, 64)),
         ("affine track_running_stats elementwise_affine add_zero_attn batch_first bidirectional", checks.flag),
-        ("inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
+        ("bias add_bias_kv inplace ceil_mode count_include_pad return_indices keepdim", checks.flag),
         ("align_corners recompute_scale_factor", optional(checks.flag)),
-        # A flag in recurrent layers, a tensor or None in others.
-        ("bias", Derived(checks.flag, lambda module: module.bias is True or isinstance(module.bias, Tensor))),
         ("dim start_dim end_dim", checks.dimension),
         ("alpha beta k min_val max_val negative_slope threshold value", checks.any_number),
         ("p lower upper dropout", checks.share),
@@ -90,6 +91,7 @@ def _usual(axes: int) -> Fields:
         ("eps", checks.epsilon),
         ("normalized_shape", sequence(checks.channels, 1, 4)),
         ("max_norm", optional(checks.any_number)),
+        ("norm_type", checks.number(0.1, 64)),
         ("num_layers", integer(1, 16)),
         ("nonlinearity", choice("tanh", "relu")),
         ("kernel_size stride dilation", checks.per_axis(axes, 1, MAX_KERNEL)),
@@ -108,7 +110,7 @@ def _usual(axes: int) -> Fields:
 USUAL = {1: _usual(1), 2: _usual(2)}
 
 
-def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.ArgumentCheck | Derived) -> Entries:
+def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.ArgumentCheck) -> Entries:
     """Return the entries of layers of torch.nn with the same arguments; NAME=CHECK takes the check of another name."""
     entries = {}
     for kind in kinds.split():
@@ -121,19 +123,15 @@ def _layers(kinds: str, names: str = "", call: str = "input", **own: checks.Argu
 CONVOLUTION = "in_channels out_channels groups kernel_size stride dilation padding bias padding_mode"
 AVERAGE = "kernel_size stride padding ceil_mode count_include_pad"
 NORM = "num_features eps momentum affine track_running_stats"
-EMBEDDING = "num_embeddings embedding_dim padding_idx max_norm"
-POWER = "norm_type kernel_size stride ceil_mode"
 CELL = "input_size hidden_size bias"
 RECURRENT = f"{CELL} batch_first bidirectional num_layers dropout"
-ATTENTION = "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv"
-# Each but the query may be left out where a graph leaves it out.
-ATTENDED = "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?"
-_norm = Derived(checks.any_number, lambda module: module.norm)
 # Naming a backend in a file imports nothing but what is installed for that.
 _backend = checks.must_be(
     f"one of {BACKENDS.summary()}", lambda value: isinstance(value, str) and BACKENDS.knows(value)
 )
-_halved = {"channels": integer(2, checks.MAX_CHANNELS)}
+_even = integer(2, checks.MAX_CHANNELS)
+ROBUST: Fields = {"channels": _even, "backend": _backend, "pool": choice("square", "none")}
+TOKENS: Fields = {"channels": _even, "size": sequence(_SIDE, 2), "extra": integer(0, 2**14), "backend": _backend}
 
 
 def _reduction(given: dict[str, Any]) -> tuple[int, ...]:
@@ -150,13 +148,11 @@ _ENTRIES: Entries = {
     **_layers("LocalResponseNorm", "size alpha beta k", size=_LENGTH),
     **_layers("Linear", "in_features out_features bias"),
     **_layers("Bilinear", "in1_features in2_features out_features bias", "input1 input2?"),
-    **_layers("Embedding", EMBEDDING, padding_idx=optional(integer(-(2**22), 2**22))),
+    **_layers("Embedding", "num_embeddings embedding_dim padding_idx max_norm"),
     **_layers(
         "MultiheadAttention",
-        ATTENTION,
-        ATTENDED,
-        bias=Derived(checks.flag, lambda module: module.in_proj_bias is not None),
-        add_bias_kv=Derived(checks.flag, lambda module: module.bias_k is not None),
+        "embed_dim num_heads kdim vdim add_zero_attn batch_first dropout bias add_bias_kv",
+        "query key? value? key_padding_mask? need_weights? attn_mask? average_attn_weights? is_causal?",
     ),
     **_layers("GRU", RECURRENT, "input hx?"),
     **_layers("LSTM", f"{RECURRENT} proj_size", "input hx?", proj_size=integer(0, checks.MAX_CHANNELS)),
@@ -166,7 +162,7 @@ _ENTRIES: Entries = {
     **_layers("MaxPool1d MaxPool2d", "kernel_size stride padding dilation return_indices ceil_mode"),
     **_layers("AvgPool1d", AVERAGE),
     **_layers("AvgPool2d", f"{AVERAGE} divisor_override", divisor_override=optional(integer(1, 2**20))),
-    **_layers("LPPool2d", POWER, norm_type=checks.number(0.1, 64), stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
+    **_layers("LPPool2d", "norm_type kernel_size stride ceil_mode", stride=optional(checks.per_axis(2, 1, MAX_KERNEL))),
     **_layers("AdaptiveAvgPool1d AdaptiveAvgPool2d", "output_size"),
     **_layers("AdaptiveMaxPool1d AdaptiveMaxPool2d", "output_size return_indices"),
     **_layers("Sigmoid Tanh LogSigmoid Softsign Tanhshrink Softmax2d Identity"),
@@ -189,7 +185,7 @@ _ENTRIES: Entries = {
     **_layers("ConstantPad1d ConstantPad2d", "padding=edges value"),
     **_layers("ChannelShuffle", "groups"),
     **_layers("CosineSimilarity", "dim eps", "x1 x2?"),
-    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=_norm),
+    **_layers("PairwiseDistance", "p eps keepdim", "x1 x2?", p=checks.any_number),
     **_layers("Flatten", "start_dim end_dim"),
     **_layers("Fold", "output_size kernel_size dilation stride padding", output_size=checks.per_axis(2, 1, 2**14)),
     **_layers("Unfold", "kernel_size dilation stride padding"),
@@ -199,16 +195,10 @@ _ENTRIES: Entries = {
     **_layers("Upsample", "size scale_factor mode align_corners recompute_scale_factor"),
     **_layers("UpsamplingBilinear2d UpsamplingNearest2d", "size scale_factor"),
     "iqa_armor.ortho.RobustBlock": StoredLayer(
-        RobustBlock,
-        {**_halved, "backend": _backend, "pool": choice("square", "none")},
-        Signature("features"),
-        {"reduction.weight": _reduction},
+        RobustBlock, ROBUST, Signature("features"), {"reduction.weight": _reduction}
     ),
     "iqa_armor.ortho.TokenBlock": StoredLayer(
-        TokenBlock,
-        {**_halved, "size": sequence(_SIDE, 2), "extra": integer(0, 2**14), "backend": _backend},
-        Signature("tokens"),
-        {"block.reduction.weight": _reduction},
+        TokenBlock, TOKENS, Signature("tokens"), {"block.reduction.weight": _reduction}
     ),
 }
 
@@ -219,16 +209,13 @@ def _of_vision() -> Entries:
     from torchvision.ops import FrozenBatchNorm2d, StochasticDepth
     from torchvision.ops.misc import Permute
 
-    count, on_x = Derived(checks.channels, lambda module: len(module.weight)), Signature("x")
-    norm = _ENTRIES["torch.nn.LayerNorm"].fields
+    norm, on_x = _ENTRIES["torch.nn.LayerNorm"].fields, Signature("x")
+    frozen: Fields = {"num_features": checks.channels, "eps": checks.epsilon}
+    depth = {"p": checks.share, "mode": choice("batch", "row")}
     return {
         "torchvision.models.convnext.LayerNorm2d": StoredLayer(LayerNorm2d, norm, on_x),
-        "torchvision.ops.FrozenBatchNorm2d": StoredLayer(
-            FrozenBatchNorm2d, {"num_features": count, "eps": checks.epsilon}, on_x
-        ),
-        "torchvision.ops.StochasticDepth": StoredLayer(
-            StochasticDepth, {"p": checks.share, "mode": choice("batch", "row")}
-        ),
+        "torchvision.ops.FrozenBatchNorm2d": StoredLayer(FrozenBatchNorm2d, frozen, on_x),
+        "torchvision.ops.StochasticDepth": StoredLayer(StochasticDepth, depth),
         "torchvision.ops.Permute": StoredLayer(Permute, {"dims": sequence(checks.dimension, 1, 6)}, on_x),
     }
 

@@ -14,25 +14,21 @@ Rule = Callable[[Any, Size], Sequence[int] | None]
 
 
 def _convolved(layer: nn.Conv2d, size: Size) -> Sequence[int] | None:
-    if isinstance(layer.padding, str) or size[1] != layer.in_channels:
-        return None
-    sides = _windows(size, layer.kernel_size, layer.stride, layer.padding, layer.dilation)
-    return sides and (size[0], layer.out_channels, *sides)
+    is_plain = not isinstance(layer.padding, str) and size[1] == layer.in_channels
+    return _windows(layer, size, layer.out_channels) if is_plain else None
 
 
 def _pooled(layer: nn.MaxPool2d | nn.AvgPool2d, size: Size) -> Sequence[int] | None:
-    if layer.ceil_mode or getattr(layer, "return_indices", False):
-        return None
+    is_plain = not layer.ceil_mode and not getattr(layer, "return_indices", False)
+    return _windows(layer, size, size[1]) if is_plain else None
+
+
+def _windows(layer: Any, size: Size, channels: int) -> Sequence[int] | None:
+    """Return the size of one value for each window and channel, None where not one fits."""
     parts = (layer.kernel_size, layer.stride, layer.padding, getattr(layer, "dilation", 1))
-    sides = _windows(size, *((part, part) if isinstance(part, int) else tuple(part) for part in parts))
-    return sides and (*size[:2], *sides)
-
-
-def _windows(size: Size, kernel: Any, stride: Any, padding: Any, dilation: Any) -> tuple[int, ...] | None:
-    """Return how many windows fit on either axis, None where not one does."""
-    steps = zip(size[2:], kernel, stride, padding, dilation, strict=True)
-    sides = tuple((side + 2 * pad - wide * (width - 1) - 1) // step + 1 for side, width, step, pad, wide in steps)
-    return sides if min(sides) > 0 else None
+    steps = zip(size[2:], *((part, part) if isinstance(part, int) else part for part in parts), strict=True)
+    sides = [(side + 2 * pad - wide * (width - 1) - 1) // step + 1 for side, width, step, pad, wide in steps]
+    return (size[0], channels, *sides) if min(sides) > 0 else None
 
 
 def _averaged(layer: nn.AdaptiveAvgPool2d, size: Size) -> Sequence[int]:

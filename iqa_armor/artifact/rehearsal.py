@@ -31,7 +31,8 @@ _WINDOWS = ("aten::max_pool2d_with_indices", "aten::avg_pool2d", "aten::avg_pool
 class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses a run on the meta device, while it is active, whose tensors would take more bytes together.
 
-    It may read `stored` tensors but not change them; `draws` says whether it has drawn random numbers.
+    It may read `stored` tensors but not change them; `draws` says whether it has drawn random numbers, `is_proven`
+    whether each of its operations is known to keep images apart.
     """
 
     @classmethod
@@ -40,7 +41,7 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
 
     def __init__(self, most_bytes: int, stored: Iterable[Tensor]) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
-        self.draws = False
+        self.draws, self.is_proven = False, True
         self._most_bytes, self._stored = most_bytes, list(stored)
         self._kept = {value.untyped_storage()._cdata for value in self._stored}
         self._versions = [value._version for value in self._stored]
@@ -52,7 +53,7 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         name, outputs = func._schema.name, tensors_in(made)
         self.draws |= torch.Tag.nondeterministic_seeded in func.tags
         if name == "aten::native_batch_norm" and args[5] and args[3] is not None:
-            self._refuse_change(args[3].untyped_storage()._cdata in self._kept)
+            self.check_unchanged(has_changed=args[3].untyped_storage()._cdata in self._kept)
         if outputs and not any(each.alias_info and not each.alias_info.is_write for each in func._schema.returns):
             self.spend(_operations(name, args, outputs))
             self._take(outputs, _workspace(name, args, outputs[0]))
@@ -63,12 +64,9 @@ class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
         if self._operations > MAX_OPERATIONS:
             raise FormatError(f"its graph takes more than {MAX_OPERATIONS:.0e} operations for an image")
 
-    def close(self) -> None:
+    def check_unchanged(self, *, has_changed: bool = False) -> None:
         """Refuse a run that has changed what was to be read only."""
-        self._refuse_change(self._versions != [value._version for value in self._stored])
-
-    def _refuse_change(self, has_changed: bool) -> None:
-        if has_changed:
+        if has_changed or self._versions != [value._version for value in self._stored]:
             raise FormatError("its graph changes its own stored tensors, so that an image's score would change too")
 
     def _take(self, outputs: list[Tensor], workspace: int) -> None:
@@ -146,21 +144,18 @@ def rehearse(network: fx.GraphModule, size: tuple[int, int] | None) -> None:
 
 def _run(network: fx.GraphModule, height: int, width: int) -> Any:
     stored = [*network.parameters(), *network.buffers()]
-    unproven: list[fx.Node] = []
     scores: Any = None
     left = memory_limit() - sum(value.nbytes for value in stored)
     with torch.no_grad(), torch.device("meta"), Account(left, stored) as account:
         images = torch.empty(BATCH, 3, height, width)
-        for node, scores in interpret(network, images, call=partial(_call, account, unproven)):
+        for node, scores in interpret(network, images, call=partial(_call, account)):
             _check_value(scores, node.name)
-        account.close()
-    network.meta.update({COMPANY: "untried" if unproven else "any", DRAWS: account.draws})
+        account.check_unchanged()
+    network.meta.update({COMPANY: "any" if account.is_proven else "untried", DRAWS: account.draws})
     return scores
 
 
-def _call(
-    account: Account, unproven: list[fx.Node], traced: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any
-) -> Any:
+def _call(account: Account, traced: fx.GraphModule, node: fx.Node, args: Any, kwargs: Any) -> Any:
     """Return what a node gives, unless making it alone could take all memory."""
     if node.target in (operator.mul, operator.imul) and any(isinstance(arg, list | tuple) for arg in args):
         raise FormatError("its graph repeats a list")
@@ -176,7 +171,7 @@ def _call(
     is_flat |= isinstance(layer, nn.Flatten) and layer.start_dim == 1
     is_apart = is_flat or isinstance(layer, (*POINTWISE, RobustBlock))
     if any(each.op == "get_attr" for each in node.all_input_nodes) or not (is_apart or quick is not None):
-        unproven.append(node)
+        account.is_proven = False
     if kwargs or quick is None:
         return call_node(traced, node, args, kwargs)
     weight, window = getattr(layer, "weight", None), getattr(layer, "kernel_size", 1)

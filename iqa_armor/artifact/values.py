@@ -8,7 +8,7 @@ import torch
 from torch import fx
 
 from iqa_armor.artifact.checks import MAX_ARGUMENT_DEPTH, MAX_LENGTH, MAX_NAME, FormatError, shown
-from iqa_armor.graph.names import hides_network, is_allowed
+from iqa_armor.graph.calls import hides_network, is_allowed
 
 
 def check_path(path: object) -> str:
@@ -80,7 +80,9 @@ def decode_value(value: object, nodes: Sequence[fx.Node], accepts: AcceptText, *
         raise FormatError(f"{shown(value)} is no argument")
     ((kind, content),) = value.items()
     if kind in ("list", "tuple", "slice"):
-        return _container(kind, content, nodes, accepts=accepts, depth=depth)
+        if not isinstance(content, list) or len(content) > MAX_LENGTH:
+            raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
+        return _container(kind, content, [decode_value(part, nodes, accepts, depth=depth + 1) for part in content])
     return _atom(kind, content, nodes)
 
 
@@ -94,12 +96,7 @@ def _atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
     raise FormatError(f"{shown({kind: content})} is no argument")
 
 
-def _container(
-    kind: str, content: object, nodes: Sequence[fx.Node], *, accepts: AcceptText, depth: int
-) -> list[object] | tuple[object, ...] | slice:
-    if not isinstance(content, list) or len(content) > MAX_LENGTH:
-        raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
-    parts = [decode_value(part, nodes, accepts, depth=depth + 1) for part in content]
+def _container(kind: str, content: object, parts: list[object]) -> object:
     if kind != "slice":
         return parts if kind == "list" else tuple(parts)
     if len(parts) != 3 or not all(part is None or type(part) is int or isinstance(part, fx.Node) for part in parts):

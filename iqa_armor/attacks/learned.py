@@ -163,10 +163,7 @@ class FACPA(FittedLinf):
     direction: Direction = +1
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Perturber:
-        """Return the network after the pass with the best mean score, no perturbation being one candidate.
-
-        The generator draws the network's first weights; gradients of the score's own parameters are not kept.
-        """
+        """Return the network, drawn by the generator, after its best pass by mean score, no change being one."""
         first = next(batches_of(batches))
         # The mean L1 norm of the scores' gradients: what no change of the score's unit can hide.
         length = float(score_gradient(score, first).abs().flatten(1).sum(1).mean())

@@ -7,10 +7,9 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.adam import Search, ascend, pixels_within, working
 from iqa_armor.attacks.base import Direction, LinfAttack, ScoreFn
 from iqa_armor.attacks.pgd import contrast_map
-from iqa_armor.attacks.scores import climb, project_linf
+from iqa_armor.attacks.scores import Search, ascend, climb, pixels_within, project_linf, working
 from iqa_armor.limits import Count, NotNegative, Positive
 from iqa_armor.metrics.fidelity import ssim
 from iqa_armor.models.reference import perceptual_network
@@ -44,10 +43,7 @@ class KorhonenYou(LinfAttack):
 
 
 def edge_map(images: Tensor) -> Tensor:
-    """Return the Sobel magnitude of the luma, (N, 1, H, W), as a share of the largest in each image (N, 3, H, W).
-
-    It is 0 everywhere in an image of one luma; outside, the border is repeated.
-    """
+    """Return the Sobel magnitude of the luma, (N, 1, H, W), over each image's largest; 0 where it is uniform."""
     from kornia.color import rgb_to_grayscale  # heavy, and needed here only
     from kornia.filters import spatial_gradient
 

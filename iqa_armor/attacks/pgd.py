@@ -9,7 +9,6 @@ import torch
 from torch import Generator, Tensor
 from torch.nn.functional import avg_pool2d
 
-from iqa_armor.attacks.adam import working
 from iqa_armor.attacks.base import Direction, LinfAttack, Norm, ScoreFn
 from iqa_armor.attacks.scores import (
     climb,
@@ -20,6 +19,7 @@ from iqa_armor.attacks.scores import (
     project_l2,
     project_linf,
     score_gradient,
+    working,
 )
 from iqa_armor.limits import Count, Limited, NotNegative, Positive
 from iqa_armor.randomness import drawn_from

@@ -8,8 +8,8 @@ import torch
 from torch import Generator, Tensor
 from torch.nn import functional
 
-from iqa_armor.attacks.adam import Search, ascend, working
 from iqa_armor.attacks.base import Direction, Norm, ScoreFn
+from iqa_armor.attacks.scores import Search, ascend, working
 from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
 # Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
@@ -125,10 +125,7 @@ class AdvCF(Limited):
 
 
 def apply_curve(images: Tensor, rises: Tensor) -> Tensor:
-    """Return images (N, 3, H, W) in [0, 1] after the curves of their channels; the identity keeps every bit.
-
-    `rises` are those of every piece of a curve, (N, 3, 64), in any unit, not negative.
-    """
+    """Return images (N, 3, H, W) in [0, 1] after curves by the rises of their pieces, (N, 3, 64) ≥ 0 in any unit."""
     # Scaled here too, for the gradient's sake: else all rises might want up, and projecting would undo the step.
     rises = rises / rises.mean(2, keepdim=True)
     away = functional.pad((rises - 1).cumsum(2) / PIECES, (1, 0))  # curve minus identity, at 65 knots

@@ -106,11 +106,9 @@ class Told(CallSettings):
 def options(
     *, without: Collection[str] = (), usual: Collection[str] = ("device",), recipe: str | None = None
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of every parameter whose type is a `SettingsModel`, and --recipe beside them.
+    """Give a command options for every parameter whose type is a `SettingsModel`, and --recipe, by default `recipe`.
 
-    The command is called with the validated settings; its other parameters stay what they are. There is no option for
-    settings in `without`; those in `usual` are shown by --help, the others by --help-all. `recipe` is what holds
-    where none is named.
+    There is none for settings in `without`; those in `usual` are shown by --help, the others by --help-all.
     """
 
     def decorate(command: Callable[..., None]) -> Callable[..., None]:

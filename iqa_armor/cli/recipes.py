@@ -38,11 +38,7 @@ class Sources:
         self.origins: dict[str, str] = {}
 
     def read(self, kind: type[S], flags: Mapping[str, Any]) -> S:
-        """Return validated settings; a flag wins over --set, which wins over the recipe.
-
-        Errors name the flag or file and the value; a word on the command line that a registry cannot read is a
-        UsageError, and what is wrong with a recipe a RecipeError.
-        """
+        """Return validated settings; a flag wins over --set, which wins over the recipe; errors say where it stands."""
         fields = kind.model_fields
         of_recipes = fields.keys() if kind.in_recipes else set()
         changes = {name: value for name, value in self.of_changes.items() if name in of_recipes}

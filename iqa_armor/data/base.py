@@ -1,12 +1,10 @@
 """What a dataset is: named images, perhaps with opinion scores, in fixed splits."""
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 import torch
 from torch import Tensor
@@ -39,12 +37,12 @@ class ImageSet:
     def __getitem__(self, index: int) -> Tensor:
         return self.read(self.positions[index])
 
-    def select(self, indices: Sequence[int]) -> ImageSet:
+    def select(self, indices: Sequence[int]) -> Self:
         mos = None if self.mos is None else self.mos[torch.as_tensor(list(indices), dtype=torch.long)]
         names, positions = tuple(self.names[i] for i in indices), tuple(self.positions[i] for i in indices)
         return replace(self, names=names, mos=mos, positions=positions)
 
-    def limit(self, count: int | None) -> ImageSet:
+    def limit(self, count: int | None) -> Self:
         return self if count is None or count >= len(self) else self.select(evenly(len(self), count))
 
 
@@ -115,10 +113,7 @@ def evenly(total: int, count: int) -> list[int]:
 
 
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
-    """Split training images into (fitting, held-out tenth) by a hash of each name, the same in larger sets too.
-
-    The held-out tenth chooses the best epoch; the reported splits never do.
-    """
+    """Split training images into (fitting, held-out tenth, which chooses the epoch) by a hash of each name."""
     ranks = [int(hashlib.sha256(name.encode()).hexdigest()[:8], 16) for name in images.names]
     out = [i for i, rank in enumerate(ranks) if rank % 10 == 0]
     least = min(2, len(ranks) // 2)  # a correlation needs two images; tiny sets may have none
@@ -130,8 +125,7 @@ def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
 def hashed_splits(names: Sequence[str]) -> list[Split]:
     """Return a split for each name: exactly 70/10/20 %, by the order of a hash; from three on none is empty."""
     count = len(names)
-    test = max(round(0.2 * count), int(count >= 3))
-    validation = max(round(0.1 * count), int(count >= 3))
+    test, validation = (max(round(share * count), int(count >= 3)) for share in (0.2, 0.1))
     sizes = (count - test - validation, validation, test)
     ranked = [split for split, size in zip(SPLITS, sizes, strict=True) for _ in range(size)]
     order = sorted(range(count), key=lambda i: hashlib.sha256(names[i].encode()).digest())

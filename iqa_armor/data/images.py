@@ -73,7 +73,7 @@ class FileImages:
         """Return the sha256 of the bytes of image `index`, which are read again only where the file has changed."""
         path = self.paths[index]
         with reading(path, DataError):
-            return _digests().get(file_version(path)) or _contents(path)[1]
+            return _room().digests.get(file_version(path)) or _contents(path)[1]
 
 
 def read_image(source: Path | str | Image.Image) -> Tensor:
@@ -90,10 +90,7 @@ def read_image(source: Path | str | Image.Image) -> Tensor:
 
 @contextmanager
 def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Iterator[Image.Image]:
-    """Give an image file of one of Pillow's formats, or the bytes of one; here alone are images opened.
-
-    Whatever the decoders raise in the block, HEIC without its decoder, and too much memory for work is a DataError.
-    """
+    """Give an image file of one of Pillow's formats, or the bytes of one; what fails in the block is a DataError."""
     name = source.name if isinstance(source, Path) else "the image"
     with reading(name, DataError, says="is no image, or damaged", advice="replace it"):
         content = _contents(source)[0] if isinstance(source, Path) else source
@@ -123,11 +120,12 @@ def keeping_room() -> Iterator[None]:
 
 @dataclass
 class _Room:
-    """Memory that the threads of a process share out among the images that they decode."""
+    """What the threads of a process share: memory for images that they decode, and digests of files by version."""
 
     taken: int = 0
     freed: threading.Condition = field(default_factory=threading.Condition)
     of_thread: threading.local = field(default_factory=threading.local)
+    digests: dict[tuple[str, int, int, int], str] = field(default_factory=dict)
 
     @contextmanager
     def of(self, image: Image.Image, name: str) -> Iterator[None]:
@@ -159,17 +157,11 @@ def _room() -> _Room:
     return _Room()
 
 
-@cache
-def _digests() -> dict[tuple[str, int, int, int], str]:
-    """Return the digests of files that this process has read, by version."""
-    return {}
-
-
 def _contents(path: Path) -> tuple[bytes, str]:
     version, content = file_version(path), contents(path, memory_limit())
     digest = hashlib.sha256(content).hexdigest()
-    if len(_digests()) < _REMEMBERED:
-        _digests()[version] = digest
+    if len(_room().digests) < _REMEMBERED:
+        _room().digests[version] = digest
     return content, digest
 
 

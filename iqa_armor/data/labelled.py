@@ -84,8 +84,7 @@ def labelled_dataset(
 ) -> Dataset:
     """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
 
-    A DataError lists all problems so far, missing images with what `hint` says of them, duplicates and constant scores,
-    and ends with the advice. `folder` is where the images lie; labels and files are as in `Dataset`.
+    A DataError lists all problems so far, missing images with what `hint` says of them, duplicates and constant scores.
     """
     missing = [image for image in images if not is_file(image.path)]
     kind = f"missing images in {folder}" if folder else "missing images"

@@ -82,8 +82,7 @@ def load_prepared(
 ) -> PreparedImages:
     """Decode every image once: to keep it where all fit into memory, else only to know that it can be read.
 
-    `prepare` turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]; the limit is in bytes of those. A
-    DataError lists every image that cannot be read.
+    `prepare` turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]; the limit is in bytes of those.
     """
     plain, problems = PreparedImages(images, prepare), Problems("the image set")
     stored: list[Tensor] | None = []

@@ -87,16 +87,10 @@ def _leaf(
     radius = max(radius, low * np.exp(rng.uniform(0, 2.0)))  # fewer specks than the pure model
     aspect = np.exp(rng.normal(0, 0.5))
     color = palette[rng.integers(len(palette))] * rng.uniform(0.7, 1.3) + rng.normal(0, 0.03, 3)
-    return Leaf(
-        center=(rng.uniform(0, size[0]), rng.uniform(0, size[1])),
-        axes=(radius * aspect, radius / aspect),
-        angle=rng.uniform(0, np.pi),
-        power=float(rng.choice([2.0, 2.0, 3.0, 8.0])),
-        color=color.astype(np.float32),
-        contrast=roughness * _log_uniform(rng, 0.01, 0.3),
-        shade=rng.uniform(0, 0.4),
-        softness=softness,
-    )
+    center, axes = (rng.uniform(0, size[0]), rng.uniform(0, size[1])), (radius * aspect, radius / aspect)
+    angle, power = rng.uniform(0, np.pi), float(rng.choice([2.0, 2.0, 3.0, 8.0]))
+    contrast, shade = roughness * _log_uniform(rng, 0.01, 0.3), rng.uniform(0, 0.4)
+    return Leaf(center, axes, angle, power, color.astype(np.float32), contrast, shade, softness)
 
 
 def _paint(canvas: Floats, leaf: Leaf, texture: Floats, rng: Generator) -> None:

@@ -94,35 +94,27 @@ def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> 
     .xlsx; its sheet of that name is read, else the first. A DataError also refuses rows unlike the header in length.
     """
     with reading(path, DataError, says="cannot be read", advice="name an existing label file"), capped():
-        return _table(path, columns, sheet)
-
-
-def _table(path: Path, columns: Sequence[str], sheet: str) -> Table:
-    read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)
-    lines = [(number, cells) for number, cells in islice(read, MOST_LINES) if any(cells)]
-    if next(read, None):
-        raise DataError(f"{path} has more than {MOST_LINES} lines, which no label file needs; divide it")
-    heads = ([cell.lower() for cell in cells] for _, cells in lines[:HEAD_LINES])
-    start = next((place for place, head in enumerate(heads) if columns and set(columns) <= set(head)), 0)
-    header = _header(lines[start][1]) if lines else []
-    has_names = not any(map(is_number, header)) or all(name.isdecimal() or not name for name in header)
-    names = header if has_names else [str(place + 1) for place in range(len(header))]
-    problems, rows = Problems(str(path)), []
-    for number, cells in lines[start + has_names :]:
-        if len(cells) < len(names) or any(cells[len(names) :]):
-            problems.add("rows of the wrong length", f"line {number}: {len(cells)} cells, the header has {len(names)}")
-        else:
-            rows.append(Row(number, dict(zip(names, cells, strict=False))))
-    problems.raise_if_any("quote names that hold the separator and numbers with a decimal comma, then run again")
-    return Table(path, tuple(names), rows, has_names)
-
-
-def _header(cells: Sequence[str]) -> list[str]:
-    names = [cell.lower() for cell in cells]
-    names[0] = names[0].removeprefix("#").strip()
-    while names and not names[-1]:
-        names.pop()
-    return names
+        read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)
+        lines = [(number, cells) for number, cells in islice(read, MOST_LINES) if any(cells)]
+        if next(read, None):
+            raise DataError(f"{path} has more than {MOST_LINES} lines, which no label file needs; divide it")
+        heads = ([cell.lower() for cell in cells] for _, cells in lines[:HEAD_LINES])
+        start = next((place for place, head in enumerate(heads) if columns and set(columns) <= set(head)), 0)
+        header = [cell.lower() for cell in lines[start][1]] if lines else []
+        header[:1] = [name.removeprefix("#").strip() for name in header[:1]]
+        while header and not header[-1]:
+            header.pop()
+        has_names = not any(map(is_number, header)) or all(name.isdecimal() or not name for name in header)
+        names = header if has_names else [str(place + 1) for place in range(len(header))]
+        problems, rows = Problems(str(path)), []
+        for number, cells in lines[start + has_names :]:
+            if len(cells) < len(names) or any(cells[len(names) :]):
+                said = f"line {number}: {len(cells)} cells, the header has {len(names)}"
+                problems.add("rows of the wrong length", said)
+            else:
+                rows.append(Row(number, dict(zip(names, cells, strict=False))))
+        problems.raise_if_any("quote names that hold the separator and numbers with a decimal comma, then run again")
+        return Table(path, tuple(names), rows, has_names)
 
 
 def _text_lines(path: Path) -> Lines:

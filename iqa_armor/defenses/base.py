@@ -89,10 +89,7 @@ class BoundSmoother(Protocol):
     """A smoother of one model."""
 
     def scores(self, images: Tensor, generator: Generator, *, samples: int | None = None) -> Tensor:
-        """Return smoothed scores (N,) of prepared images (N, 3, H, W) in [0, 1], estimated differentiably.
-
-        Noise is that of `samples` copies instead of the smoother's own number; activations of all are kept.
-        """
+        """Return smoothed scores (N,) of images in [0, 1], differentiably, by so many copies, else its own number."""
 
     def certify(self, images: Tensor, generator: Generator) -> Certificate:
         """Return smoothed scores with bounds; no gradient flows."""
@@ -170,10 +167,7 @@ _OWN = r"[^+:,=]+\.py:[A-Za-z_]\w*|[A-Za-z_]\w*(?:\.[A-Za-z_]\w*)*:[A-Za-z_]\w*(
 
 
 def read_chain(text: str) -> dict[str, Purifier]:
-    """Return purifiers by their words, joined by "+" in the order of their application: "jpeg:quality=60+flip".
-
-    Errors are those of `read_purifier`, and a UsageError where a word stands there twice.
-    """
+    """Return purifiers by their words, joined by "+" in their order; none may stand there twice (UsageError)."""
     known = "|".join(map(re.escape, PURIFIERS.names()))
     words = re.split(rf"\+(?=(?:{known}|{_OWN})(?:[:+]|$))", text)
     if len(set(words)) < len(words):
@@ -182,10 +176,7 @@ def read_chain(text: str) -> dict[str, Purifier]:
 
 
 def read_purifier(word: str) -> Purifier:
-    """Return the purifier that a word of `PURIFIERS` means, loaded where it is read from a file.
-
-    A UsageError refuses the word, a ModelLoadError the file; an ArmorError names an optional extra that is missing.
-    """
+    """Return the purifier that a word of `PURIFIERS` means, loaded where it is a file; an ArmorError refuses either."""
     purifier = PURIFIERS.read(word)
     if not isinstance(purifier, PurifierFile):
         return purifier

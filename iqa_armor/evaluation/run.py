@@ -65,10 +65,7 @@ class Run:
         return self._scales[model]
 
     def lender_for(self, model: QualityModel) -> QualityModel | None:
-        """Return what attacks on a model borrow from: the baseline behind its defenses, if its images are as large.
-
-        It is on the device and frozen while the other is evaluated.
-        """
+        """Return the bare baseline, frozen and on the device, if its images are as large, to borrow from."""
         lender = None if self.lender is None else undefended(self.lender)
         is_other = lender is not None and lender is not model
         return lender if is_other and lender.preprocessing.size == model.preprocessing.size else None  # type: ignore[union-attr]
@@ -178,10 +175,7 @@ LENGTH_TOLERANCE = 1e-4  # relative, rounding of float32 sums
 
 
 def check_budget(name: str, attack: Attack, *, clean: Tensor, attacked: Tensor) -> None:
-    """Refuse attacked images of another size, outside their attack's budget or outside [0, 1], by an ArmorError.
-
-    A displacement ("flow") cannot be read off images and is not checked.
-    """
+    """Refuse images of another size, outside their attack's budget, unless it is a flow's, or outside [0, 1]."""
     if attacked.shape != clean.shape:
         sizes = f"from {tuple(clean.shape)} to {tuple(attacked.shape)}"
         raise ArmorError(f"attack {name} changed the size of images {sizes}")

@@ -26,7 +26,7 @@ from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.layer import OrthogonalConv2d
 
 if TYPE_CHECKING:
-    from iqa_armor.export.smaller import Smaller
+    from iqa_armor.export.onnx import Smaller
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 _ALONE = threading.RLock()  # two exporters would give back each other's settings

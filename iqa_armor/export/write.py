@@ -18,7 +18,7 @@ from iqa_armor.data.synthetic import DISTORTIONS, distort
 from iqa_armor.errors import ArmorError, OutputError, UsageError
 from iqa_armor.export import capture
 from iqa_armor.export.capture import INPUT, OUTPUT, Format, Score, Size, format_of
-from iqa_armor.export.smaller import Loss, LossError, Smaller, loss_of
+from iqa_armor.export.onnx import Loss, LossError, Smaller, loss_of
 from iqa_armor.files import replacing
 from iqa_armor.models.base import QualityModel
 from iqa_armor.ortho.layer import OrthogonalConv2d
@@ -60,10 +60,7 @@ def natural_batches(sizes: Sequence[tuple[int, int]]) -> list[Tensor]:
 
 
 def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agreement:
-    """Return how a file's scores of batches of images (N, 3, H, W) compare with an eager model's on the CPU.
-
-    Raises ArmorError if they differ by more than 1e-3 of the score range, in number or by a NaN; with figures.
-    """
+    """Return how a file's scores of images (N, 3, H, W) differ from a model's; ArmorError beyond 1e-3 of the range."""
     expected, given = [capture.eager_scores(model, images) for images in batches], [score(images) for images in batches]
     for images, ours, theirs in zip(batches, expected, given, strict=True):
         if theirs.shape != ours.shape:
@@ -73,22 +70,13 @@ def compare(model: QualityModel, score: Score, batches: Sequence[Tensor]) -> Agr
     # Of constant scores a thousandth of their size.
     spread = max(eager.max() - eager.min(), eager.abs().max() / 1000, torch.tensor(1e-12))
     width = float(spread) if model.scale is None else model.scale.width
-    found = Agreement(
-        largest_error=error,
-        share_of_range=error / width,
-        range=width,
-        range_measured_here=model.scale is None,
-        images=len(eager),
-        batches=tuple(sorted({len(images) for images in batches})),
-        sizes=tuple(dict.fromkeys((images.shape[-2], images.shape[-1]) for images in batches)),
-    )
-    if not found.share_of_range <= TOLERANCE:  # NaN fails too
-        sizes = ", ".join("{}x{}".format(*size) for size in found.sizes)
-        raise ArmorError(
-            f"the exported file scores differently: up to {found.largest_error:.3g} on {found.images} images "
-            f"({sizes}), {found.share_of_range:.2%} of the score range {width:.4g}; at most {TOLERANCE:.1%} is allowed"
-        )
-    return found
+    share, sizes = error / width, tuple(dict.fromkeys((images.shape[-2], images.shape[-1]) for images in batches))
+    if not share <= TOLERANCE:  # NaN fails too
+        where = f"{len(eager)} images ({', '.join('{}x{}'.format(*size) for size in sizes)})"
+        off = f"up to {error:.3g} on {where}, {share:.2%} of the score range {width:.4g}"
+        raise ArmorError(f"the exported file scores differently: {off}; at most {TOLERANCE:.1%} is allowed")
+    counts = tuple(sorted({len(images) for images in batches}))
+    return Agreement(error, share, width, model.scale is None, len(eager), counts, sizes)
 
 
 @dataclass(frozen=True)
@@ -147,10 +135,8 @@ def export_model(model: QualityModel, path: Path | str, *, smaller: Smaller | No
             reason = str(error)
             logger.info("exporting for one image size, since for any: %s", reason)
     if model.preprocessing.size is None:
-        raise ArmorError(
-            f"this model can be exported for one image size only ({reason}) and records none; "
-            "give it with --input-size HEIGHTxWIDTH"
-        )
+        only = f"this model can be exported for one image size only ({reason}) and records none"
+        raise ArmorError(f"{only}; give it with --input-size HEIGHTxWIDTH")
     return _exported(model, path, smaller, fixed_because=reason)
 
 

@@ -13,18 +13,8 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, calling
-from iqa_armor.graph.interpret import (
-    ADVICE,
-    FIXED_SIZE,
-    NodeFailure,
-    cause_of,
-    failing_line,
-    for_each,
-    line_of,
-    place_of,
-    shown_line,
-)
-from iqa_armor.graph.names import graph_module
+from iqa_armor.graph.calls import graph_module
+from iqa_armor.graph.interpret import ADVICE, FIXED_SIZE, NodeFailure, cause_of, failed_at, for_each, line_of, place_of
 from iqa_armor.graph.plain import sizes_from
 from iqa_armor.graph.tracer import COMPILED, SizedTracer
 from iqa_armor.graph.walk import ancestors
@@ -38,11 +28,10 @@ _GROWN = (32, 64)  # what another size has more
 def follow(network: nn.Module, example: Tensor) -> fx.GraphModule:
     """Return the graph of what a network computes in its present mode, made of the network's own layers.
 
-    Where the network's code asks for sizes (an `if`, a loop, padding computed in Python), they are those of the
-    example; `meta["fixed_size"]` of the result then says so, unless the answers do not depend on height and width.
-    Options of `forward` take their defaults. The graph serves any number of images. The example is a normalised input
-    (N, 3, H, W). Raises SurgeryError if what the network does depends on the pixels or on the number of images; names
-    the line.
+    The example is a normalised input (N, 3, H, W). Sizes that the network's code asks for (an `if`, a loop, padding)
+    are the example's; `meta["fixed_size"]` then says so, unless the answers do not depend on height and width. Options
+    of `forward` take their defaults. Raises SurgeryError, with the line, if anything depends on the pixels or the
+    number of images.
     """
     with _from_source(network) as source:
         if isinstance(source, torch.jit.ScriptModule):
@@ -97,9 +86,9 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
 
     def says(failure: BaseException) -> str:  # such as of a file that it opens
-        _note_place(failure, tracer)
-        line = failing_line(failure)
-        return f"cannot be traced: {cause_of(failure)} ({shown_line(line) if line else 'inside a torch layer'})"
+        # Which module's code could not be followed.
+        failure.place = tracer.failed or ""  # type: ignore[attr-defined]
+        return f"cannot be traced: {cause_of(failure)} ({failed_at(failure)})"
 
     with calling(kind, SurgeryError, says=says):
         try:
@@ -117,16 +106,11 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
                 # A graph module has a copy of the graph.
                 tracer.adopt(traced.graph)
         except NodeFailure as failure:
-            _note_place(failure, tracer)
+            failure.place = tracer.failed or ""  # type: ignore[attr-defined]
             is_gray = "to have 1 channels, but got 3" in str(failure)
             shape, advice = (1, *images.shape[1:]), GRAY if is_gray else ADVICE
             raise SurgeryError(f"on an input of {shape} {failure}; {advice}") from failure
     return tracer, traced
-
-
-def _note_place(error: BaseException, tracer: SizedTracer) -> None:
-    """Note on an error which module's code could not be followed."""
-    error.place = tracer.failed or ""  # type: ignore[attr-defined]
 
 
 @contextmanager

@@ -20,8 +20,7 @@ _FILTERS = ("stride", "padding", "dilation", "output_padding")
 def restore_functions(traced: fx.GraphModule) -> None:
     """Replace calls of convolutions, linear maps and normalisations on stored weights by layers, in place.
 
-    A layer takes the place of the module whose weights it has where nothing else of that is used, so that names stay.
-    Calls with the same weights and settings become calls of one layer.
+    A layer takes the place of the module that has its weights, where that is free; calls alike become one layer's.
     """
     made: dict[tuple[object, ...], str] = {}
     replaced: set[fx.Node] = set()
@@ -47,7 +46,6 @@ def stored_at(traced: fx.GraphModule, node: fx.Node) -> Any:
 
 
 def replace_call(traced: fx.GraphModule, node: fx.Node, layer: str, given: fx.Node) -> None:
-    """Replace a node by the call of a layer, in place."""
     with traced.graph.inserting_after(node):
         call = traced.graph.call_module(layer, (given,))
     call.meta = dict(node.meta)
@@ -92,8 +90,7 @@ def _layer(node: fx.Node, given: Given, stored: Given) -> nn.Module | None:
 
 def _convolution(kind: Any, given: Given, stored: Given, _: int) -> nn.Module | None:
     weight, groups = stored["weight"], given.get("groups") or 1
-    filters = {name: given[name] for name in _FILTERS if name in given}
-    filters = {name: tuple(value) if isinstance(value, list) else value for name, value in filters.items()}
+    filters = {n: tuple(value) if isinstance(value, list) else value for n, value in given.items() if n in _FILTERS}
     one, other = weight.shape[:2]
     channels = (one, other * groups) if kind is nn.ConvTranspose2d else (other * groups, one)
     layer: nn.Module = kind(*channels, tuple(weight.shape[2:]), groups=groups, bias="bias" in stored, **filters)

@@ -37,7 +37,6 @@ def cause_of(error: BaseException) -> str:
 
 
 def failure_at(node: fx.Node, traced: nn.Module, error: BaseException) -> NodeFailure:
-    """Return the failure of a node of a traced network; raise it from the error."""
     layer, place = layer_of(traced, node), place_of(node)
     owner = f" in {place!r}" if place else ""
     function = f"{called_name(node) or node.op} (node {node.name!r}{owner})"
@@ -55,10 +54,10 @@ def calling_line(caller: str) -> Line | None:
     return None
 
 
-def failing_line(error: BaseException) -> Line | None:
-    """Return file and number of the innermost line of a network's own code in an error's traceback."""
+def failed_at(error: BaseException) -> str:
+    """Return the innermost line of a network's own code in an error's traceback, as messages show it."""
     frames = [frame for frame in traceback.extract_tb(error.__traceback__) if not frame.filename.startswith(_MACHINERY)]
-    return (frames[-1].filename, frames[-1].lineno or 0) if frames else None
+    return shown_line((frames[-1].filename, frames[-1].lineno or 0)) if frames else "inside a torch layer"
 
 
 def shown_line(line: Line) -> str:
@@ -92,7 +91,6 @@ def for_each(value: Any, images: Tensor) -> list[Any]:
 
 
 def call_node(traced: nn.Module, node: fx.Node, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-    """Return what a node that calls something gives for arguments."""
     target: Any = node.target
     if node.op == "call_module":
         return traced.get_submodule(target)(*args, **kwargs)
@@ -106,9 +104,8 @@ def interpret(
 ) -> Iterator[tuple[fx.Node, Any]]:
     """Yield each node of a graph with its value, the output last; `values` are dropped once nothing reads them.
 
-    Placeholders without an input take their defaults; `call` computes the value of a node that calls something. The
-    generated code is not used, so torch prints nothing when it fails. Raises NodeFailure if a node cannot be computed;
-    says which, why, and where its author wrote it.
+    Placeholders without an input take their defaults; `call` computes what a node gives that calls something. Generated
+    code, whose failures torch prints, is not used. A NodeFailure says which node fails, why, and where.
     """
     values, given = {} if values is None else values, iter(inputs)
     last = {each: node for node in traced.graph.nodes for each in (node, *node.all_input_nodes)}

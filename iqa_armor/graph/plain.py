@@ -36,8 +36,7 @@ def _settling(read: Any) -> Any:
 class Known(fx.Proxy):
     """A value of the graph together with what it is on the example.
 
-    What Python wants as a plain value (the condition of an `if`, the length of a loop, the side of a window) is
-    given, and noted as settled: the graph holds for inputs that give the same. Values of pixels are never given.
+    What Python wants plainly, such as a loop's length, is given unless it depends on pixels, and noted as settled.
     """
 
     tracer: SizedTracer
@@ -102,9 +101,8 @@ class KnownAttribute(Attribute, Known):
 def sizes_from(tracer: SizedTracer) -> Iterator[None]:
     """Note calls such as `torch.zeros(x.shape[0], 8)` and `buffer.expand(x.shape[0], -1)` in the tracer's graph.
 
-    `torch.tensor([x.shape[2], 1])` becomes a constant. Outside torch and Python's own library `isinstance`, and
-    everywhere `torch.is_tensor`, say of a value in the graph what they say of the value itself. Other threads, which
-    have no such values, are answered as ever.
+    `torch.tensor([x.shape[2], 1])` becomes a constant. `torch.is_tensor` and, outside torch and Python's own library,
+    `isinstance` say of a value in the graph what they say of the value itself. Other threads are answered as ever.
     """
     is_tensor_method_or_property(Tensor.expand)  # keeps a list of what it finds at the first call
     script: Any = torch.jit.ScriptFunction
@@ -114,11 +112,13 @@ def sizes_from(tracer: SizedTracer) -> Iterator[None]:
         if (cached := getattr(sys.modules.get("einops.einops"), "_reconstruct_from_shape", None)) is not None:
             stack.callback(cached.cache_clear)  # it keeps sizes, which keep tensors
         replace_attribute(stack, script, "__call__", _given(vars(script)["__call__"], _from_source))
-        _pass_for_tensors(stack)
-        for name in READERS:
-            replace_attribute(stack, torch, name, _given(getattr(torch, name), functools.partial(_settled, tracer)))
-        for name in FACTORIES:
-            replace_attribute(stack, torch, name, _given(getattr(torch, name), functools.partial(_noted, tracer)))
+        # torchvision's second transforms look classes up in tables.
+        tables = getattr(sys.modules.get("torchvision.transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {})
+        for table in [each for each in tables.values() if Tensor in each]:
+            table[Known] = table[Tensor]
+            stack.callback(table.pop, Known)
+        for name, instead in (*((name, _settled) for name in READERS), *((name, _noted) for name in FACTORIES)):
+            replace_attribute(stack, torch, name, _given(getattr(torch, name), functools.partial(instead, tracer)))
         for name in METHODS:
             noted = functools.partial(_noted, tracer, method=name)
             replace_attribute(stack, Tensor, name, _given(getattr(Tensor, name), noted))
@@ -140,15 +140,6 @@ def _kinds_of_values() -> Iterator[None]:
             names.pop("isinstance", None)
         for names, known in own:
             names["isinstance"] = known
-
-
-def _pass_for_tensors(stack: ExitStack) -> None:
-    """Let torchvision's second transforms, which look classes up in tables, take values of a graph as tensors."""
-    tables = getattr(sys.modules.get("torchvision.transforms.v2.functional._utils"), "_KERNEL_REGISTRY", {})
-    for table in tables.values():
-        if Tensor in table:
-            table[Known] = table[Tensor]
-            stack.callback(table.pop, Known)
 
 
 def replace_attribute(stack: ExitStack, owner: Any, name: str, value: object) -> None:
@@ -173,7 +164,6 @@ def _given(called: Callable[..., Any], instead: Callable[..., Any]) -> Callable[
 
 
 def _from_source(called: Callable[..., Any], function: Any, *args: Any, **kwargs: Any) -> Any:
-    """Call what a TorchScript function was compiled from."""
     source: Any = getattr(function, "_torchdynamo_inline", None) or functools.partial(called, function)
     return source(*args, **kwargs)
 

@@ -19,7 +19,7 @@ from iqa_armor.graph.fold import fold_constants
 from iqa_armor.graph.follow import MODES, follow
 from iqa_armor.graph.functional import replace_call, restore_functions
 from iqa_armor.graph.interpret import FIXED_SIZE, cause_of, record_sizes
-from iqa_armor.graph.walk import copy_notes, mark_units
+from iqa_armor.graph.walk import mark_units
 
 _FRESH = (operator.add, operator.sub, operator.mul, operator.truediv, torch.cat)  # make a tensor of their own
 # Layers that drop, by the functions that do the same, and torch's own functions behind those.
@@ -115,15 +115,14 @@ def _differs_in_training(layer: nn.Module) -> bool:
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
-    """Trace a deep copy of a network in eval mode and give every node its size.
+    """Trace a deep copy of a network in eval mode and give every node its size; names of parameters stay.
 
     Dropout that is off in eval mode, and functions that work with a module's own weights, become layers, so that
-    fine-tuning and pruning have them; dropout that its author keeps on in eval mode stays on. What no image has a say
-    in is computed once. The graph module has the network's parameter names and is in eval mode; `size_of` gives the
-    sizes of its nodes for the example, a normalised input (N, 3, H, W).
+    fine-tuning and pruning have them; dropout that is on in eval mode stays on. What no image has a say in is computed
+    once. `size_of` gives the sizes for the example, a normalised input (N, 3, H, W).
 
-    Raises SurgeryError if the network cannot be traced whole, keeps another layer than dropout in training mode, or
-    fails on the example; names the line that broke.
+    Raises SurgeryError, with the line that broke, if the network cannot be traced whole, keeps another layer than
+    dropout in training mode, or fails on the example.
     """
     with evaluating(network):
         followed = follow(network, example)  # the network itself: hooks that it has set hold on to it, not to a copy
@@ -147,11 +146,14 @@ def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:
         raise SurgeryError(f"what {type(network).__name__} gives does not depend on the image; return its scores")
     traced.eval().graph.lint()
     traced.recompile()
-    if isinstance(network, fx.GraphModule):
-        copy_notes(traced, network)
-        traced.meta.update({key: value for key, value in network.meta.items() if key == FIXED_SIZE})
-    else:
+    if not isinstance(network, fx.GraphModule):
         mark_units(traced)
+        return traced
+    notes = {node.name: node.meta for node in network.graph.nodes}
+    for node in traced.graph.nodes:
+        before = notes.get(node.name, {})
+        node.meta.update({key: before[key] for key in ("unit", "line") if key in before})
+    traced.meta.update({key: value for key, value in network.meta.items() if key == FIXED_SIZE})
     return traced
 
 

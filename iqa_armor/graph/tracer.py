@@ -14,8 +14,8 @@ from torch import Tensor, fx, nn
 from torch.fx.proxy import TraceError
 
 from iqa_armor.errors import NETWORK_FAILURES
+from iqa_armor.graph.calls import allowed_path, hides_network
 from iqa_armor.graph.interpret import NodeFailure, call_node, calling_line, failure_at
-from iqa_armor.graph.names import allowed_path, hides_network
 from iqa_armor.graph.plain import Known, proxies
 from iqa_armor.graph.walk import ancestors
 
@@ -38,10 +38,7 @@ _ROOT = str(Path(__file__).with_name("follow.py"))  # what calls the network
 
 
 class SizedTracer(fx.Tracer):
-    """Tracer that stops at torch.nn layers, torchvision's stochastic depth and what says `is_traced_whole`.
-
-    It enters everything else, notes at each node the line of source that made it, and knows each value on the example.
-    """
+    """Tracer that notes each node's line of source and value, and stops at torch.nn layers and what is traced whole."""
 
     def __init__(self, example: Tensor) -> None:
         super().__init__()
@@ -109,7 +106,6 @@ class SizedTracer(fx.Tracer):
         return super().create_proxy(kind, target, args, kwargs, *rest, **more)
 
     def _made_like(self, given: Any, make: Any, args: Any, kwargs: Any) -> fx.Proxy:
-        """Make a tensor of the type and in the place of a given one."""
         known: Any = given if isinstance(given, Known) else self.proxy(self.create_arg(given))
         if make is torch.tensor:
             return self.proxy(self.create_arg(make(self.plain(args[0]), dtype=known.value().dtype)))
@@ -131,7 +127,6 @@ class SizedTracer(fx.Tracer):
             raise TraceError(UNOWNED) from error
 
     def path_of_module(self, mod: nn.Module) -> str:
-        """Return a layer's name; a TraceError if the network does not have it as a submodule."""
         try:
             return super().path_of_module(mod)
         except NameError as error:

@@ -54,8 +54,8 @@ def node_called(traced: fx.GraphModule, name: str) -> fx.Node | None:
 class Dominators:
     """The tensors through which everything passes on its way from the images to a node.
 
-    `node in dominators` says whether a node depends on the images at all, which are the graph's first placeholder;
-    others are options such as an attention mask. A node that reads but a size depends on it only `through_sizes`.
+    `node in dominators` says whether a node depends on the images, the graph's first placeholder, at all; others are
+    options such as an attention mask. A node that reads but a size depends on it only `through_sizes`.
     """
 
     def __init__(self, graph: fx.Graph, *, through_sizes: bool = False) -> None:
@@ -91,8 +91,7 @@ class Dominators:
 def passages(graph: fx.Graph) -> list[fx.Node]:
     """Return the tensors through which everything passes from the input to the output, the input first.
 
-    Reading the size of an earlier tensor is a way around. Raises SurgeryError if the graph has several inputs, or its
-    output does not depend on the input.
+    Reading a size is a way around. Raises SurgeryError if there are several inputs, or the output depends on none.
     """
     dominators, output = Dominators(graph, through_sizes=True), graph.output_node()
     inputs = sum(node.op == "placeholder" for node in graph.nodes)
@@ -104,9 +103,9 @@ def passages(graph: fx.Graph) -> list[fx.Node]:
 def mark_units(traced: fx.GraphModule) -> None:
     """Write the name of a node's residual unit into `meta["unit"]`, in place.
 
-    A unit is an instance of a class of which some instance adds maps (a shortcut): MobileNetV2's `features.14` has no
-    shortcut itself, yet a tensor inside it is no place between stages. One whose convolutions give maps of three sizes
-    holds stages itself, such as a whole backbone that is written, or was traced, in one `forward`.
+    A unit is an instance of a class of which some instance adds maps: MobileNetV2's `features.14` has no shortcut
+    itself, yet a tensor inside it is no place between stages. One whose convolutions give maps of three sizes holds
+    stages itself, such as a whole backbone in one `forward`.
     """
     residual: set[type] = set()
     sizes: dict[tuple[str, type], set[tuple[int, ...]]] = {}
@@ -121,13 +120,6 @@ def mark_units(traced: fx.GraphModule) -> None:
         inside = [path for path, kind in _callers(node) if kind in residual and path]
         if inside:
             node.meta["unit"] = inside[-1]
-
-
-def copy_notes(traced: fx.GraphModule, source: fx.GraphModule) -> None:
-    """Copy units and lines of source between nodes of the same names, in place."""
-    notes = {node.name: node.meta for node in source.graph.nodes}
-    for node in traced.graph.nodes:
-        node.meta.update({key: value for key, value in notes.get(node.name, {}).items() if key in ("unit", "line")})
 
 
 def _callers(node: fx.Node) -> list[tuple[str, type]]:

@@ -1,8 +1,7 @@
 """How well scores agree with human opinion: SROCC, PLCC, and PLCC after a logistic fit.
 
 All take predictions (N,) or (..., N) in any units and opinion scores of the same shape, and return the correlation in
-[-1, 1] over the last dimension, (...): nan where either side is constant or has fewer than two values. A ValueError
-refuses what does not pair up.
+[-1, 1] over the last dimension, (...); nan for constant or fewer than two values. A ValueError refuses unequal shapes.
 """
 
 import math
@@ -39,9 +38,7 @@ def chance_srocc(count: int) -> float:
 def plcc_logistic(scores: Tensor, mos: Tensor) -> Tensor:
     """Pearson correlation of vectors after fitting the scores to the opinions by a four-parameter logistic.
 
-    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, so the sign of the relation is lost. Also
-    nan where N < 4 or the fit does not converge.
-
+    Fits y = b2 + (b1 - b2) / (1 + exp(-(x - b3) / |b4|)) by least squares, losing the sign; nan if it fails or N < 4.
     Source: VQEG, "Final report on the validation of objective models of video quality assessment,
     phase II", 2003; starting point from the data's range, scores standardised before the fit (ours).
     """

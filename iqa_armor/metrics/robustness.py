@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 FLOOR = 1e-6
+CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
 
 
 def abs_gain(clean: Tensor, attacked: Tensor, score_range: float) -> Tensor:
@@ -48,7 +49,6 @@ def r_score(clean: Tensor, attacked: Tensor, *, low: float, high: float) -> Tens
 
     Per image log10( max{β1 − f(x̃), f(x) − β0} / |f(x̃) − f(x)| ) on scores normalised by the range, from `low` (β0) to
     `high` (β1): at most 6 while the scores stay in the range, negative where they left it.
-
     Source: [RA] eq. 9. Numerator and denominator are floored at 1e-6 of the range (ours).
     """
     _check(clean, attacked, high - low)
@@ -62,9 +62,7 @@ def gain_score(clean: Tensor, purified: Tensor) -> Tensor:
     """Change of each score that an attack keeps through a purifier, |s_clean − s_purified| / |s_clean|, shaped as they.
 
     `clean` are scores without the purifier, `purified` those attacked and purified, both in score ranges of the model.
-
-    Source: [AP] Gushchin et al., arXiv:2404.06957; the denominator's floor of 0.05, without which one image of
-    score 0 decides the mean, is (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957; the floor of 0.05, lest one score of 0 decides, is (ours).
     """
     _check(clean, purified)
     return (clean - purified).abs() / clean.abs().clamp_min(0.05)
@@ -75,7 +73,6 @@ def auc(values: Tensor, epsilons: Sequence[float]) -> Tensor:
 
     That is the trapezoid area ÷ (last − first budget), (...), of values (..., E) at E ascending budgets of one unit,
     else a ValueError; with one budget, the value there.
-
     Source: [RA] Section 4; the division by the range is (ours).
     """
     budgets = torch.tensor(epsilons, dtype=values.dtype, device=values.device)
@@ -93,9 +90,6 @@ def _check(clean: Tensor, attacked: Tensor, score_range: float = 1.0) -> None:
         raise ValueError(f"score_range must be positive, got {score_range}")
 
 
-CHUNK_ELEMENTS = 200_000  # keeps the gathered scores of one statistic near a megabyte
-
-
 def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Tensor]:
     """Yield chunks of resampled indices (r, count) of `count` images, `resamples` rows in all; ValueError below 1.
 
@@ -103,8 +97,7 @@ def draw_resamples(count: int, *, resamples: int, seed: int = 0) -> Iterator[Ten
     """
     if count < 1 or resamples < 1:
         raise ValueError(f"need at least one image and one resample, got {count} and {resamples}")
-    generator = torch.Generator().manual_seed(seed)
-    rows = max(1, CHUNK_ELEMENTS // count)
+    generator, rows = torch.Generator().manual_seed(seed), max(1, CHUNK_ELEMENTS // count)
     for start in range(0, resamples, rows):
         yield torch.randint(count, (min(rows, resamples - start), count), generator=generator)
 
@@ -113,7 +106,6 @@ def percentile_limits(samples: Tensor, *, confidence: float = 0.95) -> tuple[flo
     """Return the percentile limits of the resamples (R,) of a statistic; a ValueError for a confidence outside (0, 1).
 
     Undefined resamples (nan) are left out; where they are half of all, the limits are nan.
-
     Source: Efron and Tibshirani, "An Introduction to the Bootstrap", 1993, percentile interval.
     """
     if not 0 < confidence < 1:

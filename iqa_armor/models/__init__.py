@@ -1,7 +1,7 @@
 """Architectures by name: published quality models, and torchvision's classifiers with one score."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 from iqa_armor.errors import ModelLoadError
 from iqa_armor.registry import Entry, Registry
@@ -26,8 +26,7 @@ TORCHVISION = (
 def _accepts(found: Any, name: str) -> Callable[[], Any]:
     if not callable(found):
         raise ModelLoadError(f"{name} is no factory: a function without arguments that returns an nn.Module")
-    factory: Callable[[], Any] = found
-    return factory
+    return cast(Callable[[], Any], found)
 
 
 ARCHITECTURES: Registry[Callable[[], Any]] = Registry(

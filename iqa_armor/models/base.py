@@ -3,6 +3,7 @@
 import hashlib
 import math
 from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ from torch.nn import functional
 
 from iqa_armor.errors import ModelLoadError, SettingError, reading
 from iqa_armor.graph.interpret import FIXED_SIZE, notes_of
+from iqa_armor.graph.trace import evaluating
 from iqa_armor.limits import Limited
 from iqa_armor.machine import has_channels_last
 from iqa_armor.models.outputs import CHOOSE, scores_of, shown
@@ -90,7 +92,6 @@ class Prepared(nn.Module):
     """A model that takes images in [0, 1] in the way of its preprocessing; `normalize` is part of it."""
 
     def set_preprocessing(self, preprocessing: Preprocessing) -> None:
-        """Take images in another way from now on, in place."""
         self.preprocessing = preprocessing
         # A network without storage (a file being opened) will get its parameters on the CPU.
         device = next((parameter.device for parameter in self.parameters() if not parameter.is_meta), None)
@@ -177,9 +178,8 @@ class QualityModel(Prepared):
                 raise error.__cause__ from None  # callers may take fewer images
             raise
         if not isinstance(scores, Tensor) or scores.numel() != len(images):
-            raise ModelLoadError(
-                f"{self.name} must give one score per image, but {len(images)} images gave {shown(scores)}; {CHOOSE}"
-            )
+            gave = f"{len(images)} images gave {shown(scores)}"
+            raise ModelLoadError(f"{self.name} must give one score per image, but {gave}; {CHOOSE}")
         return scores.reshape(len(images))
 
     def score(self, image: Any) -> float:
@@ -188,15 +188,9 @@ class QualityModel(Prepared):
         Tensors are uint8 or in [0, 1]. The image is prepared first, as `prepare` says.
         """
         pixels = image if isinstance(image, Tensor) else READER.value()(image)
-        was_training = self.training
-        if was_training:  # in eval mode threads may share it
-            self.eval()
-        try:
-            with torch.inference_mode():
-                score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
-        finally:
-            if was_training:
-                self.train()
+        mode = evaluating(self) if self.training else nullcontext()  # in eval mode threads may share it
+        with mode, torch.inference_mode():
+            score = float(self(self.prepare(pixels).unsqueeze(0).to(self.mean.device)))
         if not math.isfinite(score):
             raise ModelLoadError(f"{self.name} gives a score that is not finite; check its weights and preprocessing")
         return score
@@ -205,9 +199,8 @@ class QualityModel(Prepared):
         count, size = sum(each.numel() for each in self.parameters()), self.preprocessing.size
         taken = "images of any size" if size is None else "images of {}x{}".format(*size)
         scores = "" if self.scale is None else f", scores {self.scale.low:.4g} to {self.scale.high:.4g}"
-        return (
-            f"{type(self).__name__} {self.name!r}: {self.arch or 'own network'}, {count:,} parameters, {taken}{scores}"
-        )
+        made = self.arch or "own network"
+        return f"{type(self).__name__} {self.name!r}: {made}, {count:,} parameters, {taken}{scores}"
 
     def with_network(self, network: nn.Module, *, scale: ScoreScale | None) -> "QualityModel":
         kept = {"higher_is_better": self.higher_is_better, "name": self.name, "arch": self.arch}

@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import inspect
 import socket
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -30,10 +31,9 @@ class _Unfetched(dict[str, Tensor]):
 
 @contextmanager
 def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
-    """Keep constructors from fetching weights; those of timm and torchvision, and of `module`, go without them.
+    """Keep constructors from fetching weights: those of timm, torchvision and `module` keep random ones.
 
-    Their networks keep random weights, which the user's file then replaces to the last one. Any other connection is
-    refused by a ModelLoadError about `what`.
+    The user's file then replaces these. Any other connection is refused by a ModelLoadError about `what`.
     """
     import torchvision.models._api as torchvision_api
 
@@ -63,8 +63,7 @@ def offline(what: str, *, module: ModuleType | None = None) -> Iterator[None]:
 def timm_model(name: str) -> QualityModel:
     """Return one of timm's networks with one output and random weights; nothing is downloaded.
 
-    Preprocessing is that of timm's configuration, but for its crop: timm evaluates the middle of a somewhat larger
-    image, here the whole image is resized (ours), since quality is not that of the middle alone.
+    Preprocessing is timm's but for its crop: the whole image is resized (ours), as quality is not its middle's alone.
     """
     timm = _imported("timm")
     if not timm.is_model(name):
@@ -85,8 +84,7 @@ def timm_model(name: str) -> QualityModel:
 def pyiqa_model(name: str) -> QualityModel:
     """Return the network under one of pyiqa's no-reference metrics, with random weights; nothing is downloaded.
 
-    The network normalises its input itself and takes images at their own size. pyiqa is licensed for non-commercial
-    use only. The score range that it states is a rough one, so a model's own is measured or given.
+    It normalises images of any size itself. pyiqa is licensed for non-commercial use only; its score ranges are rough.
     """
     configurations = _imported("pyiqa.default_model_configs").DEFAULT_CONFIGS
     if name not in configurations:
@@ -94,9 +92,8 @@ def pyiqa_model(name: str) -> QualityModel:
         raise ModelLoadError(f"pyiqa has no metric {name!r}{_near(name, usable)}")
     facts = configurations[name]
     if facts["metric_mode"] != "NR":
-        raise ModelLoadError(
-            f"pyiqa:{name} compares an image with a reference; only metrics without a reference can be hardened"
-        )
+        says = "compares an image with a reference; only metrics without a reference can be hardened"
+        raise ModelLoadError(f"pyiqa:{name} {says}")
     network = _pyiqa_network(name, dict(facts["metric_opts"]))
     if not any(parameter.numel() for parameter in network.parameters()):
         raise ModelLoadError(f"pyiqa:{name} is a formula without weights; there is no network to load or harden")
@@ -105,8 +102,6 @@ def pyiqa_model(name: str) -> QualityModel:
 
 
 def _pyiqa_network(name: str, options: dict[str, Any]) -> nn.Module:
-    import inspect
-
     archs, registry = _imported("pyiqa.archs"), _imported("pyiqa.utils.registry").ARCH_REGISTRY
     with offline(f"pyiqa:{name}"):
         archs._lazy_import_arch(options["type"])
@@ -154,9 +149,8 @@ def classifier(name: str) -> Callable[[], nn.Module]:
 def build(arch: str) -> nn.Module:
     """Return a new network or QualityModel of the named architecture, with its initial weights.
 
-    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`.
-    A factory takes no arguments and returns a QualityModel, or an nn.Module on normalised input; one that states its
-    `preprocessing` comes back in a QualityModel.
+    `arch` is a key of `ARCHITECTURES`, `timm:NAME`, `pyiqa:NAME`, `package.module:factory` or `path/file.py:factory`,
+    of a QualityModel or of an nn.Module on normalised input, which is put into one if it states its `preprocessing`.
     """
     family, _, member = arch.partition(":")
     factory, settings = (partial(FAMILIES[family], member), "") if family in FAMILIES else ARCHITECTURES.find(arch)
@@ -165,9 +159,8 @@ def build(arch: str) -> nn.Module:
     with calling(f"the factory {arch!r}", ModelLoadError):
         made = factory()
     if not isinstance(made, nn.Module):
-        raise ModelLoadError(
-            f"the factory {arch!r} returned {type(made).__name__}; it must return an nn.Module or QualityModel"
-        )
+        found = type(made).__name__
+        raise ModelLoadError(f"the factory {arch!r} returned {found}; it must return an nn.Module or QualityModel")
     made = unwrapped(made)
     stated = getattr(made, "preprocessing", None)
     if isinstance(stated, Preprocessing) and not isinstance(made, QualityModel):

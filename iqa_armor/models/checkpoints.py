@@ -57,12 +57,10 @@ class Checkpoint:
 def read_checkpoint(path: Path, *, trust_pickle: bool = False, weights_key: str | None = None) -> Checkpoint:
     """Return what a checkpoint file holds; its content decides how it is read, not its name.
 
-    Weights are found as `find_weights` says; what lies beside them is data and ignored, but for the numbers k and b of
-    a linear rescaling, which come back under the names of `RESCALING`: networks that know them use them.
-    With `trust_pickle` the file may run its author's code; a whole pickled module needs that.
-
-    A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or holds NaN weights,
-    several sets of weights of which none is the usual, or none under `weights_key`.
+    Weights are found as `find_weights` says; what lies beside them is ignored, but for a linear rescaling k, b, which
+    comes back under the names of `RESCALING`. With `trust_pickle` the file may run its author's code, as a whole
+    pickled module must. A ModelLoadError refuses a file that is missing, damaged or no checkpoint, would run code, or
+    holds NaN weights, several sets of weights of which none is the usual, or none under `weights_key`.
     """
     stored = _stored_in(path, trust_pickle)
     found, remarks = find_weights(stored, key=weights_key, source=str(path))
@@ -83,9 +81,8 @@ def check_finite(state: Mapping[str, Tensor], source: str) -> None:
     tiny = {name for name, value in state.items() if value.is_floating_point() and value.element_size() == 1}
     broken = [n for n, value in state.items() if not torch.isfinite(value.float() if n in tiny else value).all()]
     if broken:
-        raise ModelLoadError(
-            f"{source} has NaN or infinite weights in {listed(broken)}; use a checkpoint from before training diverged"
-        )
+        advice = "use a checkpoint from before training diverged"
+        raise ModelLoadError(f"{source} has NaN or infinite weights in {listed(broken)}; {advice}")
 
 
 def _stored_in(path: Path, trust_pickle: bool) -> object:
@@ -143,9 +140,8 @@ def _check_archive(path: Path) -> None:
     if unpacked > memory_limit():
         raise ModelLoadError(f"{path} has {unpacked} bytes once unpacked, more than --max-memory allows")
     if "constants.pkl" in names or any(name.startswith("code/") for name in names):
-        raise ModelLoadError(
-            f"{path} is a TorchScript archive, whose graph cannot be edited; save the model's state_dict() instead"
-        )
+        what = "a TorchScript archive, whose graph cannot be edited"
+        raise ModelLoadError(f"{path} is {what}; save the model's state_dict() instead")
     if "data.pkl" not in names:
         exported = any(name.startswith("models/") for name in names)
         what = "an exported graph" if exported else f"an archive but no torch checkpoint: it has {listed(names, 3)}"
@@ -190,9 +186,8 @@ def _tensors(found: object, path: Path) -> tuple[dict[str, Tensor], list[str]]:
         raise ModelLoadError(f"{path} has no weights: none under {', '.join(WRAPPER_KEYS)}; it holds {holds}")
     unusable = [str(name) for name, value in state.items() if not isinstance(name, str) or not _is_plain(value)]
     if unusable:
-        raise ModelLoadError(
-            f"{path} has weights without a name, without values, quantised, sparse or too large: {listed(unusable)}"
-        )
+        are = "without a name, without values, quantised, sparse or too large"
+        raise ModelLoadError(f"{path} has weights {are}: {listed(unusable)}")
     return state, [str(name) for name in values if name not in state]
 
 

@@ -38,21 +38,19 @@ class Stored:
         """What is opened first: averaged weights, then usual keys in their order, the top, any other key."""
         if says_averaged(self.key):
             return 0, ()
-        if not self.keys:
-            return 2, ()
-        is_usual = all(key in WRAPPER_KEYS for key in self.keys)
-        return (1, tuple(map(WRAPPER_KEYS.index, self.keys))) if is_usual else (3, ())
+        if self.keys and all(key in WRAPPER_KEYS for key in self.keys):
+            return 1, tuple(map(WRAPPER_KEYS.index, self.keys))
+        return 3 if self.keys else 2, ()
 
     def state(self) -> Mapping[Any, Any]:
-        """Return its entries, of a module those of its state dict."""
         return self.value.state_dict() if isinstance(self.value, nn.Module) else self.value
 
 
 def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Stored | None, list[str]]:
     """Return the weights to open, None where there are none, and remarks for the user.
 
-    Averaged weights, which are what training scripts evaluate, are preferred where they are complete, but for buffers,
-    which then come from the others. `key` names a set by its keys, joined by dots, or the beginning of its names.
+    Complete averages are preferred, buffers aside. `key` names a set by its keys joined by dots, or how its names
+    begin.
     """
     every, remarks = _with_names(list(_walk(stored, ())), source)
     if key is not None:
@@ -69,9 +67,8 @@ def find_weights(stored: object, *, key: str | None, source: str) -> tuple[Store
     remarks += said
     alike = [one.key for one in found if one.rank == chosen.rank and one.rank[0] == 3]
     if len(alike) > 1:
-        raise ModelLoadError(
-            f"{source} holds several sets of weights: {', '.join(alike)}; choose with --weights-key KEY"
-        )
+        several = ", ".join(alike)
+        raise ModelLoadError(f"{source} holds several sets of weights: {several}; choose with --weights-key KEY")
     others = ", ".join(repr(one.key) for one in found if one.keys and one.keys != chosen.keys)
     opened = f"{source}: the weights {f'under {chosen.key!r}' if chosen.keys else 'at the top'} are opened"
     if others or chosen.rank[0] == 3:
@@ -120,9 +117,7 @@ def _parameters(weights: Stored) -> dict[str, Any]:
 
 
 def _is_array(value: object) -> bool:
-    if isinstance(value, PickledArray):
-        return value.value is not None
-    return isinstance(value, Tensor) and value.ndim > 0
+    return value.value is not None if isinstance(value, PickledArray) else isinstance(value, Tensor) and value.ndim > 0
 
 
 def _named(every: list[Stored], key: str, source: str, remarks: list[str]) -> Stored:

@@ -40,10 +40,9 @@ def shown(value: Any) -> str:
 def choose_output(network: nn.Module, choice: str, images: Tensor) -> None:
     """Let a network return one of its outputs from here on, in place; its class is replaced by a subclass.
 
-    The choice is a name in a dict or named tuple, an index in a tuple or list or of a column (N, K), or "mean". Of a
-    distribution over K bins that is its mean, the bins being worth 1 to K as in NIMA; else of all scores. It is tried
-    on normalised images (N, 3, H, W), and the network left in eval mode. Raises ModelLoadError if there is no such
-    output; lists what there is.
+    The choice is a name in a dict or named tuple, an index in a tuple or list or of a column (N, K), or "mean": of a
+    distribution over K bins, worth 1 to K as in NIMA, that is its mean, else that of all scores. It is tried on
+    normalised images (N, 3, H, W) in eval mode, which stays; a ModelLoadError lists what there is instead.
     """
     with calling("the network", ModelLoadError, says=f"fails on images {tuple(images.shape)}"), torch.no_grad():
         found = network.eval()(images)
@@ -119,8 +118,7 @@ def followed(network: nn.Module, images: Tensor) -> fx.GraphModule:
 def scores_of(network: nn.Module, images: Tensor) -> object:
     """Return what a network in eval mode gives for images (N, 3, H, W), so that each depends on its own image only.
 
-    A stored graph that mixes images gets them one by one, as the first two that it gets together decide; one that
-    draws also gets the same draws for each.
+    A stored graph that mixes images, as the first two show, gets them one by one; one that draws, with the same draws.
     """
     meta = notes_of(network)
     if meta.get(COMPANY) == "untried" and len(images) > 1 and not meta.get(DRAWS):

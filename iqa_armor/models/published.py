@@ -58,10 +58,9 @@ class DBCNN(nn.Module):
 class KonCept512(nn.Module):
     """Score normalised images (N, 3, H, W) of any size from 75 pixels on, giving (N, 1), about 0 to 100.
 
-    The original averages a fixed window of 8 × 8 from the top left corner of the last map, which is 10 × 14 for its
-    384 × 512 pixels: so does this one wherever both sides of that map are 8 to 15, that is for 299 to 554 pixels.
-    (ours) The original fails on any other size; here a side shorter than 8 is averaged whole, and of a side of 16 or
-    more as many whole windows as fit.
+    The original averages the top left 8 × 8 of the last map, which is 10 × 14 for its 384 × 512 pixels: so does this
+    one wherever both sides of that map are 8 to 15, that is for 299 to 554 pixels. (ours) Elsewhere, where the original
+    fails, a side shorter than 8 is averaged whole, and of a longer one as many whole windows as fit.
 
     Source: Hosu, Lin, Sziranyi, Saupe, "KonIQ-10k: An Ecologically Valid Database for Deep Learning of Blind Image
     Quality Assessment", IEEE TIP 2020, arXiv:1910.06180, Section V.
@@ -73,12 +72,10 @@ class KonCept512(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.base = inception_resnet_v2()
-        self.fc = nn.Sequential(
-            *(nn.Linear(WIDTH, 2048), nn.ReLU(), nn.BatchNorm1d(2048), nn.Dropout(0.25)),
-            *(nn.Linear(2048, 1024), nn.ReLU(), nn.BatchNorm1d(1024), nn.Dropout(0.25)),
-            *(nn.Linear(1024, 256), nn.ReLU(), nn.BatchNorm1d(256), nn.Dropout(0.5)),
-            nn.Linear(256, 1),
-        )
+        layers: list[nn.Module] = []
+        for (inputs, outputs), share in zip(pairwise((WIDTH, 2048, 1024, 256)), (0.25, 0.25, 0.5), strict=True):
+            layers += [nn.Linear(inputs, outputs), nn.ReLU(), nn.BatchNorm1d(outputs), nn.Dropout(share)]
+        self.fc = nn.Sequential(*layers, nn.Linear(256, 1))
 
     def forward(self, images: Tensor) -> Tensor:
         maps = self.base(images)
@@ -124,8 +121,7 @@ class MetaIQA(nn.Module):
 class SPAQBaseline(nn.Module):
     """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1), about 0 to 100.
 
-    The paper resizes the shorter side to 512 and averages the scores of 224 × 224 patches, 112 apart. (ours) The
-    whole image is scored at once, at 512 × 682 whatever its shape.
+    The paper averages patches of 224 × 224, 512 being the shorter side. (ours) Images are scored whole, at 512 × 682.
 
     Source: Fang, Zhu, Zeng, Ma, Wang, "Perceptual Quality Assessment of Smartphone Photography", CVPR 2020,
     Section 4.1 (baseline model BL).
@@ -146,12 +142,11 @@ class SPAQBaseline(nn.Module):
 
 
 class Linearity(nn.Module):
-    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1).
+    """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) that rises with quality.
 
-    Scores rise with quality, in the unit of the opinions the file was trained on where it holds k and b.
-
-    The maps of stages three and four are averaged over the image, reduced to 64 numbers each and regressed together.
-    `regr6` and `regr7` regress one stage alone; the authors use them in training only, and so they touch no score.
+    Scores are in the unit of the opinions where the file holds k and b. The maps of stages three and four are averaged
+    over the image, reduced to 64 numbers each and regressed together; `regr6` and `regr7`, which regress one stage
+    alone, are used in the authors' training only.
 
     Source: Li, Jiang, Jiang, "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, arXiv:2008.03889, Section 3; average pooling, as in the authors' released models.

@@ -61,12 +61,12 @@ class StageDistance(ReferenceModel):
 
     score = top − unit · sqrt(Σ_c w_c · mean over the grid of (φ_c(reference) − φ_c(distorted))²), w_c ≥ 0 learned per
     channel; a pristine image has the highest score. φ are the last maps of each of the last four sizes of a classifier
-    on normalised input, whose trunk is shared; norm layers stay in eval mode. The preprocessing must have a size; maps
-    are averaged to `grid` rows and columns. A SurgeryError refuses a network that cannot be traced.
+    on normalised input of a fixed size, whose trunk is shared and stays in eval mode, averaged to `grid` rows and
+    columns. A SurgeryError refuses a network that cannot be traced.
 
-    Source: the form follows Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric",
-    CVPR 2018, eq. 1, whose maps keep their size and are normalised over channels. (ours) averages over a grid, so that
-    the features are few, the root, and the last map of each size.
+    Source: after Zhang et al., "The Unreasonable Effectiveness of Deep Features as a Perceptual Metric", CVPR 2018, eq.
+    1, whose maps keep their size and are normalised over channels; the grid, which keeps features few, the root and the
+    choice of maps are (ours).
     """
 
     def __init__(
@@ -147,9 +147,8 @@ def perceptual_network(distance: Perceptual) -> Any:  # piq's classes are untype
 class PerceptualModel(ReferenceModel):
     """LPIPS or DISTS as piq computes it, negated so that scores rise with quality: 0 is the highest.
 
-    Its features are whole maps of VGG-16, millions of numbers for an image of 224 × 224, so that feature smoothing
-    saves little here. The size is (height, width) of the images; at most 256 on the shorter side for DISTS, which
-    shrinks larger ones.
+    Its features, whole maps of VGG-16, are so many that feature smoothing saves little. The size is (height, width) of
+    the images; at most 256 on the shorter side for DISTS, which shrinks larger ones.
     """
 
     def __init__(self, distance: Perceptual, *, size: tuple[int, int] = (224, 224)) -> None:

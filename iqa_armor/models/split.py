@@ -16,11 +16,10 @@ from iqa_armor.graph.walk import ancestors, descendants, node_called, passages
 def split_network(network: nn.Module, node: str = "", *, example: Tensor) -> tuple[fx.GraphModule, fx.GraphModule]:
     """Return (backbone, head) that share the network's layers; `head(backbone(x))` has the bits of `network(x)`.
 
-    Both compute what the network, whose mode is left as it is, computes in eval mode; call them in it. The head may
-    overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default it is the
-    last learned vectors (N, C) through which everything passes before a linear layer. `example` is an input (N, 3, H,
-    W) on the network's device. Raises SurgeryError if the network cannot be traced, there is no such tensor, or the
-    head reads anything else.
+    Both compute what the network does in eval mode, and are called in it; the network's own mode stays. The head may
+    overwrite its argument. `node` names the tensor to split at, a node of the graph or a module; by default the last
+    learned vectors (N, C) through which everything passes before a linear layer. `example` is an input (N, 3, H, W).
+    Raises SurgeryError if the network cannot be traced, there is no such tensor, or the head reads anything else.
     """
     traced = trace_shared(network, example)
     cut = node_called(traced, node) if node else _features(traced)
@@ -55,8 +54,9 @@ def part_of(
 def _features(traced: fx.GraphModule) -> fx.Node:
     """Return the last vectors before the first linear layer behind the first vectors."""
     nodes = list(traced.graph.nodes)
-    weighted = next((node for node in nodes if _has_weights(traced, node)), None)
-    learned = () if weighted is None else descendants(weighted)
+    layers = {node: layer_of(traced, node) for node in nodes if node.op in ("get_attr", "call_module")}
+    weighted = [node for node, layer in layers.items() if layer is None or any(True for _ in layer.parameters())]
+    learned = descendants(weighted[0]) if weighted else ()
     sizes = {node: size_of(node) or () for node in passages(traced.graph) if node in learned}
     vectors = [node for node, size in sizes.items() if len(size) == 2 and size[1] > 1]
     if not vectors:
@@ -84,8 +84,3 @@ def _refuse_taps(cut: fx.Node, needed: list[fx.Node], behind: set[fx.Node]) -> N
             f"the head behind {cut.name!r} also reads {', '.join(read)}; split where everything passes through one "
             f"tensor, e.g. at {_listed(cut.graph)}"
         )
-
-
-def _has_weights(traced: fx.GraphModule, node: fx.Node) -> bool:
-    layer = layer_of(traced, node)
-    return node.op == "get_attr" if layer is None else any(True for _ in layer.parameters())

@@ -21,17 +21,15 @@ load_official = load_strict  # takes the authors' names, too
 class TReS(nn.Module):
     """Score normalised images (N, 3, H, W) of any size from 33 pixels on, giving (N, 1) that rises with quality.
 
-    Each stage's map is normalised over its channels, L2-pooled with a Hann window and averaged down to the size of
-    the last one; a transformer relates the places of the joined maps to one another. Its mean and the mean of the last
-    stage are regressed together.
+    Each stage's map is normalised over its channels, L2-pooled and averaged down to the size of the last one; a
+    transformer relates the places of the joined maps. Its mean and the mean of the last stage are regressed together.
 
-    The original takes 224 × 224 pixels (221 to 224), where the joined map has 7 × 7 places. (ours) Elsewhere the
-    position embedding is made for the places that there are, and pooling is adaptive; at 221 to 224 nothing differs.
-    `model.fc`, the ImageNet classifier, is in the authors' files but touches no score. Their Hann windows, four
-    constants, are two averages of 2 × 2 here.
+    The original takes 224 × 224 pixels (221 to 224), where the joined map has 7 × 7 places. (ours) Elsewhere positions
+    are made for the places that there are, and pooling is adaptive. `model.fc`, the ImageNet classifier, touches no
+    score. The authors' constant Hann windows are two averages of 2 × 2 here.
 
-    Source: Golestaneh, Dadsetan, Kitani, "No-Reference Image Quality Assessment via Transformers, Relative Ranking,
-    and Self-Consistency", WACV 2022, arXiv:2108.06858, Section 3.
+    Source: Golestaneh, Dadsetan, Kitani, "No-Reference Image Quality Assessment via Transformers, Relative Ranking, and
+    Self-Consistency", WACV 2022, arXiv:2108.06858, Section 3.
     """
 
     # The authors average 50 random crops of this size; resizing the whole image is (ours).
@@ -64,19 +62,15 @@ class TReS(nn.Module):
 
     def _stages(self, images: Tensor) -> list[Tensor]:
         network: Any = self.model
-        maps = network.maxpool(network.relu(network.bn1(network.conv1(images))))
-        stages = []
+        maps = [network.maxpool(network.relu(network.bn1(network.conv1(images))))]
         for stage in (network.layer1, network.layer2, network.layer3, network.layer4):
-            maps = stage(maps)
-            stages.append(maps)
-        return stages
+            maps.append(stage(maps[-1]))
+        return maps[1:]
 
     def adapt(self, state: dict[str, Tensor]) -> dict[str, Tensor]:
         """Return an authors' state dict under this network's names; what is no Hann window stays, to be refused."""
-        adapted = project({name: value for name, value in state.items() if not _is_hann(name, value)})
-        for name, value in _position_weights(WIDTH).items():
-            adapted.setdefault(f"position.{name}", value)
-        return adapted
+        positions = {f"position.{name}": value for name, value in _position_weights(WIDTH).items()}
+        return positions | project({name: value for name, value in state.items() if not _is_hann(name, value)})
 
 
 class L2Pooling(nn.Module):
@@ -88,19 +82,17 @@ class L2Pooling(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.first = nn.AvgPool2d(2, stride=1, padding=1)
-        self.second = nn.AvgPool2d(2, stride=1)
+        self.first, self.second = nn.AvgPool2d(2, stride=1, padding=1), nn.AvgPool2d(2, stride=1)
 
     def forward(self, maps: Tensor) -> Tensor:
         return torch.sqrt(self.second(self.first(maps * maps)) + 1e-12)
 
 
 class Position(nn.Module):
-    """Sinusoidal embedding of the places of a map (N, C, H, W): (N, H·W, C).
+    """Sinusoidal embedding of the places of a map (N, C, H, W), row by row: (N, H·W, C).
 
-    Half the channels speak of the row, half of the column, each counted from 1 and scaled to 2π; sine and cosine take
-    turns. Channel c is sin(a_c · row + b_c · column + p_c), a linear layer and a sine, so that pruning takes its
-    channels along with those it is added to.
+    Half the channels speak of the row, half of the column, counted from 1 and scaled to 2π; sine and cosine take turns:
+    sin(a_c · row + b_c · column + p_c), a linear layer and a sine, whose channels pruning takes along with the maps'.
 
     Source: Carion et al., "End-to-End Object Detection with Transformers", ECCV 2020, Appendix A.4.
     """
@@ -112,7 +104,6 @@ class Position(nn.Module):
             self.get_parameter(name).data.copy_(value)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Return the embedding of the places of `maps`, row by row."""
         ones = torch.ones_like(maps[:, :1])
         counts = [torch.cumsum(ones, dim) * (2 * math.pi / (maps.shape[dim] + 1e-6)) for dim in (2, 3)]
         places = torch.cat(counts, dim=1).flatten(2).transpose(1, 2)

@@ -118,8 +118,7 @@ def _required(names: Iterable[str]) -> list[str]:
 def fit_of(network: nn.Module, state: Mapping[str, Tensor]) -> Fit:
     """Return how a state dict goes with a network: with which prefix taken off most fits, averaged copies preferred.
 
-    Copies that fit alike and differ are a ModelLoadError. A network's `adapt` gives its authors' weights
-    the network's own names, and leaves those that have them.
+    Differing copies that fit alike are a ModelLoadError. A network's `adapt` gives its authors' weights its own names.
     """
     own = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     numbers = {name: state[name] for name in RESCALING if name in state}
@@ -154,8 +153,7 @@ def _from_classifier(state: Mapping[str, Tensor], places: Mapping[str, str]) -> 
 def load_strict(network: nn.Module, state: Mapping[str, Tensor], *, source: str = "the state dict") -> str:
     """Load weights into a network, in place, if they are exactly its own; else it stays untouched.
 
-    What lies beside them is left out; the remark that comes back names it, and is empty where there is nothing.
-    The error lists the missing, unexpected and differently sized entries of `source`, ten of each.
+    The remark that comes back names what is left out, or is empty. The error lists ten of each kind of problem.
     """
     fit = fit_of(network, state)
     if fit.problems:

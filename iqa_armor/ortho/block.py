@@ -103,7 +103,12 @@ class TokenBlock(nn.Module):
 
     def maps(self, tokens: Tensor) -> Tensor:
         """Return the places (N, C, h, w) of tokens (N, extra + h·w, C) or (N, h, w, C)."""
-        self._check(tuple(tokens.shape))
+        shape, (height, width) = tuple(tokens.shape), self.size
+        expected = self.size if len(shape) == 4 else (self.extra + height * width,)
+        if len(shape) not in (3, 4) or shape[1:] != (*expected, self.channels):
+            raise ValueError(
+                f"this TokenBlock takes tokens (N, {self.extra} + {height}·{width}, {self.channels}), got {shape}"
+            )
         if tokens.ndim == 4:
             return tokens.permute(0, 3, 1, 2)
         places = tokens[:, self.extra :].transpose(1, 2)
@@ -111,10 +116,10 @@ class TokenBlock(nn.Module):
 
     def forward(self, tokens: Tensor) -> Tensor:
         """Return tokens of the same size, those of the grid protected."""
+        maps = self.maps(tokens)
         if tokens.is_meta:  # no values, only a size
-            self._check(tuple(tokens.shape))
             return torch.empty_like(tokens)
-        protected = self.block(self.maps(tokens))
+        protected = self.block(maps)
         if tokens.ndim == 4:
             return protected.permute(0, 2, 3, 1)  # type: ignore[no-any-return]
         places = protected.flatten(2).transpose(1, 2)
@@ -122,14 +127,6 @@ class TokenBlock(nn.Module):
 
     def extra_repr(self) -> str:
         return f"size={self.size}, extra={self.extra}"
-
-    def _check(self, shape: tuple[int, ...]) -> None:
-        expected = self.size if len(shape) == 4 else (self.extra + math.prod(self.size),)
-        if len(shape) not in (3, 4) or shape[1:] != (*expected, self.channels):
-            height, width = self.size
-            raise ValueError(
-                f"this TokenBlock takes tokens (N, {self.extra} + {height}·{width}, {self.channels}), got {shape}"
-            )
 
 
 @torch.no_grad()

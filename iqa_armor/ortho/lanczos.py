@@ -17,7 +17,7 @@ from iqa_armor.ortho.precision import exact_products
 
 Operator = Callable[[Tensor], Tensor]
 TINY = torch.finfo(torch.float64).tiny
-ROUNDING = 32  # units of rounding of the layer's own type below which a new direction is noise
+ROUNDING = 32  # units of rounding of the layer's own type below which the relative length of a direction is noise
 # Steps before convergence is believed: an orthogonal layer looks converged at once, and one frequency that is not
 # orthogonal takes a few steps to stand out.
 LEAST_STEPS = 10
@@ -32,12 +32,12 @@ class Roots(NamedTuple):
     exhausted: Tensor  # whether a further step would give nothing but rounding (N,)
 
 
-def lanczos(product: Operator, start: Tensor, *, steps: int, noise: float) -> Iterator[Roots]:
+def lanczos(product: Operator, start: Tensor, *, steps: int, dtype: torch.dtype) -> Iterator[Roots]:
     """Yield, after each of at most `steps` products, what is known of N separate operators JᵀJ on vectors (N, D).
 
-    It takes the memory of so many vectors; `noise` is the relative length below which a direction is rounding.
+    It takes the memory of so many vectors; `dtype` is the type in which the products are computed.
     """
-    most = start.shape[1]
+    most, noise = start.shape[1], ROUNDING * torch.finfo(dtype).eps
     steps = min(steps, most)
     basis = start.new_empty(len(start), steps, most)
     newest = start / torch.linalg.vector_norm(start, dim=1, keepdim=True)
@@ -59,9 +59,7 @@ def lanczos(product: Operator, start: Tensor, *, steps: int, noise: float) -> It
 def _ritz(diagonal: Tensor, beside: Tensor) -> tuple[Tensor, Tensor]:
     """Return roots and residuals (N, k) of tridiagonal forms; the last number beside is the next direction's length."""
     off = beside[:, :-1]
-    matrices = torch.diag_embed(diagonal)
-    if off.shape[1]:
-        matrices = matrices + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
+    matrices = torch.diag_embed(diagonal) + torch.diag_embed(off, 1) + torch.diag_embed(off, -1)
     is_finite = matrices.isfinite().flatten(1).all(1)
     squares, vectors = torch.linalg.eigh(torch.where(is_finite[:, None, None], matrices, 0.0))
     roots = torch.where(is_finite[:, None], squares.clamp_min(0).sqrt(), math.nan)
@@ -92,8 +90,7 @@ def extreme_gains(
     if tolerance <= 0 or max_steps < 1:
         raise ValueError(f"tolerance and max_steps must be positive, got {tolerance} and {max_steps}")
     start = torch.randn(1, example.numel(), generator=torch.Generator().manual_seed(0)).to(example.device).double()
-    noise = ROUNDING * torch.finfo(example.dtype).eps
-    for found in lanczos(_normal_operator(layer, example), start, steps=max_steps, noise=noise):
+    for found in lanczos(_normal_operator(layer, example), start, steps=max_steps, dtype=example.dtype):
         bounds = found.residuals[0]
         bound = float(torch.stack([bounds[0], bounds[-1]]).max() if with_smallest else bounds[-1])
         if bool(found.exhausted) or (len(bounds) >= LEAST_STEPS and bound <= tolerance):
@@ -155,9 +152,8 @@ def largest_singular_value(
 
 def _of_start(product: Operator, example: Tensor, tolerance: float, *, steps: int, generator: Generator) -> Found:
     start = torch.randn(len(example), example[0].numel(), generator=generator).to(example)
-    noise = ROUNDING * torch.finfo(example.dtype).eps
     estimates = torch.zeros(len(example), dtype=torch.float64, device=example.device)
-    for count, found in enumerate(lanczos(product, start, steps=steps, noise=noise), start=1):
+    for count, found in enumerate(lanczos(product, start, steps=steps, dtype=example.dtype), start=1):
         previous, estimates = estimates, found.values[:, -1]
         is_steady = (estimates - previous).abs().maximum(found.residuals[:, -1]) <= tolerance * estimates
         converged = (is_steady & (count >= LEAST_AT_IMAGES)) | found.exhausted
@@ -180,9 +176,8 @@ def linearized(function: Operator, x: Tensor) -> tuple[Tensor, Operator, Operato
     try:
         with warnings.catch_warnings(action="ignore", category=FutureWarning):  # torch's, at the first derivative
             push(torch.zeros_like(x))
-    except (
-        NotImplementedError
-    ):  # a layer without a forward derivative: Jᵀu, linear in u, by u, at several times the cost
+    except NotImplementedError:
+        # A layer without a forward derivative: differentiate Jᵀu, linear in u, by u, at several times the cost.
         twice = torch.func.vjp(pull, torch.zeros_like(output))[1]
         return output, lambda vectors: twice(vectors)[0], pull
     return output, push, pull

@@ -37,8 +37,9 @@ def _responses(module: nn.Module, channels: int, size: tuple[int, int]) -> list[
     zero = torch.zeros(1, channels, *size, dtype=example.dtype, device=example.device)
     offset = module(zero)
     if tuple(offset.shape[-2:]) != tuple(size):
-        became = tuple(offset.shape[-2:])
-        raise ValueError(f"maps of {size} became {became}; only a layer that keeps their size is measured")
+        raise ValueError(
+            f"maps of {size} became {(*offset.shape[-2:],)}; only a layer that keeps their size is measured"
+        )
     spectra = []
     for part in torch.split(torch.arange(channels), CHUNK):
         impulses = zero.repeat(len(part), 1, 1, 1)

@@ -180,8 +180,7 @@ class Inverse:
         # weighted sum of table rows, as in a matrix product. A block stays in the cache for both sums.
         frequencies, blocks, channels, width = self.tables.shape
         weights = rows.expand(frequencies, blocks, 2, channels).reshape(-1)
-        table = self.tables.view(-1, width)
-        places, starts = self._bags
+        (places, starts), table = self._bags, self.tables.view(-1, width)
         sums = functional.embedding_bag(places, table, starts, mode="sum", per_sample_weights=weights)
         return sums.view(frequencies, blocks, 2, width)
 

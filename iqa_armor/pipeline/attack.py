@@ -15,8 +15,7 @@ from torch import Generator, Tensor
 
 from iqa_armor.attacks import ATTACKS
 from iqa_armor.attacks.base import Attack, Direction, Fitted, frozen
-from iqa_armor.data.base import ImageSet
-from iqa_armor.data.images import FileImages, read_image
+from iqa_armor.data.images import read_image
 from iqa_armor.defenses.base import Defended
 from iqa_armor.errors import ArmorError, ModelLoadError, UsageError, failing
 from iqa_armor.evaluation.run import followed_score
@@ -24,7 +23,7 @@ from iqa_armor.files import staging
 from iqa_armor.machine import choose_device
 from iqa_armor.metrics import fidelity
 from iqa_armor.models.base import QualityModel
-from iqa_armor.pipeline.score import find_images, require_readable
+from iqa_armor.pipeline.score import image_set, require_readable
 from iqa_armor.progress import Progress, automatic
 from iqa_armor.settings import LEVELS
 
@@ -51,9 +50,6 @@ class AttackedImage:
 
     def as_row(self) -> dict[str, Any]:
         return asdict(self) | {"image": str(self.image)}
-
-
-COLUMNS = tuple(field.name for field in fields(AttackedImage))
 
 
 def build_attacks(given: Sequence[str | Attack], *, epsilon: float, direction: Direction) -> dict[str, Attack]:
@@ -92,12 +88,13 @@ def attack_images(
     Raises DataError if an image is missing or unreadable, UsageError if the output folder is a file, holds images to
     attack or files in the way, ModelLoadError if a score is not finite; other ArmorErrors for attacks and writing.
     """
-    files, output = list(dict.fromkeys(find_images(paths))), Path(output)
+    images, output = image_set(paths), Path(output)
+    files = [Path(name) for name in images.names]
     names = name_files(files, list(attacks))
     _check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
     chosen = device or choose_device()
     model.eval().to(chosen)
-    require_readable(ImageSet(tuple(map(str, files)), FileImages(tuple(files))))
+    require_readable(images)
     with frozen(model), staging(output) as folder:
         run = _Attacker(model, chosen, seed, folder)
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
@@ -109,7 +106,7 @@ def attack_images(
             progress("attacking", count, len(files))
         # File names need not be text; their bytes are kept.
         with (folder / TABLE).open("w", encoding="utf-8", errors="surrogateescape", newline="") as table:
-            writer = csv.DictWriter(table, COLUMNS, lineterminator="\n")
+            writer = csv.DictWriter(table, [field.name for field in fields(AttackedImage)], lineterminator="\n")
             writer.writeheader()
             writer.writerows({name: None if v != v else v for name, v in row.as_row().items()} for row in done)
     return done

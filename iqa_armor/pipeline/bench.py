@@ -1,7 +1,5 @@
 """Measure what models cost, side by side in one run."""
 
-from __future__ import annotations
-
 import platform
 import statistics
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +7,7 @@ from contextlib import closing, suppress
 from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 
@@ -85,16 +83,12 @@ class _BenchedModel:
     figures: dict[str, Any]
     cache_bytes: int = 0
 
-    def cost(self, first: _BenchedModel) -> dict[str, Any]:
-        return {
-            "name": self.model.model.name,
-            "size": self.model.size,
-            **each_figure(_middle, self.figures),
-            "throughput": {batch: int(batch) / _middle(times) for batch, times in self.figures["latency"].items()},
-            "cache_bytes": self.cache_bytes,
-            "cache_limit_bytes": sum(cache.limit for cache in self.model.caches),
-            "ratio": each_figure(_over, self.figures, first.figures),
-        }
+    def cost(self, first: Self) -> dict[str, Any]:
+        throughput = {batch: int(batch) / _middle(times) for batch, times in self.figures["latency"].items()}
+        caches = {"cache_bytes": self.cache_bytes, "cache_limit_bytes": sum(each.limit for each in self.model.caches)}
+        costs = {**each_figure(_middle, self.figures), "throughput": throughput, **caches}
+        ratio = each_figure(_over, self.figures, first.figures)
+        return {"name": self.model.model.name, "size": self.model.size, **costs, "ratio": ratio}
 
 
 @dataclass(frozen=True)
@@ -150,13 +144,11 @@ class _Bench:
 
     def _described(self) -> dict[str, Any]:
         is_cuda, settings = self.device.type == "cuda", self.settings
-        return {
-            "device": torch.cuda.get_device_name(self.device) if is_cuda else platform.processor() or "cpu",
-            "threads": torch.get_num_threads(),
-            "torch": torch.__version__,
-            **{name: getattr(settings, name) for name in ("batches", "training_batch", "repeats", "cache_limit")},
-            "memory_method": "allocator statistics" if is_cuda else "resident set of a fresh process",
-        }
+        device = torch.cuda.get_device_name(self.device) if is_cuda else platform.processor() or "cpu"
+        machine = {"device": device, "threads": torch.get_num_threads(), "torch": torch.__version__}
+        given = {name: getattr(settings, name) for name in ("batches", "training_batch", "repeats", "cache_limit")}
+        method = "allocator statistics" if is_cuda else "resident set of a fresh process"
+        return {**machine, **given, "memory_method": method}
 
 
 def _middle(figure: Any) -> Any:
@@ -172,7 +164,7 @@ def _over(figure: Any, first: Any) -> Any:
 
 
 def measured_apart(
-    path: Path, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
+    path: Path | str, opening: Opening, size: tuple[int, int], batch: int, task: Task, cache_limit: int | None
 ) -> int | None:
     """Return the peak memory in bytes of a model's first call in a fresh process; None where unknown here."""
     worker = Worker(bounds_memory=False)

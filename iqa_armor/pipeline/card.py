@@ -38,27 +38,17 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     with reading(beside, ModelLoadError, advice="remove it"):
         found = RUN.search(contents(beside).decode()) if beside.is_file() else None
         run = json.loads(found[1]) if found else None
-    return {
-        "schema": "iqa-armor/info/1",
-        "file": str(path),
-        "sha256": sha256_of(path),
-        "bytes": path.stat().st_size,
-        "values": sum(math.prod(info.shape) for info in tensors.values()),
-        **{name: stored[name] for name in ("name", "arch", "preprocessing", "score_scale", "recipe", "provenance")},
-        "run": run,
-    }
+    facts = {name: stored[name] for name in ("name", "arch", "preprocessing", "score_scale", "recipe", "provenance")}
+    values = sum(math.prod(info.shape) for info in tensors.values())
+    file = {"file": str(path), "sha256": sha256_of(path), "bytes": path.stat().st_size, "values": values}
+    return {"schema": "iqa-armor/info/1", **file, **facts, "run": run}
 
 
 def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:
     """Write the card of a model file beside it, with `source`, further facts on this run; return its name."""
-    run = {
-        "command": shlex.join(command),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "source": str(source),
-        "source_sha256": sha256_of(source) if Path(source).is_file() else None,
-        "licence": "unknown",
-        **facts,
-    }
+    made = {"command": shlex.join(command), "date": datetime.now(UTC).isoformat(timespec="seconds")}
+    digest = sha256_of(source) if Path(source).is_file() else None
+    run = {**made, "source": str(source), "source_sha256": digest, "licence": "unknown", **facts}
     write_whole(card_file(model), card_of({**describe_file(model), "run": run}))
     return card_file(model)
 
@@ -95,6 +85,10 @@ def sha256_of(path: Path | str, error: type[ArmorError] = ModelLoadError, advice
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def record_of(file: Path) -> dict[str, str]:
+    return {"name": file.name, "sha256": sha256_of(file)}
+
+
 def versions() -> dict[str, str]:
     names = ("torch", "torchvision", "torch-pruning", "safetensors", "accelerate", "numpy", "scipy")
     return {"iqa-armor": __version__, "python": platform.python_version(), **{name: version(name) for name in names}}
@@ -110,16 +104,8 @@ def without_times(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def provenance_of(model: QualityModel, dataset: Dataset, *, seed: int, **facts: Any) -> dict[str, Any]:
-    return {
-        "source": {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)},
-        "data": {
-            "spec": dataset.spec,
-            "fingerprint": dataset.fingerprint,
-            "synthetic": dataset.is_synthetic,
-            "files": [{"name": path.name, "sha256": sha256_of(path)} for path in dataset.files],
-            "images": {split: len(images) for split, images in dataset.splits.items()},
-        },
-        "seed": seed,
-        "versions": versions(),
-        **facts,
-    }
+    source = {"name": model.name, "arch": model.arch, "weights": state_digest(model), "files": list(model.files)}
+    data = {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "synthetic": dataset.is_synthetic}
+    images = {split: len(images) for split, images in dataset.splits.items()}
+    data |= {"files": list(map(record_of, dataset.files)), "images": images}
+    return {"source": source, "data": data, "seed": seed, "versions": versions(), **facts}

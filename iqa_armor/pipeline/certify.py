@@ -1,7 +1,7 @@
 """Certify models by smoothing: bounds of the score of every image, several models and methods side by side."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, fields, replace
 from pathlib import Path
 from typing import Any
@@ -27,10 +27,11 @@ from iqa_armor.progress import Progress, automatic
 from iqa_armor.results.figures import Scale
 from iqa_armor.results.outcome import Certification, CertifiedModel
 
+Source = Dataset | Sequence[Path | str]
 OPTIONS = ("samples", "sigma", "radius", "confidence", "denoiser", "batch_size")
 
 
-def opened(source: Dataset | Sequence[Path | str]) -> Dataset:
+def opened(source: Source) -> Dataset:
     return source if isinstance(source, Dataset) else Dataset("files", {"test": image_set(source)})
 
 
@@ -51,7 +52,7 @@ def build_smoothers(settings: CertifySettings) -> dict[str, Smoother]:
 
 def certify_images(
     models: Sequence[QualityModel],
-    source: Dataset | Sequence[Path | str],
+    source: Source,
     settings: CertifySettings | None = None,
     *,
     baseline: int | None = None,
@@ -62,18 +63,14 @@ def certify_images(
 
     Models are moved to the device and told apart by names; `baseline` is the position of the one that the others are
     compared with. A score range that is not known is measured on the dataset's training images, where it has some.
-
-    Raises:
-        UsageError: If there is no model, or a setting is not allowed.
-        DataError: If there is no image, or one cannot be read.
-        ModelLoadError: If a score is not finite, or a method needs a score range and there is none.
+    Raises UsageError if there is no model, or a setting is not allowed, DataError if there is no image, or one cannot
+    be read, and ModelLoadError if a score is not finite, or a method needs a score range and there is none.
     """
     settings = settings or CertifySettings()
     smoothers = build_smoothers(settings)
     if not models:
         raise UsageError("name at least one model to certify")
-    device = device or choose_device()
-    dataset = opened(source)
+    device, dataset = device or choose_device(), opened(source)
     images = dataset.reported()[1].limit(settings.limit)
     require_readable(images)
     entries = []
@@ -94,15 +91,11 @@ def certify_images(
 
 
 def forecast_certificates(
-    models: Sequence[QualityModel],
-    source: Dataset | Sequence[Path | str],
-    settings: CertifySettings,
-    smoothers: Mapping[str, Smoother],
-    device: torch.device,
+    models: Sequence[QualityModel], source: Source, settings: CertifySettings, device: torch.device
 ) -> list[Forecast]:
     dataset = opened(source)
     images = dataset.reported()[1].limit(settings.limit)
-    calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in smoothers.values())
+    calls = 1 + sum(getattr(smoother, "samples", 1) for smoother in build_smoothers(settings).values())
     pairs = ((model, prepare_for(model, dataset)(images[0])) for model in models)
     return [forecast(model, image, device=device, images=len(images), calls=calls) for model, image in pairs]
 

@@ -76,8 +76,7 @@ class Subject:
 def certify_model(subject: Subject, smoothers: Mapping[str, Smoother]) -> CertifiedModel:
     """Return the figures of one model by all methods, named by their words; its state is left as it was.
 
-    Raises UsageError if no training image is there to calibrate a method on, ModelLoadError if a score is not finite,
-    or a method cannot smooth this model.
+    Raises UsageError without a training image to calibrate on, ModelLoadError for scores or models that do not serve.
     """
     model, (_, _, height, width) = subject.model, subject.image(0).shape
     with frozen(model):
@@ -106,12 +105,9 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
     if not isinstance(smoother, FeatureSmoothing) or smoother.mode != "calibrated" or smoother.jacobian:
         return smoother
     if subject.training is None or not len(subject.training):
-        raise UsageError(
-            "mode=calibrated measures the Jacobian on training images, and there are none here; name a dataset with a "
-            "training split by --data, or give jacobian=NUMBER"
-        )
-    images = subject.training.limit(CALIBRATION_IMAGES)
-    largest = smoother
+        problem = "mode=calibrated measures the Jacobian on training images, and there are none here"
+        raise UsageError(f"{problem}; name a dataset with a training split by --data, or give jacobian=NUMBER")
+    images, largest = subject.training.limit(CALIBRATION_IMAGES), smoother
     for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
         found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
         largest = max(largest, found, key=lambda each: each.jacobian)
@@ -120,10 +116,8 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
     return largest
 
 
-def _certify(
-    subject: Subject, word: str, method: tuple[Smoother, BoundSmoother], *, plain: Sequence[float]
-) -> MethodFigures:
-    (smoother, bound), scale = method, subject.scale
+def _certify(subject: Subject, word: str, how: tuple[Smoother, BoundSmoother], *, plain: list[float]) -> MethodFigures:
+    (smoother, bound), scale = how, subject.scale
     found: list[CertifiedImage] = []
     smoothed: list[float] = []
     slopes: list[float] = []

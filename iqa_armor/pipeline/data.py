@@ -30,20 +30,15 @@ def check_data(dataset: Dataset, *, progress: Progress = silent) -> tuple[dict[s
     sizes = Counter(each_read(checked_size, everything, problems, progress=progress, task="decoding images"))
     direction, warnings = measure_direction(dataset, progress=progress), []
     if direction is not None and direction.is_suspicious:
-        warnings.append(
-            f"labels fall as {direction.measure} rises (SROCC {direction.correlation:.2f} on {direction.images} "
-            "images); if small values mean good quality, turn them round: scores must rise with quality"
-        )
+        said = f"SROCC {direction.correlation:.2f} on {direction.images} images"
+        advice = "if small values mean good quality, turn them round: scores must rise with quality"
+        warnings.append(f"labels fall as {direction.measure} rises ({said}); {advice}")
     labels = dataset.labels if dataset.is_labelled else None
-    return {
-        "schema": "iqa-armor/data-check/1",
-        "data": {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "labels": labels},
-        "splits": {split: _summary(images) for split, images in dataset.splits.items()},
-        "sizes": _sizes(sizes),
-        "direction": direction and {**asdict(direction), "suspicious": direction.is_suspicious},
-        "warnings": warnings,
-        "problems": problems.found,
-    }, problems
+    data = {"spec": dataset.spec, "fingerprint": dataset.fingerprint, "labels": labels}
+    splits = {split: _summary(images) for split, images in dataset.splits.items()}
+    found = {"schema": "iqa-armor/data-check/1", "data": data, "splits": splits, "sizes": _sizes(sizes)}
+    told = direction and {**asdict(direction), "suspicious": direction.is_suspicious}
+    return {**found, "direction": told, "warnings": warnings, "problems": problems.found}, problems
 
 
 def _summary(images: ImageSet) -> dict[str, Any]:
@@ -102,8 +97,7 @@ def measure_direction(dataset: Dataset, *, progress: Progress = silent) -> Direc
 def sharpness(image: Tensor) -> Tensor:
     """Return the variance of the Laplacian of an image's luma, uint8 (3, H, W), in squared gray levels; 0 below 3×3.
 
-    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; the Laplacian of the four
-    neighbors, image borders left out (ours).
+    Source: Pech-Pacheco et al., "Diatom autofocusing in brightfield microscopy", ICPR 2000; without borders (ours).
     """
     if min(image.shape[-2:]) < 3:
         return torch.zeros(())

@@ -172,11 +172,9 @@ def is_informed(model: QualityModel, images: TrainingImages, progress: Progress)
     found, chance = float(srocc(scores if model.higher_is_better else -scores, sample.mos)), chance_srocc(len(sample))
     if found > chance:
         return True
-    logger.warning(
-        "the model's scores agree with opinion no more than by chance (SROCC %.2f on %d training images, chance gives "
-        "%.2f); the result answers in the unit of the opinion scores",
-        *(found, len(sample), chance),
-    )
+    told = f"SROCC {found:.2f} on {len(sample)} training images, chance gives {chance:.2f}"
+    problem = f"the model's scores agree with opinion no more than by chance ({told})"
+    logger.warning("%s; the result answers in the unit of the opinion scores", problem)
     return False
 
 

@@ -114,8 +114,7 @@ def forecast(
     model, which moves to the device, is trained a little if `epochs` are asked for.
     """
     timed = TimedModel(model, size=(image.shape[-2], image.shape[-1]), device=device)
-    batch = min(batch_size, images) or 1
-    flops = count_flops(model, image)
+    batch, flops = min(batch_size, images) or 1, count_flops(model, image)
     call = _median(timed, timed.score, batch)
     seconds = images * calls * call
     if gradients:

@@ -2,7 +2,7 @@
 
 from dataclasses import asdict
 from functools import partial
-from typing import cast
+from typing import Any, cast
 
 from torch import Tensor, fx, nn
 
@@ -23,7 +23,7 @@ from iqa_armor.pipeline.card import provenance_of
 from iqa_armor.pipeline.fitting import RunOptions, moments_of, takes_samples
 from iqa_armor.pipeline.forecast import slowdown
 from iqa_armor.pipeline.hardened import Frontier, Hardened
-from iqa_armor.pipeline.proofs import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
+from iqa_armor.pipeline.inspect import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
 from iqa_armor.recipe import Recipe
@@ -46,15 +46,12 @@ def harden(
     """Return a hardened copy of a model; the model itself is left untouched.
 
     Only the training split of the dataset is used, and of `unlabelled` any images, whose scores `--defense teacher`
-    takes from the original.
+    takes from the original. Raises DataError if images are missing or unreadable, or too few for the criterion, before
+    anything else starts, SurgeryError if the model cannot be traced, cut or pruned as asked, and ModelLoadError if the
+    result could not be stored in a file; nothing has been trained by then.
 
-    Raises:
-        DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
-        SurgeryError: If the model cannot be traced, cut or pruned as asked.
-        ModelLoadError: If the result could not be stored in a file; nothing has been trained by then.
-
-    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
-    the result is brought back to the mean and spread of the original's scores.
+    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and the
+    result is brought back to the mean and spread of the original's scores.
     """
     options = options or RunOptions()
     if recipe.backend == "auto":
@@ -126,20 +123,12 @@ class _Hardening:
         self.srocc["result"] = self._agreement(scores[-len(self.images.held_out) :])
         stored = rebuilt(model.to("cpu").eval()).network
         proofs.append(prove_same("saved = loaded", model.network, stored, images.cpu(), steady=steady))
-        record = provenance_of(
-            self.original,
-            self.dataset,
-            seed=recipe.seed,
-            blocks=[asdict(block) for block in blocks],
-            pruned=pruned.facts() if pruned else None,
-            checks=[asdict(proof) for proof in proofs],
-            smooth_activations=smooth,
-            images_used={"training": len(self.images.fitted), "held_out": len(self.images.held_out)},
-            unlabelled=self.unlabelled and self.unlabelled.spec,
-            held_out_srocc=self.srocc,
-            frontier=self.frontier.facts if self.frontier else [],
-            **history.facts(),
-        )
+        facts: dict[str, Any] = {"blocks": list(map(asdict, blocks)), "pruned": pruned.facts() if pruned else None}
+        facts |= {"checks": list(map(asdict, proofs)), "smooth_activations": smooth}
+        facts["images_used"] = {"training": len(self.images.fitted), "held_out": len(self.images.held_out)}
+        facts |= {"unlabelled": self.unlabelled and self.unlabelled.spec, "held_out_srocc": self.srocc}
+        facts |= {"frontier": self.frontier.facts if self.frontier else [], **history.facts()}
+        record = provenance_of(self.original, self.dataset, seed=recipe.seed, **facts)
         others = self.frontier.others if self.frontier else {}
         return Hardened(model, recipe, blocks, pruned, history, self.srocc, record, others)
 

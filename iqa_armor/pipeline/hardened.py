@@ -63,10 +63,8 @@ class Hardened:
         if not self.fit.epochs or after >= before - WORSE:
             return []
         ways = ["more --epochs", "another --learning-rate", *["a smaller --prune"] * (self.recipe.prune > 0)]
-        return [
-            f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f} on held-out "
-            f"training images; {', '.join(ways[:-1])} or {ways[-1]} may help"
-        ]
+        told = f"the result ranks images worse than the original: SROCC {after:.3f} against {before:.3f}"
+        return [f"{told} on held-out training images; {', '.join(ways[:-1])} or {ways[-1]} may help"]
 
     def as_plain(self) -> dict[str, Any]:
         scale = self.model.scale
@@ -100,8 +98,7 @@ def frontier(
 ) -> list[FrontierPoint]:
     """Return `count` points between the weights that a model started with and those it has, the start first.
 
-    Batch norms whose statistics differ between the ends get those of training images; the model is left as it was.
-    `sign` is −1 where small scores are good.
+    Batch norms that differ between the ends get the statistics of training images; the model is left as it was.
     """
     end, points, held = copy.deepcopy(model.state_dict()), [], images.held_out
     for number in range(count):

@@ -15,10 +15,13 @@ from iqa_armor.defenses.base import Defended, Threat, read_chain
 from iqa_armor.defenses.defended import Purified, Smoothed
 from iqa_armor.defenses.smoothing import SMOOTHERS
 from iqa_armor.errors import ModelLoadError
+from iqa_armor.models import ARCHITECTURES
 from iqa_armor.models.base import KONIQ_SIZE, Preprocessing, QualityModel, ScoreScale
+from iqa_armor.models.build import build
+from iqa_armor.models.checkpoints import read_checkpoint
 from iqa_armor.models.outputs import choose_output
 from iqa_armor.models.weights import RESCALING, bare, listed, load_matching, load_strict, match_architecture
-from iqa_armor.pipeline.card import sha256_of
+from iqa_armor.pipeline.card import record_of
 from iqa_armor.pipeline.hub import fetched
 from iqa_armor.pipeline.settings import Opening
 from iqa_armor.randomness import seeded
@@ -29,18 +32,11 @@ THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
-    """Return the model stored in a file, in eval mode on the CPU.
+    """Return the model stored in a file, in eval mode on the CPU; a ModelLoadError says what would work.
 
-    Args:
-        path: An iqa-armor file, a state dict or a pickled module, told by its content; or `hf:owner/name` on the hub.
-        arch: Architecture of a state dict; matched against the built-in ones by default.
-        opening: The rest of what may be said about a foreign file.
-
-    Raises:
-        ModelLoadError: If the file cannot be opened as asked; says what would work.
+    The file is one of iqa-armor, a state dict or a pickled module, told by its content, or `hf:owner/name` on the hub.
+    `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest.
     """
-    from iqa_armor.models.build import build
-
     opening = opening or Opening()
     _check(opening)
     named, path = Path(path), fetched(path)
@@ -63,8 +59,7 @@ def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | 
 def _files(weights: Path | str | None, key: str, arch: str | None) -> tuple[dict[str, str], ...]:
     spec = split_spec(arch or "")
     code = Path(spec[0]).expanduser() if spec and spec[0].endswith(".py") else None
-    names = [Path(file) for file in (weights, code) if file is not None]
-    records = tuple({"name": path.name, "sha256": sha256_of(path)} for path in names)
+    records = tuple(record_of(Path(file)) for file in (weights, code) if file is not None)
     return ({**records[0], "key": key}, *records[1:]) if key else records
 
 
@@ -85,9 +80,6 @@ def start_model(
     These are None where nothing is from a file; an architecture's factory does not tell. `arch` may also be a model
     file. Raises ModelLoadError if there is no such architecture, or too few of the weights fit.
     """
-    from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_checkpoint
-
     _check(opening)
     arch = str(arch)
     if arch.endswith(".py"):
@@ -118,10 +110,6 @@ def _check(opening: Opening) -> None:
 
 def _load_foreign(path: Path, arch: str | None, opening: Opening) -> tuple[nn.Module, str, str]:
     """Return the pickled module of a file, or an architecture with its weights; the architecture; the weights' key."""
-    from iqa_armor.models import ARCHITECTURES
-    from iqa_armor.models.build import build
-    from iqa_armor.models.checkpoints import read_checkpoint
-
     stored = read_checkpoint(path, trust_pickle=opening.trust_pickle, weights_key=opening.weights_key)
     _say(*stored.remarks)
     if isinstance(stored.weights, nn.Module):

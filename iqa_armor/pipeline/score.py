@@ -4,7 +4,7 @@ import math
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from glob import has_magic, iglob
 from itertools import groupby, islice
@@ -45,20 +45,18 @@ def each_image(paths: Iterable[Path | str]) -> Iterator[Path]:
 def listed_images(paths: Iterable[Path | str], listed: str | None) -> Iterator[Path]:
     """Yield the image files that paths name, then those of a list, a path a line; "-" is the standard input."""
     yield from each_image(paths)
-    if listed is not None:
-        with ExitStack() as held:
-            file: Any = sys.stdin
-            if listed == "-":
-                if file is None:
-                    raise UsageError("the standard input is closed; name a LIST")
-                file.reconfigure(errors="surrogateescape")
-            else:
-                with reading(listed, UsageError):
-                    file = held.enter_context(Path(listed).open(encoding="utf-8", errors="surrogateescape"))
-            for line in iter(lambda: file.readline(MOST_PATH), ""):
-                if len(line) == MOST_PATH:
-                    raise UsageError(f"{listed} is no list of images: a line has {MOST_PATH} characters or more")
-                yield from each_image([line.rstrip("\r\n")] if line.strip() else ())
+    if listed is None:
+        return
+    if listed == "-" and sys.stdin is None:
+        raise UsageError("the standard input is closed; name a LIST")
+    with reading(listed, UsageError):
+        file: Any = sys.stdin if listed == "-" else Path(listed).open(encoding="utf-8")  # noqa: SIM115
+        file.reconfigure(errors="surrogateescape")
+    with nullcontext() if listed == "-" else file:
+        for line in iter(lambda: file.readline(MOST_PATH), ""):
+            if len(line) == MOST_PATH:
+                raise UsageError(f"{listed} is no list of images: a line has {MOST_PATH} characters or more")
+            yield from each_image([line.rstrip("\r\n")] if line.strip() else ())
 
 
 def count_images(paths: Iterable[Path | str], listed: str | None) -> int:

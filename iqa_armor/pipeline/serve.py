@@ -27,11 +27,7 @@ NEEDS = ("fastapi", "uvicorn", "prometheus_client")
 
 
 class Refused(Exception):
-    """A request that gets another answer than a score: an HTTP status and why."""
-
-    def __init__(self, status: int, reason: str) -> None:
-        super().__init__(reason)
-        self.status = status
+    """A request that gets another answer than a score; its arguments are an HTTP status and why."""
 
 
 class _Waiting(NamedTuple):
@@ -125,7 +121,7 @@ class _Api:
             async with asyncio.timeout(self.service.timeout):
                 answer = await self._scored(chunks)
         except Refused as error:
-            status, answer = error.status, {"detail": str(error)}
+            status, answer = error.args[0], {"detail": error.args[1]}
         except TimeoutError:
             status, answer = 504, {"detail": f"it took longer than {self.service.timeout:g} s"}
         self.answers.labels(status).inc()

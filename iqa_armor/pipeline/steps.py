@@ -178,12 +178,11 @@ def _digest_of(version: tuple[str, int, int, int]) -> str:
 
 def _names_in(table: Path) -> frozenset[str]:
     """Return names that stand in the cells of a table, those of its images among them; none if it is no table."""
-    try:
-        rows = read_labels(table).rows
-    except DataError:
-        return frozenset()
-    cells = {cell.replace("\\", "/").rpartition("/")[2] for row in rows for cell in row.values.values()}
-    return frozenset(chain.from_iterable(map(_names_of, cells)))
+    cells: set[str] = set()
+    with suppress(DataError):
+        cells = {cell for row in read_labels(table).rows for cell in row.values.values()}
+    names = {cell.replace("\\", "/").rpartition("/")[2] for cell in cells}
+    return frozenset(chain.from_iterable(map(_names_of, names)))
 
 
 def _names_of(file: str) -> set[str]:

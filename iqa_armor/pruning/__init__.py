@@ -1,7 +1,5 @@
 """Structured pruning of traced networks, and the criteria that say which channels go."""
 
-from __future__ import annotations
-
 from typing import TYPE_CHECKING
 
 from iqa_armor.registry import Entry, Registry
@@ -9,8 +7,7 @@ from iqa_armor.registry import Entry, Registry
 if TYPE_CHECKING:
     from iqa_armor.pruning.criteria import Criterion
 
-
-CRITERIA: Registry[Criterion] = Registry(
+CRITERIA: "Registry[Criterion]" = Registry(
     "criterion",
     {
         "taylor": Entry("iqa_armor.pruning.criteria:Taylor", "least effect on the scores, to first order", {}),

@@ -148,10 +148,9 @@ class Taylor(Criterion):
 class ReaderCriterion(Criterion):
     """Importance of channels where they are read: behind norms, activations, sums and depthwise filters.
 
-    A channel is worth what the convolutions and linear layers that read it find in it, on average over them; where a
-    flattened map is read, on average over the channel's places. So a channel that a ReLU silences is worth nothing
-    whatever its weights, and channels that residual sums couple are judged as sums. Channels that no layer reads keep
-    their place. All ours; [RA] does not say where activations are taken.
+    A channel is worth what the convolutions and linear layers that read it find in it, on average over them and, of a
+    flattened map, over its places. So one that a ReLU silences is worth nothing whatever its weights, and those that
+    residual sums couple are judged as sums. Channels that no layer reads keep their place. All ours.
     """
 
     takes_samples = True

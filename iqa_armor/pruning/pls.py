@@ -76,8 +76,7 @@ class Vip(Limited, ReaderCriterion):
 class DistilledVip(Vip):
     """`Vip` times √R², R² being the share of the labels' variance that the layer's latent space explains.
 
-    So its mean square over the channels of a layer is that layer's R², and layers can be ranked against each other: one
-    that says little about quality loses more of its channels.
+    So its mean square over a layer's channels is R², and layers that say little about quality lose more of theirs.
 
     Source: named in [RA] without a formula beyond one latent space per layer; the factor √R² is ours.
     """

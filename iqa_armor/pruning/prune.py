@@ -2,7 +2,7 @@
 
 from collections.abc import Collection
 from dataclasses import dataclass, field
-from itertools import pairwise
+from itertools import groupby
 
 import torch
 from torch import Tensor, fx, nn
@@ -14,8 +14,7 @@ from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.channels.proof import difference
 from iqa_armor.pruning.coupling import Coupling, Cut
 from iqa_armor.pruning.criteria import Criterion, Evidence, importance_of
-from iqa_armor.pruning.recalibrate import kept_statistics, recalibrate
-from iqa_armor.pruning.samples import Inputs, LabelledBatches, pooled_inputs
+from iqa_armor.pruning.samples import Inputs, LabelledBatches, kept_statistics, pooled_inputs, recalibrate
 from iqa_armor.pruning.widths import decide, ranked
 
 PROOF_IMAGES = 4
@@ -26,9 +25,9 @@ PROOF_TOLERANCE = 1e-4  # of the scores' spread
 class Pruned:
     """A pruned copy and what was removed; pairs are (before, after).
 
-    The proof is the largest difference, in the spread of the scores, between the pruned network before any correction
-    and the original with what was removed set to zero; None where the original's own scores are random, or depend on
-    the other images of a batch. It normalises over the channels that stay at nodes in `across`, which do so over all.
+    The proof is the largest difference, in the scores' spread, between the network before any correction and the
+    original with what was removed set to zero, which normalises over what stays at nodes in `across`; None where the
+    original's scores are random, or depend on the other images of a batch.
     """
 
     network: fx.GraphModule
@@ -159,8 +158,7 @@ def _check(
 
 def _as_ranges(numbers: list[int]) -> str:
     """Return ascending numbers as text: "0-3,7,9-12"."""
-    starts = [index for index in range(len(numbers)) if not index or numbers[index] != numbers[index - 1] + 1]
-    runs = [numbers[start:end] for start, end in pairwise([*starts, len(numbers)])]
+    runs = [[number for _, number in run] for _, run in groupby(enumerate(numbers), lambda pair: pair[1] - pair[0])]
     return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
 
 

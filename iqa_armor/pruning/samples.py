@@ -1,12 +1,14 @@
-"""What the layers of a network read on labelled images."""
+"""What the layers of a network read on images: for criteria, and to give back what removed channels contributed."""
 
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError, failing
 from iqa_armor.graph.trace import evaluating
@@ -17,6 +19,10 @@ Reader = nn.modules.conv._ConvNd | nn.Linear
 BLIND = "scores of this network have no gradient, as behind argmax; pass --criterion l1"
 EFFECT_BATCH = 4  # images whose gradients are held at once
 CONSTANT = 1e-6  # of a channel's mean: below this its spread over images is rounding
+Hook = Callable[[str, Any, tuple[Tensor, ...], Tensor], Tensor | None]  # of a module's name, it, its inputs and output
+BIASED = (nn.Conv1d, nn.Conv2d, nn.Linear)
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d)
+Statistics = tuple[Tensor, Tensor]  # mean and variance (C,) of each channel over images and pixels
 
 
 @dataclass(frozen=True)
@@ -30,9 +36,8 @@ class Inputs:
 def pooled_inputs(network: nn.Module, batches: LabelledBatches) -> Inputs:
     """Return the pooled inputs of every convolution and linear layer; restores the network's mode.
 
-    One batch is held at a time. A layer that runs more than once gets the mean of its runs; one that sees several crops
-    of an image, crops of one image together, gets their mean. Raises SurgeryError if a layer does not see each image by
-    itself, and ValueError if there are no images.
+    Of several runs of a layer, or crops of an image side by side, that is the mean. Raises SurgeryError if a layer does
+    not see each image by itself, and ValueError if there are no images.
     """
     parts: dict[str, list[Tensor]] = {}
     labels: list[Tensor] = []
@@ -72,8 +77,7 @@ def _per_image(name: str, seen: list[Tensor], images: int) -> Tensor:
 def score_effects(network: nn.Module, images: Tensor) -> dict[str, Tensor]:
     """Return what each channel that a layer reads does to the scores, to first order; restores the network's mode.
 
-    That is, for normalised images (N, 3, H, W), a·∂score/∂a (N, C) per name of a convolution or linear layer, summed
-    over all places (and runs) of the channel a, float64 on the CPU.
+    Of images (N, 3, H, W): a·∂score/∂a (N, C) by layer, summed over places and runs of a channel a, float64 on the CPU.
     """
     layers = {name: module for name, module in network.named_modules() if isinstance(module, Reader)}
     found: dict[str, list[Tensor]] = {name: [] for name in layers}
@@ -135,3 +139,70 @@ def varies(activations: Tensor) -> Tensor:
 def channel_axis(module: nn.Module, values: Tensor) -> int:
     """Return the axis of a layer's channels: the last of a linear layer, the second of all others."""
     return values.ndim - 1 if isinstance(module, nn.Linear) else 1
+
+
+def kept_statistics(
+    network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
+) -> dict[str, Statistics]:
+    """Return statistics before pruning of the channels that stay, by module, on a normalised input (N, 3, H, W).
+
+    Of outputs where there is a bias, of inputs of batch norms; modules that `kept` does not name keep all channels.
+    """
+    found: dict[str, Statistics] = {}
+
+    def record(name: str, module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        mean, variance = _statistics(module, inputs[0] if isinstance(module, NORMS) else output)
+        keep = kept.get(name, list(range(len(mean))))
+        found[name] = mean[keep], variance[keep]
+
+    _run(network, calibration, record)
+    return found
+
+
+def recalibrate(pruned: fx.GraphModule, targets: Mapping[str, Statistics], calibration: Tensor) -> None:
+    """Match a pruned network's channel statistics to those before pruning, in place, from input to output.
+
+    A bias absorbs the change of its layer's mean output. A batch norm's running mean and variance move by the change of
+    its input's: a re-estimate from few images would be less precise. Every layer sees those before it corrected; those
+    that run more than once are left alone. The targets are what `kept_statistics` gave for the same input.
+
+    Source: ours; bias correction as in Nagel et al., "Data-Free Quantization Through Weight Equalization and Bias
+    Correction", ICCV 2019, Section 4.2, here for pruning.
+    """
+
+    def correct(name: str, module: Any, inputs: tuple[Tensor, ...], output: Tensor) -> Tensor | None:
+        if name not in targets:
+            return None
+        is_norm, (before, spread) = isinstance(module, NORMS), targets[name]
+        mean, variance = _statistics(module, inputs[0] if is_norm else output)
+        change = before - mean
+        if not is_norm:
+            module.bias += change
+            return output + change.view(-1, *[1] * (output.ndim - 1 - channel_axis(module, output)))
+        module.running_mean -= change
+        tiny = torch.finfo(variance.dtype).tiny
+        # A channel that is constant on the calibration images says nothing about its variance.
+        scale = torch.where(spread > 1e-12, variance / spread.clamp_min(tiny), 1.0)
+        module.running_var *= scale.clamp(0.1, 10.0)
+        return cast(Tensor, module.forward(inputs[0]))
+
+    _run(pruned, calibration, correct)
+
+
+def _run(network: fx.GraphModule, calibration: Tensor, hook: Hook) -> None:
+    called = [network.get_submodule(str(node.target)) for node in network.graph.nodes if node.op == "call_module"]
+    counts = Counter(map(id, called))
+    with ExitStack() as hooks, evaluating(network), torch.no_grad():
+        for name, module in network.named_modules():
+            held = "bias" if isinstance(module, BIASED) else "running_mean" if isinstance(module, NORMS) else ""
+            # One that runs on several inputs has no statistics of its own.
+            if counts[id(module)] == 1 and getattr(module, held, None) is not None:
+                hooks.enter_context(module.register_forward_hook(partial(hook, name)))
+        network(calibration)
+
+
+def _statistics(module: nn.Module, values: Tensor) -> Statistics:
+    channel = channel_axis(module, values)
+    axes = tuple(axis for axis in range(values.ndim) if axis != channel)
+    variance, mean = torch.var_mean(values, dim=axes, correction=0)
+    return mean, variance

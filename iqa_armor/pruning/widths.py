@@ -82,12 +82,11 @@ def ranked(group: ChannelGroup, importance: Tensor) -> Ranked:
 def decide(
     groups: Sequence[Ranked], *, channels: int, ratio: float, across_layers: bool, halved: Iterable[int]
 ) -> Decision:
-    """Return which channels go, so that about a share of `ratio` does.
+    """Return which channels go, so that about a share of `ratio`, in [0, 1), of all convolutions' `channels` does.
 
     Widths become multiples of the largest of 16, 8, 4, 1 that keeps the removed share within 1.5 points of `ratio` and
     takes at most 16 points more of any layer; where most have enough channels that are worth nothing, those layers lose
-    no others. The ratio, in [0, 1), is one of `channels`, the output channels of all convolutions; across layers the
-    least important of all groups go, else as many of each; `halved` is as in `Rounding`.
+    no others. Across layers the least important of all groups go, else as many of each; `halved` is as in `Rounding`.
     """
 
     def attempt(rounding: Rounding, wanted: list[float]) -> Decision:
@@ -118,16 +117,14 @@ def decide(
 
 def _wanted_in_each(groups: Sequence[Ranked], ratio: float) -> list[float]:
     """Return how many channels of each group stay where a share goes; those of the same layers share out their dead."""
-    alike: dict[frozenset[str], list[Ranked]] = {}
-    for each in groups:
-        makers = frozenset(member.name for member in each.group.members if member.side == "gives")
-        alike.setdefault(makers, []).append(each)
-    gone: dict[int, float] = {}
-    for kin in alike.values():
-        aim, dead = ratio * sum(each.group.width for each in kin), sum(each.dead for each in kin)
-        for each in kin:
-            gone[id(each)] = each.dead * aim / dead if _is_enough(dead, aim) else ratio * each.group.width
-    return [each.group.width - gone[id(each)] for each in groups]
+    makers = [{member.name for member in each.group.members if member.side == "gives"} for each in groups]
+    wanted = []
+    for each, own in zip(groups, makers, strict=True):
+        kin = [other for other, its in zip(groups, makers, strict=True) if its == own]
+        aim, dead = ratio * sum(other.group.width for other in kin), sum(other.dead for other in kin)
+        gone = each.dead * aim / dead if _is_enough(dead, aim) else ratio * each.group.width
+        wanted.append(each.group.width - gone)
+    return wanted
 
 
 def _wanted_across(groups: Sequence[Ranked], ratio: float) -> list[float]:

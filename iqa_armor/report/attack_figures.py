@@ -151,12 +151,7 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
         return []
     found = difference.attacks | {WORST: difference.worst_case}
     parts = {name: part for name in attacks_shown(outcome) if (part := found.get(name)) is not None}
-    rows = [
-        Comparison(f.label, getattr(base, f.name), getattr(model, f.name), getattr(difference, f.name), f.better)
-        for f in declared("clean")
-        if f.compared
-    ]
-    rows += _ranked(base, model, difference)
+    rows = list(_ranked(base, model, difference))
     for name in (headline(outcome)[0], WORST):
         rows += _at_budget(outcome, (base, model), name, parts[name]) if name in parts else ()
     for name, part in parts.items():
@@ -165,7 +160,10 @@ def compare(outcome: Outcome, model: ModelEntry) -> list[Comparison]:
 
 
 def _ranked(base: ModelEntry, model: ModelEntry, difference: Differences) -> Iterator[Comparison]:
-    """Yield the figures of the attack on the ranking: at 1/255 where it was run, and the mean over its budgets."""
+    """Yield clean figures; and those of the attack on the ranking, at 1/255 where it was run and in the mean."""
+    for figure in (each for each in declared("clean") if each.compared):
+        before, after, found = (getattr(each, figure.name) for each in (base, model, difference))
+        yield Comparison(figure.label, before, after, found, figure.better)
     for figure in (each for each in declared("ranked") if each.compared):
         if RANKED_AT in getattr(model, figure.name):
             before, after, found = (getattr(each, figure.name).get(RANKED_AT) for each in (base, model, difference))

@@ -87,16 +87,15 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
     looks = marks([model.name for model in found.models], found.baseline)
     # The smallest values could not be told from zero beside the largest.
     is_log = not has_levels and 0 < LARGEST_RATIO * min(values) < max(values)
-    yield Chart(
-        title=title + "; dashed: of the plain score" * has_levels,
-        description=f"{'; '.join(told)}.",
-        axes=("", title[0].lower() + title[1:] if not has_levels else title),
-        series=tuple(document.Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn),
-        ticks={place: re.sub("([:,])", r"\1\n", word) for place, word in enumerate(words)},
-        limits=None if is_log or has_levels else (0, None),
-        levels=tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None),
-        is_log=is_log,
+    series = tuple(document.Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn)
+    ticks: dict[float, str] = {place: re.sub("([:,])", r"\1\n", word) for place, word in enumerate(words)}
+    levels = tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None)
+    limits, axes = (
+        None if is_log or has_levels else (0, None),
+        ("", title if has_levels else title[0].lower() + title[1:]),
     )
+    title += "; dashed: of the plain score" * has_levels
+    yield Chart(title, f"{'; '.join(told)}.", axes, series, ticks, limits, levels, is_log=is_log)
 
 
 def _notes(found: Certification) -> tuple[str, ...]:

@@ -7,7 +7,7 @@ from statistics import fmean
 
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Panels, Series
-from iqa_armor.report.formatting import GREY, budget, is_number, model_labels, model_marks, short
+from iqa_armor.report.formatting import GREY, budget, model_labels, model_marks, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import CLEAN as UNATTACKED
@@ -20,10 +20,7 @@ Lines = Mapping[str, Mapping[float, float]]  # a figure by budget, by model
 
 
 def curves(outcome: Outcome, figure: str) -> tuple[Chart, ...]:
-    """Return a panel per attack that was swept over budgets, with one vertical axis: a figure, a line per model.
-
-    SROCC starts at budget 0 with that of the clean images.
-    """
+    """Return a panel per attack that was swept over budgets, with one vertical axis: a figure, a line per model."""
     word, found = {"abs_gain": "AbsGain", "srocc": "SROCC"}[figure], dict[str, dict[str, dict[float, float]]]()
     for attack in attacks_shown(outcome):
         if lines := {model.name: line for model in outcome.models if (line := _line(model, attack, figure))}:
@@ -61,10 +58,7 @@ def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
 
 
 def score_scatters(outcome: Outcome, table: Table) -> Panels:
-    """Return a panel per model and dataset: scores before and after the headline attack, over opinion if there is any.
-
-    Of more than `PANELS` those of bare models are first, then those under attacks that know the defense.
-    """
+    """Return a panel per model and dataset: scores before and after the headline attack, over opinion if any."""
     attack, key = headline(outcome)
     found = []
     for model, entry in itertools.product(outcome.models, outcome.data):
@@ -97,7 +91,7 @@ def _over_budget(
 
 
 def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
-    """Return a figure by budget, nan where it is not defined; nothing unless there are budgets with a value."""
+    """Return a figure by budget, SROCC from the clean one at 0 on, nan where not defined; nothing unless swept."""
     by_key: Mapping[str, float | None] = getattr(figures_of(model, attack), figure)
     values = _numbers(by_key)
     if len(values) < 2 or not any(map(math.isfinite, values.values())):
@@ -106,7 +100,7 @@ def _line(model: ModelEntry, attack: str, figure: str) -> dict[float, float]:
 
 
 def _numbers(by_key: Mapping[str, float | None]) -> dict[float, float]:
-    return {float(key): math.nan if v is None else v for key, v in by_key.items() if is_number(key)}
+    return {float(key): math.nan if v is None else v for key, v in by_key.items() if key != "own"}
 
 
 def _scatter(outcome: Outcome, model: ModelEntry, spec: str, tables: tuple[Table, Table], *, most: int) -> Chart:

@@ -12,7 +12,6 @@ from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import flattened
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
-SEEDED = "All figures are means over seeds; pictures and scatter plots are of the first."
 STATUS: Mapping[str, tuple[str, Tone]] = {
     "passed": ("✓", "good"),
     "failed": ("✗", "caution"),
@@ -83,7 +82,8 @@ def seeds_table(outcome: Outcome) -> Table:
                 yield row(label, short(found[model.name][path]), short(spread[path]))
 
     columns = (Column("Figure", kind="text"), *number_columns(("Mean", "Standard deviation")))
-    return Table(f"Over seeds {', '.join(map(str, outcome.seeds))}", columns, _by_model(outcome, rows), (SEEDED,))
+    note = "All figures are means over seeds; pictures and scatter plots are of the first."
+    return Table(f"Over seeds {', '.join(map(str, outcome.seeds))}", columns, _by_model(outcome, rows), (note,))
 
 
 def datasets_table(outcome: Outcome) -> Table:

@@ -41,12 +41,8 @@ def plain(value: float | str | None) -> str:
     return value if isinstance(value, str) else significant(value, 4)
 
 
-def is_number(key: str) -> bool:
-    return key != "own"
-
-
 def budget(key: str) -> str:
-    return f"{key}/255" if is_number(key) else f"its {key} budget"
+    return f"its {key} budget" if key == "own" else f"{key}/255"
 
 
 def listed(values: Mapping[str, float | int | str | None]) -> str:

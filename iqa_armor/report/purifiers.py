@@ -1,6 +1,6 @@
 """What purifiers do to images and scores: their table, and the gain-quality plane."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from iqa_armor.report.attack_figures import figures_of, headline, shown_budget, starred
 from iqa_armor.report.document import Cell, Chart, Column, Panels, Row, Rows, Series, Table, number_columns, row
@@ -9,6 +9,7 @@ from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 
 OVERALL = "overall"
+THREATS: Mapping[str | None, str] = {"bare": "unaware", "adaptive": "adaptive"}
 SIDE_BY_SIDE = 2  # attacks; of more of them the headline's stands beside the mean of all
 
 
@@ -61,7 +62,7 @@ def plane(outcome: Outcome) -> Panels:
             points += [(model, (x, y))] if x is not None and y is not None else []
         label = defense_label(outcome, entries[0])
         if points:
-            figures = ((short(x), short(y), _threat(model)) for model, (x, y) in points)
+            figures = ((short(x), short(y), THREATS[model.threat]) for model, (x, y) in points)
             parts = (f"gain score {x} and quality {y} under an {threat} attack" for x, y, threat in figures)
             told.append(f"{label}: {', '.join(parts)}")
             series.append(Series(tuple(at for _, at in points), marks[entries[0].name], style="joined"))
@@ -71,10 +72,6 @@ def plane(outcome: Outcome) -> Panels:
     chart = Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series))
     note = "Top left is best. Filled: the attack knows the purifier. Hollow: it does not."
     return Panels((chart,) if series else (), "The gain–quality plane", note=note)
-
-
-def _threat(model: ModelEntry) -> str:
-    return "unaware" if model.threat == "bare" else "adaptive"
 
 
 def _columns(outcome: Outcome) -> list[str]:
@@ -95,7 +92,7 @@ def _rows(outcome: Outcome, entries: Sequence[ModelEntry]) -> Iterator[Row]:
         quality = (short(_at_shown_budget(outcome, model, "quality", name)) for name in names)
         gain = (short(_at_shown_budget(outcome, model, "gain_score", name)) for name in names)
         under = (short(figures_of(entry, attack).srocc.get(key) if entry else None) for entry in (bare, model))
-        yield (*first, *row(_threat(model), *quality, *gain, *under))
+        yield (*first, *row(THREATS[model.threat], *quality, *gain, *under))
 
 
 def _at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str) -> float | None:

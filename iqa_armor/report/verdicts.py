@@ -82,13 +82,9 @@ def _alone(outcome: Outcome, model: ModelEntry) -> str:
 def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
     """Return the comparisons that a conclusion speaks of, by the words it uses for them."""
     attack, key = headline(outcome)
-    words = {
-        "SROCC": "clean SROCC",
-        f"Worst-case SROCC at {budget(RANKED_AT)}": f"worst-case SROCC at {budget(RANKED_AT)}",
-        f"SROCC, {attack} at {budget(key)}": f"SROCC under {attack} at {budget(key)}",
-        f"AbsGainAUC {attack}": f"{attack} gain",
-        f"AbsGain {attack}": f"{attack} gain",
-    }
+    at, worst = f"{attack} at {budget(key)}", f"SROCC at {budget(RANKED_AT)}"
+    words = {"SROCC": "clean SROCC", f"Worst-case {worst}": f"worst-case {worst}", f"SROCC, {at}": f"SROCC under {at}"}
+    words |= dict.fromkeys((f"AbsGainAUC {attack}", f"AbsGain {attack}"), f"{attack} gain")
     return {words[row.figure]: row for row in compare(outcome, model) if row.figure in words}
 
 

@@ -12,8 +12,7 @@ class Figure:
     """One figure: its name in the JSON, what tables call it and what it says.
 
     It is one of clean images; of attacked ones, with a value per budget; of those that the attack on the ranking gave
-    ("ranked"), with a value per budget and their mean; or of the clean ones of one dataset ("data"), which is not
-    combined over datasets.
+    ("ranked"), with a value per budget and their mean; or of clean ones of one dataset ("data"), never combined.
     """
 
     name: str

@@ -30,13 +30,9 @@ def _declared(*kinds: str, differences: bool = False) -> Any:
     """Return a value with the declared figures of some kinds, or with the differences of those that are compared."""
     one: Any = (Interval, Interval()) if differences else (Number, None)
     by_budget: Any = (dict[str, Interval], {}) if differences else (dict[str, Number], {})
-    figures = declared(*kinds)
-    fields = {
-        figure.name: one if figure.of in ("clean", "data") else by_budget
-        for figure in figures
-        if not differences or "value" in figure.compared
-    }
-    areas = (f for f in figures if f.has_area and (not differences or "area" in f.compared))
+    values = (f for f in declared(*kinds) if not differences or "value" in f.compared)
+    fields = {figure.name: one if figure.of in ("clean", "data") else by_budget for figure in values}
+    areas = (f for f in declared(*kinds) if f.has_area and (not differences or "area" in f.compared))
     return create_model("Declared", __base__=Value, **fields, **{figure.area: one for figure in areas})
 
 

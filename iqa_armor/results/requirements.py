@@ -63,15 +63,13 @@ def require_path(requirement: Requirement, settings: Settings, datasets: Sequenc
         raise UsageError(f"no figure is called {requirement.path!r}; did you mean {nearest[0]!r}?")
 
 
-def known_paths(
-    budgets: Mapping[str, Sequence[str]], datasets: Sequence[str], ranking: Sequence[str] = ()
-) -> list[str]:
+def known_paths(budgets: Mapping[str, Sequence[str]], datasets: Sequence[str], ranks: Sequence[str] = ()) -> list[str]:
     """Return the dotted path of every number that a model's entry can hold."""
 
     def by_budget(value: Any, figures: Sequence[Figure]) -> dict[str, Any]:
         attacks = {attack: {f.name: dict.fromkeys(keys, value) for f in figures} for attack, keys in budgets.items()}
         longest = max(budgets, key=lambda attack: len(budgets[attack]), default="")
-        ranked = {f.name: dict.fromkeys(ranking, value) for f in declared("ranked") if value is None or f.compared}
+        ranked = {f.name: dict.fromkeys(ranks, value) for f in declared("ranked") if value is None or f.compared}
         return {"attacks": attacks, **ranked} | ({"worst_case": attacks[longest]} if len(budgets) > 1 else {})
 
     figures = by_budget(None, declared("attacked"))

@@ -12,14 +12,16 @@ from typing import Any, Literal, Self
 from iqa_armor.errors import ArmorError, UsageError, reading
 from iqa_armor.files import cut_unfinished, refusing, replacing
 
+Row = Mapping[str, Any]
 Format = Literal["csv", "jsonl", "parquet"]
 _SAME = 1e-3  # share by which scores differ where batches or machines do
+_WAY_OUT = "replace it with --overwrite, or name another file"
 _GROUP = 4096  # rows that Parquet keeps together
 _ENDS = {"csv": "\r\n", "jsonl": "\n"}
 TEXT: dict[str, Any] = {"encoding": "utf-8", "errors": "surrogateescape", "newline": ""}
 
 
-def line_of(row: Mapping[str, Any], kind: Format) -> str:
+def line_of(row: Row, kind: Format) -> str:
     if kind != "csv":
         return json.dumps(row) + _ENDS["jsonl"]
     text = io.StringIO()
@@ -33,14 +35,11 @@ def require_writer(kind: str) -> None:
         raise ArmorError("Parquet needs pip install 'iqa-armor[parquet]'; csv and jsonl need nothing")
 
 
-def write_parquet(
-    path: Path, rows: Iterable[Mapping[str, Any]], *, texts: Sequence[str], numbers: Sequence[str]
-) -> None:
-    import pyarrow
-    from pyarrow.parquet import ParquetWriter
+def write_parquet(path: Path, rows: Iterable[Row], *, texts: Sequence[str], numbers: Sequence[str]) -> None:
+    import pyarrow.parquet
 
     kinds, left = {**dict.fromkeys(texts, pyarrow.string()), **dict.fromkeys(numbers, pyarrow.float64())}, iter(rows)
-    with ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
+    with pyarrow.parquet.ParquetWriter(path, schema := pyarrow.schema(kinds)) as writer:
         while group := list(islice(left, _GROUP)):
             plain = [{**row, **{name: printable(row[name]) for name in texts}} for row in group]
             writer.write_table(pyarrow.Table.from_pylist(plain, schema=schema))
@@ -71,7 +70,7 @@ class RowFile:
             if kind == "csv" and not self.done and not self._file.tell():
                 self._file.write(",".join(self.columns) + _ENDS["csv"])
 
-    def add(self, row: Mapping[str, Any]) -> None:
+    def add(self, row: Row) -> None:
         """Write a row; it has left this process when it returns."""
         with refusing(self.growing):
             self._file.write(line_of(row, self.kind))
@@ -82,10 +81,8 @@ class RowFile:
         if self.last and (file := Path(self.last["image"])).is_file():
             now, then = score(file), self.last["score"]
             if abs(now - then) > _SAME * max(abs(now), abs(then)):
-                raise UsageError(
-                    f"{self.path} is of another model, setting or image: {file} has {then:.6g} there and {now:.6g} "
-                    "now; replace it with --overwrite, or name another file"
-                )
+                told = f"{file} has {then:.6g} there and {now:.6g} now"
+                raise UsageError(f"{self.path} is of another model, setting or image: {told}; {_WAY_OUT}")
 
     def __enter__(self) -> Self:
         return self
@@ -104,7 +101,7 @@ class RowFile:
             for row in chain(whole, _rows(self.growing, "jsonl") if self.kind == "parquet" else ()):
                 if tuple(row) != self.columns or not isinstance(row["image"], str):
                     told = f"{self.path} has columns {', '.join(map(str, row))} and not {', '.join(self.columns)}"
-                    raise UsageError(f"{told}; replace it with --overwrite, or name another file")
+                    raise UsageError(f"{told}; {_WAY_OUT}")
                 printable(row["image"])  # is of characters that there are
                 yield row | {name: float(row[name]) for name in self.columns[1:]}
 

@@ -1,12 +1,10 @@
 """The table that an evaluation fills: a row per model, dataset, image, attack and budget."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +30,7 @@ class Table:
     columns: Mapping[str, Column]
 
     @classmethod
-    def of(cls, count: int, **given: Any) -> Table:
+    def of(cls, count: int, **given: Any) -> Self:
         """Return a table of `count` rows; a column is a sequence, one value for all rows, or empty."""
         columns: dict[str, Column] = {name: np.full(count, "", dtype=object) for name in TEXTS}
         columns |= {name: np.full(count, math.nan) for name in NUMBERS}
@@ -41,12 +39,12 @@ class Table:
         return cls(columns)
 
     @classmethod
-    def joined(cls, tables: Sequence[Table]) -> Table:
+    def joined(cls, tables: Sequence[Self]) -> Self:
         parts = [table.columns for table in tables] or [cls.of(0).columns]
         return cls({name: np.concatenate([part[name] for part in parts]) for name in (*TEXTS, *NUMBERS)})
 
     @classmethod
-    def from_plain(cls, columns: Mapping[str, Sequence[Any]]) -> Table:
+    def from_plain(cls, columns: Mapping[str, Sequence[Any]]) -> Self:
         """Return the table that `as_plain` wrote; a ValueError if a column is missing or of another length."""
         if not {"image", "score"} <= {*columns} <= {*TEXTS, *NUMBERS} or len(set(map(len, columns.values()))) != 1:
             raise ValueError("columns are missing, unknown or of different lengths")
@@ -59,16 +57,16 @@ class Table:
     def __getitem__(self, name: str) -> Column:
         return self.columns[name]
 
-    def where(self, **values: str) -> Table:
-        chosen = np.flatnonzero(np.logical_and.reduce([self[name] == value for name, value in values.items()]))
-        return self.take(chosen)
+    def where(self, **values: str) -> Self:
+        fits = np.logical_and.reduce([self[name] == value for name, value in values.items()])
+        return self.take(np.flatnonzero(fits))
 
-    def take(self, rows: Any) -> Table:
-        return Table({name: column[rows] for name, column in self.columns.items()})
+    def take(self, rows: Any) -> Self:
+        return type(self)({name: column[rows] for name, column in self.columns.items()})
 
-    def changed(self, **given: Any) -> Table:
+    def changed(self, **given: Any) -> Self:
         """Return a table with other columns in the place of some; they are given as in `of`."""
-        return Table.of(len(self), **{**self.columns, **given})
+        return self.of(len(self), **{**self.columns, **given})
 
     def as_plain(self) -> dict[str, list[Any]]:
         """Return the columns that hold anything as lists for JSON, with None for nan."""

@@ -68,8 +68,7 @@ def install(
     nodes = {str(node.target): node for node in traced.graph.nodes if node.op == "call_module"}
     blocks: list[InstalledBlock] = []
     for name, cut in names.items():
-        grid = token_grid(lineage, nodes[name])
-        size = size_of(nodes[name]) or ()
+        grid, size = token_grid(lineage, nodes[name]), size_of(nodes[name]) or ()
         place = InstalledBlock(cut, grid.channels if grid else size[1], grid.size if grid else (size[2], size[3]))
         block = _new_block(recipe, place.channels, grid, seed=recipe.seed + len(blocks)).to(calibration.device)
         if recipe.init == "identity":
@@ -133,7 +132,6 @@ def average_views(traced: fx.GraphModule, views: int) -> None:
     Two views are the image and its mirror image, four also both moved down and to the right by 16 pixels, eight by 8,
     16 and 24 pixels; what was in the image is mirrored into the free edge. Gradients agree less from view to view than
     scores do, above all where strides skip pixels. The graph maps (N, 3, H, W) to (N,) or (N, 1), else a SurgeryError.
-
     Source: ours. That strides make scores depend on small moves: Zhang, "Making Convolutional Networks Shift-Invariant
     Again", ICML 2019.
     """
@@ -176,7 +174,5 @@ def moved_at_random(images: Tensor, views: int, *, generator: torch.Generator) -
 
 def _check_size(size: tuple[int, ...], views: int) -> None:
     if size and min(size[-2:]) <= MOVES[views][-1]:
-        raise SurgeryError(
-            f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}; pass "
-            "--views 2, or a larger --input-size"
-        )
+        problem = f"{views} views move images by up to {MOVES[views][-1]} pixels, and these are {size[-2]}x{size[-1]}"
+        raise SurgeryError(f"{problem}; pass --views 2, or a larger --input-size")

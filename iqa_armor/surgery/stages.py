@@ -21,8 +21,7 @@ PADDING = (nn.ZeroPad2d, nn.ConstantPad2d, nn.ReflectionPad2d, nn.ReplicationPad
 class Cut:
     """A tensor through which everything that reaches a branch's last convolutions passes.
 
-    Branches count from 0, positions from 1 at the input; `size` is (height, width); `ratio` is output ÷ input elements
-    of the first convolution behind it, a heuristic ([RA] eq. 7).
+    Branches count from 0, positions from 1; `ratio` is output ÷ input elements of the convolution behind ([RA] eq. 7).
     """
 
     node: str
@@ -134,10 +133,8 @@ def _problem(lineage: Lineage, own: list[fx.Node], last: fx.Node | None, *, fina
     # Dilation in the very unit that makes the maps smaller is how its filters look, not a stage that kept its size.
     unit = inside[0].meta.get("unit")
     if dilated and not (unit and any(node.meta.get("unit") == unit for node in dilated)):
-        return (
-            f"the dilated convolution {dilated[0].name!r} hides where the last stage begins: its maps are as large as "
-            "the stage's before"
-        )
+        problem = f"the dilated convolution {dilated[0].name!r} hides where the last stage begins"
+        return f"{problem}: its maps are as large as the stage's before"
     if last is None or not lineage.last_convolutions.get(last):
         which = "" if own == lineage.convolutions else f" that lead to {own[-1].name!r}"
         if len({_map_size(node) for node in own}) > 1:
@@ -154,16 +151,12 @@ def _dilation(lineage: Lineage, node: fx.Node) -> int:
 def _usable_before(lineage: Lineage, passed: list[fx.Node], first: fx.Node) -> fx.Node | None:
     """Return the last dominator with maps that `first` depends on, outside the residual unit of `first`."""
     before, unit = ancestors(first), first.meta.get("unit")
-    usable = (
-        node
-        for node in reversed(passed)
-        if node in before
-        and node is not first
-        and not (isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad)
-        and not (unit and node.meta.get("unit") == unit)
-        and _has_maps(lineage, node)
-    )
-    return next(usable, None)
+    for node in reversed(passed):
+        is_padding = isinstance(layer_of(lineage.traced, node), PADDING) or node.target is functional.pad
+        is_outside = node is not first and not (unit and node.meta.get("unit") == unit)
+        if node in before and is_outside and not is_padding and _has_maps(lineage, node):
+            return node
+    return None
 
 
 def _has_maps(lineage: Lineage, node: fx.Node) -> bool:

@@ -13,6 +13,9 @@ from iqa_armor.graph.calls import arguments, called_name, is_convolution, layer_
 from iqa_armor.graph.interpret import size_of
 from iqa_armor.graph.walk import ADDITIONS, Dominators, reach
 
+MOST_EXTRA = 8  # class and distillation tokens and registers; no published network has more of them
+MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten"}
+
 
 class Lineage:
     """What the nodes of a traced graph that depend on the images come from.
@@ -21,8 +24,7 @@ class Lineage:
     """
 
     def __init__(self, traced: fx.GraphModule) -> None:
-        self.traced = traced
-        self.dominators = Dominators(traced.graph)
+        self.traced, self.dominators = traced, Dominators(traced.graph)
         self.convolutions: list[fx.Node] = []
         self.last_convolutions: dict[fx.Node, frozenset[fx.Node]] = {}
         for node in traced.graph.nodes:
@@ -37,18 +39,12 @@ class Lineage:
     @property
     def image_size(self) -> tuple[int, ...]:
         """Size (N, 3, H, W) of the example image."""
-        images = next(node for node in self.traced.graph.nodes if node.op == "placeholder")
-        return size_of(images) or ()
+        return size_of(next(node for node in self.traced.graph.nodes if node.op == "placeholder")) or ()
 
     def counts(self, node: fx.Node) -> set[int]:
         """Return how many images, or crops of them, the convolutions that a node comes from have seen."""
         found = {maps[0] for each in self.last_convolutions.get(node, ()) if (maps := size_of(each))}
         return found or {self.image_size[0]}
-
-
-# Class and distillation tokens and registers; no published network has more of them.
-MOST_EXTRA = 8
-MOVES = {"permute", "transpose", "movedim", "swapaxes", "reshape", "view", "flatten", "unflatten"}
 
 
 @dataclass(frozen=True)
@@ -80,10 +76,8 @@ def token_grid(lineage: Lineage, node: fx.Node) -> TokenGrid | None:
     convolutions = lineage.last_convolutions.get(node)
     maps = {maps for convolution in convolutions or () if len(maps := size_of(convolution) or ()) == 4}
     if any(size[1:] == (channels, height * width) for _, channels, height, width in maps):
-        raise SurgeryError(
-            f"{described}, which has or may have its channels before its places; name a tensor of tokens "
-            "(N, tokens, C) behind it"
-        )
+        problem = f"{described}, which has or may have its channels before its places"
+        raise SurgeryError(f"{problem}; name a tensor of tokens (N, tokens, C) behind it")
     places = {each[2:] for each in maps} if convolutions else _patches(lineage.image_size)
     fitting = sorted(place for place in places if 0 <= size[1] - prod(place) <= MOST_EXTRA)
     if len(fitting) != 1:
@@ -172,17 +166,13 @@ def _has_channels_last(lineage: Lineage, node: fx.Node) -> bool:
     """Return whether maps are (N, h, w, C): a layer on the last axis touches them or maps like them, no convolution."""
 
     def alike(current: fx.Node) -> list[fx.Node]:
-        return [
-            other
-            for other in (*current.all_input_nodes, *current.users)
-            if size_of(other) == size_of(node) and not {called_name(other), called_name(current)} & MOVES
-        ]
+        near = [other for other in (*current.all_input_nodes, *current.users) if size_of(other) == size_of(node)]
+        return [other for other in near if not {called_name(other), called_name(current)} & MOVES]
 
     maps = reach(node, alike)
     touching = {other for current in maps for other in (current, *current.all_input_nodes, *current.users)}
-    if any(is_convolution(lineage.traced, other) for other in touching):
-        return False
-    return any(_works_on_last_axis(lineage, other) for other in touching)
+    is_convolved = any(is_convolution(lineage.traced, other) for other in touching)
+    return not is_convolved and any(_works_on_last_axis(lineage, other) for other in touching)
 
 
 def _works_on_last_axis(lineage: Lineage, node: fx.Node) -> bool:

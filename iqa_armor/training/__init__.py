@@ -35,7 +35,7 @@ def _together(name: str) -> Any:
 
 
 _HOME = "iqa_armor.training"
-_FLAT, _ATTACKED = f"{_HOME}.flatness", f"{_HOME}.adversarial"
+_DEFENSES, _ATTACKED = f"{_HOME}.defenses", f"{_HOME}.adversarial"
 # Functions of scores (N,) and labels (N,) of one batch, both in standardised scores.
 LOSSES: Registry[Loss] = Registry(
     "loss",
@@ -52,13 +52,13 @@ LOSSES: Registry[Loss] = Registry(
 DEFENSES: Registry[type[TrainingDefense]] = Registry(
     "training defense",
     {
-        "none": Entry(f"{_HOME}.defenses:TrainingDefense", "plain fitting"),
-        "nt": Entry(f"{_FLAT}:GradientNorm", "a penalty on the gradient by the pixels"),
-        "nt-scaled": Entry(f"{_FLAT}:ScaleFreeGradientNorm", "that penalty over the spread of scores, ramped"),
+        "none": Entry(f"{_DEFENSES}:TrainingDefense", "plain fitting"),
+        "nt": Entry(f"{_DEFENSES}:GradientNorm", "a penalty on the gradient by the pixels"),
+        "nt-scaled": Entry(f"{_DEFENSES}:ScaleFreeGradientNorm", "that penalty over the spread of scores, ramped"),
         "at": Entry(f"{_ATTACKED}:AdversarialTraining", "each batch beside itself attacked, labels lowered"),
         "teacher": Entry(f"{_ATTACKED}:TeacherConsistency", "attacked images keep the scores of the original"),
         "hinge": Entry(f"{_ATTACKED}:AnchoredRanking", "attacked images keep their place among clean ones"),
-        "awp": Entry(f"{_FLAT}:WeightPerturbation", "gradients are taken at weights moved up them"),
+        "awp": Entry(f"{_DEFENSES}:WeightPerturbation", "gradients are taken at weights moved up them"),
     },
     group="iqa_armor.training_defenses",
     accepts=_defense,

@@ -1,4 +1,4 @@
-"""What a fit does differently, step by step, to be robust by itself: the contract, and the helpers of all."""
+"""What a fit does differently, step by step, to be robust by itself: the contract, helpers, and flat scores."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -117,3 +117,107 @@ def moved_to_raise(objective: ScoreFn, images: Tensor, *, start: Tensor, epsilon
     with torch.enable_grad():
         (gradient,) = torch.autograd.grad(GRADIENT_SCALE * objective(start).sum(), start)
     return project_linf(start.detach() + step * gradient.sign(), images, epsilon).clamp(0, 1)
+
+
+@dataclass(frozen=True)
+class GradientNorm(TrainingDefense):
+    """Penalise the squared difference quotient of every score along the sign of its gradient.
+
+    λ / 2 · mean(((f(x + h · sign ∇f(x)) − f(x)) / h)²), f in opinion scores of 0–100, h a step of the normalised image.
+
+    Source: Liu et al., "Defense Against Adversarial Attacks on No-Reference Image Quality Models with Gradient Norm
+    Regularization", CVPR 2024, λ = 1e-3 and h = 0.01; the paper writes |·| where its authors compute the square, which
+    is taken here. Ours: the range of the training labels counts as 0–100; x + h · sign ∇f is not clipped; and the
+    model is in eval mode for the penalty, as it is when attacked: with dropout drawn anew for each term their
+    difference would be noise, divided by h.
+    """
+
+    weight: float = 1e-3  # λ
+    step: float = 0.01  # h
+    unit: float = 1.0  # as many of 100 parts of the label range are 1 in the unit of the targets
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)  # of the network's normalisation
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        unit = 100 / context.score_range
+        return cls(context.settings.nt_weight, context.settings.nt_step, unit, tuple(context.std.flatten().tolist()))
+
+    def penalty(self, step: Step) -> Tensor:
+        std = step.images.new_tensor(self.std).view(-1, 1, 1)
+        quotients = gradient_norms(step.model, step.images, step=self.step, unit=std)
+        return self.weight / 2 * (self.unit * quotients).square().mean()
+
+
+@dataclass(frozen=True)
+class ScaleFreeGradientNorm(TrainingDefense):
+    """Penalise ‖∇f(x)‖₁ in units of the batch's spread of scores: shrinking all scores does not help (ours).
+
+    The weight grows linearly to its whole over the first 40 % of the steps; a step of 0 takes the gradient itself, by
+    double backward, else it is the difference quotient along its sign, h being in pixels of [0, 1].
+    """
+
+    weight: float = 1e-3
+    step: float = 0.01
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        return cls(context.settings.nt_weight, context.settings.nt_step)
+
+    def penalty(self, step: Step) -> Tensor:
+        with frozen_statistics(step.model):
+            scores = step.model(step.images).float()
+        mean = gradient_norms(step.model, step.images, step=self.step).mean()
+        return self.weight * min(1.0, step.done / 0.4) * torch.div(mean, scores.std().clamp_min(1e-6))
+
+
+def gradient_norms(model: nn.Module, images: Tensor, *, step: float, unit: Tensor | float = 1.0) -> Tensor:
+    """Return ‖∇f(x)‖₁ of every image's score, (N,), with gradients by the parameters; the model is in eval mode.
+
+    It is |f(x + h · sign ∇f(x)) − f(x)| / h with the step h; 0 takes the gradient itself by double backward. Pixels are
+    in units that broadcast to (N, 3, H, W), 1 being their whole range.
+    """
+    with frozen_statistics(model), torch.enable_grad():
+        images = images.detach().requires_grad_()
+        scores = model(images).float()
+        scaled, is_exact = GRADIENT_SCALE * scores.sum(), step == 0
+        (gradient,) = torch.autograd.grad(scaled, images, retain_graph=True, create_graph=is_exact)
+        if is_exact:
+            return (unit * gradient.abs()).flatten(1).sum(1) / GRADIENT_SCALE
+        change: Tensor = model(images.detach() + images.new_tensor(step) * unit * gradient.sign()).float() - scores
+        return change.abs() / step
+
+
+@dataclass(frozen=True)
+class WeightPerturbation(TrainingDefense):
+    """Take the gradient of each step where the weights were moved up it first, so that flat minima are found.
+
+    Every kernel and matrix w moves by γ · ‖w‖ · g / ‖g‖, g being its gradient of all that is minimised.
+
+    Source: Wu et al., "Adversarial Weight Perturbation Helps Robust Generalization", NeurIPS 2020, arXiv:2004.05884:
+    one step, layer by layer, γ = 0.005. Ours: penalties attack images anew at the moved weights, and g is taken in eval
+    mode. Alone it perturbs clean fitting, beside another defense, such as teacher+awp, that.
+    """
+
+    size: float = 0.005  # γ
+
+    @classmethod
+    def of(cls, context: FitContext) -> Self:
+        return cls(context.settings.awp_size)
+
+    @contextmanager
+    def moved(self, model: nn.Module, objective: Callable[[], Tensor]) -> Iterator[None]:
+        """Give the model the moved weights while the block runs, and its own, to the bit, afterwards."""
+        weights = [each for each in model.parameters() if each.requires_grad and each.ndim >= 2]
+        with frozen_statistics(model):
+            gradients = torch.autograd.grad(GRADIENT_SCALE * objective(), weights, allow_unused=True)
+        own = [each.detach().clone() for each in weights]
+        try:
+            with torch.no_grad():
+                for weight, slope in zip(weights, gradients, strict=True):
+                    if slope is not None and (length := slope.norm()) > 0:
+                        weight.add_(self.size * weight.norm() / length * slope)
+            yield
+        finally:
+            with torch.no_grad():
+                for weight, before in zip(weights, own, strict=True):
+                    weight.copy_(before)

@@ -94,10 +94,7 @@ def descend(
 def run_epoch(
     batches: Iterable[T], step: Callable[[T], Tensor], *, number: int, report: Callable[[int], None] | None = None
 ) -> float:
-    """Return the mean loss of epoch `number`, from 1: of a step for each batch, which returns its loss.
-
-    `report` is called with the number of steps done in this epoch. A loss that is not finite is Diverged.
-    """
+    """Return the mean loss of epoch `number`, from 1, a step for each batch; Diverged where it is not finite."""
     losses: list[Tensor] = []
     for batch in batches:
         losses.append(step(batch))

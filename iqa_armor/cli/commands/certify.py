@@ -40,13 +40,13 @@ def certify(
         raise typer.BadParameter("only images are named; name a MODEL file as well")
     if images and (call.data is not None or settings.limit is not None):
         raise typer.BadParameter("images are named, so there is nothing for --data and --limit to choose")
-    smoothers = build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
+    build_smoothers(settings)  # a mistyped word should not cost the opening of models and data
     device = call.chosen()
     with call.claimed(report), progress() as bars:
         opened = load_models(models, call)
         source = images or call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
-            show_forecasts(forecast_certificates(opened, source, settings, smoothers, device))
+            show_forecasts(forecast_certificates(opened, source, settings, device))
             return
         found = certify_images(opened, source, settings, baseline=position, device=device, progress=bars)
         if report is not None:

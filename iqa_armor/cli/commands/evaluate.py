@@ -22,7 +22,6 @@ from iqa_armor.results.requirements import Requirement, over_seeds, parse_requir
 from iqa_armor.settings import Flag
 
 if TYPE_CHECKING:
-    from iqa_armor.cli.console import Bars
     from iqa_armor.data.base import Dataset
     from iqa_armor.evaluation.evaluation import Evaluation
     from iqa_armor.models.base import QualityModel
@@ -104,7 +103,7 @@ def evaluate(
 
 
 def _opened(
-    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Bars
+    paths: list[Path], call: EvaluationCall, seed: int, *, defenses: Compared, bars: Progress
 ) -> tuple[list[QualityModel], list[Dataset]]:
     """Return the models of a seed, named alike for all seeds, with their defenses, and the datasets."""
     from iqa_armor.pipeline.load import THREATS, defended_models, load_models
@@ -130,22 +129,19 @@ def _write(found: Evaluation, output: Path | None, scores: Path | None = None) -
 def page_of(found: Evaluation, bars: Progress = silent) -> str:
     """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
-    from iqa_armor.report.attack_figures import headline
-    from iqa_armor.report.evaluation import evaluation_report
-    from iqa_armor.report.page import render_page
+    from iqa_armor.report import attack_figures, evaluation, page
 
-    attack, budget = headline(found.outcome)
+    attack, budget = attack_figures.headline(found.outcome)
     pictures = take_pictures(found, attack=attack, budget=budget, progress=bars)
-    return render_page(evaluation_report(found.outcome, found.table, pictures))
+    return page.render_page(evaluation.evaluation_report(found.outcome, found.table, pictures))
 
 
 def _show(outcome: Outcome, requirements: list[Requirement]) -> None:
     failures = [failure for requirement in requirements for failure in unmet(requirement, outcome).values()]
     if not show_if_json(outcome.model_dump(mode="json")):
-        from iqa_armor.report.evaluation import evaluation_report
-        from iqa_armor.report.terminal import TerminalReport
+        from iqa_armor.report import evaluation, terminal
 
-        stdout.print(TerminalReport(evaluation_report(outcome)))
+        stdout.print(terminal.TerminalReport(evaluation.evaluation_report(outcome)))
     if failures:
         raise RequirementError("; ".join(failures))
     if requirements:

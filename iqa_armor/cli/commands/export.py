@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,7 +18,7 @@ from iqa_armor.pipeline.settings import Opening
 from iqa_armor.settings import CallSettings, Flag
 
 if TYPE_CHECKING:
-    from iqa_armor.export.smaller import Precision
+    from iqa_armor.export.onnx import Precision
     from iqa_armor.export.write import Exported
     from iqa_armor.models.base import QualityModel
 
@@ -47,7 +48,7 @@ def export(
     import torch
 
     from iqa_armor.export.capture import format_of
-    from iqa_armor.export.smaller import ATTACK, ATTACKED, Smaller
+    from iqa_armor.export.onnx import ATTACK, ATTACKED, Smaller
     from iqa_armor.export.write import OWN_SIZE, export_model
     from iqa_armor.pipeline.forecast import forecast
 
@@ -68,7 +69,8 @@ def export(
         if is_smaller:
             dataset = call.open(progress=bars)
             kind: Precision = "int8" if bits.int8 else "fp16"
-            smaller = Smaller.on(opened, dataset, kind, limit=count, max_loss=bits.max_loss, progress=bars)
+            made = Smaller.on(opened, dataset, kind, limit=count)
+            smaller = replace(made, max_loss=bits.max_loss, progress=bars)
         bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
         bars("exporting", 1, 1)

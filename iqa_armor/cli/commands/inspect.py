@@ -42,7 +42,9 @@ def inspect(model: ModelArg, call: ModelCall) -> None:
             ("orthogonal", block.size, block.largest, f"{block.smallest:.5f}", block.tolerance),
             *((f"{each.name} ({each.kind})", each.size, each.largest, "", each.tolerance) for each in block.after),
         ]
-        lines = [(name, size and "{}x{}".format(*size), f"{a:.5f}", b, f"{by:.0e}") for name, size, a, b, by in shown]
+        maps = ["{}x{}".format(*size) if size else "" for _, size, *_ in shown]  # vectors have none
+        found_at = zip(maps, shown, strict=True)
+        lines = [(name, at, f"{a:.5f}", b, f"{by:.0e}") for at, (name, _, a, b, by) in found_at]
         missing = f"; not measured: {', '.join(block.unmeasured)}" if block.unmeasured else ""
         caption = f"orthogonal part: {block.method}; ± is how far a value may be from a singular value{missing}"
         title = f"singular values of {block.name} ({block.backend}) and behind it"

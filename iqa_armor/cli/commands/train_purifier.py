@@ -29,7 +29,7 @@ def train_purifier(
     """
     from iqa_armor.files import discard
     from iqa_armor.pipeline.fitting import RunOptions
-    from iqa_armor.pipeline.train_purifier import forecast_purifier, train_purifier
+    from iqa_armor.pipeline.train import forecast_purifier, train_purifier
 
     device, checkpoint = call.chosen(), output.with_name(f".{output.stem}.resume.pt")
     claim = call.claimed(output, source=model, suffix=".safetensors")

@@ -165,11 +165,7 @@ class FeatureSmoothing(Limited):
             raise ValueError("jacobian is taken with mode=calibrated only; mode=image measures it at every image")
 
     def bind(self, model: QualityModel) -> BoundFeatureSmoother:
-        """Return this smoother of a model, which is not changed.
-
-        A SurgeryError refuses a network that cannot be split as asked, a UsageError a defended model, and the
-        calibrated mode without a jacobian.
-        """
+        """Return this smoother of a model, which can be split (SurgeryError) and is not defended (UsageError)."""
         self._require_jacobian()
         if isinstance(model, Defended):
             raise UsageError(f"feature smoothing splits a network; give it the plain model instead of {model.name!r}")

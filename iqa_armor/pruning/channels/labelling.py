@@ -2,7 +2,7 @@
 
 import operator
 from dataclasses import dataclass
-from typing import Any, Self
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor, fx, nn
@@ -11,7 +11,9 @@ from iqa_armor.errors import NETWORK_FAILURES
 from iqa_armor.graph.calls import layer_of, plain_name, tensors_in
 from iqa_armor.graph.interpret import call_node, interpret
 from iqa_armor.pruning.channels.labels import Labels, Units, like, zeros
-from iqa_armor.pruning.channels.zero import Rest, rest_of
+
+# What stands where a channel is zero: a number; "computed" where other values say it; None where nothing is known.
+Rest = float | Literal["computed"] | None
 
 
 @dataclass(frozen=True)
@@ -57,7 +59,6 @@ class Labelling:
         self.names = {id(t): n for n, t in reversed([*traced.named_buffers(), *traced.named_parameters()])}
 
     def run(self) -> Self:
-        """Label every node, in order."""
         with torch.no_grad():
             for node, value in interpret(self.traced, self.example, call=self.call, values=self.values):
                 if isinstance(value, int | float):
@@ -69,7 +70,6 @@ class Labelling:
         return call_node(traced, node, args, kwargs)
 
     def real(self, args: Any) -> Any:
-        """Return arguments with the values of the nodes in them."""
         return fx.node.map_arg(args, self.values.__getitem__)
 
     def stored(self, name: str) -> Any:
@@ -131,11 +131,11 @@ class Labelling:
         return None if given is None else self.names.get(id(given))
 
     def argument(self, call: Call, name: str, place: int, default: Any = None) -> Any:
-        """Return the value of an argument of a function, or of a layer's setting."""
         return self.real(call.given(name, place, default))
 
     def _label(self, node: fx.Node) -> Labels:
         from iqa_armor.pruning.channels.rules import RULES, kind_of
+        from iqa_armor.pruning.channels.zero import rest_of
 
         value, layer = self.values[node], layer_of(self.traced, node)
         if node.op == "placeholder" or self.of_images.intersection(node.all_input_nodes):

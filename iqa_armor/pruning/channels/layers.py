@@ -30,15 +30,11 @@ def _filtered(labelling: Labelling, call: Call, weight: str, incoming: Tensor, *
     source, shape, groups = call.sources[0], labelling.stored(weight).shape, len(incoming)
     labelling.units.link(incoming, incoming[:1])
     labelling.read(call, source, labelling.of(source))
-    if is_transposed:
-        labelling.site(weight, 0, incoming.flatten())
-        own = labelling.made(weight, shape[1], 1)
-        labelling.site(weight, 1, own)
-        return own.repeat(groups)
-    labelling.site(weight, 1, incoming[0])
-    outgoing = labelling.made(weight, shape[0] // groups, 0).repeat(groups)
-    labelling.site(weight, 0, outgoing)
-    return outgoing
+    axis = 1 if is_transposed else 0  # along which it makes channels: of one group, or of all
+    labelling.site(weight, 1 - axis, incoming.flatten() if is_transposed else incoming[0])
+    own = labelling.made(weight, shape[1] if is_transposed else shape[0] // groups, axis)
+    labelling.site(weight, axis, own if is_transposed else own.repeat(groups))
+    return own.repeat(groups)
 
 
 def linear(labelling: Labelling, call: Call) -> Labels:
@@ -58,17 +54,12 @@ def linear(labelling: Labelling, call: Call) -> Labels:
     return spread(outgoing, call.value.ndim - 1, call.value.shape)
 
 
-def batch_norm(labelling: Labelling, call: Call) -> Labels:
-    """Scale channels of the second axis, each by itself."""
-    return _scaled(labelling, call, 1, running_mean=1, running_var=2, weight=3, bias=4)
-
-
 def prelu(labelling: Labelling, call: Call) -> Labels:
     """Bend values by a slope per channel, or by one for all."""
     weight = labelling.operand(call, "weight", 1)
     if weight is not None and labelling.stored(weight).numel() == 1:
         return labelling.of(call.sources[0])
-    return lost(labelling, call) if weight is None else _scaled(labelling, call, 1, weight=1)
+    return lost(labelling, call) if weight is None else scaled(labelling, call, axis=1, weight=1)
 
 
 def layer_norm(labelling: Labelling, call: Call) -> Labels:
@@ -81,7 +72,7 @@ def layer_norm(labelling: Labelling, call: Call) -> Labels:
     if len(normalized) > 1 or len(varying(labels)) > 1:
         return lost(labelling, call)
     labelling.across[call.node] = labels
-    return _scaled(labelling, call, labels.ndim - 1, weight=2, bias=3)
+    return scaled(labelling, call, axis=labels.ndim - 1, weight=2, bias=3)
 
 
 def group_norm(labelling: Labelling, call: Call) -> Labels:
@@ -93,10 +84,10 @@ def group_norm(labelling: Labelling, call: Call) -> Labels:
     labelling.units.link(rows, rows[:1])
     if rows.shape[1] > 1:
         labelling.across[call.node] = labels
-    return _scaled(labelling, call, 1, weight=2, bias=3)
+    return scaled(labelling, call, axis=1, weight=2, bias=3)
 
 
-def _scaled(labelling: Labelling, call: Call, axis: int, **places: int) -> Labels:
+def scaled(labelling: Labelling, call: Call, *, axis: int, **places: int) -> Labels:
     """Scale channels of an axis by stored tensors, which are named with their places among a function's arguments."""
     labels = labelling.of(call.sources[0])
     if set(varying(labels)) - {axis}:

@@ -21,11 +21,10 @@ _MAKING = (torch.zeros, torch.ones, torch.linspace)  # in single precision, wher
 
 
 def broken_at(pruned: fx.GraphModule, traced: fx.GraphModule, labelling: Labelling, gone: Tensor) -> fx.Node | None:
-    """Return the first node of the original at which the pruned copy does not hold just the channels that stay.
+    """Return the first node at which the pruned copy, labelled anew, does not hold just the channels that stay.
 
-    The pruned copy is labelled anew, its weights with the labels that they kept, and every value must have the labels
-    of the original's, less what went. Sizes that a reshape is given, or computes from the width of another tensor,
-    which may have changed where its own has not, are written into the copy as numbers.
+    Every value must have the labels of the original's, less what went. Sizes that a reshape is given, or computes from
+    the width of another tensor, which may have changed where its own has not, are written into the copy as numbers.
     """
     again = Relabelling(pruned, labelling, gone).run()
     pruned.recompile()
@@ -51,7 +50,6 @@ class Relabelling(Labelling):
         self._gone = gone
 
     def run(self) -> Self:
-        """Label nodes in order up to the first that fails."""
         with suppress(*NETWORK_FAILURES, NodeFailure):  # the node that fails has no labels, which says where
             super().run()
         return self
@@ -149,13 +147,9 @@ class Masked(fx.Interpreter):
         value, mate, (axis,) = self.env[node.all_input_nodes[0]], self._mates[node.name], varying(goes)
         staying = torch.nonzero(~goes.flatten()).flatten().to(value.device)
         smaller = value.index_select(axis, staying)
-        if node.op == "call_module":
-            result = self.pruned.get_submodule(str(mate.target)).forward(smaller)
-        else:
-            known = {other: operator.attrgetter(str(other.target))(self.pruned) for other in mate.all_input_nodes[1:]}
-            args, kwargs = fx.node.map_arg((mate.args, mate.kwargs), lambda other: known.get(other, smaller))
-            result = mate.target(*args, **kwargs)
-        return torch.zeros_like(value).index_copy(axis, staying, result)
+        known = {other: operator.attrgetter(str(other.target))(self.pruned) for other in mate.all_input_nodes[1:]}
+        args, kwargs = fx.node.map_arg((mate.args, mate.kwargs), lambda other: known.get(other, smaller))
+        return torch.zeros_like(value).index_copy(axis, staying, call_node(self.pruned, mate, args, kwargs))
 
 
 def difference(
@@ -163,9 +157,8 @@ def difference(
 ) -> float:
     """Return the largest difference between a pruned network's scores and the masked original's, in their spread.
 
-    The copy is one before any correction, labels are the original's, `gone` says per label whether what it names went,
-    images are normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own author
-    casts to another.
+    The copy is one before any correction, labels are the original's, `gone` says per label whether it went, images are
+    normalised (N, 3, H, W), N at least 2. In double precision, unless a layer of the network's own casts to another.
     """
 
     def both(traced: fx.GraphModule, pruned: fx.GraphModule, images: Tensor) -> tuple[Tensor, Tensor]:

@@ -26,9 +26,8 @@ def kind_of(node: fx.Node, layer: nn.Module | None) -> str:
     """Return what a call does to channels, as `kinds.toml` names it; "unknown" where nothing is known of it."""
     if layer is not None:
         return MODULES.get(type(layer)) or BY_NAME.get(type(layer).__name__, "unknown")
-    if node.target is getattr:  # of a tensor: its transpose
-        return "moves"
-    return FUNCTIONS.get(plain_name(node), "unknown")
+    # An attribute of a tensor is its transpose.
+    return "moves" if node.target is getattr else FUNCTIONS.get(plain_name(node), "unknown")
 
 
 def elementwise(labelling: Labelling, call: Call) -> Labels:
@@ -50,7 +49,7 @@ def spatial(labelling: Labelling, call: Call) -> Labels:
         labelling.fix(labelling.of(other))
     labels = labelling.of(source)
     if set(varying(labels)) - {1}:
-        return _over_channels(labelling, call)
+        return labelling.stay(call, f"{call.name} goes over channels")
     return like(call.value, lambda part: spread(along(labels, 1), 1, part.shape))
 
 
@@ -115,7 +114,7 @@ def sums(labelling: Labelling, call: Call, *, is_sum: bool = True) -> Labels:
         kept = labels.amax(dim=axes, keepdim=True)
         return like(call.value, lambda part: kept if part.ndim == labels.ndim else kept.squeeze(axes))
     if not (is_sum and len(varying(labels)) == 1 and can_be_summed(labelling, call, axes)):
-        return _over_channels(labelling, call)
+        return labelling.stay(call, f"{call.name} goes over channels")
     labelling.read(call, source, labels)
     if call.name in ("mean", "sum"):
         labelling.rescaled[call.node] = axes
@@ -133,16 +132,12 @@ def along_axis(labelling: Labelling, call: Call) -> Labels:
     if call.name == "normalize" and len(varying(labels)) == 1 and can_be_summed(labelling, call, ()):
         labelling.read(call, source, labels)
         return labels
-    return _over_channels(labelling, call)
+    return labelling.stay(call, f"{call.name} goes over channels")
 
 
 def filled(labelling: Labelling, call: Call) -> Labels:
     """Let channels stay where a tensor is made that is like another in shape alone."""
     return labelling.stay(call, f"{call.name} gives values that belong to no channel")
-
-
-def _over_channels(labelling: Labelling, call: Call) -> Labels:
-    return labelling.stay(call, f"{call.name} goes over channels")
 
 
 def _combined(labelling: Labelling, first: Tensor, second: Tensor) -> Tensor:
@@ -167,5 +162,6 @@ RULES: dict[str, Callable[[Labelling, Call], Labels]] = {
     **{"sums": sums, "reductions": reductions, "along": along_axis, "unknown": layers.lost},
     **{"convolution": layers.convolution, "transposed": partial(layers.convolution, is_transposed=True)},
     **{"linear": layers.linear, "product": layers.product, "attention": layers.attention, "prelu": layers.prelu},
-    **{"batch_norm": layers.batch_norm, "layer_norm": layers.layer_norm, "group_norm": layers.group_norm},
+    **{"layer_norm": layers.layer_norm, "group_norm": layers.group_norm},
+    "batch_norm": partial(layers.scaled, axis=1, running_mean=1, running_var=2, weight=3, bias=4),
 }

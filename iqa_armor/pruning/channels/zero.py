@@ -3,24 +3,16 @@
 A sum over channels has that of each channel that goes; a network without them gets it back as a number.
 """
 
-from __future__ import annotations
-
 import math
 import operator
-from typing import TYPE_CHECKING, Literal
 
 import torch
 from torch import Tensor, fx
 
 from iqa_armor.graph.calls import plain_name, tensors_in, writes
 from iqa_armor.graph.interpret import call_node
+from iqa_armor.pruning.channels.labelling import Call, Labelling, Rest
 from iqa_armor.pruning.channels.labels import Labels, kept_labels, varying
-
-if TYPE_CHECKING:
-    from iqa_armor.pruning.channels.labelling import Call, Labelling
-
-# A number; "computed" where other values of the image say it; None where nothing is known.
-Rest = float | Literal["computed"] | None
 
 _SCALING = {
     **dict.fromkeys(("mul", "multiply", "imul"), 2),  # by how many of the arguments, the first, a zero stays zero
@@ -53,7 +45,6 @@ def rest_of(labelling: Labelling, call: Call, kind: str, labels: Labels) -> Rest
 
 
 def has_channels(labelling: Labelling, node: fx.Node) -> bool:
-    """Return whether a value has channels."""
     return any(varying(part) for part in tensors_in(labelling.of(node)))
 
 
