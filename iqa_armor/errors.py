@@ -27,11 +27,7 @@ class ArmorError(Exception):
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked this process to end; the notes (PEP 678) say how to go on."""
-
-    def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.number = number
+    """A signal, its argument, asked this process to end; the notes (PEP 678) say how to go on."""
 
 
 class ModelLoadError(ArmorError, exit_code=3):

@@ -4,6 +4,7 @@ import copy
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from iqa_armor.artifact.encode import INPUT
 from iqa_armor.artifact.functions import FUNCTIONS, METHODS, Signature
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS, SOURCE, StoredLayer
-from iqa_armor.artifact.values import check_disjoint, check_path, decode_value
+from iqa_armor.artifact.values import check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
 
 NODE_FIELDS = ("op", "target", "args", "kwargs")
@@ -84,10 +85,13 @@ def _skeleton(description: Mapping[str, object], header: Mapping[str, TensorInfo
         raise FormatError("leaves and attributes must be JSON objects")
     if len(stored_leaves) > checks.MAX_NODES:
         raise FormatError(f"it declares {len(stored_leaves)} layers; at most {checks.MAX_NODES} are allowed")
-    paths = [check_path(path) for path in (*stored_leaves, *stored_attributes)]
-    if len(set(paths)) < len(paths):
+    paths = {check_path(path) for path in (*stored_leaves, *stored_attributes)}
+    if len(paths) < len(stored_leaves) + len(stored_attributes):
         raise FormatError("a path is declared both as layer and as tensor")
-    check_disjoint(paths)
+    around = ((path, outer) for path in paths for outer in accumulate(path.split(".")[:-1], "{}.{}".format))
+    if inside := [(path, outer) for path, outer in around if outer in paths]:
+        path, outer = map(shown, min(inside))
+        raise FormatError(f"{path} lies inside {outer}, which is already complete")
     root, leaves = nn.Module(), {}
     for path, stored in stored_leaves.items():
         is_source = isinstance(stored, dict) and stored.get("class") == SOURCE

@@ -1,8 +1,7 @@
 """Arguments of graph nodes as JSON, and which dotted module paths they may name."""
 
 import math
-from collections.abc import Callable, Collection, Sequence
-from itertools import accumulate
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import fx
@@ -21,14 +20,6 @@ def check_path(path: object) -> str:
     if hides_network(path):
         raise FormatError(f"{shown(path)} is no module path: it would hide the network itself")
     return path
-
-
-def check_disjoint(paths: Collection[str]) -> None:
-    """Check that no path lies inside another one."""
-    for path in paths:
-        for outer in accumulate(path.split(".")[:-1], "{}.{}".format):
-            if outer in paths:
-                raise FormatError(f"{shown(path)} lies inside {shown(outer)}, which is already complete")
 
 
 # The only objects of torch that may be arguments.

@@ -81,13 +81,10 @@ class Writing(CallSettings):
         suffix: str = "",
         is_folder: bool = False,
         files: Sequence[str] = (),
-        resumes: bool = False,
-        is_shared: bool = False,
+        resumes: bool = False,  # and so replaces what is there
+        is_shared: bool = False,  # among the processes that a launcher started; the first one holds it
     ) -> Iterator[None]:
-        """Keep an output for the block, if one is to be written: checked before any work, and no other process's.
-
-        Who `resumes` replaces what is there. Only work that `is_shared` may have several processes; the first holds it.
-        """
+        """Keep an output for the block, if one is to be written: checked before any work, and no other process's."""
         if not is_shared:
             machine.require_one_process()
         if target is None or self.dry_run or not machine.is_main_process():

@@ -13,7 +13,7 @@ import signal
 import textwrap
 import time
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from contextvars import ContextVar
 from dataclasses import asdict
 from pathlib import Path
@@ -138,12 +138,11 @@ class Bars:
 
 @contextmanager
 def progress() -> Iterator[Bars]:
-    if not stderr.is_terminal or BEAT.get() == QUIET:
-        yield Bars(None)
-        return
-    columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()
-    rest = TimeRemainingColumn(elapsed_when_finished=True)
-    with Progress(*columns, rest, console=stderr, speed_estimate_period=LONG) as bars:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    shown = Progress(
+        *columns, TimeRemainingColumn(elapsed_when_finished=True), console=stderr, speed_estimate_period=LONG
+    )
+    with shown if stderr.is_terminal and BEAT.get() != QUIET else nullcontext() as bars:
         yield Bars(bars)
 
 
@@ -226,7 +225,7 @@ def going_on(how: str, kept: Path | None) -> Iterator[None]:
 
 def told(stop: KeyboardInterrupt) -> tuple[str, int]:
     """Return in one sentence that, and how, a signal ended this, and the exit code."""
-    number = stop.number if isinstance(stop, Stopped) else int(signal.SIGINT)
+    number = stop.args[0] if isinstance(stop, Stopped) else int(signal.SIGINT)
     notes = getattr(stop, "__notes__", None) or ["nothing is kept of it; run the same command again"]
     return f"stopped by {signal.Signals(number).name}: {notes[0]}", 128 + number
 

@@ -42,9 +42,7 @@ def _show_everything(ctx: typer.Context, value: bool) -> None:
         raise typer.Exit
 
 
-HELP_ALL = Annotated[
-    bool, typer.Option("--help-all", is_eager=True, callback=_show_everything, help="Show all options and exit.")
-]
+HELP_ALL = typer.Option("--help-all", is_eager=True, callback=_show_everything, help="Show all options and exit.")
 
 
 def show_help(ctx: Any, *, everything: bool) -> None:
@@ -121,7 +119,7 @@ def options(
             hinted = RECIPE_HINTS.items()
             made += [inspect.Parameter(name, KEYWORD, default=None, annotation=hint) for name, hint in hinted]
         made += [one for kind in (*kinds.values(), Told) for one in _parameters(kind, without, usual)]
-        made.append(inspect.Parameter("help_all", KEYWORD, default=False, annotation=HELP_ALL))
+        made.append(inspect.Parameter("help_all", KEYWORD, default=False, annotation=Annotated[bool, HELP_ALL]))
         parameters = {one.name: one.replace(kind=KEYWORD) for one in made}
 
         def run(**values: Any) -> None:

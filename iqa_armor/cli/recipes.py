@@ -15,7 +15,6 @@ from iqa_armor.recipe import read_recipe, shipped_recipes
 from iqa_armor.settings import OneOf, SettingsModel, flag_of, flags_of, marks_of, write_levels, written_type
 
 S = TypeVar("S", bound=SettingsModel)
-SUFFIX = ".safetensors"
 RECIPE = f"A TOML or model file, or {', '.join(shipped_recipes())}; options given here win."
 PANEL: Any = {"rich_help_panel": "Recipe"}
 CHANGES = "Change one setting of the recipe. May be repeated."
@@ -61,7 +60,6 @@ class Sources:
         return kind.read({**kept, **given}, names=names)
 
     def show(self, settings: Iterable[SettingsModel]) -> None:
-        """Show settings as a recipe would have them, with where each comes from."""
         values: dict[str, Any] = {}
         for each in (each for each in settings if each.in_recipes):
             fields = type(each).model_fields.items()
@@ -90,13 +88,17 @@ class Sources:
                 near = difflib.get_close_matches(given, known, n=1, cutoff=0)
                 raise error(f"{source}there is no setting {given!r} here; did you mean {near[0]!r}?")
             name, field = entry
-            found[name] = _as_flag(field, value)
+            if flag_of(field).written is write_levels:  # in the unit that users write
+                found[name] = ",".join(map(str, value)) if isinstance(value, list) else str(value)
+            else:
+                is_one = get_origin(written_type(field)) is list and not isinstance(value, list)
+                found[name] = [value] if is_one else value
         return found
 
 
 def recipe_values(recipe: str) -> dict[str, Any]:
     """Return what a recipe, TOML or model file holds, unvalidated; a RecipeError or ModelLoadError if nothing."""
-    if not recipe.endswith(SUFFIX):
+    if not recipe.endswith(".safetensors"):
         return read_recipe(recipe)
     from iqa_armor.artifact.storage import read_metadata
 
@@ -116,10 +118,3 @@ def _pair(text: str) -> tuple[str, Any]:
     except (ValueError, RecursionError):
         read = value.strip()
     return key.strip().replace("-", "_"), read
-
-
-def _as_flag(field: Any, value: Any) -> Any:
-    """Return a recipe's value as the flag of the setting would give it: in the unit that users write."""
-    if flag_of(field).written is write_levels:
-        return ",".join(map(str, value)) if isinstance(value, list) else str(value)
-    return [value] if get_origin(written_type(field)) is list and not isinstance(value, list) else value

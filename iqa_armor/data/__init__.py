@@ -18,14 +18,7 @@ def _accepts(found: Any, name: str) -> Any:
 
 _HOME = "iqa_armor.data"
 RELEASES: dict[str, dict[str, Any]] = tomllib.loads(files(_HOME).joinpath("releases.toml").read_text("utf-8"))
-_OPENED = {
-    name: Entry(f"{_HOME}.releases:{row['home']}", row["says"])
-    if "home" in row
-    else Entry(f"{_HOME}.releases:release", row["says"], {"name": name})
-    for name, row in RELEASES.items()
-}
-
-
+_OF = f"{_HOME}.releases"
 # Each value is called with the whole spec and what stands behind the name, see `iqa_armor.data.specs.open_dataset`.
 DATASETS: Registry[Any] = Registry(
     "dataset",
@@ -33,7 +26,10 @@ DATASETS: Registry[Any] = Registry(
         "synthetic": Entry(f"{_HOME}.synthetic:open_synthetic", "scenes made on the spot, scores computed; no files"),
         "csv": Entry(f"{_HOME}.csv_file:open_csv", "FILE: columns image, mos, optional split, or as --columns says"),
         "folder": Entry(f"{_HOME}.csv_file:open_folder", "DIR: every image below it; no scores"),
-        **_OPENED,
+        **{
+            name: Entry(f"{_OF}:{row.get('home', 'release')}", row["says"], None if "home" in row else {"name": name})
+            for name, row in RELEASES.items()
+        },
     },
     group="iqa_armor.datasets",
     accepts=_accepts,

@@ -83,14 +83,12 @@ class Dataset:
         return all(images.mos is not None for images in self.splits.values())
 
     def training(self) -> ImageSet:
-        """Return the labelled training split, or raise a DataError."""
         images = self.splits.get("training")
         if images is None or images.mos is None or not len(images):
             raise DataError(f"{self.spec} has no scored training images; name a dataset that has, e.g. --data csv:FILE")
         return images
 
     def reported(self) -> tuple[Split, ImageSet]:
-        """Return the split results are reported on: test, else validation, or raise a DataError."""
         for split in ("test", "validation"):
             if len(self.splits.get(split, ())):
                 return split, self.splits[split]

@@ -33,7 +33,6 @@ class Columns:
     says: str  # which were taken; empty where they are called image, mos and split
 
     def text(self, row: Row, role: str) -> str:
-        """Return the cell of what a column holds, empty where there is none such."""
         return row[self.of[role]] if role in self.of else ""
 
 

@@ -79,8 +79,7 @@ class FileImages:
 def read_image(source: Path | str | Image.Image) -> Tensor:
     """Return the first frame of an image file, or of what Pillow has opened, as uint8 (3, H, W), upright as EXIF says.
 
-    Gray is repeated, 16-bit gray divided by 257, CMYK converted without a color profile, and transparency laid on
-    white, the color of an empty page (ours). A file that cannot be decoded is a DataError.
+    16-bit gray is divided by 257, CMYK has no color profile, transparency is laid on white as of a page (ours).
     """
     with nullcontext(source) if isinstance(source, Image.Image) else opened(Path(source)) as image:
         image.load()
@@ -134,22 +133,18 @@ class _Room:
         if size > limit:
             needs = f"{name} takes about {size / 2**30:.1f} GiB to decode, more than the {limit / 2**30:.1f} GiB"
             raise DataError(f"{needs} that work may take; make it smaller, or raise --max-memory")
-        with ExitStack() as own:
-            (held or own).enter_context(self._taken(size, limit // 2))
-            yield
-
-    @contextmanager
-    def _taken(self, size: int, limit: int) -> Iterator[None]:
         processes = getattr(get_worker_info(), "num_workers", 1)
         with self.freed:
-            self.freed.wait_for(lambda: not self.taken or self.taken + size <= limit // processes)
+            self.freed.wait_for(lambda: not self.taken or self.taken + size <= limit // 2 // processes)
             self.taken += size
-        try:
+        with ExitStack() as own:
+            (held or own).callback(self._give_back, size)
             yield
-        finally:
-            with self.freed:
-                self.taken -= size
-                self.freed.notify_all()
+
+    def _give_back(self, size: int) -> None:
+        with self.freed:
+            self.taken -= size
+            self.freed.notify_all()
 
 
 @cache

@@ -33,9 +33,8 @@ class Problems:
         """Raise one DataError that lists every kind of fault, the first ten of each, if one was noted."""
         lines = []
         for kind, entries in self.found.items():
-            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN])]
-            if len(entries) > SHOWN:
-                lines.append(f"    … and {len(entries) - SHOWN} more")
+            more = [f"    … and {len(entries) - SHOWN} more"] * (len(entries) > SHOWN)
+            lines += [f"  {kind} ({len(entries)}):", *(f"    {entry}" for entry in entries[:SHOWN]), *more]
         if lines:
             raise DataError("\n".join([f"{self.spec} cannot be used:", *lines, advice]))
 
@@ -76,16 +75,13 @@ def labelled_dataset(
     images: Sequence[LabelledImage],
     problems: Problems,
     *,
-    folder: Path | None = None,
+    folder: Path | None = None,  # where messages say that the images lie
     labels: str = Dataset.labels,
-    advice: str = MEND,
+    advice: str = MEND,  # ends the DataError that lists all problems
     files: Sequence[Path] = (),
-    hint: Callable[[Path], str] = lambda path: "",  # noqa: ARG005
+    hint: Callable[[Path], str] = lambda path: "",  # noqa: ARG005  # what is said of a missing image
 ) -> Dataset:
-    """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes.
-
-    A DataError lists all problems so far, missing images with what `hint` says of them, duplicates and constant scores.
-    """
+    """Return the dataset of a label file: in its official splits, or divided 70/10/20 by a hash of the scenes."""
     missing = [image for image in images if not is_file(image.path)]
     kind = f"missing images in {folder}" if folder else "missing images"
     for place, image in enumerate(missing):

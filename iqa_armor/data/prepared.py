@@ -74,16 +74,13 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
 
 def load_prepared(
     images: ImageSet,
-    prepare: Prepare,
+    prepare: Prepare,  # turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]
     *,
-    memory_limit: int = MEMORY_LIMIT,
+    memory_limit: int = MEMORY_LIMIT,  # bytes of prepared images
     progress: Progress = silent,
     task: str = "reading images",
 ) -> PreparedImages:
-    """Decode every image once: to keep it where all fit into memory, else only to know that it can be read.
-
-    `prepare` turns a uint8 image (3, H, W) into a float image (3, H', W') in [0, 1]; the limit is in bytes of those.
-    """
+    """Decode every image once: to keep it where all fit into memory, else only to know that it can be read."""
     plain, problems = PreparedImages(images, prepare), Problems("the image set")
     stored: list[Tensor] | None = []
     size = 0
@@ -139,7 +136,6 @@ def each_read(
 
 
 def checked_size(images: ImageSet, index: int) -> tuple[int, int]:
-    """Decode an image to its end as cheaply as its format allows, and return its (height, width)."""
     if isinstance(images.read, FileImages):
         return images.read.check(images.positions[index])
     height, width = images[index].shape[-2:]
@@ -161,6 +157,5 @@ def worker_count(prepared: PreparedImages) -> int:
     # Workers that are not forked must import what they call, and do not find a user's module or lambda.
     code = (prepared.images.read, prepared.prepare)
     is_ours = all(part.__module__.partition(".")[0] == __name__.partition(".")[0] for part in code)
-    if prepared.stored is not None or not (is_ours or multiprocessing.get_start_method() == "fork"):
-        return 0
-    return min(MOST_WORKERS, usable_processors())
+    can_decode = is_ours or multiprocessing.get_start_method() == "fork"
+    return min(MOST_WORKERS, usable_processors()) if prepared.stored is None and can_decode else 0

@@ -59,7 +59,9 @@ class Release:
         has_split = self.split != "" and all(self.split in row.values for row, _, _ in rows)
         found = []
         for row, name, mos in rows:
-            path, scene, score = images.find(name) if name else None, self._scene(row, name), row.score(mos, problems)
+            path, score = images.find(name) if name else None, row.score(mos, problems)
+            scene = name.partition(self.scene_before)[0].upper() if self.scene_before else name
+            scene = row[self.scene_column] if self.scene_column else scene
             if path is None:
                 problems.add("image names that are empty or paths", repr(name))
             if not scene:
@@ -85,11 +87,6 @@ class Release:
             return row[image]
         kind = _CSIQ_NAMES.get(row["dst_type"].lower(), row["dst_type"].lower())
         return f"{kind}/{row[image]}.{kind}.{row['dst_lev'].partition('.')[0]}.png"
-
-    def _scene(self, row: Row, name: str) -> str:
-        if self.scene_column:
-            return row[self.scene_column]
-        return name.partition(self.scene_before)[0].upper() if self.scene_before else name
 
     def _folder(self, roots: Sequence[Path], names: Sequence[str]) -> Path:
         places = [root / folder for folder in self.folders for root in dict.fromkeys(roots)]

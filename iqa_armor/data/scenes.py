@@ -8,7 +8,6 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 Floats = NDArray[np.float32]
-
 _MIN_RADIUS = 1.5
 _TEXTURES = 6
 

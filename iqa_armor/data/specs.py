@@ -67,14 +67,9 @@ def _opened(opener: Callable[..., object], spec: str, location: str, options: Ma
     return dataset
 
 
-def koniq10k_folder() -> str:
-    """Return the KonIQ-10k folder that the environment variable names; nothing if it names none."""
-    return os.environ.get(KONIQ10K_VARIABLE, "").strip()
-
-
 def default_spec() -> str:
     """Return the spec of the KonIQ-10k folder that the environment variable names; a DataError if it names none."""
-    if folder := koniq10k_folder():
+    if folder := os.environ.get(KONIQ10K_VARIABLE, "").strip():
         return f"koniq10k:{folder}"
     own = "Give --data csv:FILE (columns image, mos, optional split) for images of your own"
     release = f"or set {KONIQ10K_VARIABLE} to a KonIQ-10k folder. {RELEASES['koniq10k']['get']}"

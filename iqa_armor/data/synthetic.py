@@ -67,8 +67,8 @@ def downscale(image: Pixels, severity: float, _rng: Generator) -> Pixels:
     factor = _between(1.3, 7.0, severity)
     source = Image.fromarray(image)
     small = (max(round(source.width / factor), 4), max(round(source.height / factor), 4))
-    shrunk = source.resize(small, Image.Resampling.BICUBIC)
-    return np.asarray(shrunk.resize(source.size, Image.Resampling.BICUBIC))
+    bicubic = Image.Resampling.BICUBIC
+    return np.asarray(source.resize(small, bicubic).resize(source.size, bicubic))
 
 
 def white_noise(image: Pixels, severity: float, rng: Generator) -> Pixels:
@@ -166,8 +166,7 @@ class Scene(NamedTuple):
 def open_synthetic(spec: str, settings: str, *, seed: int = 0, progress: Progress = silent) -> Dataset:
     """Return the dataset that a spec such as `synthetic:scenes=96,size=192x256,seed=3` describes.
 
-    A scene and all its distorted images belong to one split, 70/10/20 % of the scenes. Images and scores depend on the
-    settings behind the colon alone (`parse_settings`; `seed` where they name none), not on the number of processors.
+    A scene and all its distorted images belong to one split. Images and scores depend on these settings alone.
     """
     chosen = parse_settings(settings, seed=seed)
     scenes, scores = list[Scene](), list[Tensor]()

@@ -90,8 +90,7 @@ def is_number(text: str) -> bool:
 def read_labels(path: Path, columns: Sequence[str] = (), *, sheet: str = "") -> Table:
     """Return the rows of a text table or Excel sheet under the first line that holds all columns, or the first of all.
 
-    Commas, semicolons, tabs, bars or, where there are none, blanks separate the cells of a text. An Excel file ends in
-    .xlsx; its sheet of that name is read, else the first. A DataError also refuses rows unlike the header in length.
+    Any of `SEPARATORS`, or blanks where there are none, part the cells of a text; of Excel the named sheet is read.
     """
     with reading(path, DataError, says="cannot be read", advice="name an existing label file"), capped():
         read = _sheet_lines(path, sheet) if path.suffix.lower() == ".xlsx" else _text_lines(path)

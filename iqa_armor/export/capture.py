@@ -30,7 +30,6 @@ if TYPE_CHECKING:
 
 CHATTY = ("torch.onnx", "torch.export", "torch.fx.experimental.symbolic_shapes", "onnxscript", "onnx_ir")
 _ALONE = threading.RLock()  # two exporters would give back each other's settings
-
 Size = tuple[int | None, int | None]  # (H, W), None where that side is free
 Sizes = dict[str, set[tuple[int, int]]]
 METADATA_KEY = "iqa_armor"

@@ -2,21 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from iqa_armor.errors import UsageError
 from iqa_armor.registry import Entry, Registry
 
 if TYPE_CHECKING:
     from iqa_armor.ortho.layer import OrthogonalConv2d
-
-
-def _accepted(found: Any, name: str) -> type[OrthogonalConv2d]:
-    from iqa_armor.ortho.layer import OrthogonalConv2d
-
-    if isinstance(found, type) and issubclass(found, OrthogonalConv2d):
-        return found
-    raise UsageError(f"{name} is no class of orthogonal convolutions; derive it from OrthogonalConv2d")
 
 
 BACKENDS: Registry[type[OrthogonalConv2d]] = Registry(
@@ -27,6 +18,6 @@ BACKENDS: Registry[type[OrthogonalConv2d]] = Registry(
         "aol": Entry("iqa_armor.ortho.aol:AolConv2d", "one kernel, rescaled; never increases norms"),
     },
     group="iqa_armor.backends",
-    accepts=_accepted,
+    accepts="iqa_armor.ortho.layer:accepted",
 )
 __getattr__ = BACKENDS.lazy_attribute

@@ -1,11 +1,12 @@
 """What a backend is: the base of orthogonal convolutions, and of those that are one plain kernel once it is built."""
 
 from abc import ABC, abstractmethod
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Generator, Tensor, nn
 
+from iqa_armor.errors import UsageError
 from iqa_armor.ortho.cache import CachingModule
 from iqa_armor.ortho.circular import convolve
 from iqa_armor.ortho.plain import PlainConv2d
@@ -84,6 +85,13 @@ class OrthogonalConv2d(CachingModule, ABC):
 
     def extra_repr(self) -> str:
         return f"{self.in_channels}, {self.out_channels}, kernel_size={self.kernel_size}, circular"
+
+
+def accepted(found: Any, name: str) -> type[OrthogonalConv2d]:
+    """Return a backend that a user named, or refuse what is none."""
+    if isinstance(found, type) and issubclass(found, OrthogonalConv2d):
+        return found
+    raise UsageError(f"{name} is no class of orthogonal convolutions; derive it from OrthogonalConv2d")
 
 
 class FoldedConv2d(OrthogonalConv2d):

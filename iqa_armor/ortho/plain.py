@@ -33,8 +33,7 @@ class PlainConv2d(nn.Module):
 class PlainCayley(nn.Module):
     """A Cayley convolution for maps of one size, in real arithmetic: DFTs and (I + A)⁻¹ are matrix products.
 
-    It holds C_in² · 2F numbers for the F ≈ H·W/2 frequencies that determine real maps: those of `grid`, where the
-    inverse is complex (F, C_in, C_in). The kernel is V (C_out − C_in, C_in, k, k), the bias (C_out,).
+    The inverse is complex (F, C_in, C_in) at the frequencies of `grid`, the kernel V (C_out − C_in, C_in, k, k).
     """
 
     def __init__(self, inverse: Tensor, kernel: Tensor, bias: Tensor, *, grid: Grid) -> None:

@@ -100,31 +100,30 @@ def factorize(kernel: Tensor, height: int, width: int) -> Factor:
     channels, count = len(kernel), len(grid.kept)
     matrices = kernel.new_empty(count, channels, channels, dtype=kernel.dtype.to_complex())
     matrices = matrices.mT  # LAPACK reads columns: no copy at every solve
-    exchanges = torch.empty(count, channels, dtype=torch.int32, device=kernel.device)
-    flags = torch.empty(count, dtype=torch.int32, device=kernel.device)
-    for part, system in _systems(kernel, grid):
-        _factor_into(system, (matrices[part], exchanges[part], flags[part]))
+    exchanges = kernel.new_empty(count, channels, dtype=torch.int32)
+    for part, lu, pivots in _factors(kernel, grid):
+        matrices[part], exchanges[part] = lu, pivots
     return Factor(grid, matrices, exchanges)
 
 
 def inverses(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:
     """Yield (I + A)⁻¹, complex (f, C, C), for consecutive slices of the kept frequencies."""
-    for part, system in _systems(kernel, grid):
-        lu, pivots = torch.empty_like(system), system.new_empty(system.shape[:2], dtype=torch.int32)
-        _factor_into(system, (lu, pivots, pivots.new_empty(len(pivots))))
-        identity = torch.eye(system.shape[-1], dtype=system.dtype, device=system.device)
+    for part, lu, pivots in _factors(kernel, grid):
+        identity = torch.eye(lu.shape[-1], dtype=lu.dtype, device=lu.device)
         yield part, torch.linalg.lu_solve(lu, pivots, identity.expand_as(lu))
 
 
-def _factor_into(systems: Tensor, out: tuple[Tensor, Tensor, Tensor]) -> None:
-    """Write LU factors, pivots and flags of matrices (f, C, C)."""
-    if systems.device.type != "cpu":
-        torch.linalg.lu_factor_ex(systems, out=out)
-        return
-    # After `torch.set_num_threads`, PyTorch's batched factorization runs MKL's from several threads at once and returns
-    # wrong factors above some 150 channels without a word (https://github.com/pytorch/pytorch/issues/141358).
-    for each in zip(systems, *out, strict=True):
-        torch.linalg.lu_factor_ex(each[0], out=each[1:])
+def _factors(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor, Tensor]]:
+    """Yield LU factors (f, C, C) and pivots (f, C) of I + A for consecutive slices of the kept frequencies."""
+    for part, system in _systems(kernel, grid):
+        lu, pivots = torch.empty_like(system), system.new_empty(system.shape[:2], dtype=torch.int32)
+        out = lu, pivots, pivots.new_empty(len(pivots))
+        # After `torch.set_num_threads`, PyTorch's batched factorization runs MKL's from several threads at once and
+        # returns wrong factors above some 150 channels without a word (https://github.com/pytorch/pytorch/issues/141358).
+        each = [(system, *out)] if system.device.type != "cpu" else zip(system, *out, strict=True)
+        for matrix, *parts in each:
+            torch.linalg.lu_factor_ex(matrix, out=tuple(parts))
+        yield part, lu, pivots
 
 
 def _systems(kernel: Tensor, grid: Grid) -> Iterator[tuple[slice, Tensor]]:

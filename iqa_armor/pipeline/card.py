@@ -44,13 +44,12 @@ def describe_file(path: Path | str) -> dict[str, Any]:
     return {"schema": "iqa-armor/info/1", **file, **facts, "run": run}
 
 
-def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> Path:
-    """Write the card of a model file beside it, with `source`, further facts on this run; return its name."""
+def write_card(model: Path, *, command: Sequence[str], source: Path | str, **facts: Any) -> None:
+    """Write the card of a model file beside it: what the file says, and of this run its source and further facts."""
     made = {"command": shlex.join(command), "date": datetime.now(UTC).isoformat(timespec="seconds")}
     digest = sha256_of(source) if Path(source).is_file() else None
     run = {**made, "source": str(source), "source_sha256": digest, "licence": "unknown", **facts}
     write_whole(card_file(model), card_of({**describe_file(model), "run": run}))
-    return card_file(model)
 
 
 def read_outcome(path: Path | str) -> Outcome:

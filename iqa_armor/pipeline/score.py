@@ -5,11 +5,10 @@ import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
 from glob import has_magic, iglob
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -107,8 +106,7 @@ def require_readable(images: ImageSet) -> None:
     problems.raise_if_any("mend them or leave them out")
 
 
-@dataclass(frozen=True)
-class Scored:
+class Scored(NamedTuple):
     """An image file with its score in model units, or with the error that stands for it."""
 
     path: Path

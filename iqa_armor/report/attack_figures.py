@@ -1,7 +1,7 @@
 """Which attacks and budgets a report shows, their figures, and those of models beside the baseline."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Literal
@@ -12,7 +12,8 @@ from iqa_armor.results.figures import AttackDifferences, AttackFigures, Differen
 from iqa_armor.results.outcome import Outcome
 
 HEADLINE_ATTACK, HEADLINE_EPSILON = "pgd8", "4"
-WORST = "worst case"
+WORST, OVERALL = "worst case", "overall"
+THREATS: Mapping[str | None, str] = {"bare": "unaware", "adaptive": "adaptive"}  # to a purified model
 Reading = Literal["better", "worse", "not separable", "not defined"]
 RANKED_AT = "1"  # budget of the attack on the ranking that is spoken of, in 1/255
 Pair = tuple[ModelEntry, ModelEntry]
@@ -92,7 +93,6 @@ def attacks_shown(outcome: Outcome) -> list[str]:
 
 
 def starred(outcome: Outcome, attack: str) -> str:
-    """Return the name of an attack, marked where it was run at one budget of its own."""
     return f"{attack}*" if has_own_budget(outcome, attack) else attack
 
 
@@ -116,6 +116,26 @@ def reach(outcome: Outcome) -> str:
     parts = [f"within ε = {budgets} /255 ({named})"] if shared else []
     parts += [f"{', '.join(own)} at one budget of {'its' if len(own) == 1 else 'their'} own"] if own else []
     return f"Attacks {verb} scores {'; '.join(parts)}."
+
+
+def at_shown_budget(outcome: Outcome, model: ModelEntry, name: str, column: str) -> float | None:
+    """Return a figure under an attack at its shown budget, or the mean over all attacks if all have it.
+
+    Source: [AP] Gushchin et al., arXiv:2404.06957; one budget per attack and equal weights are (ours).
+    """
+    attacks = list(outcome.settings.attacks) if column == OVERALL else [column]
+    by_budget = [getattr(figures_of(model, attack), name).get(shown_budget(outcome, attack)) for attack in attacks]
+    values: list[float] = [value for value in by_budget if value is not None]
+    return sum(values) / len(values) if values and len(values) == len(attacks) else None
+
+
+def purifications(outcome: Outcome) -> list[list[ModelEntry]]:
+    """Return every model behind every purifier in the outcome's order, attacks that do not know it first."""
+    found: dict[tuple[str, str], list[ModelEntry]] = {(each.defends, each.defense): [] for each in outcome.models}
+    for model in sorted(outcome.models, key=lambda model: model.threat == "adaptive"):
+        is_purified = model.clean_quality is not None or any(each.quality for each in model.attacks.values())
+        found[model.defends, model.defense] += [model] * (model.threat is not None and is_purified)
+    return [entries for entries in found.values() if entries]
 
 
 def _budgets(outcome: Outcome, attack: str) -> list[str]:

@@ -13,7 +13,6 @@ MOST_ROWS = 200  # of a table of images of a dataset
 
 
 def certification_report(found: Certification) -> Report:
-    """Return all that is shown of a certification; every image comes first where files were named."""
     tables = tuple(_images(found, model, word) for model in found.models for word in model.methods)
     data, has_data = found.data, found.data is not None
     told = f"{data.spec}: {data.images} {data.split} images" if data else f"{len(tables[0].groups[0].rows)} image files"
@@ -23,17 +22,15 @@ def certification_report(found: Certification) -> Report:
     agreement = _chart(found, "srocc", "SROCC of the smoothed score", has_levels=True)
     charts = (*_chart(found, figure, f"Certified delta, in {unit}"), *agreement)
     facts = (("seed", str(found.seed)), ("device", found.device), *found.versions.items())
-    sections = [
-        Section("Figures", (_summary(found),)),
-        *[Section("Methods side by side", (document.Panels(charts),))] * bool(charts),
-        Section("Settings and versions", (document.Terms(facts),), is_detail=True),
-    ]
-    sections.insert(-1 if has_data else 0, images)
+    side = [Section("Methods side by side", (document.Panels(charts),))] * bool(charts)
+    main = [Section("Figures", (_summary(found),)), *side]
+    last = Section("Settings and versions", (document.Terms(facts),), is_detail=True)
+    sections = (*main, images, last) if has_data else (images, *main, last)
     named = [_shown_name(found, model) + f" – {model.arch}" * bool(model.arch) for model in found.models]
     term = "Model" if len(named) == 1 else "Models"
     title = f"Certified scores of {', '.join(model.name for model in found.models)}"
     about = document.Terms((*((term, name) for name in named), ("Data", told)))
-    return Report(title, about, tuple(sections), "certification", found.to_json(indent=None), notes=_notes(found))
+    return Report(title, about, sections, "certification", found.to_json(indent=None), notes=_notes(found))
 
 
 def _summary(found: Certification) -> Table:

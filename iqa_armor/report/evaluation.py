@@ -6,11 +6,10 @@ from collections.abc import Iterator, Mapping, Sequence
 from importlib import resources
 
 from iqa_armor.report import evaluation_tables as tables
-from iqa_armor.report.attack_figures import WORST, attacks_shown, reach
+from iqa_armor.report.attack_figures import WORST, attacks_shown, purifications, reach
 from iqa_armor.report.document import Gallery, ImageFile, Note, Panels, Part, Report, Section, Terms
-from iqa_armor.report.evaluation_charts import curves, ranking_curve, score_scatters, tradeoff
+from iqa_armor.report.evaluation_charts import curves, plane, ranking_curve, score_scatters, tradeoff
 from iqa_armor.report.formatting import budget, listed, plain, row_name, signed
-from iqa_armor.report.purifiers import plane, purifications, purifiers_table
 from iqa_armor.report.verdicts import verdict
 from iqa_armor.results.figure_registry import FIGURES
 from iqa_armor.results.outcome import DataEntry, Outcome, Picture
@@ -49,7 +48,7 @@ def _sections(outcome: Outcome, table: Table | None, pictures: Sequence[Picture]
     rankings = Panels(curves(outcome, "srocc"), "How well attacked scores still agree with opinion", note=told)
     yield _section("Over the budget", gains, rankings)
     yield _section("Quality and robustness", Panels(tradeoff(outcome), note=note))
-    yield _section("Purifiers", purifiers_table(outcome), plane(outcome))
+    yield _section("Purifiers", tables.purifiers_table(outcome), plane(outcome))
     if table is not None:
         yield _section("Scores before and after", score_scatters(outcome, table))
     shown, count = len({picture.model for picture in pictures}), len(outcome.models)

@@ -5,9 +5,10 @@ import math
 from collections.abc import Mapping
 from statistics import fmean
 
-from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, has_own_budget, headline
+from iqa_armor.report import attack_figures
+from iqa_armor.report.attack_figures import OVERALL, WORST, area, attacks_shown, figures_of, has_own_budget, headline
 from iqa_armor.report.document import Chart, Mark, Panels, Series
-from iqa_armor.report.formatting import GREY, budget, model_labels, model_marks, short
+from iqa_armor.report.formatting import GREY, brief, budget, defense_label, model_labels, model_marks, short
 from iqa_armor.results.figures import ModelEntry
 from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.table import CLEAN as UNATTACKED
@@ -55,6 +56,31 @@ def tradeoff(outcome: Outcome) -> tuple[Chart, ...]:
     axes = (f"{figure} (nearer 0 is more robust)", "SROCC, clean")
     series = tuple(Series(((gain, srocc),), marks[name], labels[name]) for name, gain, srocc in points)
     return (Chart(f"SROCC over {figure} under {attack}", f"{told}.", axes, series),)
+
+
+def plane(outcome: Outcome) -> Panels:
+    """Return the gain-quality plane, if there were attacks: a point per purifier and threat, of one purifier joined.
+
+    Source: [AP] Gushchin et al., arXiv:2404.06957.
+    """
+    marks, series, told = model_marks(outcome), [], []
+    for entries in attack_figures.purifications(outcome):
+        points = []
+        for model in entries:
+            x, y = (attack_figures.at_shown_budget(outcome, model, name, OVERALL) for name in ("gain_score", "quality"))
+            points += [(model, (x, y))] if x is not None and y is not None else []
+        label = defense_label(outcome, entries[0])
+        if points:
+            figures = ((short(x), short(y), attack_figures.THREATS[model.threat]) for model, (x, y) in points)
+            parts = (f"gain score {x} and quality {y} under an {threat} attack" for x, y, threat in figures)
+            told.append(f"{label}: {', '.join(parts)}")
+            series.append(Series(tuple(at for _, at in points), marks[entries[0].name], style="joined"))
+        for model, at in points:
+            series.append(Series((at,), marks[model.name], brief(label) if model is points[-1][0] else ""))
+    axes = ("gain score (nearer 0 is more robust)", "quality")
+    chart = Chart("Quality over gain score, overall", f"{'; '.join(told)}.", axes, tuple(series))
+    note = "Top left is best. Filled: the attack knows the purifier. Hollow: it does not."
+    return Panels((chart,) if series else (), "The gain–quality plane", note=note)
 
 
 def score_scatters(outcome: Outcome, table: Table) -> Panels:

@@ -1,8 +1,8 @@
 """The tables of an evaluation."""
 
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
-from iqa_armor.report import attack_figures
+from iqa_armor.report import attack_figures, formatting
 from iqa_armor.report.attack_figures import WORST, area, attacks_shown, figures_of, headline, shown_budget, starred
 from iqa_armor.report.document import READINGS, Cell, Column, Row, Rows, Table, Tone, number_columns, row
 from iqa_armor.report.formatting import DASH, DOWN, UP, budget, listed, name_cell, plain, short, signed, significant
@@ -12,11 +12,8 @@ from iqa_armor.results.outcome import Outcome
 from iqa_armor.results.requirements import flattened
 
 SIDE_BY_SIDE = 2  # attacks, as in the paper; more of them go below one another
-STATUS: Mapping[str, tuple[str, Tone]] = {
-    "passed": ("✓", "good"),
-    "failed": ("✗", "caution"),
-    "not applicable": (DASH, "dim"),
-}
+SYMBOLS = {"passed": "✓", "failed": "✗", "not applicable": DASH}
+TONES: Mapping[str, Tone] = {"passed": "good", "failed": "caution", "not applicable": "dim"}
 
 
 def models_table(outcome: Outcome) -> Table:
@@ -130,10 +127,39 @@ def checks_table(outcome: Outcome) -> Table:
 
     def rows(model: ModelEntry) -> Iterator[Row]:
         for check in model.checks:
-            symbol, tone = STATUS[check.status]
-            yield row(check.name, Cell(f"{symbol} {check.status}", tone), check.says, listed(check.figures))
+            status = Cell(f"{SYMBOLS[check.status]} {check.status}", TONES[check.status])
+            yield row(check.name, status, check.says, listed(check.figures))
 
     return Table("Were the attacks strong?", columns, _by_model(outcome, rows))
+
+
+def purifiers_table(outcome: Outcome) -> Table:
+    """Return a group of rows per model and purifier, a row per threat."""
+    attacks, (attack, key) = {name: starred(outcome, name) for name in outcome.settings.attacks}, headline(outcome)
+    names = [*attacks] if len(attacks) <= SIDE_BY_SIDE else [attack]
+    names += [attack_figures.OVERALL] * (len(attacks) > 1)
+
+    def both(group: str) -> tuple[Column, Column]:
+        return Column("before", group, spare=2), Column("after", group)
+
+    def each_attack(group: str) -> Iterator[Column]:
+        return (Column(attacks.get(name, name), group, spare=int(name != names[-1])) for name in names)
+
+    columns = (
+        Column("Purifier", kind="text"),
+        *number_columns((f"Clean quality{UP}", f"Clean gain{DOWN}")),
+        *both(f"Clean SROCC{UP}"),
+        Column("Attack", kind="text"),
+        *(*each_attack(f"Quality{UP}"), *each_attack(f"Gain score{DOWN}")),
+        *both(f"SROCC, {attack}, {budget(key)}{UP}"),
+    )
+    purified = attack_figures.purifications(outcome)
+    groups = tuple(Rows(tuple(_behind_purifier(outcome, each, names))) for each in purified)
+    shared = sorted({shown_budget(outcome, name) for name, shown in attacks.items() if shown == name})
+    where = [f"at {budget(key)}" for key in shared]
+    where += ["at its own budget where starred"] if any(shown != name for name, shown in attacks.items()) else []
+    told = {"attacks": attacks, "where": where, "eot": outcome.settings.eot, "side_by_side": SIDE_BY_SIDE}
+    return Table("Images and scores behind purifiers", columns, groups, formatting.sentences("purifiers.jinja", told))
 
 
 def _columns(outcome: Outcome) -> Iterator[tuple[Column, list[str]]]:
@@ -175,3 +201,16 @@ def _areas(outcome: Outcome) -> tuple[str, str, str]:
 def _by_model(outcome: Outcome, rows: Callable[[ModelEntry], Iterable[Row]]) -> tuple[Rows, ...]:
     found = ((model, tuple(rows(model))) for model in outcome.models)
     return tuple(Rows(each, name_cell(outcome, model)) for model, each in found if each)
+
+
+def _behind_purifier(outcome: Outcome, entries: Sequence[ModelEntry], names: Sequence[str]) -> Iterator[Row]:
+    (attack, key), last = headline(outcome), entries[-1]
+    bare = next((model for model in outcome.models if model.name == last.defends and model.threat is None), None)
+    named = Cell(formatting.defense_label(outcome, last), "strong", formatting.model_marks(outcome)[last.name])
+    clean = (last.clean_quality, last.clean_gain_score, bare.srocc if bare else None, last.srocc)
+    for place, model in enumerate(entries):
+        first = (None,) * (1 + len(clean)) if place else row(named, *map(short, clean))
+        quality = (short(attack_figures.at_shown_budget(outcome, model, "quality", name)) for name in names)
+        gain = (short(attack_figures.at_shown_budget(outcome, model, "gain_score", name)) for name in names)
+        under = (short(figures_of(entry, attack).srocc.get(key) if entry else None) for entry in (bare, model))
+        yield (*first, *row(attack_figures.THREATS[model.threat], *quality, *gain, *under))

@@ -68,8 +68,7 @@ def _spoken(sentence: str) -> str:
 def _rows_below(table: Table, group: int, place: tuple[int, int]) -> int:
     """Return how many rows a cell covers: its own, and those below it that have none of their own."""
     row, column = place
-    below = itertools.takewhile(lambda each: each[column] is None, table.groups[group].rows[row + 1 :])
-    return 1 + len(list(below))
+    return 1 + len(list(itertools.takewhile(lambda each: each[column] is None, table.groups[group].rows[row + 1 :])))
 
 
 def _embedded(file: ImageFile) -> tuple[str, int, int]:
@@ -162,8 +161,7 @@ def _label_right(axes: Axes, labelled: Sequence[Series]) -> None:
     pixels = axes.bbox.height
     to_axes = axes.transScale + axes.transLimits
     ends = [[point for point in series.points if math.isfinite(point[1])][-1] for series in labelled]
-    heights = [float(to_axes.transform(end)[1]) * pixels for end in ends]
-    placed = spread(heights, LABEL_GAP, highest=pixels)
+    placed = spread([float(to_axes.transform(end)[1]) * pixels for end in ends], LABEL_GAP, highest=pixels)
     leader = {"arrowstyle": "-", "linewidth": 0.6, "shrinkA": 0, "shrinkB": 4, "relpos": (0, 0.5)}
     for series, end, height in zip(labelled, ends, placed, strict=True):
         at, color = (1 + 12 / axes.bbox.width, height / pixels), series.mark.color
@@ -180,8 +178,7 @@ def _element(figure: Figure, chart: Chart) -> str:
     body = re.sub(r">\s+<", "><", re.sub(r"<[^>]*>", lambda tag: _lighter(tag[0], used), body))
     height = round(figure.get_figheight() * 72)
     head = f'<svg role="img" viewBox="0 0 {WIDTH} {height}" width="{WIDTH}" height="{height}">'
-    words = f"<title>{escape(chart.title)}</title><desc>{escape(chart.description)}</desc>"
-    return head + words + body.strip()
+    return f"{head}<title>{escape(chart.title)}</title><desc>{escape(chart.description)}</desc>{body.strip()}"
 
 
 def _lighter(tag: str, used: Set[str]) -> str:

@@ -1,5 +1,6 @@
 """A report in the terminal."""
 
+import itertools
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -52,7 +53,12 @@ class _Shown:
         texts = [text.plain for group in self.cells for text in group]
         whole = max(map(cell_len, texts), default=0)
         least = whole if self.kind == "number" else max(map(_longest_piece, texts), default=0)
-        squeezed, headed = (_heading_width(self.heading, lines) for lines in HEADING_LINES)
+        squeezed, headed = (
+            next(
+                w for w in itertools.count(_longest_piece(self.heading)) if _wrapped(self.heading, w).count("\n") < most
+            )
+            for most in HEADING_LINES
+        )
         natural = max(map(cell_len, self.heading.split("\n")))
         whole = max(whole, headed)
         whole = natural if whole < natural <= whole + GAP else whole
@@ -122,9 +128,8 @@ def _joined(table: Table) -> Iterator[_Shown]:
     """Yield the columns, those with a common heading as one: "pgd1/pgd8" over ".455/1.821"."""
     for group, places in table.column_groups:
         heading = f"/{BREAK}".join(table.columns[place].heading for place in places)
-        kind = table.columns[places[0]].kind
         cells = tuple(tuple(_cell(each, row, places) for row in each.rows) for each in table.groups)
-        yield _Shown(f"{group}\n{heading}" if group else heading, kind, cells)
+        yield _Shown(f"{group}\n{heading}" if group else heading, table.columns[places[0]].kind, cells)
 
 
 def _cell(group: Rows, row: Sequence[Cell | None], places: Sequence[int]) -> Text:
@@ -143,13 +148,6 @@ def _grid(
     for row in rows:
         grid.add_row(*(Text(_wrapped(text.plain, w), style=text.style) for text, w in zip(row, widths, strict=True)))
     return grid
-
-
-def _heading_width(heading: str, lines: int) -> int:
-    width = _longest_piece(heading)
-    while _wrapped(heading, width).count("\n") >= lines:
-        width += 1
-    return width
 
 
 def _wrapped(text: str, width: int) -> str:

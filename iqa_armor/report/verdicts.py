@@ -18,16 +18,15 @@ STATES = {
 }
 WORDS = {"mixed": "better in some figures and worse in others", "open": "not separable"}
 MOST_DEFENDED = 4  # defended models, each with a sentence of its own
+VERBS = {1: "raises", -1: "lowers"}  # what attacks do to scores, by their sign
 
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    warnings = tuple(
-        (f"{model.name}: {check.name} failed.", check.says + f" ({listed(check.figures)})" * bool(check.figures))
-        for model in outcome.models
-        for check in model.checks
-        if check.status == "failed"
-    )
+    failed = [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
+    figures = [f" ({listed(check.figures)})" * bool(check.figures) for _, check in failed]
+    told = zip(failed, figures, strict=True)
+    warnings = tuple((f"{model.name}: {check.name} failed.", check.says + known) for (model, check), known in told)
     readings = [{row.reading for row in _spoken(outcome, model).values()} for model in outcome.compared]
     standings = [_together(each) for each in readings]
     is_compared = any(compare(outcome, model) for model in outcome.compared)
@@ -70,7 +69,7 @@ def _alone(outcome: Outcome, model: ModelEntry) -> str:
         return f"{model.name}: SROCC {short(model.srocc)}, not attacked."
     gain = figures.abs_gain.get(key)
     moved = None if gain is None else gain * outcome.settings.sign
-    says = f"{attack} at {budget(key)} {_raises(outcome)} scores by {short(moved)} of their range"
+    says = f"{attack} at {budget(key)} {VERBS[outcome.settings.sign]} scores by {short(moved)} of their range"
     if model.srocc is not None and worst is not None:
         ranked = f"clean SROCC {short(model.srocc)}, worst-case SROCC {short(worst)} at {budget(RANKED_AT)}"
         return f"{model.name}: {ranked}. {says}."
@@ -88,10 +87,6 @@ def _spoken(outcome: Outcome, model: ModelEntry) -> dict[str, Comparison]:
     return {words[row.figure]: row for row in compare(outcome, model) if row.figure in words}
 
 
-def _raises(outcome: Outcome) -> str:
-    return "raises" if outcome.settings.sign > 0 else "lowers"
-
-
 def _behind(outcome: Outcome, name: str) -> str:
     attack, key = headline(outcome)
     models = [model for model in outcome.models if model.defends == name]
@@ -105,7 +100,7 @@ def _behind(outcome: Outcome, name: str) -> str:
             (low, least), (high, most) = found[0], found[-1]
             span = f"{short(low)} ({least})" + (f" to {short(high)} ({most})" if len(found) > 1 else "")
             spans.append(f"by {span} of their range {words}")
-    return f"{start} {_raises(outcome)} scores {'; '.join(spans)}."
+    return f"{start} {VERBS[outcome.settings.sign]} scores {'; '.join(spans)}."
 
 
 HALF = 22  # columns of the terminal for an SROCC of 1, and as many for -1

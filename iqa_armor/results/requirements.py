@@ -6,9 +6,8 @@ import math
 import re
 import statistics
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from operator import eq, ge, gt, le, lt, ne
-from typing import Any
+from typing import Any, NamedTuple
 
 from iqa_armor.errors import UsageError
 from iqa_armor.results.figure_registry import Figure, declared
@@ -19,8 +18,7 @@ OPERATORS: dict[str, Callable[[float, float], bool]] = {"<=": le, ">=": ge, "=="
 _EXPRESSION = re.compile(r"\s*(.+?)\s*(<=|>=|==|!=|<|>)\s*(\S+)\s*")
 
 
-@dataclass(frozen=True)
-class Requirement:
+class Requirement(NamedTuple):
     """A path inside a model's entry, an operator and a number."""
 
     path: str

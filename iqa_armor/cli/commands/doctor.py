@@ -2,6 +2,7 @@
 
 import os
 import shutil
+from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
 from typing import Any
@@ -30,8 +31,7 @@ def doctor(machine: Machine) -> None:
     for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
         if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
             lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
-    here = Path.cwd()
-    free = f"{shutil.disk_usage(here).free / 2**30:.1f} GiB"
+    here, free = Path.cwd(), f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"
     found: dict[str, dict[str, Any]] = {
         "versions": versions(),
         "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
@@ -48,7 +48,6 @@ def doctor(machine: Machine) -> None:
 
 
 def _is_installed(name: str) -> bool:
-    try:
+    with suppress(PackageNotFoundError):
         return bool(version(name))
-    except PackageNotFoundError:
-        return False
+    return False

@@ -127,7 +127,6 @@ def _write(found: Evaluation, output: Path | None, scores: Path | None = None) -
 
 
 def page_of(found: Evaluation, bars: Progress = silent) -> str:
-    """Return the report as HTML, with pictures of what moved most."""
     from iqa_armor.evaluation.pictures import take_pictures
     from iqa_armor.report import attack_figures, evaluation, page
 

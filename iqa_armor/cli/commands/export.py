@@ -67,9 +67,8 @@ def export(
             show_forecasts([found])
             return
         if is_smaller:
-            dataset = call.open(progress=bars)
             kind: Precision = "int8" if bits.int8 else "fp16"
-            made = Smaller.on(opened, dataset, kind, limit=count)
+            made = Smaller.on(opened, call.open(progress=bars), kind, limit=count)
             smaller = replace(made, max_loss=bits.max_loss, progress=bars)
         bars("exporting", 0, 1)
         exported = export_model(opened, output, smaller=smaller)
@@ -87,8 +86,7 @@ def _show(model: QualityModel, exported: Exported) -> None:
     if exported.fixed_because:
         say(f"the image size is fixed: {exported.fixed_because}")
     if used.size is not None:
-        resize = "{}x{}".format(*used.size)
-        say(f"resize images to {resize} ({used.interpolation}) before; normalisation is inside")
+        say("resize images to {}x{} ({}) before; normalisation is inside".format(*used.size, used.interpolation))
     against = "their spread" if check.range_measured_here else "the score range"
     error = f"{check.largest_error:.2g}, {check.share_of_range:.2g} of {against}"
     say(f"compared on {check.images} images: off by at most {error}")

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from iqa_armor.cli import arguments, console
-from iqa_armor.cli.console import COMMAND, JSON, RESUME, going_on, say
+from iqa_armor.cli.console import COMMAND, JSON, RESUME, going_on, progress, say
 from iqa_armor.cli.options import options
 from iqa_armor.errors import UsageError
 from iqa_armor.pipeline.settings import Opening
@@ -50,13 +50,12 @@ def harden(
         return
     dry_run, device = call.dry_run, call.chosen()
     checkpoint = None if dry_run else target.with_name(f".{target.stem}.resume.pt")
-    claim = call.claimed(target, source=model, suffix=".safetensors")
-    with claim, going_on(RESUME, checkpoint), console.progress() as bars:
+    with call.claimed(target, source=model, suffix=".safetensors"), going_on(RESUME, checkpoint), progress() as bars:
         original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
         how = fitting.RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
-        work = hardening.plan if dry_run else hardening.harden
-        result = work(original, dataset, settings, options=how, unlabelled=more)
+        chosen = hardening.untrained(dataset, settings) if dry_run else (dataset, settings)
+        result = hardening.harden(original, *chosen, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = forecast.slowdown(original, result.model, image, device)
         if not dry_run:
@@ -115,8 +114,7 @@ def _say_next(target: Path, model: Path, words: list[str]) -> None:
 
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
-    title = f"{result.model.name}, step by step"
-    console.show_table(("step", "SROCC on held-out training images"), rows, title=title)
+    console.show_table(("step", "SROCC on held-out training images"), rows, title=f"{result.model.name}, step by step")
     for block in result.blocks:
         place = f"{block.channels} channels, {block.size[0]}x{block.size[1]}"
         say(f"block: {result.recipe.backend}, behind {block.node} ({place})")
@@ -131,8 +129,7 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         say(f"check: {proof['step']}: {found}")
     if points := result.provenance["frontier"]:
         cells = [
-            (f"{p['share']:.2f}{' *' * p['chosen']}", *(f"{p[k]:.3f}" for k in ("srocc", "worst_srocc")))
-            for p in points
+            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
         ]
         headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
         console.show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")

@@ -28,8 +28,7 @@ def inspect(model: ModelArg, call: ModelCall) -> None:
         figures = (str(cut.position), str(cut.channels), "{}x{}".format(*cut.size), f"{cut.ratio:.3f}")
         rows.append([cut.node, *figures, *[str(cut.branch + 1)] * several, recommended])
     headings = ["node", "position", "channels", "map", "out ÷ in", *["branch"] * several, ""]
-    size = "{}x{}".format(*found.input_size)
-    title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {size}"
+    title = f"{found.name}: {found.parameters / 1e6:.2f} M parameters, input {'{}x{}'.format(*found.input_size)}"
     caption = "last: where a block belongs (--position last)" if found.recommended else None
     show_table(headings, rows, title=title, caption=caption)
     if found.grids:

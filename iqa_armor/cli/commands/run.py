@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -60,7 +61,7 @@ def run(
 
 def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
     """Yield the steps of a pipeline; one that is no command, or has settings that its command has not, is refused."""
-    from iqa_armor.data.specs import koniq10k_folder
+    from iqa_armor.data.specs import KONIQ10K_VARIABLE
     from iqa_armor.pipeline.steps import Step
 
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict)}
@@ -79,7 +80,7 @@ def read_steps(tables: Mapping[str, Any], source: str) -> Iterator[Step]:
             resumes = command in ("train", "harden", "train-purifier") and "seeds" not in given
             # What a command takes from the environment where no dataset is given.
             takes_data = "data" in parameters and "data" not in map(_plain, given)
-            reads = tuple(filter(None, [koniq10k_folder()])) if takes_data else ()
+            reads = tuple(filter(None, [os.environ.get(KONIQ10K_VARIABLE, "").strip()])) if takes_data else ()
             yield Step(name, (command, *words), made, resumes=resumes, reads=reads)
     if unused := [key for key in shared if key not in used]:
         raise RecipeError(f"{source}: no command has the option {unused[0]!r}")
@@ -117,16 +118,12 @@ def _words(given: Mapping[str, Any], parameters: Mapping[str, Any], where: str) 
         raise RecipeError(f"{where}: {missing[0]} is missing")
     if "output" in parameters and "output" not in given and not parameters["output"].required and "model" in parameters:
         raise RecipeError(f"{where}: output is missing; name it, so that later steps can")
-    overwrite = ["--overwrite"] if "overwrite" in parameters and "overwrite" not in given else []
-    return [*first, *rest, *overwrite]
+    return [*first, *rest, *["--overwrite"] * ("overwrite" in parameters and "overwrite" not in given)]
 
 
 def _option(parameter: Any, value: Any) -> list[str]:
     flag = parameter.opts[-1]
     if isinstance(value, bool) and parameter.is_flag:
         return [flag] if value else parameter.secondary_opts[:1]
-    if not isinstance(value, list):
-        return [flag, str(value)]
-    if parameter.multiple:
-        return [word for each in value for word in (flag, str(each))]
-    return [flag, ",".join(map(str, value))]
+    texts = [str(each) for each in (value if isinstance(value, list) else [value])]
+    return [word for text in (texts if parameter.multiple else [",".join(texts)]) for word in (flag, text)]

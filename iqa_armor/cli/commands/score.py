@@ -94,7 +94,6 @@ def score(
 
 
 def _write(rows: Iterable[Row], file: RowFile | None, kind: Format | None, columns: tuple[str, ...]) -> list[Row]:
-    """Write rows as they come, to a file or to stdout; or return them, where they are shown at the end."""
     if kind is None:
         return [*rows]
     if file is None and kind == "csv":

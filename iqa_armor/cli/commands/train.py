@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from iqa_armor.cli import arguments, console
-from iqa_armor.cli.console import COMMAND, RESUME, say, show_if_json
+from iqa_armor.cli.console import COMMAND, RESUME, going_on, progress, say, show_if_json
 from iqa_armor.cli.options import options
 from iqa_armor.recipe import TrainSettings
 
@@ -39,9 +39,8 @@ def train(
     from iqa_armor.pipeline import train as training
 
     place, output, device = output, hub.local_target(output), call.chosen()
-    checkpoint = None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
-    claim = call.claimed(output, source=Path(arch), suffix=".safetensors")
-    with claim, console.going_on(RESUME, checkpoint), console.progress() as bars:
+    kept = None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
+    with call.claimed(output, source=Path(arch), suffix=".safetensors"), going_on(RESUME, kept), progress() as bars:
         model, fresh = load.start_model(arch, opening=call, weights=weights, seed=settings.seed)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
@@ -49,17 +48,16 @@ def train(
             work = {"images": len(images), "epochs": settings.epochs, "batch_size": settings.batch_size}
             console.show_forecasts([forecast.forecast(model, model.prepare(images[0]), device=device, **work)])
             return
-        how = fitting.RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
+        how = fitting.RunOptions(device=device, checkpoint=kept, resume=resume, progress=bars, log_to=call.log_to)
         result = training.train(model, dataset, settings, options=how, fresh=fresh)
         result.model.name = output.stem
         with staging(output.parent) as folder:
             result.save(folder / output.name)
             card.write_card(folder / output.name, command=COMMAND.get(), source=weights or arch)
-        discard(checkpoint)
+        discard(kept)
         hub.push(output, place)
     scale, rows, fit = result.model.scale, [], result.fit
-    span = scale and [scale.low, scale.high]
-    if show_if_json({"output": str(output), "score_range": span, **result.provenance}):
+    if show_if_json({"output": str(output), "score_range": scale and [scale.low, scale.high], **result.provenance}):
         return
     for each in fit.epochs:
         mark, loss = " *" * (each.number == fit.best), f"{each.loss:.4f}" if each.number else "-"

@@ -31,9 +31,8 @@ def train_purifier(
     from iqa_armor.pipeline.fitting import RunOptions
     from iqa_armor.pipeline.train import forecast_purifier, train_purifier
 
-    device, checkpoint = call.chosen(), output.with_name(f".{output.stem}.resume.pt")
-    claim = call.claimed(output, source=model, suffix=".safetensors")
-    with claim, going_on(RESUME, None if call.dry_run else checkpoint), progress() as bars:
+    device, checkpoint = call.chosen(), None if call.dry_run else output.with_name(f".{output.stem}.resume.pt")
+    with call.claimed(output, source=model, suffix=".safetensors"), going_on(RESUME, checkpoint), progress() as bars:
         opened = call.load(model)
         dataset = call.open(seed=settings.seed, progress=bars)
         if call.dry_run:
