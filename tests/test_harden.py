@@ -26,7 +26,7 @@ from iqa_armor.models.base import Preprocessing, QualityModel, ScoreScale
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.ortho.lipschitz import singular_values
 from iqa_armor.pipeline.fitting import RunOptions
-from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.harden import harden, untrained
 from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.pipeline.train import train
 from iqa_armor.recipe import Recipe, Training
@@ -161,7 +161,7 @@ def test_saved_file_tells_where_it_came_from(trained, dataset, tmp_path: Path) -
 
 
 def test_dry_run_operates_but_trains_nothing(trained, dataset) -> None:
-    result = plan(trained, dataset, Recipe(**QUICK))
+    result = harden(trained, *untrained(dataset, Recipe(**QUICK)))
     assert result.fit.epochs == ()
     assert len(blocks_of(result.model)) == 1
 

@@ -17,7 +17,7 @@ from iqa_armor.data.base import Dataset
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import is_informed, labelled_batches
-from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.harden import harden, untrained
 from iqa_armor.pipeline.hardened import Hardened
 from iqa_armor.progress import silent
 from iqa_armor.pruning import CRITERIA
@@ -81,7 +81,7 @@ def test_direction_of_the_model_does_not_matter(make_model, dataset: Dataset) ->
 
 def test_dry_run_reads_enough_images(make_model) -> None:
     dataset = memory_dataset(training=400)
-    result = plan(make_model(), dataset, Recipe(criterion="pls"))
+    result = harden(make_model(), *untrained(dataset, Recipe(criterion="pls")))
     assert result.pruned is not None
     assert result.pruned.samples == 200
     assert result.provenance["data"]["images"]["training"] == 250

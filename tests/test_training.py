@@ -13,7 +13,7 @@ from iqa_armor.graph.trace import trace
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import moments_of
-from iqa_armor.pipeline.harden import harden, plan
+from iqa_armor.pipeline.harden import harden
 from iqa_armor.pipeline.train import STRENGTHS, probe_head, train
 from iqa_armor.progress import silent
 from iqa_armor.recipe import Recipe, Training
@@ -242,7 +242,7 @@ def test_a_head_that_is_not_new_is_left_alone(make_model) -> None:
     assert all(torch.equal(before[name], value) for name, value in traced.state_dict().items())
 
 
-@pytest.mark.parametrize("work", [plan, harden, train, load_training_images])
+@pytest.mark.parametrize("work", [harden, train, load_training_images])
 def test_images_of_several_sizes_are_refused(make_model, work: Any) -> None:
     model, dataset = QualityModel(make_model().network, Preprocessing(size=None)), memory_dataset(24)
     images = dataset.training()

@@ -44,8 +44,7 @@ class Square(LinfAttack):
         # Row, column and a sign per channel; all at once, since a transfer per query costs more than a small model.
         draws = torch.rand(self.queries - 2, 2 + channels, count, generator=generator, device=generator.device)
         for step, drawn in enumerate(draws.to(images.device), start=1):
-            side = self.side(step, height, width)
-            inside = _squares(drawn[:2], side, (height, width))
+            inside = _squares(drawn[:2], self.side(step, height, width), (height, width))
             signs = drawn[2:].T.reshape(count, channels, 1, 1) < 0.5
             proposed = torch.where(inside, torch.where(signs, low, high), found.images)
             found.update(proposed, self.direction * score(proposed))
@@ -54,8 +53,7 @@ class Square(LinfAttack):
 
     def side(self, step: int, height: int, width: int) -> int:
         """Return the side of the squares, in pixels, at proposal `step`, counted from 1."""
-        planned = step / self.queries * 10_000
-        share = self.initial_share / 2 ** sum(planned > halving for halving in _HALVINGS)
+        share = self.initial_share / 2 ** sum(step / self.queries * 10_000 > halving for halving in _HALVINGS)
         return min(max(round(math.sqrt(share * height * width)), 1), height, width)
 
 

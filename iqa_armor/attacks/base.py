@@ -39,8 +39,7 @@ class Attack(Protocol):
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator) -> Tensor:
         """Return attacked images (N, 3, H, W) in [0, 1]; `score` maps such images to scores (N,).
 
-        What is drawn comes from the generator, on its device; the built-in ones take one of seed 0 where none is given.
-        The images are left as they are.
+        The images stay as they are. What is drawn comes from the generator; built-in attacks have one of seed 0.
         """
 
 
@@ -84,10 +83,8 @@ def accepted(found: object, name: str) -> Attack:
     norms = get_args(Norm)
     if isinstance(found, Attack) and is_dataclass(found) and not isinstance(found, type) and found.norm in norms:
         return found
-    raise UsageError(
-        f"{name} is no attack: it must be a frozen dataclass with a norm out of {', '.join(norms)}, an epsilon and a "
-        "direction, that is called with (score, images, generator)"
-    )
+    wanted = f"a frozen dataclass with a norm out of {', '.join(norms)}, an epsilon and a direction"
+    raise UsageError(f"{name} is no attack: it must be {wanted}, that is called with (score, images, generator)")
 
 
 @contextmanager

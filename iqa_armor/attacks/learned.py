@@ -66,8 +66,8 @@ class UAP(FittedLinf):
             gradient, mean = self._survey(score, batches, pattern)
             if self.direction * mean > best_mean:
                 best, best_mean = pattern, self.direction * mean
-            moved = pattern + self.direction * self.step_size * gradient.sign()
-            pattern = moved.clamp(-self.epsilon, self.epsilon)
+            step = self.direction * self.step_size * gradient.sign()
+            pattern = (pattern + step).clamp(-self.epsilon, self.epsilon)
         last, kept = (Pattern(each, self.epsilon, self.direction, self.placement) for each in (pattern, best))
         return last if self.direction * mean_score(score, last, batches, generator) > best_mean else kept
 
@@ -97,9 +97,7 @@ def place(pattern: Tensor, size: tuple[int, ...], placement: Placement) -> Tenso
 
 
 class PerturbationNetwork(nn.Module):
-    """U-Net with two halvings, from images (N, 3, H, W) in [0, 1] of any size to directions (N, 3, H, W) in [-1, 1].
-
-    No layer mixes the images of a batch. A new network gives zeros, since its last layers start at zero.
+    """U-Net with two halvings, from each image (N, 3, H, W) in [0, 1] by itself to directions (N, 3, H, W) in [-1, 1].
 
     Source: Ronneberger et al., "U-Net", MICCAI 2015, arXiv:1505.04597, for the shape. The widths, normalisation
     over each image's features, and a sub-pixel path (Shi et al., CVPR 2016, arXiv:1609.05158) that lets a pixel's
@@ -115,7 +113,7 @@ class PerturbationNetwork(nn.Module):
         self.doubled = nn.Upsample(scale_factor=2)
         self.exit, self.subpixel_exit = nn.Conv2d(full, 3, 3, padding=1), nn.Conv2d(half, 3 * 2**2, 1)
         for parameter in (*self.exit.parameters(), *self.subpixel_exit.parameters()):
-            nn.init.zeros_(parameter)
+            nn.init.zeros_(parameter)  # so a new network gives zeros
 
     def forward(self, images: Tensor) -> Tensor:
         height, width = images.shape[-2:]
@@ -190,5 +188,5 @@ class FACPA(FittedLinf):
 
 def _perturbed(network: nn.Module, images: Tensor, epsilon: float) -> Tensor:
     # The network stays in float32: its weights would not survive Adam in half precision.
-    change = epsilon * network(images.float()).to(images.dtype)
-    return project_linf(images + change, images, epsilon).clamp(0, 1)
+    moved = images + epsilon * network(images.float()).to(images.dtype)
+    return project_linf(moved, images, epsilon).clamp(0, 1)

@@ -137,8 +137,7 @@ class IOI(LinfAttack):
 
     epsilon: NotNegative = 8 / 255  # length of the step before it is filtered, and largest change of a pixel value
     truncated: Annotated[float, "[0, 1)"] = 0.1  # share f of the frequencies, the lowest, that the step loses
-    # Local contrast from which a pixel takes the whole step; less takes proportionally less.
-    full_contrast: Positive = 0.04
+    full_contrast: Positive = 0.04  # local contrast from which a pixel takes the whole step; less takes a share
     direction: Direction = +1
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:  # noqa: ARG002

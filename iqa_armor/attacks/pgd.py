@@ -122,9 +122,8 @@ def _positive(values: Tensor) -> Tensor:
 class MIFGSM(LinfAttack):
     """Move the predicted score inside an L-infinity ball, following gradients accumulated over the steps.
 
-    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, arXiv:1710.06081, Algorithm 1:
-    g ← μ·g + ∇/‖∇‖₁, then a signed step. The step size is a setting of its own, not ε/T, and the best iterate
-    of every image is returned instead of the last (ours).
+    Source: Dong et al., "Boosting Adversarial Attacks with Momentum", CVPR 2018, arXiv:1710.06081, Algorithm 1: g ← μ·g
+    + ∇/‖∇‖₁, then a signed step. A step size of its own, not ε/T, and the best iterate, not the last, are (ours).
     """
 
     epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
@@ -141,8 +140,7 @@ class MIFGSM(LinfAttack):
         def move(attacked: Tensor, gradient: Tensor) -> Tensor:
             nonlocal accumulated
             accumulated = self.momentum * accumulated + divide_by_norm(gradient, order=1)
-            signs = accumulated.sign().to(images)
-            return torch.clamp(attacked + self.direction * self.step_size * signs, low, high)
+            return torch.clamp(attacked + self.direction * self.step_size * accumulated.sign().to(images), low, high)
 
         return climb(score, images, move, direction=self.direction, steps=self.steps)
 
@@ -166,7 +164,6 @@ class AMIFGSM(MIFGSM):
     full_contrast: Positive = 0.08
 
     def budgets(self, images: Tensor) -> Tensor:
-        """Return the ball radius of every image (N,), between a quarter of `epsilon` and `epsilon`."""
         shares = (contrast_map(images).mean((1, 2, 3)) / self.full_contrast).clamp(0.25, 1)
         return self.epsilon * shares.to(images)
 

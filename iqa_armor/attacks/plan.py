@@ -35,9 +35,8 @@ def run_plan(
     their images have the same bits; results equal those of each attack run alone. On the paper's sweep (1 and 8 steps,
     five budgets) 20 gradients do the work of 45.
 
-    `generator` returns the source of randomness of the attacks of a name, and is asked before every step of shared
-    trajectories too: a score that is random must start anew whenever it is, so that a result does not depend on which
-    other attacks there are.
+    `generator` returns the randomness of the attacks of a name, and is asked before every step of shared trajectories
+    too: a random score must start anew whenever it is, so that no result depends on which other attacks there are.
 
     Source: [RA] Meleshin et al., arXiv:2506.04951, Section 4; the sharing is (ours).
     """
@@ -69,12 +68,7 @@ def _kinds(attacks: Sequence[Any]) -> dict[PGD, list[float]]:
 
 
 def _family(
-    pgd: PGD,
-    names: Mapping[int, Sequence[str]],
-    groups: list[_Group],
-    *,
-    score: ScoreFn,
-    begin: Callable[[str], object],
+    pgd: PGD, names: dict[int, list[str]], groups: list[_Group], *, score: ScoreFn, begin: Callable[[str], object]
 ) -> Iterator[Attacked]:
     """Yield the images of PGDs that share a trajectory, by their numbers of steps; the one group is of clean images."""
     ((_, clean),) = groups

@@ -13,7 +13,6 @@ from iqa_armor.errors import ArmorError
 
 
 def evaluate_score(score: ScoreFn, images: Tensor) -> Tensor:
-    """Return scores (N,) without building a graph."""
     with torch.no_grad():
         return score(images)
 
@@ -61,8 +60,7 @@ def expectation(score: ScoreFn, samples: int) -> ScoreFn:
     only: parameters get none, and there is no second derivative. No image's score may depend on another image. An
     attack that keeps its best iterate chooses by noisy means, some of which are luck: score its result afresh.
 
-    Source: expectation over transformation, Athalye et al., "Obfuscated Gradients Give a False Sense of Security",
-    ICML 2018, arXiv:1802.00420, Section 4.2.
+    Source: expectation over transformation, Athalye et al., ICML 2018, arXiv:1802.00420, Section 4.2.
     """
     if samples < 1:
         raise ValueError(f"an expectation needs samples >= 1, got {samples}")
@@ -76,8 +74,6 @@ def expectation(score: ScoreFn, samples: int) -> ScoreFn:
 
 
 class _MeanScore(torch.autograd.Function):
-    """Mean of random scores; the gradient is taken during the forward pass, one sample at a time."""
-
     @staticmethod
     def forward(ctx: Any, images: Tensor, score: ScoreFn, samples: int) -> Tensor:
         total, slope = score_and_gradient(score, images)

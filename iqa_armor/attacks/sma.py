@@ -59,11 +59,9 @@ class SMA(FittedLinf):
     epsilon: NotNegative = 4 / 255  # ball radius, pixels being in [0, 1]
     step_size: Positive = 1 / 255  # length of one signed step, in the same units
     steps: Count = 10  # number of gradient steps, each time that an image is driven as low or as high as it gets
-    # Of equally good targets the highest (+1) or lowest (−1); the ranking is turned either way.
-    direction: Direction = +1
+    direction: Direction = +1  # of equally good targets the highest (+1) or lowest (−1); the ranking turns either way
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Targeted:  # noqa: ARG002
-        """Return the attack that knows the targets of these images."""
         down, up = (MIFGSM(self.epsilon, self.step_size, self.steps, 0, direction) for direction in (-1, 1))
         reached = [
             torch.stack([evaluate_score(score, each) for each in (images, down(score, images), up(score, images))])

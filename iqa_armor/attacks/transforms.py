@@ -12,8 +12,7 @@ from iqa_armor.attacks.base import Direction, Norm, ScoreFn
 from iqa_armor.attacks.scores import Search, ascend, working
 from iqa_armor.limits import Count, Limited, NotNegative, Positive
 
-# Rounds the corner of ‖·‖ at zero, where its gradient is not defined; small beside a visible displacement.
-_CORNER = 1e-3
+_CORNER = 1e-3  # rounds the corner of ‖·‖ at zero, where it has no gradient; small beside a visible displacement
 
 
 @dataclass(frozen=True)
@@ -74,11 +73,10 @@ def warp(images: Tensor, flow: Tensor) -> Tensor:
 def roughness(flow: Tensor) -> Tensor:
     """Mean over pixels, (N,), of the summed distances between a pixel's displacement and its neighbours', in pixels.
 
-    The flow is (N, 2, H, W). Source: Xiao et al., arXiv:1801.02612, equation 4, where it is a sum; √(d² + c²) − c for
-    d, differentiable at 0, is (ours).
+    The flow is (N, 2, H, W). Source: Xiao et al., arXiv:1801.02612, eq. 4, where it is a sum; √(d² + c²) − c for d is
+    (ours).
     """
-    steps = (flow.diff(dim=2), flow.diff(dim=3))
-    lengths = [(step.square().sum(1) + _CORNER**2).sqrt() - _CORNER for step in steps]
+    lengths = [(flow.diff(dim=dim).square().sum(1) + _CORNER**2).sqrt() - _CORNER for dim in (2, 3)]
     # Every pair of neighbours counts twice, once from either side.
     return 2 * sum((each.flatten(1).sum(1) for each in lengths), flow.new_zeros(len(flow))) / flow[0, 0].numel()
 

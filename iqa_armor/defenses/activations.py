@@ -33,8 +33,7 @@ def replace_activations(traced: fx.GraphModule, kind: Smooth, *, fresh: Collecti
     Source: Xie et al., "Smooth Adversarial Training", arXiv:2006.14536, for smooth activations against attacks. Ours:
     which spellings count as a rectifier, and what behind a new layer means.
     """
-    nodes = traced.graph.nodes
-    chosen = [n for n in nodes if type(layer_of(traced, n)) in LAYERS or n.target in CALLS.get(n.op, ())]
+    chosen = [n for n in traced.graph.nodes if type(layer_of(traced, n)) in LAYERS or n.target in CALLS.get(n.op, ())]
     if fresh is not None:
         chosen = [node for node in chosen if _is_behind_new(traced, node, frozenset(fresh))]
     if not chosen:

@@ -110,9 +110,8 @@ class Smoother(Protocol):
 def accepted_purifier(found: object, name: str) -> Purifier | PurifierFile:
     if isinstance(found, Purifier | PurifierFile) and not isinstance(found, type):
         return found
-    raise UsageError(
-        f"{name} is no purifier: it must have is_differentiable and is_random, and be called with (images, generator)"
-    )
+    wanted = "have is_differentiable and is_random, and be called with (images, generator)"
+    raise UsageError(f"{name} is no purifier: it must {wanted}")
 
 
 def accepted_smoother(found: object, name: str) -> Smoother:
@@ -148,7 +147,6 @@ class Defended(QualityModel, ABC):
             self.inner.reseed(seed)
 
     def next_generator(self, images: Tensor) -> Generator:
-        """Return the randomness of one call, on the device of the images."""
         self._calls += 1
         # The CPU's generator keeps the low 32 bits of a seed only, so seed and call have to be mixed in those.
         mixed = hashlib.sha256(f"{self._seed} {self._calls}".encode()).digest()

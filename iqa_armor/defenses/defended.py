@@ -86,8 +86,7 @@ class Smoothed(Defended):
         (ours): its gradient uses every copy, and for the small noise in use points where the median's expectation does.
         """
         generator = self.next_generator(images)
-        copies = [self.attacked.scores(images, generator, samples=1) for _ in range(ATTACKED_COPIES)]
-        return torch.stack(copies).mean(0)
+        return torch.stack([self.attacked.scores(images, generator, samples=1) for _ in range(ATTACKED_COPIES)]).mean(0)
 
     def certify(self, images: Tensor, generator: Generator | None = None) -> Certificate:
         """Return smoothed scores of prepared images (N, 3, H, W) in [0, 1] with bounds, in model units."""

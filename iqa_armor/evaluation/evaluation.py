@@ -163,15 +163,13 @@ def _baseline_name(names: Sequence[str], baseline: str | int | None) -> str | No
 
 def _describe_data(datasets: Sequence[Dataset], settings: EvaluationSettings) -> tuple[DataEntry, ...]:
     # (ours): [RA]'s 2 : 1 for KonIQ-10k and NIPS 2017
-    fallback = (1.0 if dataset.reported()[1].mos is None else 2.0 for dataset in datasets)
-    weights = settings.weights or tuple(fallback)
+    weights = settings.weights or tuple(1.0 if dataset.reported()[1].mos is None else 2.0 for dataset in datasets)
     if len(weights) != len(datasets) or min(weights) < 0 or sum(weights) <= 0:
         raise UsageError(f"{len(datasets)} datasets need as many weights, none negative, got {weights}")
     return tuple(data_entry(each, limit=settings.limit, weight=w) for each, w in zip(datasets, weights, strict=True))
 
 
 def data_entry(dataset: Dataset, *, limit: int | None, weight: float) -> DataEntry:
-    """Return what is told of the images that results of a dataset are reported on."""
     split, images = dataset.reported()
     return DataEntry(
         spec=dataset.spec,

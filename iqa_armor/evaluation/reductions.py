@@ -56,8 +56,7 @@ class Sample:
 
     def rank_correlation(self, other: Column) -> Tensor:
         """Return the rank correlation of scores in this state with another column (N,)."""
-        columns = (self.table["score"], other)
-        return srocc(*(order_codes(torch.from_numpy(each))[self.rows] for each in columns))
+        return srocc(*(order_codes(torch.from_numpy(each))[self.rows] for each in (self.table["score"], other)))
 
     def gain_score(self) -> Tensor | None:
         """Return the change from the scores without a purifier."""
@@ -166,8 +165,7 @@ def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample], *, is_r
     for key, sample in samples.items():
         for name, value in _reduced(figures, sample).items():
             columns.setdefault(name, {})[key] = value
-    # One budget may have a name, not a size.
-    epsilons = [float(key) for key in samples] if len(samples) > 1 else [0.0]
+    epsilons = [float(key) for key in samples] if len(samples) > 1 else [0.0]  # one budget may have a name, no size
     found: Nested = {}
     for figure in (each for each in figures if each.name in columns):
         if not is_resampled or "value" in figure.compared:

@@ -53,27 +53,23 @@ class Run:
         if model in self._scales:
             return self._scales[model]
         if (dataset := self._trainable()) is None:
-            raise ModelLoadError(
-                f"the range of {model.name}'s scores is not known and no dataset has training images to measure it "
-                "on; give it with --score-range LOW,HIGH or name a dataset with a training split"
-            )
+            unknown = f"the range of {model.name}'s scores is not known"
+            advice = "give it with --score-range LOW,HIGH or name a dataset with a training split"
+            raise ModelLoadError(f"{unknown} and no dataset has training images to measure it on; {advice}")
         images, prepare = dataset.splits["training"].limit(self.settings.limit), prepare_for(model, dataset)
         told = self.teller(model, f"{dataset.spec} (score range)", len(images))
         scale = measure_scale(model, images, prepare=prepare, batch_size=self.settings.batch_size, on_batch=told)
         source = f"measured on {len(images)} training images of {dataset.spec}"
-        self._scales[model] = Scale(**asdict(scale), source=source)
-        return self._scales[model]
+        return self._scales.setdefault(model, Scale(**asdict(scale), source=source))
 
     def lender_for(self, model: QualityModel) -> QualityModel | None:
         """Return the bare baseline, frozen and on the device, if its images are as large, to borrow from."""
-        lender = None if self.lender is None else undefended(self.lender)
-        is_other = lender is not None and lender is not model
-        return lender if is_other and lender.preprocessing.size == model.preprocessing.size else None  # type: ignore[union-attr]
+        lender = model if self.lender is None else undefended(self.lender)
+        return None if lender is model or lender.preprocessing.size != model.preprocessing.size else lender
 
     def lent(self, model: QualityModel, attack: Attack) -> Attack:
         """Return an attack on a model with the baseline among its sources, where it borrows and there is one to."""
-        lender = self.lender_for(model)
-        if lender is None or not isinstance(attack, Borrowing):
+        if (lender := self.lender_for(model)) is None or not isinstance(attack, Borrowing):
             return attack
         return replace(attack, sources=(*attack.sources, lender))  # type: ignore[type-var]
 
@@ -101,10 +97,9 @@ class Run:
         return self._learned[place]
 
     def _fit_images(self, model: QualityModel) -> Batches:
-        whole = self._trainable()
-        images = whole.splits["training"] if whole else self.datasets[0].reported()[1]
-        prepare = prepare_for(model, whole or self.datasets[0])
-        prepared = load_prepared(images.limit(self.settings.fit_images), prepare)
+        dataset = self._trainable() or self.datasets[0]
+        images = dataset.splits.get("training") or dataset.reported()[1]
+        prepared = load_prepared(images.limit(self.settings.fit_images), prepare_for(model, dataset))
 
         def passes() -> Iterator[Tensor]:
             return (pixels.to(self.device) for pixels, _, _ in batches(prepared, self.settings.batch_size))
@@ -149,8 +144,7 @@ def followed_score(model: QualityModel, samples: int = 8) -> ScoreFn:
     shown to the defense unchanged; "adaptive" knows the defense, differentiates it (BPDA where it has no gradient) and
     averages `samples` draws of what is random (EOT).
 
-    Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4; the two threats are those of [AP] Gushchin et al.,
-    arXiv:2404.06957.
+    Source: Athalye et al., ICML 2018, arXiv:1802.00420, Section 4; the threats: [AP] Gushchin et al., arXiv:2404.06957.
     """
     model = attacked_model(model)
     if not isinstance(model, Defended):
@@ -164,7 +158,6 @@ def attacked_model(model: QualityModel) -> QualityModel:
 
 
 def undefended(model: QualityModel) -> QualityModel:
-    """Return the model behind all defenses."""
     while isinstance(model, Defended):
         model = model.inner
     return model
@@ -195,5 +188,5 @@ def _check_distance(name: str, attack: Attack, clean: Tensor, attacked: Tensor) 
     if attack.norm == "l2":
         raise ArmorError(f"attack {name} changed an image by {farthest:.4g} (L2), more than its {attack.epsilon:g}")
     what = "moved a pixel by" if attack.norm == "linf" else "changed an image by an RMSE of"
-    budget = f"more than its budget of {attack.epsilon * 255:g}/255"
-    raise ArmorError(f"attack {name} {what} {farthest * 255:.4g}/255, {budget}")
+    what += f" {farthest * 255:.4g}/255, more than its budget of {attack.epsilon * 255:g}/255"
+    raise ArmorError(f"attack {name} {what}")

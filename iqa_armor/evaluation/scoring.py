@@ -52,12 +52,15 @@ class _SetScorer:
     def rows(self, part: str) -> Table:
         run, images, shard, done = self.run, self.images, self.run.journal.shard, 0
         blocks, told = run.journal.finished(part), run.teller(self.model, self.dataset.spec, len(images))
-        mine = [n for n in self._numbers if n in blocks or n % shard.count == shard.rank]
+        mine = [n for n in self._places if n in blocks or n % shard.count == shard.rank]
         with frozen(self.model):
             for number, parts in self._decoded(mine):
-                if number in blocks:
-                    _require_same(blocks[number], parts)
-                else:
+                if number in blocks and blocks[number].digest != digest_of(parts):
+                    rows = blocks[number].rows
+                    which = f"{len(rows.where(attack=CLEAN))} images from {rows['image'][0]!r} on"
+                    advice = "restore them, or name another output folder"
+                    raise DataError(f"the {which} are not those that this evaluation began with; {advice}")
+                if number not in blocks:
                     blocks[number] = self._block(number, parts)
                     run.journal.add(part, blocks[number])
                 done += sum(map(len, parts))
@@ -78,7 +81,7 @@ class _SetScorer:
         if self.images.mos is None:
             found = []
             with frozen(self.model), torch.no_grad():
-                for number, parts in self._decoded(self._numbers):
+                for number, parts in self._decoded(self._places):
                     restart(self.model, self.run.settings.seed, "ways", self.number, number)
                     found += [self.model(pixels.to(self.run.device)).float().cpu() for pixels in parts]
             quality = sign * torch.cat(found)
@@ -89,7 +92,7 @@ class _SetScorer:
         return dict(zip(self.images.names, (sign * torch.where(raised, 1, -1)).tolist(), strict=True))
 
     @property
-    def _numbers(self) -> range:
+    def _places(self) -> range:
         return range(-(-len(self.images) // self.run.settings.batch_size))
 
     def _decoded(self, numbers: Sequence[int]) -> Iterator[tuple[int, list[Tensor]]]:
@@ -119,14 +122,6 @@ class _SetScorer:
         return Block(number, digest_of(parts), Table.joined(rows))
 
 
-def _require_same(block: Block, parts: Sequence[Tensor]) -> None:
-    if block.digest != digest_of(parts):
-        images = f"{len(block.rows.where(attack=CLEAN))} images from {block.rows['image'][0]!r} on"
-        raise DataError(
-            f"the {images} are not those that this evaluation began with; restore them, or name another output folder"
-        )
-
-
 @dataclass(frozen=True)
 class _Batch:
     """Clean images (N, 3, H, W) of one size and the frozen model that scores them, on one device."""
@@ -139,15 +134,12 @@ class _Batch:
     first: int  # so many images of the block come before these
 
     def clean(self) -> Table:
-        """Score the clean images; behind a purifier, measure also what it does to them."""
-        more: dict[str, Any] = {}
-        if isinstance(self.model, Purified):
-            with torch.no_grad():
-                more["undefended"] = _numbers(undefended(self.model)(self.images))
-        start = time_on(self.images.device)
-        scores = self._score(self.images, CLEAN_STATE)
-        more["seconds"] = (time_on(self.images.device) - start) / len(self.images)
-        return self._rows(scores=scores, **more, **self._quality(self.images, CLEAN_STATE))
+        """Score the clean images; behind a purifier without it, too."""
+        if not isinstance(self.model, Purified):
+            return self._scored(self.images)
+        with torch.no_grad():
+            bare = undefended(self.model)(self.images)
+        return self._scored(self.images, undefended=_numbers(bare))
 
     def turned(self, plan: Plan, ways: Sequence[int]) -> Table:
         """Attack each image in its own direction, +1 or −1; rows are in the order of the plan and of the images."""
@@ -171,41 +163,31 @@ class _Batch:
         for run in run_plan(plan, score, self.images, generator=source):
             for attack in run.budgets:
                 check_budget(run.attack, attack, clean=self.images, attacked=run.images)
-            distances: dict[str, Any] = {
-                each.__name__: _numbers(each(self.images, run.images)) for each in (linf, l2, psnr)
-            }
-            scores = self._score(run.images, run.attack)
-            more = distances | self._quality(run.images, run.attack)
-            measured = self._rows(attack=run.attack, scores=scores, **more)
+            distances = {each.__name__: _numbers(each(self.images, run.images)) for each in (linf, l2, psnr)}
+            measured = self._scored(run.images, run.attack, **distances)
             for key in map(budget_key, run.budgets):
                 found[run.attack, key] = measured.changed(budget=key)
         return Table.joined([found[name, budget_key(each)] for name, attacks in plan.items() for each in attacks])
 
-    def _rows(self, *, scores: Tensor, attack: str = CLEAN, **more: Any) -> Table:
-        return Table.of(len(scores), image=list(self.names), attack=attack, score=_numbers(scores), **more)
-
-    def _restart(self, state: str) -> None:
-        scored = self.first + len(self.images) * (state != CLEAN_STATE)
-        restart(self.model, self.settings.seed, "score", *self.place, scored, state)
-
     @torch.no_grad()
-    def _quality(self, images: Tensor, state: str) -> dict[str, Any]:
-        """Return the quality of purified images, with the draws that they are scored with, if there is a purifier."""
-        if not isinstance(self.model, Purified):
-            return {}
-        self._restart(state)
-        purified = self.model.purify(images, self.model.next_generator(images))
-        return {"quality": _numbers(quality_score(self.images, purified))}
-
-    @torch.no_grad()
-    def _score(self, images: Tensor, state: str) -> Tensor:
-        self._restart(state)
+    def _scored(self, images: Tensor, attack: str = CLEAN, **more: Any) -> Table:
+        """Return rows of clean or attacked images; behind a purifier with their quality, by the draws of the scores."""
+        state, start = attack or CLEAN_STATE, time_on(images.device)
+        seen = self.first + len(images) * (state != CLEAN_STATE)
+        begin = partial(restart, self.model, self.settings.seed, "score", *self.place, seen, state)
+        begin()
         scores: Tensor = self.model(images)
         if not bool(scores.isfinite().all()):
             bad = f"image {self.names[int((~scores.isfinite()).nonzero()[0])]!r} ({state})"
             told = f"{self.model.name} gives a score that is not finite for {bad}"
             raise ModelLoadError(f"{told}; check its weights and preprocessing")
-        return scores
+        if attack == CLEAN:
+            more["seconds"] = (time_on(images.device) - start) / len(images)
+        if isinstance(self.model, Purified):
+            begin()
+            purified = self.model.purify(images, self.model.next_generator(images))
+            more["quality"] = _numbers(quality_score(self.images, purified))
+        return Table.of(len(scores), image=list(self.names), attack=attack, score=_numbers(scores), **more)
 
 
 def _numbers(values: Tensor) -> list[float]:

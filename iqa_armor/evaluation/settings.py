@@ -70,7 +70,6 @@ class EvaluationSettings(SettingsModel):
     _named: dict[str, Any] = PrivateAttr(default_factory=dict)
 
     def model_post_init(self, _: object) -> None:
-        """Read the attacks, and refuse what is none or is repeated."""
         from iqa_armor.attacks.base import Fitted, accepted
 
         for given in self.attacks:
@@ -107,7 +106,6 @@ class EvaluationSettings(SettingsModel):
         return tuple(map(budget_key, self.ranking_attacks()))
 
     def changed(self, **values: Any) -> Self:
-        """Return settings with other values in the place of some."""
         return type(self)(**{**dict(self), **values})
 
     def named_attacks(self) -> dict[str, Attack]:
@@ -115,7 +113,6 @@ class EvaluationSettings(SettingsModel):
         return dict(self._named)
 
     def budgets(self) -> dict[str, tuple[str, ...]]:
-        """Return the keys of the budgets that each attack is run at."""
         swept = {name: at_budgets(attack, self.epsilons) for name, attack in self._named.items()}
         return {name: tuple(map(budget_key, attacks)) for name, attacks in swept.items()}
 

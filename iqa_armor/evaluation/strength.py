@@ -2,7 +2,6 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from functools import cached_property
 from itertools import pairwise
 
 import torch
@@ -29,18 +28,15 @@ TOLERANCE = 0.002  # of the score range: less is noise
 
 @dataclass
 class AttackGains:
-    """Attacks on a frozen model and a few images; gains are per image, in score ranges, in the attack's direction.
-
-    Clean images (N, 3, H, W) in [0, 1] are on the model's device, `width` is that of its score range, and a random
-    score is the mean of `repeats`. Attacks are borrowed from `lender`, if there is one.
-    """
+    """Attacks on a frozen model and a few images; gains are per image, in score ranges, in the attack's direction."""
 
     model: QualityModel
-    images: Tensor
-    width: float
+    followed: ScoreFn  # what attacks follow: the model, or the way through its defense
+    images: Tensor  # clean ones (N, 3, H, W) in [0, 1], on the model's device
+    width: float  # of the model's score range
     settings: EvaluationSettings
-    lender: ScoreFn | None = None
-    repeats: int = 1
+    lender: ScoreFn | None = None  # what attacks are borrowed from
+    repeats: int = 1  # a random score is the mean of so many
     _known: dict[str, Tensor] = field(default_factory=dict)
 
     @property
@@ -48,11 +44,6 @@ class AttackGains:
         """L-infinity budget of the checks in [0, 1]: 4/255 where it is among the budgets, else the middle one."""
         epsilons = self.settings.epsilons
         return next((e for e in epsilons if f"{e * 255:g}" == "4"), epsilons[len(epsilons) // 2])
-
-    @cached_property
-    def followed(self) -> ScoreFn:
-        """What attacks follow: the model, or the way through its defense."""
-        return followed_score(self.model, self.settings.eot)
 
     def of(self, attack: Attack, *, through: ScoreFn | None = None) -> Tensor:
         """Return the gain (N,) of an attack, turned in this direction, on a score if not on the one it follows."""
@@ -65,7 +56,6 @@ class AttackGains:
         return self.settings.sign * torch.cat(parts).double().cpu() / self.width
 
     def pgd8(self, through: ScoreFn) -> Tensor:
-        """Return the gain (N,) of PGD-8 on another score."""
         return self.of(PGD(self.epsilon, steps=8), through=through)
 
     def known(self, name: str) -> Tensor:
@@ -93,9 +83,7 @@ def exceeds(stronger: Tensor, weaker: Tensor) -> bool:
 
 
 def check_strength(run: Run, model: QualityModel) -> tuple[StrengthCheck, ...]:
-    """Return checks of the attacks on a model; one that fails means that the figures may flatter it.
-
-    There are none where attacks do not know its defense.
+    """Return checks of attacks that know a model's defense; one that fails means that the figures may flatter it.
 
     Source: Carlini et al., "On Evaluating Adversarial Robustness", 2019, arXiv:1902.06705, Section 5;
     Athalye et al., ICML 2018, arXiv:1802.00420, Section 3.1. The tolerances are (ours).
@@ -104,8 +92,8 @@ def check_strength(run: Run, model: QualityModel) -> tuple[StrengthCheck, ...]:
         return ()
     settings, dataset = run.settings, run.datasets[0]
     chosen = PreparedImages(run.images(dataset).limit(settings.check_images), prepare_for(model, dataset))
-    images, _, _ = next(batches(chosen, settings.check_images))
-    gains = AttackGains(model, images.to(run.device), run.scale(model).width, settings, run.lender_for(model))
+    images, score = next(batches(chosen, settings.check_images))[0].to(run.device), followed_score(model, settings.eot)
+    gains = AttackGains(model, score, images, run.scale(model).width, settings, run.lender_for(model))
     told = run.teller(model, f"{len(images)} images (checks of strength)", len(CHECKS))
     restart(model, settings.seed, "checks")
     found: list[StrengthCheck] = []

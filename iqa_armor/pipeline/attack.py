@@ -92,11 +92,10 @@ def attack_images(
     files = [Path(name) for name in images.names]
     names = name_files(files, list(attacks))
     _check_output(output, files, [*names.values(), TABLE], overwrite=overwrite)
-    chosen = device or choose_device()
-    model.eval().to(chosen)
+    model.eval().to(device or choose_device())
     require_readable(images)
     with frozen(model), staging(output) as folder:
-        run = _Attacker(model, chosen, seed, folder)
+        run = _Attacker(model, seed, folder)
         ready = {word: run.fit(word, attack, files, progress) for word, attack in attacks.items()}
         done: list[AttackedImage] = []
         for count, file in enumerate(files, start=1):
@@ -115,12 +114,11 @@ def attack_images(
 @dataclass(frozen=True)
 class _Attacker:
     model: QualityModel
-    device: torch.device
     seed: int
     folder: Path
 
     def prepared(self, file: Path) -> Tensor:
-        return self.model.prepare(read_image(file)).unsqueeze(0).to(self.device)
+        return self.model.prepare(read_image(file)).unsqueeze(0).to(self.model.mean.device)
 
     def score(self, images: Tensor, file: Path) -> float:
         self.reseed()

@@ -55,7 +55,8 @@ def harden(
     """
     options = options or RunOptions()
     if recipe.backend == "auto":
-        trial = plan(model, dataset, recipe.model_copy(update={"backend": "cayley"}), options=options)
+        cayley = recipe.model_copy(update={"backend": "cayley"})
+        trial = harden(model, *untrained(dataset, cayley), options=options)
         image = model.prepare(dataset.training()[0])
         with on_device(model, options.device):
             before, after = slowdown(model, trial.model, image, options.device)
@@ -64,19 +65,11 @@ def harden(
         return _Hardening(model, dataset, recipe, options, unlabelled).run()
 
 
-def plan(
-    model: QualityModel,
-    dataset: Dataset,
-    recipe: Recipe,
-    *,
-    options: RunOptions | None = None,
-    unlabelled: Dataset | None = None,
-) -> Hardened:
-    """Return the model before fine-tuning; only as many training images are read as surgery takes, to be quick."""
+def untrained(dataset: Dataset, recipe: Recipe) -> tuple[Dataset, Recipe]:
+    """Return what gives `harden` no more to do than surgery, on as few training images as that takes, to be quick."""
     training = dataset.training().limit(max(2 * recipe.calibration, fitting.SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
-    untrained = recipe.model_copy(update={"epochs": 0, "frontier": 0})
-    return harden(model, small, untrained, options=options, unlabelled=unlabelled)
+    return small, recipe.model_copy(update={"epochs": 0, "frontier": 0})
 
 
 class _Hardening:

@@ -43,10 +43,9 @@ class AdversarialTraining(TrainingDefense):
         """Return attacked and clean images, 2N; images too small for SSIM are a DataError."""
         images, targets = step.images, step.targets
         if min(images.shape[-2:]) < SSIM_WINDOW:
-            raise DataError(
-                f"adversarial training corrects labels by SSIM, which needs at least 11×11 pixels; got images of "
-                f"{images.shape[-2]}x{images.shape[-1]}; give a larger --input-size HEIGHTxWIDTH"
-            )
+            why = "adversarial training corrects labels by SSIM, which needs at least 11×11 pixels"
+            size = f"{images.shape[-2]}x{images.shape[-1]}"
+            raise DataError(f"{why}; got images of {size}; give a larger --input-size HEIGHTxWIDTH")
 
         def objective(x: Tensor) -> Tensor:
             return self.loss(step.model(x).float(), targets)
@@ -106,9 +105,8 @@ class TeacherConsistency(TrainingDefense):
 class AnchoredRanking(TrainingDefense):
     """Keep each attacked image in its place among the clean ones of its batch.
 
-    weight · mean(max(0, m − sign(yᵢ − yⱼ) · (f(x′ᵢ) − f(xⱼ)))) over pairs with labels more than the margin m apart,
-    x′ being a random start and a signed step of 1.25 ε, in eval mode, that moves images up past the better ones, or
-    down past the worse, whichever are more.
+    weight · mean(max(0, m − sign(yᵢ − yⱼ) · (f(x′ᵢ) − f(xⱼ)))) over pairs with labels more than m apart, x′ being a
+    random start and a signed step of 1.25 ε, in eval mode, past the better or the worse images, whichever are more.
 
     Source: after the anchored training of Gushchin et al., "BiRQA", arXiv:2602.20351, which bounds the error of
     attacked images by a ranking loss against clean anchors. All else is (ours), read from its abstract.

@@ -31,10 +31,8 @@ class Checkpoint:
         """Make the folder, remove what killed runs left; an OutputError if it, or so many bytes, cannot be written."""
         require_writable(self.path)
         if takes > (free := shutil.disk_usage(self.path.parent).free):
-            raise OutputError(
-                f"cannot write {self.path}, which takes {takes / 2**20:.1f} MiB at least: there are {free / 2**20:.1f} "
-                "MiB free; make room, or name another place with -o"
-            )
+            needed = f"which takes {takes / 2**20:.1f} MiB at least: there are {free / 2**20:.1f} MiB free"
+            raise OutputError(f"cannot write {self.path}, {needed}; make room, or name another place with -o")
         # Version 0.1.0 wrote under such names before it renamed.
         for leftover in self.path.parent.glob(f".{self.path.name}.{'[a-z0-9_]' * 8}"):
             leftover.unlink(missing_ok=True)
@@ -60,10 +58,8 @@ class Checkpoint:
             named = ""
             if isinstance(kept, Mapping) and not isinstance(self.fingerprint, str):
                 named = f" ({', '.join(n for n, value in self.fingerprint.items() if kept.get(n) != value)} differ)"
-            raise RecipeError(
-                f"{self.path} was made from another model, other data or other settings{named}; run with the same "
-                f"ones, or {AFRESH.partition(' ')[2]}"
-            )
+            made = f"was made from another model, other data or other settings{named}"
+            raise RecipeError(f"{self.path} {made}; run with the same ones, or {AFRESH.partition(' ')[2]}")
         return state
 
 

@@ -127,9 +127,8 @@ class GradientNorm(TrainingDefense):
 
     Source: Liu et al., "Defense Against Adversarial Attacks on No-Reference Image Quality Models with Gradient Norm
     Regularization", CVPR 2024, λ = 1e-3 and h = 0.01; the paper writes |·| where its authors compute the square, which
-    is taken here. Ours: the range of the training labels counts as 0–100; x + h · sign ∇f is not clipped; and the
-    model is in eval mode for the penalty, as it is when attacked: with dropout drawn anew for each term their
-    difference would be noise, divided by h.
+    is taken here. Ours: the range of the training labels counts as 0–100; x + h · sign ∇f is not clipped; and the model
+    is in eval mode, as when attacked: with dropout drawn for each term their difference would be noise, divided by h.
     """
 
     weight: float = 1e-3  # λ

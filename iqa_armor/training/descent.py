@@ -7,7 +7,9 @@ from contextlib import contextmanager
 from typing import Any, Generic, TypeVar
 
 import torch
-from torch import Generator, Tensor, nn
+from torch import Generator, Tensor, autograd, nn
+from torch.optim import AdamW, Optimizer
+from torch.optim.lr_scheduler import LambdaLR, LRScheduler
 
 from iqa_armor.errors import ArmorError
 from iqa_armor.recipe import Training
@@ -58,7 +60,7 @@ T = TypeVar("T")
 E = TypeVar("E")
 
 
-def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_scheduler.LRScheduler:
+def warm_cosine(optimizer: Optimizer, steps: int) -> LRScheduler:
     """Return a schedule of step sizes: linear over the first tenth of the steps, then half a cosine to zero."""
     warm = max(1, steps // 10)
 
@@ -66,22 +68,18 @@ def warm_cosine(optimizer: torch.optim.Optimizer, steps: int) -> torch.optim.lr_
         falling = 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
         return (step + 1) / warm if step < warm else falling
 
-    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+    return LambdaLR(optimizer, factor)
 
 
-def decayed_optimizer(model: nn.Module, settings: Training) -> torch.optim.Optimizer:
+def decayed_optimizer(model: nn.Module, settings: Training) -> Optimizer:
     """Return AdamW under which weights decay, biases and the gains of norms do not."""
     decaying = {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": settings.weight_decay}
     others = {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0}
-    return torch.optim.AdamW([decaying, others], lr=settings.learning_rate)
+    return AdamW([decaying, others], lr=settings.learning_rate)
 
 
 def descend(
-    loss: Tensor,
-    optimizer: torch.optim.Optimizer,
-    schedule: torch.optim.lr_scheduler.LRScheduler,
-    *,
-    backward: Callable[[Tensor], None] = torch.autograd.backward,
+    loss: Tensor, optimizer: Optimizer, schedule: LRScheduler, *, backward: Callable[[Tensor], None] = autograd.backward
 ) -> Tensor:
     """Make one step down the gradient of a loss, which `backward` takes, and return the loss without its graph."""
     optimizer.zero_grad(set_to_none=True)
@@ -106,15 +104,7 @@ def run_epoch(
     return loss
 
 
-def freeze_norms(network: nn.Module) -> None:
-    """Let batch norms of a network in training mode use, and keep, the statistics that they have."""
-    for module in network.modules():
-        if isinstance(module, nn.modules.batchnorm._BatchNorm):
-            module.eval()
-
-
 def epoch_seed(seed: int, number: int) -> int:
-    """Return the seed of what one epoch draws."""
     return (seed * 1_000_003 + number) % 2**63
 
 
@@ -147,8 +137,7 @@ class Epochs(Generic[E]):
 class AveragedWeights:
     """Exponential moving average of all floating-point tensors of a module; others are those of the last step.
 
-    After step t the average is d · average + (1 − d) · weights, d = min(decay, (1 + t) / (10 + t)): the first steps
-    are forgotten sooner.
+    After step t the average is d · average + (1 − d) · weights, d = min(decay, (1 + t) / (10 + t)).
     """
 
     def __init__(self, module: nn.Module, decay: float) -> None:
@@ -156,7 +145,6 @@ class AveragedWeights:
 
     @torch.no_grad()
     def update(self) -> None:
-        """Take in the module's weights, after a step."""
         self.steps += 1
         share = 1 - min(self.decay, (1 + self.steps) / (10 + self.steps))
         for name, value in self.module.state_dict().items():
@@ -167,7 +155,6 @@ class AveragedWeights:
 
     @contextmanager
     def in_place(self) -> Iterator[None]:
-        """Give the module the averaged weights while the block runs."""
         own = copied(self.module)
         self.module.load_state_dict(self.values)
         try:
@@ -185,5 +172,4 @@ class AveragedWeights:
 
 
 def copied(module: nn.Module, *, on: str | None = None) -> dict[str, Tensor]:
-    """Return a copy of a module's state, on its device by default."""
     return {name: value.detach().to(device=on, copy=True) for name, value in module.state_dict().items()}

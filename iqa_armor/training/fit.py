@@ -79,9 +79,8 @@ def fit(
         tracked = accelerator_on(device, precision=settings.precision, log_to=log_to, settings=told)
         # Dropout draws from the global generators.
         with seeded(settings.seed, device), tracked as accelerator:
-            fitting = begin(settings=slower, accelerator=accelerator)
             try:
-                return fitting.run(checkpoint, progress)
+                return begin(settings=slower, accelerator=accelerator).run(checkpoint, progress)
             except Diverged as error:
                 if rate <= least:
                     tried = f"{error}, even at a step size of {rate:g}"
@@ -93,8 +92,6 @@ def fit(
 
 @dataclass
 class _Fitting:
-    """One fit under way."""
-
     model: QualityModel
     images: TrainingImages
     settings: Training
@@ -151,8 +148,9 @@ class _Fitting:
         before, total = (number - 1) * steps, self.settings.epochs * steps
         self.loader.set_epoch(number)
         self.network.train()
-        if self.is_frozen:
-            descent.freeze_norms(self.network)
+        for module in self.network.modules() if self.is_frozen else ():
+            if isinstance(module, nn.modules.batchnorm._BatchNorm):
+                module.eval()  # so that it uses, and keeps, the statistics that it has
         generator = Generator().manual_seed(descent.epoch_seed(self.settings.seed, number))
         loss = descent.run_epoch(
             read_by_workers(self.loader),

@@ -46,7 +46,6 @@ class FitHistory:
     learning_rate: float | None = None  # smaller than asked for where larger ones diverged
 
     def facts(self) -> dict[str, Any]:
-        """Return plain values to store with the model."""
         epochs = [asdict(epoch) for epoch in self.epochs]
         return {"epochs": epochs, "best_epoch": self.best, "learning_rate": self.learning_rate}
 

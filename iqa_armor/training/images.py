@@ -2,10 +2,12 @@
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
+from torch.nn import Module
 from torch.utils.data import DataLoader
 
 from iqa_armor.attacks.base import frozen
@@ -80,13 +82,11 @@ def load_training_images(
     """Read every training image; a DataError if some cannot be read, differ in size, or are too few."""
     if len(images) < 4:
         raise DataError(f"fitting a model takes at least 4 scored training images; there are too few: {len(images)}")
-
-    def read(part: ImageSet, what: str) -> PreparedImages:
-        return load_prepared(part, model.prepare, progress=progress, task=f"reading {what} images")
-
-    fitted, held = held_out(images)
-    more = unlabelled if unlabelled is None else read(unlabelled, "unlabelled")
-    return TrainingImages(read(fitted, "training"), read(held, "held-out"), more)
+    read, (fitted, held) = partial(load_prepared, prepare=model.prepare, progress=progress), held_out(images)
+    more = None if unlabelled is None else read(unlabelled, task="reading unlabelled images")
+    return TrainingImages(
+        read(fitted, task="reading training images"), read(held, task="reading held-out images"), more
+    )
 
 
 def read_by_workers(batches: Iterable[T]) -> Iterator[T]:
@@ -98,12 +98,7 @@ def read_by_workers(batches: Iterable[T]) -> Iterator[T]:
 
 
 def predict(
-    model: nn.Module,
-    images: PreparedImages,
-    *,
-    batch_size: int = 32,
-    progress: Progress = silent,
-    task: str = "scoring",
+    model: Module, images: PreparedImages, *, batch_size: int = 32, progress: Progress = silent, task: str = "scoring"
 ) -> Tensor:
     """Return the scores (N,) of prepared images on the CPU, in eval mode without gradients; restores the mode."""
     device, workers = next(model.parameters()).device, worker_count(images)

@@ -7,14 +7,11 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-# Of predictions and opinion scores, (N,) each, N ≥ 2.
-Loss = Callable[[Tensor, Tensor], Tensor]
+Loss = Callable[[Tensor, Tensor], Tensor]  # of predictions and opinion scores, (N,) each, N ≥ 2
 
 
 def norm_in_norm(scores: Tensor, mos: Tensor) -> Tensor:
-    """‖ŷ′ − y′‖₁ / (2√N), in [0, 1], both centred over the batch and divided by their L2 norm.
-
-    It is blind to the scores' offset and unit.
+    """‖ŷ′ − y′‖₁ / (2√N), in [0, 1], both centered over the batch and divided by their L2 norm: blind to offset, unit.
 
     Source: Li et al., "Norm-in-Norm Loss with Faster Convergence and Better Performance for Image Quality
     Assessment", ACM MM 2020, Section 3 with p = 1, q = 2.
@@ -34,5 +31,4 @@ def plcc_and_mse(scores: Tensor, mos: Tensor) -> Tensor:
 
 def _unit(values: Tensor) -> Tensor:
     centred = values - values.mean()
-    length: Tensor = torch.linalg.vector_norm(centred)
-    return centred / length.clamp_min(1e-6)
+    return torch.div(centred, torch.linalg.vector_norm(centred).clamp_min(1e-6))

@@ -48,10 +48,7 @@ def fit_attacks(
         return (clean.to(model.mean.device) for clean, _, _ in batches(images, batch_size))
 
     with frozen(model):
-        return [
-            attack.fit(model, passes, Generator().manual_seed(seed)) if isinstance(attack, Fitted) else attack
-            for attack in attacks
-        ]
+        return [a.fit(model, passes, Generator().manual_seed(seed)) if isinstance(a, Fitted) else a for a in attacks]
 
 
 def make_pairs(
@@ -65,8 +62,7 @@ def make_pairs(
 ) -> Pairs:
     """Attack every image once; the images, of one size, take turns with the attacks in an order that the seed draws.
 
-    The model, without a purifier, is on the device to compute on and left as it was; attacks are ready to run. Pixels
-    that are not finite are an ArmorError.
+    The model, without a purifier, is on the device and left as it was. Pixels that are not finite are an ArmorError.
     """
     generator, done = Generator().manual_seed(seed), 0
     order = torch.randperm(len(images), generator=generator)
@@ -128,17 +124,14 @@ def fit_filter(
     """
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
-    training = _FilterTraining(model, images, attacks, settings=settings, progress=progress)
     try:
-        return training.run(checkpoint)
+        return _FilterTraining(model, images, attacks, settings=settings, progress=progress).run(checkpoint)
     except Diverged as error:
         raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
 
 
 @dataclass
 class _FilterTraining:
-    """One training under way."""
-
     model: QualityModel
     images: TrainingImages
     attacks: list[Attack]

@@ -20,15 +20,13 @@ def fit_reference(
     """Fit a full-reference network in place, on its device, and leave it in eval mode after the last epoch.
 
     All weights are fitted, those of the trunk too; the statistics of its norm layers stay. Nothing is held out. Scores
-    become opinion scores in the unit of `images.mos`; what is returned is the mean training loss of every epoch.
-    Images without references or scores, or fewer than two, are a DataError; mixed precision, which is not used, and a
-    loss that is not finite an ArmorError.
+    become opinion scores in the unit of `images.mos`; returned is the mean loss of every epoch. Images without
+    references or scores, or fewer than two, are a DataError, mixed precision and a loss that is not finite an
+    ArmorError.
     """
     if images.mos is None or images.references is None or len(images) < 2:
-        raise DataError(
-            "a full-reference network is fitted to at least two scored images with references, such as those of "
-            "kadid10k:DIR or live:DIR"
-        )
+        wanted = "at least two scored images with references, such as those of kadid10k:DIR or live:DIR"
+        raise DataError(f"a full-reference network is fitted to {wanted}")
     if settings.precision != "no":
         raise ArmorError(f"a full-reference network is fitted in float32, not in {settings.precision}; leave it away")
     mos = images.mos.float()

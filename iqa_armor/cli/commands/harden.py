@@ -54,8 +54,8 @@ def harden(
         original, dataset = call.load(model), call.open(seed=settings.seed, progress=bars)
         how = fitting.RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         more = arguments.Labels().open(unlabelled, seed=settings.seed, progress=bars) if unlabelled else None
-        work = hardening.plan if dry_run else hardening.harden
-        result = work(original, dataset, settings, options=how, unlabelled=more)
+        chosen = hardening.untrained(dataset, settings) if dry_run else (dataset, settings)
+        result = hardening.harden(original, *chosen, options=how, unlabelled=more)
         image = original.prepare(dataset.training()[0])
         seconds = forecast.slowdown(original, result.model, image, device)
         if not dry_run:

@@ -9,7 +9,6 @@ from iqa_armor.registry import Entry, Registry
 if TYPE_CHECKING:
     from iqa_armor.defenses.base import Purifier, PurifierFile
 
-
 _HOME = "iqa_armor.defenses.purifiers"
 # Those read from a file are settings here, and a purifier once loaded: see `read_purifier`.
 PURIFIERS: Registry[Purifier | PurifierFile] = Registry(

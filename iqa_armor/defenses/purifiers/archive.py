@@ -106,8 +106,7 @@ def _checked_member(name: str, content: bytes) -> bytes:
 def _checked(value: Any, key: str) -> Any:
     if isinstance(value, dict):
         for name in value:
-            is_known = _KEY.fullmatch(name) or (key == "range_constraints" and _is_size(name))
-            if not is_known or name in _UNSUPPORTED:
+            if name in _UNSUPPORTED or not (_KEY.fullmatch(name) or (key == "range_constraints" and _is_size(name))):
                 raise _Unsafe(f"its graph has an entry {name[:80]!r}")
         return {name: _DROPPED[name] if name in _DROPPED else _checked(item, name) for name, item in value.items()}
     if isinstance(value, list):
@@ -144,8 +143,7 @@ def _is_operator(text: str) -> bool:
 
 def _is_size(text: str) -> bool:
     bare = _SYMBOL.sub("Symbol(s0", text)
-    names = _WORD.findall(bare)
-    return _EXPRESSION.fullmatch(bare) is not None and all(_SIZE_NAME.fullmatch(name) for name in names)
+    return _EXPRESSION.fullmatch(bare) is not None and all(map(_SIZE_NAME.fullmatch, _WORD.findall(bare)))
 
 
 def _is_tree(spec: Any) -> bool:

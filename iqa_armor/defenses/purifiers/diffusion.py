@@ -101,13 +101,9 @@ def _check_index(folder: Path) -> None:
         index = json.loads((folder / "model_index.json").read_text(encoding="utf-8"))
         parts = {name: index[name] for name in ALLOWED}
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise ModelLoadError(
-            f"{folder} is no pipeline of an unconditional diffusion model: model_index.json is missing, damaged or "
-            "names no unet and scheduler"
-        ) from error
+        why = "model_index.json is missing, damaged or names no unet and scheduler"
+        raise ModelLoadError(f"{folder} is no pipeline of an unconditional diffusion model: {why}") from error
     for name, allowed in ALLOWED.items():
         if parts[name] not in [["diffusers", kind] for kind in allowed]:
-            raise ModelLoadError(
-                f"{folder} asks for the {name} {parts[name]!r}; allowed are {', '.join(allowed)} of diffusers, since "
-                "others may run code of the folder"
-            )
+            known = f"{', '.join(allowed)} of diffusers, since others may run code of the folder"
+            raise ModelLoadError(f"{folder} asks for the {name} {parts[name]!r}; allowed are {known}")

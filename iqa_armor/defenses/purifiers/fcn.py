@@ -86,19 +86,13 @@ def load_fcn(path: Path) -> tuple[FCN, dict[str, Any]]:
     if not isinstance(record, dict) or record.get("kind") != KIND:
         raise ModelLoadError(f"{path} is no FCN filter; train one with iqa-armor train-purifier")
     if (given := record.get("format")) != FORMAT:
-        raise ModelLoadError(
-            f"{path} has format {given!r} and this version reads {FORMAT}; a newer iqa-armor may open it"
-        )
-    provenance = record.get("provenance")
-    return _with_weights(path, tensors), provenance if isinstance(provenance, dict) else {}
-
-
-def _with_weights(path: Path, tensors: dict[str, Tensor]) -> FCN:
-    network = FCN()
+        advice = "a newer iqa-armor may open it"
+        raise ModelLoadError(f"{path} has format {given!r} and this version reads {FORMAT}; {advice}")
+    network, provenance = FCN(), record.get("provenance")
     wanted = {name: (value.shape, value.dtype) for name, value in network.state_dict().items()}
     if {name: (value.shape, value.dtype) for name, value in tensors.items()} != wanted:
         raise ModelLoadError(f"{path} does not have the layers of an FCN filter; train it again")
     if not all(bool(value.isfinite().all()) for value in tensors.values()):
         raise ModelLoadError(f"{path} has weights that are not finite; train it again")
     network.load_state_dict(tensors)
-    return network.eval().requires_grad_(False)
+    return network.eval().requires_grad_(False), provenance if isinstance(provenance, dict) else {}

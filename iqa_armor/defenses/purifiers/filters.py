@@ -25,13 +25,13 @@ class _Windowed(Plain):
 
 
 @dataclass(frozen=True)
-class Gaussian(_Windowed):
-    """What filters with a Gaussian window share; the border is repeated.
+class Blur(_Windowed):
+    """Blur images with a Gaussian.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957; the values, and repeating the border, are (ours).
     """
 
-    kornia_name: ClassVar[str]
+    kornia_name: ClassVar[str] = "gaussian_blur2d"
     sigma: Annotated[float, "(0, 100]"] = 1.0  # standard deviation, in pixels, in (0, 100]
     kernel: Side = 5  # side of the window in pixels, odd, from 3 to 101; the Gaussian is cut off beyond it
 
@@ -44,15 +44,8 @@ class Gaussian(_Windowed):
 
 
 @dataclass(frozen=True)
-class Blur(Gaussian):
-    """Blur images with a Gaussian; arguments and source as in `Gaussian`."""
-
-    kornia_name: ClassVar[str] = "gaussian_blur2d"
-
-
-@dataclass(frozen=True)
-class Unsharp(Gaussian):
-    """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Gaussian`."""
+class Unsharp(Blur):
+    """Sharpen images: add what a Gaussian blur takes away; arguments and source as in `Blur`."""
 
     kornia_name: ClassVar[str] = "unsharp_mask"
 
@@ -94,9 +87,8 @@ class Noise(Plain):
 class DiffJPEG(Plain):
     """Quantise images as JPEG does at libjpeg's `quality`, from 1 to 100, with rounding that has a gradient.
 
-    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is
-    in the Details", WACV 2024. Repeating the border to multiples of 16 pixels, as files do, and the quality of 75
-    (Pillow's) are (ours).
+    Source: [AP] Gushchin et al., arXiv:2404.06957; kornia's form of Reich et al., "Differentiable JPEG: The Devil is in
+    the Details", WACV 2024. The border repeated to multiples of 16 pixels, and Pillow's quality, 75, are (ours).
     """
 
     quality: Annotated[int, "[1, 100]"] = 75

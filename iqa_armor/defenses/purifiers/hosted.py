@@ -1,7 +1,5 @@
 """What runs a network from a file, in a process of its own: opened once, called with images as plain bytes."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 from collections.abc import Callable, Sequence
@@ -83,8 +81,7 @@ def _exported(path: str, content: bytes, device: str) -> tuple[Sides, Run]:
     from torch.export.passes import move_to_device_pass
 
     program: Any = torch.export.load(checked_archive(path, content))
-    names = program.graph_signature.user_inputs
-    (entry,) = (node for node in program.graph.nodes if node.name in names)
+    (entry,) = (node for node in program.graph.nodes if node.name in program.graph_signature.user_inputs)
     module: Any = move_to_device_pass(program, torch.device(device)).module()
     module.requires_grad_(False)
     homes = [home for part in module.modules() for home in (part._parameters, part._buffers, vars(part))]

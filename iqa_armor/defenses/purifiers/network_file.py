@@ -36,10 +36,9 @@ class NetworkFile(Limited):
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""
         path = existing(self.path, owner="file")
         if path.suffix not in (".pt2", ".onnx"):
-            raise ModelLoadError(
-                f"{path} ends in neither .pt2 nor .onnx; TorchScript and pickled networks run code when opened, so "
-                "save the network with torch.export.save(program, 'network.pt2') or as ONNX"
-            )
+            advice = "so save the network with torch.export.save(program, 'network.pt2') or as ONNX"
+            why = "TorchScript and pickled networks run code when opened"
+            raise ModelLoadError(f"{path} ends in neither .pt2 nor .onnx; {why}, {advice}")
         if path.suffix == ".onnx" and find_spec("onnxruntime") is None:
             raise ArmorError(f"{path} takes onnxruntime, not installed here; run pip install 'iqa-armor[onnx]'")
         network = FileNetwork(path, self.multiple)
@@ -94,8 +93,7 @@ class FileNetwork(nn.Module):
         count, channels, height, width = self.sides
         if count not in (None, 1) or channels not in (None, 3):
             raise ModelLoadError(f"{self.path} takes {_shown(self.sides)}; export it for Nx3xHxW with N free or 1")
-        generator = torch.Generator().manual_seed(0)
-        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=generator)
+        images = torch.rand(count or 2, 3, height or 64, width or 64, generator=torch.Generator().manual_seed(0))
         started = time.perf_counter()
         together = self(images)
         self.seconds_per_value = (time.perf_counter() - started) / images.nbytes
@@ -115,8 +113,6 @@ class FileNetwork(nn.Module):
 
 
 class _Hosted(torch.autograd.Function):
-    """A network elsewhere, with its gradient."""
-
     @staticmethod
     def forward(ctx: Any, images: Tensor, network: FileNetwork) -> Tensor:
         ctx.save_for_backward(images)

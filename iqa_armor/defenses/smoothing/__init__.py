@@ -9,7 +9,6 @@ from iqa_armor.registry import Entry, Registry
 if TYPE_CHECKING:
     from iqa_armor.defenses.base import Smoother
 
-
 _HOME = "iqa_armor.defenses.smoothing"
 _INPUT, _FEATURE = f"{_HOME}.input_smoothing", f"{_HOME}.feature_smoothing:FeatureSmoothing"
 # Purifiers take images in [0, 1]; so noisy images are cut to it in front of them.

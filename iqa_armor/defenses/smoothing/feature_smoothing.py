@@ -82,8 +82,8 @@ class SplitSmoother:
         for start in range(0, samples, at_once):
             shape = (len(features), min(at_once, samples - start), *features.shape[1:])
             noise = torch.randn(shape, generator=generator, device=features.device, dtype=features.dtype)
-            noisy = torch.addcmul(features[:, None], noise, scale)
-            parts.append(self.head(noisy.flatten(0, 1)).reshape(shape[:2]))
+            noisy = torch.addcmul(features[:, None], noise, scale).flatten(0, 1)
+            parts.append(self.head(noisy).reshape(shape[:2]))
         return torch.cat(parts, dim=1)
 
 
@@ -118,7 +118,6 @@ class BoundReferenceSmoother:
 
     @torch.no_grad()
     def certify(self, reference: Tensor, distorted: Tensor, generator: Generator) -> FeatureCertificate:
-        """Return smoothed scores with local first-order bounds; images whose s did not converge have none."""
         return self._beside(reference).certify(distorted, generator)
 
     def _beside(self, reference: Tensor) -> SplitSmoother:
@@ -216,7 +215,7 @@ class FeatureSmoothing(Limited):
 
     def _require_jacobian(self) -> None:
         if self.mode == "calibrated" and not self.jacobian:
+            needed = "feature smoothing with mode=calibrated needs the largest s of clean images"
             raise UsageError(
-                "feature smoothing with mode=calibrated needs the largest s of clean images: take it from "
-                "FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
+                f"{needed}: take it from FeatureSmoothing.calibrate(model, images), or give jacobian=NUMBER"
             )

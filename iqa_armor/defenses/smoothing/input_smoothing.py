@@ -46,9 +46,9 @@ def median_ranks(samples: int, shift: float, confidence: float) -> tuple[int, in
 def median_bounds(ordered: Tensor, *, shift: float, confidence: float) -> tuple[Tensor, Tensor]:
     """Return lower and upper bounds (...) of the median of f(x + δ + σz) for every ‖δ‖₂ ≤ shift · σ.
 
-    `ordered` are ascending scores of n noisy copies f(x + σz), (..., n), in any unit. Both bounds hold together with
-    probability `confidence` over the samples; −inf and inf where there are too few. They bound the true median, not an
-    empirical one, and where medians fill an interval, its upper end from below, its lower end from above. Source: see
+    `ordered` are ascending scores of n noisy copies f(x + σz), (..., n), in any unit. Both hold together with
+    probability `confidence` over the samples; −inf and inf where these are too few. They bound the true median, not an
+    empirical one; where medians fill an interval, its upper end from below, its lower end from above. Source:
     `median_ranks`.
     """
     low, high = median_ranks(ordered.shape[-1], shift, confidence)
@@ -121,8 +121,7 @@ class MedianSmoothing(InputSmoothing):
         return (ordered[..., (count - 1) // 2] + ordered[..., count // 2]) / 2
 
     def _certificate(self, scores: Tensor, model: QualityModel) -> Certificate:
-        shift = self.radius / self.sigma
-        bounds = median_bounds(scores.sort(-1).values, shift=shift, confidence=self.confidence)
+        bounds = median_bounds(scores.sort(-1).values, shift=self.radius / self.sigma, confidence=self.confidence)
         return Certificate(self._estimate(scores, model), *bounds)
 
 
@@ -134,9 +133,8 @@ class MeanSmoothing(InputSmoothing):
     the clipped score, given in model units again. It never abstains: bounds that say nothing are the ends of the
     range. Clipping is differentiated as the identity (ours), lest scores outside the range hide their gradient.
 
-    Source: Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, arXiv:1902.02918,
-    as a regression: Salman et al., NeurIPS 2019, arXiv:1906.04584; denoiser: Salman et al., NeurIPS 2020,
-    arXiv:2003.01908.
+    Source: Cohen et al., "Certified Adversarial Robustness via Randomized Smoothing", ICML 2019, arXiv:1902.02918, as a
+    regression: Salman et al., NeurIPS 2019, arXiv:1906.04584; denoiser: Salman et al., NeurIPS 2020, arXiv:2003.01908.
     """
 
     def bind(self, model: QualityModel) -> BoundInputSmoother:
@@ -202,8 +200,6 @@ class BoundInputSmoother:
 
 def _scale_of(model: QualityModel) -> ScoreScale:
     if model.scale is None:
-        raise ModelLoadError(
-            f"mean smoothing clips scores to the range of {model.name}, which is not known; give it with "
-            "--score-range LOW,HIGH, or use median smoothing (ms)"
-        )
+        unknown = f"mean smoothing clips scores to the range of {model.name}, which is not known"
+        raise ModelLoadError(f"{unknown}; give it with --score-range LOW,HIGH, or use median smoothing (ms)")
     return model.scale

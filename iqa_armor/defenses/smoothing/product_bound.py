@@ -35,8 +35,7 @@ def product_bound(network: nn.Module, example: Tensor) -> ProductBound:
 
     Layers in a row multiply, branches that are added add, branches that are joined add in squares. What a layer can
     stretch most need not be what the layer before lets through, so the bound is sound and far from tight for a deep
-    network. It holds for normalised inputs (N, 3, H, W) of the example's size. A SurgeryError refuses networks that
-    cannot be traced.
+    network. It holds for normalised inputs (N, 3, H, W) of the example's size. What cannot be traced is a SurgeryError.
     """
     traced = trace_shared(network, example)
     bounds: dict[fx.Node, float] = {}
