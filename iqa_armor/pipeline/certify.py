@@ -77,7 +77,7 @@ def certify_images(
     for model in models:
         ready, scale = _with_scale(model.to(device).eval(), dataset, limit=settings.limit, progress=progress)
         prepare, training = prepare_for(model, dataset), dataset.splits.get("training")
-        subject = Subject(ready, images, prepare, settings, training, scale, progress)
+        subject = Subject(ready, images, prepare, device, settings, training, scale, progress)
         entries.append(certify_model(subject, smoothers))
     base = None if baseline is None else entries[baseline]
     return Certification(

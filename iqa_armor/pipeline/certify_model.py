@@ -39,6 +39,7 @@ class Subject:
     model: QualityModel
     images: ImageSet
     prepare: Callable[[Tensor], Tensor]
+    device: torch.device
     settings: CertifySettings
     training: ImageSet | None = None
     scale: Scale | None = None
@@ -46,22 +47,22 @@ class Subject:
 
     def image(self, index: int) -> Tensor:
         """Return a prepared image (1, 3, H, W) on the device."""
-        return self.prepare(self.images[index]).unsqueeze(0).to(self.model.mean.device)
+        return self.prepare(self.images[index]).unsqueeze(0).to(self.device)
 
     def generator(self, index: int) -> Generator:
         """Return the noise of one image: by seed and file name, so that it is the same whatever else is certified."""
         name = Path(self.images.names[index]).name
         digest = hashlib.sha256(f"{self.settings.seed}\t{name}".encode(errors="surrogateescape")).digest()
-        return Generator(device=self.model.mean.device).manual_seed(int.from_bytes(digest[:8]) % 2**63)
+        return Generator(device=self.device).manual_seed(int.from_bytes(digest[:8]) % 2**63)
 
     @torch.no_grad()
     def plain_score(self, image: Tensor) -> float:
         return float(self.model(image))
 
     def timed(self, compute: Callable[[], T]) -> tuple[T, float]:
-        start = time_on(self.model.mean.device)
+        start = time_on(self.device)
         result = compute()
-        return result, time_on(self.model.mean.device) - start
+        return result, time_on(self.device) - start
 
     def agreement(self, scores: Sequence[float]) -> dict[str, float | None]:
         """Return SROCC and PLCC with opinion of scores, turned round where small ones mean good quality."""
@@ -108,7 +109,7 @@ def _calibrated(smoother: Smoother, subject: Subject) -> Smoother:
         raise UsageError(f"{problem}; name a dataset with a training split by --data, or give jacobian=NUMBER")
     images, largest = subject.training.limit(CALIBRATION_IMAGES), smoother
     for pixels, _, _ in batches(PreparedImages(images, subject.prepare), CALIBRATION_BATCH):
-        found = smoother.calibrate(subject.model, pixels.to(subject.model.mean.device), batch_size=CALIBRATION_BATCH)
+        found = smoother.calibrate(subject.model, pixels.to(subject.device), batch_size=CALIBRATION_BATCH)
         largest = max(largest, found, key=lambda each: each.jacobian)
     says = f"s = {largest.jacobian:.4g} on {len(images)} training images"
     subject.progress(f"calibrating {subject.model.name}", 1, 1, says)
