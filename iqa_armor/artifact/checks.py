@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator, Mapping, Set
 from contextlib import contextmanager
 from typing import Any
 
+from iqa_armor.graph.calls import hides_network, is_allowed
+
 MAX_HEADER_BYTES = 2**24  # graph, settings and tensor table of DenseNet-201 together take 0.4 MB
 MAX_JSON_DEPTH = 32
 MAX_NODES = 20_000
@@ -41,6 +43,18 @@ def shown(value: object) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def check_path(path: object) -> str:
+    """Return a dotted module path whose every part is an ordinary name or an index."""
+    if not isinstance(path, str) or not 0 < len(path) <= MAX_NAME:
+        raise FormatError(f"{shown(path)} is no module path")
+    for part in path.split("."):
+        if not is_allowed(part):
+            raise FormatError(f"{shown(path)} is no module path: {shown(part)} is not allowed as a name in it")
+    if hides_network(path):
+        raise FormatError(f"{shown(path)} is no module path: it would hide the network itself")
+    return path
+
+
 def expect_fields(value: object, names: Set[str], where: str) -> dict[str, object]:
     """Return a JSON object that has exactly the named fields."""
     if not isinstance(value, dict):
@@ -56,8 +70,7 @@ ArgumentCheck = Callable[[object], object]
 
 _LARGEST = sys.float_info.max  # whole numbers may be larger, and no float then
 MAX_CHANNELS = 2**17
-MAX_KERNEL = 2**10
-MAX_PADDING = 2**10
+MAX_KERNEL = MAX_PADDING = 2**10
 
 
 def must_be(what: str, passes: Callable[[Any], bool]) -> ArgumentCheck:

@@ -11,12 +11,11 @@ import torch
 from torch import fx, nn
 
 from iqa_armor.artifact import checks
-from iqa_armor.artifact.checks import FormatError, expect_fields, shown, within
+from iqa_armor.artifact.checks import FormatError, check_path, expect_fields, shown, within
 from iqa_armor.artifact.encode import INPUT
-from iqa_armor.artifact.functions import FUNCTIONS, METHODS, Signature
+from iqa_armor.artifact.functions import FUNCTIONS, METHODS, Signature, decode_value
 from iqa_armor.artifact.header import DTYPES, TensorInfo, tensor_info
 from iqa_armor.artifact.layers import LAYERS, SOURCE, StoredLayer
-from iqa_armor.artifact.values import check_path, decode_value
 from iqa_armor.graph.interpret import FIXED_SIZE
 
 NODE_FIELDS = ("op", "target", "args", "kwargs")
@@ -44,10 +43,9 @@ def decode_network(
     _check_table(description["tensors"], header)
     build = _skeleton(description, header, source)
     _check_state(build.root, header)
-    nodes = description["nodes"]
-    if not isinstance(nodes, list) or not 2 <= len(nodes) <= checks.MAX_NODES:
-        count = len(nodes) if isinstance(nodes, list) else 0
-        raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {count}")
+    nodes = description["nodes"] if isinstance(description["nodes"], list) else []
+    if not 2 <= len(nodes) <= checks.MAX_NODES:
+        raise FormatError(f"its graph must have 2 to {checks.MAX_NODES} nodes, got {len(nodes)}")
     for index, stored in enumerate(nodes):
         with within(f"node {index}:"):
             build.nodes.append(_add_node(build, stored, is_last=index == len(nodes) - 1))
@@ -202,7 +200,7 @@ def _add_border(build: _Build, op: str, target: str, *, args: list[object], kwar
         raise FormatError(f"{op} {shown(target)} does not have the form of an {op}")
     if op == "placeholder":
         return build.graph.placeholder(INPUT)
-    value = decode_value(args[0], build.nodes, lambda _: False)
+    value = decode_value(args[0], build.nodes, Signature())
     if not isinstance(value, fx.Node):
         raise FormatError(f"the output must be the value of one node, got {shown(args[0])}")
     return build.graph.create_node("output", "output", (value,))
@@ -223,8 +221,8 @@ def _add_call(build: _Build, op: object, target: str, *, args: list[object], kwa
     else:
         raise FormatError(f"{shown(op)} is no kind of node")
     with within(f"{op} {shown(target)}:"):
-        values = tuple(decode_value(arg, build.nodes, signature.accepts_text) for arg in args)
-        named = {name: decode_value(arg, build.nodes, signature.accepts_text) for name, arg in kwargs.items()}
+        values = tuple(decode_value(arg, build.nodes, signature) for arg in args)
+        named = {name: decode_value(arg, build.nodes, signature) for name, arg in kwargs.items()}
         if op == "call_method" and not (values and isinstance(values[0], fx.Node)):
             raise FormatError("a method needs the node whose value it belongs to")
         signature.check(values[1:] if op == "call_method" else values, named)

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.artifact.checks import FormatError, shown
-from iqa_armor.artifact.functions import FUNCTIONS
+from iqa_armor.artifact.functions import FUNCTIONS, encode_value
 from iqa_armor.artifact.header import NAME_OF_DTYPE
 from iqa_armor.artifact.layers import LAYERS, SOURCE
-from iqa_armor.artifact.values import encode_value
 from iqa_armor.graph.interpret import FIXED_SIZE, place_of
 
 INPUT = "images"
@@ -79,7 +78,13 @@ def _nodes(kept: list[fx.Node]) -> list[dict[str, object]]:
 
 def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]:
     try:
-        target = INPUT if node.op == "placeholder" else _target(node)
+        called = INPUT if node.op == "placeholder" else node.target
+        target = called if isinstance(called, str) else FUNCTIONS.name_of(called)
+        if target is None:
+            raise FormatError(
+                f"it calls {node._pretty_print_target(called)}, "
+                "which cannot be stored; use a torch.nn layer or a common torch function instead"
+            )
         args = [] if node.op == "placeholder" else [encode_value(arg, numbers.__getitem__) for arg in node.args]
         # torch.nn.functional passes its defaults on to the tracer.
         given = {name: arg for name, arg in node.kwargs.items() if (name, arg) != ("out", None)}
@@ -88,16 +93,6 @@ def _node(node: fx.Node, numbers: Mapping[fx.Node, object]) -> dict[str, object]
         raise FormatError(f"node {node.name!r}: {error}", place_of(node)) from error
     unit = {"unit": node.meta["unit"]} if isinstance(node.meta.get("unit"), str) else {}
     return {"op": node.op, "target": target, "args": args, "kwargs": kwargs, **unit}
-
-
-def _target(node: fx.Node) -> str:
-    name = node.target if isinstance(node.target, str) else FUNCTIONS.name_of(node.target)
-    if name is None:
-        raise FormatError(
-            f"it calls {node._pretty_print_target(node.target)}, "
-            "which cannot be stored; use a torch.nn layer or a common torch function instead"
-        )
-    return name
 
 
 def _storable(state: Mapping[str, Tensor]) -> dict[str, Tensor]:

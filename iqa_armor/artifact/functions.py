@@ -1,4 +1,4 @@
-"""The functions and the methods of tensors that a stored graph may call, as `functions.toml` lists them."""
+"""The functions and methods that a stored graph may call, as `functions.toml` lists them, and arguments as JSON."""
 
 import math
 import re
@@ -10,9 +10,10 @@ from importlib import resources
 from pkgutil import resolve_name
 from typing import Any, TypeVar
 
+import torch
 from torch import fx
 
-from iqa_armor.artifact.checks import MAX_INTEGER, FormatError, shown
+from iqa_armor.artifact.checks import MAX_ARGUMENT_DEPTH, MAX_INTEGER, MAX_LENGTH, FormatError, shown
 
 T = TypeVar("T")
 EXPONENT = 64
@@ -120,3 +121,66 @@ FUNCTIONS: Table[Signature] = Table(
     partial(functions_of, "torchvision.ops"),
     lambda function: function.target,
 )
+
+
+# The only objects of torch that may be arguments.
+_NAMES = (
+    *("float16", "bfloat16", "float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool"),
+    *("contiguous_format", "channels_last", "preserve_format"),
+)
+ATOMS: dict[str, dict[str, object]] = {
+    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
+    "torch": {name: getattr(torch, name) for name in _NAMES},
+    "constant": {"ellipsis": Ellipsis},
+}
+
+
+def encode_value(value: object, refer: Callable[[fx.Node], object]) -> object:
+    """Return an argument of an fx node as a JSON value; `refer` gives what stands for another node."""
+    if isinstance(value, fx.Node):
+        return refer(value)
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        return value if math.isfinite(value) else {"float": str(value)}
+    if isinstance(value, slice):
+        return {"slice": [encode_value(part, refer) for part in (value.start, value.stop, value.step)]}
+    if isinstance(value, list | tuple) and not hasattr(value, "_fields"):
+        kind = "list" if isinstance(value, list) else "tuple"
+        return {kind: [encode_value(part, refer) for part in value]}
+    found = next(({kind: name} for kind, atoms in ATOMS.items() for name, atom in atoms.items() if value is atom), None)
+    if found is None:
+        raise FormatError(f"an argument of type {type(value).__name__} cannot be stored: {shown(value)}")
+    return found
+
+
+def decode_value(value: object, nodes: Sequence[fx.Node], signature: Signature, *, depth: int = 0) -> object:
+    """Return the argument that parsed JSON, inside `depth` containers, stands for; it may refer to these nodes."""
+    if depth > MAX_ARGUMENT_DEPTH:
+        raise FormatError(f"arguments are nested more than {MAX_ARGUMENT_DEPTH} deep")
+    if isinstance(value, str) and not signature.accepts_text(value):
+        raise FormatError(f"it does not accept the string {shown(value)}")
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if not isinstance(value, dict) or len(value) != 1:
+        raise FormatError(f"{shown(value)} is no argument")
+    ((kind, content),) = value.items()
+    if kind in ("list", "tuple", "slice"):
+        if not isinstance(content, list) or len(content) > MAX_LENGTH:
+            raise FormatError(f"a {kind} needs a JSON array of at most {MAX_LENGTH} values, got {shown(content)}")
+        parts = [decode_value(part, nodes, signature, depth=depth + 1) for part in content]
+        is_slice = len(parts) == 3 and all(type(part) is int or isinstance(part, fx.Node | None) for part in parts)
+        if kind == "slice" and not is_slice:
+            raise FormatError(f"a slice needs three numbers, got {shown(content)}")
+        return slice(*parts) if kind == "slice" else tuple(parts) if kind == "tuple" else parts
+    return _atom(kind, content, nodes)
+
+
+def _atom(kind: str, content: object, nodes: Sequence[fx.Node]) -> object:
+    if kind == "node":
+        if type(content) is int and 0 <= content < len(nodes):
+            return nodes[content]
+        raise FormatError(f"{shown(content)} is no earlier node; a node may read only nodes before it")
+    if isinstance(content, str) and content in ATOMS.get(kind, ()):
+        return ATOMS[kind][content]
+    raise FormatError(f"{shown({kind: content})} is no argument")

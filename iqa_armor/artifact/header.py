@@ -73,7 +73,7 @@ def _check_depth(value: object) -> None:
 
 def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     """Return metadata and tensors of a safetensors file whose header declares just the bytes that the file has."""
-    metadata, entries, data_bytes = _read_entries(path)
+    metadata, entries, data_bytes = read_entries(path)
     if len(entries) > checks.MAX_TENSORS:
         raise FormatError(f"it declares {len(entries)} tensors; at most {checks.MAX_TENSORS} are allowed")
     spans = {name: _tensor(name, entry) for name, entry in entries.items()}
@@ -91,13 +91,8 @@ def read_header(path: Path) -> tuple[dict[str, str], dict[str, TensorInfo]]:
     return metadata, {name: info for name, (info, _, _) in spans.items()}
 
 
-def read_metadata_text(path: Path) -> dict[str, str]:
-    """Return the text metadata of a safetensors file without looking at its tensors."""
-    return _read_entries(path)[0]
-
-
-def _read_entries(path: Path) -> tuple[dict[str, str], dict[str, object], int]:
-    """Return metadata and entries of the header, and the number of bytes that follow it."""
+def read_entries(path: Path) -> tuple[dict[str, str], dict[str, object], int]:
+    """Return metadata and tensor entries of the header, which are not looked at, and the number of bytes after it."""
     size = path.stat().st_size
     with path.open("rb") as file:
         start = file.read(8)

@@ -15,7 +15,7 @@ from iqa_armor.artifact import settings
 from iqa_armor.artifact.checks import MAX_HEADER_BYTES, FormatError, expect_fields, shown, within
 from iqa_armor.artifact.decode import decode_network
 from iqa_armor.artifact.encode import check_finite, encode_network
-from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_header, read_metadata_text
+from iqa_armor.artifact.header import METADATA_KEY, TensorInfo, parse_json, read_entries, read_header
 from iqa_armor.artifact.layers import SOURCE
 from iqa_armor.artifact.rehearsal import ANY_SIZE, rehearse
 from iqa_armor.errors import ModelLoadError, reason_of
@@ -102,14 +102,9 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 
     Nothing in the file is executed. The memory and operations that its graph takes are bounded at the recorded image
     size (--max-memory, `checks.MAX_OPERATIONS`); images of other sizes may take more. Each score depends on its own
-    image only: a graph that changes its tensors is refused, one that mixes images gets them one by one.
-
-    Args:
-        path: The file.
-        source: Network with the parts that are user code, for a file that needs its source; they do run.
-
-    Raises:
-        ModelLoadError: If the file is missing, damaged, or holds anything that is not in the tables.
+    image only: a graph that changes its tensors is refused, one that mixes images gets them one by one. For a file that
+    needs its source, `source` is a network with the parts that are user code, which do run. A ModelLoadError says that
+    the file is missing, damaged, or holds anything that is not in the tables.
     """
     path = Path(path)
     with within(f"{path} is refused:", ModelLoadError):
@@ -124,14 +119,14 @@ def load_artifact(path: Path | str, source: nn.Module | None = None) -> QualityM
 def read_metadata(path: Path | str) -> dict[str, object]:
     """Return what an artifact records beside its network, `PUBLIC_FIELDS`, as plain JSON values."""
     with within(f"{path} is refused:", ModelLoadError):
-        document = _document(_opened(Path(path), read_metadata_text))
+        document = _document(_opened(Path(path), read_entries)[0])
     return {name: document[name] for name in PUBLIC_FIELDS}
 
 
 def is_artifact(path: Path | str) -> bool:
     """Return whether a file says that it is an artifact; only its header is read."""
     try:
-        return Path(path).is_file() and METADATA_KEY in read_metadata_text(Path(path))
+        return Path(path).is_file() and METADATA_KEY in read_entries(Path(path))[0]
     except (FormatError, OSError):
         return False
 

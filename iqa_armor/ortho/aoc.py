@@ -31,7 +31,6 @@ class AocConv2d(FoldedConv2d):
             self.sample()
 
     def sample(self, generator: Generator | None = None) -> None:
-        """Draw the raw matrices, in place; the bias becomes zero."""
         nn.init.orthogonal_(self.mixing, generator=generator)
         nn.init.normal_(self.subspaces, std=1 / math.sqrt(self.out_channels), generator=generator)
         nn.init.zeros_(self.bias)

@@ -23,16 +23,6 @@ def singular_values(module: nn.Module, *, channels: int, size: tuple[int, int]) 
     """
     if channels < 1 or min(size) < 1:
         raise ValueError(f"channels and size must be positive, got {channels} and {size}")
-    spectrum = torch.cat(_responses(module, channels, size)).permute(2, 3, 1, 0).flatten(0, 1)
-    step = max(1, SPECTRUM_CHUNK // spectrum[0].numel())
-    values = torch.cat([torch.linalg.svdvals(part) for part in torch.split(spectrum, step)])
-    column = torch.arange(size[1] // 2 + 1).repeat(size[0])
-    times = torch.where(2 * column % size[1] == 0, 1, 2)  # the first and a middle column have no conjugate twin
-    return values.repeat_interleave(times, dim=0).flatten().sort(descending=True).values
-
-
-def _responses(module: nn.Module, channels: int, size: tuple[int, int]) -> list[Tensor]:
-    """Return the half spectra (n, C_out, H, W // 2 + 1) of the responses to an impulse in each input channel."""
     example = next(module.parameters(), torch.empty(0))
     zero = torch.zeros(1, channels, *size, dtype=example.dtype, device=example.device)
     offset = module(zero)
@@ -40,12 +30,17 @@ def _responses(module: nn.Module, channels: int, size: tuple[int, int]) -> list[
         raise ValueError(
             f"maps of {size} became {(*offset.shape[-2:],)}; only a layer that keeps their size is measured"
         )
-    spectra = []
+    responses = []  # half spectra (n, C_out, H, W // 2 + 1)
     for part in torch.split(torch.arange(channels), CHUNK):
         impulses = zero.repeat(len(part), 1, 1, 1)
         impulses[torch.arange(len(part)), part, 0, 0] = 1
-        spectra.append(torch.fft.rfft2((module(impulses) - offset).double().cpu()))
-    return spectra
+        responses.append(torch.fft.rfft2((module(impulses) - offset).double().cpu()))
+    spectrum = torch.cat(responses).permute(2, 3, 1, 0).flatten(0, 1)
+    step = max(1, SPECTRUM_CHUNK // spectrum[0].numel())
+    values = torch.cat([torch.linalg.svdvals(part) for part in torch.split(spectrum, step)])
+    column = torch.arange(size[1] // 2 + 1).repeat(size[0])
+    times = torch.where(2 * column % size[1] == 0, 1, 2)  # the first and a middle column have no conjugate twin
+    return values.repeat_interleave(times, dim=0).flatten().sort(descending=True).values
 
 
 DENSITY = 32  # frequencies per unit of the kernel's reach; more are dearer and tighter

@@ -14,7 +14,6 @@ _PRODUCTS: dict[str, tuple[Any, ...]] = {
     "cuda": (_backends.cuda.matmul, _backends.cudnn.conv),
     "cpu": (_backends.mkldnn.matmul, _backends.mkldnn.conv),
 }
-_EXACT = ("none", "ieee")
 # The switches are the process's own, so the first of several threads turns them off and the last one back on.
 _lock = threading.Lock()
 _users: Counter[str] = Counter()
@@ -37,7 +36,7 @@ def exact_products(device: torch.device) -> Iterator[None]:
         if _users[kind] == 1:
             known = [(product, product.fp32_precision) for product in _PRODUCTS.get(kind, ())]
             # One that is exact is not touched: once set, it would no longer follow the general switch.
-            _before[kind] = [(product, precision) for product, precision in known if precision not in _EXACT]
+            _before[kind] = [(product, precision) for product, precision in known if precision not in ("none", "ieee")]
             for product, _ in _before[kind]:
                 product.fp32_precision = "ieee"
     try:

@@ -158,7 +158,6 @@ class Inverse:
         return self.tables.nbytes
 
     def solve(self, maps: Tensor, *, is_adjoint: bool = False) -> Tensor:
-        """Return (I + A)⁻¹ (or its transpose) applied to maps (N, C, H, W)."""
         columns = self.grid.forward(maps)
         return self.grid.inverse(self._adjoint(columns) if is_adjoint else self._product(columns))
 
