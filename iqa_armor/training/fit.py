@@ -21,7 +21,7 @@ from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.edits import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES, descent
-from iqa_armor.training.accelerator import accelerator_on
+from iqa_armor.training.accelerator import accelerator_on, log_epoch
 from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
 from iqa_armor.training.descent import AveragedWeights, Diverged, Epochs, LossWatch
@@ -192,8 +192,7 @@ class _Fitting:
             worst = None if is_clean else worst_case_srocc(self.shell, self.images, sign=sign, batch_size=size)
             epoch = Epoch(number, loss, *agreement, time.perf_counter() - started, worst)
             self.epochs.add(epoch, self.model)
-        figures = {name: value for name, value in asdict(epoch).items() if value is not None and name != "number"}
-        self.accelerator.log({name: value for name, value in figures.items() if math.isfinite(value)}, step=number)
+        log_epoch(self.accelerator, epoch)
 
     def _state(self) -> dict[str, Any]:
         device, epochs = self.accelerator.device, [asdict(epoch) for epoch in self.epochs.done]
