@@ -51,8 +51,7 @@ class UAP(FittedLinf):
     step_size: Positive = 1 / 255  # length of one signed step, in the same units
     passes: Count = 10  # passes over the images, each with one step, from a zero pattern
     direction: Direction = +1
-    # How images of another size get the pattern: repeated and cropped, or interpolated bilinearly, which costs it most
-    # of its effect on a convolutional network.
+    # On images of another size: repeated and cropped, or interpolated, which costs most of the effect on a CNN.
     placement: Placement = "tile"
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:

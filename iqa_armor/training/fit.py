@@ -70,8 +70,7 @@ def fit(
         slower = settings.model_copy(update={"learning_rate": rate})
         told = slower.model_dump(mode="json")
         tracked = accelerator_on(device, precision=settings.precision, log_to=log_to, settings=told)
-        # Dropout draws from the global generators.
-        with seeded(settings.seed, device), tracked as accelerator:
+        with seeded(settings.seed, device), tracked as accelerator:  # dropout draws from the global generators
             try:
                 return begin(settings=slower, accelerator=accelerator).run(checkpoint, progress)
             except Diverged as error:

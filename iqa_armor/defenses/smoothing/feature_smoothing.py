@@ -151,8 +151,7 @@ class FeatureSmoothing(Limited):
     mode: Literal["image", "calibrated"] = "image"  # where s is from: measured at every image, or `jacobian` for all
     jacobian: NotNegative = 0.0  # s in calibrated mode, from `calibrate`; other images may exceed it
     tolerance: Positive = 1e-3  # relative change at which the measurement of s stops; 1 % is added to what it gives
-    # Most products with the Jacobian and its transpose per start; an image that needs more is not certified.
-    steps: Count = 100
+    steps: Count = 100  # most products with the Jacobian and its transpose per start; more is not certified
     starts: Count = 2  # independent starts that must agree
 
     def __post_init__(self) -> None:
