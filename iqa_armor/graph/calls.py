@@ -56,8 +56,7 @@ def writes(traced: nn.Module, node: fx.Node) -> bool:
     if layer is not None:
         return bool(getattr(layer, "inplace", False))
     is_operator = name == "setitem" or (name.startswith("i") and node.target is getattr(operator, name, None))
-    is_function = bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None
-    return is_operator or is_function or name.endswith("_")
+    return is_operator or bool(node.kwargs.get("inplace")) or node.kwargs.get("out") is not None or name.endswith("_")
 
 
 def arguments(node: fx.Node) -> dict[str, Any]:

@@ -78,8 +78,7 @@ def _is_equal(one: Any, other: Any) -> bool:
 
 def _is_worth_storing(traced: fx.GraphModule, node: fx.Node, values: dict[fx.Node, Any]) -> bool:
     """Return whether a node is the last of a computation whose result can stand for it."""
-    value = values[node]
-    if node.op == "get_attr" or not _is_storable(value):
+    if node.op == "get_attr" or not _is_storable(values[node]):
         return False
     readers = [user for user in node.users if not _is_storable(values.get(user))]
     if not readers or any(writes(traced, user) for user in readers):

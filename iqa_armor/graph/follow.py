@@ -66,8 +66,7 @@ def _from_source(network: nn.Module) -> Iterator[nn.Module]:
 
 def _source_of(module: torch.jit.ScriptModule) -> nn.Module | None:
     """Return what a module was compiled from, with its own weights and modes; None of one loaded or recorded."""
-    method: Any = getattr(vars(module).get("forward"), "__wrapped__", None)
-    source = getattr(method, "__self__", None)
+    source = getattr(getattr(vars(module).get("forward"), "__wrapped__", None), "__self__", None)
     if not isinstance(source, nn.Module):
         return None
     own, others = (
@@ -86,8 +85,7 @@ def _traced(network: nn.Module, images: Tensor) -> tuple[SizedTracer, fx.GraphMo
     tracer, kind = SizedTracer(images), type(network).__name__
 
     def says(failure: BaseException) -> str:  # such as of a file that it opens
-        # Which module's code could not be followed.
-        failure.place = tracer.failed or ""  # type: ignore[attr-defined]
+        failure.place = tracer.failed or ""  # type: ignore[attr-defined]  # whose code could not be followed
         return f"cannot be traced: {cause_of(failure)} ({failed_at(failure)})"
 
     with calling(kind, SurgeryError, says=says):

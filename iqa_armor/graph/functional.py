@@ -24,9 +24,7 @@ def restore_functions(traced: fx.GraphModule) -> None:
     """
     made: dict[tuple[object, ...], str] = {}
     replaced: set[fx.Node] = set()
-    for node in list(traced.graph.nodes):
-        if node.op != "call_function" or node.target not in LAYERS_OF:
-            continue
+    for node in [each for each in traced.graph.nodes if each.op == "call_function" and each.target in LAYERS_OF]:
         given = arguments(node)
         tensors = {name: given[name] for name in TENSORS if isinstance(given.get(name), fx.Node)}
         stored = {name: stored_at(traced, each) for name, each in tensors.items()}

@@ -20,8 +20,7 @@ Line = tuple[str, int]
 Call = Callable[[fx.GraphModule, fx.Node, tuple[Any, ...], dict[str, Any]], Any]
 LONGEST = 400  # characters of a cause
 _MACHINERY = (str(Path(torch.__file__).parent), str(Path(__file__).parent), "<")
-# In a graph module's meta: (H, W) of the only images it serves; missing where any will do.
-FIXED_SIZE = "fixed_size"
+FIXED_SIZE = "fixed_size"  # in a graph module's meta: (H, W) of the only images it serves; missing where any will do
 ADVICE = "give the size it expects with --input-size HEIGHTxWIDTH"
 
 
@@ -62,8 +61,7 @@ def failed_at(error: BaseException) -> str:
 
 def shown_line(line: Line) -> str:
     """Return a line of source as messages show it: file, number, text."""
-    path, number = line
-    return f"{Path(path).name}:{number}: {linecache.getline(path, number).strip()}"
+    return f"{Path(line[0]).name}:{line[1]}: {linecache.getline(*line).strip()}"
 
 
 def line_of(node: fx.Node) -> str:

@@ -82,9 +82,7 @@ def restore_layers(traced: fx.GraphModule) -> None:
         if not node.users and node.op not in ("placeholder", "output") and _is_idle(traced, node):
             traced.graph.erase_node(node)
     traced.delete_all_unused_submodules()
-    for node in list(traced.graph.nodes):
-        if node.op != "call_function":
-            continue
+    for node in [each for each in traced.graph.nodes if each.op == "call_function"]:
         if node.target is getattr and node.args[1:] == ("data",):
             node.op, node.target, node.args = "call_method", "detach", node.args[:1]
         elif node.target in _LAYER_OF:
@@ -110,8 +108,7 @@ def _is_idle(traced: fx.GraphModule, node: fx.Node) -> bool:
 
 def _differs_in_training(layer: nn.Module) -> bool:
     is_random = type(layer).__name__ in ("RReLU", "StochasticDepth") or isinstance(layer, nn.modules.dropout._DropoutNd)
-    has_statistics = getattr(layer, "track_running_stats", False)
-    return is_random or bool(has_statistics) or bool(getattr(layer, "dropout", 0))
+    return is_random or bool(getattr(layer, "track_running_stats", False) or getattr(layer, "dropout", 0))
 
 
 def trace(network: nn.Module, example: Tensor) -> fx.GraphModule:

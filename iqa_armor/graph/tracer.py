@@ -28,9 +28,7 @@ FACTS = (
     *("get_device", "type", "stride", "is_contiguous"),
 )
 # Methods that make a tensor like another, as functions.
-MADE_LIKE = {f"new_{name}": getattr(torch, name) for name in ("zeros", "ones", "full", "tensor")} | {
-    "new_empty": torch.zeros
-}
+MADE_LIKE = {f"new_{n}": getattr(torch, n) for n in ("zeros", "ones", "full", "tensor")} | {"new_empty": torch.zeros}
 _NUMPY_NAMES = {"axis": "dim", "keepdims": "keepdim"}  # which torch's own functions take as well
 COMPILED = "TorchScript without the Python source that it was compiled from; build it from that"
 UNOWNED = "a weight that it works with is no part of the network; keep modules in nn.ModuleList, not in a plain list"

@@ -71,14 +71,10 @@ def timm_model(name: str) -> QualityModel:
     with offline(f"timm:{name}"):
         network: nn.Module = timm.create_model(name, pretrained=False, num_classes=1)
     facts: dict[str, Any] = network.default_cfg  # type: ignore[assignment]
-    way = facts.get("interpolation", "bilinear")
-    preprocessing = Preprocessing(
-        size=tuple(facts["input_size"][1:]),
-        interpolation=way if way in ("nearest", "bilinear", "bicubic") else "bilinear",
-        mean=tuple(facts["mean"]),
-        std=tuple(facts["std"]),
-    )
-    return QualityModel(network, preprocessing, name=name)
+    way: Any = facts.get("interpolation")
+    way = way if way in ("nearest", "bilinear", "bicubic") else "bilinear"
+    size, mean, std = (tuple(facts[fact]) for fact in ("input_size", "mean", "std"))
+    return QualityModel(network, Preprocessing(size=size[1:], interpolation=way, mean=mean, std=std), name=name)
 
 
 def pyiqa_model(name: str) -> QualityModel:

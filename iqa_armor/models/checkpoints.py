@@ -21,10 +21,8 @@ from iqa_armor.models.plain_data import PickledArray, stand_ins
 from iqa_armor.models.weights import RESCALING, RESCALING_KEYS, listed
 
 MAX_EXPANDED_BYTES = 2**28  # a tensor with strides of zero takes no room in the file
-ZIP_MAGIC = b"PK\x03\x04"
-PICKLE_MAGIC = b"\x80"
-# How a file in torch's format before 1.6 begins.
-LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."
+ZIP_MAGIC, PICKLE_MAGIC = b"PK\x03\x04", b"\x80"
+LEGACY_MAGIC = b"\x80\x02\x8a\nl\xfc\x9cF\xf9 j\xa8P\x19."  # of torch's format before 1.6
 # What people take for checkpoints, by how it begins, and what to do about it.
 OTHERS = {
     b"version https://git-lfs": "a pointer of Git LFS; fetch the file itself with git lfs pull",

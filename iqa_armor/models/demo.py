@@ -7,8 +7,7 @@ from torch import Tensor, nn
 from iqa_armor.models.base import Preprocessing
 
 DEMO_PREPROCESSING = Preprocessing(size=None)  # images keep their size
-STEM_CHANNELS = 16
-STAGE_CHANNELS = (32, 64, 128, 192)
+STEM_CHANNELS, STAGE_CHANNELS = 16, (32, 64, 128, 192)
 
 
 class DemoNetwork(nn.Module):
@@ -29,8 +28,7 @@ class DemoNetwork(nn.Module):
 
 
 def _convolution(channels: int, outputs: int, *, stride: int) -> tuple[nn.Module, ...]:
-    convolution = nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False)
-    return convolution, nn.BatchNorm2d(outputs), nn.ReLU()
+    return nn.Conv2d(channels, outputs, 3, stride=stride, padding=1, bias=False), nn.BatchNorm2d(outputs), nn.ReLU()
 
 
 demo_network = DemoNetwork  # the name in the file that is shipped

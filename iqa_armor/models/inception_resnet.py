@@ -100,15 +100,8 @@ def _block_35() -> _Residual:
     )
 
 
-def _factored(
-    channels: int, widths: tuple[int, int, int], side: int, *, scale: float, activate: bool = True
-) -> _Residual:
+def _factored(width: int, widths: tuple[int, int, int], side: int, *, scale: float, activate: bool = True) -> _Residual:
     first, second, third = widths
     factored = (_Conv(first, second, (1, side), same=True), _Conv(second, third, (side, 1), same=True))
-    return _Residual(
-        _Conv(channels, 192),
-        nn.Sequential(_Conv(channels, first), *factored),
-        channels=(192 + third, channels),
-        scale=scale,
-        activate=activate,
-    )
+    short, branch = _Conv(width, 192), nn.Sequential(_Conv(width, first), *factored)
+    return _Residual(short, branch, channels=(192 + third, width), scale=scale, activate=activate)

@@ -111,7 +111,6 @@ def _with_names(every: list[Stored], source: str) -> tuple[list[Stored], list[st
 
 
 def _parameters(weights: Stored) -> dict[str, Any]:
-    """Return the sizes of parameters by name, None of what is no tensor."""
     state = {str(name): value for name, value in weights.state().items() if not str(name).endswith(_BUFFERS)}
     return {name: value.shape if isinstance(value, Tensor) else None for name, value in state.items()}
 

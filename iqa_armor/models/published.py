@@ -97,8 +97,7 @@ class MetaIQA(nn.Module):
     CVPR 2020, arXiv:2004.05508, Section 3.2.
     """
 
-    # The authors crop; resizing is (ours).
-    preprocessing = Preprocessing(size=(224, 224), interpolation="bilinear")
+    preprocessing = Preprocessing(size=(224, 224), interpolation="bilinear")  # the authors crop; resizing is (ours)
 
     def __init__(self) -> None:
         super().__init__()
@@ -152,8 +151,7 @@ class Linearity(nn.Module):
     Assessment", ACM MM 2020, arXiv:2008.03889, Section 3; average pooling, as in the authors' released models.
     """
 
-    # Height × width, as the authors resize KonIQ-10k.
-    preprocessing = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")
+    preprocessing = Preprocessing(size=KONIQ_SIZE, interpolation="bilinear")  # as the authors resize KonIQ-10k
 
     def __init__(self, backbone: Backbone = "resnext101_32x8d") -> None:
         super().__init__()

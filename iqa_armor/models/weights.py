@@ -55,8 +55,7 @@ def _taken_off(names: Names, sizes: Mapping[str, Size], own: Mapping[str, Size])
 
 
 def _is_beside(name: str, own: Container[str]) -> bool:
-    is_known = name.rpartition(".")[2] in _COUNTERS or _BESIDE.fullmatch(name.partition(".")[0])
-    return bool(is_known) and name not in own
+    return name not in own and bool(name.rpartition(".")[2] in _COUNTERS or _BESIDE.fullmatch(name.partition(".")[0]))
 
 
 def _common_prefixes(names: Sequence[str]) -> list[str]:

@@ -98,20 +98,14 @@ def prune(
     inputs = pooled_inputs(traced, samples or ()) if measure.takes_samples else Inputs()
     evidence = Evidence(torch.Generator().manual_seed(seed), inputs, across_layers, network=traced, images=calibration)
     coupling = Coupling(traced, calibration[:1])
-    pruned = None
+    pruned, before = None, _sizes(traced)
     while pruned is None:  # a cut that would break the network lets further channels stay, so this ends
         importance = [(group, importance_of(group, measure, evidence)) for group in coupling.groups]
-        decision = decide(
-            [ranked(group, values) for group, values in importance if values is not None],
-            channels=_sizes(traced)[0],
-            ratio=ratio,
-            across_layers=across_layers,
-            halved=halved,
-        )
+        groups = [ranked(group, values) for group, values in importance if values is not None]
+        decision = decide(groups, channels=before[0], ratio=ratio, across_layers=across_layers, halved=halved)
         pruned = coupling.cut(decision.removed)
-    proof = _proved(traced, pruned, coupling, calibration)
+    proof, after = _proved(traced, pruned, coupling, calibration), _sizes(pruned.network)
     recalibrate(pruned.network, kept_statistics(traced, pruned.kept, calibration), calibration)
-    before, after = (_sizes(network) for network in (traced, pruned.network))
     return Pruned(
         pruned.network,
         share=1 - after[0] / max(before[0], 1),
@@ -139,15 +133,13 @@ def _proved(traced: fx.GraphModule, pruned: Cut, coupling: Coupling, calibration
     )
 
 
-def _check(
-    traced: fx.GraphModule, ratio: float, criterion: Criterion, *, across_layers: bool, has_samples: bool
-) -> None:
-    name = type(criterion).__name__
+def _check(traced: fx.GraphModule, ratio: float, measure: Criterion, *, across_layers: bool, has_samples: bool) -> None:
+    name = type(measure).__name__
     if not 0 <= ratio < 1:
         raise ValueError(f"the pruning ratio must be in [0, 1), got {ratio}")
-    if criterion.takes_samples and not has_samples:
+    if measure.takes_samples and not has_samples:
         raise ValueError(f"the criterion {name} must be given labelled images; pass samples")
-    if criterion.across_layers and not across_layers:
+    if measure.across_layers and not across_layers:
         raise ValueError(f"the criterion {name} must rank across layers; pass across_layers=True")
     if any(isinstance(module, RobustBlock) for module in traced.modules()):
         raise SurgeryError(

@@ -141,9 +141,7 @@ def channel_axis(module: nn.Module, values: Tensor) -> int:
     return values.ndim - 1 if isinstance(module, nn.Linear) else 1
 
 
-def kept_statistics(
-    network: fx.GraphModule, kept: Mapping[str, list[int]], calibration: Tensor
-) -> dict[str, Statistics]:
+def kept_statistics(network: fx.GraphModule, kept: Mapping[str, list[int]], images: Tensor) -> dict[str, Statistics]:
     """Return statistics before pruning of the channels that stay, by module, on a normalised input (N, 3, H, W).
 
     Of outputs where there is a bias, of inputs of batch norms; modules that `kept` does not name keep all channels.
@@ -155,7 +153,7 @@ def kept_statistics(
         keep = kept.get(name, list(range(len(mean))))
         found[name] = mean[keep], variance[keep]
 
-    _run(network, calibration, record)
+    _run(network, images, record)
     return found
 
 

@@ -5,6 +5,8 @@ from torch import Tensor, fx, nn
 from iqa_armor.pruning.channels.labelling import Call, Labelling
 from iqa_armor.pruning.channels.labels import Labels, along, spread, varying, zeros
 
+Factor = tuple[fx.Node, Tensor, int]  # of a product, its labels, and the axis that is summed over
+
 
 def convolution(labelling: Labelling, call: Call, *, is_transposed: bool = False) -> Labels:
     """Read channels along the second axis and make new ones; a depthwise filter passes them on."""
@@ -100,10 +102,8 @@ def scaled(labelling: Labelling, call: Call, *, axis: int, **places: int) -> Lab
 def product(labelling: Labelling, call: Call) -> Labels:
     """Multiply matrices: what is summed over goes from both factors, the other axes stay what they are."""
     parts = [labelling.of(source) for source in call.sources]
-    is_simple = len(parts) == 2 and all(
-        part.ndim == parts[0].ndim >= 2 and len(varying(part)) <= 1 for part in parts if isinstance(part, Tensor)
-    )
-    if not is_simple:
+    is_simple = all(p.ndim == parts[0].ndim >= 2 and len(varying(p)) <= 1 for p in parts if isinstance(p, Tensor))
+    if len(parts) != 2 or not is_simple:
         return lost(labelling, call)
     first, second = parts
     left, right = call.sources
@@ -147,9 +147,7 @@ def _adds_nothing(labelling: Labelling, *factors: fx.Node) -> bool:
     return bool(of_images) and any(each not in of_images or labelling.rest.get(each, 0.0) == 0 for each in factors)
 
 
-def _contracted(
-    labelling: Labelling, call: Call, left: tuple[fx.Node, Tensor, int], right: tuple[fx.Node, Tensor, int]
-) -> None:
+def _contracted(labelling: Labelling, call: Call, left: Factor, right: Factor) -> None:
     labelling.units.link(along(*left[1:]), along(*right[1:]))
     for source, labels, _ in (left, right):
         labelling.read(call, source, labels)

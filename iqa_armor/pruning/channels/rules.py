@@ -70,8 +70,7 @@ def moves(labelling: Labelling, call: Call) -> Labels:
     moved = fx.node.map_arg(first, lambda source: _as_moved(labelling, source))
     rest = labelling.real(node.args[1:])
     kwargs = labelling.real({key: value for key, value in node.kwargs.items() if value is not first})
-    result = _again(node, layer, moved, rest, kwargs)
-    return like(result, lambda part: compressed(part).long().expand(part.shape))
+    return like(_again(node, layer, moved, rest, kwargs), lambda part: compressed(part).long().expand(part.shape))
 
 
 def _as_moved(labelling: Labelling, source: fx.Node) -> Any:

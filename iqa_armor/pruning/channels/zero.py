@@ -1,7 +1,4 @@
-"""What stands where a channel is zero: zero behind a ReLU, one behind an exponential, `0 - mean` behind a difference.
-
-A sum over channels has that of each channel that goes; a network without them gets it back as a number.
-"""
+"""What stands where a channel is zero (0 behind a ReLU, 1 behind an exponential), which sums over channels get back."""
 
 import math
 import operator
@@ -18,6 +15,7 @@ _SCALING = {
     **dict.fromkeys(("mul", "multiply", "imul"), 2),  # by how many of the arguments, the first, a zero stays zero
     **dict.fromkeys(("div", "divide", "truediv", "itruediv"), 1),
 }
+Made = fx.Node | float  # what stands somewhere: a node that computes it, or a number
 _PASSING = ("moves", "spatial", "sums", "reductions", "along", "gated")
 _SAME = ("mean", "amax", "amin", "max", "min", "median")  # of a number many times
 _FILLING = ("softmax", "log_softmax", "softmin", "logsumexp", "logcumsumexp", "Softmax", "LogSoftmax")
@@ -113,9 +111,7 @@ def restore_sum(node: fx.Node, before: fx.Node, labelling: Labelling, gone: Tens
         node.replace_all_uses_with(made[-1], delete_user_cb=lambda user: user not in made)
 
 
-def rest_in(
-    node: fx.Node, before: fx.Node, labelling: Labelling, known: dict[fx.Node, fx.Node | float]
-) -> fx.Node | float:
+def rest_in(node: fx.Node, before: fx.Node, labelling: Labelling, known: dict[fx.Node, Made]) -> Made:
     """Return what stands in a node of a copied graph where a channel is zero, made there of other values if need be."""
     rest = labelling.rest.get(before, 0.0)
     if node in known or rest != "computed":
