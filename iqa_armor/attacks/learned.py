@@ -20,14 +20,11 @@ Placement = Literal["resize", "tile"]
 
 @dataclass(frozen=True, eq=False)
 class Pattern(LinfAttack):
-    """Add one pattern (1, 3, h, w), fitted for this direction, to every image, clipped to a budget as large or smaller.
-
-    It draws nothing and asks no score; `placement` is that of `UAP`.
-    """
+    """Add one pattern (1, 3, h, w), placed as in `UAP`, to every image; it draws nothing and asks no score."""
 
     pattern: Tensor
-    epsilon: NotNegative = 4 / 255
-    direction: Direction = +1
+    epsilon: NotNegative = 4 / 255  # to which the pattern is clipped: that of the fit, or less
+    direction: Direction = +1  # what it was fitted for
     placement: Placement = "tile"
 
     def __post_init__(self) -> None:

@@ -169,10 +169,7 @@ class AMIFGSM(MIFGSM):
 
 
 def contrast_map(images: Tensor) -> Tensor:
-    """Return how busy images (N, 3, H, W) in [0, 1] are at each pixel, (N, 1, H, W), from 0, flat, to 0.5.
-
-    It is the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the borders (ours).
-    """
+    """Return the deviation of the channels' mean in 7×7 pixels, cut at borders (ours), (N, 1, H, W) in [0, 0.5]."""
     gray = images.to(working(images.dtype)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero
     pooled = partial(avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)

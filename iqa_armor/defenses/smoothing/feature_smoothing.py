@@ -103,10 +103,7 @@ class BoundFeatureSmoother(SplitSmoother):
 
 @dataclass(frozen=True)
 class BoundReferenceSmoother:
-    """Feature smoothing of one full-reference model, for prepared images (N, 3, H, W) beside their references.
-
-    The reference carries no noise and is not attacked: bounds hold for changes of the distorted image alone.
-    """
+    """Feature smoothing beside references, which carry no noise; bounds hold for changes of the distorted image."""
 
     settings: FeatureSmoothing
     model: ReferenceModel
