@@ -551,3 +551,28 @@ def test_units_that_are_linked_go_together_and_stay_together() -> None:
     assert units.roots().tolist() == [0, 1, 2, 0, 0, 2, 1]
     units.link(first, torch.tensor([0, 9, 9])[:3].clamp(max=0))
     assert units.roots().tolist() == [0] * 7
+
+
+TIED: dict[str, tuple[Forward, str]] = {
+    "groups": (lambda net, maps: F.group_norm(maps, 4), "its channels go 4 at a time (first_0)"),
+    "each with the next": (lambda net, maps: maps * maps.roll(1, 1), "its channels go 16 at a time (first_0)"),
+    "a shift": (
+        lambda net, maps: maps + F.pad(maps, (0, 0, 0, 0, 1, -1)),
+        "others that stay hold its channels (first_0)",
+    ),
+}
+
+
+@pytest.mark.parametrize("tie", list(TIED))
+def test_why_less_goes_than_was_asked_for_is_told(tie: str) -> None:
+    between, why = TIED[tie]
+    images = torch.rand(4, 3, SIDE, SIDE)
+    pruned = prune(trace(lively(Network(between)), images[:1]), images, ratio=0.125, criterion="l1")
+    assert "first.0" not in pruned.kept
+    assert pruned.why_less == why
+
+
+def test_channels_that_go_in_small_numbers_need_no_reason() -> None:
+    images = torch.rand(4, 3, SIDE, SIDE)
+    traced = trace(lively(Network(BETWEEN["gate"], width=32)), images[:1])
+    assert prune(traced, images, ratio=0.125, criterion="l1").stays == {}

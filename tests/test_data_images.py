@@ -124,14 +124,14 @@ def test_heic_without_its_decoder_says_what_to_install(tmp_path: Path, monkeypat
     monkeypatch.setitem(sys.modules, "pillow_heif", None)
     (tmp_path / "a.jpg").write_bytes(b"\0\0\0\x1cftypheic" + bytes(64))
     for read in (read_image, lambda path: FileImages((path,)).check(0)):
-        with pytest.raises(DataError, match=r"a\.jpg: it is a HEIC image, which needs pip install 'iqa-armor\[heif\]'"):
+        with pytest.raises(DataError, match=r"a\.jpg: a HEIC image, which needs pip install 'iqa-armor\[heif\]'"):
             read(tmp_path / "a.jpg")
 
 
 @pytest.mark.parametrize("start", [b"%!PS-Adobe-3.0 EPSF-3.0\n", b"DDS |\0\0\0", b"BLP2", b"8BPS\0\x01", b"%PDF-1.7"])
 def test_decoders_that_are_not_named_are_not_tried(tmp_path: Path, start: bytes) -> None:
     (tmp_path / "a.jpg").write_bytes(start + bytes(200))
-    with pytest.raises(DataError, match=r"a\.jpg: it is not an image in any of the formats AVIF, BMP"):
+    with pytest.raises(DataError, match=r"a\.jpg: not an image in any of the formats AVIF, BMP"):
         read_image(tmp_path / "a.jpg")
 
 

@@ -125,8 +125,24 @@ def test_a_training_that_was_stopped_goes_on_bit_for_bit(
     assert [epoch.loss for epoch in resumed.epochs[1:]] == [epoch.loss for epoch in whole.epochs[1:]]
     for name, value in whole.network.state_dict().items():
         assert torch.equal(resumed.network.state_dict()[name], value)
+    tasks: set[str] = set()
+    on = replace(on, progress=lambda task, *_: tasks.add(task))
     with pytest.raises(RecipeError, match="settings differ"):
         train_purifier(make_model(), few, asked.model_copy(update={"epochs": 4}), options=on)
+    assert "attacking" not in tasks, "a state of another run is refused before attacks are run"
+
+
+def test_trackers_are_told_the_epochs(make_model: Callable[..., QualityModel], smooth: Dataset, tmp_path: Path) -> None:
+    accumulator = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    few = Dataset("few", {"training": smooth.training().limit(6)})
+    asked = SPEED.model_copy(update={"epochs": 2, "attacks": ("pgd1",)})
+    told = train_purifier(make_model(), few, asked, options=replace(CPU, log_to=f"tensorboard:{tmp_path}")).fitted
+    (events,) = (path for path in tmp_path.rglob("events.*") if path.parent.name == "iqa-armor")
+    found = accumulator.EventAccumulator(str(events.parent)).Reload()
+    assert {"loss", "held_out", "psnr", "seconds"} <= set(found.Tags()["scalars"])
+    decibels = [(epoch.number, pytest.approx(epoch.psnr, rel=1e-5)) for epoch in told.epochs]
+    assert [(each.step, each.value) for each in found.Scalars("psnr")] == decibels
+    assert [each.step for each in found.Scalars("loss")] == [1, 2]  # the start has none
 
 
 def test_fresh_pairs_are_made_in_every_epoch(make_model: Callable[..., QualityModel], smooth: Dataset) -> None:

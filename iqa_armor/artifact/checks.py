@@ -18,6 +18,10 @@ MAX_INTEGER = 2**31 - 1
 MAX_ARGUMENT_DEPTH = 6
 MAX_LENGTH = 4096  # of one list of arguments
 MAX_NAME = 256
+MAX_CHANNELS = 2**17
+MAX_KERNEL = MAX_PADDING = 2**10
+_LARGEST = sys.float_info.max  # whole numbers may be larger, and no float then
+ArgumentCheck = Callable[[object], object]
 
 
 class FormatError(Exception):
@@ -64,13 +68,6 @@ def expect_fields(value: object, names: Set[str], where: str) -> dict[str, objec
     if missing := sorted(names - value.keys()):
         raise FormatError(f"{where} lacks {', '.join(missing)}")
     return value
-
-
-ArgumentCheck = Callable[[object], object]
-
-_LARGEST = sys.float_info.max  # whole numbers may be larger, and no float then
-MAX_CHANNELS = 2**17
-MAX_KERNEL = MAX_PADDING = 2**10
 
 
 def must_be(what: str, passes: Callable[[Any], bool]) -> ArgumentCheck:

@@ -19,6 +19,14 @@ T = TypeVar("T")
 EXPONENT = 64
 # Sizes that multiply the elements of a tensor, and exponents, stay small.
 BOUNDS = {None: MAX_INTEGER, "growth": 2**14, "exponent": EXPONENT}
+# The only objects of torch that may be arguments.
+_NAMES = ["float16", "bfloat16", "float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool"]
+_FORMATS = ["contiguous_format", "channels_last", "preserve_format"]
+ATOMS: dict[str, dict[str, object]] = {
+    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
+    "torch": {name: getattr(torch, name) for name in (*_NAMES, *_FORMATS)},
+    "constant": {"ellipsis": Ellipsis},
+}
 
 
 @dataclass(frozen=True)
@@ -70,10 +78,7 @@ class Signature:
 
 
 class Table(Mapping[str, T]):
-    """Entries by name; torchvision takes a second to import, so what `of_vision` makes is made when it is asked for.
-
-    `subject` gives the layer class or function that an entry stands for.
-    """
+    """Entries by name; `of_vision` makes those of torchvision, which takes a second to import, when asked for one."""
 
     def __init__(
         self, entries: Mapping[str, T], of_vision: Callable[[], Mapping[str, T]], subject: Callable[[T], object]
@@ -121,18 +126,6 @@ FUNCTIONS: Table[Signature] = Table(
     partial(functions_of, "torchvision.ops"),
     lambda function: function.target,
 )
-
-
-# The only objects of torch that may be arguments.
-_NAMES = (
-    *("float16", "bfloat16", "float32", "float64", "complex64", "int8", "int16", "int32", "int64", "uint8", "bool"),
-    *("contiguous_format", "channels_last", "preserve_format"),
-)
-ATOMS: dict[str, dict[str, object]] = {
-    "float": {"inf": math.inf, "-inf": -math.inf, "nan": math.nan},
-    "torch": {name: getattr(torch, name) for name in _NAMES},
-    "constant": {"ellipsis": Ellipsis},
-}
 
 
 def encode_value(value: object, refer: Callable[[fx.Node], object]) -> object:

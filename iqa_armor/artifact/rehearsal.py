@@ -21,6 +21,9 @@ from iqa_armor.models.base import KONIQ_SIZE
 from iqa_armor.models.outputs import COMPANY, DRAWS
 from iqa_armor.ortho.block import RobustBlock
 
+BATCH = 2
+MAX_PARTS = 2**18
+ANY_SIZE = (224, 224)
 # Operations for an element: what these take beside arithmetic, in the time that a multiplication in a product takes.
 PLAIN, SLOW, SINGULAR = 16, 64, 200
 # Where their first matrix stands.
@@ -31,8 +34,7 @@ _WINDOWS = ("aten::max_pool2d_with_indices", "aten::avg_pool2d", "aten::avg_pool
 class Account(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Refuses a run on the meta device, while it is active, whose tensors would take more bytes together.
 
-    It may read `stored` tensors but not change them; `draws` says whether it has drawn random numbers, `is_proven`
-    whether each of its operations is known to keep images apart.
+    It may only read `stored` tensors; it notes whether the run `draws` random numbers, `is_proven` to part images.
     """
 
     @classmethod
@@ -117,17 +119,11 @@ def _workspace(name: str, args: Any, made: Tensor) -> Any:
     return made.nbytes if "fft" in name or "linalg" in name else 0
 
 
-BATCH = 2
-MAX_PARTS = 2**18
-ANY_SIZE = (224, 224)
-
-
 def rehearse(network: fx.GraphModule, size: tuple[int, int] | None) -> None:
     """Run a network for two images on the meta device, where tensors have sizes but no values.
 
-    Bounds the memory and operations that a stranger's graph takes at the recorded image size (height, width), or where
-    it takes any at usual ones, not at every size, and refuses one that changes its stored tensors. What it must be
-    asked about later stands in its `meta` then.
+    Bounds memory and operations at the recorded image size (height, width), or at usual ones where it takes any, and
+    refuses a graph that changes its stored tensors; what it must be asked about later stands in its `meta` then.
     """
     tried = (size,) if size else (ANY_SIZE, KONIQ_SIZE)
     for height, width in tried:

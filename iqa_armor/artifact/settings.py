@@ -44,14 +44,11 @@ def describe(model: QualityModel) -> dict[str, object]:
     }
 
 
-def read_preprocessing(document: Mapping[str, object]) -> Preprocessing:
-    return Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
-
-
 def model_of(document: Mapping[str, object], network: nn.Module) -> QualityModel:
     """Return the model of a network that a document tells of, as `describe` has told of it."""
+    preprocessing = Preprocessing(**checked_fields(document["preprocessing"], PREPROCESSING, "preprocessing"))
     scale = _made(ScoreScale, document["score_scale"], SCORE_SCALE, "score_scale")
-    model = QualityModel(network, read_preprocessing(document), scale=scale, **read_names(document))  # type: ignore[arg-type]
+    model = QualityModel(network, preprocessing, scale=scale, **read_names(document))  # type: ignore[arg-type]
     model.training_scores = _made(TrainingScores, document.get(TRAINING), TRAINING_SCORES, TRAINING)
     return model
 

@@ -27,7 +27,6 @@ from iqa_armor.models.outputs import DRAWS, followed
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
-
 FORMAT = 1
 PUBLIC_FIELDS = ("format", "needs_source", "name", "arch", "preprocessing", "score_scale", "recipe", "provenance")
 FIELDS = frozenset({*PUBLIC_FIELDS, "nodes", "leaves", "attributes", "tensors"})
@@ -168,11 +167,11 @@ def _rebuild(document: dict[str, object], tensors: Mapping[str, TensorInfo], sou
     """Return the described model on the meta device; what is of `source` is where that is."""
     if document["needs_source"] is not False and (document["needs_source"] is not True or source is None):
         raise FormatError("parts of its network are user code that is not in the file; name their source with --arch")
-    size = settings.read_preprocessing(document).size
     network = decode_network(document, tensors, source if document["needs_source"] else None)
+    model = settings.model_of(document, network)
     if not document["needs_source"]:  # user code need not run without memory
-        rehearse(network, size)
-    return settings.model_of(document, network)
+        rehearse(network, model.preprocessing.size)
+    return model
 
 
 def _read_tensors(path: Path, header: Mapping[str, TensorInfo]) -> dict[str, Tensor]:

@@ -178,8 +178,7 @@ class Auto(LinfAttack):
     restarts: Count = 2  # starts of Auto-PGD
     queries: Count = 300  # scores that Square may ask for
     direction: Direction = +1  # +1 raises the score, -1 lowers it
-    # Scores of other models, Auto-PGD on which is tried too; an evaluation gives that of the baseline.
-    sources: tuple[ScoreFn, ...] = field(default=(), repr=False)
+    sources: tuple[ScoreFn, ...] = field(default=(), repr=False)  # scores of others, Auto-PGD on which is tried
 
     def __call__(self, score: ScoreFn, images: Tensor, generator: Generator | None = None) -> Tensor:
         generator = drawn_from(generator, images)

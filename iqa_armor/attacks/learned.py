@@ -20,14 +20,11 @@ Placement = Literal["resize", "tile"]
 
 @dataclass(frozen=True, eq=False)
 class Pattern(LinfAttack):
-    """Add one pattern (1, 3, h, w), fitted for this direction, to every image, clipped to a budget as large or smaller.
-
-    It draws nothing and asks no score; `placement` is that of `UAP`.
-    """
+    """Add one pattern (1, 3, h, w), placed as in `UAP`, to every image; it draws nothing and asks no score."""
 
     pattern: Tensor
-    epsilon: NotNegative = 4 / 255
-    direction: Direction = +1
+    epsilon: NotNegative = 4 / 255  # to which the pattern is clipped: that of the fit, or less
+    direction: Direction = +1  # what it was fitted for
     placement: Placement = "tile"
 
     def __post_init__(self) -> None:
@@ -54,8 +51,7 @@ class UAP(FittedLinf):
     step_size: Positive = 1 / 255  # length of one signed step, in the same units
     passes: Count = 10  # passes over the images, each with one step, from a zero pattern
     direction: Direction = +1
-    # How images of another size get the pattern: repeated and cropped, or interpolated bilinearly, which costs it most
-    # of its effect on a convolutional network.
+    # On images of another size: repeated and cropped, or interpolated, which costs most of the effect on a CNN.
     placement: Placement = "tile"
 
     def fit(self, score: ScoreFn, batches: Batches, generator: Generator) -> Pattern:

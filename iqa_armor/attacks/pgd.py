@@ -58,8 +58,7 @@ class L2PGD(Limited):
     """
 
     norm: ClassVar[Norm] = "l2"
-    # Largest Euclidean length of the change of a whole image, pixels in [0, 1]; 1/255 everywhere is √(3·H·W)/255.
-    epsilon: NotNegative = 1.0
+    epsilon: NotNegative = 1.0  # largest length of an image's whole change in [0, 1]; 1/255 everywhere is √(3·H·W)/255
     step_share: Positive = 0.25  # length of one step as a share of epsilon, so that budgets compare
     steps: Count = 10  # number of gradient steps, from a zero start
     direction: Direction = +1
@@ -159,8 +158,7 @@ class AMIFGSM(MIFGSM):
     depends on a no-reference measure of the clean image; this measure, its limits and the bound by ε are (ours).
     """
 
-    # Contrast from which an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE a tenth reach .08,
-    # and the median is .04.
+    # From it an image gets the whole budget; of 61 photographs of NIPS 2017 and CLIVE a tenth does, the median is .04.
     full_contrast: Positive = 0.08
 
     def budgets(self, images: Tensor) -> Tensor:
@@ -169,10 +167,7 @@ class AMIFGSM(MIFGSM):
 
 
 def contrast_map(images: Tensor) -> Tensor:
-    """Return how busy images (N, 3, H, W) in [0, 1] are at each pixel, (N, 1, H, W), from 0, flat, to 0.5.
-
-    It is the standard deviation of the channels' mean in a window of 7×7 pixels, cut at the borders (ours).
-    """
+    """Return the deviation of the channels' mean in 7×7 pixels, cut at borders (ours), (N, 1, H, W) in [0, 0.5]."""
     gray = images.to(working(images.dtype)).mean(1, keepdim=True)
     gray = gray - gray.mean((2, 3), keepdim=True)  # E[x²] − E[x]² loses fewer digits around zero
     pooled = partial(avg_pool2d, kernel_size=7, stride=1, padding=3, count_include_pad=False)

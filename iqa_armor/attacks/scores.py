@@ -115,11 +115,8 @@ def linf_box(images: Tensor, radius: float | Tensor) -> tuple[Tensor, Tensor]:
 
 
 def divide_by_norm(gradient: Tensor, *, order: int) -> Tensor:
-    """Return each image's gradient (N, 3, H, W) divided by its own norm of order 1 or 2; zero stays zero.
-
-    At least in float32: a value divided by the norm of a whole image is too small for half precision.
-    """
-    gradient = gradient.to(working(gradient.dtype))
+    """Return each image's gradient (N, 3, H, W) divided by its own norm of order 1 or 2; zero stays zero."""
+    gradient = gradient.to(working(gradient.dtype))  # divided by the norm of a whole image, it is too small for half
     norms = torch.linalg.vector_norm(gradient.flatten(1), ord=order, dim=1)
     return gradient / per_image(norms.clamp_min(torch.finfo(norms.dtype).tiny))
 

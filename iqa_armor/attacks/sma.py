@@ -13,7 +13,7 @@ from iqa_armor.attacks.scores import batches_of, evaluate_score, per_image
 from iqa_armor.limits import Count, NotNegative, Positive
 
 Numbers = NDArray[np.float64]
-_MARGIN = 0.5  # share of the largest gap between neighbouring targets that all can keep
+_MARGIN = 0.5  # share of the largest gap between neighbouring targets that all can keep, which they do
 _HALVINGS = 12  # of the way from an image to as far as it gets
 
 
@@ -73,10 +73,7 @@ class SMA(FittedLinf):
 
 
 def ranking_targets(scores: Numbers, low: Numbers, high: Numbers, direction: int = 1) -> Numbers:
-    """Return targets (N,) between `low` and `high` whose SROCC with the scores (N,) is as small as was found.
-
-    Neighbours keep half the gap that all of them can have; within that, targets lie high (+1) or low (−1).
-    """
+    """Return targets (N,) in [low, high], as high (+1) or low as may be, whose SROCC with the scores is least."""
     if direction < 0:
         return -ranking_targets(-scores, -high, -low)
     rank = np.argsort(scores, kind="stable")

@@ -28,8 +28,7 @@ class StAdv(Limited):
 
     norm: ClassVar[Norm] = "flow"
     epsilon: NotNegative = 1.0  # largest displacement of a pixel (Euclidean), in pixels
-    # Weight τ of the flow's roughness; 0 lets every pixel go where it likes. From about 0.5 the best score may come
-    # early, with a flow that is short rather than smooth.
+    # Weight τ of the flow's roughness; from about 0.5 the best score may come early, with a flow short, not smooth.
     smoothness: NotNegative = 0.2
     iterations: Count = 5  # outer iterations
     inner_steps: Count = 5  # gradients in each of them
@@ -105,8 +104,7 @@ class AdvCF(Limited):
 
     norm: ClassVar[Norm] = "none"
     epsilon: ClassVar[float] = math.inf  # no pixel budget limits the change
-    # How far a curve may be from the identity; 0.05 passes for a camera's taste in colors, 0.1 shows, 1 limits nothing.
-    strength: Annotated[float, "[0, 1]"] = 0.05
+    strength: Annotated[float, "[0, 1]"] = 0.05  # farthest from the identity; 0.05 passes for taste, 0.1 shows
     learning_rate: Positive = 0.1  # Adam's for the rise of a piece, in units of the identity's rise, 1/64
     steps: Count = 20  # number of gradients
     direction: Direction = +1

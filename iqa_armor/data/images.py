@@ -97,13 +97,13 @@ def opened(source: Path | bytes, formats: Sequence[str] = tuple(FORMATS)) -> Ite
             try:
                 from pillow_heif import register_heif_opener
             except ImportError as error:
-                raise DataError(f"{name}: it is a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
+                raise DataError(f"{name}: a HEIC image, which needs pip install 'iqa-armor[heif]'") from error
             register_heif_opener()
         Image.init()
         try:  # JPEG opens MPO
             image = Image.open(io.BytesIO(content), formats=[kind for kind in formats if kind in Image.OPEN])
         except UnidentifiedImageError as error:
-            raise DataError(f"{name}: it is not an image in any of the formats {', '.join(formats)}") from error
+            raise DataError(f"{name}: not an image in any of the formats {', '.join(formats)}") from error
         with image, _room().of(image, name):
             yield image
 

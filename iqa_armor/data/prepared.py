@@ -1,7 +1,5 @@
 """From image sets to prepared batches: decoded once where memory allows, on demand otherwise."""
 
-from __future__ import annotations
-
 import hashlib
 import math
 import multiprocessing
@@ -56,7 +54,7 @@ class PreparedImages(TorchDataset[tuple[Tensor, Tensor, int]]):
     def prepared(self, index: int) -> Tensor:
         return self.prepare(self.images[index]).contiguous()
 
-    def select(self, indices: Sequence[int]) -> PreparedImages:
+    def select(self, indices: Sequence[int]) -> "PreparedImages":
         """Return the images at `indices`, in that order; nothing is decoded again."""
         stored = None if self.stored is None else [self.stored[i] for i in indices]
         return PreparedImages(self.images.select(indices), self.prepare, stored)

@@ -89,10 +89,7 @@ def divide(figures: Nested, baseline: Nested) -> dict[str, Any]:
 
 
 def weighted_mean(items: Sequence[Nested], weights: Sequence[float]) -> dict[str, Any]:
-    """Return the mean of every figure over the items that have it, by their weights, which are not negative.
-
-    None is left out (images without opinion scores have no SROCC); a nan, a figure that failed, makes the mean nan.
-    """
+    """Return the weighted mean of every figure over the items that have it; None is left out, a nan makes it nan."""
     found: dict[str, Any] = {}
     for key in dict.fromkeys(key for item in items for key in item):
         defined = [(v, w) for item, w in zip(items, weights, strict=True) if (v := item.get(key)) is not None]

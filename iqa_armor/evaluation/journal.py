@@ -56,10 +56,9 @@ def current_shard(device: torch.device) -> Shard:
 
 
 class Journal:
-    """Finished blocks of an evaluation by part (a model on a dataset); without a folder it keeps nothing.
+    """Finished blocks of an evaluation by part, a model on a dataset, in files of each process, if there is a folder.
 
-    `identity` is what all results follow from: data, settings, versions; a folder of something else is refused with
-    DataError. Processes write files of their own.
+    `identity` is what all results follow from: data, settings, versions; a folder of something else is a DataError.
     """
 
     def __init__(

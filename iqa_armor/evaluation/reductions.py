@@ -147,30 +147,24 @@ class Reduction:
             return _by_budget(kept, samples, is_resampled=draws is not None)
 
         clean = Sample(self.clean, self.clean, self.scale, rows)
-        found = _reduced([each for each in chosen if each.of in ("clean", "data")], clean)
+        values = {each.name: REDUCTIONS[each.name](clean) for each in chosen if each.of in ("clean", "data")}
+        found: Nested = {name: value for name, value in values.items() if value is not None}
         rows_of = self.table.where(attack=RANKING)
         found |= reduced({key: rows_of.where(budget=key) for key in self.settings.ranking_keys()}, ranked)
         found["attacks"] = {name: reduced(states) for name, states in self.states.items()}
         return found | ({"worst_case": reduced(self.worst)} if self.worst else {})
 
 
-def _reduced(figures: Sequence[Figure], sample: Sample) -> Nested:
-    values = {figure.name: REDUCTIONS[figure.name](sample) for figure in figures}
-    return {name: value for name, value in values.items() if value is not None}
-
-
 def _by_budget(figures: Sequence[Figure], samples: Mapping[str, Sample], *, is_resampled: bool) -> Nested:
     """Return the figures of an attack by budget, and the areas of those that have one; of resamples the compared."""
-    columns: Nested = {}
-    for key, sample in samples.items():
-        for name, value in _reduced(figures, sample).items():
-            columns.setdefault(name, {})[key] = value
     epsilons = [float(key) for key in samples] if len(samples) > 1 else [0.0]  # one budget may have a name, no size
     found: Nested = {}
-    for figure in (each for each in figures if each.name in columns):
-        if not is_resampled or "value" in figure.compared:
-            found[figure.name] = columns[figure.name]
-        if figure.has_area and (not is_resampled or "area" in figure.compared):
-            values = torch.stack(list(columns[figure.name].values()), -1)
-            found[figure.area] = values.mean(-1) if figure.of == "ranked" else auc(values, epsilons)
+    for figure in figures:
+        each = {key: REDUCTIONS[figure.name](sample) for key, sample in samples.items()}
+        values = {key: value for key, value in each.items() if value is not None}
+        if values and (not is_resampled or "value" in figure.compared):
+            found[figure.name] = values
+        if values and figure.has_area and (not is_resampled or "area" in figure.compared):
+            stacked = torch.stack(list(values.values()), -1)
+            found[figure.area] = stacked.mean(-1) if figure.of == "ranked" else auc(stacked, epsilons)
     return found

@@ -26,10 +26,7 @@ RANKING = "ranking"  # the attack on the ranking in tables
 
 
 class EvaluationSettings(SettingsModel):
-    """Attacks, budgets and bookkeeping of an evaluation.
-
-    The weights are by default those of [RA] for KonIQ-10k and NIPS 2017 (ours).
-    """
+    """Attacks, budgets and bookkeeping of an evaluation; weights are by default those of [RA] for its data (ours)."""
 
     attacks: shared.Attacks = ("pgd1", "pgd8")
     epsilons: shared.Budgets = PAPER_EPSILONS

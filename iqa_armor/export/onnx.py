@@ -1,13 +1,11 @@
 """The ONNX format: one file with its weights inside, also in fewer bits, run here by onnxruntime; and OpenVINO's."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, Literal
+from typing import Any, Literal, Self
 
 import torch
 from torch import Tensor
@@ -119,7 +117,7 @@ class Smaller(Limited):
     progress: Progress = field(default=automatic, compare=False, repr=False)
 
     @classmethod
-    def on(cls, model: QualityModel, dataset: Dataset, precision: Precision, *, limit: int) -> Smaller:
+    def on(cls, model: QualityModel, dataset: Dataset, precision: Precision, *, limit: int) -> Self:
         """Return what it takes on a dataset: `limit` training images for ranges, and reported ones to compare."""
         images, prepare = dataset.reported()[1].limit(limit), to_float if dataset.keeps_size else model.prepare
         if len(images) < 3:

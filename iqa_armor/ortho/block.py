@@ -73,8 +73,7 @@ def pool_square(features: Tensor) -> Tensor:
         return features
     if torch.compiler.is_compiling():  # sizes may be symbols there
         return functional.adaptive_avg_pool2d(features, min(height, width))
-    # A product with a matrix of windows is several times faster on a processor, and its gradient on an accelerator the
-    # same at every run.
+    # A product is several times faster on a processor, and its gradient on an accelerator is the same at every run.
     inside = windows(max(height, width), min(height, width), like=features)
     if height < width:
         return features @ inside / inside.sum(0)

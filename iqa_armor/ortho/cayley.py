@@ -21,9 +21,8 @@ class CayleyConv2d(OrthogonalConv2d):
 
     With the kernel split in U (C_in outputs) and V (the rest) and A = U − Uᵀ + VᵀV, the operator is
     Q = [(I + A)⁻¹(I − A); −2V(I + A)⁻¹]. It is never formed: z = (I + A)⁻¹x gives Qx = [2z − x; −2Vz].
-    The inverse reaches over the whole map and depends on its size; a kernel that exceeds the map wraps around it.
-
-    In eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024 channels on
+    The inverse reaches over the whole map and depends on its size; a kernel that exceeds the map wraps around it. In
+    eval mode the inverse is kept per map size, within `cache.limit` bytes (by default 2 GiB; 512 → 1024 channels on
     32 × 32 maps take 1.1 GB). The `weight` is the kernel (C_out, C_in, k, k), U above V.
 
     Source: Trockman and Kolter, "Orthogonalizing Convolutional Layers with the Cayley Transform", ICLR 2021,
@@ -50,14 +49,12 @@ class CayleyConv2d(OrthogonalConv2d):
         return matrix @ right.T @ left.T  # type: ignore[no-any-return]
 
     def right_inverse(self, matrix: Tensor) -> dict[str, Tensor]:
-        """Return the weight whose transform is [Q₁; Q₂] = `matrix`, which has no eigenvalue of −1 in Q₁.
-
-        A = (I − Q₁)(I + Q₁)⁻¹; its antisymmetric part is U − Uᵀ, and V = −Q₂(I + A)/2 gives the symmetric one, VᵀV.
-        """
+        """Return the weight whose transform is [Q₁; Q₂] = `matrix`, which has no eigenvalue of −1 in Q₁."""
         top, bottom = _split(matrix)
         identity = torch.eye(len(top), dtype=matrix.dtype, device=matrix.device)
         if torch.linalg.cond(identity + top) > SINGULAR:
             raise ValueError("an orthogonal map whose top square has an eigenvalue of −1 has no Cayley transform")
+        # A = (I − Q₁)(I + Q₁)⁻¹; its antisymmetric part is U − Uᵀ, and V = −Q₂(I + A)/2 gives the symmetric one, VᵀV.
         algebra = torch.linalg.solve(identity + top, identity - top)
         center = torch.cat([(algebra - algebra.T) / 4, -bottom @ (identity + algebra) / 2])
         return {"weight": functional.pad(center[..., None, None], (self.kernel_size // 2,) * 4)}

@@ -33,10 +33,7 @@ class Roots(NamedTuple):
 
 
 def lanczos(product: Operator, start: Tensor, *, steps: int, dtype: torch.dtype) -> Iterator[Roots]:
-    """Yield, after each of at most `steps` products, what is known of N separate operators JᵀJ on vectors (N, D).
-
-    It takes the memory of so many vectors; `dtype` is the type in which the products are computed.
-    """
+    """Yield, after each of at most `steps` products, computed in `dtype`, what is known of N maps JᵀJ on (N, D)."""
     most, noise = start.shape[1], ROUNDING * torch.finfo(dtype).eps
     steps = min(steps, most)
     basis = start.new_empty(len(start), steps, most)

@@ -8,6 +8,8 @@ from torch import Tensor, nn
 # Impulses sent through a layer at once, and complex numbers decomposed at once.
 CHUNK = 64
 SPECTRUM_CHUNK = 2**22
+DENSITY = 32  # frequencies per unit of the kernel's reach; more are dearer and tighter
+AFFORDABLE = 2e9  # multiplications that one singular value decomposition per frequency may take in all
 
 
 @torch.no_grad()
@@ -41,10 +43,6 @@ def singular_values(module: nn.Module, *, channels: int, size: tuple[int, int]) 
     column = torch.arange(size[1] // 2 + 1).repeat(size[0])
     times = torch.where(2 * column % size[1] == 0, 1, 2)  # the first and a middle column have no conjugate twin
     return values.repeat_interleave(times, dim=0).flatten().sort(descending=True).values
-
-
-DENSITY = 32  # frequencies per unit of the kernel's reach; more are dearer and tighter
-AFFORDABLE = 2e9  # multiplications that one singular value decomposition per frequency may take in all
 
 
 @torch.no_grad()

@@ -107,10 +107,8 @@ class SquarePool(nn.Module):
 
 
 def windows(inputs: int, outputs: int, *, like: Tensor) -> Tensor:
-    """Return (inputs, outputs), 1 where a window of adaptive pooling, ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉ − 1, holds an input.
-
-    Both may be numbers or symbols, outputs being no more than inputs; type and device are those of `like`.
-    """
+    """Return (inputs, outputs), 1 where a window of adaptive pooling, ⌊i·n/m⌋ to ⌈(i+1)·n/m⌉ − 1, holds an input."""
+    # Both may be symbols; outputs are no more than inputs.
     place = torch.arange(inputs, device=like.device).unsqueeze(1)
     number = torch.arange(outputs, device=like.device)
     start, stop = number * inputs // outputs, ((number + 1) * inputs + outputs - 1) // outputs

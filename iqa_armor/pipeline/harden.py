@@ -151,8 +151,7 @@ class _Hardening:
             seed=self.recipe.seed,
         )
         if not pruned.kept:
-            reasons = "; ".join(dict.fromkeys(pruned.stays.values())) or "its layers are too narrow"
-            raise SurgeryError(f"no channel of this network can go: {reasons}. --prune 0 skips pruning")
+            raise SurgeryError(f"no channel of this network can go: {pruned.why_less}. --prune 0 skips pruning")
         self.options.progress("pruning", 1, 1, f"{pruned.share:.1%} of the convolutions' channels removed")
         self._note("pruned", pruned.network)
         return pruned.network, pruned

@@ -4,7 +4,7 @@ import copy
 import math
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -73,8 +73,7 @@ class Hardened:
         return {**told, "warnings": self.warnings, **self.provenance}
 
 
-@dataclass(frozen=True)
-class FrontierPoint:
+class FrontierPoint(NamedTuple):
     """A model between two ends: the share of the fine-tuned one, and held-out SROCC, plain and under attack."""
 
     share: float
@@ -96,7 +95,7 @@ def interpolated(start: Weights, end: Weights, share: float) -> dict[str, Tensor
 def frontier(
     model: QualityModel, start: Weights, images: TrainingImages, *, count: int, sign: float, progress: Progress
 ) -> list[FrontierPoint]:
-    """Return `count` points between the weights that a model started with and those it has, the start first.
+    """Return `count` points from the weights that a model started with to those it has; `sign` is −1 if low is good.
 
     Batch norms that differ between the ends get the statistics of training images; the model is left as it was.
     """
@@ -127,7 +126,7 @@ class Frontier:
 
     images: TrainingImages
     recipe: Recipe
-    original: float
+    original: float  # held-out SROCC of the original
     then: ScoreMoments
     progress: Progress
     facts: list[dict[str, Any]] = field(default_factory=list)

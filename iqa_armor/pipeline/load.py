@@ -28,6 +28,7 @@ from iqa_armor.randomness import seeded
 from iqa_armor.registry import split_spec
 
 logger = logging.getLogger(__name__)
+UNAWARE = " (unaware attack)"  # attacks do not know the defense
 THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
@@ -180,7 +181,9 @@ def defended_models(
     for model, threat in product(models, threats):
         behind += [Purified(model, chain, threat=threat) for chain in chains]
         behind += [Smoothed(model, smoother, word=word, threat=threat) for word, smoother in parsed]
-    return [*models, *map(_named, behind)]
+    for defended in behind:
+        defended.name += UNAWARE * (defended.threat == "bare")
+    return [*models, *behind]
 
 
 def defended_model(
@@ -191,10 +194,6 @@ def defended_model(
         model = Purified(model, read_chain("+".join(purifiers)), threat=threat)
     if smoother is not None:
         model = Smoothed(model, SMOOTHERS.read(smoother), word=smoother, threat=threat)
-    return _named(model) if isinstance(model, Defended) else model
-
-
-def _named(model: Defended) -> Defended:
-    if model.threat == "bare":
-        model.name += " (unaware attack)"
+    if isinstance(model, Defended) and model.threat == "bare":
+        model.name += UNAWARE
     return model

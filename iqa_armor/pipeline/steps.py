@@ -38,7 +38,7 @@ class Step:
     words: tuple[str, ...]
     outputs: tuple[str, ...] = ()
     resumes: bool = False  # whether it goes on with --resume where it was stopped
-    reads: tuple[str, ...] = ()
+    reads: tuple[str, ...] = ()  # files and folders that no word names
 
 
 @dataclass(frozen=True)

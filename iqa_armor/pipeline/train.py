@@ -193,7 +193,10 @@ def train_purifier(
     scale = model.scale or scale_of(model, score_all(model, images, options.progress), images.names)
     checkpoint = options.checkpoint_of(model, dataset, images, settings=settings.model_dump())
     ready = fit_attacks(model, attacks, images.fitted, batch_size=settings.batch_size, seed=settings.seed)
-    fitted = fit_filter(model, images, ready, settings=settings, checkpoint=checkpoint, progress=options.progress)
+    log_to, progress = options.log_to, options.progress
+    fitted = fit_filter(
+        model, images, ready, settings=settings, checkpoint=checkpoint, log_to=log_to, progress=progress
+    )
     undone = _undone(model, fitted, scale, settings.batch_size)
     fitted.network.to("cpu")
     words, levels = list(map(str, settings.attacks)), [round(value * 255, 6) for value in settings.epsilons]

@@ -10,12 +10,13 @@ import torch
 from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
-from iqa_armor.graph.walk import ancestors
+from iqa_armor.graph.walk import ancestors, descendants
 from iqa_armor.pruning.channels.cut import cut
 from iqa_armor.pruning.channels.labelling import Labelling
 from iqa_armor.pruning.channels.proof import broken_at
 
 SECONDS = 60.0
+FEW = 8  # times as many channels as go together are few to choose among
 TRIAL = 4  # one channel in so many is taken out to see whether that can be done at all
 
 
@@ -101,8 +102,19 @@ class Coupling:
 
     @property
     def reasons(self) -> dict[str, str]:
-        """Why channels stay, by the node that lets them."""
-        return {node.name: why for node, why in self.labelling.reasons.items() if node.op != "output"}
+        """Why channels stay, by the node that lets them, else by the layer that makes them."""
+        told = {node: why for node, why in self.labelling.reasons.items() if node.op != "output"}
+        roots = self.labelling.units.roots()
+        for node in self.network.graph.nodes:
+            weight = f"{node.target}.weight"
+            if weight not in self.labelling.made_axis or weight in self.labelling.heads:
+                continue
+            made = roots[self.labelling.sites[weight, self.labelling.made_axis[weight]]]
+            own, together = torch.unique(made, return_counts=True)
+            least = int(together.min())
+            if FEW * least > len(made) and not told.keys() & descendants(node):
+                told[node] = f"its channels go {least} at a time" if own.any() else "others that stay hold its channels"
+        return {node.name: why for node, why in told.items()}
 
     def cut(self, removed: Iterable[tuple[ChannelGroup, list[int]]]) -> Cut | None:
         """Return a copy of the network without some channels of groups, or None if that would break it.

@@ -9,6 +9,7 @@ from torch import Tensor, fx, nn
 
 from iqa_armor.errors import SurgeryError
 from iqa_armor.models.outputs import is_steady
+from iqa_armor.models.weights import listed
 from iqa_armor.ortho.block import RobustBlock
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.channels.proof import difference
@@ -39,8 +40,16 @@ class Pruned:
     kept: dict[str, list[int]] = field(default_factory=dict)  # as in `Cut`, ascending
     widths: dict[str, int] = field(default_factory=dict)
     proof: float | None = None
-    stays: dict[str, str] = field(default_factory=dict)  # by node of the graph, why channels that it reads were left
+    stays: dict[str, str] = field(default_factory=dict)  # by node, why channels that it reads or makes stay
     across: tuple[str, ...] = ()
+
+    @property
+    def why_less(self) -> str:
+        """Why not more could go, with the first nodes of each reason."""
+        nodes: dict[str, list[str]] = {}
+        for node, why in self.stays.items():
+            nodes.setdefault(why, []).append(node)
+        return "; ".join(f"{why} ({listed(where, 3)})" for why, where in nodes.items()) or "its layers are too narrow"
 
     def facts(self) -> dict[str, object]:
         """Return everything but the network, as plain values; layers that keep the same channels stand together."""

@@ -87,10 +87,8 @@ def _chart(found: Certification, figure: str, title: str, *, has_levels: bool = 
     series = tuple(document.Series(drawn, looks[name], brief(name)) for name, drawn in points.items() if drawn)
     ticks: dict[float, str] = {place: re.sub("([:,])", r"\1\n", word) for place, word in enumerate(words)}
     levels = tuple((m.srocc, looks[m.name].color) for m in found.models if has_levels and m.srocc is not None)
-    limits, axes = (
-        None if is_log or has_levels else (0, None),
-        ("", title if has_levels else title[0].lower() + title[1:]),
-    )
+    limits = None if is_log or has_levels else (0, None)
+    axes = ("", title if has_levels else title[0].lower() + title[1:])
     title += "; dashed: of the plain score" * has_levels
     yield Chart(title, f"{'; '.join(told)}.", axes, series, ticks, limits, levels, is_log=is_log)
 

@@ -23,10 +23,9 @@ VERBS = {1: "raises", -1: "lowers"}  # what attacks do to scores, by their sign
 
 def verdict(outcome: Outcome) -> Verdict:
     """Return the conclusions: one sentence per compared model; of many defended ones, one per model behind them."""
-    failed = [(model, check) for model in outcome.models for check in model.checks if check.status == "failed"]
-    figures = [f" ({listed(check.figures)})" * bool(check.figures) for _, check in failed]
-    told = zip(failed, figures, strict=True)
-    warnings = tuple((f"{model.name}: {check.name} failed.", check.says + known) for (model, check), known in told)
+    failed = [(model.name, check) for model in outcome.models for check in model.checks if check.status == "failed"]
+    why = [check.says + f" ({listed(check.figures)})" * bool(check.figures) for _, check in failed]
+    warnings = tuple((f"{name}: {check.name} failed.", says) for (name, check), says in zip(failed, why, strict=True))
     readings = [{row.reading for row in _spoken(outcome, model).values()} for model in outcome.compared]
     standings = [_together(each) for each in readings]
     is_compared = any(compare(outcome, model) for model in outcome.compared)

@@ -100,8 +100,8 @@ def mean_and_spread(runs: Sequence[Mapping[str, Any]]) -> tuple[dict[str, Any], 
 
 def over_seeds(outcomes: Sequence[Outcome]) -> Outcome:
     """Return an outcome of means, a lone one as it is; of strength checks those stand that fail most often."""
-    first, *others = outcomes
-    if not others:
+    first = outcomes[0]
+    if len(outcomes) == 1:
         return first
     runs = zip(*([model.model_dump() for model in outcome.models] for outcome in outcomes), strict=True)
     models, spread = zip(*map(mean_and_spread, runs), strict=True)

@@ -23,7 +23,7 @@ PRODUCTS = ("conv", "linear", "matmul", "bmm", "einsum")  # parts of the names o
 
 @dataclass(frozen=True)
 class LayerGain:
-    """The largest singular value of the linear part of a layer, and (height, width) of its input maps, if any."""
+    """The largest singular value of a layer's linear part, off by up to `tolerance`; its maps have `size` (h, w)."""
 
     name: str
     kind: str

@@ -28,7 +28,7 @@ class Cut:
     branch: int
     position: int
     channels: int
-    size: tuple[int, int]
+    size: tuple[int, int]  # (height, width)
     ratio: float
 
 

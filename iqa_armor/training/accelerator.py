@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -48,6 +50,12 @@ def accelerator_on(
             yield accelerator
         finally:
             accelerator.end_training()
+
+
+def log_epoch(accelerator: Accelerator, epoch: Any) -> None:
+    """Tell trackers the finite figures of an epoch, a dataclass with its `number`."""
+    figures = {name: value for name, value in asdict(epoch).items() if value is not None and name != "number"}
+    accelerator.log({name: value for name, value in figures.items() if math.isfinite(value)}, step=epoch.number)
 
 
 def trackers(log_to: str | None) -> tuple[list[str], str]:

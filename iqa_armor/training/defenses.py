@@ -27,8 +27,7 @@ class FitContext:
     spread: float  # as many opinion scores are 1 in the unit of the targets; negative where small scores are good
     loss: Loss  # what is minimised, of scores and targets (N,) each
     std: Tensor  # the network's own normalisation (3,): as much of a pixel's range is 1 in its input
-    # The frozen original, from images (N, 3, H, W) in [0, 1] to scores (N,) in the unit of the targets; None where
-    # there is none worth following.
+    # The frozen original, images (N, 3, H, W) in [0, 1] to scores (N,) in the targets' unit, if it is worth following.
     teacher: ScoreFn | None = None
     unlabelled: Callable[[int], Tensor] | None = None  # draws so many images (N, 3, H, W) without scores, if any
 

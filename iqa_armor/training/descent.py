@@ -135,10 +135,7 @@ class Epochs(Generic[E]):
 
 
 class AveragedWeights:
-    """Exponential moving average of all floating-point tensors of a module; others are those of the last step.
-
-    After step t the average is d · average + (1 − d) · weights, d = min(decay, (1 + t) / (10 + t)).
-    """
+    """Moving average d · average + (1 − d) · weights after step t, d = min(decay, (1 + t) / (10 + t)), of floats."""
 
     def __init__(self, module: nn.Module, decay: float) -> None:
         self.module, self.decay, self.steps, self.values = module, decay, 0, copied(module)

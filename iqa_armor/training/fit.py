@@ -21,7 +21,7 @@ from iqa_armor.randomness import seeded
 from iqa_armor.recipe import Training
 from iqa_armor.surgery.edits import moved_at_random
 from iqa_armor.training import DEFENSES, LOSSES, descent
-from iqa_armor.training.accelerator import accelerator_on
+from iqa_armor.training.accelerator import accelerator_on, log_epoch
 from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.defenses import FitContext, Step
 from iqa_armor.training.descent import AveragedWeights, Diverged, Epochs, LossWatch
@@ -50,17 +50,10 @@ def fit(
     The best epoch, the start being one, has most of what `settings.select` asks for on the held-out tenth. Targets are
     (mos − center) / spread of `labels`, whose sign may turn. What runs away begins anew, twice, in smaller steps.
 
-    Args:
-        model: Model whose scores are in the unit of the targets already, if it is to be more than a start.
-        images: Prepared for this model.
-        settings: Epochs, step size, loss, defense and the rest.
-        labels: Moments that opinion scores are standardised by.
-        teacher: The frozen original, on the device: images (N, 3, H, W) in [0, 1] to scores (N,) in targets' unit.
-        is_pretrained: Whether the statistics of its batch norms are worth freezing.
-        device: Where it is fitted, and left.
-        checkpoint: File that keeps the state after every epoch, or none.
-        log_to: Trackers that get what each epoch gave, as "tensorboard,wandb:DIR"; see `accelerator.trackers`.
-        progress: Told after every step.
+    Scores of a model that is more than a start are in the unit of the targets already; so are those that the teacher,
+    the frozen original on the device, gives images (N, 3, H, W) in [0, 1]. Statistics of pretrained batch norms may be
+    worth freezing. The checkpoint keeps the state after every epoch, and trackers get what each gave: `log_to` is such
+    as "tensorboard,wandb:DIR", see `accelerator.trackers`.
 
     Raises:
         ArmorError: If the loss runs away at every step size that was tried.
@@ -77,8 +70,7 @@ def fit(
         slower = settings.model_copy(update={"learning_rate": rate})
         told = slower.model_dump(mode="json")
         tracked = accelerator_on(device, precision=settings.precision, log_to=log_to, settings=told)
-        # Dropout draws from the global generators.
-        with seeded(settings.seed, device), tracked as accelerator:
+        with seeded(settings.seed, device), tracked as accelerator:  # dropout draws from the global generators
             try:
                 return begin(settings=slower, accelerator=accelerator).run(checkpoint, progress)
             except Diverged as error:
@@ -199,8 +191,7 @@ class _Fitting:
             worst = None if is_clean else worst_case_srocc(self.shell, self.images, sign=sign, batch_size=size)
             epoch = Epoch(number, loss, *agreement, time.perf_counter() - started, worst)
             self.epochs.add(epoch, self.model)
-        figures = {name: value for name, value in asdict(epoch).items() if value is not None and name != "number"}
-        self.accelerator.log({name: value for name, value in figures.items() if math.isfinite(value)}, step=number)
+        log_epoch(self.accelerator, epoch)
 
     def _state(self) -> dict[str, Any]:
         device, epochs = self.accelerator.device, [asdict(epoch) for epoch in self.epochs.done]

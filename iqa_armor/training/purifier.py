@@ -16,6 +16,7 @@ from iqa_armor.errors import ArmorError, DataError, RecipeError, reading
 from iqa_armor.metrics.fidelity import SSIM_WINDOW, psnr, ssim
 from iqa_armor.models.base import QualityModel
 from iqa_armor.progress import Progress, silent
+from iqa_armor.training.accelerator import accelerator_on, log_epoch
 from iqa_armor.training.checkpoint import AFRESH, Checkpoint
 from iqa_armor.training.descent import FAR, Diverged, Epochs, descend, epoch_seed, mirrored, run_epoch, warm_cosine
 from iqa_armor.training.filter_settings import FilterSettings
@@ -111,23 +112,27 @@ def fit_filter(
     *,
     settings: FilterSettings,
     checkpoint: Checkpoint | None = None,
+    log_to: str | None = None,
     progress: Progress = silent,
 ) -> FittedFilter:
     """Return a filter trained on attacks of a model, which is left as it was.
 
     Pairs are made once, as `make_pairs` says, or anew for every epoch where the settings say so; held-out pairs stay.
-    The checkpoint keeps the state after every epoch. Images smaller than 11×11 are a DataError, a checkpoint of another
-    run a RecipeError, a loss that is not finite or ran away and an attack that fails an ArmorError.
+    The checkpoint keeps the state after every epoch, trackers get what it gave (`accelerator.trackers`). Images smaller
+    than 11×11 are a DataError, a checkpoint of another run a RecipeError, a loss that is not finite or ran away and an
+    attack that fails an ArmorError.
 
     Source: [AP] Gushchin et al., arXiv:2404.06957, for the filter and for training on pairs. The loss, mean squared
     error + 0.001 · (1 − SSIM), Adam and its step sizes, mirrored pairs, and the choice of the epoch are (ours).
     """
     if min(images.fitted[0][0].shape[-2:]) < SSIM_WINDOW:
         raise DataError("training a purifier needs images of at least 11x11 pixels; give a larger --input-size")
-    try:
-        return _FilterTraining(model, images, attacks, settings=settings, progress=progress).run(checkpoint)
-    except Diverged as error:
-        raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
+    told = settings.model_dump(mode="json")
+    with accelerator_on(model.mean.device, precision="no", log_to=log_to, settings=told) as tracked:
+        try:
+            return _FilterTraining(model, images, attacks, settings, checkpoint, tracked, progress).run()
+        except Diverged as error:
+            raise ArmorError(f"{error}; lower --learning-rate, or look at the images") from error
 
 
 @dataclass
@@ -136,9 +141,16 @@ class _FilterTraining:
     images: TrainingImages
     attacks: list[Attack]
     settings: FilterSettings
+    checkpoint: Checkpoint | None
+    accelerator: Any
     progress: Progress
 
     def __post_init__(self) -> None:
+        kept = self.checkpoint
+        if kept is not None:
+            kept.prepare()
+        # Before any attack is run: it may be refused.
+        self.state = kept.read() if kept is not None and kept.resumes and kept.path.is_file() else None
         self.device = self.model.mean.device
         self.held_out, self.pairs = self._pairs(self.images.held_out, 0), self._pairs(self.images.fitted, 1)
         self.network = new_fcn(self.settings.seed).to(self.device)
@@ -148,19 +160,17 @@ class _FilterTraining:
         self.epochs: Epochs[FilterEpoch] = Epochs(lambda epoch: -epoch.held_out)
         self.parts: dict[str, Any] = {"model": self.network, "optimizer": self.optimizer, "schedule": self.schedule}
 
-    def run(self, checkpoint: Checkpoint | None) -> FittedFilter:
-        if checkpoint is not None:
-            checkpoint.prepare()
-        if checkpoint is not None and checkpoint.resumes and checkpoint.path.is_file():
-            self._restore(checkpoint)
-        else:
+    def run(self) -> FittedFilter:
+        if self.checkpoint is None or self.state is None:
             self._note(0, math.nan, time.perf_counter())
+        else:
+            self._restore(self.checkpoint, self.state)
         for number in range(len(self.epochs.done), self.settings.epochs + 1):
             self._run_epoch(number)
-            if checkpoint is not None:
+            if self.checkpoint is not None:
                 kept = {name: part.state_dict() for name, part in self.parts.items()}
                 epochs = [asdict(epoch) for epoch in self.epochs.done]
-                checkpoint.write(kept | {"epochs": epochs, "best": self.epochs.weights})
+                self.checkpoint.write(kept | {"epochs": epochs, "best": self.epochs.weights})
         first, last = self.epochs.done[0].held_out, self.epochs.done[-1].held_out
         if self.epochs.best == 0 and not last <= FAR * first:
             raise Diverged(f"the loss ran away: {last:.3g}, a filter that does nothing has {first:.3g}")
@@ -168,8 +178,7 @@ class _FilterTraining:
         network = self.network.eval().requires_grad_(False)
         return FittedFilter(network, tuple(self.epochs.done), self.epochs.best, self.held_out)
 
-    def _restore(self, checkpoint: Checkpoint) -> None:
-        state = checkpoint.read()
+    def _restore(self, checkpoint: Checkpoint, state: dict[str, Any]) -> None:
         with reading(checkpoint.path, RecipeError, says="is no usable checkpoint", advice=AFRESH):
             for name, part in self.parts.items():
                 part.load_state_dict(state[name])
@@ -195,6 +204,7 @@ class _FilterTraining:
     def _note(self, number: int, loss: float, started: float) -> None:
         epoch = FilterEpoch(number, loss, *self._measured(), time.perf_counter() - started)
         self.epochs.add(epoch, self.network)
+        log_epoch(self.accelerator, epoch)
         self.progress("epochs", number, self.settings.epochs, str(epoch))
 
     def _pairs(self, images: PreparedImages, number: int) -> Pairs:

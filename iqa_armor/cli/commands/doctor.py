@@ -31,13 +31,13 @@ def doctor(machine: Machine) -> None:
     for needed in map(Requirement, (requires("iqa-armor") or []) if _is_installed("iqa-armor") else []):
         if needed.name != "iqa-armor" and (extra := str(needed.marker or "").partition("extra == ")[2].strip("\"'")):
             lacking.setdefault(extra, []).extend([] if _is_installed(needed.name) else [needed.name])
-    here, free = Path.cwd(), f"{shutil.disk_usage(Path.cwd()).free / 2**30:.1f} GiB"
+    here, disk = Path.cwd(), shutil.disk_usage(".")
     found: dict[str, dict[str, Any]] = {
         "versions": versions(),
         "device": {"chosen": str(machine.chosen()), "CUDA devices": ", ".join(cuda_devices()) or "none"},
         "processors": {"usable": usable_processors(), "threads of an operation": torch.get_num_threads()},
         "extras": {extra: f"lacks {', '.join(names)}" if names else "installed" for extra, names in lacking.items()},
-        "disk": {"folder": str(here), "free": free, "writable": os.access(here, os.W_OK)},
+        "disk": {"folder": str(here), "free": f"{disk.free / 2**30:.1f} GiB", "writable": os.access(here, os.W_OK)},
         "data": {KONIQ10K_VARIABLE: os.environ.get(KONIQ10K_VARIABLE, "not set")},
     }
     if show_if_json(found):

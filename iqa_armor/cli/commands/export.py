@@ -91,8 +91,9 @@ def _show(model: QualityModel, exported: Exported) -> None:
     error = f"{check.largest_error:.2g}, {check.share_of_range:.2g} of {against}"
     say(f"compared on {check.images} images: off by at most {error}")
     if (loss := exported.loss) is not None:
-        (model_gain, file_gain), way = loss.gains, "lower" if loss.srocc > 0 else "higher"
+        (model_gain, file_gain), apart = loss.gains, f"{abs(loss.srocc):.3f}"
+        ranked = "the same" if float(apart) == 0 else f"{'lower' if loss.srocc > 0 else 'higher'} by {apart}"
         told = f"{loss.precision}: on {loss.images} images off by {loss.error:.2%} of the range in the mean"
         gained = f"an attack gains {file_gain:.2%} of the range (model: {model_gain:.2%})"
-        say(f"{told}, rank correlation {way} by {abs(loss.srocc):.3f}, {gained}")
+        say(f"{told}, rank correlation {ranked}, {gained}")
     say(f"wrote {exported.path} ({exported.format}, {exported.size_bytes / 2**20:.1f} MiB)")

@@ -17,6 +17,9 @@ from iqa_armor.results.requirements import mean_and_spread
 
 if TYPE_CHECKING:
     from iqa_armor.pipeline.hardened import Hardened
+    from iqa_armor.pruning.prune import Pruned
+
+SHORT = 0.01  # of all channels: so much less than was asked for is worth a reason
 
 
 @options(without={"score_range"}, usual=("backend", "position", "prune", "epochs", "device"))
@@ -112,6 +115,15 @@ def _say_next(target: Path, model: Path, words: list[str]) -> None:
     console.say_next("evaluate", target, "--baseline", model, *words)
 
 
+def _show_pruned(pruned: Pruned, asked: float) -> None:
+    counts = "{:.2f} M → {:.2f} M".format(*(count / 1e6 for count in pruned.parameters))
+    source = f", by {pruned.samples} scored training images" if pruned.samples else ""
+    rounded = f"of the convolutions' channels (rounded to {pruned.round_to})"
+    say(f"pruned: {pruned.share:.1%} {rounded}, {counts} parameters{source}")
+    if pruned.share < asked - SHORT:
+        say(f"less than the {asked:.1%} asked for: {pruned.why_less}")
+
+
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
     console.show_table(("step", "SROCC on held-out training images"), rows, title=f"{result.model.name}, step by step")
@@ -119,10 +131,7 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         place = f"{block.channels} channels, {block.size[0]}x{block.size[1]}"
         say(f"block: {result.recipe.backend}, behind {block.node} ({place})")
     if result.pruned is not None:
-        counts = "{:.2f} M → {:.2f} M".format(*(count / 1e6 for count in result.pruned.parameters))
-        source = f", by {result.pruned.samples} scored training images" if result.pruned.samples else ""
-        rounded = f"of the convolutions' channels (rounded to {result.pruned.round_to})"
-        say(f"pruned: {result.pruned.share:.1%} {rounded}, {counts} parameters{source}")
+        _show_pruned(result.pruned, result.recipe.prune)
     for proof in result.provenance["checks"]:
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"

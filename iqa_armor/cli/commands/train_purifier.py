@@ -14,7 +14,7 @@ from iqa_armor.training.filter_settings import PurifierSettings
 def train_purifier(
     model: arguments.ModelArg,
     settings: PurifierSettings,
-    call: arguments.DataCall,
+    call: arguments.FitCall,
     output: Annotated[Path, arguments.output_option("OUT")] = Path("fcn.safetensors"),
     resume: arguments.ResumeOpt = False,
 ) -> None:
@@ -38,7 +38,7 @@ def train_purifier(
         if call.dry_run:
             show_forecasts(forecast_purifier(opened, dataset, settings, device))
             return
-        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars)
+        how = RunOptions(device=device, checkpoint=checkpoint, resume=resume, progress=bars, log_to=call.log_to)
         result = train_purifier(opened, dataset, settings, options=how)
         result.save(output)
         discard(checkpoint)

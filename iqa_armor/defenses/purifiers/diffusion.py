@@ -36,8 +36,7 @@ class DiffusionFolder:
     step: int = 150  # up to which noise is added, from 1 to 10000 and to the number of steps the model is trained with
     stride: int = 1  # denoise every so many steps, from 1 to `step`; 1 is the paper's
     unsharp: bool = False  # whether the result is sharpened, by `unsharp`'s own settings
-    # Whether attackers differentiate all denoising, keeping every step's activations, instead of the identity.
-    gradient: bool = False
+    gradient: bool = False  # whether attackers differentiate all denoising, with its activations, not the identity
 
     def __post_init__(self) -> None:
         check_limits(self, step="[1, 10000]", stride=f"[1, {self.step}]")

@@ -27,10 +27,8 @@ class NetworkFile(Limited):
     """A network from a file, from images (N, 3, H, W) in [0, 1] to images of that shape, clamped to [0, 1]."""
 
     # A `.pt2` file of torch.export.save, or an `.onnx` file, which has no gradient: attackers take the identity's.
-    # TorchScript and pickles are refused, since they run code.
     path: str = ""
-    # What the network's sides must be multiples of; borders are repeated and cut off again. 1 to 1024.
-    multiple: Annotated[int, "[1, 1024]"] = 1
+    multiple: Annotated[int, "[1, 1024]"] = 1  # of which sides must be; borders are repeated and cut off again
 
     def load(self) -> FileNetwork:
         """Return the network, tried on a small image; raises ArmorError where onnxruntime is missing for ONNX."""

@@ -103,10 +103,7 @@ class BoundFeatureSmoother(SplitSmoother):
 
 @dataclass(frozen=True)
 class BoundReferenceSmoother:
-    """Feature smoothing of one full-reference model, for prepared images (N, 3, H, W) beside their references.
-
-    The reference carries no noise and is not attacked: bounds hold for changes of the distorted image alone.
-    """
+    """Feature smoothing beside references, which carry no noise; bounds hold for changes of the distorted image."""
 
     settings: FeatureSmoothing
     model: ReferenceModel
@@ -154,8 +151,7 @@ class FeatureSmoothing(Limited):
     mode: Literal["image", "calibrated"] = "image"  # where s is from: measured at every image, or `jacobian` for all
     jacobian: NotNegative = 0.0  # s in calibrated mode, from `calibrate`; other images may exceed it
     tolerance: Positive = 1e-3  # relative change at which the measurement of s stops; 1 % is added to what it gives
-    # Most products with the Jacobian and its transpose per start; an image that needs more is not certified.
-    steps: Count = 100
+    steps: Count = 100  # most products with the Jacobian and its transpose per start; more is not certified
     starts: Count = 2  # independent starts that must agree
 
     def __post_init__(self) -> None:
