@@ -125,6 +125,40 @@ def test_files_and_bodies_are_short() -> None:
     assert {name: length for name, length in lengths.items() if length > 40} == {}
 
 
+def private_imports(path: Path) -> set[str]:
+    """Return the private names, of modules too, that a file takes from other files of the package."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    taken = [
+        (node.module or "", alias)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("iqa_armor")
+        for alias in node.names
+    ]
+    known = {alias.asname or alias.name for _, alias in taken}
+    reached = {
+        f"{node.value.id}.{node.attr}"
+        for node in ast.walk(tree)
+        if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name) and node.value.id in known
+    }
+    names = {f"{module}.{alias.name}" for module, alias in taken} | reached
+    return {
+        name for name in names if any(part.startswith("_") and not part.startswith("__") for part in name.split("."))
+    }
+
+
+def test_no_file_reaches_into_the_private_names_of_another() -> None:
+    assert {str(path): found for path in FILES if (found := private_imports(path))} == {}
+
+
+def test_the_package_stays_small_and_its_tests_long_enough() -> None:
+    lines, tested = (
+        sum(path.read_text(encoding="utf-8").count("\n") for path in folder.rglob("*.py"))
+        for folder in (PACKAGE, Path(__file__).parent)
+    )
+    assert lines <= 28_000
+    assert tested >= 0.75 * lines
+
+
 def test_help_imports_no_torch() -> None:
     code = (
         "import sys; sys.argv = ['iqa-armor', '--help']\n"
