@@ -163,14 +163,19 @@ def refusing(path: Path) -> Iterator[None]:
         raise OutputError(f"cannot write {named}: {error.strerror or error}; name another place") from error
 
 
-@contextmanager
-def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
-    """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
-    for leftover in parent.glob(f"{escape(prefix)}*"):
+def remove_abandoned(parent: Path, names: str = f".*{MARK[1:]}*") -> None:
+    """Remove what dead writers left in a folder, by default of any target."""
+    for leftover in parent.glob(names):
         # Gone already, or no folder; the lock is held meanwhile, lest a new writer takes it over.
         with suppress(OSError), _locked(leftover) as held:
             if held or os.name == "nt":
                 shutil.rmtree(leftover, ignore_errors=True)
+
+
+@contextmanager
+def _unfinished(parent: Path, *, prefix: str) -> Iterator[Path]:
+    """Give a locked folder in `parent`, removed in the end, after what dead writers of the same prefix left."""
+    remove_abandoned(parent, f"{escape(prefix)}*")
     with ExitStack() as locks:
         while True:  # once more where another writer took it for abandoned in between
             folder = Path(tempfile.mkdtemp(dir=parent, prefix=prefix))

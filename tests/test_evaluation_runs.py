@@ -202,6 +202,15 @@ def test_journal_of_an_earlier_version_is_refused(tmp_path: Path) -> None:
         evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
 
 
+@pytest.mark.parametrize("name", [".identity.json.unfinished-old", ".unfinished-old", ".uap.pt.unfinished-old"])
+def test_what_a_killed_evaluation_left_is_removed_by_the_next(name: str, tmp_path: Path) -> None:
+    evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "identity.json").write_text("{")
+    evaluate([network()], [images()], settings=SETTINGS, output=tmp_path)
+    assert not (tmp_path / name).exists()
+
+
 @pytest.fixture
 def learned(monkeypatch: pytest.MonkeyPatch) -> list[float]:
     """Note the budget of every pattern that is learned."""

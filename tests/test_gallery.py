@@ -67,7 +67,7 @@ REFUSED = [
         64,
         {},
         SurgeryError,
-        r"no channel of this network can go: \w+ goes over channels. --prune 0 skips pruning",
+        r"no channel of this network can go: \w+ goes over channels \(.+\). --prune 0 skips pruning",
     ),
     (
         "swin",

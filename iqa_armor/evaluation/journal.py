@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, fx
 
 from iqa_armor.errors import DataError, OutputError, contents, reading
-from iqa_armor.files import cut_unfinished, refusing, write_whole
+from iqa_armor.files import cut_unfinished, refusing, remove_abandoned, write_whole
 from iqa_armor.machine import launched
 from iqa_armor.models.base import QualityModel, state_digest
 from iqa_armor.results.table import Table
@@ -111,6 +111,7 @@ def _claim(folder: Path, identity: dict[str, Any]) -> None:
     """Note what the results in a folder follow from, or check that it is the same."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
+        remove_abandoned(folder)  # what stands is not written again, so nobody else would
         path = folder / "identity.json"
         if path.exists():
             with reading(path, DataError, advice=f"remove {folder}, or name another"):
