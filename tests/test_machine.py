@@ -127,6 +127,13 @@ def test_the_default_is_what_may_be_kept_busy() -> None:
     assert threads_of(None, {}, said_by=VARIABLE) == [str(machine.usable_processors()), "PASSIVE"]
 
 
+@pytest.mark.parametrize(
+    ("said", "spins"), [({}, machine.SPINS), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "ACTIVE"}, "None")]
+)
+def test_idle_threads_spin_shortly_unless_the_environment_says_how_they_wait(said: dict[str, str], spins: str) -> None:
+    assert threads_of(None, said, said_by="os.environ.get('GOMP_SPINCOUNT')")[0] == spins
+
+
 def test_no_threads_are_refused() -> None:
     with pytest.raises(UsageError, match="at least 1"):
         machine.prepare_threads(0)
