@@ -63,8 +63,11 @@ def certify_images(
 
     Models are moved to the device and told apart by names; `baseline` is the position of the one that the others are
     compared with. A score range that is not known is measured on the dataset's training images, where it has some.
-    Raises UsageError if there is no model, or a setting is not allowed, DataError if there is no image, or one cannot
-    be read, and ModelLoadError if a score is not finite, or a method needs a score range and there is none.
+
+    Raises:
+        UsageError: If there is no model, or a setting is not allowed.
+        DataError: If there is no image, or one cannot be read.
+        ModelLoadError: If a score is not finite, or a method needs a score range and there is none.
     """
     settings = settings or CertifySettings()
     smoothers = build_smoothers(settings)

@@ -46,12 +46,15 @@ def harden(
     """Return a hardened copy of a model; the model itself is left untouched.
 
     Only the training split of the dataset is used, and of `unlabelled` any images, whose scores `--defense teacher`
-    takes from the original. Raises DataError if images are missing or unreadable, or too few for the criterion, before
-    anything else starts, SurgeryError if the model cannot be traced, cut or pruned as asked, and ModelLoadError if the
-    result could not be stored in a file; nothing has been trained by then.
+    takes from the original.
 
-    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and the
-    result is brought back to the mean and spread of the original's scores.
+    Raises:
+        DataError: If images are missing or unreadable, or too few for the criterion, before anything else starts.
+        SurgeryError: If the model cannot be traced, cut or pruned as asked.
+        ModelLoadError: If the result could not be stored in a file; nothing has been trained by then.
+
+    Source: [RA] Section 3: locate, splice, prune, fine-tune. Ours: the fine-tuning is on standardised scores, and
+    the result is brought back to the mean and spread of the original's scores.
     """
     options = options or RunOptions()
     if recipe.backend == "auto":

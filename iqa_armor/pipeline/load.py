@@ -33,10 +33,15 @@ THREATS: tuple[Threat, ...] = ("adaptive", "bare")
 
 
 def load_model(path: Path | str, arch: str | None = None, *, opening: Opening | None = None) -> QualityModel:
-    """Return the model stored in a file, in eval mode on the CPU; a ModelLoadError says what would work.
+    """Return the model stored in a file, in eval mode on the CPU.
 
-    The file is one of iqa-armor, a state dict or a pickled module, told by its content, or `hf:owner/name` on the hub.
-    `arch` is the architecture of a state dict, by default that of the built-in ones that fits, and `opening` the rest.
+    Args:
+        path: An iqa-armor file, a state dict or a pickled module, told by its content; or `hf:owner/name` on the hub.
+        arch: Architecture of a state dict; matched against the built-in ones by default.
+        opening: The rest of what may be said about a foreign file.
+
+    Raises:
+        ModelLoadError: If the file cannot be opened as asked; says what would work.
     """
     opening = opening or Opening()
     _check(opening)

@@ -64,9 +64,18 @@ def train(
 ) -> Trained:
     """Return a traced copy of a model, fitted to the training split; the model itself is left untouched.
 
-    `fresh` names the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None says that
-    none is pretrained. Raises DataError if images are missing or unreadable, before anything else starts, SurgeryError
-    if the model cannot be traced (its file could then not be opened alone), or has no activation to replace.
+    Args:
+        model: Architecture with initial or pretrained weights.
+        dataset: Scored images; only its training split is used.
+        settings: Epochs, step size, loss and the rest.
+        options: How this machine does it.
+        fresh: Names of the network's tensors that are not pretrained, which `activation_scope` "new" asks for; None
+            says that none is pretrained.
+
+    Raises:
+        DataError: If images are missing or unreadable, before anything else starts.
+        SurgeryError: If the model cannot be traced (its file could then not be opened without its source),
+            or has no activation to replace.
     """
     options = options or RunOptions()
     images = load_training_images(dataset.training(), model, options.progress)
