@@ -117,6 +117,13 @@ def test_harden_of_a_foreign_state_dict_names_what_it_did(arch: str, checkpoint:
     assert Path(result["output"]) == checkpoint.with_name("model-hardened.safetensors")
 
 
+def test_train_takes_a_file_of_weights_whose_architecture_is_built_in(resnet: Path, spec: str, tmp_path: Path) -> None:
+    words = ("--data", spec, "--input-size", "32x40", "--dry-run")
+    done = run("train", resnet, "-o", tmp_path / "t.safetensors", *words)
+    assert done.exit_code == 0, done.stderr
+    assert "holds the weights of a resnet18" in done.stderr
+
+
 def test_dry_run_writes_nothing(arch: str, checkpoint: Path, spec: str, tmp_path: Path) -> None:
     before = sorted(tmp_path.rglob("*"))
     done = run("harden", checkpoint, "--arch", arch, "--data", spec, "--dry-run")

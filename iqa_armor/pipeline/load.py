@@ -91,7 +91,8 @@ def start_model(
     if arch.endswith(".py"):
         raise ModelLoadError(f"{arch} is Python source; name the function in it that makes the model: {arch}:FUNCTION")
     if Path(arch).is_file():
-        return load_model(arch, opening=opening), ()
+        # `train` calls its argument ARCH, which a file of weights is not.
+        return load_model(arch, opening=opening.model_copy(update={"arch": None})), ()
     with seeded(seed):
         made = build(arch)
     _use_float32(made, arch)
