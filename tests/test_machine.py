@@ -108,7 +108,7 @@ def threads_of(
         f"prepare_threads({count}); assert 'torch' not in sys.modules; {'import torch; ' * ('torch' in said_by)}"
         f"print({said_by}, os.environ['OMP_WAIT_POLICY'])"
     )
-    clean = {k: v for k, v in os.environ.items() if k not in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OMP_WAIT_POLICY")}
+    clean = {k: v for k, v in os.environ.items() if not k.startswith(("OMP_", "MKL_", "GOMP_"))}
     done = subprocess.run([sys.executable, "-c", code], env=clean | environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.split()
