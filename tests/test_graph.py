@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from itertools import pairwise
 from typing import Any
@@ -568,3 +569,39 @@ def test_other_threads_see_nothing_of_a_trace() -> None:
 
     trace(Asking(), images())
     assert seen[:5] == [True, [2, 3], (3, 2), True, False]
+
+
+class Keeping(nn.Module):
+    """Keeps values of a call, as caches do; takes a layer out and puts it back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.seen = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 1, 3), []
+
+    def forward(self, images: Tensor) -> Tensor:
+        self.last = maps = self.first(images)
+        self.seen.append(maps)
+        first = self.first
+        del self.first
+        self.first = first
+        return self.second(maps).mean((1, 2, 3))
+
+
+@pytest.mark.parametrize("kind", [Keeping, lambda: nn.Sequential(nn.Conv2d(3, 1, 3), nn.AdaptiveAvgPool2d(1))])
+def test_modules_are_whole_at_any_moment_of_a_trace_and_get_back_what_they_had(kind: Any) -> None:
+    network, torn = kind().eval(), []
+    before = {module: (dict(vars(module)), list(module._modules)) for module in network.modules()}
+
+    def watch(frame: Any, *_: Any) -> Any:
+        if frame.f_code.co_filename.endswith("follow.py"):
+            torn.extend(each for each in before if not {"training", "_forward_pre_hooks"} <= vars(each).keys())
+        return watch
+
+    sys.settrace(watch)
+    try:
+        trace(network, torch.rand(1, 3, 8, 8))
+    finally:
+        sys.settrace(None)
+    assert torn == [], "other threads may be calling the network"
+    assert {module: (dict(vars(module)), list(module._modules)) for module in network.modules()} == before
+    assert getattr(network, "seen", []) == []

@@ -138,12 +138,22 @@ def _unchanged(network: nn.Module) -> Iterator[list[tuple[nn.Module, dict[str, A
     try:
         yield kept
     finally:
-        for module, known in kept:
-            vars(module).clear()
-            vars(module).update(known)
-        for holder, content in contents:
-            holder.clear()
-            holder.update(content) if isinstance(holder, dict) else holder.extend(content)
+        for holder, content in (*((vars(module), known) for module, known in kept), *contents):
+            _give_back(holder, content)
+
+
+def _give_back(holder: Any, content: Any) -> None:
+    """Give a list or dictionary its content back, and leave one alone that has it: other threads may be reading it."""
+    if isinstance(holder, list):
+        if list(map(id, holder)) != list(map(id, content)):
+            holder[:] = content
+        return
+    for key in holder.keys() - content.keys():
+        del holder[key]
+    holder.update({key: value for key, value in content.items() if key not in holder or holder[key] is not value})
+    if list(holder) != list(content):  # something was taken out: the order of layers and weights counts
+        holder.clear()
+        holder.update(content)
 
 
 def _free_of_number(two: fx.GraphModule, three: fx.GraphModule, kind: str) -> None:
