@@ -102,6 +102,7 @@ class _Hardening:
         names = {splice(traced, cut, nn.Identity(), taps=recipe.taps): cut.name for cut in cuts}
         base = moments_of(self._note("original", original))
         proofs = [prove_same("spliced = original", original, traced, images, steady=steady, fault=UNFOLLOWED)]
+        lay_out(traced)
         smooth = [] if recipe.activation == "keep" else replace_activations(traced, recipe.activation)
         if recipe.activation != "keep":
             self._note("activations replaced", traced)
@@ -138,7 +139,6 @@ class _Hardening:
         return float(srocc(scores if self.original.higher_is_better else -scores, self.images.held_out.mos))
 
     def _prune(self, traced: fx.GraphModule, *, halved: list[int]) -> tuple[fx.GraphModule, Pruned | None]:
-        lay_out(traced)
         if self.recipe.prune == 0:
             return traced, None
         self.options.progress("pruning", 0, 1)
