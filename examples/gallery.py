@@ -47,6 +47,7 @@ sys.modules["timm"] = sys.modules["pyiqa"] = None
 import torch
 from iqa_armor import load_model
 from iqa_armor.errors import ArmorError
+torch.set_num_threads(1)  # as where the scores were computed: more would round otherwise
 for line in sys.stdin:
     path, kept = json.loads(line)
     kept = torch.load(kept, weights_only=True)
@@ -189,6 +190,7 @@ def in_own_process(name: str, seconds: int) -> dict[str, object]:
 def write_outcome(name: str, file: Path, seconds: int) -> None:
     """Write what happened to a network to a file, unless that takes more processor time."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # at both limits it would be killed as by a crash
+    torch.set_num_threads(1)  # torch makes its threads anew in a forked process, and fails where two ask for them at once
     file.write_text(json.dumps(harden_one(name)))
 
 
