@@ -190,7 +190,7 @@ def in_own_process(name: str, seconds: int) -> dict[str, object]:
 def write_outcome(name: str, file: Path, seconds: int) -> None:
     """Write what happened to a network to a file, unless that takes more processor time."""
     resource.setrlimit(resource.RLIMIT_CPU, (seconds, seconds + 5))  # at both limits it would be killed as by a crash
-    torch.set_num_threads(1)  # torch makes its threads anew in a forked process, and fails where two ask for them at once
+    torch.set_num_threads(1)  # in a forked process torch makes them anew, and fails where two ask at once
     file.write_text(json.dumps(harden_one(name)))
 
 
