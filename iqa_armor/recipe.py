@@ -88,6 +88,7 @@ class Recipe(Training):
     prune: float = Field(0.10, ge=0, lt=1)
     criterion: Annotated[str, CRITERIA] = "taylor"
     prune_global: Annotated[bool, Flag(("--prune-global/--prune-local",))] = False
+    share: Annotated[float, Flag(panel=TUNING)] = Field(1.0, gt=0, le=1)
     frontier: Annotated[int, Flag(panel=TUNING)] = Field(0, ge=0, le=100)
     max_srocc_drop: Annotated[float | None, Flag(panel=TUNING)] = Field(None, ge=0, le=2)
     calibration: int = Field(64, ge=2, le=4096)

@@ -102,6 +102,29 @@ def test_hardening_keeps_the_chosen_model_and_offers_the_others(make_model, tmp_
     assert json.dumps(done.as_plain())
 
 
+@pytest.mark.parametrize("views", [1, 2])
+def test_a_share_of_the_way_is_the_frontiers_model_there(make_model, tmp_path: Path, views: int) -> None:
+    recipe = QUICK.model_copy(update={"views": views})
+    several = harden(make_model(), memory_dataset(60, 8), recipe, options=RunOptions(device=CPU))
+    share = next(each for each in (0.25, 0.5, 0.75) if each in several.others)
+    alone = recipe.model_copy(update={"frontier": 0, "share": share})
+    one = harden(make_model(), memory_dataset(60, 8), alone, options=RunOptions(device=CPU))
+    images = torch.rand(4, 3, 32, 40)
+    assert torch.equal(one.model(images), several.others[share](images))
+    assert one.provenance["frontier"] == []
+    assert not one.others
+    point = next(point for point in several.provenance["frontier"] if point["share"] == share)
+    assert views > 1 or one.srocc["result"] == pytest.approx(point["srocc"])
+    one.save(tmp_path / "m.safetensors")
+    assert load_model(tmp_path / "m.safetensors")(images).equal(one.model(images))
+
+
+def test_a_frontier_measures_from_end_to_end_whatever_the_share(make_model) -> None:
+    recipe = QUICK.model_copy(update={"share": 0.3, "frontier": 2})
+    done = harden(make_model(), memory_dataset(60, 8), recipe, options=RunOptions(device=CPU))
+    assert [point["share"] for point in done.provenance["frontier"]] == [0, 1]
+
+
 def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> None:
     plain, more = memory_dataset(24, 8), memory_dataset(12, 8, seed=5)
     recipe, options = Recipe(position="none", prune=0, epochs=1, defense="teacher"), RunOptions(device=CPU)
@@ -120,6 +143,8 @@ def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> Non
         ({"frontier": 1}, "two models"),
         ({"frontier": 3, "epochs": 0}, "fine-tuning"),
         ({"max_srocc_drop": 0.1}, "frontier 5"),
+        ({"share": 0}, "share"),
+        ({"share": 1.1}, "share"),
     ],
 )
 def test_settings_that_make_no_frontier_are_refused(given: dict[str, object], message: str) -> None:

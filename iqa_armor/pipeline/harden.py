@@ -1,5 +1,6 @@
 """Harden a model: trace, cut, splice, prune, install, fine-tune, measure."""
 
+from collections.abc import Callable
 from dataclasses import asdict
 from functools import partial
 from typing import Any, cast
@@ -22,7 +23,7 @@ from iqa_armor.pipeline import fitting
 from iqa_armor.pipeline.card import provenance_of
 from iqa_armor.pipeline.fitting import RunOptions, moments_of, takes_samples
 from iqa_armor.pipeline.forecast import slowdown
-from iqa_armor.pipeline.hardened import Frontier, Hardened
+from iqa_armor.pipeline.hardened import Frontier, Hardened, move_part_way
 from iqa_armor.pipeline.inspect import SurgeryProof, found_steady, prove_blocks, prove_same, traced_for
 from iqa_armor.pruning import CRITERIA
 from iqa_armor.pruning.prune import PROOF_TOLERANCE, Pruned, prune
@@ -172,9 +173,12 @@ class _Hardening:
             # Scores that say nothing are not stretched to unit spread: that would only amplify their noise.
             now, then, teacher = ScoreMoments(), moments_of(self.images.mos, turned=turned), None
         images, options, recipe = self.images, self.options, self.recipe
+        between: Callable[[QualityModel, fitting.Weights], None] | None = None
         if recipe.frontier:
-            self.frontier = Frontier(images, recipe, self.srocc["original"], then, options.progress)
+            between = self.frontier = Frontier(images, recipe, self.srocc["original"], then, options.progress)
+        elif recipe.share < 1:
+            between = partial(move_part_way, share=recipe.share, images=images)
         facts = {} if self.unlabelled is None else {"unlabelled": self.unlabelled.fingerprint}
         kept = options.checkpoint_of(self.original, self.dataset, images, recipe=recipe.model_dump(), **facts)
-        how = partial(fitting.fit_to_opinion, options=options, checkpoint=kept, teacher=teacher, between=self.frontier)
+        how = partial(fitting.fit_to_opinion, options=options, checkpoint=kept, teacher=teacher, between=between)
         return how(model, images, recipe, now=now, then=then)

@@ -92,19 +92,29 @@ def interpolated(start: Weights, end: Weights, share: float) -> dict[str, Tensor
     return {n: torch.lerp(start[n], v, share) if v.is_floating_point() else v.clone() for n, v in end.items()}
 
 
+def move_part_way(model: QualityModel, start: Weights, *, share: float, images: TrainingImages) -> None:
+    """Give a model the weights at a share of the way from those it started with to those it has.
+
+    Batch norms that differ between the ends get the statistics of training images.
+    """
+    end = copy.deepcopy(model.state_dict())
+    model.load_state_dict(interpolated(start, end, share))
+    if 0 < share < 1:
+        _restore_statistics(model, start, end, images)
+
+
 def frontier(
     model: QualityModel, start: Weights, images: TrainingImages, *, count: int, sign: float, progress: Progress
 ) -> list[FrontierPoint]:
-    """Return `count` points from the weights that a model started with to those it has; `sign` is −1 if low is good.
+    """Return `count` points from the weights that a model started with to those it has, which it keeps.
 
-    Batch norms that differ between the ends get the statistics of training images; the model is left as it was.
+    `sign` is −1 where small scores are good.
     """
     end, points, held = copy.deepcopy(model.state_dict()), [], images.held_out
     for number in range(count):
         share = number / (count - 1)
-        model.load_state_dict(interpolated(start, end, share))
-        if 0 < share < 1:
-            _restore_statistics(model, start, end, images)
+        model.load_state_dict(end)
+        move_part_way(model, start, share=share, images=images)
         scores = sign * predict(model, held, progress=progress, task=f"measuring model {number + 1} of {count}")
         worst = worst_case_srocc(nn.Sequential(model), images, sign=sign, batch_size=8)
         points.append(FrontierPoint(share, float(srocc(scores, held.mos)), worst, copy.deepcopy(model.state_dict())))
