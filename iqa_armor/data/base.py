@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal, Self
 
@@ -13,6 +14,7 @@ from iqa_armor.errors import DataError
 
 Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
+GOLDEN = (5**0.5 - 1) / 2
 ReadImage = Callable[[int], Tensor]  # returns image `index` as uint8 (3, H, W); may be called from worker processes
 
 
@@ -105,9 +107,14 @@ def _fingerprint(splits: Mapping[Split, ImageSet]) -> str:
 
 
 def evenly(total: int, count: int) -> list[int]:
-    """Return `count` of `total` positions, spread evenly, in order; all where there are no more."""
+    """Return `count` of `total` positions, one of each of as many equal parts, in order; all where there are no more.
+
+    The place in a part moves on by the golden ratio: at equal distances a list that repeats itself, such as each scene
+    under the same distortions, would be met at a few of them only.
+    """
     count = min(total, count)
-    return [i * total // count for i in range(count)]
+    bounds = [i * total // count for i in range(count + 1)] if count else []
+    return [low + int(GOLDEN * i % 1 * (high - low)) for i, (low, high) in enumerate(pairwise(bounds))]
 
 
 def held_out(images: ImageSet) -> tuple[ImageSet, ImageSet]:
