@@ -125,6 +125,20 @@ def prepare_layout(*, channels_last: bool) -> None:
         os.environ[LAYOUT_VARIABLE] = "1"
 
 
+@contextmanager
+def laid_channels_last() -> Iterator[None]:
+    """Lay maps in memory with their channels last while a block runs."""
+    before = os.environ.get(LAYOUT_VARIABLE)
+    os.environ[LAYOUT_VARIABLE] = "1"
+    try:
+        yield
+    finally:
+        if before is None:
+            del os.environ[LAYOUT_VARIABLE]
+        else:
+            os.environ[LAYOUT_VARIABLE] = before
+
+
 def has_channels_last() -> bool:
     """Return whether maps lie in memory with their channels last, which most convolutions are faster on."""
     return os.environ.get(LAYOUT_VARIABLE) == "1"
