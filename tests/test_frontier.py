@@ -7,9 +7,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import CPU, memory_dataset
+from conftest import CPU, memory_dataset, small_network, write_images
 from test_training import fit_small, images_of, normed, settings
+from typer.testing import CliRunner
 
+from iqa_armor import Preprocessing, save_model
+from iqa_armor.artifact.storage import read_metadata
+from iqa_armor.cli import app
 from iqa_armor.errors import RecipeError, UsageError
 from iqa_armor.metrics.correlation import srocc
 from iqa_armor.models.base import QualityModel
@@ -123,6 +127,20 @@ def test_a_frontier_measures_from_end_to_end_whatever_the_share(make_model) -> N
     recipe = QUICK.model_copy(update={"share": 0.3, "frontier": 2})
     done = harden(make_model(), memory_dataset(60, 8), recipe, options=RunOptions(device=CPU))
     assert [point["share"] for point in done.provenance["frontier"]] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("options", "is_told"), [(["--share", 0.25], True), ([], False), (["--share", 0.25, "--frontier", 2], False)]
+)
+def test_harden_tells_how_far_it_went(tmp_path: Path, options: list[object], is_told: bool) -> None:
+    write_images(tmp_path / "images", count=24)
+    save_model(QualityModel(small_network(), Preprocessing(size=(32, 40))), tmp_path / "m.safetensors")
+    made = ("--position", "none", "--prune", 0, "--epochs", 1, "-o", tmp_path / "h.safetensors", *options)
+    words = ("harden", tmp_path / "m.safetensors", "--data", f"csv:{tmp_path}/images/labels.csv", *made)
+    done = CliRunner().invoke(app, list(map(str, words)))
+    assert done.exit_code == 0, done.stderr
+    assert ("25% of the way" in done.output) is is_told
+    assert read_metadata(tmp_path / "h.safetensors")["recipe"]["share"] == (0.25 if options else 1.0)
 
 
 def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> None:

@@ -14,7 +14,7 @@ from iqa_armor.errors import DataError
 
 Split = Literal["training", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("training", "validation", "test")
-GOLDEN = (5**0.5 - 1) / 2
+GOLDEN = (5**0.5 - 1) / 2  # of a length, the longer part of its golden section
 ReadImage = Callable[[int], Tensor]  # returns image `index` as uint8 (3, H, W); may be called from worker processes
 
 

@@ -124,6 +124,19 @@ def _show_pruned(pruned: Pruned, asked: float) -> None:
         say(f"less than the {asked:.1%} asked for: {pruned.why_less}")
 
 
+def _show_place(result: Hardened) -> None:
+    """Tell where between the start and the end of fine-tuning a model lies that is not at the end."""
+    points, share = result.provenance["frontier"], result.recipe.share
+    if points:
+        cells = [
+            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
+        ]
+        headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
+        console.show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
+    elif share < 1 and result.fit.epochs:
+        say(f"kept: {share:.0%} of the way from the weights before fine-tuning to those after it")
+
+
 def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) -> None:
     rows = ((step, f"{value:.3f}") for step, value in result.srocc.items())
     console.show_table(("step", "SROCC on held-out training images"), rows, title=f"{result.model.name}, step by step")
@@ -136,12 +149,7 @@ def _show(result: Hardened, seconds: tuple[float, float], *, synthetic: bool) ->
         apart, limit = proof["difference"], proof["tolerance"]
         found = "not comparable" if apart is None else f"scores {apart:.0e} of their spread apart, limit {limit:.0e}"
         say(f"check: {proof['step']}: {found}")
-    if points := result.provenance["frontier"]:
-        cells = [
-            (f"{p['share']:.2f}{' *' * p['chosen']}", f"{p['srocc']:.3f}", f"{p['worst_srocc']:.3f}") for p in points
-        ]
-        headings = ("share of the fine-tuned end", "SROCC", "worst-case SROCC")
-        console.show_table(headings, cells, title="Frontier, on held-out training images (* is kept in OUT)")
+    _show_place(result)
     if (scale := result.model.scale) is not None:
         say(f"score range on training images: {scale.low:.4g} to {scale.high:.4g}")
     if synthetic:
