@@ -25,7 +25,7 @@ NO_PRUNING = {"prune": 0}
 
 # Name, side of the images, settings beside the defaults, channels at the block.
 HARDENED = [
-    ("squeezenet1_1", 64, {}, 227),
+    ("squeezenet1_1", 64, {}, 228),
     ("mobilenet_v3_small", 64, {}, 40),
     ("mnasnet0_5", 64, {"backend": "aol"}, 40),
     ("shufflenet_v2_x0_5", 64, NO_PRUNING, 96),

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from iqa_armor.artifact.storage import read_metadata
 from iqa_armor.cli import app
-from iqa_armor.data.base import Dataset
+from iqa_armor.data.base import Dataset, evenly
 from iqa_armor.errors import DataError
 from iqa_armor.models.base import Preprocessing, QualityModel
 from iqa_armor.pipeline.fitting import is_informed, labelled_batches
@@ -51,7 +51,7 @@ def test_samples_are_200_spread_images_with_their_scores(make_model) -> None:
     assert max(map(len, batches)) == 8
     every = torch.cat(scores)
     positions = [images.mos.tolist().index(value) for value in every.tolist()]
-    assert positions == [i * len(images.fitted) // 200 for i in range(200)]
+    assert positions == evenly(len(images.fitted), 200)
     first = model.normalize(images.fitted[positions[1]][0])
     torch.testing.assert_close(torch.cat(batches)[1], first)
 
