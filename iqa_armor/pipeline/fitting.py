@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -115,7 +116,7 @@ def bring_back(
     """Average a traced model's scores over views, give them moments, on the CPU; return and record all, (N,)."""
     network: Any = model.network
     average_views(network, views)
-    scores = score_all(model, images, progress)
+    scores = score_all(model, images, progress, views=views)
     model.to("cpu")
     reached = moments_of(scores[: len(images.fitted)])
     gain = abs(then.spread) / max(reached.spread, 1e-12)
@@ -137,10 +138,11 @@ def moments_of(scores: Tensor, *, turned: bool = False) -> ScoreMoments:
     return ScoreMoments(float(scores.mean()), math.copysign(float(scores.std()), -1 if turned else 1))
 
 
-def score_all(model: QualityModel, images: TrainingImages, progress: Progress) -> Tensor:
-    """Return the scores (N,) of all training images, those fitted to first."""
-    parts = (images.fitted, images.held_out)
-    return torch.cat([predict(model, part, progress=progress, task="measuring the score range") for part in parts])
+def score_all(model: QualityModel, images: TrainingImages, progress: Progress, *, views: int = 1) -> Tensor:
+    """Return the scores (N,) of all training images, those fitted to first, by a model that looks at views of each."""
+    # With eight views of 32 images at once maps would leave the processor's caches: 2.7 times as long.
+    measured = partial(predict, model, batch_size=32 // views, progress=progress, task="measuring the score range")
+    return torch.cat([measured(part) for part in (images.fitted, images.held_out)])
 
 
 def takes_samples(recipe: Recipe) -> bool:

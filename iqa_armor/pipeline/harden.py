@@ -163,7 +163,7 @@ class _Hardening:
     def _fit(self, model: QualityModel, now: ScoreMoments) -> tuple[FitHistory, Tensor]:
         if self.recipe.epochs == 0:
             average_views(cast(fx.GraphModule, model.network), self.recipe.views)
-            scores = fitting.score_all(model, self.images, self.options.progress)
+            scores = fitting.score_all(model, self.images, self.options.progress, views=self.recipe.views)
             record_scale(model, scores, self.images.names, self.images.all_mos)
             return FitHistory(), scores
         turned = not self.original.higher_is_better
