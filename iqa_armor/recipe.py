@@ -100,12 +100,14 @@ class Recipe(Training):
             return {"prune_global": True, **values}
         return values
 
-    @field_validator("frontier", "max_srocc_drop", "activation_scope", "prune_global")
+    @field_validator("share", "frontier", "max_srocc_drop", "activation_scope", "prune_global")
     @classmethod
     def _goes_together(cls, value: Any, info: ValidationInfo) -> Any:
         name, given, problem = info.field_name, info.data, ""
         if name == "frontier" and (value == 1 or (value and given.get("epochs") == 0)):
             problem = "needs two models or more, and a fine-tuning between them"
+        elif name == "share" and value < 1 and given.get("epochs") == 0:
+            problem = "is a part of what fine-tuning changes, and there is none; give --epochs 5 too"
         elif name == "max_srocc_drop" and value is not None and not given.get("frontier"):
             problem = "chooses among the models of a frontier; give --frontier 5 too"
         elif name == "activation_scope" and value == "new":

@@ -162,6 +162,7 @@ def test_images_without_scores_are_taken_in_by_a_teacher_only(make_model) -> Non
         ({"frontier": 3, "epochs": 0}, "fine-tuning"),
         ({"max_srocc_drop": 0.1}, "frontier 5"),
         ({"share": 0}, "share"),
+        ({"share": 0.5, "epochs": 0, "defense": "none"}, "part of what fine-tuning changes"),
         ({"share": 1.1}, "share"),
     ],
 )

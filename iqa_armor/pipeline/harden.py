@@ -73,7 +73,7 @@ def untrained(dataset: Dataset, recipe: Recipe) -> tuple[Dataset, Recipe]:
     """Return what gives `harden` no more to do than surgery, on as few training images as that takes, to be quick."""
     training = dataset.training().limit(max(2 * recipe.calibration, fitting.SAMPLES_TO_READ * takes_samples(recipe)))
     small = Dataset(dataset.spec, {"training": training}, is_synthetic=dataset.is_synthetic)
-    return small, recipe.model_copy(update={"epochs": 0, "frontier": 0})
+    return small, recipe.model_copy(update={"epochs": 0, "share": 1.0, "frontier": 0})
 
 
 class _Hardening:
